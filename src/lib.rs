@@ -1,1 +1,2 @@
-//! stub
+//! Keeps Google-signed OIDC ID tokens in Kubernetes Secrets, always fresh.
+pub mod api;

@@ -1,0 +1,114 @@
+//! `IdTokenGrant`: which namespaces may spend the operator's Google identity, on which accounts and audiences.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Allows namespaces to get tokens by the operator's own Google identity.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "idtoken.dev",
+    version = "v1alpha1",
+    kind = "IdTokenGrant",
+    shortname = "idtg",
+    derive = "PartialEq",
+    doc = "Allows the namespaces in `from` to get ID tokens for the service accounts and audiences in `to` by the operator's own Google identity.",
+    printcolumn(name = "Namespaces", type_ = "string", json_path = ".spec.from[*].namespace"),
+    printcolumn(
+        name = "Service Accounts",
+        type_ = "string",
+        json_path = ".spec.to[*].serviceAccounts"
+    ),
+    printcolumn(
+        name = "Audiences",
+        type_ = "string",
+        json_path = ".spec.to[*].audiences",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(deny_unknown_fields)]
+pub struct IdTokenGrantSpec {
+    /// Who is allowed; any of these.
+    #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    pub from: Vec<GrantFrom>,
+
+    /// What is allowed; any of these entries, of which each field must match.
+    #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    pub to: Vec<GrantTo>,
+}
+
+/// One namespace, or the namespaces of a label selector; exactly one field is set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct GrantFrom {
+    /// Name of a namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub namespace: Option<String>,
+
+    /// Selects namespaces by their labels; an empty selector selects all. Who may edit a namespace's labels can give
+    /// itself what this grants: prefer labels under `grants.idtoken.dev/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
+}
+
+/// Accounts and audiences that are allowed together; each field must match.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GrantTo {
+    /// Service accounts: an exact e-mail address or numeric unique ID, or `*@DOMAIN` for every account of that domain.
+    #[schemars(
+        length(min = 1, max = 64),
+        inner(
+            length(min = 1, max = 254),
+            regex(pattern = r"^([0-9]{1,32}|(\*|[a-z0-9][a-z0-9._-]*)@[a-z0-9][a-z0-9.-]*[a-z0-9])$")
+        ),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub service_accounts: Vec<String>,
+
+    /// Audiences: exact, or a URL of which a final `*` stands somewhere after the host's slash and matches the rest.
+    #[schemars(
+        length(min = 1, max = 64),
+        inner(
+            length(min = 1, max = 2048),
+            regex(pattern = r"^([!-)+-~]+|https?://[!-)+-.0-~]+/([!-)+-~]*)\*)$")
+        ),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub audiences: Vec<String>,
+
+    /// Accounts that may stand in a delegation chain, exact. Absent means that no chain is allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 64),
+        inner(
+            length(min = 1, max = 254),
+            regex(pattern = r"^([0-9]{1,32}|[a-z0-9][a-z0-9._-]*@[a-z0-9][a-z0-9.-]*[a-z0-9])$")
+        ),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub delegates: Option<Vec<String>>,
+
+    /// Sources that are allowed. Absent means Impersonation only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 3), extend("x-kubernetes-list-type" = "set"))]
+    pub sources: Option<Vec<GrantSource>>,
+}
+
+/// A source that spends the operator's own identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum GrantSource {
+    /// Impersonation by the operator's Application Default Credentials.
+    Impersonation,
+    /// The identity attached to the operator's pod or node.
+    MetadataServer,
+    /// gcloud user credentials.
+    Developer,
+}

@@ -1,0 +1,129 @@
+//! The Kubernetes API of the operator: the kinds, their conditions, and the names it writes on objects.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
+use kube::CustomResourceExt;
+use serde_json::json;
+
+pub mod conditions;
+mod grant;
+mod request;
+
+/// The served version of both kinds.
+pub mod v1alpha1 {
+    pub use super::grant::*;
+    pub use super::request::*;
+}
+
+/// The API group of both kinds.
+pub const GROUP: &str = "idtoken.dev";
+
+/// The field manager of every write, as `managedFields` shows it.
+pub const FIELD_MANAGER: &str = "idtoken-operator";
+
+/// Label on every Secret of ours; the metadata watch selects by it.
+pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`LABEL_MANAGED_BY`].
+pub const MANAGED_BY: &str = "idtoken-operator";
+
+/// Prefix that users may set on no label or annotation of a template, but for [`GRANT_LABEL_PREFIX`] on namespaces.
+pub const RESERVED_PREFIX: &str = "idtoken.dev/";
+/// Recommended prefix of the namespace labels that a grant selects.
+pub const GRANT_LABEL_PREFIX: &str = "grants.idtoken.dev/";
+
+/// Annotations and labels of ours.
+pub mod annotations {
+    /// On a Secret: name of the IdTokenRequest that it belongs to.
+    pub const REQUEST: &str = "idtoken.dev/request";
+    /// On a Secret: UID of the IdTokenRequest that wrote it.
+    pub const REQUEST_UID: &str = "idtoken.dev/request-uid";
+    /// On a Secret: versioned hash of all that decides the token.
+    pub const TOKEN_HASH: &str = "idtoken.dev/token-hash";
+    /// On a Secret: versioned hash of all that decides how the token is written.
+    pub const RENDER_HASH: &str = "idtoken.dev/render-hash";
+    /// On a Secret: the token's `iat`, RFC 3339.
+    pub const ISSUED: &str = "idtoken.dev/issue-time";
+    /// On a Secret: the token's `exp`, RFC 3339.
+    pub const EXPIRES: &str = "idtoken.dev/expiration-time";
+    /// On a Secret: when the token is renewed, RFC 3339.
+    pub const RENEWS: &str = "idtoken.dev/renewal-time";
+    /// On a Secret: names, comma separated, of the keys, labels and annotations that we wrote, so that a removed one can be taken back.
+    pub const OWNED: &str = "idtoken.dev/owned-fields";
+    /// On an IdTokenRequest, by its author: any new value asks for a new token now.
+    pub const RENEW: &str = "idtoken.dev/renew";
+    /// On a foreign Secret, by its owner: the IdTokenRequest that may take it over.
+    pub const ADOPT: &str = "idtoken.dev/adopt";
+}
+
+/// Both CustomResourceDefinitions, as `crds/` holds them and `idtoken-operator crds` prints them.
+///
+/// The status default makes kstatus read a new object as InProgress before the operator has seen it
+/// (<https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md>).
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    let mut request = v1alpha1::IdTokenRequest::crd();
+    default_status(&mut request);
+    vec![request, v1alpha1::IdTokenGrant::crd()]
+}
+
+fn default_status(crd: &mut CustomResourceDefinition) {
+    for version in &mut crd.spec.versions {
+        let status = version
+            .schema
+            .as_mut()
+            .and_then(|schema| schema.open_api_v3_schema.as_mut())
+            .and_then(|schema| schema.properties.as_mut())
+            .and_then(|properties| properties.get_mut("status"));
+        if let Some(status) = status {
+            status.default = Some(JSON(json!({"observedGeneration": -1})));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_request_reads_in_progress() {
+        let request = serde_json::to_value(&crds()[0]).unwrap();
+        let default =
+            &request["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["default"];
+        assert_eq!(default, &json!({"observedGeneration": -1}));
+    }
+
+    #[test]
+    fn every_field_is_described_and_no_spec_has_a_default() {
+        fn walk(path: &str, schema: &serde_json::Value, faults: &mut Vec<String>) {
+            for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+                let path = format!("{path}.{name}");
+                if property["description"].as_str().is_none_or(str::is_empty) {
+                    faults.push(format!("{path} has no description"));
+                }
+                if property.get("default").is_some() && path != ".status" {
+                    faults.push(format!("{path} has a default"));
+                }
+                let bounded = ["maxLength", "enum", "format"]
+                    .iter()
+                    .any(|bound| !property[bound].is_null());
+                // A LabelSelector is Kubernetes' own type, which no CEL rule reads.
+                if property["type"] == "string"
+                    && !bounded
+                    && path.starts_with(".spec")
+                    && !path.contains("namespaceSelector")
+                {
+                    faults.push(format!("{path} has no maxLength"));
+                }
+                walk(&path, property, faults);
+                walk(&format!("{path}[]"), &property["items"], faults);
+            }
+        }
+        for crd in crds() {
+            let crd = serde_json::to_value(&crd).unwrap();
+            let mut faults = Vec::new();
+            let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            for part in ["spec", "status"] {
+                walk(&format!(".{part}"), &schema["properties"][part], &mut faults);
+            }
+            assert_eq!(faults, Vec::<String>::new());
+        }
+    }
+}

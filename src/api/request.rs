@@ -1,0 +1,355 @@
+//! `IdTokenRequest`: one audience-bound token that a namespace wants kept fresh in a Secret.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Keeps a Google-signed OIDC ID token for one audience in a Secret, and renews it before it expires.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "idtoken.dev",
+    version = "v1alpha1",
+    kind = "IdTokenRequest",
+    namespaced,
+    status = "IdTokenRequestStatus",
+    shortname = "idtr",
+    derive = "PartialEq",
+    doc = "Keeps a Google-signed OIDC ID token for one audience in a Secret of the same name, and renews it before it expires.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
+    ),
+    printcolumn(name = "Audience", type_ = "string", json_path = ".spec.audience"),
+    printcolumn(name = "Expires", type_ = "date", json_path = ".status.token.expirationTime"),
+    printcolumn(name = "Renews", type_ = "date", json_path = ".status.renewalTime"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Service Account",
+        type_ = "string",
+        json_path = ".spec.serviceAccount",
+        priority = 1
+    ),
+    printcolumn(name = "Source", type_ = "string", json_path = ".status.source", priority = 1),
+    printcolumn(
+        name = "Secret",
+        type_ = "string",
+        json_path = ".status.secret.name",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "has(self.serviceAccount) || (has(self.source) && (has(self.source.federation) || has(self.source.metadataServer) || has(self.source.developer)))",
+        "message": "serviceAccount is required by source.impersonation, which is used when source is absent",
+        "fieldPath": ".serviceAccount"
+    }
+]))]
+pub struct IdTokenRequestSpec {
+    /// Audience of the token, its `aud` claim, byte for byte: the URL of a Cloud Run service or function, an OAuth
+    /// client ID for IAP, or whatever the verifier demands.
+    #[schemars(length(min = 1, max = 2048), regex(pattern = r"^[!-~]+$"))]
+    pub audience: String,
+
+    /// Google service account that the token is for: its e-mail address or its numeric unique ID. May be absent only
+    /// where the source knows the account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 254),
+        regex(pattern = r"^([0-9]{1,32}|[a-z0-9][a-z0-9._-]*@[a-z0-9][a-z0-9.-]*[a-z0-9])$")
+    )]
+    pub service_account: Option<String>,
+
+    /// Whether the token carries the claims `email` and `email_verified`. Absent means true; Identity-Aware Proxy needs
+    /// them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include_email: Option<bool>,
+
+    /// Whether the token carries the number of the Google Cloud organization, claim `google.organization_number`.
+    /// Absent means false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include_organization_number: Option<bool>,
+
+    /// Where the token comes from; exactly one. Absent means `impersonation`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+
+    /// How long before the token's expiry it is renewed, as a Go duration such as `30m`. Absent means half of the
+    /// token's lifetime; too large a value is clamped and the Ready condition says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 2, max = 32),
+        regex(pattern = r"^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$")
+    )]
+    pub renew_before: Option<String>,
+
+    /// Stops issuing and renewing while true; the Secret stays as it is until its token ends. Absent means false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+
+    /// The Secret that receives the token. Absent means a Secret of the request's name with the token under `token`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+}
+
+/// Where a token comes from; exactly one field is set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct Source {
+    /// The operator's own Google identity impersonates the service account (IAM Credentials `generateIdToken`). Needs
+    /// an IdTokenGrant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub impersonation: Option<ImpersonationSource>,
+
+    /// A Kubernetes ServiceAccount of this namespace is federated by Workload Identity Federation and impersonates the
+    /// service account with its own permission. Needs no IdTokenGrant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub federation: Option<FederationSource>,
+
+    /// The Google identity attached to the operator's pod or node, by the metadata server. Needs an IdTokenGrant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata_server: Option<MetadataServerSource>,
+
+    /// A generic token of a developer's gcloud user credentials, whose audience is the OAuth client ID. Needs
+    /// `--allow-developer-source` and an IdTokenGrant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub developer: Option<DeveloperSource>,
+}
+
+/// Impersonation by the operator's own Google identity.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImpersonationSource {
+    /// Delegation chain: each account may create tokens for the next, the last one for `serviceAccount`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 4),
+        inner(
+            length(min = 1, max = 254),
+            regex(pattern = r"^([0-9]{1,32}|[a-z0-9][a-z0-9._-]*@[a-z0-9][a-z0-9.-]*[a-z0-9])$")
+        ),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub delegates: Option<Vec<String>>,
+}
+
+/// Workload Identity Federation of a Kubernetes ServiceAccount.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FederationSource {
+    /// The Kubernetes ServiceAccount, in the request's own namespace, whose identity is exchanged.
+    pub service_account_ref: ServiceAccountRef,
+
+    /// Full resource name of the workload identity pool provider, or GKE's `identitynamespace:` string. Absent means
+    /// the operator's `--federation-provider`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 512),
+        regex(
+            pattern = r"^(//iam\.[a-z0-9.-]+/projects/[0-9]+/locations/[a-z0-9-]+/workloadIdentityPools/[a-z0-9-]+/providers/[a-z0-9-]+|identitynamespace:[a-z0-9.:-]+:https://[!-~]+)$"
+        )
+    )]
+    pub provider: Option<String>,
+
+    /// Audience of the Kubernetes token that is exchanged. Absent means the one that the provider expects by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^[!-~]+$"))]
+    pub token_audience: Option<String>,
+}
+
+/// A Kubernetes ServiceAccount in the request's namespace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceAccountRef {
+    /// Name of the ServiceAccount.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+    )]
+    pub name: String,
+}
+
+/// The identity attached to the operator's pod or node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MetadataServerSource {
+    /// Whether the token carries the licenses of the instance's image, claim `google.compute_engine.license_id`.
+    /// Absent means false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licenses: Option<bool>,
+}
+
+/// A developer's gcloud user credentials.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DeveloperSource {}
+
+/// The Secret that receives the token.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// Name of the Secret. Absent means the name of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+    )]
+    pub name: Option<String>,
+
+    /// Key of the Secret that holds the bare JWT, with no newline. Absent means `token`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+    pub key: Option<String>,
+
+    /// What else the Secret holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Template>,
+
+    /// Whether the Secret is deleted with the request (`Owner`, also when absent) or stays (`Orphan`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creation_policy: Option<CreationPolicy>,
+}
+
+/// What happens to the Secret when its request is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CreationPolicy {
+    /// The Secret is deleted with the request, by an ownerReference.
+    #[default]
+    Owner,
+    /// The Secret stays, with its last token.
+    Orphan,
+}
+
+/// What a Secret holds beside the token.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Template {
+    /// Type of the Secret: `Opaque` (also when absent), `kubernetes.io/basic-auth` or `servicebinding.io/*`.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = r"^(Opaque|kubernetes\.io/basic-auth|servicebinding\.io/[-._a-zA-Z0-9]+)$")
+    )]
+    pub type_: Option<String>,
+
+    /// Labels and annotations of the Secret; nothing is substituted in them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<TemplateMetadata>,
+
+    /// More keys of the Secret. `$(token)`, `$(audience)`, `$(email)` and `$(expirationTime)` are substituted; `$$(` is
+    /// a literal `$(`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "maxProperties" = 32,
+        "additionalProperties" = {"type": "string", "maxLength": 8192}
+    ))]
+    pub data: Option<BTreeMap<String, String>>,
+}
+
+/// Labels and annotations of a Secret.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TemplateMetadata {
+    /// Labels of the Secret. Keys under `idtoken.dev/`, `kubernetes.io/` and `k8s.io/` are refused, as is
+    /// `app.kubernetes.io/managed-by`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    pub labels: Option<BTreeMap<String, String>>,
+
+    /// Annotations of the Secret. Keys under `idtoken.dev/`, `kubernetes.io/` and `k8s.io/` are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
+    pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// What the operator last saw and did. Never holds a token.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IdTokenRequestStatus {
+    /// The `metadata.generation` that this status was computed from; -1 before the operator has seen the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Ready, RenewalFailing, Reconciling and Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// Where the token comes from: Impersonation, Federation, MetadataServer or Developer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+
+    /// The Secret that was last written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretStatus>,
+
+    /// The token that the Secret holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenStatus>,
+
+    /// When the token is renewed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewal_time: Option<Time>,
+
+    /// The last value of the annotation `idtoken.dev/renew` that was honoured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_renew_request: Option<String>,
+
+    /// The IdTokenGrant that allowed the token, if the source needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantStatus>,
+}
+
+/// The Secret that was last written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretStatus {
+    /// Name of the Secret.
+    pub name: String,
+    /// The Secret's `metadata.resourceVersion` after the last write or check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<String>,
+}
+
+/// Claims of the token that the Secret holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenStatus {
+    /// The token's `iat` claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issue_time: Option<Time>,
+    /// The token's `exp` claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expiration_time: Option<Time>,
+    /// The token's `aud` claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// The token's `email` claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// The token's `sub` claim, the account's numeric unique ID. Once known, another one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+}
+
+/// The IdTokenGrant that allowed a token.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GrantStatus {
+    /// Name of the grant; `file:NAME` for one from `--grants-file`.
+    pub name: String,
+    /// UID of the grant; absent for one from `--grants-file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+}
