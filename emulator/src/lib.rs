@@ -1,1 +1,63 @@
-//! stub
+//! Google's token endpoints, emulated: the metadata server, IAM Credentials, the Security Token Service, the OAuth 2.0
+//! token endpoint and the published keys, all on one loopback port.
+//!
+//! It decides by a [`Policy`], really verifies what it is given, signs what it issues, and goes wrong on demand
+//! ([`Fault`]). It is for tests, demos and CI: anybody who reaches its port can control it.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use idtoken_emulator::{Emulator, Endpoint, Fault, Options, Policy};
+//!
+//! let policy = Policy::from_yaml(
+//!     r#"
+//!     serviceAccounts:
+//!     - email: caller@p.iam.gserviceaccount.com
+//!       bindings:
+//!       - role: roles/iam.serviceAccountOpenIdTokenCreator
+//!         members: ["serviceAccount:operator@p.iam.gserviceaccount.com"]
+//!     - email: operator@p.iam.gserviceaccount.com
+//!     metadataServer:
+//!       serviceAccount: operator@p.iam.gserviceaccount.com
+//!     "#,
+//! )?;
+//! let google = Emulator::start(policy, Options::default()).await?;
+//! google.fault(Fault::status(503).on(Endpoint::GenerateIdToken).times(2))?;
+//! println!("{}", google.url());
+//! # google.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A call's way: `server` accepts it and finds its endpoint; the endpoint (`metadata`, `iam_credentials`, `sts` with
+//! `subject`, `oauth`) notes what it is about in the call log, suffers the faults ordered for it, then checks it strictly
+//! and answers; `tokens` mints. `admin` offers over HTTP what [`Running`] offers in-process.
+
+mod account_key;
+mod admin;
+mod app;
+mod calls;
+mod expression;
+mod faults;
+mod iam_credentials;
+mod jwt;
+mod keys;
+mod metadata;
+mod oauth;
+mod policy;
+mod reply;
+mod running;
+mod server;
+mod sts;
+mod subject;
+mod tokens;
+
+pub use calls::{Call, Endpoint};
+pub use faults::{Fault, FaultKind, RetryAfter, WrongToken};
+pub use keys::{Jwk, Jwks, SigningKey};
+pub use policy::{
+    AccountKey, Binding, GkeCluster, IssuerKeys, MetadataServer, OPEN_ID_TOKEN_CREATOR, OauthClient, Policy,
+    Project, RefreshToken, Secret, ServiceAccount, TOKEN_CREATOR, WORKLOAD_IDENTITY_USER,
+    WorkloadIdentityProvider,
+};
+pub use running::{Emulator, Options, Running};
+pub use tokens::GOOGLE_ISSUER;

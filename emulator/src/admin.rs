@@ -1,0 +1,119 @@
+//! Control over HTTP, under `/_emulator/`. Whoever reaches the port may use it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{Method, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::faults::Fault;
+use crate::policy::Policy;
+use crate::reply::{self, Answer, Request};
+
+/// Durations to set, in seconds. What is absent stays.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NewSettings {
+    #[serde(default)]
+    lifetime_seconds: Option<u64>,
+    #[serde(default)]
+    access_token_lifetime_seconds: Option<u64>,
+    #[serde(default)]
+    metadata_margin_seconds: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct KeyFor {
+    service_account: String,
+}
+
+/// Answers a call to `/_emulator/` + `path`.
+pub(crate) async fn answer(app: &Arc<App>, request: &Request, path: &str) -> Answer {
+    Ok(match route(app, request, path).await {
+        Ok(Some(value)) => reply::json(StatusCode::OK, &value),
+        Ok(None) => reply::text(
+            StatusCode::NOT_FOUND,
+            "no such control; there are: GET healthz, GET|PUT settings, GET|POST|DELETE faults, GET counts, \
+             GET|DELETE calls, DELETE caches, PUT policy, POST service-account-keys, POST verify",
+        ),
+        Err(error) => reply::text(StatusCode::BAD_REQUEST, format!("{error:#}")),
+    })
+}
+
+async fn route(app: &Arc<App>, request: &Request, path: &str) -> anyhow::Result<Option<Value>> {
+    let done = || Ok(Some(json!({})));
+    match (&request.method, path) {
+        (&Method::GET, "healthz") => done(),
+        (&Method::GET, "settings") => Ok(Some(settings(app))),
+        (&Method::PUT, "settings") => {
+            let new: NewSettings = parse(request)?;
+            app.change_settings(|settings| {
+                let set = |value: &mut Duration, seconds: Option<u64>| {
+                    *value = seconds.map_or(*value, Duration::from_secs);
+                };
+                set(&mut settings.lifetime, new.lifetime_seconds);
+                set(
+                    &mut settings.access_token_lifetime,
+                    new.access_token_lifetime_seconds,
+                );
+                set(&mut settings.metadata_margin, new.metadata_margin_seconds);
+            });
+            Ok(Some(settings(app)))
+        }
+        (&Method::GET, "faults") => Ok(Some(json!(app.faults.pending()))),
+        (&Method::POST, "faults") => {
+            let fault: Fault = parse(request)?;
+            fault.validate()?;
+            app.faults.order(fault);
+            done()
+        }
+        (&Method::DELETE, "faults") => {
+            app.faults.clear();
+            done()
+        }
+        (&Method::GET, "counts") => Ok(Some(json!({
+            "calls": app.calls.counts(),
+            "minted": app.minted.load(std::sync::atomic::Ordering::SeqCst),
+        }))),
+        (&Method::GET, "calls") => Ok(Some(json!(app.calls.calls()))),
+        (&Method::DELETE, "calls") => {
+            app.reset_counts();
+            done()
+        }
+        (&Method::DELETE, "caches") => {
+            app.metadata_cache.clear();
+            app.access_tokens.clear();
+            app.issuer_keys.clear();
+            done()
+        }
+        (&Method::PUT, "policy") => {
+            app.set_policy(Policy::from_yaml(std::str::from_utf8(&request.body)?)?)?;
+            done()
+        }
+        (&Method::POST, "service-account-keys") => {
+            let wanted: KeyFor = parse(request)?;
+            let app = app.clone();
+            let made = tokio::task::spawn_blocking(move || app.service_account_key(&wanted.service_account));
+            Ok(Some(made.await??))
+        }
+        (&Method::POST, "verify") => Ok(Some(app.verify(std::str::from_utf8(&request.body)?.trim())?)),
+        _ => Ok(None),
+    }
+}
+
+fn settings(app: &App) -> Value {
+    let settings = app.settings();
+    json!({
+        "lifetimeSeconds": settings.lifetime.as_secs(),
+        "accessTokenLifetimeSeconds": settings.access_token_lifetime.as_secs(),
+        "metadataMarginSeconds": settings.metadata_margin.as_secs(),
+    })
+}
+
+fn parse<T: DeserializeOwned>(request: &Request) -> anyhow::Result<T> {
+    Ok(serde_json::from_slice(&request.body)?)
+}

@@ -1,0 +1,116 @@
+//! Which calls came in: a bounded log and a count of each endpoint's.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+/// Entries kept; older ones are dropped, their counts are not.
+const KEPT: usize = 200_000;
+
+/// An endpoint of the emulator, for counts, logs and faults. Written in camelCase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Endpoint {
+    /// The metadata server's `token`.
+    MetadataToken,
+    /// The metadata server's `identity`.
+    MetadataIdentity,
+    /// Anything else of the metadata server.
+    Metadata,
+    /// IAM Credentials `generateIdToken`.
+    GenerateIdToken,
+    /// IAM Credentials `generateAccessToken`.
+    GenerateAccessToken,
+    /// IAM Credentials `allowedLocations`, always 404.
+    AllowedLocations,
+    /// Security Token Service `/v1/token`.
+    SecurityToken,
+    /// GKE's `/v1/identitybindingtoken`.
+    IdentityBindingToken,
+    /// OAuth 2.0 `/token`.
+    OauthToken,
+    /// The published keys, `/oauth2/v3/certs` and `/oauth2/v1/certs`.
+    Certs,
+    /// A path that none of Google's endpoints has.
+    Unknown,
+}
+
+/// One call. A call that is still hanging, or was dropped, has no status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Call {
+    /// When it arrived, in milliseconds since 1970.
+    pub time_unix_ms: i64,
+    /// Where it went.
+    pub endpoint: Endpoint,
+    /// The service account as the caller named it; for an exchange, the identity provider's resource name;
+    /// for `/token`, the assertion's issuer or the client id.
+    pub account: Option<String>,
+    /// The audience the ID token was asked for.
+    pub audience: Option<String>,
+    /// Who called, as IAM names it, once that was established.
+    pub principal: Option<String>,
+    /// HTTP status answered.
+    pub status: Option<u16>,
+    /// The `X-Goog-Request-Reason` header.
+    pub request_reason: Option<String>,
+}
+
+#[derive(Default)]
+struct Log {
+    first: u64,
+    calls: VecDeque<Call>,
+    counts: BTreeMap<Endpoint, u64>,
+}
+
+/// The log of all calls.
+#[derive(Default)]
+pub(crate) struct CallLog(Mutex<Log>);
+
+impl CallLog {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a call's arrival, and returns the number to amend it by.
+    pub(crate) fn begin(&self, call: Call) -> u64 {
+        let mut log = self.log();
+        *log.counts.entry(call.endpoint).or_default() += 1;
+        if log.calls.len() == KEPT {
+            log.calls.pop_front();
+            log.first += 1;
+        }
+        log.calls.push_back(call);
+        log.first + log.calls.len() as u64 - 1
+    }
+
+    /// Adds to a call what became known later. Nothing happens when it was dropped or reset meanwhile.
+    pub(crate) fn amend(&self, number: u64, change: impl FnOnce(&mut Call)) {
+        let mut log = self.log();
+        let index = number
+            .checked_sub(log.first)
+            .and_then(|index| usize::try_from(index).ok());
+        if let Some(call) = index.and_then(|index| log.calls.get_mut(index)) {
+            change(call);
+        }
+    }
+
+    /// All calls kept, oldest first.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.log().calls.iter().cloned().collect()
+    }
+
+    /// How many calls each endpoint had.
+    pub(crate) fn counts(&self) -> BTreeMap<Endpoint, u64> {
+        self.log().counts.clone()
+    }
+
+    /// Forgets all calls and counts.
+    pub(crate) fn reset(&self) {
+        let mut log = self.log();
+        log.first += log.calls.len() as u64;
+        log.calls.clear();
+        log.counts.clear();
+    }
+}

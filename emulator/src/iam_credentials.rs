@@ -1,0 +1,376 @@
+//! The IAM Service Account Credentials API: `generateIdToken` and `generateAccessToken`.
+
+use axum::http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use crate::app::{Exchange, now};
+use crate::calls::Endpoint;
+use crate::jwt::Jwt;
+use crate::policy::{Permission, Policy, ServiceAccount};
+use crate::reply::{self, Answer, Failure, Request};
+use crate::tokens::{CLOUD_PLATFORM, Grant, IAM, IdToken, Principal};
+
+/// Splits `/v1/projects/P/serviceAccounts/X:METHOD` or `…/X/allowedLocations` into project, account and endpoint.
+pub(crate) fn route(path: &str) -> Option<(String, String, Endpoint)> {
+    let (project, rest) = path
+        .strip_prefix("/v1/projects/")?
+        .split_once("/serviceAccounts/")?;
+    let (account, endpoint) = if let Some(account) = rest.strip_suffix("/allowedLocations") {
+        (account, Endpoint::AllowedLocations)
+    } else {
+        match rest.rsplit_once(':')? {
+            (account, "generateIdToken") => (account, Endpoint::GenerateIdToken),
+            (account, "generateAccessToken") => (account, Endpoint::GenerateAccessToken),
+            _ => return None,
+        }
+    };
+    Some((project.to_owned(), account.to_owned(), endpoint))
+}
+
+/// Answers a call that [`route`] recognized.
+pub(crate) async fn answer(
+    exchange: &mut Exchange,
+    request: &Request,
+    project: &str,
+    account: &str,
+) -> Answer {
+    exchange.account(account);
+    let body = parse_body(request);
+    if let Some(audience) = body
+        .as_ref()
+        .ok()
+        .and_then(|body| body.get("audience"))
+        .and_then(Value::as_str)
+    {
+        exchange.audience(audience);
+    }
+    let caller = authenticate(exchange, request);
+    if let Ok(grant) = &caller {
+        exchange.principal(&grant.principal);
+    }
+    let tampering = exchange.suffer().await?;
+
+    if exchange.endpoint == Endpoint::AllowedLocations {
+        return Err(reply::api_error(StatusCode::NOT_FOUND, "Requested entity was not found.", &[]).into());
+    }
+    if request.method != Method::POST {
+        return Err(reply::text(
+            StatusCode::NOT_FOUND,
+            "The requested URL was not found on this server.",
+        )
+        .into());
+    }
+    let caller = caller?;
+    let body = body?;
+    let wanted = Wanted::read(&body, exchange.endpoint)?;
+    if project != "-" {
+        return Err(invalid(
+            "Invalid form of account ID. The project must be the wildcard `-`.",
+        ));
+    }
+    if !caller
+        .scopes
+        .iter()
+        .any(|scope| scope == CLOUD_PLATFORM || scope == IAM)
+    {
+        return Err(insufficient_scope());
+    }
+    let policy = exchange.app.policy();
+    let target = authorize(&policy, caller.principal, account, &wanted)?;
+    if exchange.endpoint == Endpoint::GenerateAccessToken {
+        let mut tampering = tampering;
+        tampering.lifetime = tampering.lifetime.or(wanted.lifetime);
+        let principal = Principal::service_account(&target.email);
+        let (token, lifetime) = exchange
+            .app
+            .issue_access_token(principal, wanted.scopes, tampering)?;
+        let expires = jiff::Timestamp::from_second(now().saturating_add(lifetime))
+            .map_err(|error| anyhow::anyhow!("the lifetime is too long: {error}"))?;
+        return Ok(reply::json(
+            StatusCode::OK,
+            &json!({"accessToken": token, "expireTime": expires.to_string()}),
+        ));
+    }
+    let unique_id = target.unique_id();
+    let token = IdToken {
+        subject: &unique_id,
+        audience: &wanted.audience,
+        authorized_party: if wanted.use_email_azp {
+            &target.email
+        } else {
+            &unique_id
+        },
+        email: wanted.include_email.then_some(target.email.as_str()),
+        google: wanted
+            .organization_number
+            .then(|| json!({"organization_number": policy.organization_number})),
+    };
+    let minted = exchange.app.mint(&token, tampering)?;
+    Ok(reply::json(StatusCode::OK, &json!({"token": minted.token})))
+}
+
+/// What the body asks for.
+struct Wanted {
+    permission: Permission,
+    audience: String,
+    include_email: bool,
+    organization_number: bool,
+    use_email_azp: bool,
+    delegates: Vec<String>,
+    scopes: Vec<String>,
+    lifetime: Option<std::time::Duration>,
+}
+
+impl Wanted {
+    /// Reads the body as protocol buffers' JSON is read: both spellings, `null` as absent, booleans as text too.
+    fn read(body: &Map<String, Value>, endpoint: Endpoint) -> Result<Self, Failure> {
+        let id_token = endpoint == Endpoint::GenerateIdToken;
+        let mut wanted = Self {
+            permission: if id_token {
+                Permission::GetOpenIdToken
+            } else {
+                Permission::GetAccessToken
+            },
+            audience: String::new(),
+            include_email: false,
+            organization_number: false,
+            use_email_azp: false,
+            delegates: Vec::new(),
+            scopes: Vec::new(),
+            lifetime: None,
+        };
+        for (name, value) in body {
+            match (name.as_str(), id_token) {
+                ("audience", true) => wanted.audience = text(name, value)?,
+                ("includeEmail" | "include_email", true) => wanted.include_email = boolean(name, value)?,
+                ("organizationNumberIncluded" | "organization_number_included", true) => {
+                    wanted.organization_number = boolean(name, value)?;
+                }
+                ("useEmailAzp" | "use_email_azp", true) => wanted.use_email_azp = boolean(name, value)?,
+                ("delegates", _) => wanted.delegates = list(name, value)?,
+                ("scope", false) => wanted.scopes = list(name, value)?,
+                ("lifetime", false) => wanted.lifetime = lifetime(&text(name, value)?)?,
+                _ => {
+                    return Err(invalid(format!(
+                        "Invalid JSON payload received. Unknown name \"{name}\": Cannot find field."
+                    )));
+                }
+            }
+        }
+        if id_token && wanted.audience.is_empty() {
+            return Err(invalid(
+                "Request contains an invalid argument. The field `audience` is required.",
+            ));
+        }
+        if !id_token && wanted.scopes.is_empty() {
+            return Err(invalid(
+                "Request contains an invalid argument. The field `scope` is required.",
+            ));
+        }
+        for delegate in &mut wanted.delegates {
+            match delegate.strip_prefix("projects/-/serviceAccounts/") {
+                Some(name) if !name.is_empty() => *delegate = name.to_owned(),
+                _ => {
+                    return Err(invalid(format!(
+                        "Invalid delegate \"{delegate}\": it must be projects/-/serviceAccounts/{{ACCOUNT}}."
+                    )));
+                }
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+fn parse_body(request: &Request) -> Result<Map<String, Value>, Failure> {
+    if request.body.is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_slice(&request.body)
+        .map_err(|error| invalid(format!("Invalid JSON payload received. {error}")))
+}
+
+fn text(name: &str, value: &Value) -> Result<String, Failure> {
+    match value {
+        Value::Null => Ok(String::new()),
+        Value::String(text) => Ok(text.clone()),
+        _ => Err(invalid(format!("Invalid value at '{name}' (TYPE_STRING)"))),
+    }
+}
+
+fn boolean(name: &str, value: &Value) -> Result<bool, Failure> {
+    match value {
+        Value::Null => Ok(false),
+        Value::Bool(value) => Ok(*value),
+        Value::String(text) if text == "true" => Ok(true),
+        Value::String(text) if text == "false" => Ok(false),
+        _ => Err(invalid(format!("Invalid value at '{name}' (TYPE_BOOL)"))),
+    }
+}
+
+fn list(name: &str, value: &Value) -> Result<Vec<String>, Failure> {
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(items) => items.iter().map(|item| text(name, item)).collect(),
+        _ => Err(invalid(format!(
+            "Invalid value at '{name}' (TYPE_STRING), expected a list"
+        ))),
+    }
+}
+
+fn lifetime(text: &str) -> Result<Option<std::time::Duration>, Failure> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let seconds = text.strip_suffix('s').and_then(|number| number.parse().ok());
+    match seconds {
+        Some(seconds @ 1..=43_200) => Ok(Some(std::time::Duration::from_secs(seconds))),
+        _ => Err(invalid(
+            "The access token lifetime must be between 1s and 43200s.",
+        )),
+    }
+}
+
+/// Finds out who calls, by an access token issued here or a JWT a service account signed itself.
+fn authenticate(exchange: &Exchange, request: &Request) -> Result<Grant, Failure> {
+    let Some(header) = request.header("authorization") else {
+        return Err(unauthenticated(
+            "Request is missing required authentication credential. Expected OAuth 2 access token, login cookie or \
+             other valid authentication credential. See \
+             https://developers.google.com/identity/sign-in/web/devconsole-project.",
+            "CREDENTIALS_MISSING",
+        ));
+    };
+    let rejected = || {
+        unauthenticated(
+            "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other \
+             valid authentication credential. See \
+             https://developers.google.com/identity/sign-in/web/devconsole-project.",
+            "ACCESS_TOKEN_TYPE_UNSUPPORTED",
+        )
+    };
+    let (scheme, token) = header.split_once(' ').ok_or_else(rejected)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(rejected());
+    }
+    let token = token.trim();
+    exchange
+        .app
+        .access_tokens
+        .grant(token)
+        .or_else(|| self_signed(exchange, &Jwt::parse(token)?))
+        .ok_or_else(rejected)
+}
+
+/// Checks a self-signed JWT: `iss` = `sub` = the account, signed by its key, valid now, for this API or with scopes.
+fn self_signed(exchange: &Exchange, jwt: &Jwt) -> Option<Grant> {
+    let policy = exchange.app.policy();
+    let account = policy
+        .account(jwt.text("iss")?)
+        .filter(|account| !account.disabled)?;
+    let (issued, expires) = (jwt.time("iat")?, jwt.time("exp")?);
+    let in_time = expires > now() && issued <= now() + 300 && expires - issued <= 3600;
+    if jwt.text("sub") != Some(&account.email) || jwt.text("iss") != jwt.text("sub") || !in_time {
+        return None;
+    }
+    if !jwt.verified_by(&exchange.app.account_keys(account)) {
+        return None;
+    }
+    let api = format!("https://iamcredentials.{}", policy.universe_domain);
+    let mut audiences = jwt
+        .audiences()
+        .into_iter()
+        .map(|audience| audience.trim_end_matches('/'));
+    let scopes = match jwt.text("scope") {
+        Some(scope) => scope.split(' ').map(str::to_owned).collect(),
+        None if audiences.any(|audience| audience == api || audience == exchange.app.url) => {
+            vec![CLOUD_PLATFORM.to_owned()]
+        }
+        None => return None,
+    };
+    Some(Grant {
+        principal: Principal::service_account(&account.email),
+        scopes,
+        expires,
+    })
+}
+
+/// Walks the chain of delegates from the caller to the target, and returns the target.
+fn authorize<'p>(
+    policy: &'p Policy,
+    mut caller: Principal,
+    name: &str,
+    wanted: &Wanted,
+) -> Result<&'p ServiceAccount, Failure> {
+    let find = |name: &str| {
+        policy.account(name).ok_or_else(|| {
+            let kind = if name.contains('@') { "email" } else { "unique id" };
+            let message = format!("Not found; Gaia id not found for {kind} {name}");
+            Failure::from(reply::api_error(StatusCode::NOT_FOUND, message, &[]))
+        })
+    };
+    let enabled = |account: &ServiceAccount| {
+        if account.disabled {
+            return Err(failed_precondition(&format!(
+                "Service account {} is disabled.",
+                account.email
+            )));
+        }
+        Ok(())
+    };
+    let target = find(name)?;
+    for delegate in &wanted.delegates {
+        let account = find(delegate)?;
+        let listed = target
+            .delegates
+            .as_ref()
+            .is_none_or(|allowed| allowed.iter().any(|allowed| account.is_named(allowed)));
+        if !listed || !account.allows(Permission::ImplicitDelegation, |member| caller.is(member)) {
+            return Err(denied(policy, Permission::ImplicitDelegation));
+        }
+        enabled(account)?;
+        caller = Principal::service_account(&account.email);
+    }
+    if !target.allows(wanted.permission, |member| caller.is(member)) {
+        return Err(denied(policy, wanted.permission));
+    }
+    enabled(target)?;
+    Ok(target)
+}
+
+fn denied(policy: &Policy, permission: Permission) -> Failure {
+    let name = permission.name();
+    let info = reply::error_info(
+        "IAM_PERMISSION_DENIED",
+        "iam.googleapis.com",
+        json!({ "permission": name }),
+    );
+    let details = if policy.error_details {
+        vec![info]
+    } else {
+        Vec::new()
+    };
+    let message = format!("Permission '{name}' denied on resource (or it may not exist).");
+    reply::api_error(StatusCode::FORBIDDEN, message, &details).into()
+}
+
+fn insufficient_scope() -> Failure {
+    let metadata = json!({"service": "iamcredentials.googleapis.com"});
+    let info = reply::error_info("ACCESS_TOKEN_SCOPE_INSUFFICIENT", "googleapis.com", metadata);
+    let message = "Request had insufficient authentication scopes.";
+    reply::api_error(StatusCode::FORBIDDEN, message, &[info]).into()
+}
+
+fn unauthenticated(message: &str, reason: &str) -> Failure {
+    let metadata = json!({"service": "iamcredentials.googleapis.com"});
+    let info = reply::error_info(reason, "googleapis.com", metadata);
+    reply::api_error(StatusCode::UNAUTHORIZED, message, &[info]).into()
+}
+
+fn failed_precondition(message: &str) -> Failure {
+    let error = json!({"code": 400, "message": message, "status": "FAILED_PRECONDITION"});
+    reply::json(StatusCode::BAD_REQUEST, &json!({ "error": error })).into()
+}
+
+fn invalid(message: impl Into<String>) -> Failure {
+    reply::api_error(StatusCode::BAD_REQUEST, message, &[]).into()
+}

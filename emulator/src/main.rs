@@ -1,0 +1,101 @@
+//! The emulator as a program: reads a policy, listens, prints its URL, and runs until it is asked to end.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use idtoken_emulator::{Emulator, Options, Policy};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Google's token endpoints, emulated: for tests, demos and CI. Prints its URL on standard output when ready.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// YAML file of service accounts, who may use them, and identity providers.
+    #[arg(long, env = "IDTOKEN_EMULATOR_POLICY", value_name = "FILE")]
+    policy: PathBuf,
+    /// Address to listen on; port 0 takes a free one. Anybody who reaches it can control the emulator.
+    #[arg(
+        long,
+        env = "IDTOKEN_EMULATOR_LISTEN",
+        default_value = "127.0.0.1:0",
+        value_name = "ADDRESS"
+    )]
+    listen: SocketAddr,
+    /// Base URL that clients reach it by, where it differs from the listener's.
+    #[arg(long, env = "IDTOKEN_EMULATOR_URL", value_name = "URL")]
+    url: Option<String>,
+    /// How long ID tokens live.
+    #[arg(long, env = "IDTOKEN_EMULATOR_LIFETIME", default_value = "1h", value_parser = duration, value_name = "DURATION")]
+    lifetime: Duration,
+    /// How long access tokens live.
+    #[arg(long, env = "IDTOKEN_EMULATOR_ACCESS_TOKEN_LIFETIME", default_value = "1h", value_parser = duration, value_name = "DURATION")]
+    access_token_lifetime: Duration,
+    /// How long before its end the metadata server stops serving an identity token again.
+    #[arg(long, env = "IDTOKEN_EMULATOR_METADATA_MARGIN", default_value = "5m", value_parser = duration, value_name = "DURATION")]
+    metadata_margin: Duration,
+    /// PEM file of the RSA private key to sign with; a new key is made where absent.
+    #[arg(long, env = "IDTOKEN_EMULATOR_SIGNING_KEY", value_name = "FILE")]
+    signing_key: Option<PathBuf>,
+    /// What to log on standard error, for example `info` or `idtoken_emulator=debug`.
+    #[arg(
+        long,
+        env = "IDTOKEN_EMULATOR_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    log: String,
+}
+
+/// Reads a duration such as `20s`, `5m` or `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let signed: jiff::SignedDuration = text
+        .parse()
+        .map_err(|error| format!("{error}; write it like 20s, 5m or 1h"))?;
+    Duration::try_from(signed).map_err(|_| "a duration cannot be negative".into())
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_new(&arguments.log).with_context(|| format!("--log {}", arguments.log))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let policy = Policy::from_file(&arguments.policy)?;
+    let signing_key_pem = arguments
+        .signing_key
+        .map(|path| {
+            std::fs::read_to_string(&path)
+                .with_context(|| format!("cannot read the signing key {}", path.display()))
+        })
+        .transpose()?;
+    let options = Options {
+        listen: arguments.listen,
+        url: arguments.url,
+        lifetime: arguments.lifetime,
+        access_token_lifetime: arguments.access_token_lifetime,
+        metadata_margin: arguments.metadata_margin,
+        signing_key_pem,
+    };
+    let running = Emulator::start(policy, options).await?;
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{}", running.url())
+        .and_then(|()| stdout.flush())
+        .context("cannot print the URL")?;
+
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("SIGINT"),
+    }
+    running.stop().await;
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! The metadata server of Compute Engine, Cloud Run and GKE.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use axum::http::{HeaderValue, Method, StatusCode};
+use serde_json::json;
+
+use crate::app::{Exchange, now};
+use crate::policy::{Policy, ServiceAccount};
+use crate::reply::{self, Answer, Failure, HttpResponse, Request};
+use crate::tokens::{IdToken, Minted, Principal, seconds};
+
+const ROOT: &str = "/computeMetadata/v1";
+
+/// Identity tokens served, which are served again until shortly before their end.
+#[derive(Default)]
+pub(crate) struct MetadataCache(Mutex<HashMap<(String, String, bool, bool), Minted>>);
+
+impl MetadataCache {
+    pub(crate) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Answers everything of the metadata server; marks it as such.
+pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer {
+    let mark = |mut response: HttpResponse| {
+        let headers = response.headers_mut();
+        headers.insert("Metadata-Flavor", HeaderValue::from_static("Google"));
+        headers.insert("Server", HeaderValue::from_static("Metadata Server for VM"));
+        response
+    };
+    match route(exchange, request).await {
+        Ok(response) => Ok(mark(response)),
+        Err(Failure::Answer(response)) => Err(mark(*response).into()),
+        Err(Failure::Reset) => Err(Failure::Reset),
+    }
+}
+
+async fn route(exchange: &mut Exchange, request: &Request) -> Answer {
+    if request.header("x-forwarded-for").is_some() {
+        return Err(reply::text(StatusCode::FORBIDDEN, "X-Forwarded-For header is not allowed").into());
+    }
+    if request.method != Method::GET && request.method != Method::HEAD {
+        return Err(reply::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed").into());
+    }
+    let policy = exchange.app.policy();
+    let path = request.path.strip_prefix(ROOT).unwrap_or_default();
+    if matches!(path, "" | "/" | "/instance" | "/instance/") {
+        exchange.suffer().await?;
+        return Ok(reply::text(StatusCode::OK, "computeMetadata/\n"));
+    }
+    if request.header("metadata-flavor") != Some("Google") {
+        return Err(reply::text(StatusCode::FORBIDDEN, "Missing Metadata-Flavor:Google header.").into());
+    }
+    if let Some(rest) = path.strip_prefix("/instance/service-accounts") {
+        return service_accounts(exchange, request, &policy, rest.trim_start_matches('/')).await;
+    }
+    exchange.suffer().await?;
+    let value = match path {
+        "/universe/universe-domain" | "/universe/universe_domain" => policy.universe_domain.clone(),
+        "/project/project-id" => policy.project.id.clone(),
+        "/project/numeric-project-id" => policy.project.number.to_string(),
+        "/instance/name" => policy.metadata_server.instance_name.clone(),
+        "/instance/zone" => format!(
+            "projects/{}/zones/{}",
+            policy.project.number, policy.metadata_server.zone
+        ),
+        _ => return Err(not_found()),
+    };
+    Ok(reply::body(StatusCode::OK, "application/text", value))
+}
+
+async fn service_accounts(exchange: &mut Exchange, request: &Request, policy: &Policy, path: &str) -> Answer {
+    let attached = policy
+        .metadata_server
+        .service_account
+        .as_deref()
+        .and_then(|name| policy.account(name));
+    let recursive = request
+        .query("recursive")
+        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let (name, what) = path.split_once('/').unwrap_or((path, ""));
+    if !name.is_empty() {
+        exchange.account(
+            attached
+                .filter(|_| name == "default")
+                .map_or(name, |account| &account.email),
+        );
+    }
+    if let Some(account) = attached {
+        exchange.principal(&Principal::service_account(&account.email));
+    }
+    if what == "identity" {
+        exchange.audience(&request.query("audience").unwrap_or_default());
+    }
+    let tampering = exchange.suffer().await?;
+
+    if let Some(account) = &policy.metadata_server.unannotated_kubernetes_service_account {
+        return Err(reply::text(
+            StatusCode::NOT_FOUND,
+            format!(
+                "Your Kubernetes service account ({account}) is not annotated with a target Google service account, \
+                 which is a requirement for retrieving Identity Tokens using Workload Identity.\nPlease add the \
+                 iam.gke.io/gcp-service-account=[GSA_NAME]@[PROJECT_ID] annotation to your Kubernetes service account."
+            ),
+        )
+        .into());
+    }
+    let Some(account) = attached.filter(|account| !account.disabled) else {
+        return Err(reply::oauth_error(
+            StatusCode::NOT_FOUND,
+            "invalid_request",
+            "Service account not enabled on this instance",
+        )
+        .into());
+    };
+    let scopes = &policy.metadata_server.scopes;
+    let description = || json!({"aliases": ["default"], "email": account.email, "scopes": scopes});
+    if name.is_empty() {
+        return Ok(if recursive {
+            reply::json(
+                StatusCode::OK,
+                &json!({"default": description(), &account.email: description()}),
+            )
+        } else {
+            reply::body(
+                StatusCode::OK,
+                "application/text",
+                format!("default/\n{}/\n", account.email),
+            )
+        });
+    }
+    if name != "default" && !account.is_named(name) {
+        return Err(not_found());
+    }
+    match what {
+        "" if recursive => Ok(reply::json(StatusCode::OK, &description())),
+        "" => Ok(reply::body(
+            StatusCode::OK,
+            "application/text",
+            "aliases\nemail\nidentity\nscopes\ntoken\n",
+        )),
+        "email" => Ok(reply::body(
+            StatusCode::OK,
+            "application/text",
+            account.email.clone(),
+        )),
+        "aliases" => Ok(reply::body(StatusCode::OK, "application/text", "default\n")),
+        "scopes" => Ok(reply::body(
+            StatusCode::OK,
+            "application/text",
+            scopes.join("\n") + "\n",
+        )),
+        "token" => {
+            let scopes = match request.query("scopes").filter(|value| !value.is_empty()) {
+                Some(value) => value.split(',').map(|scope| scope.trim().to_owned()).collect(),
+                None => scopes.clone(),
+            };
+            let principal = Principal::service_account(&account.email);
+            let (token, lifetime) = exchange.app.issue_access_token(principal, scopes, tampering)?;
+            let answer = json!({"access_token": token, "expires_in": lifetime, "token_type": "Bearer"});
+            Ok(reply::json(StatusCode::OK, &answer))
+        }
+        "identity" => identity(exchange, request, policy, account, tampering),
+        _ => Err(not_found()),
+    }
+}
+
+fn identity(
+    exchange: &Exchange,
+    request: &Request,
+    policy: &Policy,
+    account: &ServiceAccount,
+    tampering: crate::app::Tampering,
+) -> Answer {
+    let bad = |message: &str| Failure::from(reply::text(StatusCode::BAD_REQUEST, message));
+    let audience = request.query("audience").filter(|audience| !audience.is_empty());
+    let audience = audience.ok_or_else(|| bad("non-empty audience parameter required"))?;
+    let full = match request.query("format").as_deref() {
+        None | Some("" | "standard") => false,
+        Some("full") => true,
+        Some(_) => return Err(bad("format parameter must be one of: standard, full")),
+    };
+    let licenses = match request.query("licenses").as_deref() {
+        None => false,
+        Some(value) if value.eq_ignore_ascii_case("true") => true,
+        Some(value) if value.eq_ignore_ascii_case("false") => false,
+        Some(_) => return Err(bad("licenses parameter must be one of: TRUE, FALSE")),
+    };
+
+    let app = &exchange.app;
+    let key = (account.email.clone(), audience.clone(), full, licenses && full);
+    let untouched = tampering.wrong.is_none() && tampering.lifetime.is_none();
+    let mut cache = app
+        .metadata_cache
+        .0
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let margin = seconds(app.settings().metadata_margin);
+    cache.retain(|_, minted| minted.expires - margin > now());
+    if let Some(minted) = cache.get(&key).filter(|_| untouched) {
+        return Ok(reply::body(StatusCode::OK, "text/html", minted.token.clone()));
+    }
+    let unique_id = account.unique_id();
+    let google = full.then(|| {
+        let mut engine = json!({
+            "instance_creation_timestamp": 1_700_000_000,
+            "instance_id": "1234567890123456789",
+            "instance_name": policy.metadata_server.instance_name,
+            "project_id": policy.project.id,
+            "project_number": policy.project.number,
+            "zone": policy.metadata_server.zone,
+        });
+        if licenses {
+            engine["license_id"] = json!(["1000204"]);
+        }
+        json!({ "compute_engine": engine })
+    });
+    let wanted = IdToken {
+        subject: &unique_id,
+        audience: &audience,
+        authorized_party: &unique_id,
+        email: full.then_some(account.email.as_str()),
+        google,
+    };
+    let minted = app.mint(&wanted, tampering)?;
+    let token = minted.token.clone();
+    if untouched {
+        cache.insert(key, minted);
+    }
+    Ok(reply::body(StatusCode::OK, "text/html", token))
+}
+
+fn not_found() -> Failure {
+    reply::body(
+        StatusCode::NOT_FOUND,
+        "text/html; charset=UTF-8",
+        "<title>Error 404 (Not Found)!!1</title>",
+    )
+    .into()
+}

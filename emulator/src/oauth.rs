@@ -1,0 +1,206 @@
+//! The OAuth 2.0 token endpoint: the jwt-bearer grant of service accounts and the refresh grant of users.
+
+use std::collections::BTreeMap;
+
+use axum::http::{Method, StatusCode};
+use serde_json::json;
+
+use crate::app::{Exchange, Tampering, now};
+use crate::jwt::Jwt;
+use crate::policy::ServiceAccount;
+use crate::reply::{self, Answer, Failure, Request};
+use crate::tokens::{IdToken, Principal};
+
+const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+/// How far a signer's clock may be ahead, in seconds.
+const SKEW: i64 = 300;
+
+/// Answers `/token`.
+pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer {
+    let fields: BTreeMap<String, String> = if request.is_json() {
+        serde_json::from_slice(&request.body).unwrap_or_default()
+    } else {
+        url::form_urlencoded::parse(&request.body).into_owned().collect()
+    };
+    let field = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
+    let assertion = Jwt::parse(field("assertion"));
+    let account = assertion
+        .as_ref()
+        .and_then(|jwt| jwt.text("iss"))
+        .unwrap_or(field("client_id"));
+    exchange.account(account);
+    if let Some(audience) = assertion.as_ref().and_then(|jwt| jwt.text("target_audience")) {
+        exchange.audience(audience);
+    }
+    let tampering = exchange.suffer().await?;
+    if request.method != Method::POST {
+        return Err(reply::text(
+            StatusCode::NOT_FOUND,
+            "The requested URL was not found on this server.",
+        )
+        .into());
+    }
+    match field("grant_type") {
+        JWT_BEARER => match assertion {
+            Some(jwt) => service_account(exchange, &jwt, tampering),
+            None => Err(refuse(
+                "invalid_grant",
+                "Invalid JWT: Failed to parse the assertion.",
+            )),
+        },
+        "refresh_token" => user(
+            exchange,
+            field("client_id"),
+            field("client_secret"),
+            field("refresh_token"),
+            field("scope"),
+            tampering,
+        ),
+        other => Err(refuse(
+            "unsupported_grant_type",
+            format!("Invalid grant_type: {other}"),
+        )),
+    }
+}
+
+fn service_account(exchange: &Exchange, jwt: &Jwt, tampering: Tampering) -> Answer {
+    let policy = exchange.app.policy();
+    let account = jwt.text("iss").and_then(|name| policy.account(name));
+    let account = account.ok_or_else(|| refuse("invalid_grant", "Invalid grant: account not found"))?;
+    check_assertion(exchange, jwt, account, &policy.universe_domain)?;
+    exchange.principal(&Principal::service_account(&account.email));
+    let audience = jwt
+        .text("target_audience")
+        .filter(|audience| !audience.is_empty());
+    let scope = jwt.text("scope").filter(|scope| !scope.trim().is_empty());
+    match (audience, scope) {
+        (Some(audience), None) => {
+            let unique_id = account.unique_id();
+            let wanted = IdToken {
+                subject: &unique_id,
+                audience,
+                authorized_party: &account.email,
+                email: Some(&account.email),
+                google: None,
+            };
+            let minted = exchange.app.mint(&wanted, tampering)?;
+            Ok(reply::json(StatusCode::OK, &json!({"id_token": minted.token})))
+        }
+        (None, Some(scope)) => {
+            let scopes = scope.split_whitespace().map(str::to_owned).collect();
+            let principal = Principal::service_account(&account.email);
+            let (token, lifetime) = exchange.app.issue_access_token(principal, scopes, tampering)?;
+            let answer = json!({"access_token": token, "expires_in": lifetime, "token_type": "Bearer"});
+            Ok(reply::json(StatusCode::OK, &answer))
+        }
+        _ => Err(refuse(
+            "invalid_scope",
+            "Invalid OAuth scope or ID token audience provided.",
+        )),
+    }
+}
+
+fn check_assertion(
+    exchange: &Exchange,
+    jwt: &Jwt,
+    account: &ServiceAccount,
+    universe: &str,
+) -> Result<(), Failure> {
+    if account.disabled {
+        return Err(refuse("invalid_grant", "Robot is disabled."));
+    }
+    if !jwt.verified_by(&exchange.app.account_keys(account)) {
+        return Err(refuse("invalid_grant", "Invalid JWT Signature."));
+    }
+    let ours = [
+        format!("https://oauth2.{universe}/token"),
+        format!("https://www.{universe}/oauth2/v4/token"),
+        "https://accounts.google.com/o/oauth2/token".to_owned(),
+        format!("{}/token", exchange.app.url),
+    ];
+    if !jwt
+        .audiences()
+        .iter()
+        .any(|audience| ours.iter().any(|ours| ours == audience))
+    {
+        return Err(refuse("invalid_grant", "Invalid JWT: Failed audience check."));
+    }
+    let in_time = match (jwt.time("iat"), jwt.time("exp")) {
+        (Some(issued), Some(expires)) => {
+            expires > now() && issued <= now() + SKEW && expires > issued && expires - issued <= 3600
+        }
+        _ => false,
+    };
+    if !in_time {
+        return Err(refuse(
+            "invalid_grant",
+            "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat \
+             and exp values in the JWT claim.",
+        ));
+    }
+    Ok(())
+}
+
+fn user(
+    exchange: &Exchange,
+    client_id: &str,
+    client_secret: &str,
+    refresh_token: &str,
+    scope: &str,
+    tampering: Tampering,
+) -> Answer {
+    let unauthorized = |description: &str| {
+        Failure::from(reply::oauth_error(
+            StatusCode::UNAUTHORIZED,
+            "invalid_client",
+            description,
+        ))
+    };
+    let policy = exchange.app.policy();
+    let client = policy
+        .oauth_clients
+        .iter()
+        .find(|client| client.client_id == client_id);
+    let client = client.ok_or_else(|| unauthorized("The OAuth client was not found."))?;
+    if client.client_secret.0 != client_secret {
+        return Err(unauthorized("The provided client secret is invalid."));
+    }
+    let known = client
+        .refresh_tokens
+        .iter()
+        .find(|known| known.token.0 == refresh_token && !known.revoked);
+    let known = known.ok_or_else(|| refuse("invalid_grant", "Token has been expired or revoked."))?;
+    let principal = Principal::user(&known.user);
+    exchange.principal(&principal);
+
+    let scope = if scope.trim().is_empty() {
+        "openid https://www.googleapis.com/auth/userinfo.email https://www.googleapis.com/auth/cloud-platform"
+    } else {
+        scope
+    };
+    let scopes: Vec<String> = scope.split_whitespace().map(str::to_owned).collect();
+    let (token, lifetime) = exchange.app.issue_access_token(principal, scopes, tampering)?;
+    let unique_id = ServiceAccount::new(&known.user).unique_id();
+    let wanted = IdToken {
+        subject: &unique_id,
+        audience: client_id,
+        authorized_party: client_id,
+        email: Some(&known.user),
+        google: None,
+    };
+    let minted = exchange.app.mint(&wanted, tampering)?;
+    Ok(reply::json(
+        StatusCode::OK,
+        &json!({
+            "access_token": token,
+            "expires_in": lifetime,
+            "scope": scope,
+            "token_type": "Bearer",
+            "id_token": minted.token,
+        }),
+    ))
+}
+
+fn refuse(error: &str, description: impl Into<String>) -> Failure {
+    reply::oauth_error(StatusCode::BAD_REQUEST, error, description).into()
+}

@@ -1,0 +1,179 @@
+//! The Security Token Service: exchanges a workload's own token for a federated access token (RFC 8693).
+
+use std::collections::BTreeMap;
+
+use axum::http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::app::{Exchange, now};
+use crate::calls::Endpoint;
+use crate::reply::{self, Answer, Failure, Request};
+use crate::subject;
+use crate::tokens::{Grant, seconds};
+
+const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const SUBJECT_TYPES: [&str; 2] = [
+    "urn:ietf:params:oauth:token-type:jwt",
+    "urn:ietf:params:oauth:token-type:id_token",
+];
+/// Federated access tokens live at most this many seconds.
+const LONGEST: i64 = 3600;
+
+/// Answers `/v1/token` and `/v1/identitybindingtoken`.
+pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer {
+    let fields = read(request);
+    if let Some(audience) = fields.as_ref().ok().and_then(|fields| fields.get("audience")) {
+        exchange.account(audience);
+    }
+    let tampering = exchange.suffer().await?;
+    if request.method != Method::POST {
+        return Err(reply::text(
+            StatusCode::NOT_FOUND,
+            "The requested URL was not found on this server.",
+        )
+        .into());
+    }
+    if request.header("authorization").is_some() {
+        return Err(refuse(
+            "invalid_client",
+            "An Authorization header is not accepted here: send none.",
+        ));
+    }
+    let fields = fields?;
+    let field = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
+    let expect = |name: &str, allowed: &[&str]| {
+        if allowed.contains(&field(name)) {
+            return Ok(());
+        }
+        Err(refuse(
+            if name == "grant_type" {
+                "unsupported_grant_type"
+            } else {
+                "invalid_request"
+            },
+            format!(
+                "Invalid value for \"{name}\". Expected one of: {}",
+                allowed.join(", ")
+            ),
+        ))
+    };
+    expect("grant_type", &[TOKEN_EXCHANGE])?;
+    expect("requested_token_type", &[ACCESS_TOKEN])?;
+    expect("subject_token_type", &SUBJECT_TYPES)?;
+    if field("subject_token").is_empty() {
+        return Err(refuse(
+            "invalid_request",
+            "Missing required field: \"subject_token\".",
+        ));
+    }
+    let scopes: Vec<String> = field("scope").split_whitespace().map(str::to_owned).collect();
+    if scopes.is_empty() || !scopes.iter().all(|scope| is_scope(scope)) {
+        return Err(refuse(
+            "invalid_scope",
+            "Missing or invalid scope: give at least one OAuth 2.0 scope.",
+        ));
+    }
+    let options = field("options");
+    if !options.is_empty() && !matches!(serde_json::from_str(options), Ok(Value::Object(_))) {
+        return Err(refuse(
+            "invalid_request",
+            "Invalid value for \"options\". This value should be a JSON object.",
+        ));
+    }
+
+    let app = &exchange.app;
+    let bearer = verify(exchange, field("audience"), field("subject_token")).await?;
+    exchange.principal(&bearer.principal);
+    let lifetime = (bearer.expires - now())
+        .min(LONGEST)
+        .min(tampering.lifetime.map_or(LONGEST, seconds));
+    let grant = Grant {
+        principal: bearer.principal,
+        scopes,
+        expires: now() + lifetime,
+    };
+    let token = app.access_tokens.issue(grant)?;
+    let answer = json!({
+        "access_token": token,
+        "issued_token_type": ACCESS_TOKEN,
+        "token_type": "Bearer",
+        "expires_in": lifetime,
+    });
+    Ok(reply::json(StatusCode::OK, &answer))
+}
+
+async fn verify(exchange: &Exchange, audience: &str, token: &str) -> Result<subject::Bearer, Failure> {
+    let policy = exchange.app.policy();
+    let cache = &exchange.app.issuer_keys;
+    let unknown = || {
+        refuse(
+            "invalid_target",
+            "The target service indicated by the \"audience\" parameters is invalid. This might either be because the \
+             pool or provider is disabled or deleted or because it doesn't exist.",
+        )
+    };
+    let verified = if audience.starts_with("identitynamespace:") {
+        let cluster = policy
+            .gke_clusters
+            .iter()
+            .find(|cluster| cluster.audience() == audience);
+        subject::gke(cache, cluster.ok_or_else(unknown)?, policy.project.number, token).await
+    } else if exchange.endpoint == Endpoint::SecurityToken && is_provider(audience) {
+        let mut providers = policy.workload_identity_providers.iter();
+        let provider = providers.find(|provider| provider.name == audience && !provider.disabled);
+        subject::federated(cache, provider.ok_or_else(unknown)?, token).await
+    } else {
+        return Err(refuse(
+            "invalid_request",
+            "Invalid value for \"audience\". This value should be the full resource name of the Identity Provider. See \
+             https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token for the list of possible formats.",
+        ));
+    };
+    verified.map_err(|refused| refuse(refused.error, refused.description))
+}
+
+fn is_provider(audience: &str) -> bool {
+    let parts: Vec<&str> = audience.split('/').collect();
+    matches!(
+        parts[..],
+        ["", "", "iam.googleapis.com", "projects", number, "locations", "global", "workloadIdentityPools", pool, "providers", provider]
+            if number.parse::<u64>().is_ok() && !pool.is_empty() && !provider.is_empty()
+    )
+}
+
+fn is_scope(scope: &str) -> bool {
+    scope.starts_with("https://") || matches!(scope, "openid" | "email" | "profile")
+}
+
+/// Reads a form or a JSON object; of the latter also camelCase names, as protocol buffers allow.
+fn read(request: &Request) -> Result<BTreeMap<String, String>, Failure> {
+    if !request.is_json() {
+        return Ok(url::form_urlencoded::parse(&request.body).into_owned().collect());
+    }
+    let fields: BTreeMap<String, Value> = serde_json::from_slice(&request.body)
+        .map_err(|_| refuse("invalid_request", "The request body is not a JSON object."))?;
+    Ok(fields
+        .into_iter()
+        .filter_map(|(name, value)| match value {
+            Value::String(text) => Some((snake_case(&name), text)),
+            Value::Null => None,
+            other => Some((snake_case(&name), other.to_string())),
+        })
+        .collect())
+}
+
+fn snake_case(name: &str) -> String {
+    let mut snake = String::with_capacity(name.len() + 3);
+    for c in name.chars() {
+        if c.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    snake
+}
+
+fn refuse(error: &str, description: impl Into<String>) -> Failure {
+    reply::oauth_error(StatusCode::BAD_REQUEST, error, description).into()
+}

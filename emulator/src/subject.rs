@@ -1,0 +1,300 @@
+//! Verifies the tokens that workloads bring to an exchange, and says who their bearers are.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::app::now;
+use crate::expression::{Accessor, Condition};
+use crate::jwt::Jwt;
+use crate::keys::Jwks;
+use crate::policy::{GkeCluster, IssuerKeys, WorkloadIdentityProvider};
+use crate::tokens::Principal;
+
+/// `google.subject` can be no longer.
+const SUBJECT_BYTES: usize = 127;
+/// Subject tokens older than this are refused whatever their `exp` says.
+const OLDEST: i64 = 24 * 3600;
+
+/// Why a subject token is refused: the `error` and `error_description` to answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}: {description}")]
+pub(crate) struct Refused {
+    pub(crate) error: &'static str,
+    pub(crate) description: String,
+}
+
+fn invalid_grant(description: impl Into<String>) -> Refused {
+    Refused {
+        error: "invalid_grant",
+        description: description.into(),
+    }
+}
+
+/// What was fetched from issuers, by URL.
+#[derive(Default)]
+pub(crate) struct KeyCache(Mutex<HashMap<String, Arc<Jwks>>>);
+
+impl KeyCache {
+    pub(crate) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn get(&self, url: &str) -> Option<Arc<Jwks>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(url)
+            .cloned()
+    }
+
+    fn put(&self, url: &str, keys: Arc<Jwks>) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(url.to_owned(), keys);
+    }
+}
+
+/// A subject token's bearer, and when the token ends in seconds since 1970.
+pub(crate) struct Bearer {
+    pub(crate) principal: Principal,
+    pub(crate) expires: i64,
+}
+
+/// Checks a token against a provider of a workload identity pool.
+pub(crate) async fn federated(
+    cache: &KeyCache,
+    provider: &WorkloadIdentityProvider,
+    token: &str,
+) -> Result<Bearer, Refused> {
+    let jwt = parse(token)?;
+    issuer_matches(&jwt, &provider.issuer)?;
+    let https = format!("https:{}", provider.name);
+    audience_matches(&jwt, |audience| {
+        if provider.allowed_audiences.is_empty() {
+            audience == provider.name || audience == https
+        } else {
+            provider
+                .allowed_audiences
+                .iter()
+                .any(|allowed| allowed == audience)
+        }
+    })?;
+    let expires = in_time(&jwt)?;
+    signature_matches(cache, &jwt, &provider.issuer, &provider.keys).await?;
+
+    let read = |target: &str, source: &str| {
+        let value = Accessor::parse(source)
+            .ok()
+            .and_then(|accessor| accessor.read(&jwt.claims).cloned());
+        match value {
+            Some(Value::String(text)) => Ok(Some(text)),
+            None if target != "google.subject" => Ok(None),
+            _ => Err(Refused {
+                error: "unauthorized_client",
+                description: format!("The mapped attribute '{target}' must be of type STRING."),
+            }),
+        }
+    };
+    let pool = provider.pool();
+    let mut principal = Principal {
+        name: String::new(),
+        sets: vec![format!("principalSet://{pool}/*")],
+    };
+    for (target, source) in &provider.attribute_mapping {
+        let Some(value) = read(target, source)? else {
+            continue;
+        };
+        if target == "google.subject" {
+            if value.len() > SUBJECT_BYTES {
+                return Err(invalid_grant(format!(
+                    "The size of mapped attribute google.subject exceeds the {SUBJECT_BYTES} bytes limit. Either modify \
+                     your attribute mapping or the incoming assertion to produce a mapped attribute that is less than \
+                     {SUBJECT_BYTES} bytes."
+                )));
+            }
+            principal.name = format!("principal://{pool}/subject/{value}");
+        } else {
+            principal
+                .sets
+                .push(format!("principalSet://{pool}/{target}/{value}"));
+        }
+    }
+    let condition = provider
+        .attribute_condition
+        .as_deref()
+        .map(Condition::parse)
+        .transpose();
+    if !matches!(condition, Ok(condition) if condition.as_ref().is_none_or(|condition| condition.holds(&jwt.claims)))
+    {
+        return Err(Refused {
+            error: "unauthorized_client",
+            description: "The given credential is rejected by the attribute condition.".into(),
+        });
+    }
+    Ok(Bearer { principal, expires })
+}
+
+/// Checks a token of a GKE cluster against its own pool.
+pub(crate) async fn gke(
+    cache: &KeyCache,
+    cluster: &GkeCluster,
+    project_number: u64,
+    token: &str,
+) -> Result<Bearer, Refused> {
+    let jwt = parse(token)?;
+    issuer_matches(&jwt, cluster.issuer())?;
+    let workload_pool = &cluster.workload_pool;
+    audience_matches(&jwt, |audience| audience == workload_pool)?;
+    let expires = in_time(&jwt)?;
+    signature_matches(cache, &jwt, cluster.issuer(), &cluster.keys).await?;
+    let account = jwt
+        .text("sub")
+        .and_then(|subject| subject.strip_prefix("system:serviceaccount:"));
+    let (namespace, name) = account
+        .and_then(|account| account.split_once(':'))
+        .ok_or_else(|| invalid_grant("The subject of the ID Token is not a Kubernetes service account."))?;
+    let pool = format!(
+        "iam.googleapis.com/projects/{project_number}/locations/global/workloadIdentityPools/{workload_pool}"
+    );
+    let principal = Principal {
+        name: format!("principal://{pool}/subject/ns/{namespace}/sa/{name}"),
+        sets: vec![
+            format!("serviceAccount:{workload_pool}[{namespace}/{name}]"),
+            format!("principalSet://{pool}/namespace/{namespace}"),
+            format!("principalSet://{pool}/kubernetes.cluster/{}", cluster.name),
+            format!("principalSet://{pool}/*"),
+        ],
+    };
+    Ok(Bearer { principal, expires })
+}
+
+fn parse(token: &str) -> Result<Jwt, Refused> {
+    Jwt::parse(token).ok_or_else(|| Refused {
+        error: "invalid_request",
+        description: "Unable to parse the ID Token.".into(),
+    })
+}
+
+fn issuer_matches(jwt: &Jwt, expected: &str) -> Result<(), Refused> {
+    let issuer = jwt.text("iss").unwrap_or_default();
+    if issuer == expected {
+        return Ok(());
+    }
+    Err(invalid_grant(format!(
+        "The issuer in ID Token {issuer} does not match the expected one in config: {expected}"
+    )))
+}
+
+fn audience_matches(jwt: &Jwt, is_allowed: impl Fn(&str) -> bool) -> Result<(), Refused> {
+    let audiences = jwt.audiences();
+    if audiences.iter().any(|audience| is_allowed(audience)) {
+        return Ok(());
+    }
+    Err(invalid_grant(format!(
+        "The audience in ID Token [{}] does not match the expected audience.",
+        audiences.join(", ")
+    )))
+}
+
+/// Returns when the token ends.
+fn in_time(jwt: &Jwt) -> Result<i64, Refused> {
+    let missing = |claim: &str| invalid_grant(format!("The ID Token lacks the claim {claim}."));
+    let issued = jwt.time("iat").ok_or_else(|| missing("iat"))?;
+    let expires = jwt.time("exp").ok_or_else(|| missing("exp"))?;
+    if expires <= now() || issued < now() - OLDEST {
+        return Err(invalid_grant(format!(
+            "ID Token issued at {issued} is stale to sign-in."
+        )));
+    }
+    let begins = issued.max(jwt.time("nbf").unwrap_or(issued));
+    if begins > now() + 60 {
+        return Err(invalid_grant(format!(
+            "ID Token issued at {issued} is not yet valid."
+        )));
+    }
+    Ok(expires)
+}
+
+async fn signature_matches(
+    cache: &KeyCache,
+    jwt: &Jwt,
+    issuer: &str,
+    keys: &IssuerKeys,
+) -> Result<(), Refused> {
+    let wrong = || invalid_grant("Unable to verify the ID Token signature.");
+    if let Some(text) = &keys.jwks_json {
+        let keys: Jwks = serde_json::from_str(text).map_err(|_| wrong())?;
+        return if jwt.verified_by(&keys.keys) {
+            Ok(())
+        } else {
+            Err(wrong())
+        };
+    }
+    let cache_key = keys.jwks_url.as_deref().unwrap_or(issuer);
+    if cache
+        .get(cache_key)
+        .is_some_and(|keys| jwt.verified_by(&keys.keys))
+    {
+        return Ok(());
+    }
+    let fetched = fetch(issuer, keys).await.map_err(|error| {
+        tracing::warn!(
+            issuer,
+            error = format!("{error:#}"),
+            "cannot fetch the issuer's keys"
+        );
+        invalid_grant("Error connecting to the given credential's issuer.")
+    })?;
+    let fetched = Arc::new(fetched);
+    cache.put(cache_key, fetched.clone());
+    if jwt.verified_by(&fetched.keys) {
+        Ok(())
+    } else {
+        Err(wrong())
+    }
+}
+
+/// Fetches an issuer's keys, by OIDC discovery unless their URL is given.
+async fn fetch(issuer: &str, keys: &IssuerKeys) -> anyhow::Result<Jwks> {
+    #[derive(Deserialize)]
+    struct Discovery {
+        issuer: String,
+        jwks_uri: String,
+    }
+
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Only a race between two callers can fail here, and then the other one has installed it.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    }
+    let mut builder = reqwest::Client::builder().timeout(Duration::from_secs(10));
+    if let Some(pem) = &keys.ca_certificates {
+        builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem.as_bytes())?);
+    }
+    let client = builder.build().context("cannot make an HTTP client")?;
+    let get = async |url: &str| client.get(url).send().await?.error_for_status()?.bytes().await;
+    let jwks_url = match &keys.jwks_url {
+        Some(url) => url.clone(),
+        None => {
+            let url = format!(
+                "{}/.well-known/openid-configuration",
+                issuer.trim_end_matches('/')
+            );
+            let document: Discovery =
+                serde_json::from_slice(&get(&url).await?).context("the discovery document is malformed")?;
+            if document.issuer != issuer {
+                return Err(anyhow!(
+                    "the discovery document is of the issuer {}",
+                    document.issuer
+                ));
+            }
+            document.jwks_uri
+        }
+    };
+    serde_json::from_slice(&get(&jwks_url).await?).context("the JWKS document is malformed")
+}
