@@ -1,0 +1,158 @@
+//! The error body of Google's APIs: <https://cloud.google.com/apis/design/errors>.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::error::MAX_MESSAGE_CHARS;
+use super::text;
+
+/// The longest short value (a status, a reason, a permission) that is kept, in characters.
+const MAX_WORD_CHARS: usize = 128;
+
+/// `{"error": {code, message, status, details}}`, with every text redacted, escaped and bounded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GoogleError {
+    /// A name of `google.rpc.Code`, such as `PERMISSION_DENIED`.
+    pub(crate) status: Option<String>,
+    /// Google's own words.
+    pub(crate) message: String,
+    /// `google.rpc.ErrorInfo.reason`, such as `IAM_PERMISSION_DENIED`.
+    pub(crate) reason: Option<String>,
+    /// `google.rpc.ErrorInfo.metadata.permission`.
+    pub(crate) permission: Option<String>,
+    /// The first link of `google.rpc.Help` that leads to Google.
+    pub(crate) help: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    error: RawError,
+}
+
+#[derive(Deserialize)]
+struct RawError {
+    #[serde(default)]
+    message: String,
+    status: Option<String>,
+    #[serde(default)]
+    details: Vec<Value>,
+}
+
+impl GoogleError {
+    /// Reads a body; `None` when it is not one of Google's.
+    pub(crate) fn parse(body: &[u8]) -> Option<Self> {
+        let Body { error } = serde_json::from_slice(body).ok()?;
+        let word = |value: &Value| value.as_str().map(|text| text::redacted(text, MAX_WORD_CHARS));
+        let info = error
+            .details
+            .iter()
+            .find(|detail| is_type(detail, "google.rpc.ErrorInfo"));
+        let help = error
+            .details
+            .iter()
+            .filter(|detail| is_type(detail, "google.rpc.Help"));
+        Some(Self {
+            status: error.status.map(|status| text::redacted(&status, MAX_WORD_CHARS)),
+            message: text::redacted(&error.message, MAX_MESSAGE_CHARS),
+            reason: info.and_then(|info| word(&info["reason"])),
+            permission: info.and_then(|info| word(&info["metadata"]["permission"])),
+            help: help
+                .flat_map(|help| help["links"].as_array())
+                .flatten()
+                .find_map(|link| google_link(&link["url"])),
+        })
+    }
+
+    /// Whether it says that the API is not enabled in the caller's project.
+    pub(crate) fn is_api_disabled(&self) -> bool {
+        self.reason.as_deref() == Some("SERVICE_DISABLED")
+            || (self.reason.is_none()
+                && (self.message.contains("has not been used in project")
+                    || self.message.contains("or it is disabled")))
+    }
+}
+
+impl fmt::Display for GoogleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(status) = &self.status {
+            write!(f, "{status} ")?;
+        }
+        match self.message.trim() {
+            "" => f.write_str("(no message)")?,
+            message => f.write_str(message)?,
+        }
+        match &self.help {
+            Some(link) if !self.message.contains(link.as_str()) => write!(f, " See {link}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_type(detail: &Value, name: &str) -> bool {
+    detail["@type"]
+        .as_str()
+        .is_some_and(|kind| kind.rsplit('/').next() == Some(name))
+}
+
+/// A link is shown only when it leads to Google: whoever answers in Google's stead must not send people elsewhere.
+fn google_link(link: &Value) -> Option<String> {
+    let link = url::Url::parse(link.as_str()?).ok()?;
+    let host = link.host_str()?;
+    let is_google = host == "google.com" || host.ends_with(".google.com");
+    let text = text::redacted(link.as_str(), MAX_WORD_CHARS * 2);
+    (link.scheme() == "https" && link.username().is_empty() && is_google && text == link.as_str())
+        .then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_details() {
+        let body =
+            br#"{"error":{"code":403,"status":"PERMISSION_DENIED","message":"Permission denied.","details":[
+            {"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"IAM_PERMISSION_DENIED",
+             "domain":"iam.googleapis.com","metadata":{"permission":"iam.serviceAccounts.getOpenIdToken"}},
+            {"@type":"type.googleapis.com/google.rpc.Help","links":[
+              {"url":"https://evil.example/x"},{"url":"javascript:alert(1)"},
+              {"url":"https://console.developers.google.com/apis?project=1"}]}]}}"#;
+        let error = GoogleError::parse(body).expect("Google's");
+        assert_eq!(
+            error.permission.as_deref(),
+            Some("iam.serviceAccounts.getOpenIdToken")
+        );
+        assert_eq!(error.reason.as_deref(), Some("IAM_PERMISSION_DENIED"));
+        assert_eq!(
+            error.to_string(),
+            "PERMISSION_DENIED Permission denied. See https://console.developers.google.com/apis?project=1"
+        );
+    }
+
+    #[test]
+    fn other_bodies_are_none_of_googles() {
+        for body in [
+            &b""[..],
+            b"{}",
+            b"[]",
+            b"<html>",
+            b"{\"error\":\"invalid_grant\"}",
+            b"\xff\xfe",
+            b"{\"error\":null}",
+        ] {
+            assert_eq!(GoogleError::parse(body), None);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(body in proptest::prelude::any::<Vec<u8>>(), message in ".*") {
+            let _ = GoogleError::parse(&body);
+            let body = serde_json::json!({"error": {"message": message, "details": [null, 1, {"links": 3}]}});
+            let error = GoogleError::parse(body.to_string().as_bytes()).expect("Google's");
+            proptest::prop_assert!(!error.to_string().contains(char::is_control));
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! What can go wrong between the operator and Google, in words that are safe to show to anyone.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use reqwest::StatusCode;
+
+use super::answer::GoogleError;
+use super::text;
+use crate::token::TokenError;
+
+/// The longest text of Google's that a message repeats, in characters.
+pub(crate) const MAX_MESSAGE_CHARS: usize = 512;
+
+/// The longest `Retry-After` that is honoured; a longer one is cut to this.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// Where a call went; the label of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// The IAM Service Account Credentials API.
+    IamCredentials,
+    /// Whatever Application Default Credentials call to get the operator's own access token.
+    Credentials,
+    /// The metadata server of the machine or cluster.
+    Metadata,
+}
+
+impl Endpoint {
+    /// A short lower-case name, for metric labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IamCredentials => "iamcredentials",
+            Self::Credentials => "credentials",
+            Self::Metadata => "metadata",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::IamCredentials => "the IAM Service Account Credentials API",
+            Self::Credentials => "the token endpoint of the operator's own credentials",
+            Self::Metadata => "the metadata server",
+        }
+    }
+}
+
+/// Whether trying again soon can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Someone must change something (a binding, an account, a setting): retried slowly.
+    Refused,
+    /// It passes by itself: retried from a second on.
+    Passing,
+}
+
+/// The closed list of what can go wrong; [`Reason::as_str`] is the word in conditions, events and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// 403: the operator's identity may not do this.
+    PermissionDenied,
+    /// 404: there is no such service account.
+    ServiceAccountNotFound,
+    /// 403: the API is not enabled in the operator's project.
+    ApiDisabled,
+    /// 400: Google did not understand or accept a value.
+    InvalidArgument,
+    /// 401: the operator's access token is not accepted.
+    CredentialsRejected,
+    /// The operator has no credentials, or they give no access token.
+    CredentialsUnavailable,
+    /// The operator's own identity was asked for.
+    SelfImpersonation,
+    /// 429: a quota of Google's is used up.
+    QuotaExceeded,
+    /// The operator's own rate limit or in-flight cap held the call back for too long.
+    LocallyLimited,
+    /// 5xx.
+    UpstreamUnavailable,
+    /// No answer in time, or 408.
+    UpstreamTimeout,
+    /// No connection: DNS, TCP, TLS or a proxy failed, or the connection broke.
+    UpstreamUnreachable,
+    /// An answer that makes no sense here.
+    UnexpectedResponse,
+}
+
+impl Reason {
+    /// The CamelCase word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PermissionDenied => "PermissionDenied",
+            Self::ServiceAccountNotFound => "ServiceAccountNotFound",
+            Self::ApiDisabled => "ApiDisabled",
+            Self::InvalidArgument => "InvalidArgument",
+            Self::CredentialsRejected => "CredentialsRejected",
+            Self::CredentialsUnavailable => "CredentialsUnavailable",
+            Self::SelfImpersonation => "SelfImpersonation",
+            Self::QuotaExceeded => "QuotaExceeded",
+            Self::LocallyLimited => "LocallyLimited",
+            Self::UpstreamUnavailable => "UpstreamUnavailable",
+            Self::UpstreamTimeout => "UpstreamTimeout",
+            Self::UpstreamUnreachable => "UpstreamUnreachable",
+            Self::UnexpectedResponse => "UnexpectedResponse",
+        }
+    }
+
+    fn class(self) -> Class {
+        match self {
+            Self::PermissionDenied
+            | Self::ServiceAccountNotFound
+            | Self::ApiDisabled
+            | Self::InvalidArgument
+            | Self::CredentialsRejected
+            | Self::CredentialsUnavailable
+            | Self::SelfImpersonation => Class::Refused,
+            Self::QuotaExceeded
+            | Self::LocallyLimited
+            | Self::UpstreamUnavailable
+            | Self::UpstreamTimeout
+            | Self::UpstreamUnreachable
+            | Self::UnexpectedResponse => Class::Passing,
+        }
+    }
+}
+
+/// A call that gave no token. `Display` and `Debug` hold no credential and no raw answer, and are bounded.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone, Debug)]
+struct Inner {
+    endpoint: Endpoint,
+    reason: Reason,
+    class: Class,
+    status: Option<u16>,
+    retry_after: Option<Duration>,
+    message: String,
+    permission: Option<String>,
+    advice: Option<String>,
+}
+
+impl fmt::Display for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(advice) = &self.advice {
+            let stop = if self.message.ends_with(['.', '!', '?']) {
+                ""
+            } else {
+                "."
+            };
+            write!(f, "{stop} {advice}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error {
+    /// An error without an answer. `message` may hold outside text: credentials in it are redacted here.
+    pub(crate) fn new(endpoint: Endpoint, reason: Reason, message: &str) -> Self {
+        Self(Box::new(Inner {
+            endpoint,
+            reason,
+            class: reason.class(),
+            status: None,
+            retry_after: None,
+            message: text::redacted(message, MAX_MESSAGE_CHARS),
+            permission: None,
+            advice: None,
+        }))
+    }
+
+    /// Classifies an answer that is no success.
+    pub(crate) fn from_answer(
+        endpoint: Endpoint,
+        status: StatusCode,
+        retry_after: Option<Duration>,
+        body: &[u8],
+    ) -> Self {
+        let google = GoogleError::parse(body);
+        let (reason, class) = classify(endpoint, status, google.as_ref());
+        let said = match &google {
+            Some(google) => google.to_string(),
+            None if status.is_redirection() => "a redirect, which is not followed".to_owned(),
+            None => "no error message of Google's".to_owned(),
+        };
+        let mut error = Self::new(
+            endpoint,
+            reason,
+            &format!("{} answered {}: {said}", endpoint.title(), status.as_u16()),
+        );
+        error.0.class = class;
+        error.0.status = Some(status.as_u16());
+        error.0.retry_after = retry_after;
+        error.0.permission = google.and_then(|google| google.permission);
+        error
+    }
+
+    /// Names what broke in transport. The address is left out: it can hold what was asked for.
+    pub(crate) fn from_transport(endpoint: Endpoint, error: reqwest::Error) -> Self {
+        let reason = if error.is_timeout() {
+            Reason::UpstreamTimeout
+        } else {
+            Reason::UpstreamUnreachable
+        };
+        let verb = if error.is_timeout() {
+            "did not answer in time"
+        } else {
+            "could not be reached"
+        };
+        let error = error.without_url();
+        Self::new(
+            endpoint,
+            reason,
+            &format!("{} {verb}: {}", endpoint.title(), chain(&error)),
+        )
+    }
+
+    /// An answer of success that holds no acceptable token.
+    pub(crate) fn from_token(endpoint: Endpoint, error: &TokenError) -> Self {
+        Self::new(
+            endpoint,
+            Reason::UnexpectedResponse,
+            &format!("{} answered 200: {error}", endpoint.title()),
+        )
+    }
+
+    /// Sets what to do about it. The caller has quoted what needs quoting.
+    pub(crate) fn with_advice(mut self, advice: impl Into<String>) -> Self {
+        self.0.advice = Some(advice.into());
+        self
+    }
+
+    pub(crate) fn with_class(mut self, class: Class) -> Self {
+        self.0.class = class;
+        self
+    }
+
+    pub(crate) fn with_status(mut self, status: u16) -> Self {
+        self.0.status = Some(status);
+        self
+    }
+
+    pub(crate) fn with_retry_after(mut self, after: Duration) -> Self {
+        self.0.retry_after = Some(after.min(MAX_RETRY_AFTER));
+        self
+    }
+
+    /// Whether trying again soon can help.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.0.class
+    }
+
+    /// The HTTP status, if there was an answer.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        self.0.status
+    }
+
+    /// How long Google asks to wait, at most [`MAX_RETRY_AFTER`].
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// What went wrong, as a CamelCase word out of [`Reason`]'s closed list.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        self.0.reason.as_str()
+    }
+
+    /// What went wrong, to match on.
+    #[must_use]
+    pub fn kind(&self) -> Reason {
+        self.0.reason
+    }
+
+    /// Where the call went.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        self.0.endpoint
+    }
+
+    /// The IAM permission that Google names as missing, if it names one.
+    #[must_use]
+    pub fn permission(&self) -> Option<&str> {
+        self.0.permission.as_deref()
+    }
+
+    /// The part of the message that says what to do.
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        self.0.advice.as_deref()
+    }
+}
+
+/// The messages of an error and its sources, each said once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let message = error.to_string();
+        if !out.contains(&message) {
+            out.push_str(": ");
+            out.push_str(&message);
+        }
+        source = error.source();
+    }
+    out
+}
+
+fn classify(endpoint: Endpoint, status: StatusCode, google: Option<&GoogleError>) -> (Reason, Class) {
+    let reason = match status.as_u16() {
+        400 => Reason::InvalidArgument,
+        401 => Reason::CredentialsRejected,
+        403 if google.is_some_and(GoogleError::is_api_disabled) => Reason::ApiDisabled,
+        403 => Reason::PermissionDenied,
+        // Without Google's own body a 404 says that the address is wrong, not the account.
+        404 if endpoint == Endpoint::IamCredentials && google.is_some() => Reason::ServiceAccountNotFound,
+        408 => Reason::UpstreamTimeout,
+        429 => Reason::QuotaExceeded,
+        500..=599 => Reason::UpstreamUnavailable,
+        _ => Reason::UnexpectedResponse,
+    };
+    let class = match status.as_u16() {
+        408 | 429 => Class::Passing,
+        400..=499 => Class::Refused,
+        _ => reason.class(),
+    };
+    (reason, class)
+}
+
+/// Reads a `Retry-After` (RFC 9110, 10.2.3): seconds or an HTTP date, at most [`MAX_RETRY_AFTER`]; a date in the past is
+/// zero; anything else is none.
+#[must_use]
+pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    let after = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        // More digits than fit is longer than any bound.
+        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
+    } else {
+        httpdate::parse_http_date(value)
+            .ok()?
+            .duration_since(now)
+            .unwrap_or(Duration::ZERO)
+    };
+    Some(after.min(MAX_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Error {
+        Error::from_answer(
+            Endpoint::IamCredentials,
+            StatusCode::from_u16(status).expect("a status"),
+            None,
+            body.as_bytes(),
+        )
+    }
+
+    #[test]
+    fn classes_and_reasons() {
+        let body = r#"{"error":{"code":1,"message":"m","status":"S"}}"#;
+        for (status, reason, class) in [
+            (302, "UnexpectedResponse", Class::Passing),
+            (400, "InvalidArgument", Class::Refused),
+            (401, "CredentialsRejected", Class::Refused),
+            (403, "PermissionDenied", Class::Refused),
+            (404, "ServiceAccountNotFound", Class::Refused),
+            (405, "UnexpectedResponse", Class::Refused),
+            (408, "UpstreamTimeout", Class::Passing),
+            (429, "QuotaExceeded", Class::Passing),
+            (500, "UpstreamUnavailable", Class::Passing),
+            (503, "UpstreamUnavailable", Class::Passing),
+        ] {
+            let error = answer(status, body);
+            assert_eq!((error.reason(), error.class()), (reason, class), "{status}");
+            assert_eq!(error.status(), Some(status));
+        }
+        assert_eq!(
+            answer(404, "<html>nothing here</html>").reason(),
+            "UnexpectedResponse"
+        );
+    }
+
+    #[test]
+    fn api_disabled_in_words_and_in_details() {
+        let in_words = answer(
+            403,
+            r#"{"error":{"code":403,"status":"PERMISSION_DENIED","message":"IAM Service Account Credentials API has not been used in project 12 before or it is disabled."}}"#,
+        );
+        assert_eq!(in_words.reason(), "ApiDisabled");
+        let in_details = answer(
+            403,
+            r#"{"error":{"code":403,"message":"no","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"SERVICE_DISABLED"}]}}"#,
+        );
+        assert_eq!(in_details.reason(), "ApiDisabled");
+    }
+
+    #[test]
+    fn raw_bodies_and_tokens_stay_out() {
+        let error = answer(502, "<html>secret page ya29.abcdefghijkl</html>");
+        assert!(!error.to_string().contains("secret page"), "{error}");
+        let error = answer(
+            400,
+            r#"{"error":{"code":400,"message":"bad token eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2ln\u001b[31m"}}"#,
+        );
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("eyJ") && !shown.contains('\u{1b}'), "{shown}");
+        let error = answer(
+            400,
+            &format!(r#"{{"error":{{"message":"{}"}}}}"#, "long ".repeat(1000)),
+        );
+        assert!(error.to_string().chars().count() <= MAX_MESSAGE_CHARS + 1);
+    }
+
+    #[test]
+    fn retry_after() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let read = |value| parse_retry_after(value, now).map(|after| after.as_secs());
+        assert_eq!(read("7"), Some(7));
+        assert_eq!(read(" 7 "), Some(7));
+        assert_eq!(read("999999999999999999999999"), Some(3600));
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:47 GMT"), Some(10));
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:07 GMT"), Some(0));
+        assert_eq!(read("Sun, 06 Nov 2094 08:49:47 GMT"), Some(3600));
+        assert_eq!(read("-1"), None);
+        assert_eq!(read("1.5"), None);
+        assert_eq!(read(""), None);
+    }
+}

@@ -1,0 +1,231 @@
+//! The HTTP client for Google's endpoints: TLS by aws-lc-rs, no redirects, bounded time and size, careful headers.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, RequestBuilder, StatusCode};
+use rustls::ClientConfig;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::config::{ConfigError, GoogleConfig, is_link_local, is_loopback};
+use super::error::{Endpoint, Error, Reason, chain, parse_retry_after};
+
+/// The longest answer that is read, in bytes. Google's are below 4 KiB.
+pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// The header that ends up in Google's audit log:
+/// <https://cloud.google.com/logging/docs/audit/understanding-audit-logs#request-reason>.
+const REQUEST_REASON: &str = "x-goog-request-reason";
+
+/// The longest request reason, in bytes: a namespace and a name of Kubernetes, 63 + 1 + 253.
+const MAX_REQUEST_REASON: usize = 320;
+
+const USER_AGENT: &str = concat!("idtoken-operator/", env!("CARGO_PKG_VERSION"));
+
+/// Two clients that differ in one thing: whether they go through the proxy of the environment.
+#[derive(Clone, Debug)]
+pub(crate) struct Http {
+    proxied: Client,
+    direct: Client,
+}
+
+/// A whole answer. The body is wiped on drop, since it may hold a token.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Zeroizing<Vec<u8>>,
+}
+
+impl Answer {
+    /// What `Retry-After` asks for.
+    pub(crate) fn retry_after(&self, now: SystemTime) -> Option<Duration> {
+        parse_retry_after(self.headers.get(RETRY_AFTER)?.to_str().ok()?, now)
+    }
+}
+
+impl Http {
+    /// Sets up TLS and the clients. A process-wide provider is installed if there is none yet, because the Google
+    /// library makes clients of its own from it and panics without one.
+    pub(crate) fn new(config: &GoogleConfig) -> Result<Self, ConfigError> {
+        if CryptoProvider::get_default().is_none() {
+            // An error means that another thread was faster, which is as good.
+            let _ = aws_lc_rs::default_provider().install_default();
+        }
+        let tls = tls_config(config.ca_file.as_deref())?;
+        let builder = || {
+            Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .referer(false)
+                .user_agent(USER_AGENT)
+                .timeout(config.timeout)
+                .connect_timeout(config.timeout / 2)
+                // Shorter than the idle limit of Google's front ends, so that a renewal does not meet a dead connection.
+                .pool_idle_timeout(Duration::from_secs(60))
+                .tcp_keepalive(Duration::from_secs(30))
+        };
+        let build = |builder: reqwest::ClientBuilder| {
+            builder
+                .build()
+                .map_err(|error| ConfigError::Client(chain(&error.without_url())))
+        };
+        Ok(Self {
+            proxied: build(builder())?,
+            direct: build(builder().no_proxy())?,
+        })
+    }
+
+    /// The client for a URL. What stays on this machine or link never goes through a proxy: the metadata server would
+    /// answer with the proxy's identity.
+    pub(crate) fn client(&self, url: &Url) -> &Client {
+        let is_metadata = url.host_str() == Some("metadata.google.internal");
+        if is_loopback(url) || is_link_local(url) || is_metadata {
+            &self.direct
+        } else {
+            &self.proxied
+        }
+    }
+
+    /// Sends a request and reads the whole answer, whatever its status.
+    pub(crate) async fn send(&self, endpoint: Endpoint, request: RequestBuilder) -> Result<Answer, Error> {
+        let transport = |error| Error::from_transport(endpoint, error);
+        let mut response = request.send().await.map_err(transport)?;
+        // Room for the longest answer at once: growing would leave copies of a token in freed memory.
+        let mut body = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
+        while let Some(chunk) = response.chunk().await.map_err(transport)? {
+            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+                let message =
+                    format!("an answer longer than {MAX_ANSWER_BYTES} bytes was not read to its end");
+                let error = Error::new(endpoint, Reason::UnexpectedResponse, &message);
+                return Err(error.with_status(response.status().as_u16()));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer {
+            status: response.status(),
+            headers: std::mem::take(response.headers_mut()),
+            body,
+        })
+    }
+}
+
+/// Adds a bearer; `None` when it holds what no header can.
+pub(crate) fn with_bearer(request: RequestBuilder, bearer: &str) -> Option<RequestBuilder> {
+    let mut header = Zeroizing::new(String::with_capacity(bearer.len() + 7));
+    header.push_str("Bearer ");
+    header.push_str(bearer);
+    let mut value = HeaderValue::from_str(&header).ok()?;
+    // Keeps it out of the logs of the HTTP libraries.
+    value.set_sensitive(true);
+    Some(request.header(AUTHORIZATION, value))
+}
+
+/// Adds why the call is made, for Google's audit log; characters that have no place in `namespace/name` become `_`.
+pub(crate) fn with_request_reason(request: RequestBuilder, reason: &str) -> RequestBuilder {
+    match HeaderValue::from_str(&request_reason(reason)) {
+        Ok(value) if !value.is_empty() => request.header(REQUEST_REASON, value),
+        _ => request,
+    }
+}
+
+fn request_reason(reason: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | ':');
+    reason
+        .chars()
+        .take(MAX_REQUEST_REASON)
+        .map(|c| if allowed(c) { c } else { '_' })
+        .collect()
+}
+
+fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, ConfigError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let extra = ca_file.map(read_certificates).transpose()?.unwrap_or_default();
+    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, provider.clone())
+        .map_err(ConfigError::Tls)?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(ConfigError::Tls)?
+        // Rustls calls every verifier "dangerous" that it did not make; this one is the platform's.
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let wrong = |detail: String| ConfigError::CaPem {
+        path: path.to_owned(),
+        detail,
+    };
+    let pem = std::fs::read(path).map_err(|source| ConfigError::CaFile {
+        path: path.to_owned(),
+        source,
+    })?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| wrong(format!("{error:?}")))?;
+    if certificates.is_empty() {
+        return Err(wrong("there is none in it".to_owned()));
+    }
+    Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http() -> Http {
+        Http::new(&GoogleConfig::default()).expect("a client")
+    }
+
+    #[test]
+    fn request_reason_is_a_harmless_header() {
+        assert_eq!(request_reason("shop/billing"), "shop/billing");
+        assert_eq!(request_reason("a\r\nx-evil: 1 é"), "a__x-evil:_1__");
+        assert_eq!(request_reason(&"x".repeat(5000)).len(), MAX_REQUEST_REASON);
+        let request = with_request_reason(http().direct.get("http://localhost/"), "a\r\nb")
+            .build()
+            .expect("builds");
+        assert_eq!(request.headers()[REQUEST_REASON], "a__b");
+        let request = with_request_reason(http().direct.get("http://localhost/"), "")
+            .build()
+            .expect("builds");
+        assert!(request.headers().get(REQUEST_REASON).is_none());
+    }
+
+    #[test]
+    fn bearer_is_sensitive() {
+        let get = || http().direct.get("http://localhost/");
+        let request = with_bearer(get(), "abc")
+            .and_then(|request| request.build().ok())
+            .expect("builds");
+        assert_eq!(request.headers()[AUTHORIZATION], "Bearer abc");
+        assert!(request.headers()[AUTHORIZATION].is_sensitive());
+        assert!(!format!("{request:?}").contains("abc"));
+        assert!(with_bearer(get(), "a\nb").is_none());
+    }
+
+    #[test]
+    fn ca_file_is_checked() {
+        let config = |path: &str| GoogleConfig {
+            ca_file: Some(path.into()),
+            ..GoogleConfig::default()
+        };
+        assert!(matches!(
+            Http::new(&config("/nonexistent/ca.pem")),
+            Err(ConfigError::CaFile { .. })
+        ));
+        assert!(matches!(
+            Http::new(&config("/dev/null")),
+            Err(ConfigError::CaPem { .. })
+        ));
+    }
+}

@@ -1,0 +1,159 @@
+//! `generateIdToken` of the IAM Service Account Credentials API:
+//! <https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateIdToken>.
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::error::{Endpoint, Error, Reason};
+use super::http::{with_bearer, with_request_reason};
+use super::text::printable;
+use super::upstream::Upstream;
+use crate::token::IdToken;
+
+/// An ID token that a service account is to be impersonated for.
+#[derive(Clone, Copy, Debug)]
+pub struct Impersonation<'a> {
+    /// The account, by e-mail or numeric unique id.
+    pub service_account: &'a str,
+    /// The audience of the token.
+    pub audience: &'a str,
+    /// Whether the token is to have the claims `email` and `email_verified`.
+    pub include_email: bool,
+    /// Whether the token is to have the claim `google.organization_number`.
+    pub include_organization_number: bool,
+    /// The chain of accounts between the caller and `service_account`, by e-mail or unique id.
+    pub delegates: &'a [String],
+    /// What the call is made for, `namespace/name`; it ends up in Google's audit log.
+    pub request_reason: &'a str,
+}
+
+/// The endpoint. It does not know whose bearer it is given.
+#[derive(Debug)]
+pub(crate) struct IamCredentials {
+    upstream: Upstream,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    audience: &'a str,
+    include_email: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    organization_number_included: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    delegates: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Response {
+    token: String,
+}
+
+impl IamCredentials {
+    pub(crate) fn new(upstream: Upstream) -> Self {
+        Self { upstream }
+    }
+
+    pub(crate) fn upstream_mut(&mut self) -> &mut Upstream {
+        &mut self.upstream
+    }
+
+    /// Asks for an ID token with a caller's access token. The answer is parsed, not yet compared with what was asked for.
+    pub(crate) async fn generate_id_token(
+        &self,
+        bearer: &str,
+        asked: &Impersonation<'_>,
+    ) -> Result<IdToken, Error> {
+        for name in std::iter::once(asked.service_account).chain(asked.delegates.iter().map(String::as_str)) {
+            check_name(name)?;
+        }
+        let resource = format!("{}:generateIdToken", asked.service_account);
+        let url = self
+            .upstream
+            .url(["v1", "projects", "-", "serviceAccounts", &resource]);
+        let request = self.upstream.client().post(url).json(&Request {
+            audience: asked.audience,
+            include_email: asked.include_email,
+            organization_number_included: asked.include_organization_number,
+            delegates: asked
+                .delegates
+                .iter()
+                .map(|name| format!("projects/-/serviceAccounts/{name}"))
+                .collect(),
+        });
+        let request = with_bearer(request, bearer).ok_or_else(|| {
+            let message = "the access token of the caller holds characters that no header can";
+            Error::new(Endpoint::IamCredentials, Reason::CredentialsUnavailable, message)
+        })?;
+        let answer = self
+            .upstream
+            .call(with_request_reason(request, asked.request_reason))
+            .await?;
+        let status = answer.status.as_u16();
+        // The parser's own words could quote the answer.
+        let Response { token } = serde_json::from_slice(&answer.body).map_err(|_| {
+            let message = "the IAM Service Account Credentials API answered without a token";
+            Error::new(Endpoint::IamCredentials, Reason::UnexpectedResponse, message).with_status(status)
+        })?;
+        IdToken::parse(Zeroizing::new(token))
+            .map_err(|error| Error::from_token(Endpoint::IamCredentials, &error).with_status(status))
+    }
+}
+
+/// A name with a slash would be another resource in `delegates`, where no encoding keeps it one segment.
+fn check_name(name: &str) -> Result<(), Error> {
+    let is_name =
+        !name.is_empty() && name.len() <= 320 && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+    if is_name {
+        return Ok(());
+    }
+    let message = format!(
+        "{:?} is not the e-mail or unique id of a service account",
+        printable(name, 128)
+    );
+    Err(Error::new(
+        Endpoint::IamCredentials,
+        Reason::InvalidArgument,
+        &message,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn body_is_googles() {
+        let body = |delegates: &[&str], organization_number_included| {
+            serde_json::to_string(&Request {
+                audience: "https://a",
+                include_email: true,
+                organization_number_included,
+                delegates: delegates.iter().map(|name| (*name).to_owned()).collect(),
+            })
+            .expect("serializes")
+        };
+        assert_eq!(
+            body(&[], false),
+            r#"{"audience":"https://a","includeEmail":true}"#
+        );
+        assert_eq!(
+            body(&["x"], true),
+            r#"{"audience":"https://a","includeEmail":true,"organizationNumberIncluded":true,"delegates":["x"]}"#
+        );
+    }
+
+    #[test]
+    fn names_are_checked() {
+        for good in ["a@p.iam.gserviceaccount.com", "123", "a:b@c"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a/b", "a b", "a\n", "é", &"x".repeat(400)] {
+            assert_eq!(
+                check_name(bad).map_err(|error| error.reason()),
+                Err("InvalidArgument"),
+                "{bad}"
+            );
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The client of Google's token endpoints. It knows nothing of Kubernetes.
+//!
+//! [`Minter`] picks the flow. Each endpoint has a file of its own and an `Upstream` (its address, limits and observer); what
+//! all share is below them: `http` (TLS, time and size limits), `limits`, and [`Error`], whose messages are safe to show.
+//! `adc` gives the operator's own access token; `iam_credentials` does not care whose access token it is given.
+
+mod adc;
+mod adc_error;
+mod advice;
+mod answer;
+mod config;
+mod credential_file;
+mod error;
+mod http;
+mod iam_credentials;
+mod limits;
+mod principal;
+pub mod shell;
+pub mod text;
+mod upstream;
+
+use std::fmt;
+
+pub use self::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig, check_endpoint};
+pub use self::error::{Class, Endpoint, Error, MAX_RETRY_AFTER, Reason, parse_retry_after};
+pub use self::iam_credentials::Impersonation;
+pub use self::upstream::{CallRecord, Observer};
+
+use self::adc::Adc;
+use self::http::Http;
+use self::iam_credentials::IamCredentials;
+use self::principal::Principal;
+use self::upstream::Upstream;
+use crate::token::IdToken;
+
+/// Gets ID tokens from Google. One is enough for a process; share it in an `Arc`.
+pub struct Minter {
+    adc: Adc,
+    iam_credentials: IamCredentials,
+}
+
+impl Minter {
+    /// Sets up the client. No credential is read and no call made yet, so the operator starts without either.
+    ///
+    /// # Errors
+    /// A setting that cannot be used, an unreadable CA file, or no TLS roots at all.
+    pub fn new(config: GoogleConfig) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let http = Http::new(&config)?;
+        let base = config.endpoint("iamcredentials", config.iam_credentials_url.as_ref())?;
+        let upstream = Upstream::new(Endpoint::IamCredentials, base, http.clone(), &config);
+        Ok(Self {
+            adc: Adc::new(&config, http)?,
+            iam_credentials: IamCredentials::new(upstream),
+        })
+    }
+
+    /// Has `observer` hear of every call.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Observer) -> Self {
+        self.iam_credentials.upstream_mut().set_observer(observer);
+        self
+    }
+
+    /// Impersonates a service account with the operator's own identity. The token is parsed; compare it with what was asked
+    /// for by [`IdToken::verify`].
+    ///
+    /// # Errors
+    /// [`Reason::SelfImpersonation`] without any call to the API when the account or a delegate is the operator's own
+    /// identity; otherwise what the credentials, the limits or Google said, with what to do about it.
+    pub async fn impersonate(&self, asked: &Impersonation<'_>) -> Result<IdToken, Error> {
+        // Unknown because nothing tells is one thing; unknown because the metadata server is down must not let it pass.
+        let principal = self.adc.principal().await?;
+        let delegates = asked.delegates.iter().map(String::as_str);
+        refuse_own(
+            principal.as_ref(),
+            std::iter::once(asked.service_account).chain(delegates),
+        )?;
+        let bearer = self.adc.bearer().await?;
+        match self.iam_credentials.generate_id_token(&bearer.token, asked).await {
+            Ok(token) => {
+                // An account asked for by unique id shows its e-mail only now.
+                let claims = token.claims();
+                refuse_own(
+                    principal.as_ref(),
+                    claims.email.as_deref().into_iter().chain([claims.sub.as_str()]),
+                )?;
+                Ok(token)
+            }
+            Err(error) => {
+                let error = advice::for_impersonation(
+                    error,
+                    principal.as_ref(),
+                    asked.service_account,
+                    asked.delegates,
+                );
+                if error.kind() == Reason::CredentialsRejected {
+                    self.adc.reject(&bearer, &error).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The e-mail or name of the operator's own identity; `None` where nothing tells, or at this moment nothing answers.
+    pub async fn principal(&self) -> Option<String> {
+        self.adc
+            .principal()
+            .await
+            .ok()
+            .flatten()
+            .map(|principal| principal.to_string())
+    }
+}
+
+fn refuse_own<'n>(
+    principal: Option<&Principal>,
+    names: impl IntoIterator<Item = &'n str>,
+) -> Result<(), Error> {
+    match names
+        .into_iter()
+        .find(|name| principal.is_some_and(|principal| principal.is(name)))
+    {
+        Some(own) => {
+            let message = advice::self_impersonation(own);
+            Err(Error::new(
+                Endpoint::IamCredentials,
+                Reason::SelfImpersonation,
+                &message,
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
+impl fmt::Debug for Minter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Minter")
+            .field("iam_credentials", &self.iam_credentials)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,243 @@
+//! Makes outside text safe to show: secrets redacted, control characters escaped, length bounded.
+
+/// What stands in for a secret.
+const REDACTED: &str = "[redacted]";
+
+/// An unbroken run of mixed letters and digits of this length is taken for key material.
+const OPAQUE_RUN: usize = 64;
+
+/// Escapes control and direction-changing characters and cuts after `max_chars`, for values that are no secrets.
+#[must_use]
+pub fn printable(text: &str, max_chars: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(max_chars));
+    let mut chars = text.chars();
+    for c in chars.by_ref().take(max_chars) {
+        if is_unsafe(c) {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
+    }
+    if chars.next().is_some() {
+        out.push('…');
+    }
+    out
+}
+
+/// As [`printable`], after everything that looks like a credential was taken out.
+#[must_use]
+pub fn redacted(text: &str, max_chars: usize) -> String {
+    // Redaction comes first: a token cut in the middle would no longer be recognized.
+    printable(&redact(text), max_chars)
+}
+
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+fn redact(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let run_end = rest.find(|c: char| !is_token_char(c)).unwrap_or(rest.len());
+        let (run, after) = rest.split_at(run_end);
+        let cut = if follows_scheme(&out) && run.len() >= 8 {
+            Some(0)
+        } else {
+            secret_start(run)
+        };
+        match cut {
+            Some(start) => {
+                out.push_str(&run[..start]);
+                out.push_str(REDACTED);
+            }
+            None if after.starts_with('@') || after.starts_with(':') => {
+                push_unless_userinfo(&mut out, run, after, &mut rest);
+                continue;
+            }
+            None => out.push_str(run),
+        }
+        let gap_end = after.find(is_token_char).unwrap_or(after.len());
+        out.push_str(&after[..gap_end]);
+        rest = &after[gap_end..];
+    }
+    out
+}
+
+/// `user:password@` after `://`, as in a proxy's address.
+fn push_unless_userinfo<'t>(out: &mut String, run: &str, after: &'t str, rest: &mut &'t str) {
+    let mut gap_end = after.find(is_token_char).unwrap_or(after.len());
+    let in_authority = out.ends_with(':') && run.starts_with("//");
+    if in_authority {
+        let authority_end = after
+            .find(|c: char| c.is_whitespace() || c == '/')
+            .unwrap_or(after.len());
+        if let Some(at) = after[..authority_end].rfind('@') {
+            out.push_str("//");
+            out.push_str(REDACTED);
+            out.push('@');
+            *rest = &after[at + 1..];
+            return;
+        }
+    }
+    out.push_str(run);
+    if gap_end == 0 {
+        gap_end = after.chars().next().map_or(0, char::len_utf8);
+    }
+    out.push_str(&after[..gap_end]);
+    *rest = &after[gap_end..];
+}
+
+fn is_token_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~' | '+' | '=' | '%' | '/')
+}
+
+/// Whether the text so far ends in `Bearer `, `Basic ` or a key that names a secret.
+fn follows_scheme(before: &str) -> bool {
+    let tail: String = before
+        .chars()
+        .rev()
+        .take(24)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .collect();
+    let tail = tail.to_ascii_lowercase();
+    let word = tail.trim_end_matches([' ', ':', '"', '\'', '\\', '=']);
+    word.len() < tail.len()
+        && [
+            "bearer",
+            "basic",
+            "_token",
+            "assertion",
+            "client_secret",
+            "private_key",
+            "password",
+        ]
+        .iter()
+        .any(|scheme| word.ends_with(scheme))
+}
+
+/// Where in a run of token characters a credential begins.
+fn secret_start(run: &str) -> Option<usize> {
+    // Google's access tokens, refresh tokens, OAuth client secrets and API keys. Not only at the start of a word: what
+    // comes before may be percent-encoded.
+    let marked = ["ya29.", "1//0", "GOCSPX-", "AIza"]
+        .iter()
+        .filter_map(|mark| run.find(mark).filter(|i| run.len() - i >= 12))
+        .min();
+    let jwt = run
+        .match_indices("ey")
+        .map(|(i, _)| i)
+        .find(|&i| looks_like_jwt(&run[i..]));
+    let opaque = || {
+        run.split(['/', '.', '=', '%'])
+            .any(|part| {
+                part.len() >= OPAQUE_RUN
+                    && part.bytes().any(|b| b.is_ascii_digit())
+                    && part.bytes().any(|b| b.is_ascii_uppercase())
+                    && part.bytes().any(|b| b.is_ascii_lowercase())
+            })
+            .then_some(0)
+    };
+    match (marked, jwt) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b).or_else(opaque),
+    }
+}
+
+fn looks_like_jwt(text: &str) -> bool {
+    // `eyJ` is `{"` in base64; a JWT's header may also begin with a space or a line break after the brace.
+    let mut parts = text.split('.');
+    let long_enough = [16, 16, 4]
+        .iter()
+        .all(|&least| parts.next().is_some_and(|part| part.len() >= least));
+    long_enough || (text.starts_with("eyJ") && text.len() >= 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JWT: &str = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2lnbmF0dXJl";
+
+    #[test]
+    fn redacts_credentials() {
+        for secret in [
+            JWT,
+            "ya29.a0AfH6SMBxyz-_123456",
+            "ya29.d.c0ASRK0GZ",
+            "eyAiYWxnIjoiUlMyNTYifQ.eyAiYXVkIjoieCJ9AAAA.c2lnbmF0dXJl",
+            "1//0gAbCdEfGhIjKlMn",
+            "GOCSPX-abcdefghijkl",
+            "eyJhbGciOiJSUzI1NiIsImtpZCI6",
+        ] {
+            for text in [
+                secret.to_owned(),
+                format!("got {secret}, sorry"),
+                format!("token={secret}"),
+                format!("[{secret}]"),
+                format!("https://x.example/?t={secret}&u=1"),
+                format!("{{\"access_token\":\"{secret}\"}}"),
+                format!("Authorization: Bearer {secret}"),
+                format!("bob:{secret}"),
+                format!("@{secret}@"),
+            ] {
+                let safe = redacted(&text, 512);
+                assert!(!safe.contains(&secret[3..12]), "{text} became {safe}");
+                assert!(safe.contains(REDACTED), "{text} became {safe}");
+            }
+        }
+        assert!(!redacted("Bearer opaque-secret", 512).contains("opaque"));
+        let key = format!("MII{}9aZ", "Ab3".repeat(30));
+        assert_eq!(redacted(&key, 512), REDACTED);
+    }
+
+    #[test]
+    fn redacts_userinfo() {
+        assert_eq!(
+            redacted("proxy http://bob:pa55@proxy:3128 says no", 512),
+            "proxy http://[redacted]@proxy:3128 says no"
+        );
+        assert_eq!(redacted("http://bob@proxy/", 512), "http://[redacted]@proxy/");
+        assert_eq!(redacted("http://proxy:3128/a@b", 512), "http://proxy:3128/a@b");
+    }
+
+    #[test]
+    fn leaves_plain_text_alone() {
+        for text in [
+            "Permission 'iam.serviceAccounts.getOpenIdToken' denied on resource (or it may not exist).",
+            "Not found; Gaia id not found for email caller@p.iam.gserviceaccount.com",
+            "IAM Service Account Credentials API has not been used in project 1234567890 before or it is disabled. Enable it \
+             by visiting https://console.developers.google.com/apis/api/iamcredentials.googleapis.com/overview?project=12 then retry.",
+            "the keys eye and they.eat.more",
+        ] {
+            assert_eq!(redacted(text, 512), text);
+        }
+    }
+
+    #[test]
+    fn bounds_and_escapes() {
+        assert_eq!(printable("a\nb\u{202e}c", 16), "a\\nb\\u{202e}c");
+        assert_eq!(printable("abcdef", 3), "abc…");
+        assert_eq!(printable("abc", 3), "abc");
+        let cut = format!("{} {JWT}", "x".repeat(500));
+        assert!(!redacted(&cut, 512).contains("eyJ"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics_and_hides_jwts(before in "\\PC{0,40}", after in "[^A-Za-z0-9._~+=%/-]\\PC{0,40}") {
+            let safe = redacted(&format!("{before} {JWT}{after}"), 4096);
+            proptest::prop_assert!(!safe.contains("c2lnbmF0dXJl"));
+        }
+
+        #[test]
+        fn any_text_is_bounded(text in proptest::prelude::any::<String>()) {
+            let safe = redacted(&text, 64);
+            proptest::prop_assert!(safe.chars().count() <= 64 * 10 + 1);
+            proptest::prop_assert!(!safe.contains(char::is_control));
+        }
+    }
+}

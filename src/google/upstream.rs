@@ -1,0 +1,169 @@
+//! One endpoint of Google's: where it is, what holds calls to it back, and who hears of them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use reqwest::{Client, RequestBuilder};
+use tokio::time::Instant;
+use url::Url;
+
+use super::config::GoogleConfig;
+use super::error::{Endpoint, Error};
+use super::http::{Answer, Http};
+use super::limits::Limits;
+
+/// One call that was made (or held back by the limits), for metrics. No label has an unbounded number of values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallRecord {
+    /// Where it went, such as `iamcredentials`.
+    pub endpoint: &'static str,
+    /// The HTTP status where it is a common one, `2xx` to `5xx` for the others, else the
+    /// [reason](super::Error::reason) why there was none.
+    pub code: &'static str,
+    /// From sending the request to the last byte; zero when it was not sent.
+    pub duration: Duration,
+    /// How long the rate limit and the in-flight cap held it back.
+    pub waited: Duration,
+}
+
+/// Hears of every call; must not block.
+pub type Observer = Arc<dyn Fn(&CallRecord) + Send + Sync>;
+
+/// An endpoint with its limits.
+pub(crate) struct Upstream {
+    endpoint: Endpoint,
+    base: Url,
+    http: Http,
+    limits: Limits,
+    observer: Option<Observer>,
+}
+
+impl Upstream {
+    pub(crate) fn new(endpoint: Endpoint, base: Url, http: Http, config: &GoogleConfig) -> Self {
+        let limits = Limits::new(
+            endpoint,
+            config.rate_per_second,
+            config.max_in_flight,
+            config.max_wait,
+        );
+        Self {
+            endpoint,
+            base,
+            http,
+            limits,
+            observer: None,
+        }
+    }
+
+    pub(crate) fn set_observer(&mut self, observer: Observer) {
+        self.observer = Some(observer);
+    }
+
+    /// A URL below the base; every segment is percent-encoded, so that none can become two.
+    pub(crate) fn url<'s>(&self, segments: impl IntoIterator<Item = &'s str>) -> Url {
+        let mut url = self.base.clone();
+        // Only URLs without a host have no path segments, and those are refused as a base.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
+    /// The client to make a request with.
+    pub(crate) fn client(&self) -> &Client {
+        self.http.client(&self.base)
+    }
+
+    /// Waits for the limits, sends, and turns every answer but success into an error.
+    pub(crate) async fn call(&self, request: RequestBuilder) -> Result<Answer, Error> {
+        let asked = Instant::now();
+        let admission = self.limits.acquire().await.inspect_err(|error| {
+            self.record(error.reason(), Duration::ZERO, asked.elapsed());
+        })?;
+        let sent = Instant::now();
+        let result = self.http.send(self.endpoint, request).await.and_then(|answer| {
+            if answer.status.is_success() {
+                return Ok(answer);
+            }
+            let retry_after = answer.retry_after(SystemTime::now());
+            Err(Error::from_answer(
+                self.endpoint,
+                answer.status,
+                retry_after,
+                &answer.body,
+            ))
+        });
+        let code = match &result {
+            Ok(answer) => status_label(answer.status.as_u16()),
+            Err(error) => error.status().map_or(error.reason(), status_label),
+        };
+        self.record(code, sent.elapsed(), admission.waited);
+        result.inspect_err(|error| self.limits.observe(error))
+    }
+
+    fn record(&self, code: &'static str, duration: Duration, waited: Duration) {
+        if let Some(observer) = &self.observer {
+            observer(&CallRecord {
+                endpoint: self.endpoint.as_str(),
+                code,
+                duration,
+                waited,
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream")
+            .field("endpoint", &self.endpoint)
+            .field("base", &self.base.as_str())
+            .finish()
+    }
+}
+
+fn status_label(status: u16) -> &'static str {
+    match status {
+        200 => "200",
+        400 => "400",
+        401 => "401",
+        403 => "403",
+        404 => "404",
+        408 => "408",
+        429 => "429",
+        500 => "500",
+        502 => "502",
+        503 => "503",
+        504 => "504",
+        201..=299 => "2xx",
+        300..=399 => "3xx",
+        405..=499 | 402 => "4xx",
+        _ => "5xx",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_stay_one() {
+        let config = GoogleConfig::default();
+        let http = Http::new(&config).expect("a client");
+        let base = |url: &str| {
+            Upstream::new(
+                Endpoint::IamCredentials,
+                Url::parse(url).expect("a URL"),
+                http.clone(),
+                &config,
+            )
+        };
+        let url = base("https://h/").url(["v1", "-", "a@b.c:generateIdToken"]);
+        assert_eq!(url.as_str(), "https://h/v1/-/a@b.c:generateIdToken");
+        let url = base("https://h/p/").url(["v1", "../x?y#z%2f:go"]);
+        assert_eq!(url.as_str(), "https://h/p/v1/..%2Fx%3Fy%23z%252f:go");
+        let url = base("https://h/p").url(["v1"]);
+        assert_eq!(url.as_str(), "https://h/p/v1");
+    }
+}
