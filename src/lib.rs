@@ -1,4 +1,20 @@
 //! Keeps Google-signed OIDC ID tokens in Kubernetes Secrets, always fresh.
+//!
+//! A request flows from a watch to a Secret through the phases of [`controller`]: observe → validate → authorize → plan → mint →
+//! render → apply → status. Phases that decide are pure and take the time as an argument; those with effects are at the edges.
+//!
+//! - [`api`]: the kinds, conditions and annotations.
+//! - [`controller`]: watches, caches and the phases.
+//! - [`google`]: Google's token endpoints; knows nothing of Kubernetes.
+//! - [`token`]: the ID token, its claims and its checks.
+//! - [`cli`], [`app`], [`telemetry`], [`metrics`], [`admin`]: the process around them.
+
+pub mod admin;
 pub mod api;
+pub mod app;
+pub mod cli;
+pub mod controller;
 pub mod google;
+pub mod metrics;
+pub mod telemetry;
 pub mod token;

@@ -44,10 +44,14 @@ pub mod annotations {
     pub const ISSUED: &str = "idtoken.dev/issue-time";
     /// On a Secret: the token's `exp`, RFC 3339.
     pub const EXPIRES: &str = "idtoken.dev/expiration-time";
+    /// On a Secret: fingerprint of the token, by which a change of it is seen.
+    pub const DIGEST: &str = "idtoken.dev/token-digest";
     /// On a Secret: when the token is renewed, RFC 3339.
     pub const RENEWS: &str = "idtoken.dev/renewal-time";
     /// On a Secret: names, comma separated, of the keys, labels and annotations that we wrote, so that a removed one can be taken back.
     pub const OWNED: &str = "idtoken.dev/owned-fields";
+    /// On a Secret: it was adopted, and stays when its request is deleted.
+    pub const ADOPTED: &str = "idtoken.dev/adopted";
     /// On an IdTokenRequest, by its author: any new value asks for a new token now.
     pub const RENEW: &str = "idtoken.dev/renew";
     /// On a foreign Secret, by its owner: the IdTokenRequest that may take it over.

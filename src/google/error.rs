@@ -431,7 +431,7 @@ mod tests {
         assert_eq!(read("999999999999999999999999"), Some(3600));
         assert_eq!(read("Sun, 06 Nov 1994 08:49:47 GMT"), Some(10));
         assert_eq!(read("Sun, 06 Nov 1994 08:49:07 GMT"), Some(0));
-        assert_eq!(read("Sun, 06 Nov 2094 08:49:47 GMT"), Some(3600));
+        assert_eq!(read("Sat, 06 Nov 2094 08:49:47 GMT"), Some(3600));
         assert_eq!(read("-1"), None);
         assert_eq!(read("1.5"), None);
         assert_eq!(read(""), None);

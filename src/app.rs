@@ -1,0 +1,155 @@
+//! Wiring; what starts and stops in which order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Client, Config};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::api::{FIELD_MANAGER, crds};
+use crate::cli::{Cli, Command, RunArgs};
+use crate::controller::{self, Context, grants::Grants, grants::GrantsFileError, index::Index};
+use crate::google::{CallRecord, ConfigError, Minter};
+use crate::metrics::Metrics;
+use crate::{admin, telemetry};
+
+/// Longest time for one answer of the Kubernetes API, watches aside, which speak at least this often.
+const KUBERNETES_READ_TIMEOUT: Duration = Duration::from_secs(295);
+const KUBERNETES_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the operator does not start or run on.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// The log filter.
+    #[error("--log is no filter such as info or info,idtoken_operator=debug: {0}")]
+    Log(#[from] tracing_subscriber::filter::ParseError),
+    /// No cluster.
+    #[error(
+        "no Kubernetes cluster is configured: set KUBECONFIG, or run in a pod with a ServiceAccount: {0}"
+    )]
+    Kubeconfig(#[from] kube::config::InferConfigError),
+    /// The client of the cluster.
+    #[error("the Kubernetes client cannot be set up: {0}")]
+    Kubernetes(#[from] kube::Error),
+    /// Settings of Google's endpoints.
+    #[error(transparent)]
+    Google(#[from] ConfigError),
+    /// The grants file.
+    #[error("--grants-file {path}: {source}")]
+    Grants {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: GrantsFileError,
+    },
+    /// The address of the admin server.
+    #[error("--listen {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What is wrong.
+        source: std::io::Error,
+    },
+    /// Signals, or standard output.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The CustomResourceDefinitions cannot be written.
+    #[error("the CustomResourceDefinitions cannot be written as YAML: {0}")]
+    Yaml(String),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The operator cannot start, or an essential part of it ended.
+pub async fn run(cli: Cli) -> Result<(), AppError> {
+    match cli.command {
+        Command::Run(args) => operate(*args).await,
+        Command::Crds => print_crds(&mut std::io::stdout()),
+    }
+}
+
+/// Writes the CustomResourceDefinitions as YAML documents.
+///
+/// # Errors
+/// Writing failed.
+pub fn print_crds(out: &mut impl std::io::Write) -> Result<(), AppError> {
+    for crd in crds() {
+        let yaml = serde_saphyr::to_string(&crd).map_err(|error| AppError::Yaml(error.to_string()))?;
+        write!(out, "---\n{yaml}")?;
+        if !yaml.ends_with('\n') {
+            writeln!(out)?;
+        }
+    }
+    Ok(())
+}
+
+async fn operate(args: RunArgs) -> Result<(), AppError> {
+    telemetry::start(args.log_format, &args.log)?;
+    let settings = args.settings();
+    let listen = args.listen;
+    let metrics = Arc::new(Metrics::default());
+    let observer = {
+        let metrics = metrics.clone();
+        Arc::new(move |call: &CallRecord| {
+            metrics.upstream(call.endpoint, call.code.to_string(), call.duration)
+        })
+    };
+    let minter = Minter::new(args.google.into())?.with_observer(observer);
+    let grants = Grants::default();
+    if let Some(path) = &settings.grants_file {
+        let refused = |source| AppError::Grants {
+            path: path.display().to_string(),
+            source,
+        };
+        grants.set_file(controller::grants::read_file(path).map_err(refused)?);
+    }
+    let client = client().await?;
+    let refused = |source| AppError::Listen {
+        address: listen.to_string(),
+        source,
+    };
+    let listener = TcpListener::bind(listen).await.map_err(refused)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "the operator starts");
+
+    let (synced, synced_receiver) = watch::channel(false);
+    let server = tokio::spawn(admin::serve(listener, metrics.clone(), synced_receiver));
+    let reporter = Reporter {
+        controller: FIELD_MANAGER.into(),
+        instance: std::env::var("HOSTNAME").ok(),
+    };
+    let ctx = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        client,
+        minter,
+        index: Index::default(),
+        grants,
+        metrics,
+        settings,
+    });
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("the operator ends: it finishes what is under way");
+    };
+    controller::run(ctx, synced, shutdown).await;
+    server.abort();
+    Ok(())
+}
+
+async fn client() -> Result<Client, AppError> {
+    let mut config = Config::infer().await?;
+    // Its own retries would wait behind our backs, where no deadline and no Retry-After rule reaches.
+    config.default_retry = false;
+    config.connect_timeout = Some(KUBERNETES_CONNECT_TIMEOUT);
+    config.read_timeout = Some(KUBERNETES_READ_TIMEOUT);
+    Ok(Client::try_from(config)?)
+}

@@ -1,0 +1,175 @@
+//! The command line: each flag has an environment variable of the same name.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use url::Url;
+
+use crate::controller::Settings;
+use crate::google::{DEFAULT_UNIVERSE, GoogleConfig};
+use crate::telemetry::LogFormat;
+
+/// Keeps Google-signed OIDC ID tokens in Kubernetes Secrets, always fresh.
+#[derive(Debug, Parser)]
+#[command(name = "idtoken-operator", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the operator against the cluster of KUBECONFIG or of its own pod.
+    Run(Box<RunArgs>),
+    /// Print the CustomResourceDefinitions as YAML, for kubectl apply -f -.
+    Crds,
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(
+        long,
+        env = "IDTOKEN_LISTEN",
+        default_value = "[::]:8080",
+        help_heading = "Operation"
+    )]
+    pub listen: SocketAddr,
+
+    /// Form of the log lines.
+    #[arg(
+        long,
+        env = "IDTOKEN_LOG_FORMAT",
+        value_enum,
+        default_value = "text",
+        help_heading = "Operation"
+    )]
+    pub log_format: LogFormat,
+
+    /// What is logged, such as info or info,idtoken_operator=debug.
+    #[arg(long, env = "IDTOKEN_LOG", default_value = "info", help_heading = "Operation")]
+    pub log: String,
+
+    /// How many requests are worked on at once.
+    #[arg(long, env = "IDTOKEN_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Operation")]
+    pub concurrency: u16,
+
+    /// Longest time for one request's work, in seconds.
+    #[arg(long, env = "IDTOKEN_RECONCILE_TIMEOUT", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Operation")]
+    pub reconcile_timeout: u64,
+
+    /// Grants beside the IdTokenGrant objects: a YAML list of {name, from, to}, read again whenever it changes.
+    #[arg(long, env = "IDTOKEN_GRANTS_FILE", help_heading = "Authorization")]
+    pub grants_file: Option<PathBuf>,
+
+    /// Google's endpoints and how they are called.
+    #[command(flatten)]
+    pub google: GoogleArgs,
+}
+
+/// Google's endpoints, shared with `kubectl idtoken`. Proxies are taken from HTTPS_PROXY and NO_PROXY.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Google")]
+pub struct GoogleArgs {
+    /// Universe domain of the endpoints and credentials.
+    #[arg(long, env = "IDTOKEN_UNIVERSE_DOMAIN", default_value = DEFAULT_UNIVERSE)]
+    pub universe_domain: String,
+
+    /// Base URL of the IAM Service Account Credentials API, for private endpoints; https unless loopback.
+    #[arg(long, env = "IDTOKEN_IAM_CREDENTIALS_URL")]
+    pub iam_credentials_url: Option<Url>,
+
+    /// PEM file of certificates that are trusted besides the platform's.
+    #[arg(long, env = "IDTOKEN_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Longest time for one call, in seconds.
+    #[arg(long, env = "IDTOKEN_GOOGLE_TIMEOUT", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub google_timeout: u64,
+
+    /// Calls a second for each endpoint; absent means no limit. Google's default quota is 1,000.
+    #[arg(long, env = "IDTOKEN_GOOGLE_RATE")]
+    pub google_rate: Option<NonZeroU32>,
+
+    /// Calls under way at once for each endpoint.
+    #[arg(long, env = "IDTOKEN_GOOGLE_MAX_IN_FLIGHT", default_value_t = 32)]
+    pub google_max_in_flight: usize,
+
+    /// Credential file, in place of GOOGLE_APPLICATION_CREDENTIALS.
+    #[arg(long, env = "IDTOKEN_CREDENTIALS_FILE")]
+    pub credentials_file: Option<PathBuf>,
+
+    /// Host that a credential file may name besides those of the universe; repeatable.
+    #[arg(
+        long = "allowed-credential-host",
+        env = "IDTOKEN_ALLOWED_CREDENTIAL_HOSTS",
+        value_delimiter = ','
+    )]
+    pub allowed_credential_hosts: Vec<String>,
+
+    /// Let a credential file name an executable.
+    #[arg(long, env = "IDTOKEN_ALLOW_EXECUTABLE_CREDENTIALS")]
+    pub allow_executable_credentials: bool,
+}
+
+impl From<GoogleArgs> for GoogleConfig {
+    fn from(args: GoogleArgs) -> Self {
+        Self {
+            universe_domain: args.universe_domain,
+            iam_credentials_url: args.iam_credentials_url,
+            ca_file: args.ca_file,
+            timeout: Duration::from_secs(args.google_timeout),
+            rate_per_second: args.google_rate,
+            max_in_flight: args.google_max_in_flight,
+            credentials_file: args.credentials_file,
+            allow_executable: args.allow_executable_credentials,
+            allowed_credential_hosts: args.allowed_credential_hosts,
+            ..Self::default()
+        }
+    }
+}
+
+impl RunArgs {
+    /// Settings of the controller.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            reconcile_timeout: Duration::from_secs(self.reconcile_timeout),
+            concurrency: self.concurrency,
+            grants_file: self.grants_file.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_flag_has_an_environment_variable_and_a_heading() {
+        Cli::command().debug_assert();
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        for arg in run
+            .get_arguments()
+            .filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version"))
+        {
+            assert!(
+                arg.get_env().is_some(),
+                "--{} has no environment variable",
+                arg.get_id()
+            );
+            assert!(
+                arg.get_help_heading().is_some(),
+                "--{} has no heading",
+                arg.get_id()
+            );
+        }
+    }
+}

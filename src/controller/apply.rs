@@ -1,0 +1,206 @@
+//! Writes the Secret: a POST first, later a patch with uid and resourceVersion, never forced. Whose a Secret is decides each write.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Resource;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Request as ApiRequest;
+use serde_json::Value;
+
+use super::Context;
+use super::fault::{KubeFault, code};
+use super::index::{Key, SecretMeta};
+use super::observe::{Content, read_secret};
+use super::plan::{Ownership, ownership};
+use super::render::Rendered;
+use super::validate::Request;
+use crate::api::{FIELD_MANAGER, conditions::reason};
+
+/// Tries against others that write the same Secret at the same moment.
+const TRIES: u32 = 4;
+
+/// What the Secret was before the write.
+#[derive(Debug)]
+pub enum Before {
+    /// The cache knows none.
+    Unknown,
+    /// It is as we left it.
+    Untouched(SecretMeta),
+    /// It was read.
+    Read(Box<Content>),
+}
+
+/// Writes `rendered`. Returns the Secret as written.
+///
+/// # Errors
+/// The Secret is somebody else's or immutable, or the API server refused or did not answer.
+pub async fn write(
+    ctx: &Arc<Context>,
+    request: &Request,
+    rendered: &Rendered,
+    before: Before,
+) -> Result<SecretMeta, KubeFault> {
+    let target = (request.namespace.clone(), request.target.name.clone());
+    let mut before = before;
+    for _ in 0..TRIES {
+        let step = match before {
+            Before::Unknown => create(ctx, request, rendered).await?,
+            Before::Untouched(meta) => {
+                patch(ctx, request, rendered.renew(&meta.uid, &meta.resource_version)).await?
+            }
+            Before::Read(content) => replace(ctx, request, rendered, *content).await?,
+        };
+        if let Some(meta) = step {
+            ctx.index.secret_written(target, meta.clone());
+            return Ok(meta);
+        }
+        before = match read_secret(&ctx.client, &target.0, &target.1).await? {
+            Some(content) => Before::Read(Box::new(content)),
+            None => {
+                ctx.index.secret_missing(&target);
+                Before::Unknown
+            }
+        };
+    }
+    Err(KubeFault::Unavailable {
+        verb: "patch",
+        resource: "secrets",
+        namespace: target.0,
+        problem: format!("Secret {} changed during each of {TRIES} tries", target.1),
+    })
+}
+
+/// Whose `content` is, as a fault where it is not ours to write.
+///
+/// # Errors
+/// [`KubeFault::SecretConflict`] or [`KubeFault::SecretImmutable`].
+pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool, KubeFault> {
+    let target: Key = (request.namespace.clone(), request.target.name.clone());
+    let controller = content
+        .meta
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true));
+    let controller = controller.map(|owner| format!("{} {}", owner.kind, owner.name));
+    // A named request that still wants this Secret comes after ours: our own rivals were ruled out before.
+    let outranked = |name: &str| {
+        ctx.index
+            .wants(&(request.namespace.clone(), name.to_owned()), &target)
+    };
+    let adopt = content.annotation(crate::api::annotations::ADOPT);
+    let adopted = match ownership(request, &content.summary, adopt, controller.as_deref(), outranked) {
+        Ownership::Ours => false,
+        Ownership::Adopted => true,
+        Ownership::Foreign { why } => return Err(KubeFault::SecretConflict { name: target.1, why }),
+    };
+    if content.immutable {
+        return Err(KubeFault::SecretImmutable { name: target.1 });
+    }
+    Ok(adopted)
+}
+
+async fn create(
+    ctx: &Context,
+    request: &Request,
+    rendered: &Rendered,
+) -> Result<Option<SecretMeta>, KubeFault> {
+    let params = PostParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PostParams::default()
+    };
+    let body = rendered.create(&request.namespace, &request.target.name);
+    let call = secrets(&request.namespace).create(&params, body.to_string().into_bytes());
+    send(ctx, "create", request, call, |code| code == 409).await
+}
+
+async fn patch(ctx: &Context, request: &Request, body: Value) -> Result<Option<SecretMeta>, KubeFault> {
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    };
+    let call = secrets(&request.namespace).patch(&request.target.name, &params, &Patch::Merge(body));
+    send(ctx, "patch", request, call, |code| matches!(code, 404 | 409)).await
+}
+
+async fn replace(
+    ctx: &Context,
+    request: &Request,
+    rendered: &Rendered,
+    content: Content,
+) -> Result<Option<SecretMeta>, KubeFault> {
+    let adopted = claim(ctx, request, &content)?;
+    if content.type_ == rendered.type_() {
+        return patch(ctx, request, rendered.replace(&content, adopted)).await;
+    }
+    if adopted || content.summary.adopted {
+        let why = format!(
+            "has type {}, which Kubernetes does not let change, and the operator does not delete an adopted Secret: \
+             set spec.target.template.type to it, or delete the Secret",
+            content.type_
+        );
+        return Err(KubeFault::SecretConflict {
+            name: request.target.name.clone(),
+            why,
+        });
+    }
+    delete(ctx, &request.namespace, &request.target.name, &content.summary).await?;
+    create(ctx, request, rendered).await
+}
+
+/// Deletes a Secret exactly as it was seen; one that changed or went stays or is gone.
+///
+/// # Errors
+/// The API server refused or did not answer.
+pub async fn delete(ctx: &Context, namespace: &str, name: &str, seen: &SecretMeta) -> Result<(), KubeFault> {
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: Some(seen.uid.clone()),
+            resource_version: Some(seen.resource_version.clone()),
+        }),
+        ..DeleteParams::default()
+    };
+    let fault = |error: &kube::Error| KubeFault::new("delete", "secrets", namespace, error);
+    let call = secrets(namespace)
+        .delete(name, &params)
+        .map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
+    match ctx.client.request_text(call).await {
+        Ok(_) => {}
+        Err(error) if matches!(code(&error), Some(404 | 409)) => {}
+        Err(error) => return Err(fault(&error)),
+    }
+    ctx.index.secret_missing(&(namespace.to_owned(), name.to_owned()));
+    Ok(())
+}
+
+fn secrets(namespace: &str) -> ApiRequest {
+    ApiRequest::new(Secret::url_path(&(), Some(namespace)))
+}
+
+/// None where the Secret is not what it was thought to be, which `changed` tells by the HTTP status.
+async fn send(
+    ctx: &Context,
+    verb: &'static str,
+    request: &Request,
+    call: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    changed: impl Fn(u16) -> bool,
+) -> Result<Option<SecretMeta>, KubeFault> {
+    let namespace = &request.namespace;
+    let fault = |error: &kube::Error| KubeFault::new(verb, "secrets", namespace, error);
+    let call = call.map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
+    match ctx.client.request_text(call).await {
+        Ok(json) => Content::decode(namespace, verb, json).map(|content| Some(content.summary)),
+        Err(error) if code(&error).is_some_and(&changed) => Ok(None),
+        Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains("immutable") => {
+            tracing::debug!(
+                reason = reason::SECRET_IMMUTABLE,
+                "the API server refused a change of the Secret"
+            );
+            Err(KubeFault::SecretImmutable {
+                name: request.target.name.clone(),
+            })
+        }
+        Err(error) => Err(fault(&error)),
+    }
+}

@@ -1,0 +1,168 @@
+//! What a failed call of the Kubernetes API means, and what to do about it.
+
+use thiserror::Error;
+
+use super::schedule::Class;
+use crate::api::conditions::reason;
+
+/// A failed call of the Kubernetes API. Holds no body: those of Secrets are tokens.
+#[derive(Debug, Error)]
+pub enum KubeFault {
+    /// 403: a rule is missing.
+    #[error(
+        "the API server refused to {verb} {resource} in namespace {namespace}; the operator's Role needs the verb {verb} on {resource}: {message}"
+    )]
+    Forbidden {
+        /// RBAC verb.
+        verb: &'static str,
+        /// Plural resource.
+        resource: &'static str,
+        /// Namespace of the object.
+        namespace: String,
+        /// The API server's own words.
+        message: String,
+    },
+    /// Any other answer that will not change by itself.
+    #[error("the API server refused to {verb} {resource} in namespace {namespace} ({code}): {message}")]
+    Refused {
+        /// RBAC verb.
+        verb: &'static str,
+        /// Plural resource.
+        resource: &'static str,
+        /// Namespace of the object.
+        namespace: String,
+        /// HTTP status.
+        code: u16,
+        /// The API server's own words.
+        message: String,
+    },
+    /// No answer, a passing fault, or an answer that cannot be read.
+    #[error("could not {verb} {resource} in namespace {namespace}: {problem}")]
+    Unavailable {
+        /// RBAC verb.
+        verb: &'static str,
+        /// Plural resource.
+        resource: &'static str,
+        /// Namespace of the object.
+        namespace: String,
+        /// What happened.
+        problem: String,
+    },
+    /// The Secret belongs to somebody else.
+    #[error("Secret {name} {why}")]
+    SecretConflict {
+        /// Name of the Secret.
+        name: String,
+        /// Whose it is, and how to hand it over.
+        why: String,
+    },
+    /// The Secret is immutable.
+    #[error(
+        "Secret {name} is immutable, so its token cannot be renewed: delete it, and the operator makes a new one"
+    )]
+    SecretImmutable {
+        /// Name of the Secret.
+        name: String,
+    },
+    /// Others keep changing what we write.
+    #[error(
+        "{manager} keeps changing {field} of Secret {name}: {count} repairs in 10 minutes; make it leave the field alone"
+    )]
+    Contested {
+        /// Name of the Secret.
+        name: String,
+        /// What is changed.
+        field: String,
+        /// The field manager that changed it last.
+        manager: String,
+        /// How often it was put back.
+        count: usize,
+    },
+}
+
+impl KubeFault {
+    /// Classes `error`, which a call that would `verb` a `resource` gave.
+    pub fn new(verb: &'static str, resource: &'static str, namespace: &str, error: &kube::Error) -> Self {
+        let namespace = namespace.to_owned();
+        match error {
+            kube::Error::Api(status) if status.code == 403 => Self::Forbidden {
+                verb,
+                resource,
+                namespace,
+                message: bounded(&status.message),
+            },
+            kube::Error::Api(status)
+                if (400..500).contains(&status.code) && !matches!(status.code, 408 | 409 | 429) =>
+            {
+                Self::Refused {
+                    verb,
+                    resource,
+                    namespace,
+                    code: status.code,
+                    message: bounded(&status.message),
+                }
+            }
+            kube::Error::Api(status) => {
+                let problem = format!("{} {}", status.code, bounded(&status.message));
+                Self::Unavailable {
+                    verb,
+                    resource,
+                    namespace,
+                    problem,
+                }
+            }
+            // Their text can quote what was received.
+            kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => Self::Unavailable {
+                verb,
+                resource,
+                namespace,
+                problem: "the answer could not be decoded".into(),
+            },
+            other => Self::Unavailable {
+                verb,
+                resource,
+                namespace,
+                problem: bounded(&other.to_string()),
+            },
+        }
+    }
+
+    /// Reason of the condition, the event and the metric.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Forbidden { .. } | Self::Refused { .. } => reason::KUBERNETES_REFUSED,
+            Self::Unavailable { .. } => reason::KUBERNETES_UNAVAILABLE,
+            Self::SecretConflict { .. } => reason::SECRET_CONFLICT,
+            Self::SecretImmutable { .. } => reason::SECRET_IMMUTABLE,
+            Self::Contested { .. } => reason::CONTESTED,
+        }
+    }
+
+    /// Whether it is likely to pass by itself.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Unavailable { .. } => Class::Passing,
+            _ => Class::Refused,
+        }
+    }
+}
+
+/// HTTP status of an API server's answer.
+pub fn code(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+fn bounded(text: &str) -> String {
+    let mut text: String = text
+        .chars()
+        .take(400)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if text.is_empty() {
+        text.push_str("no message");
+    }
+    text
+}

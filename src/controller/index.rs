@@ -1,0 +1,384 @@
+//! What is cached: compact projections of Secrets, who wants which Secret, and what we remember of each request between reconciles:
+//! expectations of our own writes, and the failures in a row.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::schedule::Class;
+use super::validate::target_name;
+use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestStatus};
+use crate::api::{LABEL_MANAGED_BY, MANAGED_BY, annotations};
+
+/// Namespace and name.
+pub type Key = (String, String);
+
+/// What is kept of a Secret: never its data.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecretMeta {
+    /// UID.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+    /// The IdTokenRequest that its annotation names.
+    pub request: Option<String>,
+    /// UID of that request.
+    pub request_uid: Option<String>,
+    /// Hash of what decided the token.
+    pub token_hash: Option<String>,
+    /// Hash of what decided the rendering.
+    pub render_hash: Option<String>,
+    /// Fingerprint of the token as written.
+    pub digest: Option<String>,
+    /// The token's `iat`.
+    pub issued: Option<Timestamp>,
+    /// The token's `exp`.
+    pub expires: Option<Timestamp>,
+    /// Whether it carries our label.
+    pub managed: bool,
+    /// Whether it was somebody else's before: it then stays when its request goes.
+    pub adopted: bool,
+    /// UIDs in its ownerReferences.
+    pub owners: Vec<String>,
+}
+
+impl From<&ObjectMeta> for SecretMeta {
+    fn from(meta: &ObjectMeta) -> Self {
+        let note = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key)).cloned();
+        let time = |key: &str| note(key).and_then(|text| text.parse().ok());
+        let label = meta.labels.as_ref().and_then(|all| all.get(LABEL_MANAGED_BY));
+        Self {
+            uid: meta.uid.clone().unwrap_or_default(),
+            resource_version: meta.resource_version.clone().unwrap_or_default(),
+            request: note(annotations::REQUEST),
+            request_uid: note(annotations::REQUEST_UID),
+            token_hash: note(annotations::TOKEN_HASH),
+            render_hash: note(annotations::RENDER_HASH),
+            digest: note(annotations::DIGEST),
+            issued: time(annotations::ISSUED),
+            expires: time(annotations::EXPIRES),
+            adopted: note(annotations::ADOPTED).is_some(),
+            managed: label.is_some_and(|value| value == MANAGED_BY),
+            owners: meta
+                .owner_references
+                .iter()
+                .flatten()
+                .map(|owner| owner.uid.clone())
+                .collect(),
+        }
+    }
+}
+
+/// Failures in a row of one request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Stable reason of the last one.
+    pub reason: &'static str,
+    /// What the last one said.
+    pub message: String,
+    /// Class of the last one.
+    pub class: Class,
+    /// How many.
+    pub attempts: u32,
+    /// When the first was.
+    pub since: Timestamp,
+    /// When the next attempt is due.
+    pub next: Timestamp,
+    /// What they depend on; another value makes them void.
+    pub basis: Basis,
+}
+
+/// What an attempt depends on: a change of any makes waiting pointless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Basis {
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The annotation that asks for a renewal.
+    pub renew: Option<String>,
+    /// Name of the allowing grant.
+    pub grant: Option<String>,
+}
+
+/// What we remember of a request, by its UID.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Status as we last wrote it, and its resourceVersion: valid until the watch has seen it.
+    pub status: Option<(String, IdTokenRequestStatus)>,
+    /// Failures in a row.
+    pub retry: Option<Retry>,
+    /// The target turned out to be held by somebody else: read it before the next mint.
+    pub conflicted: bool,
+    /// When a field of ours was put back, the latest last.
+    pub repairs: Vec<Timestamp>,
+}
+
+/// A request that wants a Secret: the oldest keeps it, then the lowest UID.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claimant {
+    created: Option<Timestamp>,
+    /// UID of the request.
+    pub uid: String,
+    /// Name of the request.
+    pub name: String,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    uid: String,
+    generation: i64,
+    renew: Option<String>,
+    target: Key,
+    claimant: Claimant,
+}
+
+#[derive(Debug)]
+struct Cached {
+    meta: SecretMeta,
+    /// Our own write, which the watch has not shown yet.
+    expected: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    secrets: HashMap<Key, Cached>,
+    listing: Option<HashSet<Key>>,
+    requests: HashMap<Key, Seen>,
+    claimants: HashMap<Key, BTreeSet<Claimant>>,
+    memory: HashMap<String, Memory>,
+}
+
+/// The caches. Each method holds the lock for a few map operations only.
+#[derive(Debug, Default)]
+pub struct Index(Mutex<Inner>);
+
+/// Whether resourceVersion `a` is older than `b`. They are decimal numbers of any length since Kubernetes 1.35 and were so in practice
+/// before (<https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>).
+pub fn older(a: &str, b: &str) -> bool {
+    (a.len(), a) < (b.len(), b)
+}
+
+impl Index {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in a request as the watch shows it. Returns the names, in its namespace, of the requests to reconcile: itself where
+    /// anything but its status changed, and those that wait for the Secret that it gave up.
+    pub fn request_applied(&self, object: &IdTokenRequest) -> Vec<String> {
+        let meta = &object.metadata;
+        let namespace = meta.namespace.clone().unwrap_or_default();
+        let name = meta.name.clone().unwrap_or_default();
+        let uid = meta.uid.clone().unwrap_or_default();
+        let seen = Seen {
+            claimant: Claimant {
+                created: meta.creation_timestamp.as_ref().map(|time| time.0),
+                uid: uid.clone(),
+                name: name.clone(),
+            },
+            uid,
+            generation: meta.generation.unwrap_or_default(),
+            renew: meta
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(annotations::RENEW))
+                .cloned(),
+            target: (namespace.clone(), target_name(object)),
+        };
+        let key = (namespace, name);
+        let mut inner = self.lock();
+        if inner.requests.get(&key) == Some(&seen) {
+            return Vec::new();
+        }
+        let mut affected = inner.forget(&key, Some(&seen));
+        inner
+            .claimants
+            .entry(seen.target.clone())
+            .or_default()
+            .insert(seen.claimant.clone());
+        inner.requests.insert(key.clone(), seen);
+        affected.push(key.1);
+        affected
+    }
+
+    /// Drops a deleted request. Returns the names of the requests that wait for its Secret.
+    pub fn request_deleted(&self, key: &Key) -> Vec<String> {
+        self.lock().forget(key, None)
+    }
+
+    /// Drops every request that `alive` does not hold, after a new list.
+    pub fn requests_listed(&self, alive: &HashSet<Key>) -> Vec<Key> {
+        let mut inner = self.lock();
+        let gone: Vec<Key> = inner
+            .requests
+            .keys()
+            .filter(|key| !alive.contains(*key))
+            .cloned()
+            .collect();
+        gone.iter()
+            .flat_map(|key| {
+                let waiting = inner.forget(key, None);
+                waiting
+                    .into_iter()
+                    .map(|name| (key.0.clone(), name))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// The request that comes before `uid` for the Secret `target`, if one does.
+    pub fn rival(&self, target: &Key, uid: &str) -> Option<Claimant> {
+        let inner = self.lock();
+        let first = inner.claimants.get(target)?.first()?;
+        (first.uid != uid).then(|| first.clone())
+    }
+
+    /// Names of the requests that want the Secret `target`, the one that keeps it first.
+    pub fn claimants(&self, target: &Key) -> Vec<String> {
+        let inner = self.lock();
+        inner
+            .claimants
+            .get(target)
+            .into_iter()
+            .flatten()
+            .map(|claimant| claimant.name.clone())
+            .collect()
+    }
+
+    /// Whether the request `key` exists and wants the Secret `target`.
+    pub fn wants(&self, key: &Key, target: &Key) -> bool {
+        self.lock()
+            .requests
+            .get(key)
+            .is_some_and(|seen| seen.target == *target)
+    }
+
+    /// The Secret as last seen or written.
+    pub fn secret(&self, key: &Key) -> Option<SecretMeta> {
+        self.lock().secrets.get(key).map(|cached| cached.meta.clone())
+    }
+
+    /// A new list of Secrets begins. It shows all that was written before now, so only what is written from now on is expected.
+    pub fn secrets_listing(&self) {
+        let mut inner = self.lock();
+        inner.listing = Some(HashSet::new());
+        for cached in inner.secrets.values_mut() {
+            cached.expected = false;
+        }
+    }
+
+    /// Takes in a Secret as the watch or list shows it. False where it was known already, as after our own write.
+    pub fn secret_applied(&self, key: Key, meta: SecretMeta) -> bool {
+        let mut inner = self.lock();
+        if let Some(listed) = &mut inner.listing {
+            listed.insert(key.clone());
+        }
+        if let Some(cached) = inner.secrets.get_mut(&key) {
+            if older(&meta.resource_version, &cached.meta.resource_version) {
+                return false;
+            }
+            if meta.resource_version == cached.meta.resource_version {
+                cached.expected = false;
+                return false;
+            }
+        }
+        inner.secrets.insert(
+            key,
+            Cached {
+                meta,
+                expected: false,
+            },
+        );
+        true
+    }
+
+    /// The list of Secrets ends. Returns those that are gone.
+    pub fn secrets_listed(&self) -> Vec<(Key, SecretMeta)> {
+        let mut inner = self.lock();
+        let Some(listed) = inner.listing.take() else {
+            return Vec::new();
+        };
+        let gone = |key: &Key, cached: &mut Cached| !cached.expected && !listed.contains(key);
+        inner
+            .secrets
+            .extract_if(gone)
+            .map(|(key, cached)| (key, cached.meta))
+            .collect()
+    }
+
+    /// Takes in a deletion, unless what is cached was written after it.
+    pub fn secret_deleted(&self, key: &Key, resource_version: &str) -> bool {
+        let mut inner = self.lock();
+        let current = inner
+            .secrets
+            .get(key)
+            .is_some_and(|cached| !older(resource_version, &cached.meta.resource_version));
+        current && inner.secrets.remove(key).is_some()
+    }
+
+    /// Keeps our own write until the watch shows it, so that a lagging watch never causes a second mint.
+    pub fn secret_written(&self, key: Key, meta: SecretMeta) {
+        let mut inner = self.lock();
+        let newer = inner
+            .secrets
+            .get(&key)
+            .is_none_or(|cached| older(&cached.meta.resource_version, &meta.resource_version));
+        if newer {
+            inner.secrets.insert(key, Cached { meta, expected: true });
+        }
+    }
+
+    /// The Secret turned out not to exist.
+    pub fn secret_missing(&self, key: &Key) {
+        self.lock().secrets.remove(key);
+    }
+
+    /// What is remembered of the request `uid`.
+    pub fn memory(&self, uid: &str) -> Memory {
+        self.lock().memory.get(uid).cloned().unwrap_or_default()
+    }
+
+    /// Remembers; nothing is kept of a request that is gone.
+    pub fn remember(&self, key: &Key, uid: &str, change: impl FnOnce(&mut Memory)) {
+        let mut inner = self.lock();
+        if inner.requests.get(key).is_some_and(|seen| seen.uid == uid) {
+            change(inner.memory.entry(uid.to_owned()).or_default());
+        }
+    }
+
+    /// How many requests and Secrets are cached.
+    pub fn sizes(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.requests.len(), inner.secrets.len())
+    }
+}
+
+impl Inner {
+    /// Takes `key` out, unless `by` still wants the same. Returns who waits for the Secret that is free now.
+    fn forget(&mut self, key: &Key, by: Option<&Seen>) -> Vec<String> {
+        let Some(old) = self.requests.remove(key) else {
+            return Vec::new();
+        };
+        if by.is_none_or(|new| new.uid != old.uid) {
+            self.memory.remove(&old.uid);
+        }
+        let Some(claimants) = self.claimants.get_mut(&old.target) else {
+            return Vec::new();
+        };
+        claimants.remove(&old.claimant);
+        let waiting: Vec<String> = claimants.iter().map(|claimant| claimant.name.clone()).collect();
+        if waiting.is_empty() {
+            self.claimants.remove(&old.target);
+        }
+        if by.is_some_and(|new| new.target == old.target && new.uid == old.uid) {
+            Vec::new()
+        } else {
+            waiting
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

@@ -1,0 +1,91 @@
+//! Gets the token from Google and checks what came back.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use thiserror::Error;
+
+use super::Context;
+use super::schedule::Class;
+use super::validate::Request;
+use crate::google::{self, Impersonation};
+use crate::token::{Account, Expected, IdToken, TokenError};
+
+/// Why there is no token.
+#[derive(Debug, Error)]
+pub enum MintError {
+    /// Google refused, or did not answer.
+    #[error(transparent)]
+    Google(#[from] google::Error),
+    /// What came back is not the token that was asked for. Nothing is written.
+    #[error("Google's answer was refused and not written: {0}")]
+    Token(#[from] TokenError),
+}
+
+impl MintError {
+    /// Reason of the condition, the event and the metric.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Google(error) => error.reason(),
+            Self::Token(error) => error.reason(),
+        }
+    }
+
+    /// Whether it is likely to pass by itself.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Google(error) => error.class(),
+            Self::Token(_) => Class::Refused,
+        }
+    }
+
+    /// What the server asked for.
+    pub fn retry_after(&self) -> Option<std::time::Duration> {
+        match self {
+            Self::Google(error) => error.retry_after(),
+            Self::Token(_) => None,
+        }
+    }
+}
+
+/// Gets the token that `request` asks for; `subject` is the account's unique ID where it is known from an earlier token.
+///
+/// # Errors
+/// Google refused or did not answer, or what came back is not what was asked for.
+pub async fn mint(
+    ctx: &Arc<Context>,
+    request: &Request,
+    subject: Option<&str>,
+) -> Result<IdToken, MintError> {
+    let spec = &request.token;
+    let token = ctx
+        .minter
+        .impersonate(&Impersonation {
+            service_account: &spec.service_account,
+            audience: &spec.audience,
+            include_email: spec.include_email,
+            include_organization_number: spec.include_organization_number,
+            delegates: &spec.delegates,
+            request_reason: &format!("{}/{}", request.namespace, request.name),
+        })
+        .await?;
+    let now = Timestamp::now();
+    token.verify(&expected(request, subject), now)?;
+    if let Some(skew) = token.clock_skew(now) {
+        tracing::warn!(
+            skew_seconds = skew.as_secs(),
+            "this machine's clock differs from Google's"
+        );
+    }
+    Ok(token)
+}
+
+/// What the token of `request` must say.
+pub fn expected<'a>(request: &'a Request, subject: Option<&'a str>) -> Expected<'a> {
+    Expected {
+        audience: &request.token.audience,
+        account: Some(Account::from_name(&request.token.service_account)),
+        include_email: request.token.include_email,
+        subject,
+    }
+}

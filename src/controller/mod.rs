@@ -1,0 +1,145 @@
+//! The controller: watches feed caches, caches name the requests to reconcile, and each reconcile goes through the phases.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, stream};
+use kube::Client;
+use kube::runtime::controller::{self, Action, applier};
+use kube::runtime::events::Recorder;
+use kube::runtime::reflector::{self, ObjectRef};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub mod apply;
+pub mod authorize;
+pub mod fault;
+pub mod grants;
+mod hash;
+pub mod index;
+pub mod mint;
+pub mod observe;
+pub mod plan;
+mod reconcile;
+pub mod render;
+pub mod schedule;
+pub mod status;
+pub mod template;
+pub mod validate;
+mod watches;
+
+pub use watches::Cache;
+
+use crate::api::v1alpha1::IdTokenRequest;
+use crate::google::Minter;
+use crate::metrics::Metrics;
+use watches::Triggers;
+
+/// How the controller works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Longest time for one reconcile.
+    pub reconcile_timeout: Duration,
+    /// How many reconciles run at once.
+    pub concurrency: u16,
+    /// Where grants are read from beside the objects.
+    pub grants_file: Option<std::path::PathBuf>,
+}
+
+/// What every reconcile uses.
+pub struct Context {
+    /// Client of the Kubernetes API.
+    pub client: Client,
+    /// Client of Google's endpoints.
+    pub minter: Minter,
+    /// The caches.
+    pub index: index::Index,
+    /// What is granted.
+    pub grants: grants::Grants,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Writes events.
+    pub recorder: Recorder,
+    /// Settings.
+    pub settings: Settings,
+}
+
+/// Runs until `shutdown` resolves, then finishes what is under way. `synced` turns true when all caches are filled.
+pub async fn run(
+    ctx: Arc<Context>,
+    synced: watch::Sender<bool>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) {
+    let (one, one_receiver) = unbounded_channel();
+    let (all, all_receiver) = unbounded_channel();
+    let triggers = Triggers::new(one, all);
+    let (store, writer) = reflector::store::<IdTokenRequest>();
+    let (filled, mut filled_receiver) = watch::channel(HashSet::new());
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watches::requests(
+        ctx.clone(),
+        writer,
+        triggers.clone(),
+        filled.clone(),
+    ));
+    tasks.spawn(watches::secrets(ctx.clone(), triggers.clone(), filled.clone()));
+    tasks.spawn(watches::grants(ctx.clone(), triggers.clone(), filled.clone()));
+    tasks.spawn(watches::namespaces(ctx.clone(), triggers.clone(), filled));
+    if let Some(path) = ctx.settings.grants_file.clone() {
+        tasks.spawn(watches::grants_file(ctx.clone(), path, triggers));
+    }
+
+    let mut shutdown = Box::pin(shutdown);
+    let every = [Cache::Requests, Cache::Secrets, Cache::Grants, Cache::Namespaces];
+    tokio::select! {
+        () = &mut shutdown => return,
+        // Ends early only when all watches ended, which they do not.
+        _ = filled_receiver.wait_for(|done| every.iter().all(|cache| done.contains(cache))) => {}
+    }
+    let (requests, secrets) = ctx.index.sizes();
+    tracing::info!(requests, secrets, "the caches are filled");
+    synced.send_replace(true);
+
+    let everything = {
+        let store = store.clone();
+        received(all_receiver).flat_map(move |()| {
+            let all: Vec<_> = store
+                .state()
+                .iter()
+                .map(|object| ObjectRef::from_obj(object.as_ref()))
+                .collect();
+            stream::iter(all)
+        })
+    };
+    let queue = stream::select(received(one_receiver), everything)
+        .take_until(shutdown)
+        .map(Ok::<ObjectRef<IdTokenRequest>, std::convert::Infallible>);
+    let reconciler = |object, ctx| {
+        Box::pin(async { Ok::<_, std::convert::Infallible>(reconcile::reconcile(object, ctx).await) })
+    };
+    let config = controller::Config::default().concurrency(ctx.settings.concurrency);
+    applier(
+        reconciler,
+        |_, error, _| match *error {},
+        ctx,
+        store,
+        queue,
+        config,
+    )
+    .for_each(|result: Result<(ObjectRef<IdTokenRequest>, Action), _>| {
+        if let Err(error) = result {
+            // A request that is gone by its turn.
+            tracing::debug!("nothing reconciled: {error}");
+        }
+        std::future::ready(())
+    })
+    .await;
+    tasks.shutdown().await;
+}
+
+fn received<T: Send + 'static>(mut receiver: UnboundedReceiver<T>) -> impl Stream<Item = T> + Send {
+    stream::poll_fn(move |cx| receiver.poll_recv(cx))
+}

@@ -1,0 +1,159 @@
+//! Pure: when a token is renewed and when a failed attempt is repeated.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// A failed attempt's class decides how soon it is repeated.
+pub use crate::google::Class;
+
+/// Longest wait after a refusal during the first hour: a new IAM binding takes up to 7 minutes to hold
+/// (<https://cloud.google.com/iam/docs/access-change-propagation>).
+const REFUSED_CAP_FIRST_HOUR: SignedDuration = SignedDuration::from_mins(2);
+const REFUSED_CAP_LATER: SignedDuration = SignedDuration::from_mins(10);
+const REFUSED_BASE: SignedDuration = SignedDuration::from_secs(5);
+const PASSING_BASE: SignedDuration = SignedDuration::from_secs(1);
+const PASSING_CAP: SignedDuration = SignedDuration::from_mins(2);
+const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
+
+/// When a token is renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The moment of the renewal.
+    pub at: Timestamp,
+    /// The `renewBefore` that was used instead of the one asked for, which left less than a fifth of the lifetime.
+    pub clamped_to: Option<SignedDuration>,
+}
+
+/// The moment to renew a token: `exp - renew_before`, minus a jitter of up to a tenth of the lifetime that depends on `uid` alone, so
+/// that it is the same after a restart.
+pub fn renewal(
+    issued: Timestamp,
+    expires: Timestamp,
+    renew_before: Option<SignedDuration>,
+    uid: &str,
+) -> Renewal {
+    let lifetime = expires.duration_since(issued).max(SignedDuration::from_secs(1));
+    let jitter = scale(lifetime / 10, hash(uid, 0));
+    let wanted = renew_before.unwrap_or(lifetime / 2);
+    let most = lifetime - lifetime / 5 - jitter;
+    let used = wanted.min(most);
+    Renewal {
+        at: expires - used - jitter,
+        clamped_to: (wanted > most).then_some(used),
+    }
+}
+
+/// What decides the wait after a failed attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// Refused or passing.
+    pub class: Class,
+    /// How many attempts have failed in a row, this one included.
+    pub attempts: u32,
+    /// Time since the first of them.
+    pub since_first: SignedDuration,
+    /// What the server asked for.
+    pub retry_after: Option<std::time::Duration>,
+    /// Life left of the valid token that is held, if one is.
+    pub remaining: Option<SignedDuration>,
+}
+
+/// How long to wait after a failed attempt. `uid` jitters it, by up to a quarter.
+pub fn retry_delay(failure: &Failure, uid: &str) -> SignedDuration {
+    let (base, cap) = match failure.class {
+        Class::Refused if failure.since_first < SignedDuration::from_hours(1) => {
+            (REFUSED_BASE, REFUSED_CAP_FIRST_HOUR)
+        }
+        Class::Refused => (REFUSED_BASE, REFUSED_CAP_LATER),
+        Class::Passing => (PASSING_BASE, PASSING_CAP),
+    };
+    let doublings = failure.attempts.saturating_sub(1).min(16);
+    let delay = (base * (1_i32 << doublings)).min(cap);
+    let delay = (delay - scale(delay / 4, hash(uid, failure.attempts))).max(SHORTEST);
+    let delay = match failure.remaining {
+        Some(left) => delay.min((left / 4).max(SHORTEST)),
+        None => delay,
+    };
+    let asked = failure
+        .retry_after
+        .and_then(|asked| SignedDuration::try_from(asked).ok());
+    asked.map_or(delay, |asked| delay.max(asked))
+}
+
+/// `duration` times `fraction / 2^16`.
+fn scale(duration: SignedDuration, fraction: u16) -> SignedDuration {
+    SignedDuration::from_millis_i128(duration.as_millis() * i128::from(fraction) / 65536)
+}
+
+/// FNV-1a with a final mix, folded to 16 bits: stable across versions and platforms, which `std`'s hashers do not promise.
+fn hash(text: &str, salt: u32) -> u16 {
+    let fnv = text
+        .bytes()
+        .chain(salt.to_le_bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    let mixed = (fnv ^ (fnv >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 48) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn renewal_lies_within_the_lifetime(lifetime in 1_i64..1_000_000, before in proptest::option::of(0_i64..2_000_000), uid in "[a-f0-9-]{36}") {
+            let renewal = renewal(at(0), at(lifetime), before.map(SignedDuration::from_secs), &uid);
+            prop_assert!(renewal.at <= at(lifetime));
+            let life = SignedDuration::from_secs(lifetime);
+            prop_assert!(renewal.at.duration_since(at(0)) >= life / 5 - SignedDuration::from_millis(1));
+            if let (Some(before), None) = (before, renewal.clamped_to) {
+                let wanted = at(lifetime) - SignedDuration::from_secs(before);
+                prop_assert!(renewal.at <= wanted);
+                prop_assert!(wanted.duration_since(renewal.at) <= life / 10);
+            }
+        }
+
+        #[test]
+        fn retries_are_bounded(attempts in 1_u32..100, age in 0_i64..100_000, refused: bool, left in proptest::option::of(1_i64..4000)) {
+            let class = if refused { Class::Refused } else { Class::Passing };
+            let since_first = SignedDuration::from_secs(age);
+            let remaining = left.map(SignedDuration::from_secs);
+            let delay = retry_delay(&Failure { class, attempts, since_first, retry_after: None, remaining }, "uid");
+            prop_assert!(delay >= SHORTEST);
+            prop_assert!(delay <= if age < 3600 { REFUSED_CAP_FIRST_HOUR } else { REFUSED_CAP_LATER });
+            if let Some(left) = remaining {
+                prop_assert!(delay <= (left / 4).max(SHORTEST));
+            }
+        }
+    }
+
+    #[test]
+    fn jitter_differs_between_uids_and_not_between_calls() {
+        let times: std::collections::BTreeSet<_> = (0..100)
+            .map(|n| renewal(at(0), at(3600), None, &format!("uid-{n}")).at)
+            .collect();
+        assert!(times.len() > 90, "{} different times", times.len());
+        assert_eq!(
+            renewal(at(0), at(3600), None, "a"),
+            renewal(at(0), at(3600), None, "a")
+        );
+    }
+
+    #[test]
+    fn the_server_is_obeyed() {
+        let failure = Failure {
+            class: Class::Passing,
+            attempts: 1,
+            since_first: SignedDuration::ZERO,
+            retry_after: Some(std::time::Duration::from_secs(77)),
+            remaining: Some(SignedDuration::from_secs(10)),
+        };
+        assert_eq!(retry_delay(&failure, "uid"), SignedDuration::from_secs(77));
+    }
+}

@@ -1,0 +1,285 @@
+//! Pure: what happened → the status and the event; then the patch that writes it.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType};
+use serde_json::{Map, Value, json};
+
+use super::Context;
+use super::fault::KubeFault;
+use super::schedule::Renewal;
+use crate::api::FIELD_MANAGER;
+use crate::api::conditions::{READY, RECONCILING, RENEWAL_FAILING, STALLED, reason};
+use crate::api::v1alpha1::{GrantStatus, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus};
+
+/// A refusal that lasts this long is shown as Stalled.
+pub const STALLED_AFTER: SignedDuration = SignedDuration::from_mins(10);
+
+/// A valid token that matches the spec and is in the Secret: what makes Ready true. Made by the reconciler alone, from a write or from
+/// a Secret that is as it was left.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The Secret.
+    pub secret: SecretStatus,
+    /// The token in it.
+    pub token: TokenStatus,
+    /// When it is renewed.
+    pub renewal: Renewal,
+}
+
+/// Why the wanted state was not reached.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Stable reason.
+    pub reason: &'static str,
+    /// What failed and what to do.
+    pub message: String,
+    /// Whether only somebody's act will change it.
+    pub stalled: bool,
+}
+
+/// What a reconcile came to.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The token that is held, if one is.
+    pub held: Option<Held>,
+    /// What failed.
+    pub failure: Option<Failure>,
+    /// Whether the request is suspended.
+    pub suspended: bool,
+    /// Name of the source.
+    pub source: Option<&'static str>,
+    /// The allowing grant.
+    pub grant: Option<GrantStatus>,
+    /// The renewal by annotation that was honoured.
+    pub handled_renew: Option<String>,
+    /// Whether the Secret under the name in the previous status has yet to be removed.
+    pub keep_secret_name: bool,
+    /// When to look again.
+    pub next: Option<Timestamp>,
+}
+
+/// Computes the status. Equal to `previous` where nothing changed.
+pub fn compute(
+    previous: &IdTokenRequestStatus,
+    generation: i64,
+    report: &Report,
+    now: Timestamp,
+) -> IdTokenRequestStatus {
+    let mut next = previous.clone();
+    next.observed_generation = Some(generation);
+    next.source = report.source.map(str::to_owned).or(next.source);
+    next.grant = report.grant.clone();
+    if let Some(held) = &report.held {
+        if !report.keep_secret_name {
+            next.secret = Some(held.secret.clone());
+        }
+        next.token = Some(held.token.clone());
+        next.renewal_time = Some(Time(held.renewal.at));
+    } else {
+        next.renewal_time = None;
+    }
+    if let Some(handled) = &report.handled_renew {
+        next.last_handled_renew_request = Some(handled.clone());
+    }
+    let ready = ready(report);
+    let had_token = previous.token.is_some();
+    let failing = report
+        .failure
+        .as_ref()
+        .filter(|_| had_token || report.held.is_some());
+    let conditions = [
+        (READY, report.held.is_some(), ready.0, ready.1),
+        match failing {
+            Some(failure) => (RENEWAL_FAILING, true, failure.reason, failure.message.clone()),
+            None if report.held.is_some() => (RENEWAL_FAILING, false, reason::RENEWED, String::new()),
+            None => (RENEWAL_FAILING, false, reason::ISSUING, String::new()),
+        },
+        match &report.failure {
+            Some(failure) if !failure.stalled => (
+                RECONCILING,
+                true,
+                reason::RETRYING,
+                "The operator tries again by itself".to_owned(),
+            ),
+            _ => (RECONCILING, false, reason::RECONCILED, String::new()),
+        },
+        match report.failure.as_ref().filter(|failure| failure.stalled) {
+            Some(failure) => (STALLED, true, failure.reason, failure.message.clone()),
+            None => (STALLED, false, reason::RECONCILED, String::new()),
+        },
+    ];
+    next.conditions = conditions
+        .into_iter()
+        .map(|(type_, status, reason, message)| {
+            condition(previous, generation, now, type_, status, reason, message)
+        })
+        .collect();
+    next
+}
+
+fn ready(report: &Report) -> (&'static str, String) {
+    match (&report.held, &report.failure) {
+        (Some(held), _) => {
+            let audience = held.token.audience.as_deref().unwrap_or_default();
+            let mut message = format!("Secret {} holds a token for {audience}", held.secret.name);
+            if let Some(used) = held.renewal.clamped_to {
+                let text = format!(
+                    "; renewBefore leaves too little of the token's lifetime, {}s is used",
+                    used.as_secs()
+                );
+                message.push_str(&text);
+            }
+            (
+                if report.suspended {
+                    reason::SUSPENDED
+                } else {
+                    reason::ISSUED
+                },
+                message,
+            )
+        }
+        (None, Some(failure)) => (failure.reason, failure.message.clone()),
+        (None, None) if report.suspended => (
+            reason::SUSPENDED,
+            "spec.suspend is true and the Secret holds no valid token for this spec".to_owned(),
+        ),
+        (None, None) => (reason::ISSUING, "A token is being issued".to_owned()),
+    }
+}
+
+fn condition(
+    previous: &IdTokenRequestStatus,
+    generation: i64,
+    now: Timestamp,
+    type_: &str,
+    status: bool,
+    reason: &str,
+    message: String,
+) -> Condition {
+    let status = if status { "True" } else { "False" };
+    let before = previous
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_);
+    let since = before
+        .filter(|condition| condition.status == status)
+        .map(|condition| condition.last_transition_time.clone());
+    // The API server keeps whole seconds: a finer time would read back different.
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: message.chars().take(4096).collect(),
+        observed_generation: Some(generation),
+        last_transition_time: since.unwrap_or(Time(now)),
+    }
+}
+
+/// The event that the change of status deserves: first issue, failure and recovery only.
+pub fn event(previous: &IdTokenRequestStatus, next: &IdTokenRequestStatus) -> Option<Event> {
+    let failing = |status: &IdTokenRequestStatus| {
+        let find = |type_: &str| {
+            status
+                .conditions
+                .iter()
+                .find(|condition| condition.type_ == type_)
+        };
+        let failing = [RENEWAL_FAILING, RECONCILING, STALLED]
+            .iter()
+            .any(|type_| find(type_).is_some_and(|c| c.status == "True"));
+        let told = find(RENEWAL_FAILING)
+            .filter(|c| c.status == "True")
+            .or_else(|| find(READY));
+        failing
+            .then(|| told.map(|c| (c.reason.clone(), c.message.clone())))
+            .flatten()
+    };
+    let event = |type_, reason: &str, note: &str| Event {
+        type_,
+        reason: reason.to_owned(),
+        note: Some(note.chars().take(1000).collect()),
+        action: "Issue".to_owned(),
+        secondary: None,
+    };
+    match (failing(previous), failing(next)) {
+        (before, Some((reason, message))) if before.as_ref().is_none_or(|(old, _)| *old != reason) => {
+            Some(event(EventType::Warning, &reason, &message))
+        }
+        (Some(_), None) => Some(event(
+            EventType::Normal,
+            "Recovered",
+            "The Secret holds a fresh token again",
+        )),
+        (None, None) if previous.token.is_none() && next.token.is_some() => Some(event(
+            EventType::Normal,
+            reason::ISSUED,
+            "The Secret holds its first token",
+        )),
+        _ => None,
+    }
+}
+
+/// The merge patch (RFC 7396) that turns `old` into `new`; none where they are equal.
+pub fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            let mut patch = Map::new();
+            for (key, value) in new {
+                if let Some(change) = merge_patch(old.get(key).unwrap_or(&Value::Null), value) {
+                    patch.insert(key.clone(), change);
+                }
+            }
+            patch.extend(
+                old.keys()
+                    .filter(|key| !new.contains_key(*key))
+                    .map(|key| (key.clone(), Value::Null)),
+            );
+            (!patch.is_empty()).then_some(Value::Object(patch))
+        }
+        (old, new) => (old != new).then(|| new.clone()),
+    }
+}
+
+/// Writes the status where it changed. Returns the request's resourceVersion after the write.
+///
+/// # Errors
+/// The API server refused or did not answer. A request that is gone, or was replaced by another of its name, is none.
+pub async fn write(
+    ctx: &Context,
+    object: &IdTokenRequest,
+    previous: &IdTokenRequestStatus,
+    next: &IdTokenRequestStatus,
+) -> Result<Option<String>, KubeFault> {
+    let meta = &object.metadata;
+    let (namespace, name) = (
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default(),
+    );
+    let json = |status| serde_json::to_value(status).unwrap_or_default();
+    let Some(change) = merge_patch(&json(previous), &json(next)) else {
+        return Ok(None);
+    };
+    let api: Api<IdTokenRequest> = Api::namespaced(ctx.client.clone(), namespace);
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    };
+    let patch = Patch::Merge(json!({"metadata": {"uid": meta.uid}, "status": change}));
+    match api.patch_status(name, &params, &patch).await {
+        Ok(written) => Ok(written.metadata.resource_version),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
+        Err(error) => Err(KubeFault::new(
+            "patch",
+            "idtokenrequests/status",
+            namespace,
+            &error,
+        )),
+    }
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

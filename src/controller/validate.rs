@@ -1,0 +1,475 @@
+//! Pure: the spec as written → a `Request` with every default resolved, or which field is wrong. Repeats what the schema checks, since
+//! the CRD in a cluster can be older than the operator.
+
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
+use thiserror::Error;
+
+use super::hash;
+use super::template::{Template, TemplateError, Templates, Variable};
+use crate::api::v1alpha1::{CreationPolicy, GrantSource, IdTokenRequest, IdTokenRequestSpec, Source, Target};
+use crate::api::{LABEL_MANAGED_BY, RESERVED_PREFIX, annotations, conditions::reason};
+
+/// Why a spec is refused.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ValidateError {
+    /// A field holds what is not allowed.
+    #[error("spec.{field}: {problem}")]
+    Invalid {
+        /// Path of the field below `spec`.
+        field: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// A template that cannot be parsed.
+    #[error("spec.target.template.data[{key}]: {source}")]
+    Template {
+        /// Key of the Secret.
+        key: String,
+        /// What is wrong.
+        source: TemplateError,
+    },
+    /// A source that this operator does not have.
+    #[error(
+        "spec.source.{0} is not available in this version of the operator; use spec.source.impersonation"
+    )]
+    SourceUnavailable(&'static str),
+}
+
+impl ValidateError {
+    /// Reason of the condition, the event and the metric.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid { .. } | Self::Template { .. } => reason::INVALID_SPEC,
+            Self::SourceUnavailable(_) => reason::SOURCE_UNAVAILABLE,
+        }
+    }
+}
+
+fn invalid(field: impl Into<String>, problem: impl Into<String>) -> ValidateError {
+    ValidateError::Invalid {
+        field: field.into(),
+        problem: problem.into(),
+    }
+}
+
+/// A request that can be acted on: every default is resolved, every field checked.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Namespace of the request and its Secret.
+    pub namespace: String,
+    /// Name of the request.
+    pub name: String,
+    /// UID of the request.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The token that is wanted.
+    pub token: TokenSpec,
+    /// How long before its expiry the token is renewed.
+    pub renew_before: Option<SignedDuration>,
+    /// Whether nothing is issued or renewed.
+    pub suspend: bool,
+    /// The Secret.
+    pub target: TargetSpec,
+    /// Value of the annotation `idtoken.dev/renew`.
+    pub renew_request: Option<String>,
+    /// Hash of all that decides the token.
+    pub token_hash: String,
+    /// Hash of all that decides how it is written.
+    pub render_hash: String,
+}
+
+/// What decides the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenSpec {
+    /// The `aud` claim.
+    pub audience: String,
+    /// The Google service account, e-mail or unique ID.
+    pub service_account: String,
+    /// Whether the token carries its e-mail.
+    pub include_email: bool,
+    /// Whether the token carries the organization's number.
+    pub include_organization_number: bool,
+    /// The delegation chain.
+    pub delegates: Vec<String>,
+    /// The source that spends the operator's identity.
+    pub source: GrantSource,
+}
+
+/// What decides the Secret.
+#[derive(Clone, Debug)]
+pub struct TargetSpec {
+    /// Name of the Secret.
+    pub name: String,
+    /// Key of the bare token.
+    pub key: String,
+    /// Type of the Secret.
+    pub type_: String,
+    /// Labels beside ours.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations beside ours.
+    pub annotations: BTreeMap<String, String>,
+    /// More keys.
+    pub data: Templates,
+    /// Whether the Secret goes with the request.
+    pub policy: CreationPolicy,
+}
+
+/// Checks `object` and resolves its defaults.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn validate(object: &IdTokenRequest) -> Result<Request, ValidateError> {
+    let meta = &object.metadata;
+    let spec = &object.spec;
+    let name = meta.name.clone().unwrap_or_default();
+    let uid = meta.uid.clone().unwrap_or_default();
+    let token = token(spec)?;
+    let renew_before = spec.renew_before.as_deref().map(duration).transpose()?;
+    let target = target(
+        &name,
+        spec.target.clone().unwrap_or_default(),
+        token.include_email,
+    )?;
+    Ok(Request {
+        token_hash: token_hash(&token),
+        render_hash: render_hash(&target, renew_before, &uid),
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name,
+        uid,
+        generation: meta.generation.unwrap_or_default(),
+        token,
+        renew_before,
+        suspend: spec.suspend.unwrap_or(false),
+        target,
+        renew_request: meta
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(annotations::RENEW))
+            .cloned(),
+    })
+}
+
+/// Name of the Secret that `object` asks for.
+pub fn target_name(object: &IdTokenRequest) -> String {
+    let target = object.spec.target.as_ref().and_then(|target| target.name.clone());
+    target
+        .or_else(|| object.metadata.name.clone())
+        .unwrap_or_default()
+}
+
+/// Resolves what decides the token.
+///
+/// # Errors
+/// The first field that is wrong, or a source that is not available.
+pub fn token(spec: &IdTokenRequestSpec) -> Result<TokenSpec, ValidateError> {
+    let audience = &spec.audience;
+    if audience.is_empty() || audience.len() > 2048 || !audience.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(invalid(
+            "audience",
+            "must be 1 to 2048 printable ASCII characters without spaces",
+        ));
+    }
+    let delegates = match &spec.source {
+        None => Vec::new(),
+        Some(Source {
+            impersonation: Some(source),
+            federation: None,
+            metadata_server: None,
+            developer: None,
+        }) => source.delegates.clone().unwrap_or_default(),
+        Some(Source {
+            impersonation: None,
+            federation: Some(_),
+            metadata_server: None,
+            developer: None,
+        }) => {
+            return Err(ValidateError::SourceUnavailable("federation"));
+        }
+        Some(Source {
+            impersonation: None,
+            federation: None,
+            metadata_server: Some(_),
+            developer: None,
+        }) => {
+            return Err(ValidateError::SourceUnavailable("metadataServer"));
+        }
+        Some(Source {
+            impersonation: None,
+            federation: None,
+            metadata_server: None,
+            developer: Some(_),
+        }) => {
+            return Err(ValidateError::SourceUnavailable("developer"));
+        }
+        Some(_) => {
+            return Err(invalid(
+                "source",
+                "exactly one source must be set, one that this version knows",
+            ));
+        }
+    };
+    if delegates.len() > 4 {
+        return Err(invalid("source.impersonation.delegates", "at most 4 accounts"));
+    }
+    for (index, delegate) in delegates.iter().enumerate() {
+        account(&format!("source.impersonation.delegates[{index}]"), delegate)?;
+    }
+    let service_account = spec
+        .service_account
+        .clone()
+        .ok_or_else(|| invalid("serviceAccount", "is required by source impersonation"))?;
+    account("serviceAccount", &service_account)?;
+    Ok(TokenSpec {
+        audience: audience.clone(),
+        service_account,
+        include_email: spec.include_email.unwrap_or(true),
+        include_organization_number: spec.include_organization_number.unwrap_or(false),
+        delegates,
+        source: GrantSource::Impersonation,
+    })
+}
+
+/// Whether `text` is a numeric unique ID rather than an e-mail address.
+pub fn is_unique_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn account(field: &str, text: &str) -> Result<(), ValidateError> {
+    let wrong = || {
+        invalid(
+            field,
+            "must be the e-mail address of a Google service account in lower case, or its numeric unique ID",
+        )
+    };
+    if text.len() > 254 {
+        return Err(wrong());
+    }
+    if is_unique_id(text) {
+        return if text.len() <= 32 { Ok(()) } else { Err(wrong()) };
+    }
+    let (local, domain) = text.split_once('@').ok_or_else(wrong)?;
+    let edge = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let local_ok = local.bytes().next().is_some_and(edge)
+        && local.bytes().all(|b| edge(b) || matches!(b, b'.' | b'_' | b'-'));
+    let domain_ok = domain.len() >= 2
+        && domain.bytes().next().is_some_and(edge)
+        && domain.bytes().last().is_some_and(edge)
+        && domain.bytes().all(|b| edge(b) || matches!(b, b'.' | b'-'));
+    if local_ok && domain_ok {
+        Ok(())
+    } else {
+        Err(wrong())
+    }
+}
+
+fn duration(text: &str) -> Result<SignedDuration, ValidateError> {
+    let parsed: kube::core::Duration = text.parse().map_err(|error| {
+        invalid(
+            "renewBefore",
+            format!("is no Go duration such as 20m or 1h30m: {error}"),
+        )
+    })?;
+    if parsed.is_negative() {
+        return Err(invalid("renewBefore", "must not be negative"));
+    }
+    SignedDuration::try_from(std::time::Duration::from(parsed))
+        .map_err(|_| invalid("renewBefore", "is too long"))
+}
+
+fn target(request_name: &str, target: Target, has_email: bool) -> Result<TargetSpec, ValidateError> {
+    let name = target.name.unwrap_or_else(|| request_name.to_owned());
+    if !is_dns_subdomain(&name) {
+        return Err(invalid(
+            "target.name",
+            "must be a DNS subdomain: lower case letters, digits, - and ., at most 253",
+        ));
+    }
+    let key = target.key.unwrap_or_else(|| "token".to_owned());
+    if !is_secret_key(&key) {
+        return Err(invalid(
+            "target.key",
+            "must be letters, digits, -, _ and ., at most 253",
+        ));
+    }
+    let template = target.template.unwrap_or_default();
+    let type_ = template.type_.unwrap_or_else(|| "Opaque".to_owned());
+    let allowed = matches!(type_.as_str(), "Opaque" | "kubernetes.io/basic-auth")
+        || type_
+            .strip_prefix("servicebinding.io/")
+            .is_some_and(is_secret_key);
+    if !allowed {
+        return Err(invalid(
+            "target.template.type",
+            "must be Opaque, kubernetes.io/basic-auth or servicebinding.io/*",
+        ));
+    }
+    let metadata = template.metadata.unwrap_or_default();
+    let labels = metadata.labels.unwrap_or_default();
+    let annotations = metadata.annotations.unwrap_or_default();
+    for (label, value) in &labels {
+        let field = format!("target.template.metadata.labels[{}]", shown(label));
+        check_metadata_key(&field, label)?;
+        if value.len() > 63 || !(value.is_empty() || is_label_part(value)) {
+            return Err(invalid(
+                field,
+                "the value must be at most 63 letters, digits, -, _ and ., with a letter or digit at both ends",
+            ));
+        }
+    }
+    for annotation in annotations.keys() {
+        check_metadata_key(
+            &format!("target.template.metadata.annotations[{}]", shown(annotation)),
+            annotation,
+        )?;
+    }
+    let mut data = Templates::new();
+    for (data_key, text) in template.data.unwrap_or_default() {
+        let field = format!("target.template.data[{}]", shown(&data_key));
+        if !is_secret_key(&data_key) {
+            return Err(invalid(
+                field,
+                "the key must be letters, digits, -, _ and ., at most 253",
+            ));
+        }
+        if data_key == key {
+            return Err(invalid(
+                field,
+                "is the key of the bare token (target.key); choose another",
+            ));
+        }
+        let template = Template::parse(&text).map_err(|source| ValidateError::Template {
+            key: shown(&data_key),
+            source,
+        })?;
+        if template.names(Variable::Email) && !has_email {
+            return Err(invalid(field, "$(email) needs includeEmail"));
+        }
+        data.insert(data_key, template);
+    }
+    if type_ == "kubernetes.io/basic-auth"
+        && !["username", "password"]
+            .iter()
+            .any(|k| *k == key || data.contains_key(*k))
+    {
+        return Err(invalid(
+            "target.template.type",
+            "kubernetes.io/basic-auth needs a key username or password",
+        ));
+    }
+    Ok(TargetSpec {
+        name,
+        key,
+        type_,
+        labels,
+        annotations,
+        data,
+        policy: target.creation_policy.unwrap_or_default(),
+    })
+}
+
+fn check_metadata_key(field: &str, key: &str) -> Result<(), ValidateError> {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    if !is_label_part(name) || prefix.is_some_and(|prefix| !is_dns_subdomain(prefix)) {
+        return Err(invalid(
+            field,
+            "is no valid key: an optional DNS subdomain and a slash, then at most 63 letters, digits, -, _ and .",
+        ));
+    }
+    let reserved = prefix.is_some_and(|prefix| {
+        ["idtoken.dev", "kubernetes.io", "k8s.io"]
+            .iter()
+            .any(|own| prefix == *own || prefix.strip_suffix(own).is_some_and(|rest| rest.ends_with('.')))
+    });
+    // app.kubernetes.io/ is for everybody, but for the label that our watch selects by.
+    let recommended = prefix == Some("app.kubernetes.io") && key != LABEL_MANAGED_BY;
+    if (reserved && !recommended) || key.starts_with(RESERVED_PREFIX) {
+        return Err(invalid(field, "has a reserved prefix"));
+    }
+    Ok(())
+}
+
+fn is_dns_subdomain(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 253
+        && text.split('.').all(|label| {
+            let inner = label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            inner && !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
+        })
+}
+
+fn is_secret_key(text: &str) -> bool {
+    let characters = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    characters && !text.is_empty() && text.len() <= 253 && text != "." && !text.starts_with("..")
+}
+
+fn is_label_part(text: &str) -> bool {
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+    text.len() <= 63 && is_secret_key(text) && edge(text.bytes().next()) && edge(text.bytes().last())
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(64).flat_map(char::escape_default).collect()
+}
+
+/// Name of a source, as status and metrics show it.
+pub fn source_name(source: GrantSource) -> &'static str {
+    match source {
+        GrantSource::Impersonation => "Impersonation",
+        GrantSource::MetadataServer => "MetadataServer",
+        GrantSource::Developer => "Developer",
+    }
+}
+
+fn token_hash(token: &TokenSpec) -> String {
+    let mut parts = vec![
+        token.audience.clone(),
+        token.service_account.clone(),
+        token.include_email.to_string(),
+        token.include_organization_number.to_string(),
+        source_name(token.source).to_owned(),
+    ];
+    parts.extend(token.delegates.iter().cloned());
+    hash::versioned("v1", &parts)
+}
+
+fn render_hash(target: &TargetSpec, renew_before: Option<SignedDuration>, uid: &str) -> String {
+    let mut parts = vec![
+        uid.to_owned(),
+        target.key.clone(),
+        target.type_.clone(),
+        match target.policy {
+            CreationPolicy::Owner => "Owner".to_owned(),
+            CreationPolicy::Orphan => "Orphan".to_owned(),
+        },
+        renew_before
+            .map(|before| before.as_millis().to_string())
+            .unwrap_or_default(),
+    ];
+    for (kind, map) in [("label", &target.labels), ("annotation", &target.annotations)] {
+        parts.extend(
+            map.iter()
+                .flat_map(|(key, value)| [kind.to_owned(), key.clone(), value.clone()]),
+        );
+    }
+    parts.extend(
+        target
+            .data
+            .iter()
+            .flat_map(|(key, value)| [key.clone(), value.canonical()]),
+    );
+    hash::versioned("v1", &parts)
+}
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;

@@ -1,0 +1,322 @@
+//! What flows in: each watch feeds the caches and names the requests to reconcile.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{Api, ListParams, PartialObjectMeta, WatchEvent, WatchParams};
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::watcher::{self, watcher};
+use kube::runtime::{WatchStreamExt, reflector::ObjectRef};
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch::Sender;
+
+use super::Context;
+use super::grants::{Watched, read_file};
+use super::index::{Key, SecretMeta};
+use crate::api::v1alpha1::{IdTokenGrant, IdTokenRequest};
+use crate::api::{LABEL_MANAGED_BY, MANAGED_BY};
+
+/// Seconds after which the API server ends a watch, so that it begins anew.
+const WATCH_SECONDS: u32 = 290;
+/// Silence after which a watch is taken for dead: the API server sends a bookmark about once a minute.
+const SILENCE: Duration = Duration::from_secs(150);
+const FILE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Where the watches put the requests to reconcile.
+#[derive(Clone, Debug)]
+pub struct Triggers {
+    one: UnboundedSender<ObjectRef<IdTokenRequest>>,
+    all: UnboundedSender<()>,
+}
+
+impl Triggers {
+    /// `one` takes single requests, `all` that every request is to be looked at.
+    pub fn new(one: UnboundedSender<ObjectRef<IdTokenRequest>>, all: UnboundedSender<()>) -> Self {
+        Self { one, all }
+    }
+
+    fn request(&self, namespace: &str, name: &str) {
+        // Fails only when the operator is about to end.
+        let _ = self.one.send(ObjectRef::new(name).within(namespace));
+    }
+
+    fn everything(&self) {
+        let _ = self.all.send(());
+    }
+}
+
+/// The caches that must be filled before the first decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cache {
+    /// IdTokenRequests.
+    Requests,
+    /// Secrets with our label.
+    Secrets,
+    /// IdTokenGrants.
+    Grants,
+    /// Namespaces.
+    Namespaces,
+}
+
+/// Which caches have been filled.
+pub type Filled = Sender<HashSet<Cache>>;
+
+fn fill(filled: &Filled, cache: Cache) {
+    filled.send_if_modified(|done| done.insert(cache));
+}
+
+/// Watches IdTokenRequests into `writer` and the index.
+pub async fn requests(
+    ctx: Arc<Context>,
+    mut writer: Writer<IdTokenRequest>,
+    triggers: Triggers,
+    filled: Filled,
+) {
+    let api: Api<IdTokenRequest> = Api::all(ctx.client.clone());
+    let stream = watcher(api, watcher::Config::default().timeout(WATCH_SECONDS))
+        .default_backoff()
+        .modify(|object| object.managed_fields_mut().clear());
+    let mut stream = pin!(stream);
+    let mut listed: HashSet<Key> = HashSet::new();
+    while let Some(event) = stream.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                failed("idtokenrequests", &error);
+                continue;
+            }
+        };
+        writer.apply_watcher_event(&event);
+        match &event {
+            watcher::Event::Init => listed.clear(),
+            watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+                let key = key_of(&object.metadata);
+                for name in ctx.index.request_applied(object) {
+                    triggers.request(&key.0, &name);
+                }
+                if matches!(event, watcher::Event::InitApply(_)) {
+                    listed.insert(key);
+                }
+            }
+            watcher::Event::InitDone => {
+                for (namespace, name) in ctx.index.requests_listed(&listed) {
+                    triggers.request(&namespace, &name);
+                }
+                ctx.metrics.keep_only(&listed);
+                listed = HashSet::new();
+                fill(&filled, Cache::Requests);
+            }
+            watcher::Event::Delete(object) => {
+                let key = key_of(&object.metadata);
+                ctx.metrics.forget(&key);
+                for name in ctx.index.request_deleted(&key) {
+                    triggers.request(&key.0, &name);
+                }
+            }
+        }
+    }
+}
+
+/// Watches the metadata of the Secrets that carry our label.
+pub async fn secrets(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
+    let api: Api<PartialObjectMeta<Secret>> = Api::all(ctx.client.clone());
+    let config = watcher::Config::default()
+        .labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"))
+        .timeout(WATCH_SECONDS);
+    let mut stream = pin!(watcher(api, config).default_backoff());
+    let concerned = |key: &Key, meta: &SecretMeta| {
+        if let Some(request) = &meta.request {
+            triggers.request(&key.0, request);
+        }
+        for name in ctx.index.claimants(key) {
+            triggers.request(&key.0, &name);
+        }
+    };
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(watcher::Event::Init) => ctx.index.secrets_listing(),
+            Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
+                let (key, meta) = (key_of(&secret.metadata), SecretMeta::from(&secret.metadata));
+                if ctx.index.secret_applied(key.clone(), meta.clone()) {
+                    concerned(&key, &meta);
+                }
+            }
+            Ok(watcher::Event::InitDone) => {
+                for (key, meta) in ctx.index.secrets_listed() {
+                    concerned(&key, &meta);
+                }
+                fill(&filled, Cache::Secrets);
+            }
+            Ok(watcher::Event::Delete(secret)) => {
+                let (key, meta) = (key_of(&secret.metadata), SecretMeta::from(&secret.metadata));
+                // Also where it was unknown: a request may wait for somebody else's Secret to go.
+                ctx.index.secret_deleted(&key, &meta.resource_version);
+                concerned(&key, &meta);
+            }
+            Err(error) => failed("secrets", &error),
+        }
+    }
+}
+
+fn failed(resource: &str, error: &dyn std::error::Error) {
+    tracing::warn!(resource, "the watch failed and is begun anew: {error}");
+}
+
+fn key_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Key {
+    (
+        meta.namespace.clone().unwrap_or_default(),
+        meta.name.clone().unwrap_or_default(),
+    )
+}
+
+/// Watches IdTokenGrants.
+pub async fn grants(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
+    let api: Api<IdTokenGrant> = Api::all(ctx.client.clone());
+    live(api, "idtokengrants", |event| {
+        match event {
+            Live::Listed(grants) => ctx.grants.set_objects(grants),
+            Live::Applied(grant) => ctx.grants.apply(grant),
+            Live::Deleted(grant) => ctx.grants.delete(&grant.name_any()),
+            Live::Alive => return ctx.grants.seen(Watched::Grants, Timestamp::now()),
+        }
+        ctx.grants.seen(Watched::Grants, Timestamp::now());
+        fill(&filled, Cache::Grants);
+        triggers.everything();
+    })
+    .await;
+}
+
+/// Watches the labels of namespaces.
+pub async fn namespaces(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
+    let labels = |namespace: PartialObjectMeta<Namespace>| -> (String, BTreeMap<String, String>) {
+        (
+            namespace.metadata.name.unwrap_or_default(),
+            namespace.metadata.labels.unwrap_or_default(),
+        )
+    };
+    let api: Api<PartialObjectMeta<Namespace>> = Api::all(ctx.client.clone());
+    live(api, "namespaces", |event| {
+        let changed = match event {
+            Live::Listed(namespaces) => {
+                ctx.grants
+                    .set_namespaces(namespaces.into_iter().map(labels).collect());
+                true
+            }
+            Live::Applied(namespace) => {
+                let (name, labels) = labels(namespace);
+                ctx.grants.set_namespace(&name, Some(labels))
+            }
+            Live::Deleted(namespace) => ctx.grants.set_namespace(&namespace.name_any(), None),
+            Live::Alive => false,
+        };
+        ctx.grants.seen(Watched::Namespaces, Timestamp::now());
+        fill(&filled, Cache::Namespaces);
+        if changed {
+            triggers.everything();
+        }
+    })
+    .await;
+}
+
+enum Live<K> {
+    Listed(Vec<K>),
+    Applied(K),
+    Deleted(K),
+    Alive,
+}
+
+/// Lists and watches, and passes on each sign of life: kube's own watcher keeps the bookmarks to itself, so that a watch on which
+/// nothing happens could not be told from a dead one.
+async fn live<K>(api: Api<K>, resource: &'static str, mut sink: impl FnMut(Live<K>))
+where
+    K: Resource + Clone + Debug + DeserializeOwned,
+{
+    let mut pause = Duration::from_millis(200);
+    loop {
+        if let Err(error) = list_and_watch(&api, &mut sink, &mut pause).await {
+            failed(resource, &error);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(15));
+    }
+}
+
+async fn list_and_watch<K>(
+    api: &Api<K>,
+    sink: &mut impl FnMut(Live<K>),
+    pause: &mut Duration,
+) -> Result<(), kube::Error>
+where
+    K: Resource + Clone + Debug + DeserializeOwned,
+{
+    let list = api.list(&ListParams::default()).await?;
+    let mut version = list.metadata.resource_version.unwrap_or_default();
+    sink(Live::Listed(list.items));
+    let params = WatchParams {
+        timeout: Some(WATCH_SECONDS),
+        ..WatchParams::default()
+    };
+    loop {
+        let mut events = pin!(api.watch(&params, &version).await?);
+        loop {
+            let event = match tokio::time::timeout(SILENCE, events.try_next()).await {
+                Err(_) => return Ok(()),
+                Ok(event) => event?,
+            };
+            let Some(event) = event else { break };
+            *pause = Duration::from_millis(200);
+            match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    version = object.resource_version().unwrap_or(version);
+                    sink(Live::Applied(object));
+                }
+                WatchEvent::Deleted(object) => {
+                    version = object.resource_version().unwrap_or(version);
+                    sink(Live::Deleted(object));
+                }
+                WatchEvent::Bookmark(bookmark) => {
+                    version = bookmark.metadata.resource_version;
+                    sink(Live::Alive);
+                }
+                // 410 Gone: what happened since is no longer known, so list anew.
+                WatchEvent::Error(status) if status.code == 410 => return Ok(()),
+                WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+            }
+        }
+    }
+}
+
+/// Reads the grants file again whenever it changed. A file that cannot be read or parsed leaves the grants as they were, which is said
+/// each time.
+pub async fn grants_file(ctx: Arc<Context>, path: PathBuf, triggers: Triggers) {
+    let mut known = std::fs::read(&path).ok();
+    let mut ticks = tokio::time::interval(FILE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        // Compared by content: a mounted ConfigMap is swapped by a symbolic link, whose times say little.
+        let content = tokio::fs::read(&path).await.ok();
+        if content == known {
+            continue;
+        }
+        match read_file(&path) {
+            Ok(grants) => {
+                tracing::info!(path = %path.display(), grants = grants.len(), "the grants file was read again");
+                ctx.grants.set_file(grants);
+                triggers.everything();
+            }
+            Err(error) => {
+                tracing::error!(path = %path.display(), "the grants file changed and is not used: {error}")
+            }
+        }
+        known = content;
+    }
+}

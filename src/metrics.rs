@@ -1,0 +1,249 @@
+//! Counters and gauges in OpenMetrics' text format. Labels are closed lists and namespaces, never names of objects or error texts.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::controller::index::Key;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MintLabels {
+    source: String,
+    result: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpstreamLabels {
+    endpoint: String,
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    namespace: String,
+    ready: String,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NamespaceLabels {
+    namespace: String,
+}
+
+#[derive(Debug)]
+struct State {
+    ready: bool,
+    reason: String,
+    expires: Option<Timestamp>,
+}
+
+/// All metrics of the operator.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    mints: Family<MintLabels, Counter>,
+    reconciles: Family<ResultLabels, Counter>,
+    reconcile_seconds: Histogram,
+    upstream_seconds: Family<UpstreamLabels, Histogram, fn() -> Histogram>,
+    requests: Family<RequestLabels, Gauge>,
+    earliest: Family<NamespaceLabels, Gauge>,
+    states: Mutex<HashMap<Key, State>>,
+}
+
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 16))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("idtoken");
+        let mints = Family::default();
+        registry.register(
+            "mint",
+            "Attempts to get a token, by source and result",
+            mints.clone(),
+        );
+        let reconciles = Family::default();
+        registry.register(
+            "reconcile",
+            "Reconciles of an IdTokenRequest, by result",
+            reconciles.clone(),
+        );
+        let reconcile_seconds = seconds();
+        registry.register_with_unit(
+            "reconcile_duration",
+            "Time of one reconcile",
+            Unit::Seconds,
+            reconcile_seconds.clone(),
+        );
+        let upstream_seconds: Family<UpstreamLabels, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(seconds as fn() -> Histogram);
+        let help = "Time of one call of Google's endpoints, by endpoint and HTTP status or kind of failure";
+        registry.register_with_unit(
+            "upstream_request_duration",
+            help,
+            Unit::Seconds,
+            upstream_seconds.clone(),
+        );
+        let requests = Family::default();
+        registry.register(
+            "requests",
+            "IdTokenRequests, by state of the Ready condition",
+            requests.clone(),
+        );
+        let earliest = Family::default();
+        let help = "Unix time at which the first of a namespace's valid tokens expires";
+        registry.register("earliest_expiration_timestamp", help, earliest.clone());
+        Self {
+            registry,
+            mints,
+            reconciles,
+            reconcile_seconds,
+            upstream_seconds,
+            requests,
+            earliest,
+            states: Mutex::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts an attempt to get a token.
+    pub fn minted(&self, source: &str, result: &str) {
+        self.mints
+            .get_or_create(&MintLabels {
+                source: source.into(),
+                result: result.into(),
+            })
+            .inc();
+    }
+
+    /// Counts a reconcile.
+    pub fn reconciled(&self, result: &str, took: Duration) {
+        self.reconciles
+            .get_or_create(&ResultLabels {
+                result: result.into(),
+            })
+            .inc();
+        self.reconcile_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a call of one of Google's endpoints; `code` is the HTTP status or the kind of failure.
+    pub fn upstream(&self, endpoint: &str, code: String, took: Duration) {
+        let labels = UpstreamLabels {
+            endpoint: endpoint.into(),
+            code,
+        };
+        self.upstream_seconds
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+    }
+
+    /// Keeps the state of a request: whether it is ready and why, and when its valid token expires.
+    pub fn state(&self, key: &Key, ready: Option<(bool, &str)>, expires: Option<Timestamp>) {
+        let Some((ready, reason)) = ready else { return };
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.insert(
+            key.clone(),
+            State {
+                ready,
+                reason: reason.to_owned(),
+                expires,
+            },
+        );
+    }
+
+    /// Drops a request that was deleted.
+    pub fn forget(&self, key: &Key) {
+        self.states
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
+    }
+
+    /// Drops every request that `alive` does not hold.
+    pub fn keep_only(&self, alive: &HashSet<Key>) {
+        self.states
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|key, _| alive.contains(key));
+    }
+
+    /// All metrics as text, <https://prometheus.io/docs/specs/om/open_metrics_spec/>.
+    ///
+    /// # Errors
+    /// Formatting failed, which writing to a string does not.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        {
+            let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+            self.requests.clear();
+            self.earliest.clear();
+            for ((namespace, _), state) in states.iter() {
+                let ready = if state.ready { "True" } else { "False" }.to_owned();
+                let labels = RequestLabels {
+                    namespace: namespace.clone(),
+                    ready,
+                    reason: state.reason.clone(),
+                };
+                self.requests.get_or_create(&labels).inc();
+                if let Some(expires) = state.expires {
+                    let gauge = self.earliest.get_or_create(&NamespaceLabels {
+                        namespace: namespace.clone(),
+                    });
+                    let before = gauge.get();
+                    gauge.set(if before == 0 {
+                        expires.as_second()
+                    } else {
+                        before.min(expires.as_second())
+                    });
+                }
+            }
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_counted_by_namespace_and_forgotten() {
+        let metrics = Metrics::default();
+        let key = |name: &str| ("shop".to_owned(), name.to_owned());
+        let at = |second| Some(Timestamp::from_second(second).unwrap());
+        metrics.state(&key("a"), Some((true, "Issued")), at(2000));
+        metrics.state(&key("b"), Some((true, "Issued")), at(1000));
+        metrics.state(&key("c"), Some((false, "NotGranted")), None);
+        let text = metrics.encode().unwrap();
+        assert!(
+            text.contains(r#"idtoken_requests{namespace="shop",ready="True",reason="Issued"} 2"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"idtoken_earliest_expiration_timestamp{namespace="shop"} 1000"#),
+            "{text}"
+        );
+        metrics.forget(&key("b"));
+        let text = metrics.encode().unwrap();
+        assert!(
+            text.contains(r#"idtoken_earliest_expiration_timestamp{namespace="shop"} 2000"#),
+            "{text}"
+        );
+    }
+}
