@@ -1,1 +1,52 @@
-//! stub
+//! A real Kubernetes control plane for tests and demos.
+//!
+//! [`ControlPlane::start`] runs etcd and kube-apiserver (with TLS, RBAC, audit log and a service-account issuer) in a
+//! folder and on ports of their own, so that several run at once. The binaries come from `KUBEBUILDER_ASSETS` where it
+//! is set; otherwise they are built once from their Go modules (see [`binaries`]).
+//!
+//! Whatever is started through [`Process`] ends with the process that started it, even if that is killed by SIGKILL.
+//!
+//! | Environment variable | Meaning |
+//! |---|---|
+//! | `KUBEBUILDER_ASSETS` | folder with `etcd`, `kube-apiserver` and `kubectl`: nothing is built |
+//! | `IDTOKEN_TESTENV_KEEP` | `1`: folders of stopped control planes (logs, audit log, data) are kept |
+//! | `CARGO_TARGET_DIR` | where built binaries and run folders are put, below `testenv/` |
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use idtoken_testenv::{ControlPlane, Options};
+//!
+//! let cluster = ControlPlane::start(Options::default()).await?;
+//! cluster.kubectl(["create", "namespace", "shop"]).await?;
+//! let limited = cluster.kubeconfig_for("jane", &["developers"])?;
+//! assert!(cluster.kubectl_as(&limited, ["get", "secrets"]).await.is_err());
+//! cluster.stop().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod apiserver;
+mod audit;
+pub mod binaries;
+mod control_plane;
+mod etcd;
+mod go_module;
+mod kubeconfig;
+mod kubectl;
+mod options;
+mod paths;
+mod pki;
+mod ports;
+mod process;
+mod progress;
+mod wait;
+
+pub use audit::AuditEvent;
+pub use binaries::Assets;
+pub use control_plane::ControlPlane;
+pub use go_module::{GoModule, GoTool};
+pub use options::Options;
+pub use paths::{RunDir, target_dir};
+pub use process::Process;
+pub use progress::Progress;
+pub use wait::{http_status, until};

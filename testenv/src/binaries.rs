@@ -1,0 +1,143 @@
+//! Where etcd, kube-apiserver, kubectl and the rest of Kubernetes come from.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::Progress;
+use crate::go_module::{GoModule, GoTool};
+
+/// The Kubernetes version that is built.
+pub const KUBERNETES_VERSION: &str = "v1.37.2";
+
+/// etcd and the programs of Kubernetes, at the versions its `go.mod` names. Only what is asked for is built.
+pub const KUBERNETES: GoModule = GoModule {
+    name: "kubernetes",
+    go_mod: include_str!("../tools/kubernetes/go.mod"),
+    go_sum: include_str!("../tools/kubernetes/go.sum"),
+    // What `kubectl version` and the API server's /version say; without it clients take the server for v0.0.0.
+    ldflags: "-s -w \
+        -X k8s.io/component-base/version.gitVersion=v1.37.2 \
+        -X k8s.io/component-base/version.gitMajor=1 \
+        -X k8s.io/component-base/version.gitMinor=37 \
+        -X k8s.io/component-base/version.gitTreeState=clean \
+        -X k8s.io/client-go/pkg/version.gitVersion=v1.37.2 \
+        -X k8s.io/client-go/pkg/version.gitMajor=1 \
+        -X k8s.io/client-go/pkg/version.gitMinor=37",
+    tools: &[
+        GoTool {
+            name: "etcd",
+            package: "go.etcd.io/etcd/server/v3",
+        },
+        GoTool {
+            name: "kube-apiserver",
+            package: "k8s.io/kubernetes/cmd/kube-apiserver",
+        },
+        GoTool {
+            name: "kubectl",
+            package: "k8s.io/kubernetes/cmd/kubectl",
+        },
+        GoTool {
+            name: "kube-controller-manager",
+            package: "k8s.io/kubernetes/cmd/kube-controller-manager",
+        },
+        GoTool {
+            name: "kube-scheduler",
+            package: "k8s.io/kubernetes/cmd/kube-scheduler",
+        },
+        GoTool {
+            name: "kubelet",
+            package: "k8s.io/kubernetes/cmd/kubelet",
+        },
+        GoTool {
+            name: "kube-proxy",
+            package: "k8s.io/kubernetes/cmd/kube-proxy",
+        },
+    ],
+};
+
+const NEEDED: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
+
+/// The programs a [`crate::ControlPlane`] needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assets {
+    /// etcd.
+    pub etcd: PathBuf,
+    /// kube-apiserver.
+    pub kube_apiserver: PathBuf,
+    /// kubectl.
+    pub kubectl: PathBuf,
+}
+
+impl Assets {
+    fn in_dir(dir: &Path) -> Self {
+        Self {
+            etcd: dir.join("etcd"),
+            kube_apiserver: dir.join("kube-apiserver"),
+            kubectl: dir.join("kubectl"),
+        }
+    }
+}
+
+/// The programs in `KUBEBUILDER_ASSETS` where it is set; otherwise they are built with Go, once: about 5 minutes on two
+/// cores. Blocks, and is safe to call from several threads and processes at once.
+///
+/// # Errors
+/// When `KUBEBUILDER_ASSETS` lacks one, or Go is missing, too old or fails.
+pub fn locate(progress: Progress) -> Result<Assets> {
+    match std::env::var_os("KUBEBUILDER_ASSETS") {
+        Some(dir) if !dir.is_empty() => given(Path::new(&dir)),
+        _ => Ok(Assets::in_dir(&KUBERNETES.build(&NEEDED, progress)?)),
+    }
+}
+
+fn given(dir: &Path) -> Result<Assets> {
+    let missing: Vec<_> = NEEDED
+        .into_iter()
+        .filter(|name| !dir.join(name).is_file())
+        .collect();
+    if !missing.is_empty() {
+        bail!(
+            "KUBEBUILDER_ASSETS is {}, which has no {}: put it there (setup-envtest makes such folders), or unset the \
+             variable to have everything built with Go",
+            dir.display(),
+            missing.join(" and no "),
+        );
+    }
+    // A relative folder would be looked up anew by programs that run elsewhere.
+    let absolute = std::path::absolute(dir)?;
+    Ok(Assets::in_dir(&absolute))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_which_asset_is_missing() {
+        let dir = crate::RunDir::create("assets").unwrap();
+        std::fs::write(dir.path().join("etcd"), "").unwrap();
+        let error = given(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("no kube-apiserver and no kubectl"), "{error}");
+    }
+
+    #[test]
+    fn the_go_module_has_the_version_and_the_tools() {
+        assert!(
+            KUBERNETES
+                .go_mod
+                .contains(&format!("k8s.io/kubernetes {KUBERNETES_VERSION} "))
+        );
+        assert!(KUBERNETES.ldflags.contains(&format!(
+            "component-base/version.gitVersion={KUBERNETES_VERSION} "
+        )));
+        for tool in KUBERNETES.tools {
+            assert!(
+                KUBERNETES.go_mod.contains(&format!("\t{}\n", tool.package)),
+                "{}",
+                tool.package
+            );
+        }
+    }
+}

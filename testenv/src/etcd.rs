@@ -1,0 +1,74 @@
+//! etcd.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::ports::Port;
+use crate::{Assets, Options, Process};
+
+const READY: Duration = Duration::from_secs(60);
+
+/// A running etcd; its data is in `etcd/` of the run folder.
+#[derive(Debug)]
+pub(crate) struct Etcd {
+    pub(crate) process: Process,
+    client: Port,
+    _peer: Port,
+}
+
+impl Etcd {
+    /// Starts etcd on free ports and waits until it is healthy. Tried again with other ports when another program was
+    /// faster to take one.
+    pub(crate) async fn start(assets: &Assets, options: &Options, dir: &Path) -> Result<Self> {
+        let mut attempt = 1;
+        loop {
+            let etcd = Self::spawn(assets, options, dir)?;
+            let address = etcd.address();
+            match etcd.process.wait_for_http(&address, "/health", READY).await {
+                Ok(()) => return Ok(etcd),
+                Err(_) if attempt < 5 && etcd.process.log_tail().contains("address already in use") => {
+                    attempt += 1
+                }
+                Err(error) => return Err(error.context("etcd does not start")),
+            }
+        }
+    }
+
+    fn spawn(assets: &Assets, options: &Options, dir: &Path) -> Result<Self> {
+        let (client, peer) = (Port::reserve()?, Port::reserve()?);
+        let client_url = format!("http://127.0.0.1:{}", client.number);
+        let peer_url = format!("http://127.0.0.1:{}", peer.number);
+        let data = dir.join("etcd");
+        // A try that failed may have written its ports into the data.
+        let _ = std::fs::remove_dir_all(&data);
+        let mut command = Command::new(&assets.etcd);
+        command
+            .arg("--name=testenv")
+            .arg(format!("--data-dir={}", data.display()))
+            .arg(format!("--listen-client-urls={client_url}"))
+            .arg(format!("--advertise-client-urls={client_url}"))
+            .arg(format!("--listen-peer-urls={peer_url}"))
+            .arg(format!("--initial-advertise-peer-urls={peer_url}"))
+            .arg(format!("--initial-cluster=testenv={peer_url}"))
+            // The data is thrown away: only a crash of the machine could lose writes.
+            .arg("--unsafe-no-fsync")
+            .args(&options.etcd_flags);
+        let process = Process::spawn("etcd", &command, dir)?;
+        Ok(Self {
+            process,
+            client,
+            _peer: peer,
+        })
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.client.number)
+    }
+}

@@ -1,0 +1,259 @@
+//! Programs built from a Go module whose `go.mod` and `go.sum` are part of this crate.
+
+use std::fmt::Write as _;
+use std::fs::{File, TryLockError};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use aws_lc_rs::digest;
+
+use crate::paths;
+use crate::progress::{Progress, Step};
+
+/// Arguments of every `go build`; they come after GOFLAGS and win over it. `readonly` keeps go.mod and go.sum as they
+/// are, so that the same sources are built everywhere.
+const FLAGS: [&str; 4] = ["-mod=readonly", "-trimpath", "-buildvcs=false", "-tags="];
+const POLL: Duration = Duration::from_millis(200);
+
+/// One program of a [`GoModule`].
+#[derive(Clone, Copy, Debug)]
+pub struct GoTool {
+    /// The program's file name.
+    pub name: &'static str,
+    /// Its Go package.
+    pub package: &'static str,
+}
+
+/// Programs that are built at the versions fixed by a `go.mod` and a `go.sum`.
+#[derive(Clone, Copy, Debug)]
+pub struct GoModule {
+    /// A short name, for the folder and for messages.
+    pub name: &'static str,
+    /// The content of `go.mod`, with a `tool` line for each program.
+    pub go_mod: &'static str,
+    /// The content of `go.sum`.
+    pub go_sum: &'static str,
+    /// For `go build -ldflags`.
+    pub ldflags: &'static str,
+    /// What can be built.
+    pub tools: &'static [GoTool],
+}
+
+impl GoModule {
+    /// Builds those of `names` that are not built yet and gives the folder they are in:
+    /// `target/testenv/<name>-<hash of all that decides the result>`.
+    ///
+    /// Blocks. When several processes want the same, one builds and the others wait.
+    ///
+    /// # Errors
+    /// When a name is unknown, when Go is missing, too old or fails, or when the folder cannot be written.
+    pub fn build(&self, names: &[&str], progress: Progress) -> Result<PathBuf> {
+        let tools = names
+            .iter()
+            .map(|name| self.tool(name))
+            .collect::<Result<Vec<_>>>()?;
+        let parent = paths::testenv_dir();
+        let sources = Sources::write(self)?;
+        let dir = parent.join(format!(
+            "{}-{}",
+            self.name,
+            self.hash(&go_version(sources.dir())?)
+        ));
+        if missing(&dir, &tools).is_empty() {
+            return Ok(dir);
+        }
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let _lock = lock(&dir.join(".lock"), self.name, progress)?;
+        // Asked again: another process may have built them while this one waited.
+        let todo = missing(&dir, &tools);
+        for (index, tool) in todo.iter().enumerate() {
+            let what = format!("building {} ({} of {})", tool.name, index + 1, todo.len());
+            self.build_one(tool, sources.dir(), &dir, &what, progress)?;
+        }
+        Ok(dir)
+    }
+
+    fn tool(&self, name: &str) -> Result<GoTool> {
+        let found = self.tools.iter().find(|tool| tool.name == name).copied();
+        found.with_context(|| format!("the Go module {} has no program {name}", self.name))
+    }
+
+    fn hash(&self, go_version: &str) -> String {
+        let mut context = digest::Context::new(&digest::SHA256);
+        let target = [std::env::consts::OS, std::env::consts::ARCH];
+        let flags = FLAGS.join(" ");
+        for part in [self.go_mod, self.go_sum, self.ldflags, &flags, go_version]
+            .into_iter()
+            .chain(target)
+        {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part.as_bytes());
+        }
+        context
+            .finish()
+            .as_ref()
+            .iter()
+            .take(8)
+            .fold(String::new(), |mut hex, byte| {
+                let _ = write!(hex, "{byte:02x}");
+                hex
+            })
+    }
+
+    fn build_one(
+        &self,
+        tool: &GoTool,
+        sources: &Path,
+        dir: &Path,
+        what: &str,
+        progress: Progress,
+    ) -> Result<()> {
+        let mut step = Step::new(progress);
+        step.update(what);
+        // A build that is killed leaves only this file, which the next one writes over.
+        let part = dir.join(format!(".{}.part", tool.name));
+        let log = dir.join(format!(".{}.log", tool.name));
+        let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let mut command = go(sources);
+        command
+            .arg("build")
+            .args(FLAGS)
+            .arg(format!("-ldflags={}", self.ldflags))
+            .arg("-o")
+            .arg(&part);
+        command
+            .arg(tool.package)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(output);
+        let mut child = command.spawn().context("cannot run go")?;
+        let status = loop {
+            if let Some(status) = child.try_wait().context("cannot wait for go")? {
+                break status;
+            }
+            step.update(what);
+            std::thread::sleep(POLL);
+        };
+        if !status.success() {
+            step.finish(&format!("could not build {}", tool.name));
+            let mut said = String::new();
+            let _ = File::open(&log).and_then(|mut file| file.read_to_string(&mut said));
+            let tail: Vec<&str> = said.lines().rev().take(20).collect();
+            let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
+            bail!(
+                "go cannot build {} ({status}). It needs the modules named in go.mod, from the module cache or by \
+                 GOPROXY; or set KUBEBUILDER_ASSETS to a folder that has it built. It said:\n{tail}",
+                tool.name,
+            );
+        }
+        let done = dir.join(tool.name);
+        std::fs::rename(&part, &done).with_context(|| format!("cannot write {}", done.display()))?;
+        let _ = std::fs::remove_file(&log);
+        step.finish(&format!("built {}", tool.name));
+        Ok(())
+    }
+}
+
+/// go.mod and go.sum in a folder of their own, since `go` wants to find them in its working directory.
+struct Sources(paths::RunDir);
+
+impl Sources {
+    fn write(module: &GoModule) -> Result<Self> {
+        let dir = paths::RunDir::create("go")?;
+        for (name, content) in [("go.mod", module.go_mod), ("go.sum", module.go_sum)] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(Self(dir))
+    }
+
+    fn dir(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+fn missing(dir: &Path, tools: &[GoTool]) -> Vec<GoTool> {
+    tools
+        .iter()
+        .filter(|tool| !dir.join(tool.name).is_file())
+        .copied()
+        .collect()
+}
+
+fn go(sources: &Path) -> Command {
+    let mut command = Command::new("go");
+    // GOTOOLCHAIN stays as the user has it: `auto` may fetch a newer Go, `local` never does.
+    command
+        .current_dir(sources)
+        .env("GOWORK", "off")
+        .env("CGO_ENABLED", "0")
+        .env_remove("GOOS")
+        .env_remove("GOARCH");
+    command
+}
+
+/// The version of Go that builds the module: what GOTOOLCHAIN and go.mod choose.
+fn go_version(sources: &Path) -> Result<String> {
+    let wanted = "Install Go 1.26 or newer (GOTOOLCHAIN=auto lets an older one fetch it), or set KUBEBUILDER_ASSETS to a \
+                  folder with etcd, kube-apiserver and kubectl";
+    let output = match go(sources)
+        .args(["env", "GOVERSION"])
+        .stdin(Stdio::null())
+        .output()
+    {
+        Ok(output) => output,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!(
+                "etcd, kube-apiserver and kubectl are built with Go, but there is no `go` in PATH. {wanted}"
+            )
+        }
+        Err(error) => return Err(error).context("cannot run go"),
+    };
+    if !output.status.success() {
+        bail!("{}. {wanted}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    match minor(&version) {
+        // Before 1.21 Go did not look at the version in go.mod.
+        Some(minor) if minor < 21 => bail!("{version} is too old to build Kubernetes. {wanted}"),
+        _ => Ok(version),
+    }
+}
+
+/// `go1.26.8` → 26.
+fn minor(version: &str) -> Option<u32> {
+    let rest = version.strip_prefix("go1.")?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn lock(path: &Path, name: &str, progress: Progress) -> Result<File> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut step = Step::new(progress);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                step.update(&format!("waiting for another process to build {name}"))
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_go_versions() {
+        assert_eq!(minor("go1.26.8"), Some(26));
+        assert_eq!(minor("go1.27rc1"), Some(27));
+        assert_eq!(minor("devel +abc"), None);
+    }
+}

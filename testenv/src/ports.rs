@@ -1,0 +1,44 @@
+//! Ports for servers that cannot be told to take any free one.
+
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{Ipv4Addr, TcpListener};
+
+use anyhow::{Context, Result, bail};
+
+use crate::paths;
+
+// Below what Linux (32768) and macOS (49152) hand out to outgoing connections, which could otherwise take a port
+// between two starts of the same server; below Kubernetes' node ports (30000) too.
+const FIRST: u16 = 15_000;
+const LAST: u16 = 29_999;
+
+/// A TCP port that no other user of this crate is given while this lives.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) number: u16,
+    _lock: File,
+}
+
+impl Port {
+    /// A port that is free now. Programs that do not use this crate may still take it before the server does.
+    pub(crate) fn reserve() -> Result<Self> {
+        let dir = paths::testenv_dir().join("ports");
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let span = LAST - FIRST + 1;
+        // Each RandomState has other keys: where to begin needs no more randomness than that.
+        let start = (RandomState::new().hash_one(std::process::id()) % u64::from(span)) as u16;
+        for step in 0..span {
+            let number = FIRST + (start + step) % span;
+            if TcpListener::bind((Ipv4Addr::UNSPECIFIED, number)).is_err() {
+                continue;
+            }
+            let path = dir.join(number.to_string());
+            let lock = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+            if lock.try_lock().is_ok() {
+                return Ok(Self { number, _lock: lock });
+            }
+        }
+        bail!("no free TCP port between {FIRST} and {LAST}")
+    }
+}
