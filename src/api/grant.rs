@@ -1,4 +1,8 @@
 //! `IdTokenGrant`: which namespaces may spend the operator's Google identity, on which accounts and audiences.
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "each printcolumn has its own name, type and path"
+)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::CustomResource;

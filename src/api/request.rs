@@ -1,4 +1,8 @@
 //! `IdTokenRequest`: one audience-bound token that a namespace wants kept fresh in a Secret.
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "each printcolumn has its own name, type and path"
+)]
 
 use std::collections::BTreeMap;
 

@@ -26,7 +26,7 @@ pub enum Before {
     /// The cache knows none.
     Unknown,
     /// It is as we left it.
-    Untouched(SecretMeta),
+    Untouched(Box<SecretMeta>),
     /// It was read.
     Read(Box<Content>),
 }

@@ -3,7 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 
 /// `VERSION-` and 32 hex digits of the SHA-256 over `parts`, each preceded by its length, so that no two lists collide.
-pub fn versioned(version: &str, parts: &[String]) -> String {
+pub(super) fn versioned(version: &str, parts: &[String]) -> String {
     let mut bytes = Vec::new();
     for part in parts {
         bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());

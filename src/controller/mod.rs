@@ -21,21 +21,21 @@ mod hash;
 pub mod index;
 pub mod mint;
 pub mod observe;
+mod outcome;
 pub mod plan;
 mod reconcile;
 pub mod render;
 pub mod schedule;
 pub mod status;
+mod steps;
 pub mod template;
 pub mod validate;
 mod watches;
 
-pub use watches::Cache;
-
 use crate::api::v1alpha1::IdTokenRequest;
 use crate::google::Minter;
 use crate::metrics::Metrics;
-use watches::Triggers;
+use watches::{Cache, Triggers};
 
 /// How the controller works.
 #[derive(Clone, Debug)]

@@ -7,28 +7,20 @@ use kube::Resource;
 use kube::runtime::controller::Action;
 
 use super::Context;
-use super::apply::{self, Before};
 use super::authorize::Denied;
 use super::fault::KubeFault;
-use super::index::{Basis, Key, Memory, Retry, SecretMeta, older};
-use super::mint::{self, MintError};
-use super::observe::{Content, read_secret};
-use super::plan::{self, Integrity, Observed, Plan};
-use super::render::{RenderError, render};
-use super::schedule::{self, Class};
-use super::status::{self, Failure, Held, Report, STALLED_AFTER};
+use super::index::{Basis, Key, Memory, Retry, older};
+use super::observe::Content;
+use super::outcome::Stop;
+use super::plan::{self, Observed, Plan};
+use super::status::{self, Failure, Report};
 use super::validate::{Request, source_name, validate};
 use crate::api::annotations;
 use crate::api::conditions::{READY, reason};
-use crate::api::v1alpha1::{GrantStatus, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus};
-use crate::token::{Claims, IdToken};
-
-/// Repairs within [`REPAIR_WINDOW`] after which the operator stops putting a field back.
-const MAX_REPAIRS: usize = 5;
-const REPAIR_WINDOW: SignedDuration = SignedDuration::from_mins(10);
+use crate::api::v1alpha1::{GrantStatus, IdTokenRequest, IdTokenRequestStatus};
 
 /// Brings one request to where its spec wants it, and says when to look again.
-pub async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) -> Action {
+pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) -> Action {
     if object.metadata.deletion_timestamp.is_some() {
         return Action::await_change();
     }
@@ -116,33 +108,17 @@ async fn publish(
     };
     ctx.index
         .remember(key, uid, |memory| memory.status = Some((written, next.clone())));
-    if let Some(event) = status::event(previous, next) {
-        if let Err(error) = ctx.recorder.publish(&event, &object.object_ref(&())).await {
-            let fault = KubeFault::new("create", "events", &key.0, &error);
-            tracing::warn!(
-                namespace = key.0,
-                name = key.1,
-                "the event was not written: {fault}"
-            );
-        }
+    if let Some(event) = status::event(previous, next)
+        && let Err(error) = ctx.recorder.publish(&event, &object.object_ref(&())).await
+    {
+        let fault = KubeFault::new("create", "events", &key.0, &error);
+        tracing::warn!(
+            namespace = key.0,
+            name = key.1,
+            "the event was not written: {fault}"
+        );
     }
     Ok(())
-}
-
-/// What a phase ends with where the wanted state is not reached.
-enum Stop {
-    Fault(KubeFault),
-    Mint(MintError),
-    Render(RenderError),
-    Denied(Denied),
-    Rival(String),
-    Waiting(Retry),
-}
-
-impl From<KubeFault> for Stop {
-    fn from(fault: KubeFault) -> Self {
-        Self::Fault(fault)
-    }
 }
 
 async fn phases(
@@ -259,16 +235,17 @@ fn timed_out(
     work.finish(Err(Stop::Fault(fault)), basis)
 }
 
-struct Work<'a> {
-    ctx: &'a Arc<Context>,
-    request: &'a Request,
-    previous: &'a IdTokenRequestStatus,
-    memory: &'a Memory,
-    denied: Option<Denied>,
-    retry: Option<Retry>,
-    observed: Observed,
-    content: Option<Content>,
-    report: Report,
+/// One reconcile under way.
+pub(super) struct Work<'a> {
+    pub(super) ctx: &'a Arc<Context>,
+    pub(super) request: &'a Request,
+    pub(super) previous: &'a IdTokenRequestStatus,
+    pub(super) memory: &'a Memory,
+    pub(super) denied: Option<Denied>,
+    pub(super) retry: Option<Retry>,
+    pub(super) observed: Observed,
+    pub(super) content: Option<Content>,
+    pub(super) report: Report,
 }
 
 impl Work<'_> {
@@ -298,7 +275,7 @@ impl Work<'_> {
             Plan::Denied(denied) => return Err(Stop::Denied(denied)),
             Plan::Wait { .. } => {
                 if let Some(retry) = self.retry.clone() {
-                    return Err(Stop::Waiting(retry));
+                    return Err(Stop::Waiting(Box::new(retry)));
                 }
             }
             // Decided again after a read: then it is never asked for a second time.
@@ -311,7 +288,7 @@ impl Work<'_> {
         }
     }
 
-    fn plan(&self) -> Plan {
+    pub(super) fn plan(&self) -> Plan {
         plan::decide(
             self.request,
             &self.observed,
@@ -321,393 +298,14 @@ impl Work<'_> {
         )
     }
 
-    fn target(&self) -> Key {
+    pub(super) fn target(&self) -> Key {
         (self.request.namespace.clone(), self.request.target.name.clone())
     }
 
-    fn rule_out_rivals(&self) -> Result<(), Stop> {
+    pub(super) fn rule_out_rivals(&self) -> Result<(), Stop> {
         match self.ctx.index.rival(&self.target(), &self.request.uid) {
             Some(rival) => Err(Stop::Rival(rival.name)),
             None => Ok(()),
         }
     }
-
-    /// Reads the Secret, makes sure that it is ours to write, and compares it with what we wrote.
-    async fn read(&mut self) -> Result<(), Stop> {
-        let target = self.target();
-        let Some(content) = read_secret(&self.ctx.client, &target.0, &target.1).await? else {
-            self.ctx.index.secret_missing(&target);
-            self.observed.secret = None;
-            return Ok(());
-        };
-        let adopted = apply::claim(self.ctx, self.request, &content)?;
-        let token = stored_token(&content, &self.request.target.key);
-        self.observed.content = Some(match token.filter(|_| !adopted) {
-            None => Integrity::Damaged,
-            Some(token) => match render(self.request, &token)
-                .map_err(Stop::Render)?
-                .drift(&content)
-            {
-                Some(_) => Integrity::Drifted,
-                None if content.type_ != self.request.target.type_ => Integrity::Drifted,
-                None => Integrity::Intact,
-            },
-        });
-        self.observed.secret = Some(content.summary.clone());
-        self.content = Some(content);
-        Ok(())
-    }
-
-    /// The Secret is as it should be: only the status may have to say so.
-    fn record(&mut self) {
-        let token = self
-            .content
-            .as_ref()
-            .and_then(|content| stored_token(content, &self.request.target.key));
-        if let Some(secret) = self.observed.secret.clone() {
-            self.report.held = self.held(&secret, token.as_ref().map(IdToken::claims));
-        }
-    }
-
-    /// Writes the stored token anew: the template changed, or somebody changed what is ours.
-    async fn repair(&mut self) -> Result<(), Stop> {
-        let Some(content) = self.content.take() else {
-            return Ok(());
-        };
-        let Some(token) = stored_token(&content, &self.request.target.key) else {
-            return Ok(());
-        };
-        let rendered = render(self.request, &token).map_err(Stop::Render)?;
-        let ours = content.summary.render_hash.as_ref() == Some(&self.request.render_hash);
-        if ours && content.summary.request_uid.as_ref() == Some(&self.request.uid) {
-            self.count_repair(rendered.drift(&content).as_deref().unwrap_or("type"), &content)?;
-        }
-        let written =
-            apply::write(self.ctx, self.request, &rendered, Before::Read(Box::new(content))).await?;
-        tracing::info!(
-            namespace = self.request.namespace,
-            name = self.request.name,
-            "the Secret was written anew from its own token"
-        );
-        self.report.held = self.held(&written, Some(token.claims()));
-        Ok(())
-    }
-
-    async fn mint(&mut self, cause: plan::Cause) -> Result<(), Stop> {
-        let (ctx, request) = (self.ctx, self.request);
-        if let Some(content) = self.content.as_ref().filter(|_| cause == plan::Cause::Damaged) {
-            let written_by_us = content.summary.request_uid.as_ref() == Some(&request.uid);
-            if written_by_us {
-                self.count_repair(&format!("data[{}]", request.target.key), content)?;
-            }
-        }
-        let started = std::time::Instant::now();
-        let minted = mint::mint(ctx, request, self.pinned_subject()).await;
-        let result = minted
-            .as_ref()
-            .map_or_else(|error| error.reason(), |_| reason::ISSUED);
-        ctx.metrics.minted(source_name(request.token.source), result);
-        let token = minted.map_err(Stop::Mint)?;
-        // The grant, the spec's claim on the Secret or the Lease may have gone while Google answered.
-        self.report.grant = Some(
-            ctx.grants
-                .authorize(request, Timestamp::now())
-                .map_err(Stop::Denied)?,
-        );
-        self.rule_out_rivals()?;
-        let rendered = render(request, &token).map_err(Stop::Render)?;
-        let before = match (self.content.take(), self.observed.secret.clone()) {
-            (Some(content), _) => Before::Read(Box::new(content)),
-            (None, Some(secret)) => Before::Untouched(secret),
-            (None, None) => Before::Unknown,
-        };
-        let written = apply::write(ctx, request, &rendered, before).await?;
-        let held = self.held(&written, Some(token.claims()));
-        let renews = held.as_ref().map(|held| held.renewal.at.to_string());
-        tracing::info!(
-            namespace = request.namespace,
-            name = request.name,
-            source = source_name(request.token.source),
-            cause = ?cause,
-            expires = %token.claims().exp,
-            renews,
-            milliseconds = started.elapsed().as_millis(),
-            "a token was issued"
-        );
-        self.report.held = held;
-        self.report.handled_renew = request.renew_request.clone();
-        Ok(())
-    }
-
-    /// The account's unique ID as an earlier token of the same account had it.
-    fn pinned_subject(&self) -> Option<&str> {
-        let token = self.previous.token.as_ref()?;
-        let same_spec = self
-            .observed
-            .secret
-            .as_ref()
-            .and_then(|secret| secret.token_hash.as_ref())
-            == Some(&self.request.token_hash);
-        let same_account = token.email.as_ref() == Some(&self.request.token.service_account);
-        token.subject.as_deref().filter(|_| same_spec || same_account)
-    }
-
-    fn count_repair(&self, field: &str, content: &Content) -> Result<(), Stop> {
-        let now = Timestamp::now();
-        let recent = |at: &&Timestamp| now.duration_since(**at) < REPAIR_WINDOW;
-        let mut repairs: Vec<Timestamp> = self.memory.repairs.iter().filter(recent).copied().collect();
-        if repairs.len() >= MAX_REPAIRS {
-            return Err(Stop::Fault(KubeFault::Contested {
-                name: self.request.target.name.clone(),
-                field: field.to_owned(),
-                manager: last_manager(content).unwrap_or("somebody").to_owned(),
-                count: repairs.len(),
-            }));
-        }
-        repairs.push(now);
-        let key = (self.request.namespace.clone(), self.request.name.clone());
-        self.ctx
-            .index
-            .remember(&key, &self.request.uid, |memory| memory.repairs = repairs);
-        Ok(())
-    }
-
-    /// Removes the Secret of the name that the target had before, if it is still ours.
-    async fn remove_renamed(&mut self) -> Result<(), Stop> {
-        let old = self
-            .previous
-            .secret
-            .as_ref()
-            .filter(|old| old.name != self.request.target.name);
-        let Some(old) = old.filter(|_| self.report.held.is_some()) else {
-            return Ok(());
-        };
-        let secret = self
-            .ctx
-            .index
-            .secret(&(self.request.namespace.clone(), old.name.clone()));
-        let Some(secret) =
-            secret.filter(|secret| secret.request_uid.as_ref() == Some(&self.request.uid) && !secret.adopted)
-        else {
-            return Ok(());
-        };
-        self.report.keep_secret_name = true;
-        apply::delete(self.ctx, &self.request.namespace, &old.name, &secret).await?;
-        self.report.keep_secret_name = false;
-        Ok(())
-    }
-
-    /// The token in `secret` as status shows it; none unless it is valid and what the spec asks for.
-    fn held(&self, secret: &SecretMeta, claims: Option<&Claims>) -> Option<Held> {
-        let (issued, expires) = (secret.issued?, secret.expires?);
-        let matches = secret.token_hash.as_ref() == Some(&self.request.token_hash)
-            && secret.render_hash.as_ref() == Some(&self.request.render_hash)
-            && secret.request_uid.as_ref() == Some(&self.request.uid);
-        if !matches || expires <= Timestamp::now() {
-            return None;
-        }
-        let known = self.previous.token.clone().unwrap_or_default();
-        let time = |at| Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at));
-        Some(Held {
-            secret: SecretStatus {
-                name: self.request.target.name.clone(),
-                resource_version: Some(secret.resource_version.clone()),
-            },
-            token: TokenStatus {
-                issue_time: time(issued),
-                expiration_time: time(expires),
-                audience: Some(self.request.token.audience.clone()),
-                email: claims.map_or(known.email, |claims| claims.email.clone()),
-                subject: claims.map_or(known.subject, |claims| Some(claims.sub.clone())),
-            },
-            renewal: plan::renewal(self.request, issued, expires),
-        })
-    }
-
-    /// Turns the end of the phases into the report, and remembers what the next attempt depends on.
-    fn finish(mut self, end: Result<(), Stop>, basis: Basis) -> Report {
-        let now = Timestamp::now();
-        if self.report.held.is_none() {
-            let whole = match self.observed.content {
-                None => {
-                    self.observed
-                        .secret
-                        .as_ref()
-                        .map(|secret| &secret.resource_version)
-                        == self.observed.recorded.as_ref()
-                }
-                Some(integrity) => integrity == Integrity::Intact,
-            };
-            let secret = self.observed.secret.clone().filter(|_| whole);
-            self.report.held = secret.and_then(|secret| self.held(&secret, None));
-        }
-        let expiry = self
-            .report
-            .held
-            .as_ref()
-            .and_then(|held| held.token.expiration_time.as_ref())
-            .map(|time| time.0);
-        let key = (self.request.namespace.clone(), self.request.name.clone());
-        let stop = match end {
-            Ok(()) => {
-                if self.memory.retry.is_some() || self.memory.conflicted {
-                    self.ctx.index.remember(&key, &self.request.uid, |memory| {
-                        memory.retry = None;
-                        memory.conflicted = false;
-                    });
-                }
-                self.report.next = match self.report.suspended {
-                    true => expiry,
-                    false => self.report.held.as_ref().map(|held| held.renewal.at),
-                };
-                return self.report;
-            }
-            Err(stop) => stop,
-        };
-        let (failure, next) = self.failure(stop, basis, now, expiry, &key);
-        self.report.failure = Some(failure);
-        self.report.next = match (next, expiry) {
-            (Some(next), Some(expiry)) => Some(next.min(expiry)),
-            (next, expiry) => next.or(expiry),
-        };
-        self.report
-    }
-
-    fn failure(
-        &self,
-        stop: Stop,
-        basis: Basis,
-        now: Timestamp,
-        expiry: Option<Timestamp>,
-        key: &Key,
-    ) -> (Failure, Option<Timestamp>) {
-        let (reason, message, class, retry_after, act) = match stop {
-            Stop::Denied(denied) => {
-                // The grants' own events wake the request.
-                let failure = Failure {
-                    reason: denied.reason(),
-                    message: denied.to_string(),
-                    stalled: false,
-                };
-                let soon = now + SignedDuration::from_secs(30);
-                return (
-                    failure,
-                    matches!(denied, Denied::Unavailable { .. }).then_some(soon),
-                );
-            }
-            Stop::Rival(name) => {
-                let message = format!(
-                    "Secret {} is the target of IdTokenRequest {name} already, which is older; choose another spec.target.name",
-                    self.request.target.name
-                );
-                return (
-                    Failure {
-                        reason: reason::TARGET_CONFLICT,
-                        message,
-                        stalled: true,
-                    },
-                    None,
-                );
-            }
-            Stop::Waiting(retry) => {
-                let failure = Failure {
-                    reason: retry.reason,
-                    message: retry.message.clone(),
-                    stalled: stalled(&retry, now),
-                };
-                return (failure, Some(retry.next));
-            }
-            Stop::Fault(fault) => {
-                let act = matches!(
-                    fault,
-                    KubeFault::SecretConflict { .. }
-                        | KubeFault::SecretImmutable { .. }
-                        | KubeFault::Contested { .. }
-                );
-                (fault.reason(), fault.to_string(), fault.class(), None, act)
-            }
-            Stop::Mint(error) => (
-                error.reason(),
-                error.to_string(),
-                error.class(),
-                error.retry_after(),
-                false,
-            ),
-            Stop::Render(error) => {
-                let failure = Failure {
-                    reason: error.reason(),
-                    message: error.to_string(),
-                    stalled: true,
-                };
-                return (failure, None);
-            }
-        };
-        let before = self.retry.as_ref();
-        let since = before.map_or(now, |retry| retry.since);
-        let failure = schedule::Failure {
-            class,
-            attempts: before.map_or(1, |retry| retry.attempts.saturating_add(1)),
-            since_first: now.duration_since(since),
-            retry_after,
-            remaining: expiry.map(|expiry| expiry.duration_since(now)),
-        };
-        let next = now + schedule::retry_delay(&failure, &self.request.uid);
-        let retry = Retry {
-            reason,
-            message: message.clone(),
-            class,
-            attempts: failure.attempts,
-            since,
-            next,
-            basis,
-        };
-        let stalled = act || stalled(&retry, now);
-        tracing::warn!(
-            namespace = self.request.namespace,
-            name = self.request.name,
-            reason,
-            attempts = failure.attempts,
-            next = %next,
-            "{message}"
-        );
-        self.ctx.index.remember(key, &self.request.uid, |memory| {
-            memory.conflicted = act;
-            memory.retry = Some(retry);
-        });
-        (
-            Failure {
-                reason,
-                message,
-                stalled,
-            },
-            Some(next),
-        )
-    }
-}
-
-fn stalled(retry: &Retry, now: Timestamp) -> bool {
-    retry.class == Class::Refused && now.duration_since(retry.since) >= STALLED_AFTER
-}
-
-/// The token that we wrote, under its key or, where the key was changed or spoilt, under another.
-fn stored_token(content: &Content, key: &str) -> Option<IdToken> {
-    let written = content.summary.digest.as_deref()?;
-    let keys = std::iter::once(key).chain(
-        content
-            .data
-            .keys()
-            .map(String::as_str)
-            .filter(|other| *other != key),
-    );
-    keys.filter_map(|key| content.token(key))
-        .find(|token| token.fingerprint() == written)
-}
-
-fn last_manager(content: &Content) -> Option<&str> {
-    let entries = content.meta.managed_fields.iter().flatten();
-    let others = entries.filter(|entry| entry.manager.as_deref() != Some(crate::api::FIELD_MANAGER));
-    others
-        .max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?
-        .manager
-        .as_deref()
 }

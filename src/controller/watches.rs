@@ -33,14 +33,14 @@ const FILE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Where the watches put the requests to reconcile.
 #[derive(Clone, Debug)]
-pub struct Triggers {
+pub(super) struct Triggers {
     one: UnboundedSender<ObjectRef<IdTokenRequest>>,
     all: UnboundedSender<()>,
 }
 
 impl Triggers {
     /// `one` takes single requests, `all` that every request is to be looked at.
-    pub fn new(one: UnboundedSender<ObjectRef<IdTokenRequest>>, all: UnboundedSender<()>) -> Self {
+    pub(super) fn new(one: UnboundedSender<ObjectRef<IdTokenRequest>>, all: UnboundedSender<()>) -> Self {
         Self { one, all }
     }
 
@@ -56,7 +56,7 @@ impl Triggers {
 
 /// The caches that must be filled before the first decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cache {
+pub(super) enum Cache {
     /// IdTokenRequests.
     Requests,
     /// Secrets with our label.
@@ -68,14 +68,14 @@ pub enum Cache {
 }
 
 /// Which caches have been filled.
-pub type Filled = Sender<HashSet<Cache>>;
+pub(super) type Filled = Sender<HashSet<Cache>>;
 
 fn fill(filled: &Filled, cache: Cache) {
     filled.send_if_modified(|done| done.insert(cache));
 }
 
 /// Watches IdTokenRequests into `writer` and the index.
-pub async fn requests(
+pub(super) async fn requests(
     ctx: Arc<Context>,
     mut writer: Writer<IdTokenRequest>,
     triggers: Triggers,
@@ -127,7 +127,7 @@ pub async fn requests(
 }
 
 /// Watches the metadata of the Secrets that carry our label.
-pub async fn secrets(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
+pub(super) async fn secrets(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
     let api: Api<PartialObjectMeta<Secret>> = Api::all(ctx.client.clone());
     let config = watcher::Config::default()
         .labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"))
@@ -179,7 +179,7 @@ fn key_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> 
 }
 
 /// Watches IdTokenGrants.
-pub async fn grants(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
+pub(super) async fn grants(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
     let api: Api<IdTokenGrant> = Api::all(ctx.client.clone());
     live(api, "idtokengrants", |event| {
         match event {
@@ -196,7 +196,7 @@ pub async fn grants(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
 }
 
 /// Watches the labels of namespaces.
-pub async fn namespaces(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
+pub(super) async fn namespaces(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
     let labels = |namespace: PartialObjectMeta<Namespace>| -> (String, BTreeMap<String, String>) {
         (
             namespace.metadata.name.unwrap_or_default(),
@@ -297,7 +297,7 @@ where
 
 /// Reads the grants file again whenever it changed. A file that cannot be read or parsed leaves the grants as they were, which is said
 /// each time.
-pub async fn grants_file(ctx: Arc<Context>, path: PathBuf, triggers: Triggers) {
+pub(super) async fn grants_file(ctx: Arc<Context>, path: PathBuf, triggers: Triggers) {
     let mut known = std::fs::read(&path).ok();
     let mut ticks = tokio::time::interval(FILE_INTERVAL);
     loop {

@@ -1,0 +1,227 @@
+//! What the phases came to: the token that is held, the failure, and when the next attempt is due.
+
+use jiff::{SignedDuration, Timestamp};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::authorize::Denied;
+use super::fault::KubeFault;
+use super::index::{Basis, Key, Retry, SecretMeta};
+use super::mint::MintError;
+use super::plan::{self, Integrity};
+use super::reconcile::Work;
+use super::render::RenderError;
+use super::schedule::{self, Class};
+use super::status::{Failure, Held, Report, STALLED_AFTER};
+use crate::api::conditions::reason;
+use crate::api::v1alpha1::{SecretStatus, TokenStatus};
+use crate::token::Claims;
+
+/// What a phase ends with where the wanted state is not reached.
+pub(super) enum Stop {
+    Fault(KubeFault),
+    Mint(MintError),
+    Render(RenderError),
+    Denied(Denied),
+    Rival(String),
+    Waiting(Box<Retry>),
+}
+
+impl From<KubeFault> for Stop {
+    fn from(fault: KubeFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl Work<'_> {
+    /// The token in `secret` as status shows it; none unless it is valid and what the spec asks for.
+    pub(super) fn held(&self, secret: &SecretMeta, claims: Option<&Claims>) -> Option<Held> {
+        let (issued, expires) = (secret.issued?, secret.expires?);
+        let matches = secret.token_hash.as_ref() == Some(&self.request.token_hash)
+            && secret.render_hash.as_ref() == Some(&self.request.render_hash)
+            && secret.request_uid.as_ref() == Some(&self.request.uid);
+        if !matches || expires <= Timestamp::now() {
+            return None;
+        }
+        let known = self.previous.token.clone().unwrap_or_default();
+        let time = |at| Some(Time(at));
+        Some(Held {
+            secret: SecretStatus {
+                name: self.request.target.name.clone(),
+                resource_version: Some(secret.resource_version.clone()),
+            },
+            token: TokenStatus {
+                issue_time: time(issued),
+                expiration_time: time(expires),
+                audience: Some(self.request.token.audience.clone()),
+                email: claims.map_or(known.email, |claims| claims.email.clone()),
+                subject: claims.map_or(known.subject, |claims| Some(claims.sub.clone())),
+            },
+            renewal: plan::renewal(self.request, issued, expires),
+        })
+    }
+
+    /// Turns the end of the phases into the report, and remembers what the next attempt depends on.
+    pub(super) fn finish(mut self, end: Result<(), Stop>, basis: Basis) -> Report {
+        let now = Timestamp::now();
+        if self.report.held.is_none() {
+            let whole = match self.observed.content {
+                None => {
+                    self.observed
+                        .secret
+                        .as_ref()
+                        .map(|secret| &secret.resource_version)
+                        == self.observed.recorded.as_ref()
+                }
+                Some(integrity) => integrity == Integrity::Intact,
+            };
+            let secret = self.observed.secret.clone().filter(|_| whole);
+            self.report.held = secret.and_then(|secret| self.held(&secret, None));
+        }
+        let expiry = self
+            .report
+            .held
+            .as_ref()
+            .and_then(|held| held.token.expiration_time.as_ref())
+            .map(|time| time.0);
+        let key = (self.request.namespace.clone(), self.request.name.clone());
+        let stop = match end {
+            Ok(()) => {
+                if self.memory.retry.is_some() || self.memory.conflicted {
+                    self.ctx.index.remember(&key, &self.request.uid, |memory| {
+                        memory.retry = None;
+                        memory.conflicted = false;
+                    });
+                }
+                self.report.next = match self.report.suspended {
+                    true => expiry,
+                    false => self.report.held.as_ref().map(|held| held.renewal.at),
+                };
+                return self.report;
+            }
+            Err(stop) => stop,
+        };
+        let (failure, next) = self.failure(stop, basis, now, expiry, &key);
+        self.report.failure = Some(failure);
+        self.report.next = match (next, expiry) {
+            (Some(next), Some(expiry)) => Some(next.min(expiry)),
+            (next, expiry) => next.or(expiry),
+        };
+        self.report
+    }
+
+    fn failure(
+        &self,
+        stop: Stop,
+        basis: Basis,
+        now: Timestamp,
+        expiry: Option<Timestamp>,
+        key: &Key,
+    ) -> (Failure, Option<Timestamp>) {
+        let (reason, message, class, retry_after, act) = match stop {
+            Stop::Denied(denied) => {
+                // The grants' own events wake the request.
+                let failure = Failure {
+                    reason: denied.reason(),
+                    message: denied.to_string(),
+                    stalled: false,
+                };
+                let soon = now + SignedDuration::from_secs(30);
+                return (
+                    failure,
+                    matches!(denied, Denied::Unavailable { .. }).then_some(soon),
+                );
+            }
+            Stop::Rival(name) => {
+                let message = format!(
+                    "Secret {} is the target of IdTokenRequest {name} already, which is older; choose another spec.target.name",
+                    self.request.target.name
+                );
+                return (
+                    Failure {
+                        reason: reason::TARGET_CONFLICT,
+                        message,
+                        stalled: true,
+                    },
+                    None,
+                );
+            }
+            Stop::Waiting(retry) => {
+                let failure = Failure {
+                    reason: retry.reason,
+                    message: retry.message.clone(),
+                    stalled: stalled(&retry, now),
+                };
+                return (failure, Some(retry.next));
+            }
+            Stop::Fault(fault) => {
+                let act = matches!(
+                    fault,
+                    KubeFault::SecretConflict { .. }
+                        | KubeFault::SecretImmutable { .. }
+                        | KubeFault::Contested { .. }
+                );
+                (fault.reason(), fault.to_string(), fault.class(), None, act)
+            }
+            Stop::Mint(error) => (
+                error.reason(),
+                error.to_string(),
+                error.class(),
+                error.retry_after(),
+                false,
+            ),
+            Stop::Render(error) => {
+                let failure = Failure {
+                    reason: error.reason(),
+                    message: error.to_string(),
+                    stalled: true,
+                };
+                return (failure, None);
+            }
+        };
+        let before = self.retry.as_ref();
+        let since = before.map_or(now, |retry| retry.since);
+        let failure = schedule::Failure {
+            class,
+            attempts: before.map_or(1, |retry| retry.attempts.saturating_add(1)),
+            since_first: now.duration_since(since),
+            retry_after,
+            remaining: expiry.map(|expiry| expiry.duration_since(now)),
+        };
+        let next = now + schedule::retry_delay(&failure, &self.request.uid);
+        let retry = Retry {
+            reason,
+            message: message.clone(),
+            class,
+            attempts: failure.attempts,
+            since,
+            next,
+            basis,
+        };
+        let stalled = act || stalled(&retry, now);
+        tracing::warn!(
+            namespace = self.request.namespace,
+            name = self.request.name,
+            reason,
+            attempts = failure.attempts,
+            next = %next,
+            "{message}"
+        );
+        self.ctx.index.remember(key, &self.request.uid, |memory| {
+            memory.conflicted = act;
+            memory.retry = Some(retry);
+        });
+        (
+            Failure {
+                reason,
+                message,
+                stalled,
+            },
+            Some(next),
+        )
+    }
+}
+
+fn stalled(retry: &Retry, now: Timestamp) -> bool {
+    retry.class == Class::Refused && now.duration_since(retry.since) >= STALLED_AFTER
+}

@@ -1,0 +1,210 @@
+//! The effects that a plan asks for: read, repair, mint and remove.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::apply::{self, Before};
+use super::fault::KubeFault;
+use super::mint;
+use super::observe::{Content, read_secret};
+use super::outcome::Stop;
+use super::plan::{Cause, Integrity};
+use super::reconcile::Work;
+use super::render::render;
+use super::validate::source_name;
+use crate::api::FIELD_MANAGER;
+use crate::api::conditions::reason;
+use crate::token::IdToken;
+
+/// Repairs within [`REPAIR_WINDOW`] after which the operator stops putting a field back.
+const MAX_REPAIRS: usize = 5;
+const REPAIR_WINDOW: SignedDuration = SignedDuration::from_mins(10);
+
+impl Work<'_> {
+    /// Reads the Secret, makes sure that it is ours to write, and compares it with what we wrote.
+    pub(super) async fn read(&mut self) -> Result<(), Stop> {
+        let target = self.target();
+        let Some(content) = read_secret(&self.ctx.client, &target.0, &target.1).await? else {
+            self.ctx.index.secret_missing(&target);
+            self.observed.secret = None;
+            return Ok(());
+        };
+        let adopted = apply::claim(self.ctx, self.request, &content)?;
+        let token = stored_token(&content, &self.request.target.key);
+        self.observed.content = Some(match token.filter(|_| !adopted) {
+            None => Integrity::Damaged,
+            Some(token) => match render(self.request, &token)
+                .map_err(Stop::Render)?
+                .drift(&content)
+            {
+                Some(_) => Integrity::Drifted,
+                None if content.type_ != self.request.target.type_ => Integrity::Drifted,
+                None => Integrity::Intact,
+            },
+        });
+        self.observed.secret = Some(content.summary.clone());
+        self.content = Some(content);
+        Ok(())
+    }
+
+    /// The Secret is as it should be: only the status may have to say so.
+    pub(super) fn record(&mut self) {
+        let token = self
+            .content
+            .as_ref()
+            .and_then(|content| stored_token(content, &self.request.target.key));
+        if let Some(secret) = self.observed.secret.clone() {
+            self.report.held = self.held(&secret, token.as_ref().map(IdToken::claims));
+        }
+    }
+
+    /// Writes the stored token anew: the template changed, or somebody changed what is ours.
+    pub(super) async fn repair(&mut self) -> Result<(), Stop> {
+        let Some(content) = self.content.take() else {
+            return Ok(());
+        };
+        let Some(token) = stored_token(&content, &self.request.target.key) else {
+            return Ok(());
+        };
+        let rendered = render(self.request, &token).map_err(Stop::Render)?;
+        let ours = content.summary.render_hash.as_ref() == Some(&self.request.render_hash);
+        if ours && content.summary.request_uid.as_ref() == Some(&self.request.uid) {
+            self.count_repair(rendered.drift(&content).as_deref().unwrap_or("type"), &content)?;
+        }
+        let written =
+            apply::write(self.ctx, self.request, &rendered, Before::Read(Box::new(content))).await?;
+        tracing::info!(
+            namespace = self.request.namespace,
+            name = self.request.name,
+            "the Secret was written anew from its own token"
+        );
+        self.report.held = self.held(&written, Some(token.claims()));
+        Ok(())
+    }
+
+    pub(super) async fn mint(&mut self, cause: Cause) -> Result<(), Stop> {
+        let (ctx, request) = (self.ctx, self.request);
+        if let Some(content) = self.content.as_ref().filter(|_| cause == Cause::Damaged) {
+            let written_by_us = content.summary.request_uid.as_ref() == Some(&request.uid);
+            if written_by_us {
+                self.count_repair(&format!("data[{}]", request.target.key), content)?;
+            }
+        }
+        let started = std::time::Instant::now();
+        let minted = mint::mint(ctx, request, self.pinned_subject()).await;
+        let result = minted
+            .as_ref()
+            .map_or_else(|error| error.reason(), |_| reason::ISSUED);
+        ctx.metrics.minted(source_name(request.token.source), result);
+        let token = minted.map_err(Stop::Mint)?;
+        // The grant, the spec's claim on the Secret or the Lease may have gone while Google answered.
+        self.report.grant = Some(
+            ctx.grants
+                .authorize(request, Timestamp::now())
+                .map_err(Stop::Denied)?,
+        );
+        self.rule_out_rivals()?;
+        let rendered = render(request, &token).map_err(Stop::Render)?;
+        let before = match (self.content.take(), self.observed.secret.clone()) {
+            (Some(content), _) => Before::Read(Box::new(content)),
+            (None, Some(secret)) => Before::Untouched(Box::new(secret)),
+            (None, None) => Before::Unknown,
+        };
+        let written = apply::write(ctx, request, &rendered, before).await?;
+        let held = self.held(&written, Some(token.claims()));
+        let renews = held.as_ref().map(|held| held.renewal.at.to_string());
+        tracing::info!(
+            namespace = request.namespace,
+            name = request.name,
+            source = source_name(request.token.source),
+            cause = ?cause,
+            expires = %token.claims().exp,
+            renews,
+            milliseconds = started.elapsed().as_millis(),
+            "a token was issued"
+        );
+        self.report.held = held;
+        self.report.handled_renew = request.renew_request.clone();
+        Ok(())
+    }
+
+    /// The account's unique ID as an earlier token of the same account had it.
+    fn pinned_subject(&self) -> Option<&str> {
+        let token = self.previous.token.as_ref()?;
+        let same_spec = self
+            .observed
+            .secret
+            .as_ref()
+            .and_then(|secret| secret.token_hash.as_ref())
+            == Some(&self.request.token_hash);
+        let same_account = token.email.as_ref() == Some(&self.request.token.service_account);
+        token.subject.as_deref().filter(|_| same_spec || same_account)
+    }
+
+    fn count_repair(&self, field: &str, content: &Content) -> Result<(), Stop> {
+        let now = Timestamp::now();
+        let recent = |at: &&Timestamp| now.duration_since(**at) < REPAIR_WINDOW;
+        let mut repairs: Vec<Timestamp> = self.memory.repairs.iter().filter(recent).copied().collect();
+        if repairs.len() >= MAX_REPAIRS {
+            return Err(Stop::Fault(KubeFault::Contested {
+                name: self.request.target.name.clone(),
+                field: field.to_owned(),
+                manager: last_manager(content).unwrap_or("somebody").to_owned(),
+                count: repairs.len(),
+            }));
+        }
+        repairs.push(now);
+        let key = (self.request.namespace.clone(), self.request.name.clone());
+        self.ctx
+            .index
+            .remember(&key, &self.request.uid, |memory| memory.repairs = repairs);
+        Ok(())
+    }
+
+    /// Removes the Secret of the name that the target had before, if it is still ours.
+    pub(super) async fn remove_renamed(&mut self) -> Result<(), Stop> {
+        let old = self
+            .previous
+            .secret
+            .as_ref()
+            .filter(|old| old.name != self.request.target.name);
+        let Some(old) = old.filter(|_| self.report.held.is_some()) else {
+            return Ok(());
+        };
+        let secret = self
+            .ctx
+            .index
+            .secret(&(self.request.namespace.clone(), old.name.clone()));
+        let Some(secret) =
+            secret.filter(|secret| secret.request_uid.as_ref() == Some(&self.request.uid) && !secret.adopted)
+        else {
+            return Ok(());
+        };
+        self.report.keep_secret_name = true;
+        apply::delete(self.ctx, &self.request.namespace, &old.name, &secret).await?;
+        self.report.keep_secret_name = false;
+        Ok(())
+    }
+}
+
+/// The token that we wrote, under its key or, where the key was changed or spoilt, under another.
+fn stored_token(content: &Content, key: &str) -> Option<IdToken> {
+    let written = content.summary.digest.as_deref()?;
+    let keys = std::iter::once(key).chain(
+        content
+            .data
+            .keys()
+            .map(String::as_str)
+            .filter(|other| *other != key),
+    );
+    keys.filter_map(|key| content.token(key))
+        .find(|token| token.fingerprint() == written)
+}
+
+fn last_manager(content: &Content) -> Option<&str> {
+    let entries = content.meta.managed_fields.iter().flatten();
+    let others = entries.filter(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER));
+    others
+        .max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?
+        .manager
+        .as_deref()
+}
