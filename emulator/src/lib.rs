@@ -44,6 +44,7 @@ mod keys;
 mod metadata;
 mod oauth;
 mod policy;
+mod provider;
 mod reply;
 mod running;
 mod server;
@@ -55,9 +56,9 @@ pub use calls::{Call, Endpoint};
 pub use faults::{Fault, FaultKind, RetryAfter, WrongToken};
 pub use keys::{Jwk, Jwks, SigningKey};
 pub use policy::{
-    AccountKey, Binding, GkeCluster, IssuerKeys, MetadataServer, OPEN_ID_TOKEN_CREATOR, OauthClient, Policy,
-    Project, RefreshToken, Secret, ServiceAccount, TOKEN_CREATOR, WORKLOAD_IDENTITY_USER,
-    WorkloadIdentityProvider,
+    AccountKey, Binding, MetadataServer, OPEN_ID_TOKEN_CREATOR, OauthClient, Policy, Project, RefreshToken,
+    Secret, ServiceAccount, TOKEN_CREATOR, WORKLOAD_IDENTITY_USER,
 };
+pub use provider::{GkeCluster, IssuerKeys, WorkloadIdentityProvider};
 pub use running::{Emulator, Options, Running};
 pub use tokens::GOOGLE_ISSUER;

@@ -1,13 +1,13 @@
 //! The world the emulator plays: accounts, who may use them, and who vouches for whom.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::expression::{Accessor, Condition};
-use crate::keys::{Jwk, Jwks, sha256};
+use crate::keys::{Jwk, sha256};
+use crate::provider::{GkeCluster, WorkloadIdentityProvider};
 
 /// `roles/iam.serviceAccountOpenIdTokenCreator`: may mint ID tokens.
 pub const OPEN_ID_TOKEN_CREATOR: &str = "roles/iam.serviceAccountOpenIdTokenCreator";
@@ -234,105 +234,6 @@ impl Default for MetadataServer {
     }
 }
 
-/// Where an issuer's public keys are: `jwksJson` wins over `jwksUrl`, and without both OIDC discovery is used.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct IssuerKeys {
-    /// The JWKS document itself, as text.
-    pub jwks_json: Option<String>,
-    /// Where to fetch the JWKS document.
-    pub jwks_url: Option<String>,
-    /// PEM certificates to trust, instead of the system's, when fetching.
-    pub ca_certificates: Option<String>,
-}
-
-/// An OIDC provider of a workload identity pool.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct WorkloadIdentityProvider {
-    /// `//iam.googleapis.com/projects/N/locations/global/workloadIdentityPools/P/providers/Q`.
-    pub name: String,
-    /// A disabled provider answers `invalid_target`.
-    #[serde(default)]
-    pub disabled: bool,
-    /// The subject tokens' `iss`.
-    pub issuer: String,
-    /// The subject tokens' `aud`; where empty, the provider's name with or without `https:`.
-    #[serde(default)]
-    pub allowed_audiences: Vec<String>,
-    /// The issuer's keys.
-    #[serde(default)]
-    pub keys: IssuerKeys,
-    /// `google.subject` and `attribute.K` from `assertion.X`. Default: `google.subject` from `assertion.sub`.
-    #[serde(default = "default_mapping")]
-    pub attribute_mapping: BTreeMap<String, String>,
-    /// `assertion.X == "…"` or `assertion.X.startsWith("…")`, several joined by `&&`.
-    #[serde(default)]
-    pub attribute_condition: Option<String>,
-}
-
-impl WorkloadIdentityProvider {
-    /// A provider whose issuer's keys are given, with default audiences and mapping.
-    #[must_use]
-    pub fn new(name: impl Into<String>, issuer: impl Into<String>, jwks_json: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            disabled: false,
-            issuer: issuer.into(),
-            allowed_audiences: Vec::new(),
-            keys: IssuerKeys {
-                jwks_json: Some(jwks_json.into()),
-                ..IssuerKeys::default()
-            },
-            attribute_mapping: default_mapping(),
-            attribute_condition: None,
-        }
-    }
-
-    /// `iam.googleapis.com/projects/N/locations/global/workloadIdentityPools/P`.
-    pub(crate) fn pool(&self) -> &str {
-        self.name
-            .trim_start_matches('/')
-            .split("/providers/")
-            .next()
-            .unwrap_or_default()
-    }
-}
-
-fn default_mapping() -> BTreeMap<String, String> {
-    BTreeMap::from([("google.subject".into(), "assertion.sub".into())])
-}
-
-/// A GKE cluster whose Kubernetes ServiceAccounts are known to IAM.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct GkeCluster {
-    /// `https://container.googleapis.com/v1/projects/P/locations/L/clusters/C`: the issuer of its tokens.
-    pub name: String,
-    /// `PROJECT.svc.id.goog`: the pool, and the audience of the tokens to exchange.
-    pub workload_pool: String,
-    /// The tokens' `iss`; the cluster's name where absent.
-    #[serde(default)]
-    pub issuer: Option<String>,
-    /// The issuer's keys.
-    #[serde(default)]
-    pub keys: IssuerKeys,
-}
-
-impl GkeCluster {
-    /// The tokens' `iss`.
-    #[must_use]
-    pub fn issuer(&self) -> &str {
-        self.issuer.as_deref().unwrap_or(&self.name)
-    }
-
-    /// The audience that an exchange names.
-    #[must_use]
-    pub fn audience(&self) -> String {
-        format!("identitynamespace:{}:{}", self.workload_pool, self.name)
-    }
-}
-
 /// An OAuth client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -420,17 +321,14 @@ impl Policy {
             );
         }
         for provider in &self.workload_identity_providers {
-            validate_provider(provider)
+            provider
+                .validate()
                 .with_context(|| format!("in workloadIdentityProviders, {}", provider.name))?;
         }
         for cluster in &self.gke_clusters {
-            let context = || format!("in gkeClusters, {}", cluster.name);
-            ensure!(
-                cluster.workload_pool.ends_with(".svc.id.goog"),
-                "workloadPool is PROJECT.svc.id.goog ({})",
-                context()
-            );
-            validate_keys(&cluster.keys).with_context(context)?;
+            cluster
+                .validate()
+                .with_context(|| format!("in gkeClusters, {}", cluster.name))?;
         }
         Ok(())
     }
@@ -475,60 +373,52 @@ fn validate_account(account: &ServiceAccount) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn validate_provider(provider: &WorkloadIdentityProvider) -> anyhow::Result<()> {
-    let parts: Vec<&str> = provider.name.split('/').collect();
-    let [
-        "",
-        "",
-        "iam.googleapis.com",
-        "projects",
-        number,
-        "locations",
-        "global",
-        "workloadIdentityPools",
-        pool,
-        "providers",
-        id,
-    ] = parts[..]
-    else {
-        bail!(
-            "name must be //iam.googleapis.com/projects/N/locations/global/workloadIdentityPools/P/providers/Q"
-        );
-    };
-    ensure!(
-        number.parse::<u64>().is_ok(),
-        "the name holds the project's number, not its id"
-    );
-    ensure!(
-        !pool.is_empty() && !id.is_empty(),
-        "the name lacks the pool or the provider"
-    );
-    ensure!(
-        provider.attribute_mapping.contains_key("google.subject"),
-        "attributeMapping needs google.subject"
-    );
-    for (target, source) in &provider.attribute_mapping {
-        ensure!(
-            target == "google.subject"
-                || target
-                    .strip_prefix("attribute.")
-                    .is_some_and(|key| !key.is_empty()),
-            "attributeMapping target {target} must be google.subject or attribute.NAME"
-        );
-        Accessor::parse(source).with_context(|| format!("attributeMapping of {target}"))?;
-    }
-    if let Some(condition) = &provider.attribute_condition {
-        Condition::parse(condition).context("attributeCondition")?;
-    }
-    validate_keys(&provider.keys)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn validate_keys(keys: &IssuerKeys) -> anyhow::Result<()> {
-    if let Some(text) = &keys.jwks_json {
-        serde_json::from_str::<Jwks>(text).context("keys.jwksJson is not a JWKS document")?;
+    fn refused(yaml: &str) -> String {
+        format!("{:#}", Policy::from_yaml(yaml).unwrap_err())
     }
-    if let Some(url) = &keys.jwks_url {
-        url::Url::parse(url).with_context(|| format!("keys.jwksUrl {url}"))?;
+
+    #[test]
+    fn mistakes_are_named() {
+        assert!(refused("serviceAcounts: []").contains("serviceAcounts"));
+        assert!(refused("serviceAccounts: [{email: a}]").contains("e-mail"));
+        assert!(refused("serviceAccounts: [{email: a@b}, {email: a@b}]").contains("twice"));
+        assert!(refused("metadataServer: {serviceAccount: a@b}").contains("add it there"));
+        let role = "serviceAccounts: [{email: a@b, bindings: [{role: roles/owner, members: []}]}]";
+        assert!(refused(role).contains("roles/iam.serviceAccountTokenCreator"));
+        let provider = "workloadIdentityProviders: [{name: //iam.googleapis.com/x, issuer: https://i}]";
+        assert!(refused(provider).contains("workloadIdentityPools/P/providers/Q"));
+        let name = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
+        let condition = format!(
+            "workloadIdentityProviders: [{{name: {name}, issuer: https://i, attributeCondition: 'true'}}]"
+        );
+        assert!(refused(&condition).contains("attributeCondition"));
     }
-    Ok(())
+
+    #[test]
+    fn an_empty_policy_has_defaults() {
+        let policy = Policy::from_yaml("{}").unwrap();
+        assert_eq!(policy.universe_domain, "googleapis.com");
+        assert_eq!(
+            policy.metadata_server.scopes,
+            ["https://www.googleapis.com/auth/cloud-platform"]
+        );
+        assert!(policy.error_details);
+    }
+
+    #[test]
+    fn unique_ids_are_stable() {
+        let id = ServiceAccount::new("a@b").unique_id();
+        assert_eq!(id.len(), 21);
+        assert_eq!(id, ServiceAccount::new("a@b").unique_id());
+        assert_ne!(id, ServiceAccount::new("c@b").unique_id());
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        assert_eq!(format!("{:?}", Secret("hunter2".into())), "[redacted]");
+    }
 }

@@ -12,7 +12,7 @@ use crate::app::now;
 use crate::expression::{Accessor, Condition};
 use crate::jwt::Jwt;
 use crate::keys::Jwks;
-use crate::policy::{GkeCluster, IssuerKeys, WorkloadIdentityProvider};
+use crate::provider::{GkeCluster, IssuerKeys, WorkloadIdentityProvider};
 use crate::tokens::Principal;
 
 /// `google.subject` can be no longer.

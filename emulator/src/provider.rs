@@ -1,0 +1,176 @@
+//! Who vouches for workloads: providers of workload identity pools, and GKE clusters.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::expression::{Accessor, Condition};
+use crate::keys::Jwks;
+
+/// Where an issuer's public keys are: `jwksJson` wins over `jwksUrl`, and without both OIDC discovery is used.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct IssuerKeys {
+    /// The JWKS document itself, as text.
+    pub jwks_json: Option<String>,
+    /// Where to fetch the JWKS document.
+    pub jwks_url: Option<String>,
+    /// PEM certificates to trust, instead of the system's, when fetching.
+    pub ca_certificates: Option<String>,
+}
+
+impl IssuerKeys {
+    fn validate(&self) -> anyhow::Result<()> {
+        if let Some(text) = &self.jwks_json {
+            serde_json::from_str::<Jwks>(text).context("keys.jwksJson is not a JWKS document")?;
+        }
+        if let Some(url) = &self.jwks_url {
+            url::Url::parse(url).with_context(|| format!("keys.jwksUrl {url}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// An OIDC provider of a workload identity pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadIdentityProvider {
+    /// `//iam.googleapis.com/projects/N/locations/global/workloadIdentityPools/P/providers/Q`.
+    pub name: String,
+    /// A disabled provider answers `invalid_target`.
+    #[serde(default)]
+    pub disabled: bool,
+    /// The subject tokens' `iss`.
+    pub issuer: String,
+    /// The subject tokens' `aud`; where empty, the provider's name with or without `https:`.
+    #[serde(default)]
+    pub allowed_audiences: Vec<String>,
+    /// The issuer's keys.
+    #[serde(default)]
+    pub keys: IssuerKeys,
+    /// `google.subject` and `attribute.K` from `assertion.X`. Default: `google.subject` from `assertion.sub`.
+    #[serde(default = "default_mapping")]
+    pub attribute_mapping: BTreeMap<String, String>,
+    /// `assertion.X == "…"` or `assertion.X.startsWith("…")`, several joined by `&&`.
+    #[serde(default)]
+    pub attribute_condition: Option<String>,
+}
+
+impl WorkloadIdentityProvider {
+    /// A provider whose issuer's keys are given, with default audiences and mapping.
+    #[must_use]
+    pub fn new(name: impl Into<String>, issuer: impl Into<String>, jwks_json: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            disabled: false,
+            issuer: issuer.into(),
+            allowed_audiences: Vec::new(),
+            keys: IssuerKeys {
+                jwks_json: Some(jwks_json.into()),
+                ..IssuerKeys::default()
+            },
+            attribute_mapping: default_mapping(),
+            attribute_condition: None,
+        }
+    }
+
+    pub(crate) fn validate(&self) -> anyhow::Result<()> {
+        let parts: Vec<&str> = self.name.split('/').collect();
+        let [
+            "",
+            "",
+            "iam.googleapis.com",
+            "projects",
+            number,
+            "locations",
+            "global",
+            "workloadIdentityPools",
+            pool,
+            "providers",
+            id,
+        ] = parts[..]
+        else {
+            bail!(
+                "name must be //iam.googleapis.com/projects/N/locations/global/workloadIdentityPools/P/providers/Q"
+            );
+        };
+        ensure!(
+            number.parse::<u64>().is_ok(),
+            "the name holds the project's number, not its id"
+        );
+        ensure!(
+            !pool.is_empty() && !id.is_empty(),
+            "the name lacks the pool or the provider"
+        );
+        ensure!(
+            self.attribute_mapping.contains_key("google.subject"),
+            "attributeMapping needs google.subject"
+        );
+        for (target, source) in &self.attribute_mapping {
+            ensure!(
+                target == "google.subject"
+                    || target
+                        .strip_prefix("attribute.")
+                        .is_some_and(|key| !key.is_empty()),
+                "attributeMapping target {target} must be google.subject or attribute.NAME"
+            );
+            Accessor::parse(source).with_context(|| format!("attributeMapping of {target}"))?;
+        }
+        if let Some(condition) = &self.attribute_condition {
+            Condition::parse(condition).context("attributeCondition")?;
+        }
+        self.keys.validate()
+    }
+
+    /// `iam.googleapis.com/projects/N/locations/global/workloadIdentityPools/P`.
+    pub(crate) fn pool(&self) -> &str {
+        self.name
+            .trim_start_matches('/')
+            .split("/providers/")
+            .next()
+            .unwrap_or_default()
+    }
+}
+
+fn default_mapping() -> BTreeMap<String, String> {
+    BTreeMap::from([("google.subject".into(), "assertion.sub".into())])
+}
+
+/// A GKE cluster whose Kubernetes ServiceAccounts are known to IAM.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GkeCluster {
+    /// `https://container.googleapis.com/v1/projects/P/locations/L/clusters/C`: the issuer of its tokens.
+    pub name: String,
+    /// `PROJECT.svc.id.goog`: the pool, and the audience of the tokens to exchange.
+    pub workload_pool: String,
+    /// The tokens' `iss`; the cluster's name where absent.
+    #[serde(default)]
+    pub issuer: Option<String>,
+    /// The issuer's keys.
+    #[serde(default)]
+    pub keys: IssuerKeys,
+}
+
+impl GkeCluster {
+    pub(crate) fn validate(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.workload_pool.ends_with(".svc.id.goog"),
+            "workloadPool must be PROJECT.svc.id.goog"
+        );
+        self.keys.validate()
+    }
+
+    /// The tokens' `iss`.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        self.issuer.as_deref().unwrap_or(&self.name)
+    }
+
+    /// The audience that an exchange names.
+    #[must_use]
+    pub fn audience(&self) -> String {
+        format!("identitynamespace:{}:{}", self.workload_pool, self.name)
+    }
+}
