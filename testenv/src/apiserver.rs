@@ -26,7 +26,9 @@ pub(crate) struct Files {
     certificate: PathBuf,
     key: PathBuf,
     issuer_public: PathBuf,
-    issuer_key: PathBuf,
+    pub(crate) issuer_key: PathBuf,
+    kubelet_certificate: PathBuf,
+    kubelet_key: PathBuf,
     policy: PathBuf,
     pub(crate) audit_log: PathBuf,
 }
@@ -41,6 +43,8 @@ impl Files {
             key: dir.join("apiserver.key"),
             issuer_public: dir.join("service-account.pub"),
             issuer_key: dir.join("service-account.key"),
+            kubelet_certificate: dir.join("kubelet-client.crt"),
+            kubelet_key: dir.join("kubelet-client.key"),
             policy: dir.join("audit-policy.yaml"),
             audit_log: dir.join("audit.jsonl"),
         };
@@ -52,6 +56,9 @@ impl Files {
         write_private(&files.key, &server.key)?;
         write_private(&files.issuer_public, &issuer.public)?;
         write_private(&files.issuer_key, &issuer.key)?;
+        let kubelet = ca.client("kube-apiserver-kubelet-client", &["system:masters"])?;
+        write_private(&files.kubelet_certificate, &kubelet.certificate)?;
+        write_private(&files.kubelet_key, &kubelet.key)?;
         write_private(&files.policy, audit::POLICY)?;
         Ok(files)
     }
@@ -120,6 +127,8 @@ impl ApiServer {
             .arg(format!("--service-account-jwks-uri={url}/openid/v1/jwks"))
             .arg(file("service-account-key-file", &files.issuer_public))
             .arg(file("service-account-signing-key-file", &files.issuer_key))
+            .arg(file("kubelet-client-certificate", &files.kubelet_certificate))
+            .arg(file("kubelet-client-key", &files.kubelet_key))
             .arg("--enable-admission-plugins=OwnerReferencesPermissionEnforcement,ValidatingAdmissionPolicy")
             .arg(file("audit-policy-file", &files.policy))
             .arg(file("audit-log-path", &files.audit_log))

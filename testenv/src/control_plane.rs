@@ -144,9 +144,15 @@ impl ControlPlane {
         self.server.issuer()
     }
 
-    /// The file with the certificate (PEM) that the API server's certificate is signed by.
+    /// The file with the certificate (PEM) of the authority behind the API server's certificate and all client
+    /// certificates, among them the one the API server shows to kubelets.
     pub fn ca_file(&self) -> &Path {
         &self.files.ca
+    }
+
+    /// The file with the private key (PEM, PKCS #8) of service-account tokens, which a kube-controller-manager needs.
+    pub fn service_account_key_file(&self) -> &Path {
+        &self.files.issuer_key
     }
 
     /// A kubeconfig of the user `admin` in the group `system:masters`, who may do everything.

@@ -26,8 +26,7 @@ impl Etcd {
         let mut attempt = 1;
         loop {
             let etcd = Self::spawn(assets, options, dir)?;
-            let address = etcd.address();
-            match etcd.process.wait_for_http(&address, "/health", READY).await {
+            match etcd.wait_ready().await {
                 Ok(()) => return Ok(etcd),
                 Err(_) if attempt < 5 && etcd.process.log_tail().contains("address already in use") => {
                     attempt += 1
@@ -35,6 +34,16 @@ impl Etcd {
                 Err(error) => return Err(error.context("etcd does not start")),
             }
         }
+    }
+
+    async fn wait_ready(&self) -> Result<()> {
+        // Its own word first: where its port was taken, another etcd might be what answers there.
+        self.process
+            .wait_for_line("serving client traffic", READY)
+            .await?;
+        self.process
+            .wait_for_http(&self.address(), "/health", READY)
+            .await
     }
 
     fn spawn(assets: &Assets, options: &Options, dir: &Path) -> Result<Self> {
@@ -68,7 +77,7 @@ impl Etcd {
         format!("http://{}", self.address())
     }
 
-    pub(crate) fn address(&self) -> String {
+    fn address(&self) -> String {
         format!("127.0.0.1:{}", self.client.number)
     }
 }

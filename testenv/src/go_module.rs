@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -10,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use aws_lc_rs::digest;
 
-use crate::paths;
 use crate::progress::{Progress, Step};
+use crate::{Process, RunDir, paths};
 
 /// Arguments of every `go build`; they come after GOFLAGS and win over it. `readonly` keeps go.mod and go.sum as they
 /// are, so that the same sources are built everywhere.
@@ -56,12 +55,8 @@ impl GoModule {
             .map(|name| self.tool(name))
             .collect::<Result<Vec<_>>>()?;
         let parent = paths::testenv_dir();
-        let sources = Sources::write(self)?;
-        let dir = parent.join(format!(
-            "{}-{}",
-            self.name,
-            self.hash(&go_version(sources.dir())?)
-        ));
+        let sources = write_sources(self, &parent)?;
+        let dir = parent.join(format!("{}-{}", self.name, self.hash(&go_version(&sources)?)));
         if missing(&dir, &tools).is_empty() {
             return Ok(dir);
         }
@@ -71,7 +66,7 @@ impl GoModule {
         let todo = missing(&dir, &tools);
         for (index, tool) in todo.iter().enumerate() {
             let what = format!("building {} ({} of {})", tool.name, index + 1, todo.len());
-            self.build_one(tool, sources.dir(), &dir, &what, progress)?;
+            self.build_one(tool, &sources, &dir, &what, progress)?;
         }
         Ok(dir)
     }
@@ -82,25 +77,17 @@ impl GoModule {
     }
 
     fn hash(&self, go_version: &str) -> String {
-        let mut context = digest::Context::new(&digest::SHA256);
-        let target = [std::env::consts::OS, std::env::consts::ARCH];
         let flags = FLAGS.join(" ");
-        for part in [self.go_mod, self.go_sum, self.ldflags, &flags, go_version]
-            .into_iter()
-            .chain(target)
-        {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part.as_bytes());
-        }
-        context
-            .finish()
-            .as_ref()
-            .iter()
-            .take(8)
-            .fold(String::new(), |mut hex, byte| {
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            })
+        let target = [std::env::consts::OS, std::env::consts::ARCH];
+        hash(&[
+            self.go_mod,
+            self.go_sum,
+            self.ldflags,
+            &flags,
+            go_version,
+            target[0],
+            target[1],
+        ])
     }
 
     fn build_one(
@@ -115,8 +102,6 @@ impl GoModule {
         step.update(what);
         // A build that is killed leaves only this file, which the next one writes over.
         let part = dir.join(format!(".{}.part", tool.name));
-        let log = dir.join(format!(".{}.log", tool.name));
-        let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = go(sources);
         command
             .arg("build")
@@ -124,14 +109,12 @@ impl GoModule {
             .arg(format!("-ldflags={}", self.ldflags))
             .arg("-o")
             .arg(&part);
-        command
-            .arg(tool.package)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(output);
-        let mut child = command.spawn().context("cannot run go")?;
+        command.arg(tool.package);
+        // In a folder that goes away, and ended with this process: two builds must not write one file.
+        let scratch = RunDir::create("go-build")?;
+        let build = Process::spawn("go-build", &command, scratch.path())?;
         let status = loop {
-            if let Some(status) = child.try_wait().context("cannot wait for go")? {
+            if let Some(status) = build.try_wait()? {
                 break status;
             }
             step.update(what);
@@ -139,40 +122,61 @@ impl GoModule {
         };
         if !status.success() {
             step.finish(&format!("could not build {}", tool.name));
-            let mut said = String::new();
-            let _ = File::open(&log).and_then(|mut file| file.read_to_string(&mut said));
-            let tail: Vec<&str> = said.lines().rev().take(20).collect();
-            let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
             bail!(
                 "go cannot build {} ({status}). It needs the modules named in go.mod, from the module cache or by \
-                 GOPROXY; or set KUBEBUILDER_ASSETS to a folder that has it built. It said:\n{tail}",
+                 GOPROXY; or set KUBEBUILDER_ASSETS to a folder that has it built. It said:\n{}",
                 tool.name,
+                build.log_tail(),
             );
         }
         let done = dir.join(tool.name);
         std::fs::rename(&part, &done).with_context(|| format!("cannot write {}", done.display()))?;
-        let _ = std::fs::remove_file(&log);
         step.finish(&format!("built {}", tool.name));
         Ok(())
     }
 }
 
-/// go.mod and go.sum in a folder of their own, since `go` wants to find them in its working directory.
-struct Sources(paths::RunDir);
-
-impl Sources {
-    fn write(module: &GoModule) -> Result<Self> {
-        let dir = paths::RunDir::create("go")?;
-        for (name, content) in [("go.mod", module.go_mod), ("go.sum", module.go_sum)] {
-            let path = dir.path().join(name);
-            std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+/// Puts go.mod and go.sum into a folder of their own, since `go` wants to find them in its working directory.
+fn write_sources(module: &GoModule, parent: &Path) -> Result<PathBuf> {
+    let dir = parent.join(format!(
+        "{}-src-{}",
+        module.name,
+        hash(&[module.go_mod, module.go_sum])
+    ));
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    for (name, content) in [("go.sum", module.go_sum), ("go.mod", module.go_mod)] {
+        let path = dir.join(name);
+        if std::fs::read_to_string(&path).is_ok_and(|present| present == content) {
+            continue;
         }
-        Ok(Self(dir))
+        // Renamed into place, so that another process never reads half of it.
+        let part = dir.join(format!(
+            ".{name}.{}.{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        ));
+        std::fs::write(&part, content).with_context(|| format!("cannot write {}", part.display()))?;
+        std::fs::rename(&part, &path).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    Ok(dir)
+}
 
-    fn dir(&self) -> &Path {
-        self.0.path()
+/// 16 hexadecimal digits of the SHA-256 of `parts`, each with its length.
+fn hash(parts: &[&str]) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
     }
+    context
+        .finish()
+        .as_ref()
+        .iter()
+        .take(8)
+        .fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
 }
 
 fn missing(dir: &Path, tools: &[GoTool]) -> Vec<GoTool> {

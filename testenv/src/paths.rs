@@ -1,6 +1,7 @@
 //! Folders below the target directory.
 
 use std::fs::{DirBuilder, File, TryLockError};
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -81,7 +82,8 @@ impl RunDir {
 impl Drop for RunDir {
     fn drop(&mut self) {
         if keep() {
-            eprintln!("testenv: kept {}", self.path.display());
+            // Not eprintln!: libtest would show it for failed tests only.
+            let _ = writeln!(std::io::stderr(), "testenv: kept {}", self.path.display());
         } else {
             let _ = std::fs::remove_dir_all(&self.path);
         }
