@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
+/// Makes claims wrong.
+type Change = fn(&mut Value);
+
 async fn assert_with(world: &World, key: &SigningKey, change: impl FnOnce(&mut Value)) -> (u16, Value) {
     let mut claims = json!({"iss": OPERATOR, "aud": world.url("/token"), "iat": now(), "exp": now() + 3600, "scope": SCOPE});
     change(&mut claims);
@@ -69,7 +72,7 @@ async fn wrong_assertions_are_refused() {
     let world = start().await;
     let file = world.google.service_account_key(OPERATOR).unwrap();
     let key = SigningKey::from_pem(file["private_key"].as_str().unwrap()).unwrap();
-    let cases: [(fn(&mut Value), &str, &str); 6] = [
+    let cases: [(Change, &str, &str); 6] = [
         (
             |claims| claims["iss"] = "nobody@x".into(),
             "invalid_grant",
