@@ -1,6 +1,6 @@
 //! The emulator as a program: reads a policy, listens, prints its URL, and runs until it is asked to end.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
