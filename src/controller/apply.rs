@@ -1,6 +1,7 @@
 //! Writes the Secret: a POST first, later a patch with uid and resourceVersion, never forced. Whose a Secret is decides each write.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::Resource;
@@ -43,23 +44,35 @@ pub async fn write(
 ) -> Result<SecretMeta, KubeFault> {
     let target = (request.namespace.clone(), request.target.name.clone());
     let mut before = before;
-    for _ in 0..TRIES {
-        let step = match before {
-            Before::Unknown => create(ctx, request, rendered).await?,
-            Before::Untouched(meta) => {
-                patch(ctx, request, rendered.renew(&meta.uid, &meta.resource_version)).await?
+    let mut pause = Duration::from_millis(250);
+    let mut changes = 0;
+    while changes < TRIES {
+        match attempt(ctx, request, rendered, before).await {
+            Ok(Some(meta)) => {
+                ctx.index.secret_written(target, meta.clone());
+                return Ok(meta);
             }
-            Before::Read(content) => replace(ctx, request, rendered, *content).await?,
-        };
-        if let Some(meta) = step {
-            ctx.index.secret_written(target, meta.clone());
-            return Ok(meta);
+            Ok(None) => changes += 1,
+            // The token is in hand: it waits for the API server rather than be minted again. The reconcile's own timeout ends this.
+            Err(KubeFault::Unavailable { .. }) => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(4));
+            }
+            Err(fault) => return Err(fault),
         }
-        before = match read_secret(&ctx.client, &target.0, &target.1).await? {
-            Some(content) => Before::Read(Box::new(content)),
-            None => {
-                ctx.index.secret_missing(&target);
-                Before::Unknown
+        // What is there now decides, also where an unanswered write may have been done.
+        before = loop {
+            match read_secret(&ctx.client, &target.0, &target.1).await {
+                Ok(Some(content)) => break Before::Read(Box::new(content)),
+                Ok(None) => {
+                    ctx.index.secret_missing(&target);
+                    break Before::Unknown;
+                }
+                Err(KubeFault::Unavailable { .. }) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(4));
+                }
+                Err(fault) => return Err(fault),
             }
         };
     }
@@ -69,6 +82,21 @@ pub async fn write(
         namespace: target.0,
         problem: format!("Secret {} changed during each of {TRIES} tries", target.1),
     })
+}
+
+async fn attempt(
+    ctx: &Context,
+    request: &Request,
+    rendered: &Rendered,
+    before: Before,
+) -> Result<Option<SecretMeta>, KubeFault> {
+    match before {
+        Before::Unknown => create(ctx, request, rendered).await,
+        Before::Untouched(meta) => {
+            patch(ctx, request, rendered.renew(&meta.uid, &meta.resource_version)).await
+        }
+        Before::Read(content) => replace(ctx, request, rendered, *content).await,
+    }
 }
 
 /// Whose `content` is, as a fault where it is not ours to write.

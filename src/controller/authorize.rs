@@ -7,7 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use kube::core::{Selector, SelectorExt};
 use thiserror::Error;
 
-use super::validate::{TokenSpec, is_unique_id};
+use super::names::is_unique_id;
+use super::validate::TokenSpec;
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::{GrantSource, GrantStatus, GrantTo, IdTokenGrantSpec};
 use crate::google::shell;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use kube::Client;
 use kube::runtime::controller::{self, Action, applier};
 use kube::runtime::events::Recorder;
@@ -20,6 +20,7 @@ pub mod grants;
 mod hash;
 pub mod index;
 pub mod mint;
+pub mod names;
 pub mod observe;
 mod outcome;
 pub mod plan;
@@ -36,6 +37,9 @@ use crate::api::v1alpha1::IdTokenRequest;
 use crate::google::Minter;
 use crate::metrics::Metrics;
 use watches::{Cache, Triggers};
+
+/// Time for what is under way when the operator ends: less than a pod's usual grace period of 30 s.
+const GRACE: Duration = Duration::from_secs(20);
 
 /// How the controller works.
 #[derive(Clone, Debug)]
@@ -92,7 +96,7 @@ pub async fn run(
         tasks.spawn(watches::grants_file(ctx.clone(), path, triggers));
     }
 
-    let mut shutdown = Box::pin(shutdown);
+    let mut shutdown = shutdown.boxed().shared();
     let every = [Cache::Requests, Cache::Secrets, Cache::Grants, Cache::Namespaces];
     tokio::select! {
         () = &mut shutdown => return,
@@ -115,13 +119,13 @@ pub async fn run(
         })
     };
     let queue = stream::select(received(one_receiver), everything)
-        .take_until(shutdown)
+        .take_until(shutdown.clone())
         .map(Ok::<ObjectRef<IdTokenRequest>, std::convert::Infallible>);
     let reconciler = |object, ctx| {
         Box::pin(async { Ok::<_, std::convert::Infallible>(reconcile::reconcile(object, ctx).await) })
     };
     let config = controller::Config::default().concurrency(ctx.settings.concurrency);
-    applier(
+    let work = applier(
         reconciler,
         |_, error, _| match *error {},
         ctx,
@@ -135,8 +139,13 @@ pub async fn run(
             tracing::debug!("nothing reconciled: {error}");
         }
         std::future::ready(())
-    })
-    .await;
+    });
+    tokio::select! {
+        () = work => {}
+        () = async { shutdown.await; tokio::time::sleep(GRACE).await } => {
+            tracing::warn!("what is still under way is given up; the next start does it again");
+        }
+    }
     tasks.shutdown().await;
 }
 

@@ -109,12 +109,12 @@ pub fn decide(
         }
     };
     if let Some(cause) = cause {
-        // A Secret that was changed behind our back is read before it is written, whatever the reason.
+        // A Secret that was changed behind our back is read first: what it holds decides Ready while the attempt fails or waits.
         let unread = observed.secret.is_some() && !untouched && observed.content.is_none();
         return match (denied, retry) {
+            _ if unread => Plan::Read,
             (Some(denied), _) => Plan::Denied(denied.clone()),
             (None, Some(retry)) if retry.next > now => Plan::Wait { until: retry.next },
-            (None, _) if unread => Plan::Read,
             (None, _) => Plan::Mint(cause),
         };
     }
@@ -167,7 +167,8 @@ pub fn ownership(
     outranked: impl Fn(&str) -> bool,
 ) -> Ownership {
     let named = secret.request.as_deref();
-    if secret.managed && (secret.request_uid.as_ref() == Some(&request.uid) || named == Some(&request.name)) {
+    // Without its label it is still ours: somebody took the label away, and the watch lost sight of it.
+    if secret.request_uid.as_ref() == Some(&request.uid) || (secret.managed && named == Some(&request.name)) {
         return Ownership::Ours;
     }
     if secret.managed && named.is_some_and(&outranked) {

@@ -1,6 +1,7 @@
 //! The phases in order, under one timeout: validate → observe → authorize → plan → mint → render → apply → status.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Resource;
@@ -18,6 +19,9 @@ use super::validate::{Request, source_name, validate};
 use crate::api::annotations;
 use crate::api::conditions::{READY, reason};
 use crate::api::v1alpha1::{GrantStatus, IdTokenRequest, IdTokenRequestStatus};
+
+/// Longest time for writing the status and the event.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Brings one request to where its spec wants it, and says when to look again.
 pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) -> Action {
@@ -43,7 +47,9 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
         .as_ref()
         .map_or(reason::RECONCILED, |failure| failure.reason);
     ctx.metrics.reconciled(outcome, started.elapsed());
-    let wake = match publish(&ctx, &object, &key, &previous, &next).await {
+    let published =
+        tokio::time::timeout(PUBLISH_TIMEOUT, publish(&ctx, &object, &key, &previous, &next)).await;
+    let wake = match published.unwrap_or_else(|_| Err(late(&key.0, PUBLISH_TIMEOUT))) {
         Ok(()) => report.next,
         Err(fault) => {
             tracing::warn!(
@@ -60,7 +66,7 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
         Some(at) => {
             let wait = at.duration_since(Timestamp::now()).max(SignedDuration::ZERO);
             // Timers may fire early by a millisecond, which would cost a reconcile for nothing.
-            Action::requeue(wait.unsigned_abs() + std::time::Duration::from_millis(2))
+            Action::requeue(wait.unsigned_abs() + Duration::from_millis(2))
         }
         None => Action::await_change(),
     }
@@ -224,15 +230,19 @@ fn timed_out(
             ..empty_report()
         },
     };
-    let seconds = ctx.settings.reconcile_timeout.as_secs();
-    let problem = format!("the work did not finish within {seconds}s");
-    let fault = KubeFault::Unavailable {
+    work.finish(
+        Err(Stop::Fault(late(&key.0, ctx.settings.reconcile_timeout))),
+        basis,
+    )
+}
+
+fn late(namespace: &str, limit: Duration) -> KubeFault {
+    KubeFault::Unavailable {
         verb: "reconcile",
         resource: "idtokenrequests",
-        namespace: key.0.clone(),
-        problem,
-    };
-    work.finish(Err(Stop::Fault(fault)), basis)
+        namespace: namespace.to_owned(),
+        problem: format!("the work did not finish within {}s", limit.as_secs()),
+    }
 }
 
 /// One reconcile under way.
@@ -259,7 +269,9 @@ impl Work<'_> {
             .map(|c| c.reason.as_str());
         let contested = self.memory.conflicted
             || matches!(shown, Some(reason::SECRET_CONFLICT | reason::SECRET_IMMUTABLE));
-        if contested && self.observed.secret.is_none() && !self.request.suspend {
+        // Written once and gone from the watch: deleted, or only robbed of its label, which costs no mint.
+        let lost = contested || self.observed.recorded.is_some();
+        if lost && self.observed.secret.is_none() && !self.request.suspend {
             self.read().await?;
         }
         let mut plan = self.plan();

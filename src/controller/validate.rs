@@ -7,9 +7,12 @@ use jiff::SignedDuration;
 use thiserror::Error;
 
 use super::hash;
+use super::names::{
+    check_metadata_key, is_dns_subdomain, is_label_value, is_secret_key, is_service_account, shown,
+};
 use super::template::{Template, TemplateError, Templates, Variable};
 use crate::api::v1alpha1::{CreationPolicy, GrantSource, IdTokenRequest, IdTokenRequestSpec, Source, Target};
-use crate::api::{LABEL_MANAGED_BY, RESERVED_PREFIX, annotations, conditions::reason};
+use crate::api::{annotations, conditions::reason};
 
 /// Why a spec is refused.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -232,37 +235,13 @@ pub fn token(spec: &IdTokenRequestSpec) -> Result<TokenSpec, ValidateError> {
     })
 }
 
-/// Whether `text` is a numeric unique ID rather than an e-mail address.
-pub fn is_unique_id(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
-}
-
 fn account(field: &str, text: &str) -> Result<(), ValidateError> {
-    let wrong = || {
-        invalid(
-            field,
-            "must be the e-mail address of a Google service account in lower case, or its numeric unique ID",
-        )
-    };
-    if text.len() > 254 {
-        return Err(wrong());
+    if is_service_account(text) {
+        return Ok(());
     }
-    if is_unique_id(text) {
-        return if text.len() <= 32 { Ok(()) } else { Err(wrong()) };
-    }
-    let (local, domain) = text.split_once('@').ok_or_else(wrong)?;
-    let edge = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let local_ok = local.bytes().next().is_some_and(edge)
-        && local.bytes().all(|b| edge(b) || matches!(b, b'.' | b'_' | b'-'));
-    let domain_ok = domain.len() >= 2
-        && domain.bytes().next().is_some_and(edge)
-        && domain.bytes().last().is_some_and(edge)
-        && domain.bytes().all(|b| edge(b) || matches!(b, b'.' | b'-'));
-    if local_ok && domain_ok {
-        Ok(())
-    } else {
-        Err(wrong())
-    }
+    let problem =
+        "must be the e-mail address of a Google service account in lower case, or its numeric unique ID";
+    Err(invalid(field, problem))
 }
 
 fn duration(text: &str) -> Result<SignedDuration, ValidateError> {
@@ -311,8 +290,8 @@ fn target(request_name: &str, target: Target, has_email: bool) -> Result<TargetS
     let annotations = metadata.annotations.unwrap_or_default();
     for (label, value) in &labels {
         let field = format!("target.template.metadata.labels[{}]", shown(label));
-        check_metadata_key(&field, label)?;
-        if value.len() > 63 || !(value.is_empty() || is_label_part(value)) {
+        check_metadata_key(label).map_err(|problem| invalid(&field, problem))?;
+        if !is_label_value(value) {
             return Err(invalid(
                 field,
                 "the value must be at most 63 letters, digits, -, _ and ., with a letter or digit at both ends",
@@ -320,10 +299,12 @@ fn target(request_name: &str, target: Target, has_email: bool) -> Result<TargetS
         }
     }
     for annotation in annotations.keys() {
-        check_metadata_key(
-            &format!("target.template.metadata.annotations[{}]", shown(annotation)),
-            annotation,
-        )?;
+        check_metadata_key(annotation).map_err(|problem| {
+            invalid(
+                format!("target.template.metadata.annotations[{}]", shown(annotation)),
+                problem,
+            )
+        })?;
     }
     let mut data = Templates::new();
     for (data_key, text) in template.data.unwrap_or_default() {
@@ -368,57 +349,6 @@ fn target(request_name: &str, target: Target, has_email: bool) -> Result<TargetS
         data,
         policy: target.creation_policy.unwrap_or_default(),
     })
-}
-
-fn check_metadata_key(field: &str, key: &str) -> Result<(), ValidateError> {
-    let (prefix, name) = match key.split_once('/') {
-        Some((prefix, name)) => (Some(prefix), name),
-        None => (None, key),
-    };
-    if !is_label_part(name) || prefix.is_some_and(|prefix| !is_dns_subdomain(prefix)) {
-        return Err(invalid(
-            field,
-            "is no valid key: an optional DNS subdomain and a slash, then at most 63 letters, digits, -, _ and .",
-        ));
-    }
-    let reserved = prefix.is_some_and(|prefix| {
-        ["idtoken.dev", "kubernetes.io", "k8s.io"]
-            .iter()
-            .any(|own| prefix == *own || prefix.strip_suffix(own).is_some_and(|rest| rest.ends_with('.')))
-    });
-    // app.kubernetes.io/ is for everybody, but for the label that our watch selects by.
-    let recommended = prefix == Some("app.kubernetes.io") && key != LABEL_MANAGED_BY;
-    if (reserved && !recommended) || key.starts_with(RESERVED_PREFIX) {
-        return Err(invalid(field, "has a reserved prefix"));
-    }
-    Ok(())
-}
-
-fn is_dns_subdomain(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= 253
-        && text.split('.').all(|label| {
-            let inner = label
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-            inner && !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
-        })
-}
-
-fn is_secret_key(text: &str) -> bool {
-    let characters = text
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    characters && !text.is_empty() && text.len() <= 253 && text != "." && !text.starts_with("..")
-}
-
-fn is_label_part(text: &str) -> bool {
-    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
-    text.len() <= 63 && is_secret_key(text) && edge(text.bytes().next()) && edge(text.bytes().last())
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(64).flat_map(char::escape_default).collect()
 }
 
 /// Name of a source, as status and metrics show it.
