@@ -37,7 +37,8 @@ pub fn renewal(
     let most = lifetime - lifetime / 5 - jitter;
     let used = wanted.min(most);
     Renewal {
-        at: expires - used - jitter,
+        // Saturating: a Secret's times are whatever its last writer made them.
+        at: expires.saturating_sub(used + jitter).unwrap_or(expires),
         clamped_to: (wanted > most).then_some(used),
     }
 }
