@@ -1,2 +1,108 @@
-//! stub
-fn main() {}
+//! The project's tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask crds`.
+
+mod cargo;
+mod crds;
+mod demo;
+mod output;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use output::Output;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Exit status after Ctrl-C, as shells have it: 128 and the number of SIGINT.
+const INTERRUPTED: i32 = 130;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "The project's tasks",
+    version
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Show the operator at work: a real Kubernetes API server, an emulated Google, one token issued and renewed.
+    Demo {
+        /// Leave everything running until Ctrl-C and print how to use it.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Run all tests: unit, protocol, and against a real API server, which is built first where it is missing.
+    Test {
+        /// Only unit tests; needs no API server.
+        #[arg(long)]
+        unit: bool,
+        /// Only tests with this in their name.
+        filter: Option<String>,
+    },
+    /// Write the CustomResourceDefinitions to crds/.
+    Crds {
+        /// Write nothing; fail where crds/ is not what the code says.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // One provider for every TLS client; fails only where one is set already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cli = Cli::parse();
+    let output = Output::new();
+    let result = tokio::select! {
+        result = run(cli.task, &output) => result,
+        result = interrupted() => match result {
+            // What was started ended when the other branch was dropped.
+            Ok(()) => {
+                output.warn("interrupted; everything that was started is stopped");
+                std::process::exit(INTERRUPTED);
+            }
+            Err(error) => Err(error),
+        },
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.fail(&format!("{error:#}"));
+            // Not by returning: the runtime would wait for blocking work, such as a build under way.
+            std::process::exit(1);
+        }
+    }
+}
+
+async fn run(task: Task, output: &Output) -> Result<()> {
+    match task {
+        Task::Demo { keep } => demo::run(output, keep).await,
+        Task::Test { unit, filter } => test::run(output, unit, filter.as_deref()).await,
+        Task::Crds { check: true } => crds::check(output),
+        Task::Crds { check: false } => crds::write(output),
+    }
+}
+
+async fn interrupted() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(())
+}
+
+/// The root of the workspace.
+fn workspace() -> PathBuf {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}

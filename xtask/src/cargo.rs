@@ -1,0 +1,100 @@
+//! Runs cargo: quietly, but so that its progress is seen, and so that it ends with us.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use idtoken_testenv::{Process, RunDir};
+use serde_json::Value;
+
+use crate::output::{Output, Step};
+
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// The programs of the workspace.
+pub(crate) struct Programs {
+    /// `idtoken-operator`.
+    pub(crate) operator: PathBuf,
+    /// `idtoken-emulator`.
+    pub(crate) emulator: PathBuf,
+    /// The folder with `kubectl-idtoken`, to be put in `PATH`.
+    pub(crate) plugins: PathBuf,
+}
+
+/// Builds the programs of the workspace.
+///
+/// # Errors
+/// With what cargo said, when it fails.
+pub(crate) async fn build_programs(output: &Output) -> Result<Programs> {
+    let step = output.begin("cargo build");
+    let mut cargo = cargo();
+    let packages = ["idtoken-operator", "idtoken-emulator", "kubectl-idtoken"];
+    cargo.args(["build", "--bins", "--message-format=json-render-diagnostics"]);
+    cargo.args(packages.iter().flat_map(|package| ["--package", package]));
+    let log = run(cargo, &step, |_| ()).await?;
+    let program = |name: &str| {
+        log.lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|message| message["target"]["name"] == name)
+            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+            .with_context(|| format!("cargo build made no {name}"))
+    };
+    let plugin = program("kubectl-idtoken")?;
+    let programs = Programs {
+        operator: program("idtoken-operator")?,
+        emulator: program("idtoken-emulator")?,
+        plugins: plugin.parent().unwrap_or(Path::new(".")).to_owned(),
+    };
+    step.done("idtoken-operator, idtoken-emulator and kubectl-idtoken are built");
+    Ok(programs)
+}
+
+/// The cargo that runs us, in the workspace's root.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(crate::workspace());
+    cargo
+}
+
+/// Runs `command` to its end and gives what it printed. Its last line is shown as `step`'s progress; every line goes to
+/// `each` as soon as it is whole.
+///
+/// # Errors
+/// With the end of what it printed, when it fails.
+pub(crate) async fn run(command: Command, step: &Step<'_>, mut each: impl FnMut(&str)) -> Result<String> {
+    let shown = shown(&command);
+    let dir = RunDir::create("xtask")?;
+    let process = Process::spawn("cargo", &command, dir.path())?;
+    let mut seen = 0;
+    loop {
+        // Asked before the log is read, so that the last lines of a process that has ended are seen.
+        let ended = process.try_wait()?;
+        let log = process.log();
+        let whole = log.rfind('\n').map_or(0, |end| end + 1);
+        let until = if ended.is_some() { log.len() } else { whole };
+        if until > seen {
+            log[seen..until].lines().for_each(&mut each);
+            seen = until;
+        }
+        let last = log[..until]
+            .lines()
+            .rfind(|line| !line.starts_with('{') && !line.is_empty());
+        let last = last.map_or_else(|| shown.clone(), |line| line.trim().chars().take(80).collect());
+        step.progress(&last);
+        match ended {
+            None => tokio::time::sleep(INTERVAL).await,
+            Some(status) if status.success() => return Ok(log),
+            Some(status) => {
+                let said: Vec<_> = log.lines().filter(|line| !line.starts_with('{')).collect();
+                let tail = said[said.len().saturating_sub(60)..].join("\n");
+                bail!("`{shown}` failed ({status}):\n{tail}");
+            }
+        }
+    }
+}
+
+fn shown(command: &Command) -> String {
+    let args = command.get_args().map(|arg| arg.to_string_lossy());
+    args.fold("cargo".to_owned(), |line, arg| format!("{line} {arg}"))
+}

@@ -1,0 +1,154 @@
+//! What the tasks print: steps with a mark and their seconds. Colour and lines in place on a terminal only.
+
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often a long step says that it goes on where it cannot be shown in place.
+const LINE_INTERVAL: Duration = Duration::from_secs(15);
+
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+const RED: &str = "31";
+const DIM: &str = "2";
+const BOLD: &str = "1";
+
+/// Prints to stdout, and remembers the steps.
+pub(crate) struct Output {
+    terminal: bool,
+    colour: bool,
+    steps: Mutex<Vec<(String, Duration)>>,
+}
+
+/// A step that is under way.
+pub(crate) struct Step<'o> {
+    output: &'o Output,
+    started: Instant,
+    last_line: Mutex<Instant>,
+}
+
+impl Output {
+    pub(crate) fn new() -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        // https://no-color.org
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            terminal,
+            colour: terminal && !refused,
+            steps: Mutex::default(),
+        }
+    }
+
+    /// Begins a step, which [`Step::done`] ends.
+    pub(crate) fn begin(&self, what: &str) -> Step<'_> {
+        let step = Step {
+            output: self,
+            started: Instant::now(),
+            last_line: Mutex::new(Instant::now()),
+        };
+        if self.terminal {
+            self.write(&format!("\r\x1b[K{}", self.paint(DIM, &format!("… {what}"))));
+        }
+        step
+    }
+
+    /// A line.
+    pub(crate) fn line(&self, text: &str) {
+        self.write(&format!("{}{text}\n", self.clear()));
+    }
+
+    /// A heading, after an empty line.
+    pub(crate) fn heading(&self, text: &str) {
+        self.line(&format!("\n{}", self.paint(BOLD, text)));
+    }
+
+    /// A command as typed, then what it printed, indented.
+    pub(crate) fn command(&self, command: &str, printed: &str) {
+        self.line(&format!("    {}", self.paint(DIM, &format!("$ {command}"))));
+        for line in printed.trim_end().lines() {
+            self.line(&format!("    {line}"));
+        }
+    }
+
+    /// Something that the user should see, on stderr.
+    pub(crate) fn warn(&self, text: &str) {
+        eprintln!("{}{} {text}", self.clear(), self.paint(YELLOW, "!"));
+    }
+
+    /// Why the task failed, on stderr.
+    pub(crate) fn fail(&self, text: &str) {
+        eprintln!("{}{} {text}", self.clear(), self.paint(RED, "✗"));
+    }
+
+    /// A table of the steps so far and their seconds.
+    pub(crate) fn table(&self) {
+        let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        let width = steps
+            .iter()
+            .map(|(what, _)| what.chars().count())
+            .max()
+            .unwrap_or(0);
+        for (what, took) in steps.iter() {
+            let fill = " ".repeat(width - what.chars().count());
+            self.line(&format!("  {what}{fill}  {:>6.1} s", took.as_secs_f64()));
+        }
+        let total: Duration = steps.iter().map(|(_, took)| *took).sum();
+        self.line(&format!(
+            "  {:width$}  {:>6.1} s",
+            "all steps",
+            total.as_secs_f64()
+        ));
+    }
+
+    fn clear(&self) -> &'static str {
+        if self.terminal { "\r\x1b[K" } else { "" }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    fn write(&self, text: &str) {
+        let mut stdout = std::io::stdout().lock();
+        // A reader that went away (`| head`) is no reason to leave processes behind.
+        let _ = stdout.write_all(text.as_bytes());
+        let _ = stdout.flush();
+    }
+}
+
+impl Step<'_> {
+    /// Shows how the step goes on: in place on a terminal, else as a line every 15 s.
+    pub(crate) fn progress(&self, what: &str) {
+        let line = format!("… {what}, {} s", self.started.elapsed().as_secs());
+        let output = self.output;
+        if output.terminal {
+            output.write(&format!("\r\x1b[K{}", output.paint(DIM, &line)));
+            return;
+        }
+        let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.elapsed() >= LINE_INTERVAL {
+            output.line(&line);
+            *last = Instant::now();
+        }
+    }
+
+    /// Ends the step with a line that stays.
+    pub(crate) fn done(self, what: &str) {
+        let took = self.started.elapsed();
+        let output = self.output;
+        output.line(&format!(
+            "{} {what} {}",
+            output.paint(GREEN, "✓"),
+            output.paint(DIM, &format!("({:.1} s)", took.as_secs_f64()))
+        ));
+        output
+            .steps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((what.to_owned(), took));
+    }
+}
