@@ -1,0 +1,226 @@
+//! `can`: which grant allows a token, or why none does.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{ArgGroup, Args};
+use idtoken_operator::api::v1alpha1::GrantStatus;
+use idtoken_operator::controller::grants;
+use idtoken_operator::controller::validate::TokenSpec;
+use idtoken_operator::google::shell::quote;
+use serde::Serialize;
+
+use crate::cli::{ClusterArgs, Format};
+use crate::cluster::Cluster;
+use crate::grant::{needs_no_grant, token};
+use crate::misses::{self, Labels, Miss, Verdict};
+use crate::output::{self, shown};
+use crate::wanted::TokenArgs;
+
+/// How many of the nearest entries are shown to people.
+const SHOWN: usize = 5;
+
+/// Say which IdTokenGrant allows a token, or why none does, by the operator's code and with what you may read: the grants,
+/// and the labels of the namespace. Exits with 0 for yes and 1 for no.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").args(["name", "audience"]).required(true))]
+pub(crate) struct CanArgs {
+    /// Name of the IdTokenRequest; or else name a token by --service-account and --audience
+    #[arg(conflicts_with_all = ["service_account", "audience", "delegates"])]
+    name: Option<String>,
+
+    #[command(flatten)]
+    token: TokenArgs,
+
+    /// File of the operator's --grants-file, to be considered too
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "IDTOKEN_GRANTS_FILE",
+        help_heading = "Grants"
+    )]
+    grants_file: Option<PathBuf>,
+
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
+    output: Format,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// The answer as JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    allowed: bool,
+    namespace: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_account: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audience: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    delegates: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grant: Option<&'a GrantStatus>,
+    #[serde(skip_serializing_if = "<[Miss]>::is_empty")]
+    misses: &'a [Miss],
+}
+
+/// Answers.
+///
+/// # Errors
+/// The caller may not list grants, or not know what decides.
+pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
+    let cluster = Cluster::connect(&args.cluster).await?;
+    let token = match &args.name {
+        None => args.token.token(true, false)?,
+        Some(name) => {
+            let request = cluster.request(name).await?;
+            if needs_no_grant(&request) {
+                return federated(&args, &cluster);
+            }
+            token(&request)?
+        }
+    };
+    let mut all = match &args.grants_file {
+        Some(path) => grants::read_file(path)
+            .with_context(|| format!("the grants file {} cannot be used", path.display()))?,
+        None => Vec::new(),
+    };
+    all.extend(cluster.grants().await?);
+    let (labels, unread) = match cluster.namespace_labels().await {
+        Ok(labels) => (Some(labels), None),
+        Err(error) => (Labels::None, Some(error)),
+    };
+    match misses::decide(&all, &cluster.namespace, &labels, &token) {
+        Verdict::Allowed(grant) => {
+            answer(&args, &cluster, &token, Some(&grant), &[])?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verdict::Denied(misses) => {
+            answer(&args, &cluster, &token, None, &misses)?;
+            Ok(ExitCode::FAILURE)
+        }
+        Verdict::Unknown(names) => {
+            let message = format!(
+                "IdTokenGrant {} may allow it by labels of namespace {}, which cannot be read",
+                names.join(", "),
+                quote(&cluster.namespace)
+            );
+            Err(match unread {
+                Some(error) => anyhow::Error::from(error).context(message),
+                None => anyhow::anyhow!(message),
+            })
+        }
+    }
+}
+
+fn federated(args: &CanArgs, cluster: &Cluster) -> Result<ExitCode> {
+    match args.output {
+        Format::Text => {
+            output::print(
+                "yes: the source federation needs no grant; Google's IAM decides on its Kubernetes ServiceAccount\n",
+            )?;
+        }
+        Format::Json => output::json(&Answer {
+            allowed: true,
+            namespace: &cluster.namespace,
+            service_account: None,
+            audience: None,
+            delegates: &[],
+            grant: None,
+            misses: &[],
+        })?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn answer(
+    args: &CanArgs,
+    cluster: &Cluster,
+    token: &TokenSpec,
+    grant: Option<&GrantStatus>,
+    misses: &[Miss],
+) -> Result<()> {
+    if args.output == Format::Json {
+        return output::json(&Answer {
+            allowed: grant.is_some(),
+            namespace: &cluster.namespace,
+            service_account: Some(&token.service_account),
+            audience: Some(&token.audience),
+            delegates: &token.delegates,
+            grant,
+            misses,
+        });
+    }
+    let chain = match token.delegates.as_slice() {
+        [] => String::new(),
+        chain => format!(" by way of {}", chain.join(", ")),
+    };
+    let what = format!(
+        "namespace {} to get a token of {} for audience {}{chain}",
+        cluster.namespace, token.service_account, token.audience
+    );
+    let text = match grant {
+        Some(grant) => format!(
+            "yes: IdTokenGrant {} allows {}\n",
+            shown(&grant.name),
+            shown(&what)
+        ),
+        None => format!(
+            "no: no IdTokenGrant allows {}\n{}{}",
+            shown(&what),
+            nearest(misses),
+            advice(args, cluster)
+        ),
+    };
+    output::print(text)
+}
+
+fn nearest(misses: &[Miss]) -> String {
+    if misses.is_empty() {
+        return "There are no grants.\n".to_owned();
+    }
+    let mut text = "The nearest:\n".to_owned();
+    for miss in misses.iter().take(SHOWN) {
+        text.push_str(&format!("  {}\n", shown(&miss.grant)));
+        for mismatch in &miss.mismatches {
+            let has = if mismatch.has.is_empty() {
+                "nothing".to_owned()
+            } else {
+                mismatch.has.join(", ")
+            };
+            text.push_str(&format!(
+                "    spec.{} does not have {}: it has {}\n",
+                mismatch.field,
+                shown(&mismatch.asked),
+                shown(&has)
+            ));
+        }
+    }
+    if misses.len() > SHOWN {
+        text.push_str(&format!("  and {} that are further away\n", misses.len() - SHOWN));
+    }
+    text
+}
+
+fn advice(args: &CanArgs, cluster: &Cluster) -> String {
+    let file = match &args.grants_file {
+        Some(_) => String::new(),
+        None => {
+            "Grants that the operator has from a file are not seen here; name the file by --grants-file.\n"
+                .to_owned()
+        }
+    };
+    let next = match &args.name {
+        Some(name) => format!(
+            "The grant that would allow it: kubectl idtoken grant {} -n {}\n",
+            quote(name),
+            quote(&cluster.namespace)
+        ),
+        None => "Once there is an IdTokenRequest for it, kubectl idtoken grant NAME prints the grant that would allow it.\n".to_owned(),
+    };
+    file + &next
+}

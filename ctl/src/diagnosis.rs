@@ -1,0 +1,284 @@
+//! Pure: a request, its Secret and the time → what the Secret holds, and what of it is not as the request asks.
+
+use idtoken_operator::api::v1alpha1::{CreationPolicy, IdTokenRequest};
+use idtoken_operator::api::{GROUP, annotations};
+use idtoken_operator::controller::observe::Content;
+use idtoken_operator::controller::render;
+use idtoken_operator::controller::validate::{Request, ValidateError};
+use idtoken_operator::token::{Account, Claims, GOOGLE_ISSUERS, IdToken, TokenError};
+use serde::Serialize;
+
+use crate::cluster::SecretView;
+
+/// What is shown where something is absent.
+const NOTHING: &str = "nothing";
+
+/// What the Secret's key holds.
+pub(crate) enum Held {
+    /// The caller may not read the Secret; what the API server said.
+    Unreadable(String),
+    /// There is no Secret.
+    NoSecret,
+    /// The Secret has no such key.
+    NoKey,
+    /// It is no ID token.
+    NoToken(TokenError),
+    /// An ID token, valid or not.
+    Token(Box<IdToken>),
+}
+
+/// Something that is not as the request asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Difference {
+    /// A claim, or the path of a field.
+    pub(crate) field: String,
+    /// As it should be.
+    pub(crate) expected: String,
+    /// As it is.
+    pub(crate) found: String,
+}
+
+/// The key of the Secret that holds the token.
+pub(crate) fn token_key(request: &IdTokenRequest) -> &str {
+    request
+        .spec
+        .target
+        .as_ref()
+        .and_then(|target| target.key.as_deref())
+        .unwrap_or("token")
+}
+
+/// Reads the token under `key`.
+pub(crate) fn held(secret: &SecretView, key: &str) -> Held {
+    let content = match secret {
+        SecretView::Unreadable(message) => return Held::Unreadable(message.clone()),
+        SecretView::Missing => return Held::NoSecret,
+        SecretView::Found(content) => content,
+    };
+    let Some(bytes) = content.data.get(key) else {
+        return Held::NoKey;
+    };
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return Held::NoToken(TokenError::Malformed("it holds characters outside ASCII"));
+    };
+    match IdToken::parse(text.to_owned()) {
+        Ok(token) => Held::Token(Box::new(token)),
+        Err(error) => Held::NoToken(error),
+    }
+}
+
+/// All that is not as `object` asks. `validated` is the spec as the operator reads it.
+pub(crate) fn differences(
+    object: &IdTokenRequest,
+    validated: &Result<Request, ValidateError>,
+    secret: &SecretView,
+    held: &Held,
+) -> Vec<Difference> {
+    let mut found = Found::default();
+    if let Some(status) = &object.status
+        && let (Some(seen), Some(generation)) = (status.observed_generation, object.metadata.generation)
+        && seen >= 0
+    {
+        found.compare(
+            "status.observedGeneration",
+            &generation.to_string(),
+            Some(&seen.to_string()),
+        );
+    }
+    let request = match validated {
+        Ok(request) => request,
+        Err(error) => {
+            found.add("spec", "a spec that the operator accepts", &error.to_string());
+            return found.0;
+        }
+    };
+    let before = found.0.len();
+    match held {
+        Held::Unreadable(_) => return found.0,
+        Held::NoSecret => found.add("Secret", &request.target.name, NOTHING),
+        Held::NoKey => found.add(&format!("data[{}]", request.target.key), "an ID token", NOTHING),
+        Held::NoToken(error) => {
+            found.add(
+                &format!("data[{}]", request.target.key),
+                "an ID token",
+                &format!("something else: {error}"),
+            );
+        }
+        Held::Token(token) => {
+            let pinned = object.status.as_ref().and_then(|status| status.token.as_ref());
+            found.claims(
+                request,
+                token.claims(),
+                pinned.and_then(|token| token.subject.as_deref()),
+            );
+        }
+    }
+    if let SecretView::Found(content) = secret {
+        found.secret(request, content, held);
+        if found.0.len() == before
+            && let Held::Token(token) = held
+        {
+            found.rest(request, content, token);
+        }
+    }
+    found.0
+}
+
+#[derive(Default)]
+struct Found(Vec<Difference>);
+
+impl Found {
+    fn add(&mut self, field: &str, expected: &str, found: &str) {
+        let [field, expected, found] = [field, expected, found].map(str::to_owned);
+        self.0.push(Difference {
+            field,
+            expected,
+            found,
+        });
+    }
+
+    fn compare(&mut self, field: &str, expected: &str, found: Option<&str>) {
+        if found != Some(expected) {
+            self.add(field, expected, found.unwrap_or(NOTHING));
+        }
+    }
+
+    fn claims(&mut self, request: &Request, claims: &Claims, pinned: Option<&str>) {
+        let spec = &request.token;
+        if !GOOGLE_ISSUERS.contains(&claims.iss.as_str()) {
+            self.add("iss", GOOGLE_ISSUERS[0], &claims.iss);
+        }
+        self.compare("aud", &spec.audience, Some(&claims.aud));
+        match Account::from_name(&spec.service_account) {
+            Account::UniqueId(id) => self.compare("sub", id, Some(&claims.sub)),
+            Account::Email(email) => match &claims.email {
+                Some(found) if !found.eq_ignore_ascii_case(email) => self.add("email", email, found),
+                _ => {}
+            },
+        }
+        match (&claims.email, spec.include_email) {
+            (None, true) => self.add("email", "the account's e-mail address, by includeEmail", NOTHING),
+            (Some(found), false) => self.add("email", "nothing, by includeEmail: false", found),
+            _ => {}
+        }
+        if claims.email_verified == Some(false) {
+            self.add("email_verified", "true", "false");
+        }
+        if let Some(pinned) = pinned {
+            self.compare("sub", pinned, Some(&claims.sub));
+        }
+    }
+
+    fn secret(&mut self, request: &Request, content: &Content, held: &Held) {
+        let summary = &content.summary;
+        let annotation = |key: &str| format!("metadata.annotations[{key}]");
+        if !summary.managed {
+            self.add(
+                "Secret",
+                "one that the operator wrote",
+                "one that it did not write (SecretConflict)",
+            );
+            return;
+        }
+        self.compare(
+            &annotation(annotations::REQUEST),
+            &request.name,
+            summary.request.as_deref(),
+        );
+        self.compare(
+            &annotation(annotations::REQUEST_UID),
+            &request.uid,
+            summary.request_uid.as_deref(),
+        );
+        // What decides the token and how it is written: where they differ, the Secret is of another spec.
+        self.compare(
+            &annotation(annotations::TOKEN_HASH),
+            &request.token_hash,
+            summary.token_hash.as_deref(),
+        );
+        self.compare(
+            &annotation(annotations::RENDER_HASH),
+            &request.render_hash,
+            summary.render_hash.as_deref(),
+        );
+        if let Held::Token(token) = held {
+            let exp = token.claims().exp.to_string();
+            self.compare(
+                &annotation(annotations::EXPIRES),
+                &exp,
+                content.annotation(annotations::EXPIRES),
+            );
+            self.compare(
+                &annotation(annotations::DIGEST),
+                &token.fingerprint(),
+                summary.digest.as_deref(),
+            );
+        }
+        if content.immutable {
+            self.add("immutable", "false", "true, so that the token cannot be renewed");
+        }
+        self.owner(request, content);
+    }
+
+    fn owner(&mut self, request: &Request, content: &Content) {
+        let field = "metadata.ownerReferences";
+        let owners = content.meta.owner_references.as_deref().unwrap_or_default();
+        let own = |owner: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| {
+            owner.kind == "IdTokenRequest" && owner.api_version.starts_with(&format!("{GROUP}/"))
+        };
+        let found: Vec<String> = owners
+            .iter()
+            .filter(own)
+            .map(|owner| format!("{} ({})", owner.name, owner.uid))
+            .collect();
+        let stays = content.summary.adopted || request.target.policy == CreationPolicy::Orphan;
+        let expected = format!("{} ({})", request.name, request.uid);
+        match (stays, found.as_slice()) {
+            (true, []) => {}
+            (true, found) => self.add(
+                field,
+                "no IdTokenRequest: the Secret stays when its request is deleted",
+                &found.join(", "),
+            ),
+            (false, [one]) if *one == expected => {}
+            (false, found) => {
+                self.add(
+                    field,
+                    &format!("IdTokenRequest {expected}"),
+                    if found.is_empty() { NOTHING } else { &found[0] },
+                );
+            }
+        }
+        if let Some(other) = owners
+            .iter()
+            .find(|owner| owner.controller == Some(true) && !own(owner))
+        {
+            self.add(
+                field,
+                "no other controller",
+                &format!("{} {}", other.kind, other.name),
+            );
+        }
+    }
+
+    /// Labels, annotations and keys of the template, compared by the operator's own code. Never shows a value: it can hold
+    /// the token.
+    fn rest(&mut self, request: &Request, content: &Content, token: &IdToken) {
+        match render::render(request, token) {
+            Ok(rendered) => {
+                if let Some(field) = rendered.drift(content) {
+                    self.add(&field, "as the operator wrote it", "something else");
+                }
+            }
+            Err(error) => self.add(
+                "spec.target.template",
+                "a template that can be expanded",
+                &error.to_string(),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "diagnosis_tests.rs"]
+mod tests;

@@ -1,0 +1,266 @@
+//! `explain`: the state of a request and its Secret, and what to do next.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use idtoken_operator::api::v1alpha1::IdTokenRequest;
+use idtoken_operator::controller::validate::{self, Request, ValidateError};
+use idtoken_operator::token::IdToken;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::cli::{ClusterArgs, Format};
+use crate::cluster::Cluster;
+use crate::diagnosis::{self, Difference, Held};
+use crate::output::{self, shown};
+use crate::times::{relative, span};
+use crate::{mint, steps, table};
+
+/// Explain a request: its conditions, the claims of its Secret's token and how long it lasts, what differs from the spec, and
+/// what to do next. Never prints the token.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Name of the IdTokenRequest
+    name: String,
+
+    /// Form of the explanation
+    #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
+    output: Format,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// All that is known of a request.
+struct Explanation {
+    object: IdTokenRequest,
+    secret: String,
+    held: Held,
+    differences: Vec<Difference>,
+    steps: Vec<String>,
+    now: Timestamp,
+}
+
+/// Reads the request and its Secret, and explains them.
+///
+/// # Errors
+/// The request cannot be read. That the Secret cannot is said in the explanation.
+pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
+    let cluster = Cluster::connect(&args.cluster).await?;
+    let object = cluster.request(&args.name).await?;
+    let validated: Result<Request, ValidateError> = validate::validate(&object);
+    let secret = validate::target_name(&object);
+    let view = cluster.secret(&secret).await?;
+    let now = Timestamp::now();
+    let held = diagnosis::held(&view, diagnosis::token_key(&object));
+    let differences = diagnosis::differences(&object, &validated, &view, &held);
+    let steps = steps::next(&object, &held, &differences, now);
+    let explanation = Explanation {
+        object,
+        secret,
+        held,
+        differences,
+        steps,
+        now,
+    };
+    match args.output {
+        Format::Text => output::print(explanation.text()?)?,
+        Format::Json => output::json(&explanation.json()?)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Explanation {
+    fn text(&self) -> Result<String> {
+        let mut text = table::fields(&self.header(), 0);
+        text.push('\n');
+        text.push_str(&self.conditions());
+        text.push_str("\nToken:\n");
+        text.push_str(&self.token()?);
+        if !matches!(self.held, Held::Unreadable(_)) || !self.differences.is_empty() {
+            text.push_str("\nDifferences from the spec:\n");
+            let line = |difference: &Difference| {
+                let Difference {
+                    field,
+                    expected,
+                    found,
+                } = difference;
+                format!(
+                    "  {}: should be {}, is {}\n",
+                    shown(field),
+                    shown(expected),
+                    shown(found)
+                )
+            };
+            text.push_str(&listed(self.differences.iter().map(line)));
+        }
+        text.push_str("\nNext:\n");
+        text.push_str(&listed(
+            self.steps.iter().map(|step| format!("  {}\n", shown(step))),
+        ));
+        Ok(text)
+    }
+
+    fn header(&self) -> Vec<(&'static str, String)> {
+        let (meta, spec) = (&self.object.metadata, &self.object.spec);
+        let name = meta.name.as_deref().unwrap_or_default();
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let mut pairs = vec![
+            ("IdTokenRequest", shown(&format!("{namespace}/{name}"))),
+            ("Audience", shown(&spec.audience)),
+            (
+                "Service account",
+                shown(spec.service_account.as_deref().unwrap_or("that of the source")),
+            ),
+            (
+                "Secret",
+                shown(&format!(
+                    "{}, key {}",
+                    self.secret,
+                    diagnosis::token_key(&self.object)
+                )),
+            ),
+        ];
+        let Some(status) = &self.object.status else {
+            return pairs;
+        };
+        if let Some(source) = &status.source {
+            pairs.push(("Source", shown(source)));
+        }
+        if let Some(grant) = &status.grant {
+            pairs.push(("Allowed by", shown(&grant.name)));
+        }
+        if let Some(time) = &status.renewal_time {
+            pairs.push(("Renewal", relative(time.0, self.now)));
+        }
+        pairs
+    }
+
+    fn conditions(&self) -> String {
+        let conditions = self
+            .object
+            .status
+            .as_ref()
+            .map(|status| status.conditions.as_slice())
+            .unwrap_or_default();
+        let rows: Vec<[String; 5]> = conditions
+            .iter()
+            .map(|condition| {
+                let age = span(self.now.duration_since(condition.last_transition_time.0));
+                [
+                    shown(&condition.type_),
+                    shown(&condition.status),
+                    shown(&condition.reason),
+                    age,
+                    shown(&condition.message),
+                ]
+            })
+            .collect();
+        if rows.is_empty() {
+            return "No conditions yet.\n".to_owned();
+        }
+        table::render(["CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"], &rows)
+    }
+
+    fn token(&self) -> Result<String> {
+        let token = match &self.held {
+            Held::Unreadable(message) => {
+                return Ok(format!(
+                    "  not shown: you may not read Secret {}: {}\n",
+                    shown(&self.secret),
+                    shown(message)
+                ));
+            }
+            Held::NoSecret => return Ok(format!("  none: there is no Secret {}\n", shown(&self.secret))),
+            Held::NoKey => {
+                let key = diagnosis::token_key(&self.object);
+                return Ok(format!(
+                    "  none: Secret {} has no key {}\n",
+                    shown(&self.secret),
+                    shown(key)
+                ));
+            }
+            Held::NoToken(error) => return Ok(format!("  none: {}\n", shown(&error.to_string()))),
+            Held::Token(token) => token,
+        };
+        let exp = token.claims().exp;
+        let left = exp.duration_since(self.now);
+        let state = if left.is_positive() {
+            format!("valid for another {}", span(left))
+        } else {
+            format!("expired {} ago", span(left))
+        };
+        let claims = mint::claims(token)?;
+        let mut text = format!("  {state}\n");
+        let pairs: Vec<(String, String)> = claims
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (shown(name), shown(&claim(name, value, self.now))))
+            .collect();
+        let pairs: Vec<(&str, String)> = pairs
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.clone()))
+            .collect();
+        text.push_str(&table::fields(&pairs, 2));
+        Ok(text)
+    }
+
+    fn json(&self) -> Result<Value> {
+        let meta = &self.object.metadata;
+        let status = self.object.status.clone().unwrap_or_default();
+        let problem = match &self.held {
+            Held::Unreadable(message) => Some(("Unreadable", message.clone())),
+            Held::NoSecret => Some(("SecretMissing", "there is no such Secret".to_owned())),
+            Held::NoKey => Some(("KeyMissing", "the Secret has no such key".to_owned())),
+            Held::NoToken(error) => Some((error.reason(), error.to_string())),
+            Held::Token(_) => None,
+        };
+        let token = match (&self.held, problem) {
+            (Held::Token(token), _) => self.token_json(token)?,
+            (_, Some((reason, message))) => json!({"problem": {"reason": reason, "message": message}}),
+            _ => Value::Null,
+        };
+        Ok(json!({
+            "namespace": meta.namespace,
+            "name": meta.name,
+            "spec": self.object.spec,
+            "status": status,
+            "secret": {"name": self.secret, "key": diagnosis::token_key(&self.object)},
+            "token": token,
+            "differences": self.differences,
+            "next": self.steps,
+        }))
+    }
+
+    fn token_json(&self, token: &IdToken) -> Result<Value> {
+        let left = token.claims().exp.duration_since(self.now);
+        Ok(json!({
+            "claims": mint::claims(token)?,
+            "expired": !left.is_positive(),
+            "secondsLeft": left.as_secs().max(0),
+        }))
+    }
+}
+
+fn listed(lines: impl Iterator<Item = String>) -> String {
+    let text: String = lines.collect();
+    if text.is_empty() {
+        "  none\n".to_owned()
+    } else {
+        text
+    }
+}
+
+/// A claim for people: times are written out.
+fn claim(name: &str, value: &Value, now: Timestamp) -> String {
+    let time = value
+        .as_i64()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok());
+    match (name, time, value) {
+        ("iat" | "exp" | "nbf", Some(time), _) => relative(time, now),
+        (_, _, Value::String(text)) => text.clone(),
+        _ => value.to_string(),
+    }
+}

@@ -1,0 +1,108 @@
+//! `grant`: the IdTokenGrant that would allow a request.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use idtoken_operator::api::v1alpha1::IdTokenRequest;
+use idtoken_operator::controller::validate::{self, TokenSpec};
+use idtoken_operator::google::shell::quote;
+
+use crate::cli::ClusterArgs;
+use crate::cluster::Cluster;
+use crate::misses::{self, Verdict};
+use crate::{document, output};
+
+/// Print the IdTokenGrant that would allow a request and nothing more, for an administrator of the cluster to read and apply:
+/// `kubectl idtoken grant NAME | kubectl apply -f -`. Says on standard error whether a grant allows it already.
+#[derive(Debug, Args)]
+pub(crate) struct GrantArgs {
+    /// Name of the IdTokenRequest
+    name: String,
+
+    /// Form of the grant
+    #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
+    output: GrantFormat,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// How the grant is printed.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum GrantFormat {
+    /// YAML, as people write it.
+    #[default]
+    Yaml,
+    /// JSON.
+    Json,
+}
+
+/// Reads the request and prints the grant.
+///
+/// # Errors
+/// The request cannot be read, is invalid, needs no grant, or can be allowed by none.
+pub(crate) async fn run(args: GrantArgs) -> Result<ExitCode> {
+    let cluster = Cluster::connect(&args.cluster).await?;
+    let request = cluster.request(&args.name).await?;
+    if needs_no_grant(&request) {
+        bail!(
+            "IdTokenRequest {} has the source federation, which needs no grant: Google's IAM decides on its Kubernetes \
+             ServiceAccount",
+            quote(&args.name)
+        );
+    }
+    let token = token(&request)?;
+    let grant = document::grant(&cluster.namespace, &args.name, &token)?;
+    output::note(standing(&cluster, &token).await);
+    match args.output {
+        GrantFormat::Yaml => output::print(document::yaml(&grant)?)?,
+        GrantFormat::Json => output::json(&grant)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether Google's IAM alone decides on a request.
+pub(crate) fn needs_no_grant(request: &IdTokenRequest) -> bool {
+    request
+        .spec
+        .source
+        .as_ref()
+        .is_some_and(|source| source.federation.is_some())
+}
+
+/// What decides the token of a request.
+///
+/// # Errors
+/// The operator would refuse the spec.
+pub(crate) fn token(request: &IdTokenRequest) -> Result<TokenSpec> {
+    let name = request.metadata.name.as_deref().unwrap_or_default();
+    validate::token(&request.spec).with_context(|| {
+        format!(
+            "the operator refuses IdTokenRequest {}: correct its spec first",
+            quote(name)
+        )
+    })
+}
+
+/// Whether a grant allows it already, as far as the caller may know.
+async fn standing(cluster: &Cluster, token: &TokenSpec) -> String {
+    let grants = match cluster.grants().await {
+        Ok(grants) => grants,
+        Err(error) => {
+            return format!(
+                "whether a grant allows it already is not known: {}",
+                output::shown(&error.to_string())
+            );
+        }
+    };
+    let labels = cluster.namespace_labels().await.ok();
+    match misses::decide(&grants, &cluster.namespace, &labels, token) {
+        Verdict::Allowed(grant) => format!("IdTokenGrant {} allows it already", output::shown(&grant.name)),
+        Verdict::Denied(_) => "no IdTokenGrant allows it yet".to_owned(),
+        Verdict::Unknown(names) => format!(
+            "IdTokenGrant {} may allow it already, by labels of the namespace that you may not read",
+            output::shown(&names.join(", "))
+        ),
+    }
+}

@@ -1,0 +1,106 @@
+//! The token that flags ask for, checked as the operator checks a request's spec.
+
+use clap::Args;
+use idtoken_operator::api::v1alpha1::{IdTokenRequestSpec, ImpersonationSource, Source};
+use idtoken_operator::controller::validate::{self, TokenSpec, ValidateError};
+use thiserror::Error;
+
+/// A token, named by flags.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Token")]
+pub(crate) struct TokenArgs {
+    /// Google service account that the token is for: e-mail address or numeric unique ID
+    #[arg(long, value_name = "ACCOUNT", requires = "audience")]
+    pub(crate) service_account: Option<String>,
+
+    /// Audience of the token, byte for byte
+    #[arg(long, value_name = "AUDIENCE", requires = "service_account")]
+    pub(crate) audience: Option<String>,
+
+    /// Account in the delegation chain, the first one first; repeat for each
+    #[arg(long = "delegate", value_name = "ACCOUNT", requires = "service_account")]
+    pub(crate) delegates: Vec<String>,
+}
+
+/// A flag that the operator's checks refuse.
+#[derive(Debug, Error)]
+#[error("{flag} {problem}")]
+pub(crate) struct WrongFlag {
+    flag: String,
+    problem: String,
+}
+
+impl TokenArgs {
+    /// The same as a request's spec would ask for.
+    ///
+    /// # Errors
+    /// The first flag whose value no spec may have.
+    pub(crate) fn token(
+        &self,
+        include_email: bool,
+        organization_number: bool,
+    ) -> Result<TokenSpec, WrongFlag> {
+        let delegates = (!self.delegates.is_empty()).then(|| self.delegates.clone());
+        let spec = IdTokenRequestSpec {
+            audience: self.audience.clone().unwrap_or_default(),
+            service_account: self.service_account.clone(),
+            include_email: Some(include_email),
+            include_organization_number: Some(organization_number),
+            source: Some(Source {
+                impersonation: Some(ImpersonationSource { delegates }),
+                ..Source::default()
+            }),
+            renew_before: None,
+            suspend: None,
+            target: None,
+        };
+        validate::token(&spec).map_err(|error| match error {
+            ValidateError::Invalid { field, problem } => WrongFlag {
+                flag: flag(&field),
+                problem,
+            },
+            other => WrongFlag {
+                flag: "the token".to_owned(),
+                problem: other.to_string(),
+            },
+        })
+    }
+}
+
+fn flag(field: &str) -> String {
+    match field {
+        "audience" => "--audience".to_owned(),
+        "serviceAccount" => "--service-account".to_owned(),
+        _ if field.contains("delegates") => "--delegate".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(audience: &str, account: &str, delegates: &[&str]) -> TokenArgs {
+        TokenArgs {
+            audience: Some(audience.to_owned()),
+            service_account: Some(account.to_owned()),
+            delegates: delegates.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn faults_name_the_flag() {
+        let said = |args: TokenArgs| args.token(true, false).unwrap_err().to_string();
+        assert!(said(args("a b", "1", &[])).starts_with("--audience must be"));
+        assert!(said(args("a", "Nobody", &[])).starts_with("--service-account must be"));
+        assert!(said(args("a", "1", &["x"])).starts_with("--delegate must be"));
+        assert!(said(args("a", "1", &["1"; 5])).starts_with("--delegate at most 4"));
+    }
+
+    #[test]
+    fn reads_all() {
+        let token = args("https://a", "1", &["2", "3"]).token(false, true).unwrap();
+        assert!(!token.include_email && token.include_organization_number);
+        assert_eq!(token.delegates, ["2", "3"]);
+    }
+}
