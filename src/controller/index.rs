@@ -143,6 +143,8 @@ struct Cached {
 #[derive(Debug, Default)]
 struct Inner {
     secrets: HashMap<Key, Cached>,
+    /// The highest resourceVersion of a Secret that the watch has shown, by namespace.
+    shown: HashMap<String, String>,
     listing: Option<HashSet<Key>>,
     requests: HashMap<Key, Seen>,
     claimants: HashMap<Key, BTreeSet<Claimant>>,
@@ -274,6 +276,7 @@ impl Index {
         if let Some(listed) = &mut inner.listing {
             listed.insert(key.clone());
         }
+        inner.saw(&key.0, &meta.resource_version);
         if let Some(cached) = inner.secrets.get_mut(&key) {
             if older(&meta.resource_version, &cached.meta.resource_version) {
                 return false;
@@ -310,6 +313,7 @@ impl Index {
     /// Takes in a deletion, unless what is cached was written after it.
     pub fn secret_deleted(&self, key: &Key, resource_version: &str) -> bool {
         let mut inner = self.lock();
+        inner.saw(&key.0, resource_version);
         let current = inner
             .secrets
             .get(key)
@@ -320,11 +324,12 @@ impl Index {
     /// Keeps our own write until the watch shows it, so that a lagging watch never causes a second mint.
     pub fn secret_written(&self, key: Key, meta: SecretMeta) {
         let mut inner = self.lock();
-        let newer = inner
-            .secrets
-            .get(&key)
-            .is_none_or(|cached| older(&cached.meta.resource_version, &meta.resource_version));
-        if newer {
+        // Where the watch is past our write and shows nothing, somebody deleted it before its answer reached us.
+        let seen = match inner.secrets.get(&key) {
+            Some(cached) => Some(&cached.meta.resource_version),
+            None => inner.shown.get(&key.0),
+        };
+        if seen.is_none_or(|seen| older(seen, &meta.resource_version)) {
             inner.secrets.insert(key, Cached { meta, expected: true });
         }
     }
@@ -355,6 +360,17 @@ impl Index {
 }
 
 impl Inner {
+    fn saw(&mut self, namespace: &str, resource_version: &str) {
+        match self.shown.get_mut(namespace) {
+            Some(highest) if older(highest, resource_version) => resource_version.clone_into(highest),
+            Some(_) => {}
+            None => drop(
+                self.shown
+                    .insert(namespace.to_owned(), resource_version.to_owned()),
+            ),
+        }
+    }
+
     /// Takes `key` out, unless `by` still wants the same. Returns who waits for the Secret that is free now.
     fn forget(&mut self, key: &Key, by: Option<&Seen>) -> Vec<String> {
         let Some(old) = self.requests.remove(key) else {

@@ -11,7 +11,8 @@ use crate::api::annotations;
 /// What was seen of the target Secret.
 #[derive(Debug, Default)]
 pub struct Observed {
-    /// The Secret, if there is one that carries our label or was read.
+    /// The Secret, if there is one that carries our label or was read. After a read its times are those of the token in it, where that
+    /// is the one that was written: what somebody made of the annotations is no reason for a new token.
     pub secret: Option<SecretMeta>,
     /// What reading it showed; none where it was not read.
     pub content: Option<Integrity>,
@@ -108,21 +109,23 @@ pub fn decide(
             (renewal(request, issued, expires).at <= now).then_some(Cause::Due)
         }
     };
+    let stale = observed.secret.as_ref().is_some_and(|secret| {
+        secret.render_hash.as_ref() != Some(&request.render_hash)
+            || secret.request_uid.as_ref() != Some(&request.uid)
+    });
     if let Some(cause) = cause {
-        // A Secret that was changed behind our back is read first: what it holds decides Ready while the attempt fails or waits.
-        let unread = observed.secret.is_some() && !untouched && observed.content.is_none();
+        // What was changed behind our back, or is to change in more than its token, is read before it is written, whatever the reason.
+        let unread = observed.secret.is_some() && (stale || !untouched) && observed.content.is_none();
         return match (denied, retry) {
-            _ if unread => Plan::Read,
             (Some(denied), _) => Plan::Denied(denied.clone()),
             (None, Some(retry)) if retry.next > now => Plan::Wait { until: retry.next },
+            (None, _) if unread => Plan::Read,
             (None, _) => Plan::Mint(cause),
         };
     }
-    let Some((secret, issued, expires)) = kept else {
+    let Some((_, issued, expires)) = kept else {
         return Plan::Mint(Cause::Missing);
     };
-    let stale = secret.render_hash.as_ref() != Some(&request.render_hash)
-        || secret.request_uid.as_ref() != Some(&request.uid);
     match observed.content {
         None if stale || !untouched => Plan::Read,
         Some(Integrity::Drifted) => waiting(retry, now).unwrap_or(Plan::Render),

@@ -197,10 +197,15 @@ pub fn event(previous: &IdTokenRequestStatus, next: &IdTokenRequestStatus) -> Op
             .then(|| told.map(|c| (c.reason.clone(), c.message.clone())))
             .flatten()
     };
+    let issued = |status: &IdTokenRequestStatus| {
+        let ready = status.conditions.iter().find(|c| c.type_ == READY);
+        ready.is_some_and(|c| c.status == "True" && c.reason == reason::ISSUED)
+    };
+    // The API server takes 1,024 bytes.
     let event = |type_, reason: &str, note: &str| Event {
         type_,
         reason: reason.to_owned(),
-        note: Some(note.chars().take(1000).collect()),
+        note: Some(note[..note.floor_char_boundary(1024)].to_owned()),
         action: "Issue".to_owned(),
         secondary: None,
     };
@@ -208,7 +213,7 @@ pub fn event(previous: &IdTokenRequestStatus, next: &IdTokenRequestStatus) -> Op
         (before, Some((reason, message))) if before.as_ref().is_none_or(|(old, _)| *old != reason) => {
             Some(event(EventType::Warning, &reason, &message))
         }
-        (Some(_), None) => Some(event(
+        (Some(_), None) if issued(next) => Some(event(
             EventType::Normal,
             "Recovered",
             "The Secret holds a fresh token again",
