@@ -1,0 +1,369 @@
+//! A world to test the operator in: a real API server, Google's endpoints emulated in this process, and the operator as the
+//! process that users run, with exactly the rights of `config/rbac.yaml`.
+
+mod objects;
+mod relay;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use idtoken_emulator::{Emulator, Endpoint, Policy, Running, ServiceAccount};
+use idtoken_operator::api::{crds, v1alpha1::IdTokenRequest};
+use idtoken_testenv::{AuditEvent, ControlPlane, Process, until};
+use kube::Client;
+
+pub(crate) use objects::{condition, has, is_ready, text, token};
+pub(crate) use relay::Relay;
+
+/// The Google identity of the operator.
+pub(crate) const OPERATOR: &str = "operator@p.iam.gserviceaccount.com";
+/// An account that the operator may impersonate.
+pub(crate) const CALLER: &str = "caller@p.iam.gserviceaccount.com";
+/// An account that exists and that the operator may not impersonate.
+pub(crate) const LOCKED: &str = "locked@p.iam.gserviceaccount.com";
+/// An account that does not exist.
+pub(crate) const GHOST: &str = "ghost@p.iam.gserviceaccount.com";
+/// An audience that the grants of [`World::grant`] allow.
+pub(crate) const AUDIENCE: &str = "https://billing-x.run.app";
+/// How long a test waits for what should come soon: generous, since others may use the machine too.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// The operator's user in the cluster.
+const USER: &str = "system:serviceaccount:idtoken-system:idtoken-operator";
+const RBAC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/rbac.yaml");
+
+/// What can be chosen about a world. The default is what most tests want.
+pub(crate) struct Setup {
+    /// Whether the operator runs from the start.
+    pub(crate) operator: bool,
+    /// Flags of the operator besides those that every world has.
+    pub(crate) flags: Vec<String>,
+    /// The operator's log filter.
+    pub(crate) log: &'static str,
+    /// Whether all that Google's endpoints answer is recorded.
+    pub(crate) recorded: bool,
+    /// How long ID tokens live.
+    pub(crate) lifetime: Duration,
+    /// Content of `--grants-file`; none where absent.
+    pub(crate) grants_file: Option<String>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            operator: true,
+            flags: Vec::new(),
+            log: "trace",
+            recorded: false,
+            lifetime: Duration::from_secs(3600),
+            grants_file: None,
+        }
+    }
+}
+
+impl Setup {
+    /// ID tokens that live so many seconds.
+    pub(crate) fn lifetime(seconds: u64) -> Self {
+        Self {
+            lifetime: Duration::from_secs(seconds),
+            ..Self::default()
+        }
+    }
+}
+
+struct Operator {
+    process: Process,
+    address: String,
+}
+
+/// A control plane, Google, and the operator between them. All of it ends when this is dropped.
+pub(crate) struct World {
+    operator: Mutex<Option<Operator>>,
+    /// Names the log of each run.
+    runs: Mutex<Vec<PathBuf>>,
+    setup: Setup,
+    kubeconfig: PathBuf,
+    /// A client of the administrator.
+    pub(crate) client: Client,
+    /// Google's endpoints.
+    pub(crate) google: Running,
+    /// What the operator and Google's endpoints said to each other, where it is recorded.
+    pub(crate) relay: Option<Relay>,
+    /// The control plane.
+    pub(crate) cluster: ControlPlane,
+}
+
+fn policy() -> Policy {
+    let mut policy = Policy {
+        service_accounts: vec![
+            ServiceAccount::new(OPERATOR),
+            ServiceAccount::new(CALLER).impersonated_by(format!("serviceAccount:{OPERATOR}")),
+            ServiceAccount::new(LOCKED),
+        ],
+        ..Policy::default()
+    };
+    policy.metadata_server.service_account = Some(OPERATOR.to_owned());
+    policy
+}
+
+impl World {
+    /// Starts a world with the default [`Setup`].
+    pub(crate) async fn new() -> Result<Self> {
+        Self::with(Setup::default()).await
+    }
+
+    /// Starts a world and waits until the operator is ready.
+    pub(crate) async fn with(setup: Setup) -> Result<Self> {
+        // An error means that another test was faster, which is as good.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let options = idtoken_emulator::Options {
+            lifetime: setup.lifetime,
+            ..idtoken_emulator::Options::default()
+        };
+        let google = Emulator::start(policy(), options).await?;
+        let relay = match setup.recorded {
+            true => Some(Relay::start(google.address()).await?),
+            false => None,
+        };
+        let cluster = ControlPlane::start(idtoken_testenv::Options::default()).await?;
+        let mut manifests =
+            String::from("---\n{apiVersion: v1, kind: Namespace, metadata: {name: idtoken-system}}\n");
+        for crd in crds() {
+            manifests.push_str(&format!("---\n{}\n", serde_json::to_string(&crd)?));
+        }
+        cluster.apply(&manifests).await?;
+        let rbac = std::fs::read_to_string(RBAC).with_context(|| format!("cannot read {RBAC}"))?;
+        cluster.apply(&rbac).await?;
+        cluster
+            .kubectl([
+                "wait",
+                "--for=condition=Established",
+                "crd",
+                "--all",
+                "--timeout=60s",
+            ])
+            .await?;
+        if let Some(grants) = &setup.grants_file {
+            std::fs::write(cluster.dir().join("grants.yaml"), grants)?;
+        }
+        let world = Self {
+            operator: Mutex::new(None),
+            runs: Mutex::default(),
+            kubeconfig: cluster.kubeconfig_for(
+                USER,
+                &["system:serviceaccounts", "system:serviceaccounts:idtoken-system"],
+            )?,
+            client: cluster.client().await?,
+            setup,
+            google,
+            relay,
+            cluster,
+        };
+        if world.setup.operator {
+            world.start_operator().await?;
+        }
+        Ok(world)
+    }
+
+    /// Where `--grants-file` is.
+    pub(crate) fn grants_file(&self) -> PathBuf {
+        self.cluster.dir().join("grants.yaml")
+    }
+
+    /// Starts the operator and waits until its caches are filled.
+    pub(crate) async fn start_operator(&self) -> Result<()> {
+        let home = self.cluster.dir().join("home");
+        std::fs::create_dir_all(&home)?;
+        let google = self.relay.as_ref().map_or(self.google.address(), Relay::address);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));
+        command
+            .args(["run", "--listen", "127.0.0.1:0"])
+            .arg(format!("--iam-credentials-url=http://{google}"))
+            .args(&self.setup.flags)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("IDTOKEN_LOG", self.setup.log)
+            .env("GCE_METADATA_HOST", google.to_string())
+            .env("RUST_BACKTRACE", "1")
+            // No credential file and no proxy of whoever runs the tests.
+            .env("HOME", &home);
+        for variable in [
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "CLOUDSDK_CONFIG",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+        ] {
+            command.env_remove(variable);
+        }
+        if self.setup.grants_file.is_some() {
+            command.arg("--grants-file").arg(self.grants_file());
+        }
+        let name = format!("operator-{}", self.runs.lock().unwrap().len() + 1);
+        let process = Process::spawn(&name, &command, self.cluster.dir())?;
+        self.runs.lock().unwrap().push(process.log_path().to_owned());
+        let line = process.wait_for_line("the operator starts", LIMIT).await?;
+        let address = line
+            .split("listen=")
+            .nth(1)
+            .and_then(|rest| rest.split_whitespace().next())
+            .context("the first line of the log does not say where it listens")?
+            .to_owned();
+        process.wait_for_http(&address, "/readyz", LIMIT).await?;
+        *self.operator.lock().unwrap() = Some(Operator { process, address });
+        Ok(())
+    }
+
+    /// Ends the operator by SIGTERM, or by SIGKILL, and waits for its end.
+    pub(crate) async fn stop_operator(&self, by_force: bool) -> Result<()> {
+        let operator = self
+            .operator
+            .lock()
+            .unwrap()
+            .take()
+            .context("the operator does not run")?;
+        if by_force {
+            operator.process.kill().await?;
+        } else {
+            operator.process.request_stop()?;
+            let status = operator.process.wait(LIMIT).await?;
+            ensure!(status.success(), "the operator ended with {status} after SIGTERM");
+        }
+        Ok(())
+    }
+
+    /// Ends the operator and starts it again.
+    pub(crate) async fn restart_operator(&self, by_force: bool) -> Result<()> {
+        self.stop_operator(by_force).await?;
+        self.start_operator().await
+    }
+
+    /// Everything that all runs of the operator have written.
+    pub(crate) fn operator_log(&self) -> String {
+        let runs = self.runs.lock().unwrap().clone();
+        runs.iter()
+            .map(|path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned())
+            .collect()
+    }
+
+    /// The last lines that the operator itself wrote, for messages.
+    pub(crate) fn log_tail(&self) -> String {
+        let log = self.operator_log();
+        let told = |line: &&str| {
+            [" INFO ", " WARN ", " ERROR ", "panicked"]
+                .iter()
+                .any(|level| line.contains(level))
+                || line.contains("DEBUG idtoken_operator")
+        };
+        let lines: Vec<&str> = log.lines().filter(told).collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// The text of `/metrics`.
+    pub(crate) async fn scrape(&self) -> Result<String> {
+        let address = self
+            .operator
+            .lock()
+            .unwrap()
+            .as_ref()
+            .context("the operator does not run")?
+            .address
+            .clone();
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let answer = client.get(format!("http://{address}/metrics")).send().await?;
+        Ok(answer.error_for_status()?.text().await?)
+    }
+
+    /// The sum of all samples of `/metrics` whose line begins with `series`.
+    pub(crate) async fn metric(&self, series: &str) -> Result<f64> {
+        let text = self.scrape().await?;
+        let samples = text.lines().filter(|line| line.starts_with(series));
+        Ok(samples
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum())
+    }
+
+    /// How many calls asked Google for an ID token, whatever came of them.
+    pub(crate) fn asked(&self) -> u64 {
+        self.google.count(Endpoint::GenerateIdToken)
+    }
+
+    /// Waits until `check` holds of the request; otherwise fails with its status and the operator's last words.
+    pub(crate) async fn until(
+        &self,
+        namespace: &str,
+        name: &str,
+        what: &str,
+        check: impl Fn(&IdTokenRequest) -> bool,
+    ) -> Result<IdTokenRequest> {
+        let result = until(what, LIMIT, async || {
+            let object = self.get(namespace, name).await?;
+            Ok(check(&object).then_some(object))
+        });
+        match result.await {
+            Ok(object) => Ok(object),
+            Err(error) => {
+                let object = self.get(namespace, name).await.ok();
+                let status =
+                    object.map(|object| serde_json::to_string_pretty(&object.status).unwrap_or_default());
+                let status = status.unwrap_or_default();
+                let tail = self.log_tail();
+                Err(error.context(format!(
+                    "IdTokenRequest {namespace}/{name}, whose status is\n{status}\nand the operator's log ends with\n{tail}\n"
+                )))
+            }
+        }
+    }
+
+    /// Waits until `check` holds; otherwise fails with the operator's last words.
+    pub(crate) async fn wait(&self, what: &str, check: impl AsyncFn() -> Result<bool>) -> Result<()> {
+        let result = until(what, LIMIT, async || Ok(check().await?.then_some(()))).await;
+        result.with_context(|| format!("the operator's log ends with\n{}\n", self.log_tail()))
+    }
+
+    /// Calls of the operator that the API server has answered since entry `from` of the audit log, oldest first. Leases are
+    /// left out: they are renewed by the clock.
+    pub(crate) fn calls_since(&self, from: usize) -> Result<Vec<AuditEvent>> {
+        let events = self.cluster.audit()?.into_iter().skip(from);
+        Ok(events
+            .filter(|event| {
+                event.user == USER && event.resource != "leases" && event.stage == "ResponseComplete"
+            })
+            .collect())
+    }
+
+    /// Writes of the operator since entry `from` of the audit log, events aside.
+    pub(crate) fn writes_since(&self, from: usize) -> Result<Vec<AuditEvent>> {
+        let calls = self.calls_since(from)?.into_iter();
+        Ok(calls
+            .filter(|call| ["create", "update", "patch", "delete"].contains(&call.verb.as_str()))
+            .filter(|call| call.resource != "events")
+            .collect())
+    }
+
+    /// The end of the audit log, for [`World::calls_since`]. All that was answered before is in the log then.
+    pub(crate) async fn mark(&self) -> Result<usize> {
+        // The API server logs a request after it has answered it: one of ours that is in the log comes after those.
+        let name = format!("mark-{}", self.cluster.audit()?.len());
+        let namespaces: kube::Api<k8s_openapi::api::core::v1::Namespace> =
+            kube::Api::all(self.client.clone());
+        let _ = namespaces.get_opt(&name).await?;
+        let logged = async || Ok(self.cluster.audit()?.iter().position(|event| event.name == name));
+        let position = until("the audit log has caught up", LIMIT, logged).await?;
+        Ok(position + 1)
+    }
+}
+
+/// Those of `calls` with this verb and resource, the subresource after a slash.
+pub(crate) fn of<'a>(calls: &'a [AuditEvent], verb: &str, resource: &str) -> Vec<&'a AuditEvent> {
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    calls
+        .iter()
+        .filter(|call| call.verb == verb && call.resource == resource && call.subresource == subresource)
+        .collect()
+}

@@ -1,0 +1,7 @@
+//! The operator as users run it, against a real API server and Google's endpoints emulated.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod issue;
