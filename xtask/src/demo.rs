@@ -5,9 +5,8 @@ mod world;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use idtoken_testenv::until;
-use serde_json::Value;
 
 use crate::output::Output;
 use crate::{cargo, test};
@@ -66,52 +65,40 @@ async fn show(output: &Output, world: &World, keep: bool) -> Result<()> {
 
 async fn ask(output: &Output, world: &World) -> Result<()> {
     let step = output.begin("an IdTokenRequest without a grant");
-    world.apply("namespace.yaml").await?;
-    world.apply("idtokenrequest.yaml").await?;
+    world
+        .show(output, "apply -f examples/demo/namespace.yaml")
+        .await?;
+    world
+        .show(output, "apply -f examples/demo/idtokenrequest.yaml")
+        .await?;
     let message = until("the request is refused as NotGranted", LIMIT, async || {
         let ready = world.ready_condition().await?;
-        Ok((ready["reason"] == "NotGranted")
-            .then(|| ready["message"].as_str().unwrap_or_default().to_owned()))
+        let message = ready["message"].as_str().unwrap_or_default();
+        Ok((ready["reason"] == "NotGranted").then(|| message.to_owned()))
     })
     .await?;
-    step.done("the operator refuses it: NotGranted");
-    output.command(
-        "kubectl apply -f examples/demo/namespace.yaml -f examples/demo/idtokenrequest.yaml",
-        "",
-    );
-    output.command(
-        "kubectl get idtr -n shop",
-        &world.kubectl(&["get", "idtr", "-n", NAMESPACE]).await?,
-    );
-    output.line(&format!("    {message}"));
     let secrets = world
-        .kubectl(&["get", "secrets", "-n", NAMESPACE, "-o", "name"])
+        .kubectl(&format!("get secrets -n {NAMESPACE} -o name"))
         .await?;
     if !secrets.trim().is_empty() {
         bail!("there should be no Secret without a grant, but there is: {secrets}");
     }
+    step.done("the operator refuses it, NotGranted, and says what to do");
+    world.show(output, "get idtr -n shop").await?;
+    output.quote(&message);
     Ok(())
 }
 
 async fn grant(output: &Output, world: &World) -> Result<()> {
     let step = output.begin("an IdTokenGrant");
-    let grant = world
-        .kubectl(&["idtoken", "grant", NAME, "-n", NAMESPACE])
-        .await?;
-    world.apply_text(&grant).await?;
+    let grant = world.show(output, "idtoken grant billing -n shop").await?;
+    world.apply(&grant).await?;
     until("the request is Ready", LIMIT, async || {
         Ok((world.ready_condition().await?["status"] == "True").then_some(()))
     })
     .await?;
-    step.done("granted; the request is Ready");
-    output.command(
-        "kubectl idtoken grant billing -n shop | tee /dev/stderr | kubectl apply -f -",
-        &grant,
-    );
-    output.command(
-        "kubectl get idtr -n shop",
-        &world.kubectl(&["get", "idtr", "-n", NAMESPACE]).await?,
-    );
+    step.done("that grant is applied; the request is Ready");
+    world.show(output, "get idtr -n shop").await?;
     Ok(())
 }
 
@@ -120,7 +107,7 @@ async fn check(output: &Output, world: &World) -> Result<Token> {
     let secret = world.secret().await?;
     let token = Token::from_secret(&secret)?;
     step.done("the Secret holds the token, and the header made of it");
-    output.command("kubectl describe secret billing -n shop", &sizes(&secret)?);
+    world.show(output, "describe secret billing -n shop").await?;
 
     let step = output.begin("its signature");
     let kid = token.verify(&world.emulator_url).await?;
@@ -128,9 +115,7 @@ async fn check(output: &Output, world: &World) -> Result<Token> {
         "its signature is good by key {} of the published keys",
         short(&kid)
     ));
-    for line in serde_json::to_string_pretty(token.claims())?.lines() {
-        output.line(&format!("    {line}"));
-    }
+    output.quote(&serde_json::to_string_pretty(token.claims())?);
     Ok(token)
 }
 
@@ -138,12 +123,17 @@ async fn renewal(output: &Output, world: &World, first: &Token) -> Result<()> {
     let step = output.begin("the next token");
     let due = world.renewal_time().await?;
     let limit = LIFETIME + LIMIT;
+    output.line(&format!(
+        "  half of its {} s, less a jitter: due at {}",
+        LIFETIME.as_secs(),
+        due.round(jiff::Unit::Second)?
+    ));
     let second = until("the Secret holds a newer token", limit, async || {
         let token = Token::from_secret(&world.secret().await?)?;
         let left = due.duration_since(jiff::Timestamp::now()).as_secs();
         let until = first.expires() - jiff::Timestamp::now().as_second();
         step.progress(&match left {
-            1.. => format!("the token is renewed in {left} s, {until} s before it expires"),
+            1.. => format!("the token is renewed in {left} s; it expires in {until} s"),
             _ => "the token is renewed about now".to_owned(),
         });
         Ok((token.issued() > first.issued() && !token.is_same(first)).then_some(token))
@@ -158,10 +148,7 @@ async fn renewal(output: &Output, world: &World, first: &Token) -> Result<()> {
         "renewed {} s after the first was issued, {left} s before that expires",
         second.issued() - first.issued()
     ));
-    output.command(
-        "kubectl get idtr -n shop",
-        &world.kubectl(&["get", "idtr", "-n", NAMESPACE]).await?,
-    );
+    world.show(output, "get idtr -n shop").await?;
 
     let step = output.begin("the logs");
     if let Some(program) = world.who_logged(&[first, &second]) {
@@ -169,17 +156,6 @@ async fn renewal(output: &Output, world: &World, first: &Token) -> Result<()> {
     }
     step.done("no log holds a token");
     Ok(())
-}
-
-/// The keys of a Secret and how long their values are.
-fn sizes(secret: &Value) -> Result<String> {
-    let data = secret["data"].as_object().context("the Secret has no data")?;
-    let mut lines = String::from("Data\n====");
-    for (key, value) in data {
-        let bytes = token::decode(value)?.len();
-        lines.push_str(&format!("\n{key}:  {bytes} bytes"));
-    }
-    Ok(lines)
 }
 
 fn short(kid: &str) -> String {

@@ -24,7 +24,13 @@ pub(crate) struct Output {
 pub(crate) struct Step<'o> {
     output: &'o Output,
     started: Instant,
-    last_line: Mutex<Instant>,
+    last: Mutex<Last>,
+}
+
+/// What was last shown of a step's progress, and when.
+struct Last {
+    line: String,
+    at: Instant,
 }
 
 impl Output {
@@ -44,7 +50,10 @@ impl Output {
         let step = Step {
             output: self,
             started: Instant::now(),
-            last_line: Mutex::new(Instant::now()),
+            last: Mutex::new(Last {
+                line: String::new(),
+                at: Instant::now(),
+            }),
         };
         if self.terminal {
             self.write(&format!("\r\x1b[K{}", self.paint(DIM, &format!("… {what}"))));
@@ -65,8 +74,13 @@ impl Output {
     /// A command as typed, then what it printed, indented.
     pub(crate) fn command(&self, command: &str, printed: &str) {
         self.line(&format!("    {}", self.paint(DIM, &format!("$ {command}"))));
-        for line in printed.trim_end().lines() {
-            self.line(&format!("    {line}"));
+        self.quote(printed);
+    }
+
+    /// Lines that something else said, indented.
+    pub(crate) fn quote(&self, text: &str) {
+        for line in text.trim_end().lines() {
+            self.line(format!("    {line}").trim_end());
         }
     }
 
@@ -123,16 +137,15 @@ impl Output {
 impl Step<'_> {
     /// Shows how the step goes on: in place on a terminal, else as a line every 15 s.
     pub(crate) fn progress(&self, what: &str) {
-        let line = format!("… {what}, {} s", self.started.elapsed().as_secs());
+        let line = format!("… {what} ({} s)", self.started.elapsed().as_secs());
         let output = self.output;
-        if output.terminal {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if output.terminal && line != last.line {
             output.write(&format!("\r\x1b[K{}", output.paint(DIM, &line)));
-            return;
-        }
-        let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.elapsed() >= LINE_INTERVAL {
+            last.line = line;
+        } else if !output.terminal && last.at.elapsed() >= LINE_INTERVAL {
             output.line(&line);
-            *last = Instant::now();
+            last.at = Instant::now();
         }
     }
 

@@ -127,37 +127,40 @@ impl World {
         })
     }
 
-    /// Applies a file of examples/demo/.
-    ///
-    /// # Errors
-    /// When the API server refuses it.
-    pub(crate) async fn apply(&self, file: &str) -> Result<()> {
-        let text = read(&crate::workspace().join("examples/demo").join(file))?;
-        self.apply_text(&text).await
-    }
-
     /// Applies YAML.
     ///
     /// # Errors
     /// When the API server refuses it.
-    pub(crate) async fn apply_text(&self, yaml: &str) -> Result<()> {
+    pub(crate) async fn apply(&self, yaml: &str) -> Result<()> {
         self.cluster.apply(yaml).await.map(drop)
     }
 
-    /// Runs kubectl as admin, with `kubectl idtoken` at hand.
+    /// Runs kubectl and prints the command and what it printed.
     ///
     /// # Errors
     /// With kubectl's own words.
-    pub(crate) async fn kubectl(&self, args: &[&str]) -> Result<String> {
+    pub(crate) async fn show(&self, output: &Output, args: &str) -> Result<String> {
+        let printed = self.kubectl(args).await?;
+        output.command(&format!("kubectl {args}"), &printed);
+        Ok(printed)
+    }
+
+    /// Runs kubectl with `args`, separated by spaces, as admin in the workspace's root, with `kubectl idtoken` at hand.
+    ///
+    /// # Errors
+    /// With kubectl's own words.
+    pub(crate) async fn kubectl(&self, args: &str) -> Result<String> {
         let mut command = self.cluster.kubectl_command(&self.cluster.admin_kubeconfig());
-        command.args(args).env("PATH", self.path()?);
+        command
+            .args(args.split_whitespace())
+            .env("PATH", self.path()?)
+            .current_dir(crate::workspace());
         let mut command = tokio::process::Command::from(command);
         let output = tokio::time::timeout(LIMIT, command.kill_on_drop(true).output()).await;
-        let output = output.with_context(|| format!("kubectl {} takes too long", args.join(" ")))??;
+        let output = output.with_context(|| format!("kubectl {args} takes too long"))??;
         if !output.status.success() {
             bail!(
-                "kubectl {} failed: {}",
-                args.join(" "),
+                "kubectl {args} failed: {}",
                 String::from_utf8_lossy(&output.stderr).trim()
             );
         }
@@ -198,7 +201,7 @@ impl World {
 
     async fn get(&self, kind: &str) -> Result<Value> {
         let text = self
-            .kubectl(&["get", kind, NAME, "-n", NAMESPACE, "-o", "json"])
+            .kubectl(&format!("get {kind} {NAME} -n {NAMESPACE} -o json"))
             .await?;
         // The error would quote what it cannot read.
         serde_json::from_str(&text)
