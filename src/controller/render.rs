@@ -262,3 +262,10 @@ fn stale_fields(rendered: &Rendered, content: &Content) -> BTreeSet<String> {
     .map(str::to_owned)
     .collect()
 }
+
+#[cfg(test)]
+#[path = "fixtures.rs"]
+pub(super) mod fixtures;
+#[cfg(test)]
+#[path = "render_tests.rs"]
+mod tests;

@@ -127,7 +127,8 @@ mod tests {
             let remaining = left.map(SignedDuration::from_secs);
             let delay = retry_delay(&Failure { class, attempts, since_first, retry_after: None, remaining }, "uid");
             prop_assert!(delay >= SHORTEST);
-            prop_assert!(delay <= if age < 3600 { REFUSED_CAP_FIRST_HOUR } else { REFUSED_CAP_LATER });
+            let cap = if age < 3600 { REFUSED_CAP_FIRST_HOUR } else { REFUSED_CAP_LATER };
+            prop_assert!(delay <= cap);
             if let Some(left) = remaining {
                 prop_assert!(delay <= (left / 4).max(SHORTEST));
             }
@@ -144,6 +145,19 @@ mod tests {
             renewal(at(0), at(3600), None, "a"),
             renewal(at(0), at(3600), None, "a")
         );
+    }
+
+    #[test]
+    fn no_time_that_a_secret_can_hold_panics() {
+        for (issued, expires) in [
+            (Timestamp::MIN, Timestamp::MIN),
+            (Timestamp::MAX, Timestamp::MIN),
+            (Timestamp::MIN, Timestamp::MAX),
+        ] {
+            for before in [None, Some(SignedDuration::MAX), Some(SignedDuration::ZERO)] {
+                assert!(renewal(issued, expires, before, "uid").at <= expires);
+            }
+        }
     }
 
     #[test]
