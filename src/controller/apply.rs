@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request as ApiRequest;
@@ -16,7 +17,7 @@ use super::observe::{Content, read_secret};
 use super::plan::{Ownership, ownership};
 use super::render::Rendered;
 use super::validate::Request;
-use crate::api::{FIELD_MANAGER, conditions::reason};
+use crate::api::{FIELD_MANAGER, GROUP, conditions::reason};
 
 /// Tries against others that write the same Secret at the same moment.
 const TRIES: u32 = 4;
@@ -105,12 +106,11 @@ async fn attempt(
 /// [`KubeFault::SecretConflict`] or [`KubeFault::SecretImmutable`].
 pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool, KubeFault> {
     let target: Key = (request.namespace.clone(), request.target.name.clone());
-    let controller = content
-        .meta
-        .owner_references
-        .iter()
-        .flatten()
-        .find(|owner| owner.controller == Some(true));
+    let foreign = |owner: &&OwnerReference| {
+        let ours = owner.kind == "IdTokenRequest" && owner.api_version.starts_with(&format!("{GROUP}/"));
+        owner.controller == Some(true) && !ours
+    };
+    let controller = content.meta.owner_references.iter().flatten().find(foreign);
     let controller = controller.map(|owner| format!("{} {}", owner.kind, owner.name));
     // A named request that still wants this Secret comes after ours: our own rivals were ruled out before.
     let outranked = |name: &str| {
@@ -177,10 +177,10 @@ async fn replace(
     create(ctx, request, rendered).await
 }
 
-/// Deletes a Secret exactly as it was seen; one that changed or went stays or is gone.
+/// Deletes a Secret exactly as it was seen.
 ///
 /// # Errors
-/// The API server refused or did not answer.
+/// It changed meanwhile, or the API server refused or did not answer.
 pub async fn delete(ctx: &Context, namespace: &str, name: &str, seen: &SecretMeta) -> Result<(), KubeFault> {
     let params = DeleteParams {
         preconditions: Some(Preconditions {
@@ -195,7 +195,7 @@ pub async fn delete(ctx: &Context, namespace: &str, name: &str, seen: &SecretMet
         .map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
     match ctx.client.request_text(call).await {
         Ok(_) => {}
-        Err(error) if matches!(code(&error), Some(404 | 409)) => {}
+        Err(error) if code(&error) == Some(404) => {}
         Err(error) => return Err(fault(&error)),
     }
     ctx.index.secret_missing(&(namespace.to_owned(), name.to_owned()));

@@ -40,7 +40,7 @@ impl Work<'_> {
         let matches = secret.token_hash.as_ref() == Some(&self.request.token_hash)
             && secret.render_hash.as_ref() == Some(&self.request.render_hash)
             && secret.request_uid.as_ref() == Some(&self.request.uid);
-        if !matches || expires <= Timestamp::now() {
+        if !matches || expires <= self.now {
             return None;
         }
         let known = self.previous.token.clone().unwrap_or_default();
@@ -93,9 +93,10 @@ impl Work<'_> {
                         memory.conflicted = false;
                     });
                 }
-                self.report.next = match self.report.suspended {
-                    true => expiry,
-                    false => self.report.held.as_ref().map(|held| held.renewal.at),
+                self.report.next = match (self.report.suspended, &self.report.held) {
+                    (true, _) => expiry,
+                    (false, Some(held)) => Some(held.renewal.at),
+                    (false, None) => Some(now + SignedDuration::from_secs(1)),
                 };
                 return self.report;
             }

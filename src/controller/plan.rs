@@ -161,7 +161,7 @@ pub enum Ownership {
     },
 }
 
-/// Decides whose the Secret is. `outranked` says whether a named request is one that `request` comes before.
+/// Decides whose the Secret is. `controller` is another controller that owns it; `outranked` says whether a named request is one that `request` comes before.
 pub fn ownership(
     request: &Request,
     secret: &SecretMeta,
@@ -177,7 +177,7 @@ pub fn ownership(
     if secret.managed && named.is_some_and(&outranked) {
         return Ownership::Ours;
     }
-    if let Some(controller) = controller.filter(|_| !secret.managed) {
+    if let Some(controller) = controller {
         return Ownership::Foreign {
             why: format!("belongs to {controller}; choose another spec.target.name"),
         };

@@ -160,6 +160,7 @@ async fn phases(
         observed: observed(ctx, &request, previous),
         content: None,
         report,
+        now,
     };
     let end = work.run().await;
     work.finish(end, basis)
@@ -229,6 +230,7 @@ fn timed_out(
             grant: allowed.ok(),
             ..empty_report()
         },
+        now: Timestamp::now(),
     };
     work.finish(
         Err(Stop::Fault(late(&key.0, ctx.settings.reconcile_timeout))),
@@ -256,6 +258,7 @@ pub(super) struct Work<'a> {
     pub(super) observed: Observed,
     pub(super) content: Option<Content>,
     pub(super) report: Report,
+    pub(super) now: Timestamp,
 }
 
 impl Work<'_> {
@@ -306,7 +309,7 @@ impl Work<'_> {
             &self.observed,
             self.denied.as_ref(),
             self.retry.as_ref(),
-            Timestamp::now(),
+            self.now,
         )
     }
 

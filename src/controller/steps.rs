@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::apply::{self, Before};
 use super::fault::KubeFault;
+use super::index::SecretMeta;
 use super::mint;
 use super::observe::{Content, read_secret};
 use super::outcome::Stop;
@@ -29,21 +30,36 @@ impl Work<'_> {
             return Ok(());
         };
         let adopted = apply::claim(self.ctx, self.request, &content)?;
-        let token = stored_token(&content, &self.request.target.key);
-        self.observed.content = Some(match token.filter(|_| !adopted) {
+        let token = stored_token(&content, &self.request.target.key)
+            .filter(|token| !adopted && self.is_wanted(token, &content.summary));
+        let mut secret = content.summary.clone();
+        self.observed.content = Some(match &token {
             None => Integrity::Damaged,
-            Some(token) => match render(self.request, &token)
-                .map_err(Stop::Render)?
-                .drift(&content)
-            {
-                Some(_) => Integrity::Drifted,
-                None if content.type_ != self.request.target.type_ => Integrity::Drifted,
-                None => Integrity::Intact,
-            },
+            // It is to be replaced, so whether the new template suits it is no matter.
+            Some(_) if secret.token_hash.as_ref() != Some(&self.request.token_hash) => Integrity::Drifted,
+            Some(token) => {
+                let drift = render(self.request, token).map_err(Stop::Render)?.drift(&content);
+                match drift.is_some() || content.type_ != self.request.target.type_ {
+                    true => Integrity::Drifted,
+                    false => Integrity::Intact,
+                }
+            }
         });
-        self.observed.secret = Some(content.summary.clone());
+        if let Some(token) = token {
+            secret.issued = Some(token.claims().iat);
+            secret.expires = Some(token.claims().exp);
+        }
+        self.observed.secret = Some(secret);
         self.content = Some(content);
         Ok(())
+    }
+
+    /// Whether a stored token says what the spec asks for, its age aside: hashes and fingerprint stand beside it, where whoever may
+    /// change the Secret can change them too.
+    fn is_wanted(&self, token: &IdToken, secret: &SecretMeta) -> bool {
+        let changed = secret.token_hash.as_ref() != Some(&self.request.token_hash);
+        let alive = self.now.min(token.claims().iat);
+        changed || token.verify(&mint::expected(self.request, None), alive).is_ok()
     }
 
     /// The Secret is as it should be: only the status may have to say so.
