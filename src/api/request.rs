@@ -33,7 +33,11 @@ use serde::{Deserialize, Serialize};
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
     ),
     printcolumn(name = "Audience", type_ = "string", json_path = ".spec.audience"),
-    printcolumn(name = "Expires", type_ = "string", json_path = ".status.token.expirationTime"),
+    printcolumn(
+        name = "Expires",
+        type_ = "string",
+        json_path = ".status.token.expirationTime"
+    ),
     printcolumn(name = "Renews", type_ = "string", json_path = ".status.renewalTime"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
