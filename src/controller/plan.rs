@@ -114,12 +114,14 @@ pub fn decide(
             || secret.request_uid.as_ref() != Some(&request.uid)
     });
     if let Some(cause) = cause {
-        // What was changed behind our back, or is to change in more than its token, is read before it is written, whatever the reason.
-        let unread = observed.secret.is_some() && (stale || !untouched) && observed.content.is_none();
+        let unread = observed.secret.is_some() && observed.content.is_none();
         return match (denied, retry) {
+            // A Secret that was changed behind our back is read first: what it holds decides Ready while the attempt fails or waits.
+            _ if unread && !untouched => Plan::Read,
             (Some(denied), _) => Plan::Denied(denied.clone()),
             (None, Some(retry)) if retry.next > now => Plan::Wait { until: retry.next },
-            (None, _) if unread => Plan::Read,
+            // More than the token is to change: what was ours and is not wanted any more can be told from the Secret alone.
+            (None, _) if unread && stale => Plan::Read,
             (None, _) => Plan::Mint(cause),
         };
     }
@@ -161,7 +163,8 @@ pub enum Ownership {
     },
 }
 
-/// Decides whose the Secret is. `controller` is another controller that owns it; `outranked` says whether a named request is one that `request` comes before.
+/// Decides whose the Secret is. `controller` is another controller that owns it; `outranked` says whether a named request is one that
+/// `request` comes before.
 pub fn ownership(
     request: &Request,
     secret: &SecretMeta,
