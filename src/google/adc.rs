@@ -357,7 +357,9 @@ impl Adc {
     ) -> Result<AccessTokenCredentials, build_errors::Error> {
         let universe = Some(&self.config.universe_domain).filter(|universe| *universe != DEFAULT_UNIVERSE);
         match file.kind {
-            Kind::AuthorizedUser => user_account::Builder::new(file.json).build_access_token_credentials(),
+            Kind::AuthorizedUser => user_account::Builder::new(file.json)
+                .with_scopes([SCOPE])
+                .build_access_token_credentials(),
             Kind::ServiceAccount => {
                 let scopes = service_account::AccessSpecifier::from_scopes([SCOPE]);
                 let builder = service_account::Builder::new(file.json).with_access_specifier(scopes);

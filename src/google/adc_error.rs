@@ -13,6 +13,14 @@ const MAX_PIECE_CHARS: usize = 256;
 /// What the library writes before a body, and after it.
 const BODY_MARKS: [(&str, Option<char>); 2] = [("body=<", Some('>')), ("] error: ", None)];
 
+/// Phrases of the library about its own retrying, which is not the operator's.
+const PADDING: [&str; 4] = [
+    " and future attempts will not succeed",
+    " but future attempts may succeed",
+    " Subsequent calls with this credential will also fail.",
+    "cannot create the authentication headers",
+];
+
 /// Turns a failure to get an access token into an [`Error`].
 pub(crate) fn from_library(error: &CredentialsError, from_metadata: bool) -> Error {
     let class = if error.is_transient() {
@@ -49,18 +57,32 @@ fn is_unreachable(error: &CredentialsError) -> bool {
     false
 }
 
+/// The library's errors repeat their sources and pad them with phrases; each thing is said once here, so that what Google
+/// said survives the bound on messages.
 fn safe_chain(error: &dyn std::error::Error, from_metadata: bool) -> String {
-    let mut out = safe_message(&error.to_string(), from_metadata);
+    let mut messages = vec![error.to_string()];
     let mut source = error.source();
     while let Some(error) = source {
-        let message = safe_message(&error.to_string(), from_metadata);
-        if !out.contains(&message) {
-            out.push_str(": ");
-            out.push_str(&message);
-        }
+        messages.push(error.to_string());
         source = error.source();
     }
-    out
+    let mut out: Vec<String> = Vec::new();
+    for (i, message) in messages.iter().enumerate() {
+        let inner = messages.get(i + 1).filter(|inner| !inner.is_empty());
+        let own = inner
+            .and_then(|inner| message.split_once(inner.as_str()))
+            .map_or(message.as_str(), |(own, _)| own);
+        let own = PADDING
+            .iter()
+            .fold(safe_message(own, from_metadata), |text, padding| {
+                text.replace(padding, "")
+            });
+        let own = own.trim_matches([' ', ':', '.']).to_owned();
+        if !own.is_empty() && !out.contains(&own) {
+            out.push(own);
+        }
+    }
+    out.join(": ")
 }
 
 /// One message, with a body in it replaced by what Google says in that body, and without addresses of requests.

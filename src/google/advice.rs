@@ -31,6 +31,11 @@ pub(crate) fn for_impersonation(
 ) -> Error {
     let advice = match error.kind() {
         Reason::PermissionDenied if is_about_tokens(&error) => grant(principal, account, delegates),
+        Reason::PermissionDenied if error.to_string().contains("insufficient authentication scopes") => {
+            "The operator's access token lacks the scope https://www.googleapis.com/auth/cloud-platform: give that scope to \
+             the machine or node pool it runs on, or use Workload Identity Federation."
+                .to_owned()
+        }
         Reason::ServiceAccountNotFound => format!(
             "The service account {} does not exist, or was deleted. To see it: gcloud iam service-accounts describe {}{}",
             printable(account, MAX_WORD_CHARS),

@@ -51,15 +51,17 @@ pub(crate) enum CredentialFileError {
     #[error("its {field} leads to {host:?} without https")]
     NotHttps { field: &'static str, host: String },
     #[error(
-        "its {field} leads to {host:?}, which is not in the universe {universe}; if that is intended, add it to the \
-         operator's allowed credential hosts"
+        "its {field} leads to {host:?}, which is not in the universe {universe}; if that is intended, allow that host with \
+         the operator's flag --allowed-credential-host"
     )]
     ForeignHost {
         field: &'static str,
         host: String,
         universe: String,
     },
-    #[error("it runs an executable, which the operator must be told to allow")]
+    #[error(
+        "it runs an executable; if that is intended, start the operator with --allow-executable-credentials"
+    )]
     Executable,
 }
 

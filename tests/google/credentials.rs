@@ -1,0 +1,204 @@
+//! The operator's own credentials: files that come and change, credentials that die, the metadata server.
+
+use std::time::Duration;
+
+use idtoken_emulator::{Emulator, Endpoint, Fault, Options, Running, ServiceAccount};
+use idtoken_operator::google::{Class, GoogleConfig, Minter};
+use serde_json::json;
+
+use crate::support::*;
+
+#[tokio::test]
+async fn starts_without_credentials_and_follows_the_file() {
+    let google = google().await;
+    let file = File::absent();
+    let minter = Minter::new(config(&google, &file.0)).expect("a client");
+    let error = refused(&minter, &asking(CALLER)).await;
+    assert_eq!(
+        (error.reason(), error.class()),
+        ("CredentialsUnavailable", Class::Refused)
+    );
+    assert_eq!(minter.principal().await, None);
+
+    file.write(&acting_as(&google, OTHER_USER));
+    let followed = async {
+        while refused(&minter, &asking(CALLER)).await.reason() != "PermissionDenied" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, followed)
+        .await
+        .expect("the file is found in time");
+    assert_eq!(minter.principal().await.as_deref(), Some(OTHER_USER));
+
+    file.write(&acting_as(&google, USER));
+    eventually(&minter, &asking(CALLER)).await;
+    assert_eq!(minter.principal().await.as_deref(), Some(USER));
+
+    file.write(&json!({"type": "external_account", "token_url": "https://evil.example/"}));
+    eventually(&minter, &asking(CALLER)).await;
+    assert_eq!(
+        google
+            .calls()
+            .iter()
+            .filter(|call| call.endpoint == Endpoint::Unknown)
+            .count(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_foreign_host_in_the_file_is_refused() {
+    let google = google().await;
+    let mut key = acting_as(&google, USER);
+    key["token_uri"] = json!("https://evil.example/token");
+    let file = File::with(&key);
+    let error = refused(
+        &Minter::new(config(&google, &file.0)).expect("a client"),
+        &asking(CALLER),
+    )
+    .await;
+    assert_eq!(error.reason(), "CredentialsUnavailable");
+    assert!(error.to_string().contains("evil.example"), "{error}");
+}
+
+#[tokio::test]
+async fn a_rejected_access_token_is_replaced() {
+    let Setup {
+        google,
+        minter,
+        key: _key,
+    } = setup(|_| {}).await;
+    google
+        .fault(Fault::status(401).on(Endpoint::GenerateIdToken).times(1))
+        .expect("a fault");
+    let error = refused(&minter, &asking(CALLER)).await;
+    assert_eq!(
+        (error.reason(), error.class()),
+        ("CredentialsRejected", Class::Refused)
+    );
+    eventually(&minter, &asking(CALLER)).await;
+}
+
+#[tokio::test]
+async fn credentials_that_died_are_built_again() {
+    let Setup {
+        google,
+        minter,
+        key: _key,
+    } = setup(|_| {}).await;
+    google
+        .fault(Fault::status(403).on(Endpoint::OauthToken).times(1))
+        .expect("a fault");
+    let error = refused(&minter, &asking(CALLER)).await;
+    assert_eq!(
+        (error.reason(), error.class()),
+        ("CredentialsUnavailable", Class::Refused),
+        "{error}"
+    );
+    assert_eq!(error.endpoint().as_str(), "credentials");
+    eventually(&minter, &asking(CALLER)).await;
+    assert_eq!(minter.principal().await.as_deref(), Some(USER));
+}
+
+#[tokio::test]
+async fn credentials_that_hang_are_built_again() {
+    let Setup {
+        google,
+        minter,
+        key: _key,
+    } = setup(|config| config.timeout = Duration::from_secs(2)).await;
+    google
+        .fault(Fault::hang().on(Endpoint::OauthToken).times(1))
+        .expect("a fault");
+    let error = refused(&minter, &asking(CALLER)).await;
+    assert_eq!(
+        (error.reason(), error.class()),
+        ("CredentialsUnavailable", Class::Passing),
+        "{error}"
+    );
+    eventually(&minter, &asking(CALLER)).await;
+}
+
+/// Runs a test of this binary in a process of its own, whose environment points to the emulator's metadata server.
+async fn in_child(test: &str, google: &Running) {
+    let output = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env("GCE_METADATA_HOST", google.address().to_string())
+        .env("HOME", "/nonexistent")
+        .env_remove("GOOGLE_APPLICATION_CREDENTIALS")
+        .env("HTTP_PROXY", "http://127.0.0.1:9")
+        .env("NO_PROXY", google.address().ip().to_string())
+        .output();
+    let output = tokio::time::timeout(LIMIT, output)
+        .await
+        .expect("ends in time")
+        .expect("starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+#[tokio::test]
+async fn impersonates_by_the_metadata_server() {
+    let mut policy = policy();
+    policy.metadata_server.service_account = Some(OPERATOR.to_owned());
+    let google = Emulator::start(policy, Options::default())
+        .await
+        .expect("the emulator starts");
+    in_child("credentials::child_with_metadata_server", &google).await;
+    // One for the caller, one by unique id, whose answer shows that it is the operator's own.
+    assert_eq!(google.count(Endpoint::GenerateIdToken), 2);
+}
+
+#[tokio::test]
+#[ignore = "run by impersonates_by_the_metadata_server"]
+async fn child_with_metadata_server() {
+    let host = std::env::var("GCE_METADATA_HOST").expect("set by the parent");
+    let iam_credentials_url = Some(format!("http://{host}/").parse().expect("a URL"));
+    let minter = Minter::new(GoogleConfig {
+        iam_credentials_url,
+        ..GoogleConfig::default()
+    })
+    .expect("a client");
+    assert_eq!(minter.principal().await.as_deref(), Some(OPERATOR));
+    minter.impersonate(&asking(CALLER)).await.expect("a token");
+    assert_eq!(
+        refused(&minter, &asking(OPERATOR)).await.reason(),
+        "SelfImpersonation"
+    );
+    let id = ServiceAccount::new(OPERATOR).unique_id();
+    assert_eq!(refused(&minter, &asking(&id)).await.reason(), "SelfImpersonation");
+}
+
+#[tokio::test]
+async fn a_metadata_server_that_is_down_lets_nothing_pass() {
+    let google = google().await;
+    google
+        .fault(Fault::status(503).on(Endpoint::Metadata))
+        .expect("a fault");
+    in_child("credentials::child_with_metadata_server_down", &google).await;
+    assert_eq!(google.count(Endpoint::GenerateIdToken), 0);
+}
+
+#[tokio::test]
+#[ignore = "run by a_metadata_server_that_is_down_lets_nothing_pass"]
+async fn child_with_metadata_server_down() {
+    let host = std::env::var("GCE_METADATA_HOST").expect("set by the parent");
+    let iam_credentials_url = Some(format!("http://{host}/").parse().expect("a URL"));
+    let minter = Minter::new(GoogleConfig {
+        iam_credentials_url,
+        ..GoogleConfig::default()
+    })
+    .expect("a client");
+    let error = refused(&minter, &asking(CALLER)).await;
+    assert_eq!(
+        (error.reason(), error.class()),
+        ("UpstreamUnavailable", Class::Passing)
+    );
+    assert_eq!(error.endpoint().as_str(), "metadata");
+}

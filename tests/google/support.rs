@@ -1,0 +1,179 @@
+//! What the tests share: a policy, credential files, a client.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use idtoken_emulator::{
+    Emulator, OauthClient, Options, Policy, RefreshToken, Running, Secret, ServiceAccount, TOKEN_CREATOR,
+};
+use idtoken_operator::google::{Error, GoogleConfig, Impersonation, Minter};
+use idtoken_operator::token::{Account, Expected, IdToken};
+use serde_json::{Value, json};
+
+pub(crate) const OPERATOR: &str = "operator@p.iam.gserviceaccount.com";
+pub(crate) const CALLER: &str = "caller@p.iam.gserviceaccount.com";
+pub(crate) const DELEGATE: &str = "delegate@p.iam.gserviceaccount.com";
+pub(crate) const STRANGER: &str = "stranger@p.iam.gserviceaccount.com";
+pub(crate) const USER: &str = "dev@example.com";
+pub(crate) const OTHER_USER: &str = "other@example.com";
+pub(crate) const AUDIENCE: &str = "https://billing-x.run.app";
+/// How long a test waits for what should come soon.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+pub(crate) fn member(email: &str) -> String {
+    format!("serviceAccount:{email}")
+}
+
+pub(crate) fn policy() -> Policy {
+    let token = |user: &str| RefreshToken {
+        token: Secret(refresh_token(user)),
+        user: user.to_owned(),
+        revoked: false,
+    };
+    Policy {
+        service_accounts: vec![
+            ServiceAccount::new(OPERATOR).impersonated_by(member(OPERATOR)),
+            ServiceAccount::new(CALLER)
+                .impersonated_by(format!("user:{USER}"))
+                .impersonated_by(member(OPERATOR))
+                .bind(TOKEN_CREATOR, member(DELEGATE)),
+            ServiceAccount::new(DELEGATE).bind(TOKEN_CREATOR, format!("user:{USER}")),
+            ServiceAccount::new(STRANGER),
+        ],
+        oauth_clients: vec![OauthClient {
+            client_id: "client".to_owned(),
+            client_secret: Secret("client-secret".to_owned()),
+            refresh_tokens: vec![token(USER), token(OTHER_USER)],
+        }],
+        ..Policy::default()
+    }
+}
+
+pub(crate) fn refresh_token(user: &str) -> String {
+    format!("1//0refresh-token-of-{user}")
+}
+
+/// A credential file with which the operator is `user`.
+pub(crate) fn acting_as(google: &Running, user: &str) -> Value {
+    json!({
+        "type": "authorized_user",
+        "account": user,
+        "client_id": "client",
+        "client_secret": "client-secret",
+        "refresh_token": refresh_token(user),
+        "token_uri": format!("{}/token", google.url()),
+    })
+}
+
+pub(crate) async fn google() -> Running {
+    Emulator::start(policy(), Options::default())
+        .await
+        .expect("the emulator starts")
+}
+
+/// A file that goes when the test does.
+pub(crate) struct File(pub(crate) PathBuf);
+
+impl File {
+    pub(crate) fn absent() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "idtoken-google-{}-{}.json",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        Self(std::env::temp_dir().join(name))
+    }
+
+    pub(crate) fn with(content: &Value) -> Self {
+        let file = Self::absent();
+        file.write(content);
+        file
+    }
+
+    pub(crate) fn write(&self, content: &Value) {
+        std::fs::write(&self.0, content.to_string()).expect("the temporary folder can be written");
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+pub(crate) fn config(google: &Running, credentials: &Path) -> GoogleConfig {
+    GoogleConfig {
+        iam_credentials_url: Some(google.url().parse().expect("a URL")),
+        credentials_file: Some(credentials.to_owned()),
+        ..GoogleConfig::default()
+    }
+}
+
+pub(crate) struct Setup {
+    pub(crate) google: Running,
+    pub(crate) minter: Minter,
+    pub(crate) key: File,
+}
+
+pub(crate) async fn setup(change: impl FnOnce(&mut GoogleConfig)) -> Setup {
+    let google = google().await;
+    let key = File::with(&acting_as(&google, USER));
+    let mut config = config(&google, &key.0);
+    change(&mut config);
+    let minter = Minter::new(config).expect("a client");
+    Setup { google, minter, key }
+}
+
+pub(crate) fn asking(account: &str) -> Impersonation<'_> {
+    Impersonation {
+        service_account: account,
+        audience: AUDIENCE,
+        include_email: true,
+        include_organization_number: false,
+        delegates: &[],
+        request_reason: "shop/billing",
+    }
+}
+
+pub(crate) fn expected(account: &str) -> Expected<'_> {
+    Expected {
+        audience: AUDIENCE,
+        account: Some(Account::from_name(account)),
+        include_email: true,
+        subject: None,
+    }
+}
+
+pub(crate) async fn refused(minter: &Minter, asked: &Impersonation<'_>) -> Error {
+    match minter.impersonate(asked).await {
+        Ok(token) => panic!("got a token: {token:?}"),
+        Err(error) => {
+            let shown = format!("{error} {error:?}");
+            assert!(
+                !shown.contains("eyJ")
+                    && !shown.contains("ya29.")
+                    && !shown.contains("1//0")
+                    && !shown.contains("client-secret"),
+                "{shown}"
+            );
+            error
+        }
+    }
+}
+
+/// Tries until it works.
+pub(crate) async fn eventually(minter: &Minter, asked: &Impersonation<'_>) -> IdToken {
+    let attempts = async {
+        loop {
+            match minter.impersonate(asked).await {
+                Ok(token) => return token,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, attempts)
+        .await
+        .expect("a token in time")
+}
