@@ -14,15 +14,14 @@ use serde::Serialize;
 use crate::cli::{ClusterArgs, Format};
 use crate::cluster::Cluster;
 use crate::grant::{needs_no_grant, token};
-use crate::misses::{self, Labels, Miss, Verdict};
+use crate::misses::{self, Labels, Mismatch, Miss, Verdict};
 use crate::output::{self, shown};
 use crate::wanted::TokenArgs;
 
 /// How many of the nearest entries are shown to people.
 const SHOWN: usize = 5;
 
-/// Say which IdTokenGrant allows a token, or why none does, by the operator's code and with what you may read: the grants,
-/// and the labels of the namespace. Exits with 0 for yes and 1 for no.
+/// Flags of `can`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").args(["name", "audience"]).required(true))]
 pub(crate) struct CanArgs {
@@ -183,25 +182,31 @@ fn nearest(misses: &[Miss]) -> String {
     if misses.is_empty() {
         return "There are no grants.\n".to_owned();
     }
+    let near: Vec<&Miss> = misses.iter().filter(|miss| miss.is_near()).collect();
+    if near.is_empty() {
+        return "No grant names the namespace, the account or the audience.\n".to_owned();
+    }
     let mut text = "The nearest:\n".to_owned();
-    for miss in misses.iter().take(SHOWN) {
+    for miss in near.iter().take(SHOWN) {
         text.push_str(&format!("  {}\n", shown(&miss.grant)));
-        for mismatch in &miss.mismatches {
-            let has = if mismatch.has.is_empty() {
+        for Mismatch { field, asked, has } in &miss.mismatches {
+            let has = if has.is_empty() {
                 "nothing".to_owned()
             } else {
-                mismatch.has.join(", ")
+                has.join(", ")
             };
             text.push_str(&format!(
-                "    spec.{} does not have {}: it has {}\n",
-                mismatch.field,
-                shown(&mismatch.asked),
+                "    spec.{field} does not have {}: it has {}\n",
+                shown(asked),
                 shown(&has)
             ));
         }
     }
-    if misses.len() > SHOWN {
-        text.push_str(&format!("  and {} that are further away\n", misses.len() - SHOWN));
+    if near.len() > SHOWN {
+        text.push_str(&format!(
+            "  and {} that are further away (-o json shows all)\n",
+            near.len() - SHOWN
+        ));
     }
     text
 }

@@ -22,14 +22,41 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Mint one ID token with your own Google credentials, by the operator's code
+    ///
+    /// Takes the way that the operator takes for spec.source.impersonation, with your Application Default Credentials in
+    /// place of the operator's. They need roles/iam.serviceAccountOpenIdTokenCreator on the service account.
+    ///
+    /// Prints the token alone, with a newline only on a terminal; or by --claims what it says.
+    #[command(
+        override_usage = "kubectl idtoken mint [OPTIONS] --service-account <ACCOUNT> --audience <AUDIENCE>"
+    )]
     Mint(crate::mint::MintArgs),
+
     /// Explain the state of an IdTokenRequest and of its Secret, and what to do next
+    ///
+    /// Shows its conditions, the claims of the Secret's token and how long it lasts, what is not as the spec asks, and what
+    /// to do about each. Never prints the token. You need to get the request; without getting its Secret less is shown.
     Explain(crate::explain::ExplainArgs),
+
     /// Print the IdTokenGrant that would allow an IdTokenRequest, and nothing more
+    ///
+    /// For an administrator of the cluster to read and apply: kubectl idtoken grant NAME | kubectl apply -f -
+    ///
+    /// Says on standard error whether a grant allows it already, where you may list grants.
     Grant(crate::grant::GrantArgs),
+
     /// Say which IdTokenGrant allows a token, or why none does
+    ///
+    /// Decides by the operator's code and with what you may read: the grants, which you must be allowed to list, and the
+    /// labels of the namespace, where a grant selects by them. Exits with 0 for yes and 1 for no.
+    #[command(override_usage = "kubectl idtoken can [OPTIONS] <NAME>\n       \
+                                kubectl idtoken can [OPTIONS] --service-account <ACCOUNT> --audience <AUDIENCE>")]
     Can(crate::can::CanArgs),
+
     /// Ask the operator for a new token now
+    ///
+    /// Sets the annotation idtoken.dev/renew to the current time. You need to patch the request, and for --wait to get it.
+    #[command(override_usage = "kubectl idtoken renew [OPTIONS] <NAME | --all>")]
     Renew(crate::renew::RenewArgs),
 }
 
@@ -87,6 +114,16 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_a_heading() {
+        for command in Cli::command().get_subcommands() {
+            for arg in command.get_opts().filter(|arg| arg.get_id() != "help") {
+                let name = format!("{} --{}", command.get_name(), arg.get_id());
+                assert!(arg.get_help_heading().is_some(), "{name} has no heading");
+            }
+        }
     }
 
     #[test]

@@ -13,12 +13,11 @@ use serde_json::{Value, json};
 use crate::cli::{ClusterArgs, Format};
 use crate::cluster::Cluster;
 use crate::diagnosis::{self, Difference, Held};
-use crate::output::{self, shown};
+use crate::output::{self, named, shown};
 use crate::times::{relative, span};
 use crate::{mint, steps, table};
 
-/// Explain a request: its conditions, the claims of its Secret's token and how long it lasts, what differs from the spec, and
-/// what to do next. Never prints the token.
+/// Flags of `explain`.
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
     /// Name of the IdTokenRequest
@@ -108,7 +107,7 @@ impl Explanation {
         let namespace = meta.namespace.as_deref().unwrap_or_default();
         let mut pairs = vec![
             ("IdTokenRequest", shown(&format!("{namespace}/{name}"))),
-            ("Audience", shown(&spec.audience)),
+            ("Audience", named(&spec.audience)),
             (
                 "Service account",
                 shown(spec.service_account.as_deref().unwrap_or("that of the source")),
@@ -197,7 +196,7 @@ impl Explanation {
             .as_object()
             .into_iter()
             .flatten()
-            .map(|(name, value)| (shown(name), shown(&claim(name, value, self.now))))
+            .map(|(name, value)| (named(name), named(&claim(name, value, self.now))))
             .collect();
         let pairs: Vec<(&str, String)> = pairs
             .iter()
@@ -264,3 +263,7 @@ fn claim(name: &str, value: &Value, now: Timestamp) -> String {
         _ => value.to_string(),
     }
 }
+
+#[cfg(test)]
+#[path = "explain_tests.rs"]
+mod tests;

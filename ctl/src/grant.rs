@@ -13,8 +13,7 @@ use crate::cluster::Cluster;
 use crate::misses::{self, Verdict};
 use crate::{document, output};
 
-/// Print the IdTokenGrant that would allow a request and nothing more, for an administrator of the cluster to read and apply:
-/// `kubectl idtoken grant NAME | kubectl apply -f -`. Says on standard error whether a grant allows it already.
+/// Flags of `grant`.
 #[derive(Debug, Args)]
 pub(crate) struct GrantArgs {
     /// Name of the IdTokenRequest

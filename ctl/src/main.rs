@@ -31,6 +31,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
+use crate::wanted::WrongFlag;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -39,7 +40,12 @@ fn main() -> ExitCode {
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);
-            ExitCode::FAILURE
+            // As clap does for what it can see itself.
+            if error.is::<WrongFlag>() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -21,10 +21,7 @@ use crate::wanted::TokenArgs;
 /// What Google's audit log shows as the reason of the call.
 const REQUEST_REASON: &str = "kubectl-idtoken/mint";
 
-/// Mint one ID token by impersonation: the way the operator takes, with your own Application Default Credentials in place of
-/// the operator's. They need roles/iam.serviceAccountOpenIdTokenCreator on the service account.
-///
-/// Prints the token alone; the newline after it is left out unless standard output is a terminal.
+/// Flags of `mint`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").args(["audience"]).required(true))]
 pub(crate) struct MintArgs {

@@ -38,6 +38,19 @@ pub(crate) struct Miss {
     pub(crate) mismatches: Vec<Mismatch>,
 }
 
+impl Miss {
+    /// Whether it has anything in common with what was asked for.
+    pub(crate) fn is_near(&self) -> bool {
+        let telling = [".serviceAccounts", ".audiences", "from"];
+        let missed = |field: &str| {
+            self.mismatches
+                .iter()
+                .any(|mismatch| mismatch.field.ends_with(field))
+        };
+        !telling.into_iter().all(missed)
+    }
+}
+
 /// A field of a grant that does not match.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Mismatch {
@@ -253,132 +266,5 @@ fn neutral_entry() -> GrantTo {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ACCOUNT: &str = "caller@p.iam.gserviceaccount.com";
-    const AUDIENCE: &str = "https://billing-x.run.app";
-
-    fn grants(yaml: &str) -> Vec<Grant> {
-        idtoken_operator::controller::grants::parse_file(yaml).unwrap()
-    }
-
-    fn token() -> TokenSpec {
-        TokenSpec {
-            audience: AUDIENCE.into(),
-            service_account: ACCOUNT.into(),
-            ..neutral()
-        }
-    }
-
-    fn labels(pairs: &[(&str, &str)]) -> Labels {
-        Some(
-            pairs
-                .iter()
-                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-                .collect(),
-        )
-    }
-
-    fn fields(verdict: &Verdict) -> Vec<(String, Vec<String>)> {
-        let Verdict::Denied(misses) = verdict else {
-            panic!("{verdict:?}")
-        };
-        let fields = |miss: &Miss| {
-            miss.mismatches
-                .iter()
-                .map(|mismatch| mismatch.field.clone())
-                .collect()
-        };
-        misses
-            .iter()
-            .map(|miss| (miss.grant.clone(), fields(miss)))
-            .collect()
-    }
-
-    #[test]
-    fn names_the_allowing_grant() {
-        let grants = grants(&format!(
-            "- {{name: other, from: [{{namespace: shop}}], to: [{{serviceAccounts: ['1'], audiences: [a]}}]}}\n\
-             - {{name: right, from: [{{namespaceSelector: {{matchLabels: {{team: a}}}}}}], to: [{{serviceAccounts: [{ACCOUNT}], audiences: ['{AUDIENCE}']}}]}}"
-        ));
-        let verdict = decide(&grants, "shop", &labels(&[("team", "a")]), &token());
-        assert_eq!(
-            verdict,
-            Verdict::Allowed(GrantStatus {
-                name: "file:right".into(),
-                uid: None
-            })
-        );
-        assert_eq!(
-            decide(&grants, "shop", &None, &token()),
-            Verdict::Unknown(vec!["file:right".into()])
-        );
-        assert_eq!(
-            fields(&decide(&grants, "shop", &labels(&[("team", "b")]), &token())),
-            [
-                ("file:right".into(), vec!["from".into()]),
-                (
-                    "file:other".into(),
-                    vec!["to[0].serviceAccounts".into(), "to[0].audiences".into()]
-                ),
-            ]
-        );
-    }
-
-    #[test]
-    fn each_field_is_told_apart() {
-        let chain = TokenSpec {
-            delegates: vec!["1".into(), "2".into()],
-            ..token()
-        };
-        for (entry, field, asked) in [
-            (
-                format!(
-                    "serviceAccounts: ['*@q.iam.gserviceaccount.com'], audiences: ['{AUDIENCE}'], delegates: ['1', '2']"
-                ),
-                "serviceAccounts",
-                ACCOUNT,
-            ),
-            (
-                format!("serviceAccounts: [{ACCOUNT}], audiences: ['{AUDIENCE}/*'], delegates: ['1', '2']"),
-                "audiences",
-                AUDIENCE,
-            ),
-            (
-                format!("serviceAccounts: [{ACCOUNT}], audiences: ['{AUDIENCE}'], delegates: ['1']"),
-                "delegates",
-                "2",
-            ),
-            (
-                format!(
-                    "serviceAccounts: [{ACCOUNT}], audiences: ['{AUDIENCE}'], delegates: ['1', '2'], sources: [Developer]"
-                ),
-                "sources",
-                "Impersonation",
-            ),
-        ] {
-            let grants = grants(&format!(
-                "- {{name: g, from: [{{namespace: shop}}], to: [{{{entry}}}]}}"
-            ));
-            let Verdict::Denied(misses) = decide(&grants, "shop", &None, &chain) else {
-                panic!("{entry}")
-            };
-            let [miss] = misses.as_slice() else {
-                panic!("{misses:?}")
-            };
-            let [mismatch] = miss.mismatches.as_slice() else {
-                panic!("{miss:?}")
-            };
-            assert_eq!(
-                (mismatch.field.as_str(), mismatch.asked.as_str()),
-                (format!("to[0].{field}").as_str(), asked)
-            );
-        }
-    }
-
-    #[test]
-    fn nothing_is_granted_without_grants() {
-        assert_eq!(decide(&[], "shop", &None, &token()), Verdict::Denied(Vec::new()));
-    }
-}
+#[path = "misses_tests.rs"]
+mod tests;

@@ -47,9 +47,14 @@ pub(crate) fn error(error: &anyhow::Error) {
     );
 }
 
-/// A value of the cluster, safe to show.
+/// A text of the cluster, safe to show: without control characters, and without anything that looks like a credential.
 pub(crate) fn shown(value: &str) -> String {
     text::redacted(value, MAX_VALUE)
+}
+
+/// A name or claim, which is no secret but can look like one: without control characters.
+pub(crate) fn named(value: &str) -> String {
+    text::printable(value, MAX_VALUE)
 }
 
 /// Whether a failure is that the reader of standard output has gone, as `head` does.

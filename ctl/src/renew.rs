@@ -20,7 +20,7 @@ use crate::output::{self, shown};
 /// How often the status is read while waiting.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Ask the operator for a new token now, by the annotation idtoken.dev/renew.
+/// Flags of `renew`.
 #[derive(Debug, Args)]
 pub(crate) struct RenewArgs {
     /// Name of the IdTokenRequest

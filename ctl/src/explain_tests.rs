@@ -1,0 +1,97 @@
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::*;
+
+const IAT: i64 = 1_800_000_000;
+
+fn raw() -> String {
+    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let claims = json!({
+        "iss": "https://accounts.google.com", "aud": "https://a", "sub": "1234", "iat": IAT, "exp": IAT + 3600,
+        "google": {"organization_number": 42}, "odd": "\u{1b}[31mred",
+    });
+    format!("{}.{}.c2lnbmF0dXJl", part(json!({"alg": "RS256"})), part(claims))
+}
+
+fn explanation(held: Held, seconds: i64) -> Explanation {
+    let object = json!({
+        "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest",
+        "metadata": {"name": "billing", "namespace": "shop", "uid": "u-1"},
+        "spec": {"audience": "https://a", "serviceAccount": "1234", "includeEmail": false},
+        "status": {"conditions": [{
+            "type": "Ready", "status": "False", "reason": "PermissionDenied", "message": "no\u{1b}[2J",
+            "lastTransitionTime": "2027-01-15T08:00:00Z",
+        }]},
+    });
+    Explanation {
+        object: serde_json::from_value(object).unwrap(),
+        secret: "billing".to_owned(),
+        held,
+        differences: Vec::new(),
+        steps: Vec::new(),
+        now: Timestamp::from_second(IAT + seconds).unwrap(),
+    }
+}
+
+fn token() -> Held {
+    Held::Token(Box::new(IdToken::parse(raw()).unwrap()))
+}
+
+#[test]
+fn says_how_long_the_token_lasts() {
+    assert!(
+        explanation(token(), 1080)
+            .text()
+            .unwrap()
+            .contains("  valid for another 42m\n")
+    );
+    assert!(
+        explanation(token(), 3900)
+            .text()
+            .unwrap()
+            .contains("  expired 5m ago\n")
+    );
+    let json = explanation(token(), 3900).json().unwrap();
+    assert_eq!(
+        (&json["token"]["expired"], &json["token"]["secondsLeft"]),
+        (&true.into(), &0.into())
+    );
+    let json = explanation(token(), 3540).json().unwrap();
+    assert_eq!(
+        (&json["token"]["expired"], &json["token"]["secondsLeft"]),
+        (&false.into(), &60.into())
+    );
+}
+
+#[test]
+fn shows_all_claims_and_never_the_token() {
+    let explanation = explanation(token(), 0);
+    let text = explanation.text().unwrap();
+    for line in [
+        "aud:     https://a",
+        "google:  {\"organization_number\":42}",
+        "exp:     2027-01-15T09:00:00Z (in 1h)",
+    ] {
+        assert!(text.contains(line), "no {line} in\n{text}");
+    }
+    assert!(
+        text.contains("Ready       False    PermissionDenied   0s      no\\u{1b}[2J"),
+        "{text}"
+    );
+    assert!(!text.contains('\u{1b}'), "{text}");
+    let json = explanation.json().unwrap().to_string();
+    for part in raw().split('.') {
+        assert!(!text.contains(part) && !json.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn says_why_there_is_no_token() {
+    let said = |held| explanation(held, 0).text().unwrap();
+    assert!(said(Held::NoSecret).contains("none: there is no Secret billing"));
+    assert!(said(Held::NoKey).contains("none: Secret billing has no key token"));
+    let unreadable = said(Held::Unreadable("forbidden".to_owned()));
+    assert!(unreadable.contains("not shown: you may not read Secret billing: forbidden"));
+    assert!(!unreadable.contains("Differences"), "nothing is known of them");
+}

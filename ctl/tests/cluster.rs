@@ -1,0 +1,400 @@
+//! The commands that read a cluster, against a real API server; where tokens are needed, with the operator.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use clap::Parser;
+use common::{AUDIENCE, CALLER, Outcome, clean, finish, google, plugin};
+use idtoken_operator::api::v1alpha1::IdTokenRequest;
+use idtoken_testenv::{ControlPlane, Options, Process, until};
+use kube::Api;
+
+/// Long, since others may use the machine too.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Set for the process of the operator.
+const OPERATE: &str = "IDTOKEN_TESTENV_OPERATE";
+
+/// The operator, in a process of its own: [`start_operator`] runs this test again with [`OPERATE`] set.
+#[tokio::test(flavor = "multi_thread")]
+async fn operator() {
+    let Ok(args) = std::env::var(OPERATE) else { return };
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cli = idtoken_operator::cli::Cli::parse_from(args.split_whitespace());
+    idtoken_operator::app::run(cli).await.unwrap();
+}
+
+fn start_operator(cluster: &ControlPlane, google: &idtoken_emulator::Running) -> Process {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    clean(&mut command, cluster.dir());
+    let args = format!(
+        "idtoken-operator run --listen 127.0.0.1:0 --iam-credentials-url={}",
+        google.url()
+    );
+    command
+        .args(["--exact", "operator", "--nocapture"])
+        .env(OPERATE, args)
+        .env("KUBECONFIG", cluster.admin_kubeconfig())
+        .env("GCE_METADATA_HOST", google.address().to_string());
+    Process::spawn("operator", &command, cluster.dir()).unwrap()
+}
+
+struct World {
+    cluster: ControlPlane,
+    admin: PathBuf,
+}
+
+impl World {
+    async fn start() -> Self {
+        let cluster = ControlPlane::start(Options::default()).await.unwrap();
+        let admin = cluster.admin_kubeconfig();
+        Self { cluster, admin }
+    }
+
+    async fn install(&self) {
+        let mut manifests = String::new();
+        for crd in idtoken_operator::api::crds() {
+            manifests.push_str(&format!("---\n{}\n", serde_json::to_string(&crd).unwrap()));
+        }
+        for (name, labels) in [("shop", r#"{"team": "shop"}"#), ("other", "{}")] {
+            manifests.push_str(&format!(
+                "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {labels}}}}}\n"
+            ));
+        }
+        self.cluster.apply(&manifests).await.unwrap();
+        let wait = [
+            "wait",
+            "--for=condition=Established",
+            "crd",
+            "--all",
+            "--timeout=60s",
+        ];
+        self.cluster.kubectl(wait).await.unwrap();
+    }
+
+    async fn request(&self, namespace: &str, name: &str, more: &str) {
+        let yaml = format!(
+            "{{apiVersion: idtoken.dev/v1alpha1, kind: IdTokenRequest, metadata: {{name: {name}, namespace: {namespace}}}, \
+             spec: {{audience: '{AUDIENCE}', serviceAccount: {CALLER}{more}}}}}"
+        );
+        self.cluster.apply(&yaml).await.unwrap();
+    }
+
+    /// A user who may `verbs` what `resources` says, in namespace shop or in the whole cluster.
+    async fn user(&self, name: &str, rules: &[(&str, &str, bool)]) -> PathBuf {
+        for (index, (verbs, resource, whole)) in rules.iter().enumerate() {
+            let id = format!("{name}-{index}");
+            let (role, binding) = if *whole {
+                ("clusterrole", "clusterrolebinding")
+            } else {
+                ("role", "rolebinding")
+            };
+            let namespace: &[&str] = if *whole { &[] } else { &["-n", "shop"] };
+            let (verbs, resource) = (format!("--verb={verbs}"), format!("--resource={resource}"));
+            let made = [&["create", role, &id, &verbs, &resource][..], namespace].concat();
+            self.cluster.kubectl(made).await.unwrap();
+            let (role, user) = (format!("--{role}={id}"), format!("--user={name}"));
+            let bound = [&["create", binding, &id, &role, &user][..], namespace].concat();
+            self.cluster.kubectl(bound).await.unwrap();
+        }
+        self.cluster.kubeconfig_for(name, &[]).unwrap()
+    }
+
+    fn run(&self, args: &[&str]) -> Outcome {
+        self.run_as(&self.admin, args)
+    }
+
+    fn run_as(&self, kubeconfig: &Path, args: &[&str]) -> Outcome {
+        finish(
+            plugin(self.cluster.dir())
+                .args(args)
+                .env("KUBECONFIG", kubeconfig),
+        )
+    }
+
+    async fn object(&self, name: &str) -> IdTokenRequest {
+        let api: Api<IdTokenRequest> = Api::namespaced(self.cluster.client().await.unwrap(), "shop");
+        api.get(name).await.unwrap()
+    }
+
+    async fn until(&self, what: &str, name: &str, check: impl Fn(&IdTokenRequest) -> bool) -> IdTokenRequest {
+        until(what, LIMIT, async || {
+            let object = self.object(name).await;
+            Ok(check(&object).then_some(object))
+        })
+        .await
+        .unwrap()
+    }
+}
+
+fn is(object: &IdTokenRequest, type_: &str, status: &str) -> bool {
+    let conditions = object
+        .status
+        .as_ref()
+        .map(|status| status.conditions.as_slice())
+        .unwrap_or_default();
+    conditions
+        .iter()
+        .any(|condition| condition.type_ == type_ && condition.status == status)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_are_printed_applied_and_found() {
+    let world = World::start().await;
+    world
+        .run(&["grant", "billing", "-n", "shop"])
+        .exits(1)
+        .warns("CustomResourceDefinitions are not installed");
+    world.install().await;
+    world
+        .run(&["grant", "billing", "-n", "shop"])
+        .exits(1)
+        .warns("IdTokenRequest billing not found in namespace shop");
+    world
+        .request(
+            "shop",
+            "billing",
+            ", source: {impersonation: {delegates: ['1234']}}",
+        )
+        .await;
+
+    world
+        .run(&["can", "billing", "-n", "shop"])
+        .exits(1)
+        .says("no: no IdTokenGrant allows")
+        .says("There are no grants");
+    let grant = world
+        .run(&["grant", "billing", "-n", "shop"])
+        .exits(0)
+        .warns("no IdTokenGrant allows it yet");
+    world.cluster.apply(&grant.stdout).await.unwrap();
+    world
+        .run(&["can", "billing", "-n", "shop"])
+        .exits(0)
+        .says("yes: IdTokenGrant shop.billing allows namespace shop");
+    world
+        .run(&["grant", "billing", "-n", "shop"])
+        .exits(0)
+        .warns("IdTokenGrant shop.billing allows it already");
+    let json = world
+        .run(&["can", "billing", "-n", "shop", "-o", "json"])
+        .exits(0)
+        .json();
+    assert_eq!(
+        (&json["allowed"], &json["grant"]["name"]),
+        (&true.into(), &"shop.billing".into())
+    );
+
+    let token = ["can", "--service-account", CALLER, "--audience"];
+    let can = |args: &[&str]| world.run(&[&token[..], args].concat());
+    can(&[AUDIENCE, "-n", "shop"]).exits(0);
+    can(&["https://other.run.app", "-n", "shop"])
+        .exits(1)
+        .says("shop.billing\n    spec.to[0].audiences does not have https://other.run.app: it has https://billing-x.run.app");
+    can(&[AUDIENCE, "-n", "other"])
+        .exits(1)
+        .says("spec.from does not have other: it has shop");
+    can(&[AUDIENCE, "-n", "shop", "--delegate", "5678"])
+        .exits(1)
+        .says("spec.to[0].delegates does not have 5678: it has 1234");
+    let json = can(&["https://other.run.app", "-n", "other", "-o", "json"])
+        .exits(1)
+        .json();
+    assert_eq!(json["misses"][0]["mismatches"].as_array().unwrap().len(), 2);
+    can(&["a b", "-n", "shop"]).exits(2).warns("--audience must be");
+
+    let file = world.cluster.dir().join("grants.yaml");
+    std::fs::write(&file, format!("[{{name: f, from: [{{namespace: other}}], to: [{{serviceAccounts: [{CALLER}], audiences: ['{AUDIENCE}']}}]}}]")).unwrap();
+    can(&[AUDIENCE, "-n", "other", "--grants-file", file.to_str().unwrap()])
+        .exits(0)
+        .says("file:f");
+    world.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_without_rights_are_told_so() {
+    let world = World::start().await;
+    world.install().await;
+    world.request("shop", "billing", "").await;
+    let grant = format!(
+        "{{apiVersion: idtoken.dev/v1alpha1, kind: IdTokenGrant, metadata: {{name: by-label}}, spec: {{from: [{{namespaceSelector: \
+         {{matchLabels: {{team: shop}}}}}}], to: [{{serviceAccounts: [{CALLER}], audiences: ['{AUDIENCE}']}}]}}}}"
+    );
+    world.cluster.apply(&grant).await.unwrap();
+    let (requests, grants) = ("idtokenrequests.idtoken.dev", "idtokengrants.idtoken.dev");
+
+    let jane = world.user("jane", &[("get", requests, false)]).await;
+    let jane = |args: &[&str]| world.run_as(&jane, &[args, &["-n", "shop"]].concat());
+    jane(&["can", "billing"])
+        .exits(1)
+        .warns("error: you may not list idtokengrants")
+        .warns("ask an administrator");
+    jane(&["grant", "billing"])
+        .exits(0)
+        .warns("whether a grant allows it already is not known")
+        .says("name: shop.billing");
+    jane(&["explain", "billing"])
+        .exits(0)
+        .says("you may not read Secret billing");
+    jane(&["renew", "billing"])
+        .exits(1)
+        .warns("you may not patch idtokenrequests");
+    jane(&["renew", "--all"])
+        .exits(1)
+        .warns("you may not list idtokenrequests");
+
+    let joe = world
+        .user("joe", &[("get", requests, false), ("list", grants, true)])
+        .await;
+    let joe = |args: &[&str]| world.run_as(&joe, &[args, &["-n", "shop"]].concat());
+    joe(&["can", "billing"])
+        .exits(1)
+        .warns("IdTokenGrant by-label may allow it by labels of namespace shop");
+    joe(&["grant", "billing"])
+        .exits(0)
+        .warns("by labels of the namespace that you may not read");
+    world
+        .run(&["can", "billing", "-n", "shop"])
+        .exits(0)
+        .says("by-label");
+
+    let kubeconfig = world.admin.to_str().unwrap();
+    let elsewhere = plugin(world.cluster.dir());
+    let named = |args: &[&str]| {
+        let mut command = Command::new(elsewhere.get_program());
+        clean(&mut command, world.cluster.dir());
+        finish(
+            command
+                .args(["can", "billing", "-n", "shop", "--kubeconfig", kubeconfig])
+                .args(args),
+        )
+    };
+    named(&["--context", "testenv"]).exits(0);
+    named(&["--context", "nowhere"])
+        .exits(1)
+        .warns("error: the kubeconfig");
+
+    // As kubectl finds it.
+    let folder = Path::new(env!("CARGO_BIN_EXE_kubectl-idtoken")).parent().unwrap();
+    let mut kubectl = world.cluster.kubectl_command(&world.admin);
+    kubectl
+        .args(["idtoken", "can", "billing", "-n", "shop"])
+        .env("PATH", folder);
+    finish(&mut kubectl).exits(0).says("yes:");
+    world.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explained_and_renewed_with_the_operator() {
+    let google = google().await;
+    let world = World::start().await;
+    world.install().await;
+    world.request("shop", "billing", "").await;
+    world
+        .run(&["explain", "billing", "-n", "shop"])
+        .exits(0)
+        .says("No conditions yet")
+        .says("none: there is no Secret billing")
+        .says("The operator has not looked at the request yet");
+
+    let operator = start_operator(&world.cluster, &google);
+    world
+        .until("the request is denied", "billing", |object| {
+            is(object, "Ready", "False")
+        })
+        .await;
+    world
+        .run(&["explain", "billing", "-n", "shop"])
+        .exits(0)
+        .says("NotGranted")
+        .says("The grant: kubectl idtoken grant billing -n shop");
+    let waited = world
+        .run(&["renew", "billing", "-n", "shop", "--wait", "--timeout=2s"])
+        .exits(1);
+    assert!(waited.stderr.contains("NotGranted"), "{}", waited.stderr);
+
+    let grant = world.run(&["grant", "billing", "-n", "shop"]).exits(0).stdout;
+    world.cluster.apply(&grant).await.unwrap();
+    world
+        .until("the request is ready", "billing", |object| {
+            is(object, "Ready", "True")
+        })
+        .await;
+    let explained = world
+        .run(&["explain", "billing", "-n", "shop"])
+        .exits(0)
+        .says("Allowed by:       shop.billing")
+        .says("valid for another")
+        .says("Differences from the spec:\n  none")
+        .says("Next:\n  none");
+    let json = world
+        .run(&["explain", "billing", "-n", "shop", "-o", "json"])
+        .exits(0);
+    for outcome in [&explained, &json] {
+        assert!(!outcome.stdout.contains("eyJ"), "{}", outcome.stdout);
+    }
+    let json = json.json();
+    assert_eq!(
+        (&json["token"]["claims"]["aud"], &json["token"]["expired"]),
+        (&AUDIENCE.into(), &false.into())
+    );
+    assert_eq!(json["differences"], serde_json::json!([]));
+
+    let before = google.mint_count();
+    world
+        .run(&["renew", "billing", "-n", "shop", "--wait", "--timeout=2m"])
+        .exits(0)
+        .says("billing renewed");
+    assert_eq!(google.mint_count(), before + 1);
+    let status = world.object("billing").await.status.unwrap();
+    assert!(status.last_handled_renew_request.is_some());
+
+    world.request("shop", "second", "").await;
+    let grant = world
+        .run(&["grant", "second", "-n", "shop"])
+        .exits(0)
+        .warns("shop.billing allows it already")
+        .stdout;
+    assert!(grant.contains("name: shop.second"), "{grant}");
+    world
+        .until("the second is ready", "second", |object| {
+            is(object, "Ready", "True")
+        })
+        .await;
+    let all = world
+        .run(&["renew", "--all", "-n", "shop", "--wait", "--timeout=2m"])
+        .exits(0);
+    assert_eq!(all.stdout.matches(" renewed\n").count(), 2, "{}", all.stdout);
+    world
+        .run(&["renew", "--all", "-n", "other"])
+        .exits(0)
+        .warns("there is no IdTokenRequest in namespace other");
+    drop(operator);
+
+    // Nobody repairs it now.
+    let patch = r#"{"spec":{"audience":"https://changed.run.app"}}"#;
+    world
+        .cluster
+        .kubectl([
+            "patch",
+            "idtr",
+            "billing",
+            "-n",
+            "shop",
+            "--type=merge",
+            "-p",
+            patch,
+        ])
+        .await
+        .unwrap();
+    world
+        .run(&["explain", "billing", "-n", "shop"])
+        .exits(0)
+        .says("aud: should be https://changed.run.app, is https://billing-x.run.app")
+        .says("status.observedGeneration: should be 2, is 1");
+    world.cluster.stop().await.unwrap();
+}
