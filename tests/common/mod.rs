@@ -237,12 +237,6 @@ impl World {
         Ok(())
     }
 
-    /// Ends the operator and starts it again.
-    pub(crate) async fn restart_operator(&self, by_force: bool) -> Result<()> {
-        self.stop_operator(by_force).await?;
-        self.start_operator().await
-    }
-
     /// Everything that all runs of the operator have written.
     pub(crate) fn operator_log(&self) -> String {
         let runs = self.runs.lock().unwrap().clone();

@@ -71,9 +71,18 @@ impl World {
         self.grant(namespace).await
     }
 
+    /// The numeric id of an account of the policy.
+    pub(crate) fn unique_id(&self, email: &str) -> String {
+        let policy = self.google.policy();
+        policy
+            .account(email)
+            .expect("an account of the policy")
+            .unique_id()
+    }
+
     /// The grant of [`World::granted`].
     pub(crate) async fn grant(&self, namespace: &str) -> Result<()> {
-        let to = json!([{"serviceAccounts": ["*@p.iam.gserviceaccount.com"], "audiences": [AUDIENCE, format!("{AUDIENCE}/*")]}]);
+        let to = json!([{"serviceAccounts": ["*@p.iam.gserviceaccount.com", self.unique_id(CALLER)], "audiences": [AUDIENCE, format!("{AUDIENCE}/*")]}]);
         let spec = json!({"from": [{"namespace": namespace}], "to": to});
         let object: IdTokenGrant = serde_json::from_value(json!({
             "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": {"name": namespace}, "spec": spec,

@@ -4,4 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod authorize;
+mod failures;
 mod issue;
+mod leak;
+mod load;

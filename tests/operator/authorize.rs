@@ -1,0 +1,178 @@
+//! Who may have a token: grants, as objects and in a file.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use idtoken_testenv::until;
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::common::{AUDIENCE, CALLER, LIMIT, Setup, World, condition, has, is_ready, token};
+
+fn denied(object: &idtoken_operator::api::v1alpha1::IdTokenRequest) -> bool {
+    has(object, "Ready", "False", "NotGranted")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_asked_for_without_a_grant() -> Result<()> {
+    let world = World::new().await?;
+    world.namespace("shop").await?;
+    world.request("shop", "billing", json!({})).await?;
+    let object = world.until("shop", "billing", "it is denied", denied).await?;
+    let message = condition(&object, "Ready")
+        .map(|ready| ready.message.clone())
+        .unwrap_or_default();
+    for part in [
+        CALLER,
+        AUDIENCE,
+        "namespace shop",
+        "kubectl idtoken grant billing -n shop",
+    ] {
+        assert!(message.contains(part), "{part} is missing in: {message}");
+    }
+    assert_eq!(world.google.calls(), []);
+    assert!(world.secrets("shop").get_opt("billing").await?.is_none());
+
+    let granted = Timestamp::now();
+    world.grant("shop").await?;
+    world.ready("shop", "billing").await?;
+    let waited = Timestamp::now().duration_since(granted);
+    assert!(waited.as_secs() < 20, "a new grant took {waited} to be used");
+    assert_eq!(world.google.mint_count(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_allows_what_it_names_and_no_more() -> Result<()> {
+    let world = World::new().await?;
+    world.namespace("shop").await?;
+    world.namespace("other").await?;
+    let grant = "apiVersion: idtoken.dev/v1alpha1
+kind: IdTokenGrant
+metadata: {name: narrow}
+spec:
+  from: [{namespaceSelector: {matchLabels: {grants.idtoken.dev/billing: allowed}}}]
+  to: [{serviceAccounts: [caller@p.iam.gserviceaccount.com], audiences: ['https://billing-x.run.app/v1/*']}]
+";
+    world.cluster.apply(grant).await?;
+    let allowed = json!({"audience": format!("{AUDIENCE}/v1/a")});
+    world.request("shop", "allowed", allowed.clone()).await?;
+    world
+        .request("shop", "audience", json!({"audience": AUDIENCE}))
+        .await?;
+    world.request("shop", "account", json!({"audience": format!("{AUDIENCE}/v1/a"), "serviceAccount": "locked@p.iam.gserviceaccount.com"})).await?;
+    let delegates = json!({"audience": format!("{AUDIENCE}/v1/a"), "source": {"impersonation": {"delegates": ["d@p.iam.gserviceaccount.com"]}}});
+    world.request("shop", "delegates", delegates).await?;
+    world.request("other", "allowed", allowed).await?;
+    // The label is not there yet.
+    world.until("shop", "allowed", "it is denied", denied).await?;
+    world
+        .cluster
+        .kubectl(["label", "namespace", "shop", "grants.idtoken.dev/billing=allowed"])
+        .await?;
+    world.ready("shop", "allowed").await?;
+    for (namespace, name) in [
+        ("shop", "audience"),
+        ("shop", "account"),
+        ("shop", "delegates"),
+        ("other", "allowed"),
+    ] {
+        world.until(namespace, name, "it is denied", denied).await?;
+    }
+    assert_eq!(world.asked(), 1);
+    // Taking the label away takes the right away: the next renewal is denied.
+    world
+        .cluster
+        .kubectl(["label", "namespace", "shop", "grants.idtoken.dev/billing-"])
+        .await?;
+    world.renew("shop", "allowed", "now").await?;
+    world
+        .until("shop", "allowed", "the renewal is denied", |object| {
+            has(object, "RenewalFailing", "True", "NotGranted") && has(object, "Ready", "True", "")
+        })
+        .await?;
+    assert_eq!(world.asked(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_outlives_its_grant_and_is_not_renewed() -> Result<()> {
+    let world = World::with(Setup::lifetime(16)).await?;
+    world.granted("shop").await?;
+    world.issued("shop", "billing", json!({})).await?;
+    let before = world.secret("shop", "billing").await?;
+    let minted = world.google.mint_count();
+    world.revoke("shop").await?;
+    let object = world
+        .until("shop", "billing", "the renewal is denied", |object| {
+            has(object, "RenewalFailing", "True", "NotGranted")
+        })
+        .await?;
+    assert!(
+        is_ready(&object),
+        "not ready although the token is valid: {:?}",
+        object.status
+    );
+    world
+        .google
+        .verify(&token(&world.secret("shop", "billing").await?))?;
+    let object = world
+        .until(
+            "shop",
+            "billing",
+            "it is not ready once the token has ended",
+            |object| has(object, "Ready", "False", ""),
+        )
+        .await?;
+    assert!(denied(&object), "{:?}", object.status);
+    let after = world.secret("shop", "billing").await?;
+    assert!(
+        world.google.verify(&token(&after)).is_err(),
+        "not ready although the token is valid"
+    );
+    assert_eq!(before, after);
+    assert_eq!(world.google.mint_count(), minted);
+    // It comes back with the grant.
+    world.google.set_lifetime(Duration::from_secs(3600));
+    world.grant("shop").await?;
+    world.ready("shop", "billing").await?;
+    world.claims("shop", "billing").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grants_come_from_a_file_too() -> Result<()> {
+    let file = |namespace: &str| {
+        format!(
+            "- name: {namespace}s\n  from: [{{namespace: {namespace}}}]\n  to: [{{serviceAccounts: [{CALLER}], audiences: ['{AUDIENCE}']}}]\n"
+        )
+    };
+    let world = World::with(Setup {
+        grants_file: Some(file("shop")),
+        ..Setup::default()
+    })
+    .await?;
+    world.namespace("shop").await?;
+    world.namespace("yard").await?;
+    let object = world.issued("shop", "billing", json!({})).await?;
+    let grant = object.status.and_then(|status| status.grant);
+    let grant = grant.map(|grant| (grant.name, grant.uid));
+    assert_eq!(grant, Some(("file:shops".to_owned(), None)));
+    world.request("yard", "billing", json!({})).await?;
+    world.until("yard", "billing", "it is denied", denied).await?;
+
+    // One that cannot be read changes nothing.
+    std::fs::write(world.grants_file(), "- name: broken\n  form: []\n")?;
+    until("the broken file is told of", LIMIT, async || {
+        Ok(world.operator_log().contains("is not used").then_some(()))
+    })
+    .await?;
+    world.issued("shop", "second", json!({})).await?;
+
+    std::fs::write(world.grants_file(), file("yard"))?;
+    world.ready("yard", "billing").await?;
+    world.request("shop", "third", json!({})).await?;
+    world.until("shop", "third", "it is denied", denied).await?;
+    assert_eq!(world.google.mint_count(), 3);
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! What happens when Google refuses, is away, or answers with the wrong token.
+
+use anyhow::{Context, Result};
+use idtoken_emulator::{Endpoint, Fault, RetryAfter, WrongToken};
+use serde_json::json;
+
+use crate::common::{CALLER, GHOST, LOCKED, OPERATOR, Setup, World, condition, has, is_ready};
+
+async fn impatient() -> Result<World> {
+    World::with(Setup {
+        flags: vec!["--google-timeout=2".into()],
+        ..Setup::default()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_says_who_needs_what_and_how() -> Result<()> {
+    let world = World::new().await?;
+    world.granted("shop").await?;
+    let bind = format!(
+        "gcloud iam service-accounts add-iam-policy-binding {LOCKED} --member=serviceAccount:{OPERATOR} \
+         --role=roles/iam.serviceAccountOpenIdTokenCreator --project=p"
+    );
+    let describe = format!("gcloud iam service-accounts describe {GHOST} --project=p");
+    for (name, account, reason, parts) in [
+        (
+            "locked",
+            LOCKED,
+            "PermissionDenied",
+            vec![LOCKED, OPERATOR, "iam.serviceAccounts.getOpenIdToken", &bind],
+        ),
+        ("ghost", GHOST, "ServiceAccountNotFound", vec![GHOST, &describe]),
+    ] {
+        world
+            .request("shop", name, json!({"serviceAccount": account}))
+            .await?;
+        let object = world
+            .until("shop", name, "it is refused", |object| {
+                has(object, "Ready", "False", reason)
+            })
+            .await?;
+        let message = condition(&object, "Ready")
+            .map(|ready| ready.message.clone())
+            .unwrap_or_default();
+        for part in parts {
+            assert!(message.contains(part), "{part} is missing in: {message}");
+        }
+        assert!(
+            has(&object, "Reconciling", "True", "Retrying"),
+            "a new binding takes minutes: it is tried again"
+        );
+        assert!(has(&object, "Stalled", "False", ""));
+        assert!(world.secrets("shop").get_opt(name).await?.is_none());
+    }
+    // The binding is made: the retry finds it.
+    let mut policy = world.google.policy();
+    for account in &mut policy.service_accounts {
+        if account.email == LOCKED {
+            *account = account
+                .clone()
+                .impersonated_by(format!("serviceAccount:{OPERATOR}"));
+        }
+    }
+    world.google.set_policy(policy)?;
+    world.ready("shop", "locked").await?;
+    let events = world
+        .cluster
+        .kubectl(["get", "events", "-n", "shop", "-o", "jsonpath={.items[*].reason}"])
+        .await?;
+    let mut events: Vec<&str> = events.split_whitespace().collect();
+    events.sort_unstable();
+    assert_eq!(
+        events,
+        ["PermissionDenied", "Recovered", "ServiceAccountNotFound"]
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_valid_token_is_kept_while_google_is_away() -> Result<()> {
+    let world = impatient().await?;
+    world.granted("shop").await?;
+    world.issued("shop", "billing", json!({})).await?;
+    for (n, fault, reason) in [
+        (1, Fault::status(503), "UpstreamUnavailable"),
+        (2, Fault::hang(), "UpstreamTimeout"),
+        (3, Fault::reset(), "UpstreamUnreachable"),
+        (
+            4,
+            Fault::status_body(502, "<html>not what was expected</html>"),
+            "UpstreamUnavailable",
+        ),
+    ] {
+        let before = world.secret("shop", "billing").await?;
+        let fault = fault.on(Endpoint::GenerateIdToken);
+        world.google.fault(fault.clone())?;
+        world.renew("shop", "billing", &format!("{n}")).await?;
+        let what = format!("{fault:?} is told");
+        let object = world
+            .until("shop", "billing", &what, |object| {
+                has(object, "RenewalFailing", "True", reason)
+            })
+            .await?;
+        assert!(is_ready(&object), "{:?}", object.status);
+        assert!(has(&object, "Reconciling", "True", "Retrying"));
+        assert_eq!(before, world.secret("shop", "billing").await?);
+        world.google.clear_faults();
+        // By itself, and soon.
+        let object = world
+            .until("shop", "billing", "it has recovered", |object| {
+                has(object, "RenewalFailing", "False", "")
+            })
+            .await?;
+        assert!(is_ready(&object));
+        assert!(has(&object, "Reconciling", "False", ""));
+        let (token, _) = world.claims("shop", "billing").await?;
+        assert_ne!(token, crate::common::token(&before));
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ready_ends_with_the_token() -> Result<()> {
+    let world = World::with(Setup::lifetime(12)).await?;
+    world.granted("shop").await?;
+    world.issued("shop", "billing", json!({})).await?;
+    let (_, claims) = world.claims("shop", "billing").await?;
+    world
+        .google
+        .fault(Fault::status(503).on(Endpoint::GenerateIdToken))?;
+    let object = world
+        .until("shop", "billing", "it is not ready", |object| {
+            has(object, "Ready", "False", "")
+        })
+        .await?;
+    let told = condition(&object, "Ready")
+        .context("Ready")?
+        .last_transition_time
+        .0
+        .as_second();
+    let expires = claims["exp"].as_i64().context("exp")?;
+    assert!(
+        (expires..expires + 5).contains(&told),
+        "the token ended at {expires}, Ready at {told}"
+    );
+    assert!(
+        has(&object, "RenewalFailing", "True", "UpstreamUnavailable"),
+        "{:?}",
+        object.status
+    );
+    world.google.clear_faults();
+    world.ready("shop", "billing").await?;
+    world.claims("shop", "billing").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retry_after_is_obeyed() -> Result<()> {
+    let world = World::new().await?;
+    world.granted("shop").await?;
+    for (name, retry_after) in [
+        ("seconds", RetryAfter::Seconds(5)),
+        ("date", RetryAfter::DateIn(6)),
+    ] {
+        world.google.reset_counts();
+        world.google.fault(
+            Fault::status_retry_after(429, retry_after)
+                .on(Endpoint::GenerateIdToken)
+                .times(1),
+        )?;
+        world.request("shop", name, json!({})).await?;
+        world
+            .until("shop", name, "it is told", |object| {
+                has(object, "Ready", "False", "QuotaExceeded")
+            })
+            .await?;
+        // Another request does not get round it either.
+        world.request("shop", &format!("{name}-2"), json!({})).await?;
+        world.ready("shop", name).await?;
+        world.ready("shop", &format!("{name}-2")).await?;
+        let calls: Vec<_> = world
+            .google
+            .calls()
+            .into_iter()
+            .filter(|call| call.endpoint == Endpoint::GenerateIdToken)
+            .collect();
+        let statuses: Vec<_> = calls.iter().map(|call| call.status).collect();
+        assert_eq!(statuses, [Some(429), Some(200), Some(200)]);
+        let waited = calls[1].time_unix_ms - calls[0].time_unix_ms;
+        assert!((5000..15_000).contains(&waited), "waited {waited} ms");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_tokens_are_never_written() -> Result<()> {
+    let world = World::new().await?;
+    world.granted("shop").await?;
+    world.issued("shop", "held", json!({})).await?;
+    world
+        .issued(
+            "shop",
+            "by-id",
+            json!({"serviceAccount": world.unique_id(CALLER)}),
+        )
+        .await?;
+    for (name, wrong, reason) in [
+        ("audience", WrongToken::Audience, "TokenWrongAudience"),
+        ("list", WrongToken::AudienceList, "UnexpectedResponse"),
+        ("account", WrongToken::Account, "TokenWrongAccount"),
+        ("expired", WrongToken::Expired, "TokenExpired"),
+        ("endless", WrongToken::NoExpiry, "UnexpectedResponse"),
+        ("issuer", WrongToken::Issuer, "TokenWrongIssuer"),
+        ("garbage", WrongToken::Garbage, "UnexpectedResponse"),
+        ("truncated", WrongToken::Truncated, "UnexpectedResponse"),
+    ] {
+        let before = world.secret("shop", "held").await?;
+        let by_id = world.secret("shop", "by-id").await?;
+        world
+            .google
+            .fault(Fault::token(wrong).on(Endpoint::GenerateIdToken))?;
+        world.request("shop", name, json!({})).await?;
+        world.renew("shop", "held", name).await?;
+        world.renew("shop", "by-id", name).await?;
+        let object = world
+            .until("shop", name, "it is told", |object| {
+                has(object, "Ready", "False", reason)
+            })
+            .await?;
+        let status = object.status.clone().context("a status")?;
+        assert!(status.token.is_none() && status.secret.is_none(), "{status:?}");
+        for held in ["held", "by-id"] {
+            let object = world
+                .until("shop", held, &format!("{wrong:?} is told"), |object| {
+                    has(object, "RenewalFailing", "True", reason)
+                })
+                .await?;
+            assert!(is_ready(&object));
+        }
+        assert!(
+            world.secrets("shop").get_opt(name).await?.is_none(),
+            "{wrong:?} was written"
+        );
+        assert_eq!(before, world.secret("shop", "held").await?, "{wrong:?}");
+        assert_eq!(by_id, world.secret("shop", "by-id").await?, "{wrong:?}");
+        world.google.clear_faults();
+        for name in [name, "held", "by-id"] {
+            world.renew("shop", name, &format!("after {wrong:?}")).await?;
+            let well = |object: &_| is_ready(object) && has(object, "RenewalFailing", "False", "");
+            world.until("shop", name, "it is well again", well).await?;
+        }
+        world.claims("shop", "held").await?;
+    }
+    Ok(())
+}
