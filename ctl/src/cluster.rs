@@ -319,6 +319,15 @@ fn classify(
         }
         // The parser's own words can quote what was received.
         kube::Error::SerdeError(_) => ApiError::Undecodable { resource, place },
+        kube::Error::Service(error) => {
+            let problem = chain(error.as_ref());
+            ApiError::Unreachable {
+                verb,
+                resource,
+                place,
+                problem,
+            }
+        }
         other => ApiError::Unreachable {
             verb,
             resource,
