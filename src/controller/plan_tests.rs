@@ -1,1 +1,500 @@
+use jiff::SignedDuration;
+use serde_json::{Value, json};
 
+use super::*;
+use crate::controller::index::Basis;
+use crate::controller::render::fixtures::{UID, at, request};
+use crate::controller::schedule::Class;
+
+#[path = "plan_model_tests.rs"]
+mod model;
+
+const T0: i64 = 1_800_000_000;
+
+/// The Secret as `request`'s last mint at T0 left it.
+fn left(request: &Request) -> SecretMeta {
+    SecretMeta {
+        uid: "secret".into(),
+        resource_version: "7".into(),
+        request: Some(request.name.clone()),
+        request_uid: Some(request.uid.clone()),
+        token_hash: Some(request.token_hash.clone()),
+        render_hash: Some(request.render_hash.clone()),
+        digest: Some("d".into()),
+        issued: Some(at(T0)),
+        expires: Some(at(T0 + 3600)),
+        managed: true,
+        ..SecretMeta::default()
+    }
+}
+
+fn observed(secret: SecretMeta, content: Option<Integrity>) -> Observed {
+    Observed {
+        secret: Some(secret),
+        content,
+        recorded: Some("7".into()),
+        handled_renew: None,
+    }
+}
+
+fn denied() -> Denied {
+    Denied::Unavailable { since: at(T0) }
+}
+
+fn retry(next: i64) -> Retry {
+    Retry {
+        reason: "Refused",
+        message: String::new(),
+        class: Class::Refused,
+        attempts: 1,
+        since: at(T0),
+        next: at(next),
+        basis: Basis {
+            generation: 1,
+            renew: None,
+            grant: None,
+        },
+    }
+}
+
+struct Case {
+    name: &'static str,
+    spec: Value,
+    change: fn(&mut Observed),
+    renew: Option<&'static str>,
+    now: i64,
+    /// Whether it is allowed, and when the next attempt is due after a failure.
+    allowed: bool,
+    retry: Option<i64>,
+    expected: fn(&Request) -> Plan,
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        Self {
+            name: "",
+            spec: json!({}),
+            change: |_| {},
+            renew: None,
+            now: T0 + 60,
+            allowed: true,
+            retry: None,
+            expected: |request| Plan::Keep {
+                until: renewal(request, at(T0), at(T0 + 3600)).at,
+            },
+        }
+    }
+}
+
+fn edit(observed: &mut Observed, change: impl FnOnce(&mut SecretMeta)) {
+    change(observed.secret.as_mut().unwrap());
+}
+
+fn cases() -> Vec<Case> {
+    let late = T0 + 2400;
+    vec![
+        Case {
+            name: "untouched",
+            ..Case::default()
+        },
+        Case {
+            name: "no Secret",
+            change: |o| o.secret = None,
+            expected: |_| Plan::Mint(Cause::Missing),
+            ..Case::default()
+        },
+        Case {
+            name: "no Secret, denied",
+            change: |o| o.secret = None,
+            allowed: false,
+            expected: |_| Plan::Denied(denied()),
+            ..Case::default()
+        },
+        Case {
+            name: "no Secret, failed lately",
+            change: |o| o.secret = None,
+            retry: Some(T0 + 61),
+            expected: |_| Plan::Wait { until: at(T0 + 61) },
+            ..Case::default()
+        },
+        Case {
+            name: "no Secret, the retry is due",
+            change: |o| o.secret = None,
+            retry: Some(T0 + 60),
+            expected: |_| Plan::Mint(Cause::Missing),
+            ..Case::default()
+        },
+        Case {
+            name: "no Secret, suspended",
+            spec: json!({"suspend": true}),
+            change: |o| o.secret = None,
+            expected: |_| Plan::Suspended,
+            ..Case::default()
+        },
+        Case {
+            name: "changed behind our back",
+            change: |o| edit(o, |s| s.resource_version = "8".into()),
+            expected: |_| Plan::Read,
+            ..Case::default()
+        },
+        Case {
+            name: "never recorded, as after a crash between the two writes",
+            change: |o| o.recorded = None,
+            expected: |_| Plan::Read,
+            ..Case::default()
+        },
+        Case {
+            name: "read and intact",
+            change: |o| {
+                o.recorded = None;
+                o.content = Some(Integrity::Intact);
+            },
+            ..Case::default()
+        },
+        Case {
+            name: "read and drifted",
+            change: |o| o.content = Some(Integrity::Drifted),
+            expected: |_| Plan::Render,
+            ..Case::default()
+        },
+        Case {
+            name: "read and drifted, which needs no grant",
+            change: |o| o.content = Some(Integrity::Drifted),
+            allowed: false,
+            expected: |_| Plan::Render,
+            ..Case::default()
+        },
+        Case {
+            name: "read and drifted, but the last repair failed",
+            change: |o| o.content = Some(Integrity::Drifted),
+            retry: Some(T0 + 70),
+            expected: |_| Plan::Wait { until: at(T0 + 70) },
+            ..Case::default()
+        },
+        Case {
+            name: "read and damaged",
+            change: |o| o.content = Some(Integrity::Damaged),
+            expected: |_| Plan::Mint(Cause::Damaged),
+            ..Case::default()
+        },
+        Case {
+            name: "the template changed",
+            change: |o| edit(o, |s| s.render_hash = Some("v1-other".into())),
+            expected: |_| Plan::Read,
+            ..Case::default()
+        },
+        Case {
+            name: "the template changed, read",
+            change: |o| {
+                edit(o, |s| s.render_hash = Some("v1-other".into()));
+                o.content = Some(Integrity::Drifted);
+            },
+            expected: |_| Plan::Render,
+            ..Case::default()
+        },
+        Case {
+            name: "restored from a backup",
+            change: |o| edit(o, |s| s.request_uid = Some("an-earlier-life".into())),
+            expected: |_| Plan::Read,
+            ..Case::default()
+        },
+        Case {
+            name: "the audience changed",
+            change: |o| edit(o, |s| s.token_hash = Some("v1-other".into())),
+            expected: |_| Plan::Mint(Cause::Changed),
+            ..Case::default()
+        },
+        Case {
+            name: "audience and template changed at once",
+            change: |o| {
+                edit(o, |s| {
+                    s.token_hash = Some("v1-other".into());
+                    s.render_hash = Some("v1-other".into());
+                });
+            },
+            expected: |_| Plan::Read,
+            ..Case::default()
+        },
+        Case {
+            name: "the audience changed, denied",
+            change: |o| edit(o, |s| s.token_hash = Some("v1-other".into())),
+            allowed: false,
+            expected: |_| Plan::Denied(denied()),
+            ..Case::default()
+        },
+        Case {
+            name: "due",
+            now: late,
+            expected: |_| Plan::Mint(Cause::Due),
+            ..Case::default()
+        },
+        Case {
+            name: "due and changed behind our back",
+            change: |o| edit(o, |s| s.resource_version = "8".into()),
+            now: late,
+            expected: |_| Plan::Read,
+            ..Case::default()
+        },
+        Case {
+            name: "due, changed behind our back and denied: what it holds decides Ready",
+            change: |o| edit(o, |s| s.resource_version = "8".into()),
+            now: late,
+            allowed: false,
+            expected: |_| Plan::Read,
+            ..Case::default()
+        },
+        Case {
+            name: "due and the template changed",
+            change: |o| edit(o, |s| s.render_hash = Some("v1-other".into())),
+            now: late,
+            expected: |_| Plan::Read,
+            ..Case::default()
+        },
+        Case {
+            name: "due and denied: the token is kept",
+            now: late,
+            allowed: false,
+            expected: |_| Plan::Denied(denied()),
+            ..Case::default()
+        },
+        Case {
+            name: "not due and denied: nothing is to be done",
+            allowed: false,
+            ..Case::default()
+        },
+        Case {
+            name: "not due, and an old failure says to wait",
+            retry: Some(T0 + 1000),
+            ..Case::default()
+        },
+        Case {
+            name: "expired at this very moment",
+            now: T0 + 3600,
+            expected: |_| Plan::Mint(Cause::Expired),
+            ..Case::default()
+        },
+        Case {
+            name: "expired while suspended",
+            spec: json!({"suspend": true}),
+            now: T0 + 4000,
+            expected: |_| Plan::Suspended,
+            ..Case::default()
+        },
+        Case {
+            name: "the expiry was edited into the past: read first",
+            change: |o| {
+                edit(o, |s| {
+                    s.expires = Some(at(T0 - 1));
+                    s.resource_version = "8".into();
+                });
+            },
+            expected: |_| Plan::Read,
+            ..Case::default()
+        },
+        Case {
+            name: "the expiry was removed: read first",
+            change: |o| {
+                edit(o, |s| {
+                    s.expires = None;
+                    s.resource_version = "8".into();
+                });
+            },
+            expected: |_| Plan::Read,
+            ..Case::default()
+        },
+        Case {
+            name: "a renewal is asked for",
+            renew: Some("now"),
+            expected: |_| Plan::Mint(Cause::Requested),
+            ..Case::default()
+        },
+        Case {
+            name: "a renewal was asked for and done",
+            renew: Some("now"),
+            change: |o| o.handled_renew = Some("now".into()),
+            ..Case::default()
+        },
+        Case {
+            name: "another renewal is asked for",
+            renew: Some("again"),
+            change: |o| o.handled_renew = Some("now".into()),
+            expected: |_| Plan::Mint(Cause::Requested),
+            ..Case::default()
+        },
+        Case {
+            name: "the annotation was taken away",
+            change: |o| o.handled_renew = Some("now".into()),
+            ..Case::default()
+        },
+        Case {
+            name: "renewBefore makes it due",
+            spec: json!({"renewBefore": "59m"}),
+            now: T0 + 720,
+            expected: |_| Plan::Mint(Cause::Due),
+            ..Case::default()
+        },
+    ]
+}
+
+#[test]
+fn decisions() {
+    for case in cases() {
+        let mut request = request(case.spec);
+        request.renew_request = case.renew.map(str::to_owned);
+        let mut observed = observed(left(&request), None);
+        (case.change)(&mut observed);
+        let denied = (!case.allowed).then(denied);
+        let retry = case.retry.map(retry);
+        let plan = decide(&request, &observed, denied.as_ref(), retry.as_ref(), at(case.now));
+        assert_eq!(plan, (case.expected)(&request), "{}", case.name);
+    }
+}
+
+#[test]
+fn a_read_is_never_asked_for_twice() {
+    for case in cases() {
+        for content in [Integrity::Damaged, Integrity::Drifted, Integrity::Intact] {
+            let mut request = request(case.spec.clone());
+            request.renew_request = case.renew.map(str::to_owned);
+            let mut observed = observed(left(&request), None);
+            (case.change)(&mut observed);
+            observed.content = Some(content);
+            let plan = decide(&request, &observed, None, None, at(case.now));
+            assert_ne!(plan, Plan::Read, "{} {content:?}", case.name);
+        }
+    }
+}
+
+#[test]
+fn a_clamped_renewal_leaves_a_fifth() {
+    let request = request(json!({"renewBefore": "2h"}));
+    let renewal = renewal(&request, at(T0), at(T0 + 3600));
+    assert!(renewal.clamped_to.is_some());
+    assert!(renewal.at >= at(T0) + SignedDuration::from_secs(719));
+}
+
+#[test]
+fn ownership_table() {
+    let request = request(json!({}));
+    let ours = left(&request);
+    let foreign = SecretMeta::default();
+    let other = SecretMeta {
+        request: Some("other".into()),
+        request_uid: Some("other-uid".into()),
+        ..ours.clone()
+    };
+    let restored = SecretMeta {
+        request_uid: Some("an-earlier-life".into()),
+        ..ours.clone()
+    };
+    let unlabelled = SecretMeta {
+        managed: false,
+        ..ours.clone()
+    };
+    let copied = SecretMeta {
+        managed: false,
+        ..restored.clone()
+    };
+    type Row<'a> = (
+        &'a str,
+        &'a SecretMeta,
+        Option<&'a str>,
+        Option<&'a str>,
+        bool,
+        &'a str,
+    );
+    let rows: &[Row<'_>] = &[
+        ("ours", &ours, None, None, false, "ours"),
+        ("our label was taken away", &unlabelled, None, None, false, "ours"),
+        ("restored from a backup", &restored, None, None, false, "ours"),
+        (
+            "of our name, but neither labelled nor of our UID",
+            &copied,
+            None,
+            None,
+            false,
+            "was not written by the operator",
+        ),
+        ("a younger request's", &other, None, None, true, "ours"),
+        (
+            "another request's",
+            &other,
+            None,
+            None,
+            false,
+            "belongs to IdTokenRequest other;",
+        ),
+        (
+            "another request's, handed over",
+            &other,
+            Some("billing"),
+            None,
+            false,
+            "adopted",
+        ),
+        (
+            "foreign",
+            &foreign,
+            None,
+            None,
+            true,
+            "was not written by the operator",
+        ),
+        (
+            "foreign, handed over",
+            &foreign,
+            Some("billing"),
+            None,
+            false,
+            "adopted",
+        ),
+        (
+            "foreign, handed to somebody else",
+            &foreign,
+            Some("others"),
+            None,
+            false,
+            "was not written by the operator",
+        ),
+        (
+            "a controller's",
+            &foreign,
+            None,
+            Some("ExternalSecret e"),
+            false,
+            "belongs to ExternalSecret e; choose another",
+        ),
+        (
+            "a controller's, handed over",
+            &foreign,
+            Some("billing"),
+            Some("ExternalSecret e"),
+            false,
+            "belongs to ExternalSecret e; choose another",
+        ),
+        (
+            "a controller's that carries our label, handed over",
+            &other,
+            Some("billing"),
+            Some("ExternalSecret e"),
+            false,
+            "belongs to ExternalSecret e; choose another",
+        ),
+    ];
+    for (name, secret, adopt, controller, outranked, expected) in rows {
+        let found = match ownership(&request, secret, *adopt, *controller, |_| *outranked) {
+            Ownership::Ours => "ours".to_owned(),
+            Ownership::Adopted => "adopted".to_owned(),
+            Ownership::Foreign { why } => why,
+        };
+        assert!(found.starts_with(expected), "{name}: {found}");
+    }
+    let Ownership::Foreign { why } = ownership(&request, &foreign, None, None, |_| false) else {
+        panic!("foreign");
+    };
+    assert!(
+        why.ends_with("kubectl annotate secret billing -n shop idtoken.dev/adopt=billing"),
+        "{why}"
+    );
+    assert_eq!(request.uid, UID);
+}
