@@ -261,6 +261,10 @@ fn authenticate(exchange: &Exchange, request: &Request) -> Result<Grant, Failure
         .ok_or_else(rejected)
 }
 
+/// Longest time between `iat` and `exp` of a self-signed JWT, in seconds: an hour, and room for the skew that client libraries put on
+/// both ends (google-cloud-auth spans 3,620 s).
+const LONGEST_SELF_SIGNED: i64 = 3600 + 300;
+
 /// Checks a self-signed JWT: `iss` = `sub` = the account, signed by its key, valid now, for this API or with scopes.
 fn self_signed(exchange: &Exchange, jwt: &Jwt) -> Option<Grant> {
     let policy = exchange.app.policy();
@@ -268,7 +272,7 @@ fn self_signed(exchange: &Exchange, jwt: &Jwt) -> Option<Grant> {
         .account(jwt.text("iss")?)
         .filter(|account| !account.disabled)?;
     let (issued, expires) = (jwt.time("iat")?, jwt.time("exp")?);
-    let in_time = expires > now() && issued <= now() + 300 && expires - issued <= 3600;
+    let in_time = expires > now() && issued <= now() + 300 && expires - issued <= LONGEST_SELF_SIGNED;
     if jwt.text("sub") != Some(&account.email) || jwt.text("iss") != jwt.text("sub") || !in_time {
         return None;
     }

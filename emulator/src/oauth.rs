@@ -18,7 +18,13 @@ const SKEW: i64 = 300;
 /// Answers `/token`.
 pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer {
     let fields: BTreeMap<String, String> = if request.is_json() {
-        serde_json::from_slice(&request.body).unwrap_or_default()
+        // google-cloud-auth sends `"scopes": null` with a refresh.
+        let fields: BTreeMap<String, Option<String>> =
+            serde_json::from_slice(&request.body).unwrap_or_default();
+        fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect()
     } else {
         url::form_urlencoded::parse(&request.body).into_owned().collect()
     };

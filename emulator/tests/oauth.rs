@@ -154,6 +154,14 @@ async fn refresh_grants() {
         200
     );
 
+    // As google-cloud-auth writes it.
+    let json = json!({
+        "grant_type": "refresh_token", "client_id": "client.apps.googleusercontent.com", "client_secret": "sesame",
+        "refresh_token": "1//good", "scopes": null
+    });
+    let (status, answer) = world.post("/token", None, &json).await;
+    assert_eq!(status, 200, "{answer}");
+
     let (status, answer) = refresh("sesame", "1//bad").await;
     assert_eq!((status, &answer["error"]), (400, &"invalid_grant".into()));
     assert_eq!(answer["error_description"], "Token has been expired or revoked.");

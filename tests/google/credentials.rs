@@ -48,6 +48,40 @@ async fn starts_without_credentials_and_follows_the_file() {
 }
 
 #[tokio::test]
+async fn impersonates_by_a_service_account_key() {
+    let google = google().await;
+    let file = File::with(&google.service_account_key(OPERATOR).expect("a key"));
+    let minter = Minter::new(config(&google, &file.0)).expect("a client");
+    let token = minter.impersonate(&asking(CALLER)).await.expect("a token");
+    google.verify(token.expose()).expect("a good signature");
+    assert_eq!(token.claims().email.as_deref(), Some(CALLER));
+    assert_eq!(minter.principal().await.as_deref(), Some(OPERATOR));
+    assert_eq!(
+        refused(&minter, &asking(OPERATOR)).await.reason(),
+        "SelfImpersonation"
+    );
+}
+
+#[tokio::test]
+async fn impersonates_by_impersonated_credentials() {
+    let google = google().await;
+    let url = format!(
+        "{}/v1/projects/-/serviceAccounts/{DELEGATE}:generateAccessToken",
+        google.url()
+    );
+    let file = File::with(&json!({
+        "type": "impersonated_service_account",
+        "service_account_impersonation_url": url,
+        "source_credentials": acting_as(&google, USER),
+        "delegates": []
+    }));
+    let minter = Minter::new(config(&google, &file.0)).expect("a client");
+    assert_eq!(minter.principal().await.as_deref(), Some(DELEGATE));
+    let token = minter.impersonate(&asking(CALLER)).await.expect("a token");
+    google.verify(token.expose()).expect("a good signature");
+}
+
+#[tokio::test]
 async fn a_foreign_host_in_the_file_is_refused() {
     let google = google().await;
     let mut key = acting_as(&google, USER);
@@ -121,7 +155,7 @@ async fn credentials_that_hang_are_built_again() {
 }
 
 /// Runs a test of this binary in a process of its own, whose environment points to the emulator's metadata server.
-async fn in_child(test: &str, google: &Running) {
+pub(crate) async fn in_child(test: &str, google: &Running) {
     let output = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
         .args(["--exact", test, "--ignored", "--nocapture"])
         .env("GCE_METADATA_HOST", google.address().to_string())

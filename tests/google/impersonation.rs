@@ -302,8 +302,15 @@ impl std::io::Write for Captured {
     }
 }
 
+/// In a process of its own: `tracing` keeps for all threads which call sites are listened to.
 #[tokio::test]
 async fn tokens_stay_out_of_the_logs() {
+    crate::credentials::in_child("impersonation::child_logs_everything", &google().await).await;
+}
+
+#[tokio::test]
+#[ignore = "run by tokens_stay_out_of_the_logs"]
+async fn child_logs_everything() {
     let Setup {
         google,
         minter,
