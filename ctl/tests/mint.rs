@@ -55,6 +55,28 @@ async fn the_token_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_a_key_file() {
+    let google = google().await;
+    let home = home("key-file");
+    let key = home.join("key.json");
+    std::fs::write(&key, google.service_account_key(ME).unwrap().to_string()).unwrap();
+    let mut command = plugin(&home);
+    command
+        .args([
+            "mint",
+            "--audience",
+            AUDIENCE,
+            "--service-account",
+            CALLER,
+            "--claims",
+        ])
+        .env("IDTOKEN_IAM_CREDENTIALS_URL", google.url())
+        .env("GOOGLE_APPLICATION_CREDENTIALS", &key);
+    let outcome = finish(&mut command).exits(0);
+    assert_eq!(outcome.json()["email"], CALLER);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn claims_without_the_token() {
     let google = google().await;
     let home = home("claims");
