@@ -316,6 +316,20 @@ fn target(request_name: &str, target: Target, has_email: bool) -> Result<TargetS
     let metadata = template.metadata.unwrap_or_default();
     let labels = metadata.labels.unwrap_or_default();
     let annotations = metadata.annotations.unwrap_or_default();
+    let texts = template.data.unwrap_or_default();
+    for (field, map, longest) in [
+        ("target.template.metadata.labels", &labels, 63),
+        ("target.template.metadata.annotations", &annotations, 4096),
+        ("target.template.data", &texts, 8192),
+    ] {
+        if map.len() > 32 {
+            return Err(invalid(field, "at most 32 entries"));
+        }
+        if let Some((key, _)) = map.iter().find(|(_, text)| text.chars().count() > longest) {
+            let problem = format!("the value is longer than {longest} characters");
+            return Err(invalid(format!("{field}[{}]", shown(key)), problem));
+        }
+    }
     for (label, value) in &labels {
         let field = format!("target.template.metadata.labels[{}]", shown(label));
         check_metadata_key(label).map_err(|problem| invalid(&field, problem))?;
@@ -335,7 +349,7 @@ fn target(request_name: &str, target: Target, has_email: bool) -> Result<TargetS
         })?;
     }
     let mut data = Templates::new();
-    for (data_key, text) in template.data.unwrap_or_default() {
+    for (data_key, text) in texts {
         let field = format!("target.template.data[{}]", shown(&data_key));
         if !is_secret_key(&data_key) {
             return Err(invalid(
