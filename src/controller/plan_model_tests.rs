@@ -203,6 +203,8 @@ impl World {
             }
             Plan::Mint(cause) => {
                 self.check_mint(&request, cause)?;
+                let early = retry.as_ref().filter(|retry| retry.next > self.now);
+                prop_assert!(early.is_none(), "tried again before its time");
                 let class = match self.upstream {
                     Upstream::Ok => {
                         let token = token(&request, self.now.as_second());
