@@ -237,21 +237,22 @@ fn whoever_waits_for_a_secret_is_woken_when_it_is_free() {
 #[test]
 fn memory_lives_as_long_as_the_request() {
     let index = Index::default();
-    let remember = |uid: &str| index.remember(&key("a"), uid, |memory| memory.conflicted = true);
+    let remember = |uid: &str| index.remember(&key("a"), uid, |memory| memory.repairs.push(at(0)));
+    let knows = |uid: &str| !index.memory(uid).repairs.is_empty();
     remember("1");
-    assert!(!index.memory("1").conflicted, "of a request that is not there");
+    assert!(!knows("1"), "of a request that is not there");
     let mut request = wanting("a", "1", "s", 0);
     index.request_applied(&request);
     remember("1");
     request.metadata.generation = Some(2);
     index.request_applied(&request);
-    assert!(index.memory("1").conflicted, "a new generation");
+    assert!(knows("1"), "a new generation");
     request.metadata.uid = Some("2".into());
     index.request_applied(&request);
-    assert!(!index.memory("1").conflicted && !index.memory("2").conflicted);
+    assert!(!knows("1") && !knows("2"));
     remember("1");
-    assert!(!index.memory("1").conflicted, "a late end of the old one's work");
+    assert!(!knows("1"), "a late end of the old one's work");
     remember("2");
     index.request_deleted(&key("a"));
-    assert!(!index.memory("2").conflicted);
+    assert!(!knows("2"));
 }
