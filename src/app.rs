@@ -54,6 +54,12 @@ pub enum AppError {
         /// What is wrong.
         source: std::io::Error,
     },
+    /// The controller.
+    #[error(transparent)]
+    Controller(#[from] controller::WatchEnded),
+    /// The admin server.
+    #[error("the server of --listen ended: {0}")]
+    Admin(String),
     /// Signals, or standard output.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -96,7 +102,7 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
     let observer = {
         let metrics = metrics.clone();
         Arc::new(move |call: &CallRecord| {
-            metrics.upstream(call.endpoint, call.code.to_string(), call.duration)
+            metrics.upstream(call.endpoint, call.code.to_string(), call.duration, call.waited)
         })
     };
     let minter = Minter::new(args.google.into())?.with_observer(observer);
@@ -117,7 +123,7 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "the operator starts");
 
     let (synced, synced_receiver) = watch::channel(false);
-    let server = tokio::spawn(admin::serve(listener, metrics.clone(), synced_receiver));
+    let mut server = tokio::spawn(admin::serve(listener, metrics.clone(), synced_receiver));
     let reporter = Reporter {
         controller: FIELD_MANAGER.into(),
         instance: std::env::var("HOSTNAME").ok(),
@@ -140,9 +146,17 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
         }
         tracing::info!("the operator ends: it finishes what is under way");
     };
-    controller::run(ctx, synced, shutdown).await;
-    server.abort();
-    Ok(())
+    tokio::select! {
+        ended = controller::run(ctx, synced, shutdown) => {
+            server.abort();
+            Ok(ended?)
+        }
+        ended = &mut server => Err(AppError::Admin(match ended {
+            Ok(Ok(())) => "without an error".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        })),
+    }
 }
 
 async fn client() -> Result<Client, AppError> {

@@ -58,6 +58,7 @@ pub struct Metrics {
     reconciles: Family<ResultLabels, Counter>,
     reconcile_seconds: Histogram,
     upstream_seconds: Family<UpstreamLabels, Histogram, fn() -> Histogram>,
+    upstream_wait_seconds: Histogram,
     requests: Family<RequestLabels, Gauge>,
     earliest: Family<NamespaceLabels, Gauge>,
     states: Mutex<HashMap<Key, State>>,
@@ -98,6 +99,15 @@ impl Default for Metrics {
             Unit::Seconds,
             upstream_seconds.clone(),
         );
+        let upstream_wait_seconds = seconds();
+        let help =
+            "Time that a call of Google's endpoints was held back by the rate limit and the in-flight cap";
+        registry.register_with_unit(
+            "upstream_wait",
+            help,
+            Unit::Seconds,
+            upstream_wait_seconds.clone(),
+        );
         let requests = Family::default();
         registry.register(
             "requests",
@@ -106,13 +116,14 @@ impl Default for Metrics {
         );
         let earliest = Family::default();
         let help = "Unix time at which the first of a namespace's valid tokens expires";
-        registry.register("earliest_expiration_timestamp", help, earliest.clone());
+        registry.register("earliest_expiration_timestamp_seconds", help, earliest.clone());
         Self {
             registry,
             mints,
             reconciles,
             reconcile_seconds,
             upstream_seconds,
+            upstream_wait_seconds,
             requests,
             earliest,
             states: Mutex::default(),
@@ -141,8 +152,9 @@ impl Metrics {
         self.reconcile_seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts a call of one of Google's endpoints; `code` is the HTTP status or the kind of failure.
-    pub fn upstream(&self, endpoint: &str, code: String, took: Duration) {
+    /// Counts a call of one of Google's endpoints, and how long the limits held it back; `code` is the HTTP status or the kind of failure.
+    pub fn upstream(&self, endpoint: &str, code: String, took: Duration, waited: Duration) {
+        self.upstream_wait_seconds.observe(waited.as_secs_f64());
         let labels = UpstreamLabels {
             endpoint: endpoint.into(),
             code,
@@ -187,29 +199,27 @@ impl Metrics {
     /// # Errors
     /// Formatting failed, which writing to a string does not.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
-        {
-            let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-            self.requests.clear();
-            self.earliest.clear();
-            for ((namespace, _), state) in states.iter() {
-                let ready = if state.ready { "True" } else { "False" }.to_owned();
-                let labels = RequestLabels {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        self.requests.clear();
+        self.earliest.clear();
+        for ((namespace, _), state) in states.iter() {
+            let ready = if state.ready { "True" } else { "False" }.to_owned();
+            let labels = RequestLabels {
+                namespace: namespace.clone(),
+                ready,
+                reason: state.reason.clone(),
+            };
+            self.requests.get_or_create(&labels).inc();
+            if let Some(expires) = state.expires {
+                let gauge = self.earliest.get_or_create(&NamespaceLabels {
                     namespace: namespace.clone(),
-                    ready,
-                    reason: state.reason.clone(),
-                };
-                self.requests.get_or_create(&labels).inc();
-                if let Some(expires) = state.expires {
-                    let gauge = self.earliest.get_or_create(&NamespaceLabels {
-                        namespace: namespace.clone(),
-                    });
-                    let before = gauge.get();
-                    gauge.set(if before == 0 {
-                        expires.as_second()
-                    } else {
-                        before.min(expires.as_second())
-                    });
-                }
+                });
+                let before = gauge.get();
+                gauge.set(if before == 0 {
+                    expires.as_second()
+                } else {
+                    before.min(expires.as_second())
+                });
             }
         }
         let mut text = String::new();
@@ -236,13 +246,13 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains(r#"idtoken_earliest_expiration_timestamp{namespace="shop"} 1000"#),
+            text.contains(r#"idtoken_earliest_expiration_timestamp_seconds{namespace="shop"} 1000"#),
             "{text}"
         );
         metrics.forget(&key("b"));
         let text = metrics.encode().unwrap();
         assert!(
-            text.contains(r#"idtoken_earliest_expiration_timestamp{namespace="shop"} 2000"#),
+            text.contains(r#"idtoken_earliest_expiration_timestamp_seconds{namespace="shop"} 2000"#),
             "{text}"
         );
     }

@@ -19,7 +19,8 @@ pub enum LogFormat {
 /// # Errors
 /// The filter cannot be parsed.
 pub fn start(format: LogFormat, filter: &str) -> Result<(), ParseError> {
-    let filter = EnvFilter::try_new(filter)?;
+    // At debug, kube's client prints the API server's refusals, in which an admission webhook may quote a Secret.
+    let filter = EnvFilter::try_new(format!("{filter},kube_client::client=info"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

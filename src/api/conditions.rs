@@ -46,6 +46,8 @@ pub mod reason {
     pub const KUBERNETES_REFUSED: &str = "KubernetesRefused";
     /// The Kubernetes API did not answer, or with a passing fault.
     pub const KUBERNETES_UNAVAILABLE: &str = "KubernetesUnavailable";
+    /// A bug of the operator.
+    pub const INTERNAL_ERROR: &str = "InternalError";
     /// The work did not finish in time.
     pub const TIMED_OUT: &str = "TimedOut";
 }

@@ -33,7 +33,7 @@ pub enum Before {
     Read(Box<Content>),
 }
 
-/// Writes `rendered`. Returns the Secret as written.
+/// Writes `rendered`. Returns the Secret as written; none where the request was deleted meanwhile and nothing was written.
 ///
 /// # Errors
 /// The Secret is somebody else's or immutable, or the API server refused or did not answer.
@@ -42,16 +42,20 @@ pub async fn write(
     request: &Request,
     rendered: &Rendered,
     before: Before,
-) -> Result<SecretMeta, KubeFault> {
+) -> Result<Option<SecretMeta>, KubeFault> {
+    let key = (request.namespace.clone(), request.name.clone());
     let target = (request.namespace.clone(), request.target.name.clone());
     let mut before = before;
     let mut pause = Duration::from_millis(250);
     let mut changes = 0;
     while changes < TRIES {
+        if !ctx.index.is_current(&key, &request.uid) {
+            return Ok(None);
+        }
         match attempt(ctx, request, rendered, before).await {
             Ok(Some(meta)) => {
                 ctx.index.secret_written(target, meta.clone());
-                return Ok(meta);
+                return Ok(Some(meta));
             }
             Ok(None) => changes += 1,
             // The token is in hand: it waits for the API server rather than be minted again. The reconcile's own timeout ends this.

@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use super::schedule::Class;
 use crate::api::conditions::reason;
+use crate::google::text::redacted;
 
 /// A failed call of the Kubernetes API. Holds no body: those of Secrets are tokens.
 #[derive(Debug, Error)]
@@ -48,6 +49,27 @@ pub enum KubeFault {
         /// What happened.
         problem: String,
     },
+    /// Google, the API server or the wait for a turn took too long.
+    #[error(
+        "the work did not finish within {seconds}s, Google's answer included; it is begun again, or raise --reconcile-timeout"
+    )]
+    TimedOut {
+        /// The limit.
+        seconds: u64,
+    },
+    /// A bug.
+    #[error(
+        "an internal error of the operator ended the work on this request; its log says where: please report it"
+    )]
+    Panicked,
+    /// What was written was changed on the way.
+    #[error(
+        "what was written to Secret {name} is not what the API server stored: a mutating admission webhook changes the operator's annotations idtoken.dev/*; make it leave them alone"
+    )]
+    Altered {
+        /// Name of the Secret.
+        name: String,
+    },
     /// The Secret belongs to somebody else.
     #[error("Secret {name} {why}")]
     SecretConflict {
@@ -85,7 +107,7 @@ impl KubeFault {
     pub fn new(verb: &'static str, resource: &'static str, namespace: &str, error: &kube::Error) -> Self {
         let namespace = namespace.to_owned();
         match error {
-            kube::Error::Api(status) if status.code == 403 => Self::Forbidden {
+            kube::Error::Api(status) if status.code == 403 && is_rbac(&status.message) => Self::Forbidden {
                 verb,
                 resource,
                 namespace,
@@ -132,16 +154,18 @@ impl KubeFault {
         match self {
             Self::Forbidden { .. } | Self::Refused { .. } => reason::KUBERNETES_REFUSED,
             Self::Unavailable { .. } => reason::KUBERNETES_UNAVAILABLE,
+            Self::TimedOut { .. } => reason::TIMED_OUT,
+            Self::Panicked => reason::INTERNAL_ERROR,
             Self::SecretConflict { .. } => reason::SECRET_CONFLICT,
             Self::SecretImmutable { .. } => reason::SECRET_IMMUTABLE,
-            Self::Contested { .. } => reason::CONTESTED,
+            Self::Contested { .. } | Self::Altered { .. } => reason::CONTESTED,
         }
     }
 
     /// Whether it is likely to pass by itself.
     pub fn class(&self) -> Class {
         match self {
-            Self::Unavailable { .. } => Class::Passing,
+            Self::Unavailable { .. } | Self::TimedOut { .. } => Class::Passing,
             _ => Class::Refused,
         }
     }
@@ -155,14 +179,16 @@ pub fn code(error: &kube::Error) -> Option<u16> {
     }
 }
 
+/// Whether a 403 comes from RBAC rather than from a quota, an admission webhook or a namespace that goes
+/// (<https://github.com/kubernetes/kubernetes/blob/v1.37.2/staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go>).
+fn is_rbac(message: &str) -> bool {
+    message.contains("\" cannot ")
+}
+
+/// An admission webhook's refusal can quote the Secret.
 fn bounded(text: &str) -> String {
-    let mut text: String = text
-        .chars()
-        .take(400)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    if text.is_empty() {
-        text.push_str("no message");
+    match text.trim() {
+        "" => "no message".to_owned(),
+        text => redacted(text, 400),
     }
-    text
 }

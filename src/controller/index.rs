@@ -86,6 +86,8 @@ pub struct Retry {
     pub since: Timestamp,
     /// When the next attempt is due.
     pub next: Timestamp,
+    /// Whether somebody has to act, and the Secret is read before the next mint.
+    pub act: bool,
     /// What they depend on; another value makes them void.
     pub basis: Basis,
 }
@@ -108,10 +110,14 @@ pub struct Memory {
     pub status: Option<(String, IdTokenRequestStatus)>,
     /// Failures in a row.
     pub retry: Option<Retry>,
-    /// The target turned out to be held by somebody else: read it before the next mint.
-    pub conflicted: bool,
     /// When a field of ours was put back, the latest last.
     pub repairs: Vec<Timestamp>,
+    /// The hashes of token and rendering as we last wrote them: what the Secret says of itself can be edited.
+    pub written: Option<(String, String)>,
+    /// The renewal by annotation that was honoured, until the status says so.
+    pub handled_renew: Option<String>,
+    /// How often in a row the status could not be written.
+    pub unpublished: u32,
 }
 
 /// A request that wants a Secret: the oldest keeps it, then the lowest UID.
@@ -236,6 +242,11 @@ impl Index {
         (first.uid != uid).then(|| first.clone())
     }
 
+    /// Whether the request `key` is still the one with this UID.
+    pub fn is_current(&self, key: &Key, uid: &str) -> bool {
+        self.lock().requests.get(key).is_some_and(|seen| seen.uid == uid)
+    }
+
     /// Names of the requests that want the Secret `target`, the one that keeps it first.
     pub fn claimants(&self, target: &Key) -> Vec<String> {
         let inner = self.lock();
@@ -265,6 +276,7 @@ impl Index {
     pub fn secrets_listing(&self) {
         let mut inner = self.lock();
         inner.listing = Some(HashSet::new());
+        inner.shown.clear();
         for cached in inner.secrets.values_mut() {
             cached.expected = false;
         }
@@ -273,12 +285,15 @@ impl Index {
     /// Takes in a Secret as the watch or list shows it. False where it was known already, as after our own write.
     pub fn secret_applied(&self, key: Key, meta: SecretMeta) -> bool {
         let mut inner = self.lock();
+        let listing = inner.listing.is_some();
         if let Some(listed) = &mut inner.listing {
             listed.insert(key.clone());
         }
         inner.saw(&key.0, &meta.resource_version);
         if let Some(cached) = inner.secrets.get_mut(&key) {
-            if older(&meta.resource_version, &cached.meta.resource_version) {
+            // What a list shows is true even where it is older, as after a restore of etcd, but for what was written since it began.
+            let listed = listing && !cached.expected;
+            if !listed && older(&meta.resource_version, &cached.meta.resource_version) {
                 return false;
             }
             if meta.resource_version == cached.meta.resource_version {

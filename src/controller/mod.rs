@@ -36,7 +36,7 @@ mod watches;
 use crate::api::v1alpha1::IdTokenRequest;
 use crate::google::Minter;
 use crate::metrics::Metrics;
-use watches::{Cache, Triggers};
+use watches::{Cache, Scope, Triggers};
 
 /// Time for what is under way when the operator ends: less than a pod's usual grace period of 30 s.
 const GRACE: Duration = Duration::from_secs(20);
@@ -70,12 +70,30 @@ pub struct Context {
     pub settings: Settings,
 }
 
+/// A watch ended, which none does by itself: the caches would go stale unnoticed.
+#[derive(Debug, thiserror::Error)]
+#[error("a watch of the Kubernetes API ended: {0}; the operator ends too, to be started anew")]
+pub struct WatchEnded(String);
+
+impl WatchEnded {
+    fn new(ended: Result<(), tokio::task::JoinError>) -> Self {
+        Self(
+            ended
+                .err()
+                .map_or_else(|| "without an error".to_owned(), |error| error.to_string()),
+        )
+    }
+}
+
 /// Runs until `shutdown` resolves, then finishes what is under way. `synced` turns true when all caches are filled.
+///
+/// # Errors
+/// A watch ended.
 pub async fn run(
     ctx: Arc<Context>,
     synced: watch::Sender<bool>,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) {
+) -> Result<(), WatchEnded> {
     let (one, one_receiver) = unbounded_channel();
     let (all, all_receiver) = unbounded_channel();
     let triggers = Triggers::new(one, all);
@@ -92,6 +110,7 @@ pub async fn run(
     tasks.spawn(watches::secrets(ctx.clone(), triggers.clone(), filled.clone()));
     tasks.spawn(watches::grants(ctx.clone(), triggers.clone(), filled.clone()));
     tasks.spawn(watches::namespaces(ctx.clone(), triggers.clone(), filled));
+    tasks.spawn(watches::clock(triggers.clone()));
     if let Some(path) = ctx.settings.grants_file.clone() {
         tasks.spawn(watches::grants_file(ctx.clone(), path, triggers));
     }
@@ -99,8 +118,9 @@ pub async fn run(
     let mut shutdown = shutdown.boxed().shared();
     let every = [Cache::Requests, Cache::Secrets, Cache::Grants, Cache::Namespaces];
     tokio::select! {
-        () = &mut shutdown => return,
-        // Ends early only when all watches ended, which they do not.
+        () = &mut shutdown => return Ok(()),
+        Some(ended) = tasks.join_next() => return Err(WatchEnded::new(ended)),
+        // Ends early only when all watches ended.
         _ = filled_receiver.wait_for(|done| every.iter().all(|cache| done.contains(cache))) => {}
     }
     let (requests, secrets) = ctx.index.sizes();
@@ -109,10 +129,15 @@ pub async fn run(
 
     let everything = {
         let store = store.clone();
-        received(all_receiver).flat_map(move |()| {
+        received(all_receiver).flat_map(move |scope| {
+            let within = |object: &IdTokenRequest| match &scope {
+                Scope::Everything => true,
+                Scope::Namespace(name) => object.metadata.namespace.as_ref() == Some(name),
+            };
             let all: Vec<_> = store
                 .state()
                 .iter()
+                .filter(|object| within(object))
                 .map(|object| ObjectRef::from_obj(object.as_ref()))
                 .collect();
             stream::iter(all)
@@ -140,13 +165,16 @@ pub async fn run(
         }
         std::future::ready(())
     });
-    tokio::select! {
-        () = work => {}
+    let ended = tokio::select! {
+        () = work => Ok(()),
+        Some(ended) = tasks.join_next() => Err(WatchEnded::new(ended)),
         () = async { shutdown.await; tokio::time::sleep(GRACE).await } => {
             tracing::warn!("what is still under way is given up; the next start does it again");
+            Ok(())
         }
-    }
+    };
     tasks.shutdown().await;
+    ended
 }
 
 fn received<T: Send + 'static>(mut receiver: UnboundedReceiver<T>) -> impl Stream<Item = T> + Send {

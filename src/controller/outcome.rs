@@ -25,6 +25,7 @@ pub(super) enum Stop {
     Denied(Denied),
     Rival(String),
     Waiting(Box<Retry>),
+    Gone,
 }
 
 impl From<KubeFault> for Stop {
@@ -87,11 +88,10 @@ impl Work<'_> {
         let key = (self.request.namespace.clone(), self.request.name.clone());
         let stop = match end {
             Ok(()) => {
-                if self.memory.retry.is_some() || self.memory.conflicted {
-                    self.ctx.index.remember(&key, &self.request.uid, |memory| {
-                        memory.retry = None;
-                        memory.conflicted = false;
-                    });
+                if self.memory.retry.is_some() {
+                    self.ctx
+                        .index
+                        .remember(&key, &self.request.uid, |memory| memory.retry = None);
                 }
                 self.report.next = match (self.report.suspended, &self.report.held) {
                     (true, _) => expiry,
@@ -100,6 +100,8 @@ impl Work<'_> {
                 };
                 return self.report;
             }
+            // Its successor of the same name, if there is one, is reconciled by itself.
+            Err(Stop::Gone) => return self.report,
             Err(stop) => stop,
         };
         let (failure, next) = self.failure(stop, basis, now, expiry, &key);
@@ -120,6 +122,17 @@ impl Work<'_> {
         key: &Key,
     ) -> (Failure, Option<Timestamp>) {
         let (reason, message, class, retry_after, act) = match stop {
+            Stop::Gone => {
+                let message = "the request was deleted".to_owned();
+                return (
+                    Failure {
+                        reason: reason::RECONCILED,
+                        message,
+                        stalled: false,
+                    },
+                    None,
+                );
+            }
             Stop::Denied(denied) => {
                 // The grants' own events wake the request.
                 let failure = Failure {
@@ -197,9 +210,10 @@ impl Work<'_> {
             attempts: failure.attempts,
             since,
             next,
+            act,
             basis,
         };
-        let stalled = act || stalled(&retry, now);
+        let stalled = stalled(&retry, now);
         tracing::warn!(
             namespace = self.request.namespace,
             name = self.request.name,
@@ -209,7 +223,6 @@ impl Work<'_> {
             "{message}"
         );
         self.ctx.index.remember(key, &self.request.uid, |memory| {
-            memory.conflicted = act;
             memory.retry = Some(retry);
         });
         (
@@ -224,5 +237,5 @@ impl Work<'_> {
 }
 
 fn stalled(retry: &Retry, now: Timestamp) -> bool {
-    retry.class == Class::Refused && now.duration_since(retry.since) >= STALLED_AFTER
+    retry.act || (retry.class == Class::Refused && now.duration_since(retry.since) >= STALLED_AFTER)
 }

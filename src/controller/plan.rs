@@ -33,7 +33,7 @@ pub enum Integrity {
     Intact,
 }
 
-/// Why a token is minted; a metric's and a log line's field.
+/// Why a token is minted; a log line's field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// There is no Secret.

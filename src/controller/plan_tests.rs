@@ -51,6 +51,7 @@ fn retry(next: i64) -> Retry {
         attempts: 1,
         since: at(T0),
         next: at(next),
+        act: false,
         basis: Basis {
             generation: 1,
             renew: None,

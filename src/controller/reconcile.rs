@@ -1,8 +1,10 @@
 //! The phases in order, under one timeout: validate → observe → authorize → plan → mint → render → apply → status.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use kube::Resource;
 use kube::runtime::controller::Action;
@@ -14,6 +16,7 @@ use super::index::{Basis, Key, Memory, Retry, older};
 use super::observe::Content;
 use super::outcome::Stop;
 use super::plan::{self, Observed, Plan};
+use super::schedule;
 use super::status::{self, Failure, Report};
 use super::validate::{Request, source_name, validate};
 use crate::api::annotations;
@@ -35,10 +38,21 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
     let previous = current_status(&object, &memory);
     let attempt = tokio::time::timeout(
         ctx.settings.reconcile_timeout,
-        phases(&ctx, &object, &previous, &memory),
+        // A bug that one request meets must not end the service of all others. The caches' locks outlive a panic.
+        AssertUnwindSafe(phases(&ctx, &object, &previous, &memory)).catch_unwind(),
     )
     .await;
-    let report = attempt.unwrap_or_else(|_| timed_out(&ctx, &object, &key, &previous, &memory));
+    let report = match attempt {
+        Ok(Ok(report)) => report,
+        Ok(Err(_)) => unfinished(&ctx, &object, &previous, &memory, KubeFault::Panicked),
+        Err(_) => unfinished(
+            &ctx,
+            &object,
+            &previous,
+            &memory,
+            late(ctx.settings.reconcile_timeout),
+        ),
+    };
     let now = Timestamp::now();
     let generation = object.metadata.generation.unwrap_or_default();
     let next = status::compute(&previous, generation, &report, now);
@@ -47,19 +61,32 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
         .as_ref()
         .map_or(reason::RECONCILED, |failure| failure.reason);
     ctx.metrics.reconciled(outcome, started.elapsed());
-    let published =
-        tokio::time::timeout(PUBLISH_TIMEOUT, publish(&ctx, &object, &key, &previous, &next)).await;
-    let wake = match published.unwrap_or_else(|_| Err(late(&key.0, PUBLISH_TIMEOUT))) {
+    let published = tokio::time::timeout(
+        PUBLISH_TIMEOUT,
+        publish(&ctx, &object, &key, &memory, &previous, &next),
+    )
+    .await;
+    let wake = match published.unwrap_or_else(|_| Err(late(PUBLISH_TIMEOUT))) {
         Ok(()) => report.next,
         Err(fault) => {
+            let attempts = memory.unpublished.saturating_add(1);
+            ctx.index
+                .remember(&key, &uid, |memory| memory.unpublished = attempts);
+            let failure = schedule::Failure {
+                class: fault.class(),
+                attempts,
+                since_first: SignedDuration::ZERO,
+                retry_after: None,
+                remaining: None,
+            };
             tracing::warn!(
                 namespace = key.0,
                 name = key.1,
                 reason = fault.reason(),
                 "the status was not written: {fault}"
             );
-            let soon = now + SignedDuration::from_secs(2);
-            Some(report.next.map_or(soon, |next| next.min(soon)))
+            let again = now + schedule::retry_delay(&failure, &uid);
+            Some(report.next.map_or(again, |next| next.min(again)))
         }
     };
     match wake {
@@ -92,6 +119,7 @@ async fn publish(
     ctx: &Arc<Context>,
     object: &IdTokenRequest,
     key: &Key,
+    memory: &Memory,
     previous: &IdTokenRequestStatus,
     next: &IdTokenRequestStatus,
 ) -> Result<(), KubeFault> {
@@ -109,11 +137,24 @@ async fn publish(
         ready.map(|c| (c.status == "True", c.reason.as_str())),
         expires,
     );
-    let Some(written) = status::write(ctx, object, previous, next).await? else {
+    // Deleted, perhaps made anew, while it was worked on: what was found out is not the new one's.
+    if !ctx.index.is_current(key, uid) {
+        ctx.metrics.forget(key);
+        return Ok(());
+    }
+    let seen = object.metadata.resource_version.as_deref().unwrap_or_default();
+    let known = memory
+        .status
+        .as_ref()
+        .map(|(written, _)| written.as_str())
+        .filter(|written| older(seen, written));
+    let Some(written) = status::write(ctx, object, known.unwrap_or(seen), previous, next).await? else {
         return Ok(());
     };
-    ctx.index
-        .remember(key, uid, |memory| memory.status = Some((written, next.clone())));
+    ctx.index.remember(key, uid, |memory| {
+        memory.status = Some((written, next.clone()));
+        memory.unpublished = 0;
+    });
     if let Some(event) = status::event(previous, next)
         && let Err(error) = ctx.recorder.publish(&event, &object.object_ref(&())).await
     {
@@ -157,7 +198,7 @@ async fn phases(
         memory,
         denied: allowed.err(),
         retry: memory.retry.clone().filter(|retry| retry.basis == basis),
-        observed: observed(ctx, &request, previous),
+        observed: observed(ctx, &request, previous, memory),
         content: None,
         report,
         now,
@@ -192,24 +233,27 @@ fn basis(object: &IdTokenRequest, grant: Option<&GrantStatus>) -> Basis {
     }
 }
 
-fn observed(ctx: &Context, request: &Request, previous: &IdTokenRequestStatus) -> Observed {
+fn observed(ctx: &Context, request: &Request, previous: &IdTokenRequestStatus, memory: &Memory) -> Observed {
     let target = (request.namespace.clone(), request.target.name.clone());
     let recorded = previous.secret.as_ref().filter(|secret| secret.name == target.1);
     Observed {
         secret: ctx.index.secret(&target),
         content: None,
         recorded: recorded.and_then(|secret| secret.resource_version.clone()),
-        handled_renew: previous.last_handled_renew_request.clone(),
+        handled_renew: memory
+            .handled_renew
+            .clone()
+            .or_else(|| previous.last_handled_renew_request.clone()),
     }
 }
 
 /// The report of work that did not finish: as a failure of Kubernetes or Google that is likely to pass.
-fn timed_out(
+fn unfinished(
     ctx: &Arc<Context>,
     object: &IdTokenRequest,
-    key: &Key,
     previous: &IdTokenRequestStatus,
     memory: &Memory,
+    fault: KubeFault,
 ) -> Report {
     let Ok(request) = validate(object) else {
         return empty_report();
@@ -223,7 +267,7 @@ fn timed_out(
         memory,
         denied: None,
         retry: memory.retry.clone().filter(|retry| retry.basis == basis),
-        observed: observed(ctx, &request, previous),
+        observed: observed(ctx, &request, previous, memory),
         content: None,
         report: Report {
             source: Some(source_name(request.token.source)),
@@ -232,18 +276,12 @@ fn timed_out(
         },
         now: Timestamp::now(),
     };
-    work.finish(
-        Err(Stop::Fault(late(&key.0, ctx.settings.reconcile_timeout))),
-        basis,
-    )
+    work.finish(Err(Stop::Fault(fault)), basis)
 }
 
-fn late(namespace: &str, limit: Duration) -> KubeFault {
-    KubeFault::Unavailable {
-        verb: "reconcile",
-        resource: "idtokenrequests",
-        namespace: namespace.to_owned(),
-        problem: format!("the work did not finish within {}s", limit.as_secs()),
+fn late(limit: Duration) -> KubeFault {
+    KubeFault::TimedOut {
+        seconds: limit.as_secs(),
     }
 }
 
@@ -270,11 +308,14 @@ impl Work<'_> {
             .iter()
             .find(|c| c.type_ == READY)
             .map(|c| c.reason.as_str());
-        let contested = self.memory.conflicted
+        let contested = self.memory.retry.as_ref().is_some_and(|retry| retry.act)
             || matches!(shown, Some(reason::SECRET_CONFLICT | reason::SECRET_IMMUTABLE));
         // Written once and gone from the watch: deleted, or only robbed of its label, which costs no mint.
         let lost = contested || self.observed.recorded.is_some();
         if lost && self.observed.secret.is_none() && !self.request.suspend {
+            self.read().await?;
+        }
+        if self.request.suspend && self.is_touched() {
             self.read().await?;
         }
         let mut plan = self.plan();
@@ -284,6 +325,8 @@ impl Work<'_> {
         }
         match plan {
             Plan::Keep { .. } => self.record(),
+            // No grant, no write, not even of a token that is there already.
+            Plan::Render if self.denied.is_some() => {}
             Plan::Render => self.repair().await?,
             Plan::Mint(cause) => self.mint(cause).await?,
             Plan::Suspended => self.report.suspended = true,
@@ -313,11 +356,22 @@ impl Work<'_> {
         )
     }
 
+    /// Whether the Secret is another than the status recorded.
+    fn is_touched(&self) -> bool {
+        let secret = self.observed.secret.as_ref();
+        secret.is_some_and(|secret| self.observed.recorded.as_ref() != Some(&secret.resource_version))
+    }
+
     pub(super) fn target(&self) -> Key {
         (self.request.namespace.clone(), self.request.target.name.clone())
     }
 
+    /// Makes sure that the request is still there, and that the Secret is its to write.
     pub(super) fn rule_out_rivals(&self) -> Result<(), Stop> {
+        let key = (self.request.namespace.clone(), self.request.name.clone());
+        if !self.ctx.index.is_current(&key, &self.request.uid) {
+            return Err(Stop::Gone);
+        }
         match self.ctx.index.rival(&self.target(), &self.request.uid) {
             Some(rival) => Err(Stop::Rival(rival.name)),
             None => Ok(()),

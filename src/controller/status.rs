@@ -248,13 +248,16 @@ pub fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
     }
 }
 
-/// Writes the status where it changed. Returns the request's resourceVersion after the write.
+/// Writes the status where it changed, on the request as of `resource_version`: the API server ignores a UID in a patch of a status,
+/// so that one could hit another request of the same name. Returns the request's resourceVersion after the write; none where nothing
+/// changed or the request is gone.
 ///
 /// # Errors
-/// The API server refused or did not answer. A request that is gone, or was replaced by another of its name, is none.
+/// The request changed meanwhile, or the API server refused or did not answer.
 pub async fn write(
     ctx: &Context,
     object: &IdTokenRequest,
+    resource_version: &str,
     previous: &IdTokenRequestStatus,
     next: &IdTokenRequestStatus,
 ) -> Result<Option<String>, KubeFault> {
@@ -272,10 +275,10 @@ pub async fn write(
         field_manager: Some(FIELD_MANAGER.into()),
         ..PatchParams::default()
     };
-    let patch = Patch::Merge(json!({"metadata": {"uid": meta.uid}, "status": change}));
+    let patch = Patch::Merge(json!({"metadata": {"resourceVersion": resource_version}, "status": change}));
     match api.patch_status(name, &params, &patch).await {
         Ok(written) => Ok(written.metadata.resource_version),
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         Err(error) => Err(KubeFault::new(
             "patch",
             "idtokenrequests/status",

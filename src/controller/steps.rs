@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::apply::{self, Before};
 use super::fault::KubeFault;
-use super::index::SecretMeta;
+use super::index::{Key, SecretMeta};
 use super::mint;
 use super::observe::{Content, read_secret};
 use super::outcome::Stop;
@@ -33,6 +33,10 @@ impl Work<'_> {
         let token = stored_token(&content, &self.request.target.key)
             .filter(|token| !adopted && self.is_wanted(token, &content.summary));
         let mut secret = content.summary.clone();
+        if token.is_some() && self.wrote_this_token() {
+            // We know better than an annotation that somebody changed: no mint for that alone.
+            secret.token_hash = Some(self.request.token_hash.clone());
+        }
         self.observed.content = Some(match &token {
             None => Integrity::Damaged,
             // It is to be replaced, so whether the new template suits it is no matter.
@@ -57,7 +61,8 @@ impl Work<'_> {
     /// Whether a stored token says what the spec asks for, its age aside: hashes and fingerprint stand beside it, where whoever may
     /// change the Secret can change them too.
     fn is_wanted(&self, token: &IdToken, secret: &SecretMeta) -> bool {
-        let changed = secret.token_hash.as_ref() != Some(&self.request.token_hash);
+        let changed =
+            secret.token_hash.as_ref() != Some(&self.request.token_hash) && !self.wrote_this_token();
         let alive = self.now.min(token.claims().iat);
         changed || token.verify(&mint::expected(self.request, None), alive).is_ok()
     }
@@ -82,29 +87,27 @@ impl Work<'_> {
             return Ok(());
         };
         let rendered = render(self.request, &token).map_err(Stop::Render)?;
-        let ours = content.summary.render_hash.as_ref() == Some(&self.request.render_hash);
-        if ours && content.summary.request_uid.as_ref() == Some(&self.request.uid) {
-            self.count_repair(rendered.drift(&content).as_deref().unwrap_or("type"), &content)?;
-        }
-        let written =
-            apply::write(self.ctx, self.request, &rendered, Before::Read(Box::new(content))).await?;
+        let drift = rendered.drift(&content).unwrap_or_else(|| "type".to_owned());
+        let reverted = self.wrote_this_rendering().then_some(drift);
+        self.refuse_a_fight(reverted.as_deref(), Some(&content))?;
+        let before = Before::Read(Box::new(content));
+        let written = apply::write(self.ctx, self.request, &rendered, before).await?;
+        self.settle(written, &token, reverted.is_some())?;
         tracing::info!(
             namespace = self.request.namespace,
             name = self.request.name,
             "the Secret was written anew from its own token"
         );
-        self.report.held = self.held(&written, Some(token.claims()));
         Ok(())
     }
 
+    /// Gets a new token and writes it.
     pub(super) async fn mint(&mut self, cause: Cause) -> Result<(), Stop> {
         let (ctx, request) = (self.ctx, self.request);
-        if let Some(content) = self.content.as_ref().filter(|_| cause == Cause::Damaged) {
-            let written_by_us = content.summary.request_uid.as_ref() == Some(&request.uid);
-            if written_by_us {
-                self.count_repair(&format!("data[{}]", request.target.key), content)?;
-            }
-        }
+        let reverted =
+            matches!(cause, Cause::Damaged | Cause::Changed | Cause::Missing) && self.wrote_this_token();
+        let field = format!("data[{}]", request.target.key);
+        self.refuse_a_fight(reverted.then_some(field.as_str()), self.content.as_ref())?;
         let started = std::time::Instant::now();
         let minted = mint::mint(ctx, request, self.pinned_subject()).await;
         let result = minted
@@ -112,7 +115,7 @@ impl Work<'_> {
             .map_or_else(|error| error.reason(), |_| reason::ISSUED);
         ctx.metrics.minted(source_name(request.token.source), result);
         let token = minted.map_err(Stop::Mint)?;
-        // The grant, the spec's claim on the Secret or the Lease may have gone while Google answered.
+        // The grant, the request itself or its claim on the Secret may have gone while Google answered.
         self.report.grant = Some(
             ctx.grants
                 .authorize(request, Timestamp::now())
@@ -126,21 +129,60 @@ impl Work<'_> {
             (None, None) => Before::Unknown,
         };
         let written = apply::write(ctx, request, &rendered, before).await?;
-        let held = self.held(&written, Some(token.claims()));
-        let renews = held.as_ref().map(|held| held.renewal.at.to_string());
+        self.settle(written, &token, reverted)?;
+        self.report.handled_renew = request.renew_request.clone();
         tracing::info!(
             namespace = request.namespace,
             name = request.name,
             source = source_name(request.token.source),
             cause = ?cause,
             expires = %token.claims().exp,
-            renews,
             milliseconds = started.elapsed().as_millis(),
             "a token was issued"
         );
-        self.report.held = held;
-        self.report.handled_renew = request.renew_request.clone();
         Ok(())
+    }
+
+    /// Takes in what was written.
+    fn settle(&mut self, written: Option<SecretMeta>, token: &IdToken, reverted: bool) -> Result<(), Stop> {
+        let written = written.ok_or(Stop::Gone)?;
+        let now = Timestamp::now();
+        let request = self.request;
+        let renew = request.renew_request.clone();
+        self.ctx.index.remember(&self.key(), &request.uid, |memory| {
+            memory.written = Some((request.token_hash.clone(), request.render_hash.clone()));
+            memory.handled_renew = renew;
+            memory
+                .repairs
+                .retain(|at| now.duration_since(*at) < REPAIR_WINDOW);
+            memory.repairs.extend(reverted.then_some(now));
+        });
+        self.report.held = self.held(&written, Some(token.claims()));
+        match self.report.held {
+            Some(_) => Ok(()),
+            None => Err(Stop::Fault(KubeFault::Altered {
+                name: request.target.name.clone(),
+            })),
+        }
+    }
+
+    fn key(&self) -> Key {
+        (self.request.namespace.clone(), self.request.name.clone())
+    }
+
+    /// Whether this process wrote a token for this very spec: another one in the Secret is then somebody's doing.
+    fn wrote_this_token(&self) -> bool {
+        self.memory
+            .written
+            .as_ref()
+            .is_some_and(|(token, _)| *token == self.request.token_hash)
+    }
+
+    fn wrote_this_rendering(&self) -> bool {
+        self.memory
+            .written
+            .as_ref()
+            .is_some_and(|(_, rendering)| *rendering == self.request.render_hash)
     }
 
     /// The account's unique ID as an earlier token of the same account had it.
@@ -156,24 +198,20 @@ impl Work<'_> {
         token.subject.as_deref().filter(|_| same_spec || same_account)
     }
 
-    fn count_repair(&self, field: &str, content: &Content) -> Result<(), Stop> {
-        let now = Timestamp::now();
-        let recent = |at: &&Timestamp| now.duration_since(**at) < REPAIR_WINDOW;
-        let mut repairs: Vec<Timestamp> = self.memory.repairs.iter().filter(recent).copied().collect();
-        if repairs.len() >= MAX_REPAIRS {
-            return Err(Stop::Fault(KubeFault::Contested {
-                name: self.request.target.name.clone(),
-                field: field.to_owned(),
-                manager: last_manager(content).unwrap_or("somebody").to_owned(),
-                count: repairs.len(),
-            }));
+    /// Stops putting back what was put back too often. `field` is what somebody changed, if it was ours.
+    fn refuse_a_fight(&self, field: Option<&str>, content: Option<&Content>) -> Result<(), Stop> {
+        let Some(field) = field else { return Ok(()) };
+        let recent = |at: &&Timestamp| self.now.duration_since(**at) < REPAIR_WINDOW;
+        let count = self.memory.repairs.iter().filter(recent).count();
+        if count < MAX_REPAIRS {
+            return Ok(());
         }
-        repairs.push(now);
-        let key = (self.request.namespace.clone(), self.request.name.clone());
-        self.ctx
-            .index
-            .remember(&key, &self.request.uid, |memory| memory.repairs = repairs);
-        Ok(())
+        Err(Stop::Fault(KubeFault::Contested {
+            name: self.request.target.name.clone(),
+            field: field.to_owned(),
+            manager: content.and_then(last_manager).unwrap_or("somebody").to_owned(),
+            count,
+        }))
     }
 
     /// Removes the Secret of the name that the target had before, if it is still ours.

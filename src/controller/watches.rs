@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -29,18 +29,32 @@ use crate::api::{LABEL_MANAGED_BY, MANAGED_BY};
 const WATCH_SECONDS: u32 = 290;
 /// Silence after which a watch is taken for dead: the API server sends a bookmark about once a minute.
 const SILENCE: Duration = Duration::from_secs(150);
+/// Longest time for a list, and for the beginning of a watch.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How often the wall clock is compared with the timers' clock, and by how much they may part.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 const FILE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Where the watches put the requests to reconcile.
 #[derive(Clone, Debug)]
 pub(super) struct Triggers {
     one: UnboundedSender<ObjectRef<IdTokenRequest>>,
-    all: UnboundedSender<()>,
+    all: UnboundedSender<Scope>,
+}
+
+/// Which requests are to be looked at.
+#[derive(Clone, Debug)]
+pub(super) enum Scope {
+    /// Every one.
+    Everything,
+    /// Those of a namespace.
+    Namespace(String),
 }
 
 impl Triggers {
-    /// `one` takes single requests, `all` that every request is to be looked at.
-    pub(super) fn new(one: UnboundedSender<ObjectRef<IdTokenRequest>>, all: UnboundedSender<()>) -> Self {
+    /// `one` takes single requests, `all` that many are to be looked at.
+    pub(super) fn new(one: UnboundedSender<ObjectRef<IdTokenRequest>>, all: UnboundedSender<Scope>) -> Self {
         Self { one, all }
     }
 
@@ -50,7 +64,11 @@ impl Triggers {
     }
 
     fn everything(&self) {
-        let _ = self.all.send(());
+        let _ = self.all.send(Scope::Everything);
+    }
+
+    fn namespace(&self, name: String) {
+        let _ = self.all.send(Scope::Namespace(name));
     }
 }
 
@@ -87,6 +105,8 @@ pub(super) async fn requests(
         .modify(|object| object.managed_fields_mut().clear());
     let mut stream = pin!(stream);
     let mut listed: HashSet<Key> = HashSet::new();
+    // The store shows a list only when it is whole. Kept when a list fails halfway: the index has taken these in already.
+    let mut waiting: HashSet<Key> = HashSet::new();
     while let Some(event) = stream.next().await {
         let event = match event {
             Ok(event) => event,
@@ -98,32 +118,50 @@ pub(super) async fn requests(
         writer.apply_watcher_event(&event);
         match &event {
             watcher::Event::Init => listed.clear(),
-            watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+            watcher::Event::InitApply(object) => {
                 let key = key_of(&object.metadata);
-                for name in ctx.index.request_applied(object) {
-                    triggers.request(&key.0, &name);
-                }
-                if matches!(event, watcher::Event::InitApply(_)) {
-                    listed.insert(key);
-                }
+                waiting.extend(taken_in(&ctx, object));
+                listed.insert(key);
             }
             watcher::Event::InitDone => {
-                for (namespace, name) in ctx.index.requests_listed(&listed) {
-                    triggers.request(&namespace, &name);
-                }
+                waiting.extend(ctx.index.requests_listed(&listed));
                 ctx.metrics.keep_only(&listed);
                 listed = HashSet::new();
+                for (namespace, name) in waiting.drain() {
+                    triggers.request(&namespace, &name);
+                }
                 fill(&filled, Cache::Requests);
             }
+            watcher::Event::Apply(object) => {
+                for (namespace, name) in taken_in(&ctx, object) {
+                    triggers.request(&namespace, &name);
+                }
+            }
             watcher::Event::Delete(object) => {
-                let key = key_of(&object.metadata);
-                ctx.metrics.forget(&key);
-                for name in ctx.index.request_deleted(&key) {
-                    triggers.request(&key.0, &name);
+                for (namespace, name) in dropped(&ctx, &key_of(&object.metadata)) {
+                    triggers.request(&namespace, &name);
                 }
             }
         }
     }
+}
+
+/// Takes a request into the index. Returns the requests that are to be reconciled for it.
+fn taken_in(ctx: &Context, object: &IdTokenRequest) -> Vec<Key> {
+    let key = key_of(&object.metadata);
+    // One that waits for somebody's finalizer gets no token any more.
+    if object.metadata.deletion_timestamp.is_some() {
+        return dropped(ctx, &key);
+    }
+    let affected = ctx.index.request_applied(object);
+    affected.into_iter().map(|name| (key.0.clone(), name)).collect()
+}
+
+fn dropped(ctx: &Context, key: &Key) -> Vec<Key> {
+    // The index first: a reconcile under way asks it before it adds to the metrics.
+    let affected = ctx.index.request_deleted(key);
+    ctx.metrics.forget(key);
+    affected.into_iter().map(|name| (key.0.clone(), name)).collect()
 }
 
 /// Watches the metadata of the Secrets that carry our label.
@@ -205,24 +243,25 @@ pub(super) async fn namespaces(ctx: Arc<Context>, triggers: Triggers, filled: Fi
     };
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(ctx.client.clone());
     live(api, "namespaces", |event| {
-        let changed = match event {
+        match event {
             Live::Listed(namespaces) => {
                 ctx.grants
                     .set_namespaces(namespaces.into_iter().map(labels).collect());
-                true
+                triggers.everything();
             }
             Live::Applied(namespace) => {
                 let (name, labels) = labels(namespace);
-                ctx.grants.set_namespace(&name, Some(labels))
+                if ctx.grants.set_namespace(&name, Some(labels)) {
+                    triggers.namespace(name);
+                }
             }
-            Live::Deleted(namespace) => ctx.grants.set_namespace(&namespace.name_any(), None),
-            Live::Alive => false,
-        };
+            Live::Deleted(namespace) => {
+                ctx.grants.set_namespace(&namespace.name_any(), None);
+            }
+            Live::Alive => {}
+        }
         ctx.grants.seen(Watched::Namespaces, Timestamp::now());
         fill(&filled, Cache::Namespaces);
-        if changed {
-            triggers.everything();
-        }
     })
     .await;
 }
@@ -258,7 +297,10 @@ async fn list_and_watch<K>(
 where
     K: Resource + Clone + Debug + DeserializeOwned,
 {
-    let list = api.list(&ListParams::default()).await?;
+    let late = |_| kube::Error::Service("the API server did not answer in time".into());
+    let list = tokio::time::timeout(ANSWER, api.list(&ListParams::default()))
+        .await
+        .map_err(late)??;
     let mut version = list.metadata.resource_version.unwrap_or_default();
     sink(Live::Listed(list.items));
     let params = WatchParams {
@@ -266,13 +308,23 @@ where
         ..WatchParams::default()
     };
     loop {
-        let mut events = pin!(api.watch(&params, &version).await?);
+        let begun = Instant::now();
+        let watch = tokio::time::timeout(ANSWER, api.watch(&params, &version))
+            .await
+            .map_err(late)??;
+        let mut events = pin!(watch);
         loop {
             let event = match tokio::time::timeout(SILENCE, events.try_next()).await {
                 Err(_) => return Ok(()),
                 Ok(event) => event?,
             };
-            let Some(event) = event else { break };
+            let Some(event) = event else {
+                // An API server that ends each watch at once is not asked in a loop.
+                if begun.elapsed() < Duration::from_secs(1) {
+                    return Ok(());
+                }
+                break;
+            };
             *pause = Duration::from_millis(200);
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
@@ -295,10 +347,32 @@ where
     }
 }
 
+/// Has every request looked at after a step of the wall clock: timers do not count the time that a machine sleeps, and do not follow a
+/// clock that is set.
+pub(super) async fn clock(triggers: Triggers) {
+    let now = || (Timestamp::now(), Instant::now());
+    let mut before = now();
+    loop {
+        tokio::time::sleep(CLOCK_INTERVAL).await;
+        let after = now();
+        let wall = after.0.duration_since(before.0);
+        let timers = jiff::SignedDuration::try_from(after.1.duration_since(before.1)).unwrap_or_default();
+        if (wall - timers).unsigned_abs() > CLOCK_TOLERANCE {
+            tracing::warn!(
+                seconds = (wall - timers).as_secs(),
+                "the clock was set, or the machine slept"
+            );
+            triggers.everything();
+        }
+        before = after;
+    }
+}
+
 /// Reads the grants file again whenever it changed. A file that cannot be read or parsed leaves the grants as they were, which is said
-/// each time.
+/// once a change.
 pub(super) async fn grants_file(ctx: Arc<Context>, path: PathBuf, triggers: Triggers) {
-    let mut known = std::fs::read(&path).ok();
+    // Read once more at the start: it may have changed since the flags were read, and a grant that was taken away must not be missed.
+    let mut known = None;
     let mut ticks = tokio::time::interval(FILE_INTERVAL);
     loop {
         ticks.tick().await;

@@ -66,6 +66,15 @@ pub(crate) fn self_impersonation(account: &str) -> String {
     )
 }
 
+/// The error for a numeric id that may be the operator's own.
+pub(crate) fn unknowable(id: &str) -> String {
+    format!(
+        "whether {} is the operator's own identity cannot be told, since its credentials do not say their numeric unique id: \
+         name the account and its delegates by e-mail, or, for the account, set includeEmail",
+        printable(id, MAX_WORD_CHARS)
+    )
+}
+
 /// Whether a 403 is about this permission, and not about an organization policy or a perimeter that no binding changes.
 fn is_about_tokens(error: &Error) -> bool {
     match error.permission() {

@@ -31,7 +31,7 @@ use self::http::Http;
 use self::iam_credentials::IamCredentials;
 use self::principal::Principal;
 use self::upstream::Upstream;
-use crate::token::IdToken;
+use crate::token::{Account, IdToken};
 
 /// Gets ID tokens from Google. One is enough for a process; share it in an `Arc`.
 pub struct Minter {
@@ -76,6 +76,7 @@ impl Minter {
             principal.as_ref(),
             std::iter::once(asked.service_account).chain(delegates),
         )?;
+        refuse_unknowable(principal.as_ref(), asked)?;
         let bearer = self.adc.bearer().await?;
         match self.iam_credentials.generate_id_token(&bearer.token, asked).await {
             Ok(token) => {
@@ -123,6 +124,25 @@ fn refuse_own<'n>(
     {
         Some(own) => {
             let message = advice::self_impersonation(own);
+            Err(Error::new(
+                Endpoint::IamCredentials,
+                Reason::SelfImpersonation,
+                &message,
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses numeric ids where nothing could tell that one is the operator's own: the metadata server does not say what its account's
+/// is, and neither a delegate nor a token without e-mail shows whose it is.
+fn refuse_unknowable(principal: Option<&Principal>, asked: &Impersonation<'_>) -> Result<(), Error> {
+    let is_id = |name: &str| matches!(Account::from_name(name), Account::UniqueId(_));
+    let hidden = std::iter::once(asked.service_account).filter(|_| !asked.include_email);
+    let mut names = hidden.chain(asked.delegates.iter().map(String::as_str));
+    match names.find(|name| is_id(name) && principal.is_some_and(Principal::has_unknown_id)) {
+        Some(id) => {
+            let message = advice::unknowable(id);
             Err(Error::new(
                 Endpoint::IamCredentials,
                 Reason::SelfImpersonation,

@@ -69,6 +69,11 @@ impl Principal {
         }
     }
 
+    /// Whether it has a unique id that is not known.
+    pub(crate) fn has_unknown_id(&self) -> bool {
+        matches!(self, Self::ServiceAccount { unique_id: None, .. })
+    }
+
     /// How an IAM policy names it (<https://cloud.google.com/iam/docs/principal-identifiers>); words in capitals are to be
     /// filled in.
     pub(crate) fn member(&self) -> String {

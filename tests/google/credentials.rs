@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use idtoken_emulator::{Emulator, Endpoint, Fault, Options, Running, ServiceAccount};
-use idtoken_operator::google::{Class, GoogleConfig, Minter};
+use idtoken_operator::google::{Class, GoogleConfig, Impersonation, Minter};
 use serde_json::json;
 
 use crate::support::*;
@@ -207,6 +207,17 @@ async fn child_with_metadata_server() {
     );
     let id = ServiceAccount::new(OPERATOR).unique_id();
     assert_eq!(refused(&minter, &asking(&id)).await.reason(), "SelfImpersonation");
+    let hidden = Impersonation {
+        include_email: false,
+        ..asking(&id)
+    };
+    assert_eq!(refused(&minter, &hidden).await.reason(), "SelfImpersonation");
+    let delegates = [id.clone()];
+    let by_way_of = Impersonation {
+        delegates: &delegates,
+        ..asking(CALLER)
+    };
+    assert_eq!(refused(&minter, &by_way_of).await.reason(), "SelfImpersonation");
 }
 
 #[tokio::test]
