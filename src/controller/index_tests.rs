@@ -115,6 +115,20 @@ fn a_list_that_began_after_our_write_decides() {
 }
 
 #[test]
+fn a_list_is_believed_even_where_it_is_older() {
+    let index = Index::default();
+    index.secret_applied(key("s"), secret("50"));
+    index.secrets_listing();
+    assert!(index.secret_applied(key("s"), secret("20")), "etcd was restored");
+    assert!(index.secrets_listed().is_empty());
+    assert_eq!(version(&index, "s").as_deref(), Some("20"));
+    // And what is written then is not taken for older than what was shown before.
+    index.secret_written(key("t"), secret("21"));
+    assert_eq!(version(&index, "t").as_deref(), Some("21"));
+    assert!(!index.secret_applied(key("s"), secret("19")), "a watch goes forward");
+}
+
+#[test]
 fn what_turned_out_missing_is_forgotten() {
     let index = Index::default();
     index.secret_written(key("s"), secret("9"));
@@ -253,6 +267,8 @@ fn memory_lives_as_long_as_the_request() {
     remember("1");
     assert!(!knows("1"), "a late end of the old one's work");
     remember("2");
+    assert!(index.is_current(&key("a"), "2") && !index.is_current(&key("a"), "1"));
     index.request_deleted(&key("a"));
+    assert!(!index.is_current(&key("a"), "2"));
     assert!(!knows("2"));
 }
