@@ -125,7 +125,10 @@ fn a_list_is_believed_even_where_it_is_older() {
     // And what is written then is not taken for older than what was shown before.
     index.secret_written(key("t"), secret("21"));
     assert_eq!(version(&index, "t").as_deref(), Some("21"));
-    assert!(!index.secret_applied(key("s"), secret("19")), "a watch goes forward");
+    assert!(
+        !index.secret_applied(key("s"), secret("19")),
+        "a watch goes forward"
+    );
 }
 
 #[test]
