@@ -4,8 +4,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod asked;
 mod authorize;
+mod conflicts;
+mod drift;
 mod failures;
 mod issue;
 mod leak;
 mod load;
+mod outage;
+mod schema;

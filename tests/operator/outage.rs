@@ -1,0 +1,145 @@
+//! The API server goes away and comes back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::{TryStreamExt, future, stream};
+use idtoken_emulator::Endpoint;
+use jiff::Timestamp;
+use kube::api::ListParams;
+use serde_json::json;
+
+use crate::common::{LIMIT, Setup, World, is_ready, token};
+
+const LIFETIME: u64 = 30;
+
+async fn all_ready(world: &World, count: usize) -> Result<()> {
+    world
+        .wait(&format!("{count} requests are ready"), async || {
+            let list = world.requests("shop").list(&ListParams::default()).await?;
+            Ok(list.items.iter().filter(|request| is_ready(request)).count() == count)
+        })
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_the_api_server_loses_nothing() -> Result<()> {
+    const HALF: usize = 25;
+    let world = World::with(Setup::lifetime(LIFETIME)).await?;
+    world.granted("shop").await?;
+    stream::iter((0..HALF).map(Ok::<_, anyhow::Error>))
+        .try_for_each_concurrent(8, async |n| {
+            world.request("shop", &format!("early{n}"), json!({})).await?;
+            Ok(())
+        })
+        .await?;
+    all_ready(&world, HALF).await?;
+
+    // The outage begins just before the first renewal is due, while more requests are being made.
+    let list = world.requests("shop").list(&ListParams::default()).await?;
+    let due = list
+        .items
+        .iter()
+        .filter_map(|request| Some(request.status.as_ref()?.renewal_time.as_ref()?.0));
+    let due = due.min().context("a renewal time")?;
+    let last = list
+        .items
+        .iter()
+        .filter_map(|request| Some(request.status.as_ref()?.renewal_time.as_ref()?.0))
+        .max();
+    world
+        .wait("the first renewal is near", async || {
+            Ok(due.duration_since(Timestamp::now()).as_millis() < 500)
+        })
+        .await?;
+    let make = async {
+        for n in 0..HALF {
+            // As everybody does whose tool applies until it succeeds.
+            let made = async || match world.request("shop", &format!("late{n}"), json!({})).await {
+                Ok(_) => Ok(Some(())),
+                Err(error) if format!("{error:#}").contains("AlreadyExists") => Ok(Some(())),
+                Err(_) => Ok(None),
+            };
+            idtoken_testenv::until("the request is made", LIMIT, made).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let outage = async {
+        world
+            .wait("some of the late ones are made", async || {
+                let list = world.requests("shop").list(&ListParams::default()).await?;
+                Ok(list.items.len() >= HALF + 5)
+            })
+            .await?;
+        world.cluster.stop_apiserver().await?;
+        // The length of the outage is what is tested: all renewals of the first half fall due in it.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(
+            last < Some(Timestamp::now()),
+            "the outage was too short for the renewals"
+        );
+        world.cluster.start_apiserver().await
+    };
+    future::try_join(make, outage).await?;
+    all_ready(&world, 2 * HALF).await?;
+
+    // No token has ended: each was renewed as soon as it could be written.
+    let secrets = world.secrets("shop").list(&ListParams::default()).await?;
+    assert_eq!(secrets.items.len(), 2 * HALF);
+    for secret in &secrets.items {
+        world
+            .google
+            .verify(&token(secret))
+            .with_context(|| format!("{:?}", secret.metadata.name))?;
+    }
+
+    let mut mints: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for call in world.google.calls() {
+        if call.endpoint == Endpoint::GenerateIdToken && call.status == Some(200) {
+            mints
+                .entry(call.request_reason.unwrap_or_default())
+                .or_default()
+                .push(call.time_unix_ms);
+        }
+    }
+    assert_eq!(mints.len(), 2 * HALF);
+    // An API server that has just started refuses everything until it has read the rules; what it refused is minted again.
+    world.mark().await?;
+    let calls = world.calls_since(0)?;
+    let refused: BTreeSet<String> = calls
+        .iter()
+        .filter(|call| call.code == 403 && call.resource == "secrets")
+        .map(|call| format!("shop/{}", call.name))
+        .collect();
+    // Otherwise a token that could not be written waits for the API server: a mint before 0.4 of its life is needless.
+    let soonest = i64::try_from(LIFETIME * 1000 * 4 / 10)? - 1000;
+    let needless: Vec<_> = mints
+        .iter()
+        .filter(|(name, times)| {
+            times.windows(2).any(|pair| pair[1] - pair[0] < soonest) && !refused.contains(*name)
+        })
+        .map(|(name, times)| {
+            format!(
+                "{name}: {:?}",
+                times.iter().map(|time| time - times[0]).collect::<Vec<_>>()
+            )
+        })
+        .collect();
+    assert!(
+        needless.is_empty(),
+        "{} of {} were minted again too soon:\n{}",
+        needless.len(),
+        mints.len(),
+        needless.join("\n")
+    );
+    let longest = i64::try_from(LIFETIME * 1000)?;
+    let late = mints
+        .iter()
+        .filter(|(_, times)| times.windows(2).any(|pair| pair[1] - pair[0] >= longest));
+    assert_eq!(
+        late.map(|(name, _)| name).collect::<Vec<_>>(),
+        Vec::<&String>::new()
+    );
+    Ok(())
+}
