@@ -101,7 +101,7 @@ fn is_news(line: &str) -> bool {
         "Locking ",
         "Updating ",
     ];
-    let passes = line.starts_with("test ") && (line.ends_with(" ... ok") || line.ends_with(" ... ignored"));
+    let passes = line.starts_with("test ") && (line.ends_with(" ... ok") || line.contains(" ... ignored"));
     let builds = BUILDING.iter().any(|word| line.trim_start().starts_with(word));
     !(line.trim().is_empty() || passes || builds || line.starts_with("running "))
 }
