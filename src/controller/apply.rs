@@ -1,7 +1,7 @@
 //! Writes the Secret: a POST first, later a patch with uid and resourceVersion, never forced. Whose a Secret is decides each write.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -21,6 +21,8 @@ use crate::api::{FIELD_MANAGER, GROUP, conditions::reason};
 
 /// Tries against others that write the same Secret at the same moment.
 const TRIES: u32 = 4;
+/// How long a missing right is taken for one that the API server has yet to learn of.
+const FORBIDDEN_FOR: Duration = Duration::from_secs(5);
 
 /// What the Secret was before the write.
 #[derive(Debug)]
@@ -47,6 +49,7 @@ pub async fn write(
     let target = (request.namespace.clone(), request.target.name.clone());
     let mut before = before;
     let mut pause = Duration::from_millis(250);
+    let begun = Instant::now();
     let mut changes = 0;
     while changes < TRIES {
         if !ctx.index.is_current(&key, &request.uid) {
@@ -59,10 +62,7 @@ pub async fn write(
             }
             Ok(None) => changes += 1,
             // The token is in hand: it waits for the API server rather than be minted again. The reconcile's own timeout ends this.
-            Err(KubeFault::Unavailable { .. }) => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(4));
-            }
+            Err(fault) if may_pass(&fault, begun) => wait(&mut pause).await,
             Err(fault) => return Err(fault),
         }
         // What is there now decides, also where an unanswered write may have been done.
@@ -73,10 +73,7 @@ pub async fn write(
                     ctx.index.secret_missing(&target);
                     break Before::Unknown;
                 }
-                Err(KubeFault::Unavailable { .. }) => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(4));
-                }
+                Err(fault) if may_pass(&fault, begun) => wait(&mut pause).await,
                 Err(fault) => return Err(fault),
             }
         };
@@ -87,6 +84,20 @@ pub async fn write(
         namespace: target.0,
         problem: format!("Secret {} changed during each of {TRIES} tries", target.1),
     })
+}
+
+/// Whether a token in hand waits. An API server that has just started refuses everything until it has read its RBAC rules.
+fn may_pass(fault: &KubeFault, begun: Instant) -> bool {
+    match fault {
+        KubeFault::Unavailable { .. } => true,
+        KubeFault::Forbidden { .. } => begun.elapsed() < FORBIDDEN_FOR,
+        _ => false,
+    }
+}
+
+async fn wait(pause: &mut Duration) {
+    tokio::time::sleep(*pause).await;
+    *pause = (*pause * 2).min(Duration::from_secs(4));
 }
 
 async fn attempt(
@@ -107,7 +118,7 @@ async fn attempt(
 /// Whose `content` is, as a fault where it is not ours to write.
 ///
 /// # Errors
-/// [`KubeFault::SecretConflict`] or [`KubeFault::SecretImmutable`].
+/// [`KubeFault::SecretConflict`].
 pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool, KubeFault> {
     let target: Key = (request.namespace.clone(), request.target.name.clone());
     let foreign = |owner: &&OwnerReference| {
@@ -127,10 +138,20 @@ pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool
         Ownership::Adopted => true,
         Ownership::Foreign { why } => return Err(KubeFault::SecretConflict { name: target.1, why }),
     };
-    if content.immutable {
-        return Err(KubeFault::SecretImmutable { name: target.1 });
-    }
     Ok(adopted)
+}
+
+/// Makes sure that the Secret can be changed at all.
+///
+/// # Errors
+/// [`KubeFault::SecretImmutable`].
+pub fn changeable(request: &Request, content: &Content) -> Result<(), KubeFault> {
+    match content.immutable {
+        true => Err(KubeFault::SecretImmutable {
+            name: request.target.name.clone(),
+        }),
+        false => Ok(()),
+    }
 }
 
 async fn create(
@@ -163,6 +184,7 @@ async fn replace(
     content: Content,
 ) -> Result<Option<SecretMeta>, KubeFault> {
     let adopted = claim(ctx, request, &content)?;
+    changeable(request, &content)?;
     if content.type_ == rendered.type_() {
         return patch(ctx, request, rendered.replace(&content, adopted)).await;
     }

@@ -311,8 +311,8 @@ impl Work<'_> {
         let contested = self.memory.retry.as_ref().is_some_and(|retry| retry.act)
             || matches!(shown, Some(reason::SECRET_CONFLICT | reason::SECRET_IMMUTABLE));
         // Written once and gone from the watch: deleted, or only robbed of its label, which costs no mint.
-        let lost = contested || self.observed.recorded.is_some();
-        if lost && self.observed.secret.is_none() && !self.request.suspend {
+        let lost = self.observed.recorded.is_some() && self.observed.secret.is_none();
+        if (contested || lost) && !self.request.suspend {
             self.read().await?;
         }
         if self.request.suspend && self.is_touched() {

@@ -86,6 +86,7 @@ impl Work<'_> {
         let Some(token) = stored_token(&content, &self.request.target.key) else {
             return Ok(());
         };
+        apply::changeable(self.request, &content)?;
         let rendered = render(self.request, &token).map_err(Stop::Render)?;
         let drift = rendered.drift(&content).unwrap_or_else(|| "type".to_owned());
         let reverted = self.wrote_this_rendering().then_some(drift);
@@ -104,6 +105,9 @@ impl Work<'_> {
     /// Gets a new token and writes it.
     pub(super) async fn mint(&mut self, cause: Cause) -> Result<(), Stop> {
         let (ctx, request) = (self.ctx, self.request);
+        if let Some(content) = &self.content {
+            apply::changeable(request, content)?;
+        }
         let reverted =
             matches!(cause, Cause::Damaged | Cause::Changed | Cause::Missing) && self.wrote_this_token();
         let field = format!("data[{}]", request.target.key);

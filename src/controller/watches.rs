@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{Api, ListParams, PartialObjectMeta, WatchEvent, WatchParams};
 use kube::runtime::reflector::store::Writer;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, watcher};
 use kube::runtime::{WatchStreamExt, reflector::ObjectRef};
 use kube::{Resource, ResourceExt};
@@ -34,6 +35,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How often the wall clock is compared with the timers' clock, and by how much they may part.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const FILE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Where the watches put the requests to reconcile.
@@ -101,7 +104,7 @@ pub(super) async fn requests(
 ) {
     let api: Api<IdTokenRequest> = Api::all(ctx.client.clone());
     let stream = watcher(api, watcher::Config::default().timeout(WATCH_SECONDS))
-        .default_backoff()
+        .backoff(WatchBackoff::default())
         .modify(|object| object.managed_fields_mut().clear());
     let mut stream = pin!(stream);
     let mut listed: HashSet<Key> = HashSet::new();
@@ -170,7 +173,7 @@ pub(super) async fn secrets(ctx: Arc<Context>, triggers: Triggers, filled: Fille
     let config = watcher::Config::default()
         .labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"))
         .timeout(WATCH_SECONDS);
-    let mut stream = pin!(watcher(api, config).default_backoff());
+    let mut stream = pin!(watcher(api, config).backoff(WatchBackoff::default()));
     let concerned = |key: &Key, meta: &SecretMeta| {
         if let Some(request) = &meta.request {
             triggers.request(&key.0, request);
@@ -202,6 +205,33 @@ pub(super) async fn secrets(ctx: Arc<Context>, triggers: Triggers, filled: Fille
             }
             Err(error) => failed("secrets", &error),
         }
+    }
+}
+
+/// The pauses between tries of a watch: kube's own grow to 30 s, and the 410 that follows an outage of the API server doubles them once
+/// more.
+#[derive(Debug)]
+struct WatchBackoff(Duration);
+
+impl Default for WatchBackoff {
+    fn default() -> Self {
+        Self(SHORTEST_PAUSE)
+    }
+}
+
+impl Iterator for WatchBackoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        Some(pause)
+    }
+}
+
+impl Backoff for WatchBackoff {
+    fn reset(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -279,20 +309,19 @@ async fn live<K>(api: Api<K>, resource: &'static str, mut sink: impl FnMut(Live<
 where
     K: Resource + Clone + Debug + DeserializeOwned,
 {
-    let mut pause = Duration::from_millis(200);
+    let mut backoff = WatchBackoff::default();
     loop {
-        if let Err(error) = list_and_watch(&api, &mut sink, &mut pause).await {
+        if let Err(error) = list_and_watch(&api, &mut sink, &mut backoff).await {
             failed(resource, &error);
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(15));
+        tokio::time::sleep(backoff.next().unwrap_or(LONGEST_PAUSE)).await;
     }
 }
 
 async fn list_and_watch<K>(
     api: &Api<K>,
     sink: &mut impl FnMut(Live<K>),
-    pause: &mut Duration,
+    backoff: &mut WatchBackoff,
 ) -> Result<(), kube::Error>
 where
     K: Resource + Clone + Debug + DeserializeOwned,
@@ -325,7 +354,7 @@ where
                 }
                 break;
             };
-            *pause = Duration::from_millis(200);
+            backoff.reset();
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     version = object.resource_version().unwrap_or(version);
