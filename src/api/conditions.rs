@@ -24,8 +24,6 @@ pub mod reason {
     pub const RENEWED: &str = "Renewed";
     /// Nothing is left to do.
     pub const RECONCILED: &str = "Reconciled";
-    /// The token in the Secret has expired.
-    pub const EXPIRED: &str = "Expired";
     /// The spec is refused; the message names the field.
     pub const INVALID_SPEC: &str = "InvalidSpec";
     /// The source is not available in this operator.
@@ -50,4 +48,23 @@ pub mod reason {
     pub const INTERNAL_ERROR: &str = "InternalError";
     /// The work did not finish in time.
     pub const TIMED_OUT: &str = "TimedOut";
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_reason_is_documented() {
+        let documented = include_str!("../../docs/reasons.md");
+        let reasons = include_str!("conditions.rs").lines().filter_map(|line| {
+            let (_, value) = line
+                .trim()
+                .strip_prefix("pub const ")?
+                .split_once(": &str = \"")?;
+            value.strip_suffix("\";")
+        });
+        let missing: Vec<&str> = reasons
+            .filter(|reason| !documented.contains(&format!("`{reason}`")))
+            .collect();
+        assert_eq!(missing, Vec::<&str>::new());
+    }
 }

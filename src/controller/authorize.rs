@@ -154,11 +154,6 @@ impl GrantSet {
                 },
             })
     }
-
-    /// How many namespaces have a grant.
-    pub fn namespaces(&self) -> usize {
-        self.by_namespace.len()
-    }
 }
 
 /// Whether one entry of a grant allows all of `token`.

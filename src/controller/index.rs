@@ -40,8 +40,6 @@ pub struct SecretMeta {
     pub managed: bool,
     /// Whether it was somebody else's before: it then stays when its request goes.
     pub adopted: bool,
-    /// UIDs in its ownerReferences.
-    pub owners: Vec<String>,
 }
 
 impl From<&ObjectMeta> for SecretMeta {
@@ -61,12 +59,6 @@ impl From<&ObjectMeta> for SecretMeta {
             expires: time(annotations::EXPIRES),
             adopted: note(annotations::ADOPTED).is_some(),
             managed: label.is_some_and(|value| value == MANAGED_BY),
-            owners: meta
-                .owner_references
-                .iter()
-                .flatten()
-                .map(|owner| owner.uid.clone())
-                .collect(),
         }
     }
 }

@@ -166,7 +166,6 @@ fn the_projection_holds_our_annotations() {
         expires: None,
         managed: true,
         adopted: true,
-        owners: vec!["o".into()],
     };
     assert_eq!(SecretMeta::from(&meta), expected);
     let labelled_otherwise: ObjectMeta =

@@ -66,8 +66,6 @@ pub struct Request {
     pub name: String,
     /// UID of the request.
     pub uid: String,
-    /// `metadata.generation`.
-    pub generation: i64,
     /// The token that is wanted.
     pub token: TokenSpec,
     /// How long before its expiry the token is renewed.
@@ -142,7 +140,6 @@ pub fn validate(object: &IdTokenRequest) -> Result<Request, ValidateError> {
         namespace: meta.namespace.clone().unwrap_or_default(),
         name,
         uid,
-        generation: meta.generation.unwrap_or_default(),
         token,
         renew_before,
         suspend: spec.suspend.unwrap_or(false),
