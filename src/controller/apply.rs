@@ -49,7 +49,7 @@ pub async fn write(
     let target = (request.namespace.clone(), request.target.name.clone());
     let mut before = before;
     let mut pause = Duration::from_millis(250);
-    let begun = Instant::now();
+    let mut forbidden = None;
     let mut changes = 0;
     while changes < TRIES {
         if !ctx.index.is_current(&key, &request.uid) {
@@ -62,7 +62,7 @@ pub async fn write(
             }
             Ok(None) => changes += 1,
             // The token is in hand: it waits for the API server rather than be minted again. The reconcile's own timeout ends this.
-            Err(fault) if may_pass(&fault, begun) => wait(&mut pause).await,
+            Err(fault) if may_pass(&fault, &mut forbidden) => wait(&mut pause).await,
             Err(fault) => return Err(fault),
         }
         // What is there now decides, also where an unanswered write may have been done.
@@ -73,7 +73,7 @@ pub async fn write(
                     ctx.index.secret_missing(&target);
                     break Before::Unknown;
                 }
-                Err(fault) if may_pass(&fault, begun) => wait(&mut pause).await,
+                Err(fault) if may_pass(&fault, &mut forbidden) => wait(&mut pause).await,
                 Err(fault) => return Err(fault),
             }
         };
@@ -87,10 +87,11 @@ pub async fn write(
 }
 
 /// Whether a token in hand waits. An API server that has just started refuses everything until it has read its RBAC rules.
-fn may_pass(fault: &KubeFault, begun: Instant) -> bool {
+/// `forbidden` is when it first did.
+fn may_pass(fault: &KubeFault, forbidden: &mut Option<Instant>) -> bool {
     match fault {
         KubeFault::Unavailable { .. } => true,
-        KubeFault::Forbidden { .. } => begun.elapsed() < FORBIDDEN_FOR,
+        KubeFault::Forbidden { .. } => forbidden.get_or_insert_with(Instant::now).elapsed() < FORBIDDEN_FOR,
         _ => false,
     }
 }
