@@ -27,7 +27,7 @@ pub(crate) fn print(text: impl Display) -> Result<()> {
 /// Writes pretty JSON and a newline to standard output.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     print(format_args!("{}\n", serde_json::to_string_pretty(value)?))
 }
