@@ -133,7 +133,11 @@ fn for_reason(reason: &str, place: &Place) -> String {
              '{{\"spec\":{{\"suspend\":false}}}}'"
         ),
         reason::ISSUING => format!("Wait: a token is being issued. To follow: kubectl get idtokenrequest {name} -n {namespace} -w"),
-        reason::EXPIRED => format!("The last token has ended. Ask for a new one: {}", place.renew()),
+        reason::INTERNAL_ERROR => "Report it as a bug, with the operator's log.".to_owned(),
+        reason::TIMED_OUT => {
+            "Nothing: it is tried again. If it lasts, see in the operator's metrics which side is slow, or raise --reconcile-timeout."
+                .to_owned()
+        }
         reason::INVALID_SPEC => format!("Correct the field that the message names: {}", place.edit()),
         reason::SOURCE_UNAVAILABLE => format!("Use a source that this operator has: {}", place.edit()),
         reason::NOT_GRANTED => format!(
