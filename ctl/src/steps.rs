@@ -134,10 +134,6 @@ fn for_reason(reason: &str, place: &Place) -> String {
         ),
         reason::ISSUING => format!("Wait: a token is being issued. To follow: kubectl get idtokenrequest {name} -n {namespace} -w"),
         reason::INTERNAL_ERROR => "Report it as a bug, with the operator's log.".to_owned(),
-        reason::TIMED_OUT => {
-            "Nothing: it is tried again. If it lasts, see in the operator's metrics which side is slow, or raise --reconcile-timeout."
-                .to_owned()
-        }
         reason::INVALID_SPEC => format!("Correct the field that the message names: {}", place.edit()),
         reason::SOURCE_UNAVAILABLE => format!("Use a source that this operator has: {}", place.edit()),
         reason::NOT_GRANTED => format!(
@@ -271,7 +267,7 @@ mod tests {
         for known in [
             "Suspended",
             "Issuing",
-            "Expired",
+            "InternalError",
             "InvalidSpec",
             "SourceUnavailable",
             "NotGranted",
