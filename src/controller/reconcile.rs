@@ -187,6 +187,8 @@ async fn phases(
         }
     };
     report.source = Some(source_name(request.token.source));
+    // Said again until the status could be written.
+    report.handled_renew = memory.handled_renew.clone();
     let now = Timestamp::now();
     let allowed = ctx.grants.authorize(&request, now);
     report.grant = allowed.as_ref().ok().cloned();

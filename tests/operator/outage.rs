@@ -134,3 +134,68 @@ async fn an_outage_of_the_api_server_loses_nothing() -> Result<()> {
     );
     Ok(())
 }
+
+/// Gives the operator the right to write statuses, or takes it away.
+async fn statuses(world: &World, verb: &str) -> Result<()> {
+    let patch = json!([
+        {"op": "test", "path": "/rules/1/resources", "value": ["idtokenrequests/status"]},
+        {"op": "replace", "path": "/rules/1/verbs", "value": [verb]},
+    ]);
+    let patch = patch.to_string();
+    let role = [
+        "patch",
+        "clusterrole",
+        "idtoken-operator",
+        "--type=json",
+        "-p",
+        &patch,
+    ];
+    world.cluster.kubectl(role).await?;
+    Ok(())
+}
+
+/// How often the operator that runs now was refused a status.
+fn refusals(world: &World) -> usize {
+    world.operator_log().matches("the status was not written").count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_that_cannot_be_written_costs_no_mint() -> Result<()> {
+    let world = World::new().await?;
+    world.granted("shop").await?;
+    statuses(&world, "get").await?;
+    world.request("shop", "billing", json!({})).await?;
+    world
+        .wait("the Secret is written and the status is not", async || {
+            Ok(refusals(&world) >= 2 && world.secret("shop", "billing").await.is_ok())
+        })
+        .await?;
+    let written = token(&world.secret("shop", "billing").await?);
+    // Between its two writes the operator is killed.
+    world.stop_operator(true).await?;
+    statuses(&world, "patch").await?;
+    world.start_operator().await?;
+    world.ready("shop", "billing").await?;
+    assert!(written == token(&world.secret("shop", "billing").await?));
+    assert_eq!(world.asked(), 1);
+
+    // A renewal that was asked for is not done again and again because nobody hears that it was done.
+    statuses(&world, "get").await?;
+    let before = refusals(&world);
+    world.renew("shop", "billing", "now").await?;
+    world
+        .wait("the status is refused again and again", async || {
+            Ok(refusals(&world) >= before + 3)
+        })
+        .await?;
+    assert_eq!(world.asked(), 2);
+    statuses(&world, "patch").await?;
+    world
+        .until("shop", "billing", "the renewal is told", |object| {
+            let status = object.status.as_ref();
+            status.is_some_and(|status| status.last_handled_renew_request.as_deref() == Some("now"))
+        })
+        .await?;
+    assert_eq!(world.asked(), 2);
+    Ok(())
+}
