@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use url::Url;
 
 use crate::controller::Settings;
-use crate::google::{DEFAULT_UNIVERSE, GoogleConfig};
+use crate::controller::validate::SourceSettings;
+use crate::google::{DEFAULT_UNIVERSE, GoogleConfig, Provider};
 use crate::telemetry::LogFormat;
 
 /// Keeps Google-signed OIDC ID tokens in Kubernetes Secrets, always fresh.
@@ -67,6 +68,24 @@ pub struct RunArgs {
     /// Grants beside the IdTokenGrant objects: a YAML list of {name, from, to}, read again whenever it changes.
     #[arg(long, env = "IDTOKEN_GRANTS_FILE", help_heading = "Authorization")]
     pub grants_file: Option<PathBuf>,
+
+    /// Provider of federation for requests that name none: that of a workload identity pool, or GKE's identitynamespace:….
+    #[arg(long, env = "IDTOKEN_FEDERATION_PROVIDER", help_heading = "Sources")]
+    pub federation_provider: Option<Provider>,
+
+    /// Audience that a request may have in the Kubernetes token besides its provider's own; repeatable.
+    #[arg(
+        long = "allowed-token-audience",
+        env = "IDTOKEN_ALLOWED_TOKEN_AUDIENCES",
+        value_delimiter = ',',
+        help_heading = "Sources"
+    )]
+    pub allowed_token_audiences: Vec<String>,
+
+    /// What google.subject is for a ServiceAccount, such as prod:{namespace}:{name}, where the attribute mapping is not
+    /// google.subject=assertion.sub. Messages name the principal by it.
+    #[arg(long, env = "IDTOKEN_FEDERATION_SUBJECT_TEMPLATE", help_heading = "Sources")]
+    pub federation_subject_template: Option<String>,
 
     /// Google's endpoints and how they are called.
     #[command(flatten)]
@@ -142,6 +161,11 @@ impl RunArgs {
             reconcile_timeout: Duration::from_secs(self.reconcile_timeout),
             concurrency: self.concurrency,
             grants_file: self.grants_file.clone(),
+            sources: SourceSettings {
+                federation_provider: self.federation_provider.clone(),
+                allowed_token_audiences: self.allowed_token_audiences.clone(),
+                federation_subject_template: self.federation_subject_template.clone(),
+            },
         }
     }
 }

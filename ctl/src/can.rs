@@ -147,20 +147,22 @@ fn answer(
         return output::json(&Answer {
             allowed: grant.is_some(),
             namespace: &cluster.namespace,
-            service_account: Some(&token.service_account),
+            service_account: token.service_account.as_deref(),
             audience: Some(&token.audience),
-            delegates: &token.delegates,
+            delegates: token.source.delegates(),
             grant,
             misses,
         });
     }
-    let chain = match token.delegates.as_slice() {
+    let chain = match token.source.delegates() {
         [] => String::new(),
         chain => format!(" by way of {}", chain.join(", ")),
     };
     let what = format!(
         "namespace {} to get a token of {} for audience {}{chain}",
-        cluster.namespace, token.service_account, token.audience
+        cluster.namespace,
+        token.service_account.as_deref().unwrap_or("that of the source"),
+        token.audience
     );
     let text = match grant {
         Some(grant) => format!(

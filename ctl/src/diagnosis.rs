@@ -149,9 +149,10 @@ impl Found {
             self.add("iss", GOOGLE_ISSUERS[0], &claims.iss);
         }
         self.compare("aud", &spec.audience, Some(&claims.aud));
-        match Account::from_name(&spec.service_account) {
-            Account::UniqueId(id) => self.compare("sub", id, Some(&claims.sub)),
-            Account::Email(email) => match &claims.email {
+        match spec.service_account.as_deref().map(Account::from_name) {
+            None => {}
+            Some(Account::UniqueId(id)) => self.compare("sub", id, Some(&claims.sub)),
+            Some(Account::Email(email)) => match &claims.email {
                 Some(found) if !found.eq_ignore_ascii_case(email) => self.add("email", email, found),
                 _ => {}
             },

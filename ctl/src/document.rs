@@ -36,7 +36,8 @@ pub(crate) fn grant(namespace: &str, name: &str, token: &TokenSpec) -> Result<Id
     if token.audience.contains('*') {
         return Err(DocumentError::Wildcard(token.audience.clone()));
     }
-    let mut delegates = token.delegates.clone();
+    let mut delegates = token.source.delegates().to_vec();
+    let source = token.source.granted_as();
     delegates.sort_unstable();
     delegates.dedup();
     let spec = IdTokenGrantSpec {
@@ -45,10 +46,12 @@ pub(crate) fn grant(namespace: &str, name: &str, token: &TokenSpec) -> Result<Id
             namespace_selector: None,
         }],
         to: vec![GrantTo {
-            service_accounts: vec![token.service_account.clone()],
+            service_accounts: token.service_account.clone().into_iter().collect(),
             audiences: vec![token.audience.clone()],
             delegates: (!delegates.is_empty()).then_some(delegates),
-            sources: (token.source != GrantSource::Impersonation).then(|| vec![token.source]),
+            sources: source
+                .filter(|source| *source != GrantSource::Impersonation)
+                .map(|source| vec![source]),
         }],
     };
     let metadata = ObjectMeta {

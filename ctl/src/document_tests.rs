@@ -6,15 +6,21 @@ use idtoken_operator::controller::authorize::{Grant, GrantSet, Namespaces};
 use jiff::Timestamp;
 
 use super::*;
+use idtoken_operator::controller::validate::TokenSource;
+
+fn chain(delegates: &[&str]) -> TokenSource {
+    TokenSource::Impersonation {
+        delegates: delegates.iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
 
 fn token() -> TokenSpec {
     TokenSpec {
         audience: "https://billing-x.run.app".into(),
-        service_account: "caller@p.iam.gserviceaccount.com".into(),
+        service_account: Some("caller@p.iam.gserviceaccount.com".into()),
         include_email: true,
         include_organization_number: false,
-        delegates: vec!["link@p.iam.gserviceaccount.com".into(), "1234".into()],
-        source: GrantSource::Impersonation,
+        source: chain(&["link@p.iam.gserviceaccount.com", "1234"]),
     }
 }
 
@@ -39,7 +45,7 @@ fn allows_the_request_and_nothing_wider() {
     let grant = grant("shop", "billing", &token).unwrap();
     assert!(allowed(&grant, "shop", &token));
     let without_chain = TokenSpec {
-        delegates: Vec::new(),
+        source: chain(&[]),
         ..token.clone()
     };
     assert!(
@@ -61,23 +67,23 @@ fn allows_the_request_and_nothing_wider() {
             ..token.clone()
         },
         TokenSpec {
-            service_account: "other@p.iam.gserviceaccount.com".into(),
+            service_account: Some("other@p.iam.gserviceaccount.com".into()),
             ..token.clone()
         },
         TokenSpec {
-            service_account: "1234".into(),
+            service_account: Some("1234".into()),
             ..token.clone()
         },
         TokenSpec {
-            delegates: vec!["5678".into()],
+            source: chain(&["5678"]),
             ..token.clone()
         },
         TokenSpec {
-            source: GrantSource::MetadataServer,
+            source: TokenSource::MetadataServer { licenses: false },
             ..token.clone()
         },
         TokenSpec {
-            source: GrantSource::Developer,
+            source: TokenSource::Developer,
             ..token.clone()
         },
     ] {
@@ -88,8 +94,7 @@ fn allows_the_request_and_nothing_wider() {
 #[test]
 fn other_sources_are_named_alone() {
     let token = TokenSpec {
-        source: GrantSource::MetadataServer,
-        delegates: Vec::new(),
+        source: TokenSource::MetadataServer { licenses: false },
         ..token()
     };
     let grant = grant("shop", "billing", &token).unwrap();
@@ -98,7 +103,7 @@ fn other_sources_are_named_alone() {
         &grant,
         "shop",
         &TokenSpec {
-            source: GrantSource::Impersonation,
+            source: chain(&[]),
             ..token
         }
     ));
@@ -157,7 +162,7 @@ fn yaml_reads_back_the_same() {
     ] {
         let token = TokenSpec {
             audience: audience.into(),
-            service_account: "1234".into(),
+            service_account: Some("1234".into()),
             ..token()
         };
         let grant = grant("0123", "1e3", &token).unwrap();
@@ -170,7 +175,7 @@ fn yaml_reads_back_the_same() {
 #[test]
 fn yaml_is_what_kubectl_applies() {
     let token = TokenSpec {
-        delegates: Vec::new(),
+        source: chain(&[]),
         ..token()
     };
     let text = yaml(&grant("shop", "billing", &token).unwrap()).unwrap();

@@ -50,14 +50,18 @@ pub(crate) struct MintArgs {
 /// A wrong flag, what Google refused, or a token that is not the one asked for.
 pub(crate) async fn run(args: MintArgs) -> Result<ExitCode> {
     let wanted = args.token.token(!args.no_email, args.organization_number)?;
+    let service_account = wanted
+        .service_account
+        .as_deref()
+        .context("--service-account is required")?;
     let minter = Minter::new(GoogleConfig::from(args.google))?;
     let token = minter
         .impersonate(&Impersonation {
-            service_account: &wanted.service_account,
+            service_account,
             audience: &wanted.audience,
             include_email: wanted.include_email,
             include_organization_number: wanted.include_organization_number,
-            delegates: &wanted.delegates,
+            delegates: wanted.source.delegates(),
             request_reason: REQUEST_REASON,
         })
         .await
@@ -67,7 +71,7 @@ pub(crate) async fn run(args: MintArgs) -> Result<ExitCode> {
     let now = Timestamp::now();
     let expected = Expected {
         audience: &wanted.audience,
-        account: Some(Account::from_name(&wanted.service_account)),
+        account: Some(Account::from_name(service_account)),
         include_email: wanted.include_email,
         subject: None,
     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use idtoken_operator::api::v1alpha1::{GrantSource, GrantStatus, GrantTo, IdTokenGrantSpec};
 use idtoken_operator::controller::authorize::{Grant, GrantSet, allows};
-use idtoken_operator::controller::validate::{TokenSpec, source_name};
+use idtoken_operator::controller::validate::{TokenSource, TokenSpec};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -177,7 +177,7 @@ fn to_mismatches(index: usize, to: &GrantTo, token: &TokenSpec) -> Vec<Mismatch>
     ) {
         found.push(mismatch(
             "serviceAccounts",
-            token.service_account.clone(),
+            token.service_account.clone().unwrap_or_default(),
             to.service_accounts.clone(),
         ));
     }
@@ -202,11 +202,13 @@ fn to_mismatches(index: usize, to: &GrantTo, token: &TokenSpec) -> Vec<Mismatch>
         delegates: to.delegates.clone(),
         ..neutral_entry()
     };
-    let missing = token.delegates.iter().filter(|delegate| {
+    let missing = token.source.delegates().iter().filter(|delegate| {
         !allows(
             &delegates,
             &TokenSpec {
-                delegates: vec![(*delegate).clone()],
+                source: TokenSource::Impersonation {
+                    delegates: vec![(*delegate).clone()],
+                },
                 ..neutral()
             },
         )
@@ -226,7 +228,7 @@ fn to_mismatches(index: usize, to: &GrantTo, token: &TokenSpec) -> Vec<Mismatch>
     if !allows(
         &sources,
         &TokenSpec {
-            source: token.source,
+            source: without_chain(&token.source),
             ..neutral()
         },
     ) {
@@ -234,9 +236,9 @@ fn to_mismatches(index: usize, to: &GrantTo, token: &TokenSpec) -> Vec<Mismatch>
             .sources
             .iter()
             .flatten()
-            .map(|source| source_name(*source).to_owned())
+            .map(|source| format!("{source:?}"))
             .collect();
-        found.push(mismatch("sources", source_name(token.source).to_owned(), has));
+        found.push(mismatch("sources", token.source.name().to_owned(), has));
     }
     found
 }
@@ -244,11 +246,21 @@ fn to_mismatches(index: usize, to: &GrantTo, token: &TokenSpec) -> Vec<Mismatch>
 fn neutral() -> TokenSpec {
     TokenSpec {
         audience: ANY.to_owned(),
-        service_account: ANY.to_owned(),
+        service_account: Some(ANY.to_owned()),
         include_email: true,
         include_organization_number: false,
-        delegates: Vec::new(),
-        source: GrantSource::Impersonation,
+        source: TokenSource::Impersonation {
+            delegates: Vec::new(),
+        },
+    }
+}
+
+fn without_chain(source: &TokenSource) -> TokenSource {
+    match source {
+        TokenSource::Impersonation { .. } => TokenSource::Impersonation {
+            delegates: Vec::new(),
+        },
+        other => other.clone(),
     }
 }
 

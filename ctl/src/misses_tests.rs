@@ -10,7 +10,7 @@ fn grants(yaml: &str) -> Vec<Grant> {
 fn token() -> TokenSpec {
     TokenSpec {
         audience: AUDIENCE.into(),
-        service_account: ACCOUNT.into(),
+        service_account: Some(ACCOUNT.into()),
         ..neutral()
     }
 }
@@ -73,7 +73,9 @@ fn names_the_allowing_grant() {
 #[test]
 fn each_field_is_told_apart() {
     let chain = TokenSpec {
-        delegates: vec!["1".into(), "2".into()],
+        source: TokenSource::Impersonation {
+            delegates: vec!["1".into(), "2".into()],
+        },
         ..token()
     };
     for (entry, field, asked) in [

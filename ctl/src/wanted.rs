@@ -101,6 +101,6 @@ mod tests {
     fn reads_all() {
         let token = args("https://a", "1", &["2", "3"]).token(false, true).unwrap();
         assert!(!token.include_email && token.include_organization_number);
-        assert_eq!(token.delegates, ["2", "3"]);
+        assert_eq!(token.source.delegates(), ["2", "3"]);
     }
 }

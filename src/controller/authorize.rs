@@ -146,9 +146,12 @@ impl GrantSet {
             .ok_or_else(|| Denied::NotGranted {
                 namespace: namespace.to_owned(),
                 name: shell::quote(name).into_owned(),
-                service_account: token.service_account.clone(),
+                service_account: token
+                    .service_account
+                    .clone()
+                    .unwrap_or_else(|| "the source's own account".to_owned()),
                 audience: token.audience.clone(),
-                delegates: match token.delegates.as_slice() {
+                delegates: match token.source.delegates() {
                     [] => String::new(),
                     chain => format!(" by way of {}", chain.join(", ")),
                 },
@@ -160,17 +163,23 @@ impl GrantSet {
 pub fn allows(to: &GrantTo, token: &TokenSpec) -> bool {
     let sources = to.sources.as_deref().unwrap_or(&[GrantSource::Impersonation]);
     let delegates = to.delegates.as_deref().unwrap_or_default();
-    sources.contains(&token.source)
-        && to
-            .service_accounts
-            .iter()
-            .any(|pattern| account_matches(pattern, &token.service_account))
+    let account = token.service_account.as_deref();
+    token
+        .source
+        .granted_as()
+        .is_some_and(|source| sources.contains(&source))
+        && account.is_some_and(|account| {
+            to.service_accounts
+                .iter()
+                .any(|pattern| account_matches(pattern, account))
+        })
         && to
             .audiences
             .iter()
             .any(|pattern| audience_matches(pattern, &token.audience))
         && token
-            .delegates
+            .source
+            .delegates()
             .iter()
             .all(|delegate| delegates.contains(delegate))
 }

@@ -1,14 +1,16 @@
 use super::*;
 use crate::api::v1alpha1::GrantFrom;
+use crate::controller::validate::TokenSource;
 
 fn token(account: &str, audience: &str) -> TokenSpec {
     TokenSpec {
         audience: audience.into(),
-        service_account: account.into(),
+        service_account: Some(account.into()),
         include_email: true,
         include_organization_number: false,
-        delegates: Vec::new(),
-        source: GrantSource::Impersonation,
+        source: TokenSource::Impersonation {
+            delegates: Vec::new(),
+        },
     }
 }
 
@@ -103,11 +105,14 @@ fn audiences() {
 fn delegates_and_sources_must_be_named() {
     let mut entry = to(ACCOUNT, "aud");
     let mut wanted = token(ACCOUNT, "aud");
-    wanted.delegates = vec!["middle@p.iam.gserviceaccount.com".into()];
+    let delegates = vec!["middle@p.iam.gserviceaccount.com".to_owned()];
+    wanted.source = TokenSource::Impersonation {
+        delegates: delegates.clone(),
+    };
     assert!(!allows(&entry, &wanted));
-    entry.delegates = Some(wanted.delegates.clone());
+    entry.delegates = Some(delegates);
     assert!(allows(&entry, &wanted));
-    wanted.source = GrantSource::MetadataServer;
+    wanted.source = TokenSource::MetadataServer { licenses: false };
     assert!(!allows(&entry, &wanted));
     entry.sources = Some(vec![GrantSource::MetadataServer]);
     assert!(allows(&entry, &wanted));

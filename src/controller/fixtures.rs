@@ -43,7 +43,7 @@ pub(in crate::controller) fn token(request: &Request, iat: i64) -> IdToken {
         "iat": iat, "exp": iat + 3600,
     });
     if request.token.include_email {
-        claims["email"] = request.token.service_account.as_str().into();
+        claims["email"] = request.token.service_account.as_deref().unwrap_or(ACCOUNT).into();
         claims["email_verified"] = true.into();
     }
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());

@@ -96,15 +96,19 @@ pub enum Watched {
 pub struct Grants(RwLock<Sources>);
 
 impl Grants {
-    /// Decides whether `request` may have its token.
+    /// Decides whether `request` may have its token, and by which grant; none where the source needs none.
     ///
     /// # Errors
     /// No grant allows it, or the grants are not known to be current.
-    pub fn authorize(&self, request: &Request, now: Timestamp) -> Result<GrantStatus, Denied> {
+    pub fn authorize(&self, request: &Request, now: Timestamp) -> Result<Option<GrantStatus>, Denied> {
+        if request.token.source.granted_as().is_none() {
+            return Ok(None);
+        }
         let sources = self.0.read().unwrap_or_else(PoisonError::into_inner);
         sources
             .set
             .authorize(&request.namespace, &request.name, &request.token, now)
+            .map(Some)
     }
 
     fn change(&self, change: impl FnOnce(&mut Sources)) {

@@ -7,7 +7,8 @@ use thiserror::Error;
 
 use super::Context;
 use super::schedule::Class;
-use super::validate::Request;
+use super::validate::{Request, TokenSource};
+use crate::api::conditions::reason;
 use crate::google::{self, Impersonation};
 use crate::token::{Account, Expected, IdToken, TokenError};
 
@@ -20,6 +21,9 @@ pub enum MintError {
     /// What came back is not the token that was asked for. Nothing is written.
     #[error("Google's answer was refused and not written: {0}")]
     Token(#[from] TokenError),
+    /// A source that this operator does not have; validation refuses it before.
+    #[error("source {0} is not available in this version of the operator")]
+    Unavailable(&'static str),
 }
 
 impl MintError {
@@ -28,6 +32,7 @@ impl MintError {
         match self {
             Self::Google(error) => error.reason(),
             Self::Token(error) => error.reason(),
+            Self::Unavailable(_) => reason::SOURCE_UNAVAILABLE,
         }
     }
 
@@ -35,7 +40,7 @@ impl MintError {
     pub fn class(&self) -> Class {
         match self {
             Self::Google(error) => error.class(),
-            Self::Token(_) => Class::Refused,
+            Self::Token(_) | Self::Unavailable(_) => Class::Refused,
         }
     }
 
@@ -43,7 +48,7 @@ impl MintError {
     pub fn retry_after(&self) -> Option<std::time::Duration> {
         match self {
             Self::Google(error) => error.retry_after(),
-            Self::Token(_) => None,
+            Self::Token(_) | Self::Unavailable(_) => None,
         }
     }
 }
@@ -58,17 +63,21 @@ pub async fn mint(
     subject: Option<&str>,
 ) -> Result<IdToken, MintError> {
     let spec = &request.token;
-    let token = ctx
-        .minter
-        .impersonate(&Impersonation {
-            service_account: &spec.service_account,
-            audience: &spec.audience,
-            include_email: spec.include_email,
-            include_organization_number: spec.include_organization_number,
-            delegates: &spec.delegates,
-            request_reason: &format!("{}/{}", request.namespace, request.name),
-        })
-        .await?;
+    let token = match (&spec.source, spec.service_account.as_deref()) {
+        (TokenSource::Impersonation { delegates }, Some(service_account)) => {
+            ctx.minter
+                .impersonate(&Impersonation {
+                    service_account,
+                    audience: &spec.audience,
+                    include_email: spec.include_email,
+                    include_organization_number: spec.include_organization_number,
+                    delegates,
+                    request_reason: &format!("{}/{}", request.namespace, request.name),
+                })
+                .await?
+        }
+        (source, _) => return Err(MintError::Unavailable(source.name())),
+    };
     let now = Timestamp::now();
     token.verify(&expected(request, subject), now)?;
     if let Some(skew) = token.clock_skew(now) {
@@ -84,7 +93,7 @@ pub async fn mint(
 pub fn expected<'a>(request: &'a Request, subject: Option<&'a str>) -> Expected<'a> {
     Expected {
         audience: &request.token.audience,
-        account: Some(Account::from_name(&request.token.service_account)),
+        account: request.token.service_account.as_deref().map(Account::from_name),
         include_email: request.token.include_email,
         subject,
     }

@@ -27,6 +27,7 @@ pub mod plan;
 mod reconcile;
 pub mod render;
 pub mod schedule;
+mod source;
 pub mod status;
 mod steps;
 pub mod template;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub concurrency: u16,
     /// Where grants are read from beside the objects.
     pub grants_file: Option<std::path::PathBuf>,
+    /// What is permitted of sources.
+    pub sources: validate::SourceSettings,
 }
 
 /// What every reconcile uses.

@@ -18,7 +18,7 @@ use super::outcome::Stop;
 use super::plan::{self, Observed, Plan};
 use super::schedule;
 use super::status::{self, Failure, Report};
-use super::validate::{Request, source_name, validate};
+use super::validate::{Request, permitted, validate};
 use crate::api::annotations;
 use crate::api::conditions::{READY, reason};
 use crate::api::v1alpha1::{GrantStatus, IdTokenRequest, IdTokenRequestStatus};
@@ -175,7 +175,9 @@ async fn phases(
     memory: &Memory,
 ) -> Report {
     let mut report = empty_report();
-    let request = match validate(object) {
+    let valid = validate(object)
+        .and_then(|request| permitted(&request.token.source, &ctx.settings.sources).map(|()| request));
+    let request = match valid {
         Ok(request) => request,
         Err(error) => {
             report.failure = Some(Failure {
@@ -186,13 +188,13 @@ async fn phases(
             return report;
         }
     };
-    report.source = Some(source_name(request.token.source));
+    report.source = Some(request.token.source.name());
     // Said again until the status could be written.
     report.handled_renew = memory.handled_renew.clone();
     let now = Timestamp::now();
     let allowed = ctx.grants.authorize(&request, now);
-    report.grant = allowed.as_ref().ok().cloned();
-    let basis = basis(object, allowed.as_ref().ok());
+    report.grant = allowed.as_ref().ok().cloned().flatten();
+    let basis = basis(object, allowed.as_ref().ok().and_then(Option::as_ref));
     let mut work = Work {
         ctx,
         request: &request,
@@ -261,7 +263,7 @@ fn unfinished(
         return empty_report();
     };
     let allowed = ctx.grants.authorize(&request, Timestamp::now());
-    let basis = basis(object, allowed.as_ref().ok());
+    let basis = basis(object, allowed.as_ref().ok().and_then(Option::as_ref));
     let work = Work {
         ctx,
         request: &request,
@@ -272,8 +274,8 @@ fn unfinished(
         observed: observed(ctx, &request, previous, memory),
         content: None,
         report: Report {
-            source: Some(source_name(request.token.source)),
-            grant: allowed.ok(),
+            source: Some(request.token.source.name()),
+            grant: allowed.ok().flatten(),
             ..empty_report()
         },
         now: Timestamp::now(),

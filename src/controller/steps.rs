@@ -11,7 +11,6 @@ use super::outcome::Stop;
 use super::plan::{Cause, Integrity};
 use super::reconcile::Work;
 use super::render::render;
-use super::validate::source_name;
 use crate::api::FIELD_MANAGER;
 use crate::api::conditions::reason;
 use crate::token::IdToken;
@@ -117,14 +116,13 @@ impl Work<'_> {
         let result = minted
             .as_ref()
             .map_or_else(|error| error.reason(), |_| reason::ISSUED);
-        ctx.metrics.minted(source_name(request.token.source), result);
+        ctx.metrics.minted(request.token.source.name(), result);
         let token = minted.map_err(Stop::Mint)?;
         // The grant, the request itself or its claim on the Secret may have gone while Google answered.
-        self.report.grant = Some(
-            ctx.grants
-                .authorize(request, Timestamp::now())
-                .map_err(Stop::Denied)?,
-        );
+        self.report.grant = ctx
+            .grants
+            .authorize(request, Timestamp::now())
+            .map_err(Stop::Denied)?;
         self.rule_out_rivals()?;
         let rendered = render(request, &token).map_err(Stop::Render)?;
         let before = match (self.content.take(), self.observed.secret.clone()) {
@@ -138,7 +136,7 @@ impl Work<'_> {
         tracing::info!(
             namespace = request.namespace,
             name = request.name,
-            source = source_name(request.token.source),
+            source = request.token.source.name(),
             cause = ?cause,
             expires = %token.claims().exp,
             milliseconds = started.elapsed().as_millis(),
@@ -198,8 +196,12 @@ impl Work<'_> {
             .as_ref()
             .and_then(|secret| secret.token_hash.as_ref())
             == Some(&self.request.token_hash);
-        let same_account = token.email.as_ref() == Some(&self.request.token.service_account);
-        token.subject.as_deref().filter(|_| same_spec || same_account)
+        let account = &self.request.token.service_account;
+        let same_account = account.is_some() && token.email == *account;
+        token
+            .subject
+            .as_deref()
+            .filter(|_| (same_spec && account.is_some()) || same_account)
     }
 
     /// Stops putting back what was put back too often. `field` is what somebody changed, if it was ours.

@@ -7,11 +7,11 @@ use jiff::SignedDuration;
 use thiserror::Error;
 
 use super::hash;
-use super::names::{
-    check_metadata_key, is_dns_subdomain, is_label_value, is_secret_key, is_service_account, shown,
-};
+use super::names::{check_metadata_key, is_dns_subdomain, is_label_value, is_secret_key, shown};
+use super::source;
+pub use super::source::{Federation, SourceSettings, TokenSource, permitted};
 use super::template::{Template, TemplateError, Templates, Variable};
-use crate::api::v1alpha1::{CreationPolicy, GrantSource, IdTokenRequest, IdTokenRequestSpec, Source, Target};
+use crate::api::v1alpha1::{CreationPolicy, IdTokenRequest, IdTokenRequestSpec, Target};
 use crate::api::{annotations, conditions::reason};
 
 /// Why a spec is refused.
@@ -50,7 +50,7 @@ impl ValidateError {
     }
 }
 
-fn invalid(field: impl Into<String>, problem: impl Into<String>) -> ValidateError {
+pub(super) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> ValidateError {
     ValidateError::Invalid {
         field: field.into(),
         problem: problem.into(),
@@ -87,16 +87,14 @@ pub struct Request {
 pub struct TokenSpec {
     /// The `aud` claim.
     pub audience: String,
-    /// The Google service account, e-mail or unique ID.
-    pub service_account: String,
+    /// The Google service account, e-mail or unique ID; none where only the source knows it.
+    pub service_account: Option<String>,
     /// Whether the token carries its e-mail.
     pub include_email: bool,
     /// Whether the token carries the organization's number.
     pub include_organization_number: bool,
-    /// The delegation chain.
-    pub delegates: Vec<String>,
-    /// The source that spends the operator's identity.
-    pub source: GrantSource,
+    /// Where it comes from.
+    pub source: TokenSource,
 }
 
 /// What decides the Secret.
@@ -172,73 +170,14 @@ pub fn token(spec: &IdTokenRequestSpec) -> Result<TokenSpec, ValidateError> {
             "must be 1 to 2048 printable ASCII characters without spaces",
         ));
     }
-    let delegates = match &spec.source {
-        None => Vec::new(),
-        Some(Source {
-            impersonation: Some(source),
-            federation: None,
-            metadata_server: None,
-            developer: None,
-        }) => source.delegates.clone().unwrap_or_default(),
-        Some(Source {
-            impersonation: None,
-            federation: Some(_),
-            metadata_server: None,
-            developer: None,
-        }) => {
-            return Err(ValidateError::SourceUnavailable("federation"));
-        }
-        Some(Source {
-            impersonation: None,
-            federation: None,
-            metadata_server: Some(_),
-            developer: None,
-        }) => {
-            return Err(ValidateError::SourceUnavailable("metadataServer"));
-        }
-        Some(Source {
-            impersonation: None,
-            federation: None,
-            metadata_server: None,
-            developer: Some(_),
-        }) => {
-            return Err(ValidateError::SourceUnavailable("developer"));
-        }
-        Some(_) => {
-            return Err(invalid(
-                "source",
-                "exactly one source must be set, one that this version knows",
-            ));
-        }
-    };
-    if delegates.len() > 4 {
-        return Err(invalid("source.impersonation.delegates", "at most 4 accounts"));
-    }
-    for (index, delegate) in delegates.iter().enumerate() {
-        account(&format!("source.impersonation.delegates[{index}]"), delegate)?;
-    }
-    let service_account = spec
-        .service_account
-        .clone()
-        .ok_or_else(|| invalid("serviceAccount", "is required by source impersonation"))?;
-    account("serviceAccount", &service_account)?;
+    let source = source::source(spec)?;
     Ok(TokenSpec {
         audience: audience.clone(),
-        service_account,
+        service_account: spec.service_account.clone(),
         include_email: spec.include_email.unwrap_or(true),
         include_organization_number: spec.include_organization_number.unwrap_or(false),
-        delegates,
-        source: GrantSource::Impersonation,
+        source,
     })
-}
-
-fn account(field: &str, text: &str) -> Result<(), ValidateError> {
-    if is_service_account(text) {
-        return Ok(());
-    }
-    let problem =
-        "must be the e-mail address of a Google service account in lower case, or its numeric unique ID";
-    Err(invalid(field, problem))
 }
 
 /// A Go duration, positive. Not kube's parser: that one panics on numbers which do not fit.
@@ -390,24 +329,15 @@ fn target(request_name: &str, target: Target, has_email: bool) -> Result<TargetS
     })
 }
 
-/// Name of a source, as status and metrics show it.
-pub fn source_name(source: GrantSource) -> &'static str {
-    match source {
-        GrantSource::Impersonation => "Impersonation",
-        GrantSource::MetadataServer => "MetadataServer",
-        GrantSource::Developer => "Developer",
-    }
-}
-
 fn token_hash(token: &TokenSpec) -> String {
     let mut parts = vec![
         token.audience.clone(),
-        token.service_account.clone(),
+        token.service_account.clone().unwrap_or_default(),
         token.include_email.to_string(),
         token.include_organization_number.to_string(),
-        source_name(token.source).to_owned(),
+        token.source.name().to_owned(),
     ];
-    parts.extend(token.delegates.iter().cloned());
+    parts.extend(token.source.hashed());
     hash::versioned("v1", &parts)
 }
 

@@ -15,6 +15,7 @@ mod http;
 mod iam_credentials;
 mod limits;
 mod principal;
+mod provider;
 pub mod shell;
 pub mod text;
 mod upstream;
@@ -24,6 +25,7 @@ use std::fmt;
 pub use self::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig, check_endpoint};
 pub use self::error::{Class, Endpoint, Error, MAX_RETRY_AFTER, Reason, parse_retry_after};
 pub use self::iam_credentials::Impersonation;
+pub use self::provider::{MAX_SUBJECT_BYTES, NoProvider, Provider, is_gke_pool};
 pub use self::upstream::{CallRecord, Observer};
 
 use self::adc::Adc;
