@@ -127,15 +127,11 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn begin(app: Arc<App>, endpoint: Endpoint, request: &Request) -> Self {
+    pub(crate) fn begin(app: Arc<App>, endpoint: Endpoint, request: &Request, host: Option<&str>) -> Self {
         let number = app.calls.begin(Call {
-            time_unix_ms: jiff::Timestamp::now().as_millisecond(),
-            endpoint,
-            account: None,
-            audience: None,
-            principal: None,
-            status: None,
             request_reason: request.header("x-goog-request-reason").map(str::to_owned),
+            host: host.map(str::to_owned),
+            ..Call::now(endpoint)
         });
         Self {
             app,

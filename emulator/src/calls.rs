@@ -32,7 +32,9 @@ pub enum Endpoint {
     OauthToken,
     /// The published keys, `/oauth2/v3/certs` and `/oauth2/v1/certs`.
     Certs,
-    /// A path that none of Google's endpoints has.
+    /// The proxy itself: a CONNECT, or a request that it refuses.
+    Proxy,
+    /// A path that none of Google's endpoints has, or not at the host it was asked of.
     Unknown,
 }
 
@@ -55,6 +57,25 @@ pub struct Call {
     pub status: Option<u16>,
     /// The `X-Goog-Request-Reason` header.
     pub request_reason: Option<String>,
+    /// The host that the client named to the proxy; none for a call without proxy.
+    #[serde(default)]
+    pub host: Option<String>,
+}
+
+impl Call {
+    /// A call that arrives now and of which nothing else is known yet.
+    pub(crate) fn now(endpoint: Endpoint) -> Self {
+        Self {
+            time_unix_ms: jiff::Timestamp::now().as_millisecond(),
+            endpoint,
+            account: None,
+            audience: None,
+            principal: None,
+            status: None,
+            request_reason: None,
+            host: None,
+        }
+    }
 }
 
 #[derive(Default)]

@@ -30,11 +30,13 @@
 //!
 //! A call's way: `server` accepts it and finds its endpoint; the endpoint (`metadata`, `iam_credentials`, `sts` with
 //! `subject`, `oauth`) notes what it is about in the call log, suffers the faults ordered for it, then checks it strictly
-//! and answers; `tokens` mints. `admin` offers over HTTP what [`Running`] offers in-process.
+//! and answers; `tokens` mints. `admin` offers over HTTP what [`Running`] offers in-process. Clients that cannot be given
+//! the port come by the `proxy`, which answers as Google's hosts with certificates of its own `authority`.
 
 mod account_key;
 mod admin;
 mod app;
+mod authority;
 mod calls;
 mod expression;
 mod faults;
@@ -45,6 +47,7 @@ mod metadata;
 mod oauth;
 mod policy;
 mod provider;
+mod proxy;
 mod reply;
 mod running;
 mod server;

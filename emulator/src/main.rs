@@ -41,6 +41,22 @@ struct Arguments {
     /// PEM file of the RSA private key to sign with; a new key is made where absent.
     #[arg(long, env = "IDTOKEN_EMULATOR_SIGNING_KEY", value_name = "FILE")]
     signing_key: Option<PathBuf>,
+    /// Address of an HTTP proxy that answers as Google's hosts, for clients whose endpoints are fixed.
+    #[arg(
+        long,
+        env = "IDTOKEN_EMULATOR_PROXY",
+        value_name = "ADDRESS",
+        requires = "proxy_ca"
+    )]
+    proxy: Option<SocketAddr>,
+    /// File to write the proxy's CA certificate to (PEM), for the clients to trust.
+    #[arg(
+        long,
+        env = "IDTOKEN_EMULATOR_PROXY_CA",
+        value_name = "FILE",
+        requires = "proxy"
+    )]
+    proxy_ca: Option<PathBuf>,
     /// What to log on standard error, for example `info` or `idtoken_emulator=debug`.
     #[arg(
         long,
@@ -86,8 +102,16 @@ async fn main() -> anyhow::Result<()> {
         access_token_lifetime: arguments.access_token_lifetime,
         metadata_margin: arguments.metadata_margin,
         signing_key_pem,
+        proxy: arguments.proxy,
     };
     let running = Emulator::start(policy, options).await?;
+    if let (Some(pem), Some(path)) = (running.proxy_ca_pem(), &arguments.proxy_ca) {
+        std::fs::write(path, pem)
+            .with_context(|| format!("cannot write the proxy's CA to {}", path.display()))?;
+    }
+    if let Some(url) = running.proxy_url() {
+        tracing::info!(url, "proxy");
+    }
     let mut stdout = std::io::stdout();
     writeln!(stdout, "{}", running.url())
         .and_then(|()| stdout.flush())

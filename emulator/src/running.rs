@@ -9,13 +9,15 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::app::{App, Settings};
+use crate::authority::Authority;
 use crate::calls::{Call, Endpoint};
 use crate::faults::Fault;
 use crate::keys::SigningKey;
 use crate::policy::Policy;
+use crate::proxy::{self, Proxy};
 use crate::server;
 
 /// How an emulator starts.
@@ -33,6 +35,9 @@ pub struct Options {
     pub metadata_margin: Duration,
     /// A PEM private key (RSA) to sign with, for keys that outlive the process; a new one where absent.
     pub signing_key_pem: Option<String>,
+    /// Where an HTTP proxy listens that answers as Google's hosts, for clients whose endpoints are fixed; none where
+    /// absent. Its clients must trust [`Running::proxy_ca_pem`].
+    pub proxy: Option<SocketAddr>,
 }
 
 impl Default for Options {
@@ -44,6 +49,7 @@ impl Default for Options {
             access_token_lifetime: Duration::from_secs(3600),
             metadata_margin: Duration::from_secs(300),
             signing_key_pem: None,
+            proxy: None,
         }
     }
 }
@@ -58,13 +64,12 @@ impl Emulator {
     /// # Errors
     /// When the policy or the signing key is refused, or the address cannot be listened on.
     pub async fn start(policy: Policy, options: Options) -> anyhow::Result<Running> {
-        let listener = TcpListener::bind(options.listen).await.with_context(|| {
-            format!(
-                "cannot listen on {}: choose another address or port",
-                options.listen
-            )
-        })?;
+        let listener = listen(options.listen).await?;
         let address = listener.local_addr()?;
+        let proxy_listener = match options.proxy {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
         let url = options.url.unwrap_or_else(|| format!("http://{address}"));
         let settings = Settings {
             lifetime: options.lifetime,
@@ -81,16 +86,39 @@ impl Emulator {
         })
         .await??;
         let app = Arc::new(app);
-        let task = tokio::spawn(server::serve(listener, app.clone()));
-        Ok(Running { app, address, task })
+        let mut tasks = JoinSet::new();
+        tasks.spawn(server::serve(listener, app.clone()));
+        let mut proxy = None;
+        if let Some(listener) = proxy_listener {
+            let address = listener.local_addr()?;
+            let authority = Authority::new()?;
+            proxy = Some((format!("http://{address}"), authority.certificate().to_owned()));
+            let app = app.clone();
+            tasks.spawn(proxy::serve(listener, Arc::new(Proxy { app, authority })));
+        }
+        Ok(Running {
+            app,
+            address,
+            proxy,
+            tasks,
+        })
     }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}: choose another address or port"))
 }
 
 /// A running emulator. Dropping it stops it.
 pub struct Running {
     app: Arc<App>,
     address: SocketAddr,
-    task: JoinHandle<()>,
+    /// The proxy's URL and the certificate of its authority.
+    proxy: Option<(String, String)>,
+    // Dropping it ends them.
+    tasks: JoinSet<()>,
 }
 
 impl std::fmt::Debug for Running {
@@ -98,12 +126,6 @@ impl std::fmt::Debug for Running {
         f.debug_struct("Running")
             .field("url", &self.app.url)
             .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -120,11 +142,21 @@ impl Running {
         self.address
     }
 
-    /// Ends all connections and frees the port before it returns.
+    /// The proxy's URL, for `HTTPS_PROXY`, if there is one.
+    #[must_use]
+    pub fn proxy_url(&self) -> Option<&str> {
+        self.proxy.as_ref().map(|(url, _)| url.as_str())
+    }
+
+    /// The certificate (PEM) that the proxy's clients must trust, if there is a proxy.
+    #[must_use]
+    pub fn proxy_ca_pem(&self) -> Option<&str> {
+        self.proxy.as_ref().map(|(_, pem)| pem.as_str())
+    }
+
+    /// Ends all connections and frees the ports before it returns.
     pub async fn stop(mut self) {
-        self.task.abort();
-        // The error is the cancellation just asked for.
-        let _ = (&mut self.task).await;
+        self.tasks.shutdown().await;
     }
 
     /// Sets how long ID tokens minted from now on live. What the metadata server serves again stays as it is; see

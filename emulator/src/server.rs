@@ -9,13 +9,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::app::{App, Exchange};
 use crate::calls::Endpoint;
 use crate::reply::{self, Answer, Failure, HttpResponse, Request};
-use crate::{admin, iam_credentials, metadata, oauth, sts};
+use crate::{admin, iam_credentials, metadata, oauth, proxy, sts};
 
 /// The longest body read, in bytes.
 const LONGEST_BODY: usize = 1 << 20;
@@ -25,14 +26,25 @@ const LONGEST_BODY: usize = 1 << 20;
 #[error("connection reset, as ordered")]
 struct ResetConnection;
 
-/// Accepts connections until dropped, which ends them all.
+/// Serves connections until dropped, which ends them all.
 pub(crate) async fn serve(listener: TcpListener, app: Arc<App>) {
+    accept(listener, |stream| direct(stream, app.clone())).await;
+}
+
+/// Accepts connections and lets `serve` run each, until dropped, which ends them all.
+pub(crate) async fn accept<F>(listener: TcpListener, serve: impl Fn(TcpStream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, app.clone()));
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "cannot set TCP_NODELAY");
+                    }
+                    connections.spawn(serve(stream));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -44,14 +56,26 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>) {
     }
 }
 
-async fn connection(stream: TcpStream, app: Arc<App>) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
+async fn direct(stream: TcpStream, app: Arc<App>) {
+    let Some(stream) = connection(stream, app, None).await else {
+        return;
+    };
+    // Without lingering, closing sends RST instead of FIN.
+    if let Err(error) = stream.set_zero_linger() {
+        tracing::debug!(%error, "cannot reset the connection");
     }
+}
+
+/// Answers the requests of one connection, as `host` where a proxy's client wanted that. Returns a stream that broke or
+/// is to be broken.
+pub(crate) async fn connection<S>(stream: S, app: Arc<App>, host: Option<&str>) -> Option<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let service = service_fn(move |request: axum::http::Request<Incoming>| {
         let app = app.clone();
         async move {
-            match handle(app, request.map(Body::new)).await {
+            match handle(app, request.map(Body::new), host).await {
                 Ok(response) => Ok(response),
                 Err(Failure::Answer(response)) => Ok(*response),
                 Err(Failure::Reset) => Err(ResetConnection),
@@ -59,17 +83,12 @@ async fn connection(stream: TcpStream, app: Arc<App>) {
         }
     });
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = (&mut connection).await {
-        tracing::debug!(%error, "connection ended");
-        // Without lingering, closing sends RST instead of FIN.
-        let stream = connection.into_parts().io.into_inner();
-        if let Err(error) = stream.set_zero_linger() {
-            tracing::debug!(%error, "cannot reset the connection");
-        }
-    }
+    let error = (&mut connection).await.err()?;
+    tracing::debug!(%error, "connection ended");
+    Some(connection.into_parts().io.into_inner())
 }
 
-async fn handle(app: Arc<App>, request: axum::http::Request<Body>) -> Answer {
+async fn handle(app: Arc<App>, request: axum::http::Request<Body>, host: Option<&str>) -> Answer {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, LONGEST_BODY).await else {
         return Ok(reply::text(
@@ -84,14 +103,21 @@ async fn handle(app: Arc<App>, request: axum::http::Request<Body>) -> Answer {
         headers: parts.headers,
         body: body.to_vec(),
     };
-    if let Some(path) = request.path.strip_prefix("/_emulator/") {
+    if let Some(path) = request
+        .path
+        .strip_prefix("/_emulator/")
+        .filter(|_| host.is_none())
+    {
         return admin::answer(&app, &request, path).await;
     }
     let iam = iam_credentials::route(&request.path);
     let endpoint = iam
         .as_ref()
         .map_or_else(|| endpoint(&request.path), |(_, _, endpoint)| *endpoint);
-    let mut exchange = Exchange::begin(app, endpoint, &request);
+    let is_served = host.is_none_or(|host| proxy::serves(host, endpoint, &request.path));
+    let endpoint = if is_served { endpoint } else { Endpoint::Unknown };
+    let iam = iam.filter(|_| is_served);
+    let mut exchange = Exchange::begin(app, endpoint, &request, host);
     let answer = match iam {
         Some((project, account, _)) => {
             iam_credentials::answer(&mut exchange, &request, &project, &account).await
@@ -114,7 +140,7 @@ fn endpoint(path: &str) -> Endpoint {
     match path {
         "/v1/token" => Endpoint::SecurityToken,
         "/v1/identitybindingtoken" => Endpoint::IdentityBindingToken,
-        "/token" | "/oauth2/v4/token" => Endpoint::OauthToken,
+        "/token" | "/oauth2/v4/token" | "/o/oauth2/token" => Endpoint::OauthToken,
         "/oauth2/v3/certs" | "/oauth2/v1/certs" => Endpoint::Certs,
         "/" => Endpoint::Metadata,
         path if path.starts_with("/computeMetadata/v1/instance/service-accounts/") => {

@@ -112,3 +112,39 @@ async fn a_wrong_policy_is_explained() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn it_is_a_proxy_whose_ca_is_in_a_file() {
+    let directory = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let (policy, ca) = (directory.join("proxied.yaml"), directory.join("proxy-ca.pem"));
+    std::fs::write(&policy, POLICY).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_idtoken-emulator"))
+        .arg("--policy")
+        .arg(&policy)
+        .args(["--proxy", "127.0.0.1:0", "--proxy-ca"])
+        .arg(&ca)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    // The URL of the endpoints comes when all is ready, and the proxy's is in the log.
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let ready = tokio::time::timeout(Duration::from_secs(60), lines.next_line());
+    ready.await.unwrap().unwrap().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = log.next_line().await.unwrap().unwrap();
+    let (_, url) = line.split_once("proxy url=").expect(&line);
+    let ca = reqwest::Certificate::from_pem(&std::fs::read(&ca).unwrap()).unwrap();
+    let client = common::client_builder()
+        .proxy(reqwest::Proxy::https(url.trim_matches('"')).unwrap())
+        .tls_certs_only([ca])
+        .build()
+        .unwrap();
+    let certs = client
+        .get("https://www.googleapis.com/oauth2/v3/certs")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(certs.status(), 200);
+}

@@ -24,6 +24,13 @@ async fn it_is_detected_and_guards_itself() {
     let url = world.url("/computeMetadata/v1/instance/service-accounts/default/token");
     let bare = world.client.get(&url).send().await.unwrap();
     assert_eq!(bare.status(), 403);
+    for flavor in ["google", "Amazon", "Google, Google", ""] {
+        let wrong = world.client.get(&url).header("Metadata-Flavor", flavor);
+        assert_eq!(wrong.send().await.unwrap().status(), 403, "{flavor:?}");
+    }
+    let posted = world.client.post(&url).header("Metadata-Flavor", "Google");
+    assert_eq!(posted.send().await.unwrap().status(), 405);
+    assert_eq!(world.google.mint_count(), 0);
     let forwarded = world
         .client
         .get(&url)

@@ -277,6 +277,100 @@ async fn keys_are_found_by_url_and_by_discovery() {
     served.abort();
 }
 
+/// An issuer over https: its URL, its key, and the certificate of the CA that vouches for it.
+async fn https_issuer() -> (String, SigningKey, String) {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &ca).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(tls));
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let key = SigningKey::generate().unwrap();
+    let discovery = json!({"issuer": url, "jwks_uri": format!("{url}/keys")}).to_string();
+    let documents = [discovery, jwks(vec![key.jwk()])];
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, documents) = (acceptor.clone(), documents.clone());
+            tokio::spawn(async move {
+                let stream = acceptor.accept(stream).await?;
+                let service = hyper::service::service_fn(move |request| answer(request, documents.clone()));
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
+                    .await?;
+                anyhow::Ok(())
+            });
+        }
+    });
+    (url, key, ca.pem())
+}
+
+async fn answer(
+    request: axum::http::Request<hyper::body::Incoming>,
+    [discovery, keys]: [String; 2],
+) -> Result<axum::http::Response<String>, std::convert::Infallible> {
+    let document = match request.uri().path() {
+        "/.well-known/openid-configuration" => discovery,
+        "/keys" => keys,
+        _ => String::new(),
+    };
+    Ok(axum::http::Response::new(document))
+}
+
+#[tokio::test]
+async fn keys_are_fetched_over_https_by_the_providers_own_certificates() {
+    let (issuer, key, ca) = https_issuer().await;
+    let mut claims = subject_claims();
+    claims["iss"] = issuer.clone().into();
+    let token = key.sign(&claims).unwrap();
+    let trusting = async |ca: Option<String>, by_discovery: bool| {
+        let issuer = issuer.clone();
+        let change = move |policy: &mut idtoken_emulator::Policy| {
+            let provider = &mut policy.workload_identity_providers[0];
+            provider.keys = idtoken_emulator::IssuerKeys {
+                jwks_json: None,
+                jwks_url: (!by_discovery).then(|| format!("{issuer}/keys")),
+                ca_certificates: ca,
+            };
+            provider.issuer = issuer;
+        };
+        start_with(Options::default(), change).await
+    };
+    let (_, _, another) = https_issuer().await;
+    for by_discovery in [true, false] {
+        let world = trusting(Some(ca.clone()), by_discovery).await;
+        let (status, answer) = world.exchange(PROVIDER, &token).await;
+        assert_eq!(status, 200, "{answer}");
+        let bundle = format!("{another}{ca}");
+        assert_eq!(
+            trusting(Some(bundle), by_discovery)
+                .await
+                .exchange(PROVIDER, &token)
+                .await
+                .0,
+            200
+        );
+        for untrusted in [None, Some(another.clone())] {
+            let world = trusting(untrusted, by_discovery).await;
+            let text = "Error connecting to the given credential's issuer.";
+            refused(&world, &token, "invalid_grant", text).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn gke_has_its_own_pool() {
     let world = start().await;

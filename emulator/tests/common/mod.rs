@@ -87,9 +87,14 @@ pub fn policy(issuer: &SigningKey) -> Policy {
     }
 }
 
-pub fn client() -> reqwest::Client {
+/// A client's beginnings, with a TLS provider.
+pub fn client_builder() -> reqwest::ClientBuilder {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     reqwest::Client::builder()
+}
+
+pub fn client() -> reqwest::Client {
+    client_builder()
         .no_proxy()
         .timeout(Duration::from_secs(60))
         .build()
