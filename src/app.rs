@@ -14,6 +14,7 @@ use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, RunArgs};
 use crate::controller::{self, Context, grants::Grants, grants::GrantsFileError, index::Index};
 use crate::google::{CallRecord, ConfigError, Minter};
+use crate::health::Pulse;
 use crate::metrics::Metrics;
 use crate::{admin, telemetry};
 
@@ -122,8 +123,14 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
     let listener = TcpListener::bind(listen).await.map_err(refused)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "the operator starts");
 
+    let pulse = Pulse::new(controller::longest_work(&settings));
     let (synced, synced_receiver) = watch::channel(false);
-    let mut server = tokio::spawn(admin::serve(listener, metrics.clone(), synced_receiver));
+    let mut server = tokio::spawn(admin::serve(
+        listener,
+        metrics.clone(),
+        synced_receiver,
+        pulse.clone(),
+    ));
     let reporter = Reporter {
         controller: FIELD_MANAGER.into(),
         instance: std::env::var("HOSTNAME").ok(),
@@ -147,7 +154,7 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
         tracing::info!("the operator ends: it finishes what is under way");
     };
     tokio::select! {
-        ended = controller::run(ctx, synced, shutdown) => {
+        ended = controller::run(ctx, pulse, synced, shutdown) => {
             server.abort();
             Ok(ended?)
         }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use url::Url;
 
-use crate::controller::Settings;
 use crate::controller::validate::SourceSettings;
+use crate::controller::{Settings, shard::Shard};
 use crate::google::{DEFAULT_UNIVERSE, GoogleConfig, Provider};
 use crate::telemetry::LogFormat;
 
@@ -64,6 +64,19 @@ pub struct RunArgs {
     /// Longest time for one request's work, in seconds.
     #[arg(long, env = "IDTOKEN_RECONCILE_TIMEOUT", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Operation")]
     pub reconcile_timeout: u64,
+
+    /// Namespace to work in; repeatable, absent means all. Nothing is read cluster-wide then: grants come from --grants-file alone.
+    #[arg(
+        long = "namespace",
+        env = "IDTOKEN_NAMESPACES",
+        value_delimiter = ',',
+        help_heading = "Operation"
+    )]
+    pub namespaces: Vec<String>,
+
+    /// Label selector of the requests to work on, such as shard=a; absent means all.
+    #[arg(long, env = "IDTOKEN_SELECTOR", help_heading = "Operation")]
+    pub selector: Option<String>,
 
     /// Grants beside the IdTokenGrant objects: a YAML list of {name, from, to}, read again whenever it changes.
     #[arg(long, env = "IDTOKEN_GRANTS_FILE", help_heading = "Authorization")]
@@ -160,6 +173,7 @@ impl RunArgs {
         Settings {
             reconcile_timeout: Duration::from_secs(self.reconcile_timeout),
             concurrency: self.concurrency,
+            shard: Shard::new(self.namespaces.clone(), self.selector.clone()),
             grants_file: self.grants_file.clone(),
             sources: SourceSettings {
                 federation_provider: self.federation_provider.clone(),

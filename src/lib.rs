@@ -15,6 +15,7 @@ pub mod app;
 pub mod cli;
 pub mod controller;
 pub mod google;
+pub mod health;
 pub mod metrics;
 pub mod telemetry;
 pub mod token;

@@ -61,6 +61,9 @@ pub struct Metrics {
     upstream_wait_seconds: Histogram,
     requests: Family<RequestLabels, Gauge>,
     earliest: Family<NamespaceLabels, Gauge>,
+    queue_seconds: Histogram,
+    queue_depth: Gauge,
+    reconciles_in_flight: Gauge,
     states: Mutex<HashMap<Key, State>>,
 }
 
@@ -117,8 +120,20 @@ impl Default for Metrics {
         let earliest = Family::default();
         let help = "Unix time at which the first of a namespace's valid tokens expires";
         registry.register("earliest_expiration_timestamp_seconds", help, earliest.clone());
+        let queue_seconds = seconds();
+        let help = "Time from when a reconcile was due until it began";
+        registry.register_with_unit("queue_wait", help, Unit::Seconds, queue_seconds.clone());
+        let queue_depth = Gauge::default();
+        let help = "IdTokenRequests whose reconcile is due and has not begun";
+        registry.register("queue_depth", help, queue_depth.clone());
+        let reconciles_in_flight = Gauge::default();
+        let help = "Reconciles under way";
+        registry.register("reconciles_in_flight", help, reconciles_in_flight.clone());
         Self {
             registry,
+            queue_seconds,
+            queue_depth,
+            reconciles_in_flight,
             mints,
             reconciles,
             reconcile_seconds,
@@ -150,6 +165,18 @@ impl Metrics {
             })
             .inc();
         self.reconcile_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts how long a reconcile that was due waited for its turn.
+    pub fn queued(&self, waited: Duration) {
+        self.queue_seconds.observe(waited.as_secs_f64());
+    }
+
+    /// Sets how many reconciles are due and how many are under way.
+    pub fn queue(&self, due: usize, running: usize) {
+        self.queue_depth.set(i64::try_from(due).unwrap_or(i64::MAX));
+        self.reconciles_in_flight
+            .set(i64::try_from(running).unwrap_or(i64::MAX));
     }
 
     /// Counts a call of one of Google's endpoints, and how long the limits held it back; `code` is the HTTP status or the kind of failure.
@@ -186,12 +213,12 @@ impl Metrics {
             .remove(key);
     }
 
-    /// Drops every request that `alive` does not hold.
-    pub fn keep_only(&self, alive: &HashSet<Key>) {
+    /// Drops every request of `scope`, a namespace or all where empty, that `alive` does not hold.
+    pub fn keep_only(&self, scope: &str, alive: &HashSet<Key>) {
         self.states
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .retain(|key, _| alive.contains(key));
+            .retain(|key, _| (!scope.is_empty() && key.0 != scope) || alive.contains(key));
     }
 
     /// All metrics as text, <https://prometheus.io/docs/specs/om/open_metrics_spec/>.

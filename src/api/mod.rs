@@ -25,6 +25,9 @@ pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`LABEL_MANAGED_BY`].
 pub const MANAGED_BY: &str = "idtoken-operator";
 
+/// Label on the Secrets of a shard that is chosen by labels of requests: which one, so that each watches its own only.
+pub const LABEL_SHARD: &str = "idtoken.dev/shard";
+
 /// Prefix that users may set on no label or annotation of a template, but for [`GRANT_LABEL_PREFIX`] on namespaces.
 pub const RESERVED_PREFIX: &str = "idtoken.dev/";
 /// Recommended prefix of the namespace labels that a grant selects.

@@ -143,7 +143,8 @@ struct Inner {
     secrets: HashMap<Key, Cached>,
     /// The highest resourceVersion of a Secret that the watch has shown, by namespace.
     shown: HashMap<String, String>,
-    listing: Option<HashSet<Key>>,
+    /// Lists under way, by namespace; that of all namespaces has an empty name.
+    listing: HashMap<String, HashSet<Key>>,
     requests: HashMap<Key, Seen>,
     claimants: HashMap<Key, BTreeSet<Claimant>>,
     memory: HashMap<String, Memory>,
@@ -157,6 +158,11 @@ pub struct Index(Mutex<Inner>);
 /// before (<https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>).
 pub fn older(a: &str, b: &str) -> bool {
     (a.len(), a) < (b.len(), b)
+}
+
+/// Whether `key` is in the namespace `scope`; all are where it is empty.
+fn is_within(key: &Key, scope: &str) -> bool {
+    scope.is_empty() || key.0 == scope
 }
 
 impl Index {
@@ -207,13 +213,13 @@ impl Index {
         self.lock().forget(key, None)
     }
 
-    /// Drops every request that `alive` does not hold, after a new list.
-    pub fn requests_listed(&self, alive: &HashSet<Key>) -> Vec<Key> {
+    /// Drops every request of `scope`, a namespace or all where empty, that `alive` does not hold, after a new list.
+    pub fn requests_listed(&self, scope: &str, alive: &HashSet<Key>) -> Vec<Key> {
         let mut inner = self.lock();
         let gone: Vec<Key> = inner
             .requests
             .keys()
-            .filter(|key| !alive.contains(*key))
+            .filter(|key| is_within(key, scope) && !alive.contains(*key))
             .cloned()
             .collect();
         gone.iter()
@@ -264,12 +270,15 @@ impl Index {
         self.lock().secrets.get(key).map(|cached| cached.meta.clone())
     }
 
-    /// A new list of Secrets begins. It shows all that was written before now, so only what is written from now on is expected.
-    pub fn secrets_listing(&self) {
+    /// A new list of the Secrets in `scope`, a namespace or all where empty, begins. It shows all that was written before now, so only
+    /// what is written from now on is expected.
+    pub fn secrets_listing(&self, scope: &str) {
         let mut inner = self.lock();
-        inner.listing = Some(HashSet::new());
-        inner.shown.clear();
-        for cached in inner.secrets.values_mut() {
+        inner.listing.insert(scope.to_owned(), HashSet::new());
+        inner
+            .shown
+            .retain(|namespace, _| !scope.is_empty() && namespace != scope);
+        for (_, cached) in inner.secrets.iter_mut().filter(|(key, _)| is_within(key, scope)) {
             cached.expected = false;
         }
     }
@@ -277,10 +286,18 @@ impl Index {
     /// Takes in a Secret as the watch or list shows it. False where it was known already, as after our own write.
     pub fn secret_applied(&self, key: Key, meta: SecretMeta) -> bool {
         let mut inner = self.lock();
-        let listing = inner.listing.is_some();
-        if let Some(listed) = &mut inner.listing {
-            listed.insert(key.clone());
-        }
+        let scope = if inner.listing.contains_key(&key.0) {
+            key.0.as_str()
+        } else {
+            ""
+        };
+        let listing = match inner.listing.get_mut(scope) {
+            Some(listed) => {
+                listed.insert(key.clone());
+                true
+            }
+            None => false,
+        };
         inner.saw(&key.0, &meta.resource_version);
         if let Some(cached) = inner.secrets.get_mut(&key) {
             // What a list shows is true even where it is older, as after a restore of etcd, but for what was written since it began.
@@ -303,13 +320,15 @@ impl Index {
         true
     }
 
-    /// The list of Secrets ends. Returns those that are gone.
-    pub fn secrets_listed(&self) -> Vec<(Key, SecretMeta)> {
+    /// The list of the Secrets in `scope` ends. Returns those that are gone.
+    pub fn secrets_listed(&self, scope: &str) -> Vec<(Key, SecretMeta)> {
         let mut inner = self.lock();
-        let Some(listed) = inner.listing.take() else {
+        let Some(listed) = inner.listing.remove(scope) else {
             return Vec::new();
         };
-        let gone = |key: &Key, cached: &mut Cached| !cached.expected && !listed.contains(key);
+        let gone = |key: &Key, cached: &mut Cached| {
+            is_within(key, scope) && !cached.expected && !listed.contains(key)
+        };
         inner
             .secrets
             .extract_if(gone)

@@ -81,15 +81,15 @@ fn a_late_answer_does_not_undo_the_watch() {
 #[test]
 fn a_list_that_began_before_our_write_does_not_undo_it() {
     let index = Index::default();
-    index.secrets_listing();
+    index.secrets_listing("");
     index.secret_written(key("s"), secret("9"));
-    assert!(index.secrets_listed().is_empty());
+    assert!(index.secrets_listed("").is_empty());
     assert_eq!(version(&index, "s").as_deref(), Some("9"));
     // Nor does one that shows what was there before.
-    index.secrets_listing();
+    index.secrets_listing("");
     index.secret_written(key("s"), secret("15"));
     assert!(!index.secret_applied(key("s"), secret("9")));
-    assert!(index.secrets_listed().is_empty());
+    assert!(index.secrets_listed("").is_empty());
     assert_eq!(version(&index, "s").as_deref(), Some("15"));
 }
 
@@ -98,19 +98,19 @@ fn a_list_that_began_after_our_write_decides() {
     let index = Index::default();
     index.secret_written(key("gone"), secret("9"));
     index.secret_written(key("stays"), secret("10"));
-    index.secrets_listing();
+    index.secrets_listing("");
     assert!(!index.secret_applied(key("stays"), secret("10")));
-    assert_eq!(index.secrets_listed(), [(key("gone"), secret("9"))]);
+    assert_eq!(index.secrets_listed(""), [(key("gone"), secret("9"))]);
     assert_eq!(version(&index, "gone"), None);
     assert_eq!(version(&index, "stays").as_deref(), Some("10"));
     // One that is broken off is begun anew.
-    index.secrets_listing();
+    index.secrets_listing("");
     index.secret_written(key("new"), secret("20"));
-    index.secrets_listing();
+    index.secrets_listing("");
     assert!(!index.secret_applied(key("stays"), secret("10")));
-    assert_eq!(index.secrets_listed().len(), 1);
+    assert_eq!(index.secrets_listed("").len(), 1);
     // The end of a list without its beginning says nothing.
-    assert!(index.secrets_listed().is_empty());
+    assert!(index.secrets_listed("").is_empty());
     assert_eq!(index.sizes(), (0, 1));
 }
 
@@ -118,9 +118,9 @@ fn a_list_that_began_after_our_write_decides() {
 fn a_list_is_believed_even_where_it_is_older() {
     let index = Index::default();
     index.secret_applied(key("s"), secret("50"));
-    index.secrets_listing();
+    index.secrets_listing("");
     assert!(index.secret_applied(key("s"), secret("20")), "etcd was restored");
-    assert!(index.secrets_listed().is_empty());
+    assert!(index.secrets_listed("").is_empty());
     assert_eq!(version(&index, "s").as_deref(), Some("20"));
     // And what is written then is not taken for older than what was shown before.
     index.secret_written(key("t"), secret("21"));
@@ -244,7 +244,7 @@ fn whoever_waits_for_a_secret_is_woken_when_it_is_free() {
     // And by a deletion that only a new list shows.
     index.request_applied(&old);
     let alive: HashSet<Key> = [key("young")].into();
-    assert_eq!(index.requests_listed(&alive), [key("young")]);
+    assert_eq!(index.requests_listed("", &alive), [key("young")]);
     assert_eq!(index.request_deleted(&key("young")), Vec::<String>::new());
     assert_eq!(index.sizes(), (0, 0));
     assert!(index.claimants(&key("s")).is_empty());
@@ -273,4 +273,29 @@ fn memory_lives_as_long_as_the_request() {
     index.request_deleted(&key("a"));
     assert!(!index.is_current(&key("a"), "2"));
     assert!(!knows("2"));
+}
+
+#[test]
+fn a_list_of_one_namespace_says_nothing_of_another() {
+    let index = Index::default();
+    let other = |name: &str| ("other".to_owned(), name.to_owned());
+    for key in [key("kept"), key("gone"), other("kept")] {
+        assert!(index.secret_applied(key, secret("5")));
+    }
+    index.secrets_listing("shop");
+    index.secrets_listing("other");
+    assert!(!index.secret_applied(key("kept"), secret("5")));
+    assert_eq!(index.secrets_listed("shop"), [(key("gone"), secret("5"))]);
+    // A list is believed also where it shows an older version; one that is over is not asked any more.
+    assert!(index.secret_applied(other("kept"), secret("4")));
+    assert!(!index.secret_applied(key("kept"), secret("4")));
+    assert!(index.secrets_listed("other").is_empty());
+
+    let mut far = wanting("far", "2", "far", 0);
+    far.metadata.namespace = Some("other".into());
+    index.request_applied(&far);
+    index.request_applied(&wanting("near", "1", "near", 0));
+    index.requests_listed("shop", &HashSet::new());
+    assert!(!index.is_current(&key("near"), "1"));
+    assert!(index.is_current(&other("far"), "2"));
 }

@@ -1,15 +1,14 @@
 //! The controller: watches feed caches, caches name the requests to reconcile, and each reconcile goes through the phases.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt, Stream, StreamExt, stream};
+use futures::FutureExt;
 use kube::Client;
-use kube::runtime::controller::{self, Action, applier};
 use kube::runtime::events::Recorder;
-use kube::runtime::reflector::{self, ObjectRef};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -24,23 +23,32 @@ pub mod names;
 pub mod observe;
 mod outcome;
 pub mod plan;
+mod queue;
 mod reconcile;
 pub mod render;
 pub mod schedule;
+pub mod shard;
 mod source;
 pub mod status;
 mod steps;
 pub mod template;
 pub mod validate;
 mod watches;
+mod work;
 
 use crate::api::v1alpha1::IdTokenRequest;
 use crate::google::Minter;
+use crate::health::Pulse;
 use crate::metrics::Metrics;
-use watches::{Cache, Scope, Triggers};
+use index::Key;
+use watches::{Cache, Filled, Scope, Triggers};
+use work::Desk;
 
 /// Time for what is under way when the operator ends: less than a pod's usual grace period of 30 s.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// Added to the time limits of work before it is taken for stuck.
+const LENIENCE: Duration = Duration::from_secs(30);
 
 /// How the controller works.
 #[derive(Clone, Debug)]
@@ -49,6 +57,8 @@ pub struct Settings {
     pub reconcile_timeout: Duration,
     /// How many reconciles run at once.
     pub concurrency: u16,
+    /// Which requests there are to work on.
+    pub shard: shard::Shard,
     /// Where grants are read from beside the objects.
     pub grants_file: Option<std::path::PathBuf>,
     /// What is permitted of sources.
@@ -78,6 +88,11 @@ pub struct Context {
 #[error("a watch of the Kubernetes API ended: {0}; the operator ends too, to be started anew")]
 pub struct WatchEnded(String);
 
+/// The longest that one request's work takes, unless it is stuck.
+pub fn longest_work(settings: &Settings) -> Duration {
+    settings.reconcile_timeout + reconcile::PUBLISH_TIMEOUT + LENIENCE
+}
+
 impl WatchEnded {
     fn new(ended: Result<(), tokio::task::JoinError>) -> Self {
         Self(
@@ -94,92 +109,119 @@ impl WatchEnded {
 /// A watch ended.
 pub async fn run(
     ctx: Arc<Context>,
+    pulse: Pulse,
     synced: watch::Sender<bool>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), WatchEnded> {
     let (one, one_receiver) = unbounded_channel();
     let (all, all_receiver) = unbounded_channel();
-    let triggers = Triggers::new(one, all);
-    let (store, writer) = reflector::store::<IdTokenRequest>();
-    let (filled, mut filled_receiver) = watch::channel(HashSet::new());
-
-    let mut tasks = JoinSet::new();
-    tasks.spawn(watches::requests(
-        ctx.clone(),
-        writer,
-        triggers.clone(),
-        filled.clone(),
-    ));
-    tasks.spawn(watches::secrets(ctx.clone(), triggers.clone(), filled.clone()));
-    tasks.spawn(watches::grants(ctx.clone(), triggers.clone(), filled.clone()));
-    tasks.spawn(watches::namespaces(ctx.clone(), triggers.clone(), filled));
-    tasks.spawn(watches::clock(triggers.clone()));
-    if let Some(path) = ctx.settings.grants_file.clone() {
-        tasks.spawn(watches::grants_file(ctx.clone(), path, triggers));
-    }
-
+    let (filled, filled_receiver) = watch::channel(HashSet::new());
+    let mut desk = Desk::new(
+        one_receiver,
+        all_receiver,
+        ctx.settings.concurrency.into(),
+        pulse,
+        ctx.metrics.clone(),
+    );
+    let mut watches = JoinSet::new();
+    let stores = watch_all(&ctx, &mut watches, Triggers::new(one, all), filled);
     let mut shutdown = shutdown.boxed().shared();
-    let every = [Cache::Requests, Cache::Secrets, Cache::Grants, Cache::Namespaces];
     tokio::select! {
         () = &mut shutdown => return Ok(()),
-        Some(ended) = tasks.join_next() => return Err(WatchEnded::new(ended)),
-        // Ends early only when all watches ended.
-        _ = filled_receiver.wait_for(|done| every.iter().all(|cache| done.contains(cache))) => {}
+        Some(ended) = watches.join_next() => return Err(WatchEnded::new(ended)),
+        () = desk.idle() => {}
+        () = all_filled(&ctx.settings, filled_receiver) => {}
     }
     let (requests, secrets) = ctx.index.sizes();
     tracing::info!(requests, secrets, "the caches are filled");
     synced.send_replace(true);
 
-    let everything = {
-        let store = store.clone();
-        received(all_receiver).flat_map(move |scope| {
-            let within = |object: &IdTokenRequest| match &scope {
-                Scope::Everything => true,
-                Scope::Namespace(name) => object.metadata.namespace.as_ref() == Some(name),
-            };
-            let all: Vec<_> = store
-                .state()
-                .iter()
-                .filter(|object| within(object))
-                .map(|object| ObjectRef::from_obj(object.as_ref()))
-                .collect();
-            stream::iter(all)
-        })
+    let start = |key: &Key| {
+        let object = stores.get(key)?;
+        Some(reconcile::reconcile(object, ctx.clone()))
     };
-    let queue = stream::select(received(one_receiver), everything)
-        .take_until(shutdown.clone())
-        .map(Ok::<ObjectRef<IdTokenRequest>, std::convert::Infallible>);
-    let reconciler = |object, ctx| {
-        Box::pin(async { Ok::<_, std::convert::Infallible>(reconcile::reconcile(object, ctx).await) })
-    };
-    let config = controller::Config::default().concurrency(ctx.settings.concurrency);
-    let work = applier(
-        reconciler,
-        |_, error, _| match *error {},
-        ctx,
-        store,
-        queue,
-        config,
-    )
-    .for_each(|result: Result<(ObjectRef<IdTokenRequest>, Action), _>| {
-        if let Err(error) = result {
-            // A request that is gone by its turn.
-            tracing::debug!("nothing reconciled: {error}");
-        }
-        std::future::ready(())
-    });
     let ended = tokio::select! {
-        () = work => Ok(()),
-        Some(ended) = tasks.join_next() => Err(WatchEnded::new(ended)),
+        () = desk.work(|scope| stores.keys(scope), start, shutdown.clone()) => Ok(()),
+        Some(ended) = watches.join_next() => Err(WatchEnded::new(ended)),
         () = async { shutdown.await; tokio::time::sleep(GRACE).await } => {
             tracing::warn!("what is still under way is given up; the next start does it again");
             Ok(())
         }
     };
-    tasks.shutdown().await;
+    desk.abandon().await;
+    watches.shutdown().await;
     ended
 }
 
-fn received<T: Send + 'static>(mut receiver: UnboundedReceiver<T>) -> impl Stream<Item = T> + Send {
-    stream::poll_fn(move |cx| receiver.poll_recv(cx))
+/// Starts all watches.
+fn watch_all(ctx: &Arc<Context>, tasks: &mut JoinSet<()>, triggers: Triggers, filled: Filled) -> Stores {
+    let mut stores = Stores::default();
+    for scope in ctx.settings.shard.scopes() {
+        let (store, writer) = reflector::store::<IdTokenRequest>();
+        stores.0.insert(scope.clone(), store);
+        tasks.spawn(watches::requests(
+            ctx.clone(),
+            scope.clone(),
+            writer,
+            triggers.clone(),
+            filled.clone(),
+        ));
+        tasks.spawn(watches::secrets(
+            ctx.clone(),
+            scope,
+            triggers.clone(),
+            filled.clone(),
+        ));
+    }
+    if !ctx.settings.shard.is_namespaced() {
+        tasks.spawn(watches::grants(ctx.clone(), triggers.clone(), filled.clone()));
+        tasks.spawn(watches::namespaces(ctx.clone(), triggers.clone(), filled));
+    }
+    tasks.spawn(watches::clock(triggers.clone()));
+    if let Some(path) = ctx.settings.grants_file.clone() {
+        tasks.spawn(watches::grants_file(ctx.clone(), path, triggers));
+    }
+    stores
+}
+
+/// Returns when every cache is filled.
+async fn all_filled(settings: &Settings, mut filled: watch::Receiver<HashSet<Cache>>) {
+    let mut every: Vec<Cache> = Vec::new();
+    for scope in settings.shard.scopes() {
+        every.extend([Cache::Requests(scope.clone()), Cache::Secrets(scope)]);
+    }
+    if !settings.shard.is_namespaced() {
+        every.extend([Cache::Grants, Cache::Namespaces]);
+    }
+    // Fails only when all watches ended, which the caller sees too.
+    let _ = filled
+        .wait_for(|done| every.iter().all(|cache| done.contains(cache)))
+        .await;
+}
+
+/// The cached requests, by the namespace that is watched; an empty name is for all.
+#[derive(Default)]
+struct Stores(HashMap<String, Store<IdTokenRequest>>);
+
+impl Stores {
+    fn get(&self, key: &Key) -> Option<Arc<IdTokenRequest>> {
+        let store = self.0.get(&key.0).or_else(|| self.0.get(""))?;
+        store.get(&ObjectRef::new(&key.1).within(&key.0))
+    }
+
+    fn keys(&self, scope: &Scope) -> Vec<Key> {
+        let within = |key: &Key| match scope {
+            Scope::Everything => true,
+            Scope::Namespace(name) => key.0 == *name,
+        };
+        let key = |object: &Arc<IdTokenRequest>| {
+            let meta = &object.metadata;
+            (
+                meta.namespace.clone().unwrap_or_default(),
+                meta.name.clone().unwrap_or_default(),
+            )
+        };
+        let all = self.0.values().flat_map(Store::state);
+        all.map(|object| key(&object)).filter(within).collect()
+    }
 }

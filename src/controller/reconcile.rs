@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use kube::Resource;
-use kube::runtime::controller::Action;
 
 use super::Context;
 use super::authorize::Denied;
@@ -19,17 +18,17 @@ use super::plan::{self, Observed, Plan};
 use super::schedule;
 use super::status::{self, Failure, Report};
 use super::validate::{Request, permitted, validate};
-use crate::api::annotations;
 use crate::api::conditions::{READY, reason};
 use crate::api::v1alpha1::{GrantStatus, IdTokenRequest, IdTokenRequestStatus};
+use crate::api::{LABEL_SHARD, annotations};
 
 /// Longest time for writing the status and the event.
-const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Brings one request to where its spec wants it, and says when to look again.
-pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) -> Action {
+/// Brings one request to where its spec wants it, and says after which time to look again, if that is not on a change only.
+pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) -> Option<Duration> {
     if object.metadata.deletion_timestamp.is_some() {
-        return Action::await_change();
+        return None;
     }
     let started = std::time::Instant::now();
     let uid = object.metadata.uid.clone().unwrap_or_default();
@@ -89,14 +88,9 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
             Some(report.next.map_or(again, |next| next.min(again)))
         }
     };
-    match wake {
-        Some(at) => {
-            let wait = at.duration_since(Timestamp::now()).max(SignedDuration::ZERO);
-            // Timers may fire early by a millisecond, which would cost a reconcile for nothing.
-            Action::requeue(wait.unsigned_abs() + Duration::from_millis(2))
-        }
-        None => Action::await_change(),
-    }
+    let wait = wake?.duration_since(Timestamp::now()).max(SignedDuration::ZERO);
+    // Timers may fire early by a millisecond, which would cost a reconcile for nothing.
+    Some(wait.unsigned_abs() + Duration::from_millis(2))
 }
 
 fn key(object: &IdTokenRequest) -> Key {
@@ -178,7 +172,7 @@ async fn phases(
     let valid = validate(object)
         .and_then(|request| permitted(&request.token.source, &ctx.settings.sources).map(|()| request));
     let request = match valid {
-        Ok(request) => request,
+        Ok(request) => marked(request, ctx),
         Err(error) => {
             report.failure = Some(Failure {
                 reason: error.reason(),
@@ -209,6 +203,16 @@ async fn phases(
     };
     let end = work.run().await;
     work.finish(end, basis)
+}
+
+/// Has the Secret carry the label by which this shard watches it.
+fn marked(mut request: Request, ctx: &Context) -> Request {
+    let label = ctx.settings.shard.label();
+    request
+        .target
+        .labels
+        .extend(label.map(|label| (LABEL_SHARD.to_owned(), label)));
+    request
 }
 
 fn empty_report() -> Report {
@@ -259,7 +263,7 @@ fn unfinished(
     memory: &Memory,
     fault: KubeFault,
 ) -> Report {
-    let Ok(request) = validate(object) else {
+    let Ok(request) = validate(object).map(|request| marked(request, ctx)) else {
         return empty_report();
     };
     let allowed = ctx.grants.authorize(&request, Timestamp::now());

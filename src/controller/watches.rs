@@ -11,10 +11,11 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{Api, ListParams, PartialObjectMeta, WatchEvent, WatchParams};
+use kube::core::NamespaceResourceScope;
+use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, watcher};
-use kube::runtime::{WatchStreamExt, reflector::ObjectRef};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
@@ -24,7 +25,6 @@ use super::Context;
 use super::grants::{Watched, read_file};
 use super::index::{Key, SecretMeta};
 use crate::api::v1alpha1::{IdTokenGrant, IdTokenRequest};
-use crate::api::{LABEL_MANAGED_BY, MANAGED_BY};
 
 /// Seconds after which the API server ends a watch, so that it begins anew.
 const WATCH_SECONDS: u32 = 290;
@@ -42,7 +42,7 @@ const FILE_INTERVAL: Duration = Duration::from_secs(2);
 /// Where the watches put the requests to reconcile.
 #[derive(Clone, Debug)]
 pub(super) struct Triggers {
-    one: UnboundedSender<ObjectRef<IdTokenRequest>>,
+    one: UnboundedSender<Key>,
     all: UnboundedSender<Scope>,
 }
 
@@ -57,13 +57,13 @@ pub(super) enum Scope {
 
 impl Triggers {
     /// `one` takes single requests, `all` that many are to be looked at.
-    pub(super) fn new(one: UnboundedSender<ObjectRef<IdTokenRequest>>, all: UnboundedSender<Scope>) -> Self {
+    pub(super) fn new(one: UnboundedSender<Key>, all: UnboundedSender<Scope>) -> Self {
         Self { one, all }
     }
 
     fn request(&self, namespace: &str, name: &str) {
         // Fails only when the operator is about to end.
-        let _ = self.one.send(ObjectRef::new(name).within(namespace));
+        let _ = self.one.send((namespace.to_owned(), name.to_owned()));
     }
 
     fn everything(&self) {
@@ -76,12 +76,12 @@ impl Triggers {
 }
 
 /// The caches that must be filled before the first decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Cache {
-    /// IdTokenRequests.
-    Requests,
-    /// Secrets with our label.
-    Secrets,
+    /// IdTokenRequests of a namespace, or of all where its name is empty.
+    Requests(String),
+    /// Secrets with our label, likewise.
+    Secrets(String),
     /// IdTokenGrants.
     Grants,
     /// Namespaces.
@@ -95,15 +95,30 @@ fn fill(filled: &Filled, cache: Cache) {
     filled.send_if_modified(|done| done.insert(cache));
 }
 
-/// Watches IdTokenRequests into `writer` and the index.
+fn within<K>(ctx: &Context, scope: &str) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    match scope {
+        "" => Api::all(ctx.client.clone()),
+        namespace => Api::namespaced(ctx.client.clone(), namespace),
+    }
+}
+
+/// Watches the IdTokenRequests of a namespace, or of all where `scope` is empty, into `writer` and the index.
 pub(super) async fn requests(
     ctx: Arc<Context>,
+    scope: String,
     mut writer: Writer<IdTokenRequest>,
     triggers: Triggers,
     filled: Filled,
 ) {
-    let api: Api<IdTokenRequest> = Api::all(ctx.client.clone());
-    let stream = watcher(api, watcher::Config::default().timeout(WATCH_SECONDS))
+    let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
+    if let Some(selector) = ctx.settings.shard.selector() {
+        config = config.labels(selector);
+    }
+    let stream = watcher(within::<IdTokenRequest>(&ctx, &scope), config)
         .backoff(WatchBackoff::default())
         .modify(|object| object.managed_fields_mut().clear());
     let mut stream = pin!(stream);
@@ -127,13 +142,13 @@ pub(super) async fn requests(
                 listed.insert(key);
             }
             watcher::Event::InitDone => {
-                waiting.extend(ctx.index.requests_listed(&listed));
-                ctx.metrics.keep_only(&listed);
+                waiting.extend(ctx.index.requests_listed(&scope, &listed));
+                ctx.metrics.keep_only(&scope, &listed);
                 listed = HashSet::new();
                 for (namespace, name) in waiting.drain() {
                     triggers.request(&namespace, &name);
                 }
-                fill(&filled, Cache::Requests);
+                fill(&filled, Cache::Requests(scope.clone()));
             }
             watcher::Event::Apply(object) => {
                 for (namespace, name) in taken_in(&ctx, object) {
@@ -167,11 +182,11 @@ fn dropped(ctx: &Context, key: &Key) -> Vec<Key> {
     affected.into_iter().map(|name| (key.0.clone(), name)).collect()
 }
 
-/// Watches the metadata of the Secrets that carry our label.
-pub(super) async fn secrets(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
-    let api: Api<PartialObjectMeta<Secret>> = Api::all(ctx.client.clone());
+/// Watches the metadata of the Secrets that carry our label, in a namespace, or in all where `scope` is empty.
+pub(super) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers, filled: Filled) {
+    let api = within::<PartialObjectMeta<Secret>>(&ctx, &scope);
     let config = watcher::Config::default()
-        .labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"))
+        .labels(&ctx.settings.shard.secrets())
         .timeout(WATCH_SECONDS);
     let mut stream = pin!(watcher(api, config).backoff(WatchBackoff::default()));
     let concerned = |key: &Key, meta: &SecretMeta| {
@@ -184,7 +199,7 @@ pub(super) async fn secrets(ctx: Arc<Context>, triggers: Triggers, filled: Fille
     };
     while let Some(event) = stream.next().await {
         match event {
-            Ok(watcher::Event::Init) => ctx.index.secrets_listing(),
+            Ok(watcher::Event::Init) => ctx.index.secrets_listing(&scope),
             Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
                 let (key, meta) = (key_of(&secret.metadata), SecretMeta::from(&secret.metadata));
                 if ctx.index.secret_applied(key.clone(), meta.clone()) {
@@ -192,10 +207,10 @@ pub(super) async fn secrets(ctx: Arc<Context>, triggers: Triggers, filled: Fille
                 }
             }
             Ok(watcher::Event::InitDone) => {
-                for (key, meta) in ctx.index.secrets_listed() {
+                for (key, meta) in ctx.index.secrets_listed(&scope) {
                     concerned(&key, &meta);
                 }
-                fill(&filled, Cache::Secrets);
+                fill(&filled, Cache::Secrets(scope.clone()));
             }
             Ok(watcher::Event::Delete(secret)) => {
                 let (key, meta) = (key_of(&secret.metadata), SecretMeta::from(&secret.metadata));

@@ -6,7 +6,7 @@ mod relay;
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -74,14 +74,46 @@ impl Setup {
     }
 }
 
-struct Operator {
-    process: Process,
+/// One process of the operator.
+pub(crate) struct Operator {
+    /// The process.
+    pub(crate) process: Process,
     address: String,
+}
+
+impl Operator {
+    /// The text of `/metrics`.
+    pub(crate) async fn scrape(&self) -> Result<String> {
+        Ok(self.get("/metrics").await?.error_for_status()?.text().await?)
+    }
+
+    /// Answers a GET of a path.
+    pub(crate) async fn get(&self, path: &str) -> Result<reqwest::Response> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        Ok(client
+            .get(format!("http://{}{path}", self.address))
+            .send()
+            .await?)
+    }
+
+    /// The sum of all samples of `/metrics` whose line begins with `series`.
+    pub(crate) async fn metric(&self, series: &str) -> Result<f64> {
+        let text = self.scrape().await?;
+        let samples = text.lines().filter(|line| line.starts_with(series));
+        Ok(samples
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum())
+    }
+
+    /// Waits until its caches are filled.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        self.process.wait_for_http(&self.address, "/readyz", LIMIT).await
+    }
 }
 
 /// A control plane, Google, and the operator between them. All of it ends when this is dropped.
 pub(crate) struct World {
-    operator: Mutex<Option<Operator>>,
+    operator: Mutex<Option<Arc<Operator>>>,
     /// Names the log of each run.
     runs: Mutex<Vec<PathBuf>>,
     setup: Setup,
@@ -175,6 +207,14 @@ impl World {
 
     /// Starts the operator and waits until its caches are filled.
     pub(crate) async fn start_operator(&self) -> Result<()> {
+        let operator = self.replica(&self.setup.flags, &[]).await?;
+        operator.ready().await?;
+        *self.operator.lock().unwrap() = Some(Arc::new(operator));
+        Ok(())
+    }
+
+    /// Starts one more process of the operator, with these flags and environment variables, and waits until it says where it listens.
+    pub(crate) async fn replica(&self, flags: &[String], env: &[(&str, String)]) -> Result<Operator> {
         let home = self.cluster.dir().join("home");
         std::fs::create_dir_all(&home)?;
         let google = self.relay.as_ref().map_or(self.google.address(), Relay::address);
@@ -182,7 +222,7 @@ impl World {
         command
             .args(["run", "--listen", "127.0.0.1:0"])
             .arg(format!("--iam-credentials-url=http://{google}"))
-            .args(&self.setup.flags)
+            .args(flags)
             .env("KUBECONFIG", &self.kubeconfig)
             .env("IDTOKEN_LOG", self.setup.log)
             .env("GCE_METADATA_HOST", google.to_string())
@@ -204,9 +244,14 @@ impl World {
         if self.setup.grants_file.is_some() {
             command.arg("--grants-file").arg(self.grants_file());
         }
-        let name = format!("operator-{}", self.runs.lock().unwrap().len() + 1);
-        let process = Process::spawn(&name, &command, self.cluster.dir())?;
-        self.runs.lock().unwrap().push(process.log_path().to_owned());
+        command.envs(env.iter().cloned());
+        let process = {
+            let mut runs = self.runs.lock().unwrap();
+            let name = format!("operator-{}", runs.len() + 1);
+            let process = Process::spawn(&name, &command, self.cluster.dir())?;
+            runs.push(process.log_path().to_owned());
+            process
+        };
         let line = process.wait_for_line("the operator starts", LIMIT).await?;
         let address = line
             .split("listen=")
@@ -214,9 +259,7 @@ impl World {
             .and_then(|rest| rest.split_whitespace().next())
             .context("the first line of the log does not say where it listens")?
             .to_owned();
-        process.wait_for_http(&address, "/readyz", LIMIT).await?;
-        *self.operator.lock().unwrap() = Some(Operator { process, address });
-        Ok(())
+        Ok(Operator { process, address })
     }
 
     /// Ends the operator by SIGTERM, or by SIGKILL, and waits for its end.
@@ -260,26 +303,17 @@ impl World {
 
     /// The text of `/metrics`.
     pub(crate) async fn scrape(&self) -> Result<String> {
-        let address = self
-            .operator
-            .lock()
-            .unwrap()
-            .as_ref()
-            .context("the operator does not run")?
-            .address
-            .clone();
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        let answer = client.get(format!("http://{address}/metrics")).send().await?;
-        Ok(answer.error_for_status()?.text().await?)
+        self.running()?.scrape().await
     }
 
     /// The sum of all samples of `/metrics` whose line begins with `series`.
     pub(crate) async fn metric(&self, series: &str) -> Result<f64> {
-        let text = self.scrape().await?;
-        let samples = text.lines().filter(|line| line.starts_with(series));
-        Ok(samples
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum())
+        self.running()?.metric(series).await
+    }
+
+    fn running(&self) -> Result<Arc<Operator>> {
+        let operator = self.operator.lock().unwrap().clone();
+        operator.context("the operator does not run")
     }
 
     /// How many calls asked Google for an ID token, whatever came of them.

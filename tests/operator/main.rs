@@ -14,3 +14,4 @@ mod leak;
 mod load;
 mod outage;
 mod schema;
+mod shards;

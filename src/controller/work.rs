@@ -1,0 +1,143 @@
+//! Does the work that the queue holds: each reconcile is a task of its own, so that all cores are used and a slow one blocks no other.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::index::Key;
+use super::queue::Queue;
+use super::watches::Scope;
+use crate::health::Pulse;
+use crate::metrics::Metrics;
+
+/// How often the loop gives a sign of life when nothing happens.
+const BEAT: Duration = Duration::from_secs(1);
+/// When a reconcile that panicked is done again.
+const AFTER_PANIC: Duration = Duration::from_secs(5);
+
+/// Takes in what is to be done, and does it.
+pub(super) struct Desk {
+    pub(super) one: UnboundedReceiver<Key>,
+    pub(super) all: UnboundedReceiver<Scope>,
+    pub(super) limit: usize,
+    pub(super) pulse: Pulse,
+    pub(super) metrics: Arc<Metrics>,
+    tasks: JoinSet<Option<Duration>>,
+}
+
+impl Desk {
+    pub(super) fn new(
+        one: UnboundedReceiver<Key>,
+        all: UnboundedReceiver<Scope>,
+        limit: usize,
+        pulse: Pulse,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            one,
+            all,
+            limit,
+            pulse,
+            metrics,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Takes in and forgets, for as long as another replica does the work. Ends when all watches did.
+    pub(super) async fn idle(&mut self) {
+        let mut ticks = interval(BEAT);
+        loop {
+            self.pulse.beat(Instant::now(), None);
+            tokio::select! {
+                one = self.one.recv() => if one.is_none() { return },
+                all = self.all.recv() => if all.is_none() { return },
+                _ = ticks.tick() => {}
+            }
+        }
+    }
+
+    /// Works on all that `keys` lists and on what comes in, until `stop` resolves and what was under way is finished. `start` gives the
+    /// work on a request, which says after which time it is to be done again; none where the request is gone.
+    pub(super) async fn work<F>(
+        &mut self,
+        keys: impl Fn(&Scope) -> Vec<Key>,
+        start: impl Fn(&Key) -> Option<F>,
+        stop: impl Future<Output = ()>,
+    ) where
+        F: Future<Output = Option<Duration>> + Send + 'static,
+    {
+        let mut queue = Queue::default();
+        let mut doing: HashMap<Id, Key> = HashMap::new();
+        let mut stop = pin!(stop);
+        let mut stopping = false;
+        let mut ticks = interval(BEAT);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for key in keys(&Scope::Everything) {
+            queue.push(key, Instant::now());
+        }
+        loop {
+            let now = Instant::now();
+            while !stopping && queue.running() < self.limit {
+                let Some((key, due)) = queue.pop(now) else { break };
+                match start(&key) {
+                    Some(work) => {
+                        self.metrics.queued(now.duration_since(due));
+                        doing.insert(self.tasks.spawn(work).id(), key);
+                    }
+                    // Gone by its turn.
+                    None => queue.done(&key),
+                }
+            }
+            if stopping && doing.is_empty() {
+                self.pulse.beat(now, None);
+                return;
+            }
+            self.pulse.beat(now, queue.oldest());
+            let has_room = !stopping && queue.running() < self.limit;
+            let next = queue.next().filter(|_| has_room);
+            tokio::select! {
+                biased;
+                () = &mut stop, if !stopping => stopping = true,
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    let (id, again) = match ended {
+                        Ok(ended) => ended,
+                        Err(error) => (error.id(), Some(AFTER_PANIC)),
+                    };
+                    if let Some(key) = doing.remove(&id) {
+                        queue.done(&key);
+                        // A time too far to be told is never.
+                        if let Some(at) = again.and_then(|after| Instant::now().checked_add(after)) {
+                            queue.push(key, at);
+                        }
+                    }
+                }
+                Some(key) = self.one.recv() => queue.push(key, Instant::now()),
+                Some(scope) = self.all.recv() => {
+                    let now = Instant::now();
+                    for key in keys(&scope) {
+                        queue.push(key, now);
+                    }
+                }
+                () = async { sleep_until(next.unwrap_or(now)).await }, if next.is_some() => {}
+                _ = ticks.tick() => self.metrics.queue(queue.due(Instant::now()), queue.running()),
+            }
+        }
+    }
+
+    /// Ends what is under way, and returns when nothing is any more.
+    pub(super) async fn abandon(&mut self) {
+        self.tasks.shutdown().await;
+        self.metrics.queue(0, 0);
+        self.pulse.beat(Instant::now(), None);
+    }
+}
+
+#[cfg(test)]
+#[path = "work_tests.rs"]
+mod tests;
