@@ -56,6 +56,27 @@ pub const KUBERNETES: GoModule = GoModule {
     ],
 };
 
+/// The Helm version that is built.
+pub const HELM_VERSION: &str = "v3.22.0";
+
+/// Helm.
+pub const HELM: GoModule = GoModule {
+    name: "helm",
+    go_mod: include_str!("../tools/helm/go.mod"),
+    go_sum: include_str!("../tools/helm/go.sum"),
+    // Without the version of Kubernetes a chart's kubeVersion and .Capabilities are judged by v1.20.
+    ldflags: "-s -w \
+        -X helm.sh/helm/v3/internal/version.version=v3.22.0 \
+        -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 \
+        -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37 \
+        -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 \
+        -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=37",
+    tools: &[GoTool {
+        name: "helm",
+        package: "helm.sh/helm/v3/cmd/helm",
+    }],
+};
+
 const NEEDED: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
 
 /// The programs a [`crate::ControlPlane`] needs.
@@ -120,6 +141,12 @@ mod tests {
         std::fs::write(dir.path().join("etcd"), "").unwrap();
         let error = given(dir.path()).unwrap_err().to_string();
         assert!(error.contains("no kube-apiserver and no kubectl"), "{error}");
+    }
+
+    #[test]
+    fn the_helm_module_has_the_version() {
+        assert!(HELM.go_mod.contains(&format!("helm.sh/helm/v3 {HELM_VERSION} ")));
+        assert!(HELM.ldflags.contains(&format!("version.version={HELM_VERSION} ")));
     }
 
     #[test]

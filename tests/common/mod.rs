@@ -1,5 +1,5 @@
 //! A world to test the operator in: a real API server, Google's endpoints emulated in this process, and the operator as the
-//! process that users run, with exactly the rights of `config/rbac.yaml`.
+//! process that users run, with exactly the rights of `config/rbac.yaml` and under the admission policies.
 
 mod objects;
 mod relay;
@@ -32,8 +32,9 @@ pub(crate) const AUDIENCE: &str = "https://billing-x.run.app";
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// The operator's user in the cluster.
-const USER: &str = "system:serviceaccount:idtoken-system:idtoken-operator";
-const RBAC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/rbac.yaml");
+pub(crate) const USER: &str = "system:serviceaccount:idtoken-system:idtoken-operator";
+/// What an administrator applies besides the CustomResourceDefinitions.
+const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config");
 
 /// What can be chosen about a world. The default is what most tests want.
 pub(crate) struct Setup {
@@ -49,6 +50,8 @@ pub(crate) struct Setup {
     pub(crate) lifetime: Duration,
     /// Content of `--grants-file`; none where absent.
     pub(crate) grants_file: Option<String>,
+    /// The operator's rights: a file of `config/`.
+    pub(crate) rbac: &'static str,
 }
 
 impl Default for Setup {
@@ -60,6 +63,7 @@ impl Default for Setup {
             recorded: false,
             lifetime: Duration::from_secs(3600),
             grants_file: None,
+            rbac: "rbac.yaml",
         }
     }
 }
@@ -117,7 +121,8 @@ pub(crate) struct World {
     /// Names the log of each run.
     runs: Mutex<Vec<PathBuf>>,
     setup: Setup,
-    kubeconfig: PathBuf,
+    /// The operator's.
+    pub(crate) kubeconfig: PathBuf,
     /// A client of the administrator.
     pub(crate) client: Client,
     /// Google's endpoints.
@@ -126,6 +131,12 @@ pub(crate) struct World {
     pub(crate) relay: Option<Relay>,
     /// The control plane.
     pub(crate) cluster: ControlPlane,
+}
+
+/// A file of `config/`.
+pub(crate) fn config(file: &str) -> Result<String> {
+    std::fs::read_to_string(format!("{CONFIG}/{file}"))
+        .with_context(|| format!("cannot read {CONFIG}/{file}"))
 }
 
 fn policy() -> Policy {
@@ -167,8 +178,9 @@ impl World {
             manifests.push_str(&format!("---\n{}\n", serde_json::to_string(&crd)?));
         }
         cluster.apply(&manifests).await?;
-        let rbac = std::fs::read_to_string(RBAC).with_context(|| format!("cannot read {RBAC}"))?;
-        cluster.apply(&rbac).await?;
+        for file in [setup.rbac, "roles.yaml", "admission.yaml"] {
+            cluster.apply(&config(file)?).await?;
+        }
         cluster
             .kubectl([
                 "wait",

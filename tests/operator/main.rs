@@ -13,5 +13,6 @@ mod issue;
 mod leak;
 mod load;
 mod outage;
+mod policies;
 mod schema;
 mod shards;

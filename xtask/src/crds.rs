@@ -1,4 +1,4 @@
-//! crds/: the CustomResourceDefinitions as YAML, one file a kind.
+//! crds/ and the chart's copy: the CustomResourceDefinitions as YAML, one file a kind.
 
 use std::path::PathBuf;
 
@@ -39,27 +39,30 @@ pub(crate) fn check(output: &Output) -> Result<()> {
             );
         }
     }
-    step.done("crds/ is what src/api/ says");
+    step.done("crds/ and the chart's copy are what src/api/ says");
     Ok(())
 }
 
-/// The files of crds/ and what they should hold.
+/// The files of crds/ and of the chart, and what they should hold. Helm reads nothing outside of a chart.
 ///
 /// # Errors
 /// When a definition cannot be written as YAML.
 pub(crate) fn files() -> Result<Vec<(PathBuf, String)>> {
-    api::crds()
-        .iter()
-        .map(|crd| {
-            let plural = &crd.spec.names.plural;
-            let yaml = serde_saphyr::to_string(crd).with_context(|| format!("{plural} as YAML"))?;
-            let path = crate::workspace().join("crds").join(format!("{plural}.yaml"));
-            Ok((path, format!("{FIRST_LINE}{}\n", yaml.trim_end())))
-        })
-        .collect()
+    let mut files = Vec::new();
+    for crd in api::crds() {
+        let plural = &crd.spec.names.plural;
+        let yaml = serde_saphyr::to_string(&crd).with_context(|| format!("{plural} as YAML"))?;
+        let text = format!("{FIRST_LINE}{}\n", yaml.trim_end());
+        for dir in ["crds", "charts/idtoken-operator/files/crds"] {
+            let path = crate::workspace().join(dir).join(format!("{plural}.yaml"));
+            files.push((path, text.clone()));
+        }
+    }
+    Ok(files)
 }
 
-fn shown(path: &std::path::Path) -> String {
+/// A path as the messages have it.
+pub(crate) fn shown(path: &std::path::Path) -> String {
     path.strip_prefix(crate::workspace())
         .unwrap_or(path)
         .display()
@@ -67,7 +70,7 @@ fn shown(path: &std::path::Path) -> String {
 }
 
 /// The lines that differ, between what both begin and end with; at most 20 of each.
-fn difference(found: &str, wanted: &str) -> String {
+pub(crate) fn difference(found: &str, wanted: &str) -> String {
     let (found, wanted): (Vec<_>, Vec<_>) = (found.lines().collect(), wanted.lines().collect());
     let same = found.iter().zip(&wanted).take_while(|(a, b)| a == b).count();
     let (found, wanted) = (&found[same..], &wanted[same..]);
@@ -104,7 +107,10 @@ mod tests {
 
     #[test]
     fn yaml_reads_back_as_the_definition() {
-        for ((_, yaml), crd) in files().unwrap().iter().zip(api::crds()) {
+        let files = files().unwrap();
+        let crds = api::crds();
+        assert_eq!(files.len(), 2 * crds.len());
+        for ((_, yaml), crd) in files.iter().zip(crds.iter().flat_map(|crd| [crd, crd])) {
             let read: serde_json::Value = serde_saphyr::from_str(yaml).unwrap();
             assert_eq!(read, serde_json::to_value(crd).unwrap());
         }

@@ -1,8 +1,9 @@
-//! The project's tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask crds`.
+//! The project's tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask crds`, `cargo xtask manifests`.
 
 mod cargo;
 mod crds;
 mod demo;
+mod manifests;
 mod output;
 mod test;
 
@@ -45,9 +46,15 @@ enum Task {
         /// Only tests with this in their name.
         filter: Option<String>,
     },
-    /// Write the CustomResourceDefinitions to crds/.
+    /// Write the CustomResourceDefinitions to crds/ and into the chart.
     Crds {
         /// Write nothing; fail where crds/ is not what the code says.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Write what the chart makes of some values to config/: RBAC, roles and admission policies. Builds helm first.
+    Manifests {
+        /// Write nothing; fail where config/ is not what the chart says.
         #[arg(long)]
         check: bool,
     },
@@ -86,6 +93,8 @@ async fn run(task: Task, output: &Output) -> Result<()> {
         Task::Test { unit, filter } => test::run(output, unit, filter.as_deref()).await,
         Task::Crds { check: true } => crds::check(output),
         Task::Crds { check: false } => crds::write(output),
+        Task::Manifests { check: true } => manifests::check(output).await,
+        Task::Manifests { check: false } => manifests::write(output).await,
     }
 }
 

@@ -1,0 +1,31 @@
+{{- define "idtoken-operator.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* At most 40 characters, so that suffixes fit. */}}
+{{- define "idtoken-operator.fullname" -}}
+{{- $name := include "idtoken-operator.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "idtoken-operator.labels" -}}
+app.kubernetes.io/name: {{ include "idtoken-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "idtoken-operator.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (include "idtoken-operator.fullname" .) }}
+{{- end }}
+
+{{/* The user that the API server takes the operator for. */}}
+{{- define "idtoken-operator.username" -}}
+{{- printf "system:serviceaccount:%s:%s" .Release.Namespace (include "idtoken-operator.serviceAccountName" .) }}
+{{- end }}

@@ -1,0 +1,167 @@
+//! config/: what the chart makes of some values, for kubectl and for the tests.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use idtoken_testenv::{Progress, binaries};
+
+use crate::crds::{difference, shown};
+use crate::output::Output;
+
+/// One file of config/: which templates with which values.
+struct File {
+    name: &'static str,
+    about: &'static str,
+    /// Begins with the Namespace, so that it can be applied to an empty cluster.
+    namespace: bool,
+    templates: &'static [&'static str],
+    values: &'static [&'static str],
+}
+
+const OPERATOR: &[&str] = &["serviceaccount", "rbac"];
+
+const FILES: &[File] = &[
+    File {
+        name: "rbac.yaml",
+        about: "What the operator may do where it serves the whole cluster, without source.federation.",
+        namespace: true,
+        templates: OPERATOR,
+        values: &[],
+    },
+    File {
+        name: "rbac-federation.yaml",
+        about: "What the operator may do where it serves the whole cluster, source.federation for every ServiceAccount.",
+        namespace: true,
+        templates: OPERATOR,
+        values: &["federation.mode=enabled"],
+    },
+    File {
+        name: "rbac-federation-strict.yaml",
+        about: "What the operator may do where it serves the whole cluster, source.federation only where tenants allow it.",
+        namespace: true,
+        templates: OPERATOR,
+        values: &["federation.mode=strict"],
+    },
+    File {
+        name: "rbac-namespaces.yaml",
+        about: "What the operator may do where it serves the namespaces shop and yard: nothing in the cluster's scope.",
+        namespace: true,
+        templates: OPERATOR,
+        values: &["namespaces={shop,yard}"],
+    },
+    File {
+        name: "roles.yaml",
+        about: "What the built-in ClusterRoles view, edit and admin add for IdTokenRequests.",
+        namespace: false,
+        templates: &["roles"],
+        values: &[],
+    },
+    File {
+        name: "admission.yaml",
+        about: "The admission policies, for an operator that is installed by one of rbac*.yaml.",
+        namespace: false,
+        templates: &[
+            "admission/federation-authors",
+            "admission/namespace-labels",
+            "admission/secret-writes",
+            "admission/token-requests",
+        ],
+        values: &[],
+    },
+];
+
+/// Lines that only helm's own releases have.
+const HELM_ONLY: [&str; 4] = [
+    "# Source: ",
+    "app.kubernetes.io/managed-by: Helm",
+    "app.kubernetes.io/instance: ",
+    "app.kubernetes.io/version: ",
+];
+
+/// Writes config/.
+///
+/// # Errors
+/// When helm cannot be built or refuses the chart, or a file cannot be written.
+pub(crate) async fn write(output: &Output) -> Result<()> {
+    for (path, text) in files(output).await? {
+        let step = output.begin("manifests");
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        step.done(&format!("{} is written", shown(&path)));
+    }
+    Ok(())
+}
+
+/// Compares config/ with the chart.
+///
+/// # Errors
+/// When helm cannot be built or refuses the chart, or a file is missing or differs: with the first differences.
+pub(crate) async fn check(output: &Output) -> Result<()> {
+    let wanted = files(output).await?;
+    let step = output.begin("manifests");
+    for (path, wanted) in wanted {
+        let found = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}: run `cargo xtask manifests`", shown(&path)))?;
+        if found != wanted {
+            bail!(
+                "{} is not what the chart says: run `cargo xtask manifests` and commit it\n{}",
+                shown(&path),
+                difference(&found, &wanted)
+            );
+        }
+    }
+    step.done("config/ is what the chart says");
+    Ok(())
+}
+
+async fn files(output: &Output) -> Result<Vec<(PathBuf, String)>> {
+    // The builder shows its own progress on stderr.
+    let step = output.begin("helm");
+    let helm = tokio::task::spawn_blocking(|| binaries::HELM.build(&["helm"], Progress::Stderr)).await??;
+    step.done(&format!("helm {} is there", binaries::HELM_VERSION));
+    FILES
+        .iter()
+        .map(|file| render(&helm.join("helm"), file))
+        .collect()
+}
+
+fn render(helm: &Path, file: &File) -> Result<(PathBuf, String)> {
+    let chart = crate::workspace().join("charts/idtoken-operator");
+    let mut command = Command::new(helm);
+    command.args(["template", "idtoken-operator"]).arg(&chart).args([
+        "--namespace",
+        "idtoken-system",
+        "--kube-version",
+        "1.30.0",
+    ]);
+    for template in file.templates {
+        command.args(["--show-only", &format!("templates/{template}.yaml")]);
+    }
+    for value in file.values {
+        command.args(["--set", value]);
+    }
+    let done = command.output().context("cannot run helm")?;
+    if !done.status.success() {
+        bail!(
+            "helm refuses the chart for {}: {}",
+            file.name,
+            String::from_utf8_lossy(&done.stderr).trim()
+        );
+    }
+    let rendered = String::from_utf8(done.stdout).context("helm wrote something that is not text")?;
+    let mut text = format!(
+        "# {}\n# Generated by `cargo xtask manifests` from charts/idtoken-operator; not edited by hand.\n",
+        file.about
+    );
+    if file.namespace {
+        text.push_str("---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: idtoken-system\n");
+    }
+    for line in rendered.lines() {
+        let helms = HELM_ONLY.iter().any(|start| line.trim_start().starts_with(start));
+        if !helms {
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+    }
+    Ok((crate::workspace().join("config").join(file.name), text))
+}
