@@ -7,7 +7,7 @@ use idtoken_operator::{app, cli::Cli};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // One provider for kube, reqwest and google-cloud-auth; fails only where one is set already.
+    // One provider for kube and reqwest; fails only where one is set already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match app::run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,56 +1,59 @@
-//! The operator's own access token, by Application Default Credentials.
+//! The operator's own access token, by Application Default Credentials: <https://google.aip.dev/auth/4110>.
 //!
-//! The Google library does the talking. Around it: it is built late (the operator starts without credentials and says so),
-//! from a file that was checked; every call has a limit; and what it cannot recover from by itself (a permanent error, a
-//! hang, a panic of its task, a changed file) replaces it.
+//! The operator starts without credentials and says so. A credential file is read again every few seconds: what is put in its place,
+//! by a rename, a new symbolic link or in place, is used from then on.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use google_cloud_auth::build_errors;
-use google_cloud_auth::credentials::{
-    AccessTokenCredentials, external_account, impersonated, mds, service_account, user_account,
-};
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::{Mutex, OnceCell};
-use tokio::task::JoinSet;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
-use url::Url;
 use zeroize::Zeroizing;
 
-use super::adc_error;
-use super::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig};
-use super::credential_file::{CredentialFile, Kind, MAX_FILE_BYTES};
-use super::error::{Class, Endpoint, Error, Reason, chain};
+use super::access_token::{AccessToken, TokenCache, pause_after};
+use super::config::{ConfigError, GoogleConfig};
+use super::credential_file::{Credential, CredentialFile, MAX_FILE_BYTES};
+use super::error::{Class, Endpoint, Error, Reason};
 use super::http::Http;
+use super::metadata::MetadataServer;
+use super::oauth;
 use super::principal::Principal;
-
-/// The scope of the operator's access token: <https://cloud.google.com/iam/docs/reference/credentials/rest>.
-const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
+use super::principal_token::{PrincipalTokens, for_user};
+use super::upstream::Observer;
+use crate::token::IdToken;
 
 /// How often the credential file is read to see whether it changed.
 const CHECK_EVERY: Duration = Duration::from_secs(3);
 
-/// The shortest and longest pause before credentials that failed are built again.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How long the metadata server's word on whose credentials they are is believed: GKE follows an annotation.
+const ASK_EVERY: Duration = Duration::from_secs(60);
 
 /// The operator's credentials.
 pub(crate) struct Adc {
     config: GoogleConfig,
-    http: Http,
     location: Location,
-    metadata: Url,
+    tokens: PrincipalTokens,
     state: Mutex<State>,
-    failures: AtomicU32,
+    /// The credentials in use and when they were last compared with the file: read without waiting for a slow disk.
+    shown: SyncMutex<Option<(Instant, Arc<Loaded>)>>,
 }
 
 /// An access token, with the credentials it came from.
 pub(crate) struct Bearer {
-    pub(crate) token: Zeroizing<String>,
-    origin: Arc<Built>,
+    token: AccessToken,
+    origin: Arc<Loaded>,
+}
+
+/// An ID token of a user, and the OAuth client that is its audience.
+#[derive(Debug)]
+pub struct UserIdToken {
+    /// The token.
+    pub token: IdToken,
+    /// The OAuth client of the user's credentials.
+    pub client_id: String,
 }
 
 /// Where the credentials are.
@@ -65,9 +68,9 @@ enum Location {
 
 #[derive(Default)]
 struct State {
-    current: Option<Arc<Built>>,
+    current: Option<Arc<Loaded>>,
     seen: Option<Seen>,
-    checked: Option<Instant>,
+    failures: u32,
     pause: Option<(Instant, Error)>,
 }
 
@@ -78,141 +81,140 @@ enum Seen {
     File([u8; 32]),
 }
 
-struct Built {
-    credentials: AccessTokenCredentials,
-    from_metadata: bool,
-    principal: OnceCell<Option<Principal>>,
+/// Credentials with their access token.
+struct Loaded {
+    /// None is the metadata server.
+    credential: Option<Credential>,
+    principal: Mutex<Option<Known>>,
+    cache: TokenCache,
+}
+
+/// Whose credentials they are, and until when that is believed; for ever where a file says so.
+struct Known {
+    principal: Option<Principal>,
+    until: Option<Instant>,
+}
+
+impl Bearer {
+    pub(crate) fn expose(&self) -> &str {
+        &self.token.secret
+    }
 }
 
 impl Adc {
     /// Decides where the credentials are; reads nothing but the environment.
     pub(crate) fn new(config: &GoogleConfig, http: Http) -> Result<Self, ConfigError> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let gcloud = set("CLOUDSDK_CONFIG")
+            .map(PathBuf::from)
+            .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".config/gcloud")));
         let location = match (
             &config.credentials_file,
             set("GOOGLE_APPLICATION_CREDENTIALS"),
-            set("HOME"),
+            gcloud,
         ) {
             (Some(path), ..) => Location::File(path.clone()),
             (None, Some(path), _) => Location::File(path.into()),
-            (None, None, Some(home)) => Location::WellKnown(
-                PathBuf::from(home).join(".config/gcloud/application_default_credentials.json"),
-            ),
+            (None, None, Some(gcloud)) => {
+                Location::WellKnown(gcloud.join("application_default_credentials.json"))
+            }
             (None, None, None) => Location::Metadata,
         };
-        let host = std::env::var("GCE_METADATA_HOST")
-            .ok()
-            .or_else(|| config.metadata_host.clone());
-        let host = host.as_deref().unwrap_or("metadata.google.internal");
-        let metadata = Url::parse(&format!("http://{host}/")).map_err(|_| ConfigError::NotBase {
-            setting: "metadata server (GCE_METADATA_HOST)",
-        })?;
-        let (config, state, failures) = (config.clone(), Mutex::default(), AtomicU32::new(0));
         Ok(Self {
-            config,
-            http,
+            config: config.clone(),
             location,
-            metadata,
-            state,
-            failures,
+            tokens: PrincipalTokens::new(config, http)?,
+            state: Mutex::default(),
+            shown: SyncMutex::default(),
         })
     }
 
-    /// An access token with the scope `cloud-platform`; cached and renewed by the library.
-    pub(crate) async fn bearer(&self) -> Result<Bearer, Error> {
-        let origin = self.current().await?;
-        // In a task of its own: when the library's refresh task has panicked, so does asking it.
-        let mut task = JoinSet::new();
-        let credentials = origin.credentials.clone();
-        task.spawn(async move { credentials.access_token().await });
-        let (error, is_dead) = match timeout(self.config.timeout, task.join_next()).await {
-            Ok(Some(Ok(Ok(token)))) => {
-                self.failures.store(0, Ordering::Relaxed);
-                return Ok(Bearer {
-                    token: Zeroizing::new(token.token),
-                    origin,
-                });
-            }
-            Ok(Some(Ok(Err(error)))) => {
-                // The library tries on by itself after a passing error, and never again after another.
-                (
-                    adc_error::from_library(&error, origin.from_metadata),
-                    !error.is_transient(),
-                )
-            }
-            Ok(Some(Err(_)) | None) => (
-                unavailable("the operator's credentials broke down and are set up anew")
-                    .with_class(Class::Passing),
-                true,
-            ),
-            Err(_) => {
-                let seconds = self.config.timeout.as_secs_f64();
-                let message = format!("the operator's credentials gave no access token within {seconds} s");
-                (unavailable(&message).with_class(Class::Passing), true)
-            }
-        };
-        if is_dead {
-            self.discard(&origin, &error).await;
-        }
-        Err(error)
+    pub(crate) fn set_observer(&mut self, observer: Observer) {
+        self.tokens.set_observer(observer);
     }
 
-    /// Drops the credentials a bearer came from, after Google has rejected it.
-    pub(crate) async fn reject(&self, bearer: &Bearer, error: &Error) {
-        self.discard(&bearer.origin, error).await;
+    /// An access token with the scope `cloud-platform`.
+    pub(crate) async fn bearer(&self, metadata: &MetadataServer) -> Result<Bearer, Error> {
+        let origin = self.current().await?;
+        let fetch = async {
+            match &origin.credential {
+                Some(credential) => self.tokens.fetch(credential).await,
+                None => metadata.access_token().await.map_err(|error| self.no_file(error)),
+            }
+            .map_err(Error::of_credentials)
+        };
+        let token = origin.cache.get(fetch).await?;
+        Ok(Bearer { token, origin })
+    }
+
+    /// Drops an access token that Google has rejected.
+    pub(crate) fn reject(&self, bearer: &Bearer, error: &Error) {
+        bearer.origin.cache.reject(&bearer.token, error);
     }
 
     /// Whose credentials they are; `None` where nothing tells.
-    pub(crate) async fn principal(&self) -> Result<Option<Principal>, Error> {
-        let built = self.current().await?;
-        let principal = built
-            .principal
-            .get_or_try_init(|| self.metadata_principal())
-            .await?;
-        Ok(principal.clone())
-    }
-
-    async fn metadata_principal(&self) -> Result<Option<Principal>, Error> {
-        let mut url = self.metadata.clone();
-        url.set_path("computeMetadata/v1/instance/service-accounts/default/email");
-        let request = self
-            .http
-            .client(&url)
-            .get(url)
-            .header("Metadata-Flavor", "Google");
-        let answer = self.http.send(Endpoint::Metadata, request).await?;
-        if answer.status.as_u16() == 404 {
-            return Ok(None);
-        }
-        if !answer.status.is_success() {
-            return Err(Error::from_answer(
-                Endpoint::Metadata,
-                answer.status,
-                None,
-                &answer.body,
-            ));
-        }
-        if answer
-            .headers
-            .get("metadata-flavor")
-            .is_none_or(|flavor| flavor != "Google")
+    pub(crate) async fn principal(&self, metadata: &MetadataServer) -> Result<Option<Principal>, Error> {
+        let loaded = self.current().await?;
+        let mut known = loaded.principal.lock().await;
+        let now = Instant::now();
+        if let Some(known) = known.as_ref()
+            && known.until.is_none_or(|until| now < until)
         {
-            let message = "what answers as metadata server is none: it sends no Metadata-Flavor header";
-            return Err(Error::new(
-                Endpoint::Metadata,
-                Reason::UnexpectedResponse,
-                message,
-            ));
+            return Ok(known.principal.clone());
         }
-        Ok(std::str::from_utf8(&answer.body)
-            .ok()
-            .and_then(Principal::from_metadata))
+        let principal = metadata.principal().await?;
+        *known = Some(Known {
+            principal: principal.clone(),
+            until: Some(now + ASK_EVERY),
+        });
+        Ok(principal)
     }
 
-    /// The credentials as of now: built if need be, and again if the file changed.
-    async fn current(&self) -> Result<Arc<Built>, Error> {
+    /// A new ID token of the user whose credentials they are.
+    pub(crate) async fn user_id_token(&self) -> Result<UserIdToken, Error> {
+        let loaded = self.current().await?;
+        let Some(Credential::AuthorizedUser(user)) = &loaded.credential else {
+            let message = "the operator's credentials are not those of a user, of which alone the source developer gives tokens";
+            let error = Error::new(Endpoint::Credentials, Reason::NotUserCredentials, message);
+            return Err(error.with_advice(
+                "Give the operator those of gcloud auth application-default login by --credentials-file, or use another source.",
+            ));
+        };
+        let refreshed = oauth::refresh(self.tokens.upstream(), user)
+            .await
+            .map_err(|error| for_user(error).of_credentials())?;
+        Ok(UserIdToken {
+            token: refreshed.id_token()?,
+            client_id: user.client_id.clone(),
+        })
+    }
+
+    /// Says that the file was looked for, too.
+    fn no_file(&self, error: Error) -> Error {
+        let unreachable = matches!(
+            error.kind(),
+            Reason::UpstreamUnreachable | Reason::UpstreamTimeout
+        );
+        if !unreachable {
+            return error;
+        }
+        error.with_advice(
+            "There is no credential file, and no metadata server answers. Mount a credential file and set \
+             GOOGLE_APPLICATION_CREDENTIALS, or run the operator where there is a metadata server (GKE with Workload \
+             Identity Federation, Compute Engine).",
+        )
+    }
+
+    /// The credentials as of now: loaded if need be, and again if the file changed.
+    async fn current(&self) -> Result<Arc<Loaded>, Error> {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((checked, loaded)) = shown
+            && checked.elapsed() < CHECK_EVERY
+        {
+            return Ok(loaded);
+        }
         let seconds = self.config.timeout.as_secs_f64();
-        timeout(self.config.timeout, self.refreshed())
+        timeout(self.config.timeout, self.looked_up())
             .await
             .map_err(|_| {
                 unavailable(&format!(
@@ -221,22 +223,11 @@ impl Adc {
             })?
     }
 
-    async fn refreshed(&self) -> Result<Arc<Built>, Error> {
+    async fn looked_up(&self) -> Result<Arc<Loaded>, Error> {
         let mut state = self.state.lock().await;
         let now = Instant::now();
-        let look = state
-            .checked
-            .is_none_or(|checked| now.duration_since(checked) >= CHECK_EVERY);
-        if !look {
-            match (&state.current, &state.pause) {
-                (Some(built), _) => return Ok(Arc::clone(built)),
-                (None, Some((until, error))) if now < *until => return Err(error.clone()),
-                _ => {}
-            }
-        }
-        state.checked = Some(now);
-        let read = self.read().await;
-        let seen = match &read {
+        let content = self.read().await;
+        let seen = match &content {
             Ok(Some(content)) => Some(Seen::File(sha256(content))),
             Ok(None) => Some(Seen::Absent),
             Err(_) => None,
@@ -245,47 +236,36 @@ impl Adc {
         let changed = seen.is_some() && seen != state.seen;
         if !changed {
             match (&state.current, &state.pause) {
-                (Some(built), _) => return Ok(Arc::clone(built)),
+                (Some(loaded), _) => return Ok(self.show(now, loaded)),
                 (None, Some((until, error))) if now < *until => return Err(error.clone()),
                 _ => {}
             }
         }
         state.seen = seen.or(state.seen.take());
-        match read.and_then(|content| self.build(content.as_deref().map(Vec::as_slice))) {
-            Ok(built) => {
-                let built = Arc::new(built);
-                state.current = Some(Arc::clone(&built));
-                state.pause = None;
-                Ok(built)
+        match content.and_then(|content| self.load(content.as_deref().map(Vec::as_slice))) {
+            Ok(loaded) => {
+                let loaded = Arc::new(loaded);
+                state.current = Some(Arc::clone(&loaded));
+                (state.pause, state.failures) = (None, 0);
+                Ok(self.show(now, &loaded))
             }
             Err(error) => match &state.current {
-                Some(built) => {
+                Some(loaded) => {
                     tracing::warn!(%error, "the credential file changed and cannot be used; the former one stays in use");
-                    Ok(Arc::clone(built))
+                    Ok(self.show(now, loaded))
                 }
                 None => {
-                    state.pause = Some((now + self.next_pause(), error.clone()));
+                    state.pause = Some((now + pause_after(state.failures), error.clone()));
+                    state.failures = state.failures.saturating_add(1);
                     Err(error)
                 }
             },
         }
     }
 
-    async fn discard(&self, dead: &Arc<Built>, error: &Error) {
-        let mut state = self.state.lock().await;
-        if state
-            .current
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, dead))
-        {
-            state.current = None;
-            state.pause = Some((Instant::now() + self.next_pause(), error.clone()));
-        }
-    }
-
-    fn next_pause(&self) -> Duration {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed);
-        PAUSE.0.saturating_mul(1 << failures.min(16)).min(PAUSE.1)
+    fn show(&self, now: Instant, loaded: &Arc<Loaded>) -> Arc<Loaded> {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, Arc::clone(loaded)));
+        Arc::clone(loaded)
     }
 
     /// The content of the credential file; `None` when the metadata server is to be asked.
@@ -314,87 +294,30 @@ impl Adc {
         Ok(Some(content))
     }
 
-    fn build(&self, content: Option<&[u8]>) -> Result<Built, Error> {
-        // The library's clients panic where one cannot be built, for instance without any CA bundle.
-        reqwest::Client::builder().build().map_err(|error| {
-            unavailable(&format!(
-                "no TLS client for the operator's credentials: {}",
-                chain(&error)
-            ))
-        })?;
+    fn load(&self, content: Option<&[u8]>) -> Result<Loaded, Error> {
         let Some(content) = content else {
-            let builder = mds::Builder::default()
-                .with_scopes([SCOPE])
-                .with_endpoint(self.metadata.as_str())
-                .with_universe_domain(&self.config.universe_domain);
-            let credentials = builder
-                .build_access_token_credentials()
-                .map_err(|error| not_built(&error))?;
-            return Ok(Built {
-                credentials,
-                from_metadata: true,
-                principal: OnceCell::new(),
+            return Ok(Loaded {
+                credential: None,
+                principal: Mutex::default(),
+                cache: TokenCache::default(),
             });
         };
         let file = CredentialFile::parse(content, &self.config).map_err(|error| {
             unavailable(&format!("the operator's credential file cannot be used: {error}"))
         })?;
-        let principal = OnceCell::new_with(Some(file.principal.clone()));
-        let credentials = self
-            .library_credentials(file)
-            .map_err(|error| not_built(&error))?;
-        Ok(Built {
-            credentials,
-            from_metadata: false,
-            principal,
+        Ok(Loaded {
+            credential: Some(file.credential),
+            principal: Mutex::new(Some(Known {
+                principal: file.principal,
+                until: None,
+            })),
+            cache: TokenCache::default(),
         })
-    }
-
-    /// Hands the library the content that was checked, so that it does not read the file a second time.
-    fn library_credentials(
-        &self,
-        file: CredentialFile,
-    ) -> Result<AccessTokenCredentials, build_errors::Error> {
-        let universe = Some(&self.config.universe_domain).filter(|universe| *universe != DEFAULT_UNIVERSE);
-        match file.kind {
-            Kind::AuthorizedUser => user_account::Builder::new(file.json)
-                .with_scopes([SCOPE])
-                .build_access_token_credentials(),
-            Kind::ServiceAccount => {
-                let scopes = service_account::AccessSpecifier::from_scopes([SCOPE]);
-                let builder = service_account::Builder::new(file.json).with_access_specifier(scopes);
-                universe
-                    .into_iter()
-                    .fold(builder, |b, u| b.with_universe_domain(u))
-                    .build_access_token_credentials()
-            }
-            Kind::ImpersonatedServiceAccount => {
-                let builder = impersonated::Builder::new(file.json).with_scopes([SCOPE]);
-                universe
-                    .into_iter()
-                    .fold(builder, |b, u| b.with_universe_domain(u))
-                    .build_access_token_credentials()
-            }
-            Kind::ExternalAccount => {
-                let builder = external_account::Builder::new(file.json).with_scopes([SCOPE]);
-                universe
-                    .into_iter()
-                    .fold(builder, |b, u| b.with_universe_domain(u))
-                    .build_access_token_credentials()
-            }
-        }
     }
 }
 
 fn unavailable(message: &str) -> Error {
-    Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, message)
-}
-
-fn not_built(error: &build_errors::Error) -> Error {
-    unavailable(&format!(
-        "the operator's credentials cannot be used: {}",
-        chain(error)
-    ))
+    Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, message).with_class(Class::Refused)
 }
 
 fn sha256(content: &[u8]) -> [u8; 32] {

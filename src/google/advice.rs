@@ -75,6 +75,14 @@ pub(crate) fn unknowable(id: &str) -> String {
     )
 }
 
+/// The error for an e-mail that may be the operator's own, whose credentials name it by its unique id.
+pub(crate) fn unknowable_email(email: &str) -> String {
+    format!(
+        "whether {} is the operator's own identity cannot be told, since its credentials name it by its unique id: name the account          by e-mail in service_account_impersonation_url",
+        printable(email, MAX_WORD_CHARS)
+    )
+}
+
 /// Whether a 403 is about this permission, and not about an organization policy or a perimeter that no binding changes.
 fn is_about_tokens(error: &Error) -> bool {
     match error.permission() {
@@ -122,13 +130,13 @@ fn bind(account: &str, member: &str, role: &str) -> String {
 }
 
 /// A positional argument or an option's value. A word that begins with a dash would be read as an option even in quotes.
-fn word(text: &str) -> String {
+pub(super) fn word(text: &str) -> String {
     let text = printable(text, MAX_WORD_CHARS);
     let text = text.trim_start_matches('-');
     quote(text).into_owned()
 }
 
-fn project(account: &str) -> String {
+pub(super) fn project(account: &str) -> String {
     match project_name(account) {
         Some(name) => format!(" --project={}", word(&name)),
         None => " --project=PROJECT_ID".to_owned(),

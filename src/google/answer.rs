@@ -1,4 +1,4 @@
-//! The error body of Google's APIs: <https://cloud.google.com/apis/design/errors>.
+//! The error bodies of Google's APIs (<https://cloud.google.com/apis/design/errors>) and of OAuth's token endpoints.
 
 use std::fmt;
 
@@ -90,6 +90,42 @@ impl fmt::Display for GoogleError {
     }
 }
 
+/// `{"error", "error_description"}` (RFC 6749, 5.2), with every text redacted, escaped and bounded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OauthError {
+    /// A word such as `invalid_grant`.
+    pub(crate) code: String,
+    /// The endpoint's own words.
+    pub(crate) description: String,
+}
+
+#[derive(Deserialize)]
+struct RawOauthError {
+    error: String,
+    #[serde(default)]
+    error_description: String,
+}
+
+impl OauthError {
+    /// Reads a body; `None` when it is not of that shape.
+    pub(crate) fn parse(body: &[u8]) -> Option<Self> {
+        let raw: RawOauthError = serde_json::from_slice(body).ok()?;
+        Some(Self {
+            code: text::redacted(&raw.error, MAX_WORD_CHARS),
+            description: text::redacted(&raw.error_description, MAX_MESSAGE_CHARS),
+        })
+    }
+}
+
+impl fmt::Display for OauthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.description.trim() {
+            "" => f.write_str(&self.code),
+            description => write!(f, "{}: {description}", self.code),
+        }
+    }
+}
+
 fn is_type(detail: &Value, name: &str) -> bool {
     detail["@type"]
         .as_str()
@@ -146,10 +182,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn reads_oauth() {
+        let parse = |body: &str| OauthError::parse(body.as_bytes()).map(|error| error.to_string());
+        assert_eq!(
+            parse(r#"{"error":"invalid_grant","error_description":"Bad","x":"ya29.secret"}"#).as_deref(),
+            Some("invalid_grant: Bad")
+        );
+        assert_eq!(
+            parse(r#"{"error":"invalid_grant"}"#).as_deref(),
+            Some("invalid_grant")
+        );
+        assert_eq!(parse(r#"{"error":{"message":"m"}}"#), None);
+        let told = parse(r#"{"error":"e","error_description":"no 1//0abcdefghijkl\n"}"#);
+        assert_eq!(told.as_deref(), Some("e: no [redacted]\\n"));
+    }
+
     proptest::proptest! {
         #[test]
         fn never_panics(body in proptest::prelude::any::<Vec<u8>>(), message in ".*") {
             let _ = GoogleError::parse(&body);
+            let _ = OauthError::parse(&body);
             let body = serde_json::json!({"error": {"message": message, "details": [null, 1, {"links": 3}]}});
             let error = GoogleError::parse(body.to_string().as_bytes()).expect("Google's");
             proptest::prop_assert!(!error.to_string().contains(char::is_control));

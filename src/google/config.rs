@@ -32,11 +32,10 @@ pub struct GoogleConfig {
     pub credentials_file: Option<PathBuf>,
     /// `host[:port]` of the metadata server, where `GCE_METADATA_HOST` is not set.
     pub metadata_host: Option<String>,
-    /// Whether a credential file may name an executable that makes the subject token. The Google library also wants
-    /// `GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES=1` in the environment.
+    /// Whether a credential file may name an executable that makes the subject token.
     pub allow_executable: bool,
     /// Hosts that a credential file may name besides those of the universe and loopback: exact, or `.example.com` for
-    /// all below that. AWS and Azure identities need `169.254.169.254` here.
+    /// all below that. An Azure identity needs `169.254.169.254` here.
     pub allowed_credential_hosts: Vec<String>,
 }
 

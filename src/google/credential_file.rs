@@ -4,36 +4,54 @@
 //! it must be in the universe, on loopback, or allowed by the operator's flags:
 //! <https://cloud.google.com/docs/authentication/client-libraries#external-credentials>.
 
-use serde_json::Value;
-use url::{Host, Url};
+use std::time::Duration;
 
-use super::config::{DEFAULT_UNIVERSE, GoogleConfig, is_link_local, is_loopback};
+use serde::Deserialize;
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::config::{DEFAULT_UNIVERSE, GoogleConfig};
+use super::credential_hosts::address;
+use super::external_account::{ExternalAccount, RawExternalAccount, RawSource};
+use super::oauth::UserCredentials;
 use super::principal::Principal;
+use super::service_account_key::ServiceAccountKey;
 use super::text;
 
 /// The longest credential file, in bytes; Google's are about 2.5 KiB.
 pub(crate) const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// The kinds of credential file that can act as the operator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    ServiceAccount,
-    AuthorizedUser,
-    ImpersonatedServiceAccount,
-    ExternalAccount,
+/// How long an impersonated account's access token lives where the file does not say.
+const IMPERSONATED_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// Credentials that can act as the operator. They hold secrets, hence no `Debug`.
+pub(crate) enum Credential {
+    ServiceAccount(ServiceAccountKey),
+    AuthorizedUser(UserCredentials),
+    ExternalAccount(Box<ExternalAccount>),
+    /// A service account that other credentials impersonate.
+    Impersonated(Box<ImpersonatedAccount>),
 }
 
-/// A checked credential file. It holds secrets, hence no `Debug`.
+/// How a service account is impersonated.
+pub(crate) struct ImpersonatedAccount {
+    pub(crate) source: Credential,
+    /// `…/serviceAccounts/ACCOUNT:generateAccessToken`.
+    pub(crate) url: Url,
+    pub(crate) delegates: Vec<String>,
+    pub(crate) lifetime: Duration,
+}
+
+/// A checked credential file.
 pub(crate) struct CredentialFile {
-    pub(crate) kind: Kind,
-    pub(crate) json: Value,
+    pub(crate) credential: Credential,
     pub(crate) principal: Option<Principal>,
 }
 
 /// What is wrong with a credential file. No message holds a value of it but hosts and type names.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CredentialFileError {
-    #[error("it is not a JSON object (line {line}, column {column})")]
+    #[error("it is not a JSON object of credentials (line {line}, column {column})")]
     NotJson { line: usize, column: usize },
     #[error("it is longer than 64 KiB")]
     TooLong,
@@ -44,6 +62,10 @@ pub(crate) enum CredentialFileError {
          impersonated_service_account"
     )]
     UnknownType(String),
+    #[error("it has {0}, which the operator cannot use")]
+    Unsupported(&'static str),
+    #[error("its private_key is not the PEM of an RSA key of at least 2048 bits")]
+    NotKey,
     #[error("it is for the universe {file:?}, but the operator is set to {operator:?}")]
     OtherUniverse { file: String, operator: String },
     #[error("its {field} is not a URL")]
@@ -65,92 +87,196 @@ pub(crate) enum CredentialFileError {
     Executable,
 }
 
+/// The file as it is written, all types in one.
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    universe_domain: Option<String>,
+    account: Option<String>,
+    client_email: Option<String>,
+    client_id: Option<String>,
+    client_secret: Option<Zeroizing<String>>,
+    refresh_token: Option<Zeroizing<String>>,
+    private_key: Option<Zeroizing<String>>,
+    private_key_id: Option<String>,
+    token_uri: Option<String>,
+    service_account_impersonation_url: Option<String>,
+    service_account_impersonation: Option<RawImpersonation>,
+    #[serde(default)]
+    delegates: Option<Vec<String>>,
+    source_credentials: Option<Box<Raw>>,
+    audience: Option<String>,
+    subject_token_type: Option<String>,
+    token_url: Option<String>,
+    workforce_pool_user_project: Option<String>,
+    credential_source: Option<RawSource>,
+}
+
+#[derive(Default, Deserialize)]
+struct RawImpersonation {
+    token_lifetime_seconds: Option<u64>,
+}
+
 impl CredentialFile {
     /// Reads and checks a file's content.
     pub(crate) fn parse(content: &[u8], config: &GoogleConfig) -> Result<Self, CredentialFileError> {
         if content.len() as u64 > MAX_FILE_BYTES {
             return Err(CredentialFileError::TooLong);
         }
-        let json: Value = serde_json::from_slice(content).map_err(|error| CredentialFileError::NotJson {
+        // The parser's own words could quote a secret.
+        let raw = serde_json::from_slice(content).map_err(|error| CredentialFileError::NotJson {
             line: error.line(),
             column: error.column(),
         })?;
-        let (kind, principal) = check(&json, config)?;
-        Ok(Self {
-            kind,
-            json,
-            principal,
-        })
+        check(raw, config)
     }
 }
 
-fn check(json: &Value, config: &GoogleConfig) -> Result<(Kind, Option<Principal>), CredentialFileError> {
-    let name = json["type"]
-        .as_str()
-        .ok_or(CredentialFileError::Missing("type"))?;
-    check_universe(json, config)?;
-    for field in [
-        "token_uri",
-        "token_url",
-        "token_info_url",
-        "revoke_url",
-        "service_account_impersonation_url",
-    ] {
-        check_url(field, &json[field], config)?;
-    }
-    match name {
-        "service_account" => {
-            let email = json["client_email"]
-                .as_str()
-                .ok_or(CredentialFileError::Missing("client_email"))?;
-            let unique_id = json["client_id"].as_str().map(str::to_owned);
-            Ok((
-                Kind::ServiceAccount,
-                Some(Principal::ServiceAccount {
-                    email: email.to_owned(),
-                    unique_id,
-                }),
-            ))
-        }
-        "authorized_user" => {
-            let email = json["account"].as_str().filter(|account| account.contains('@'));
-            Ok((
-                Kind::AuthorizedUser,
-                email.map(|email| Principal::User {
-                    email: email.to_owned(),
-                }),
-            ))
-        }
-        "impersonated_service_account" => {
-            let source = &json["source_credentials"];
-            if !source.is_object() {
-                return Err(CredentialFileError::Missing("source_credentials"));
-            }
-            if source["type"] == "impersonated_service_account" {
-                return Err(CredentialFileError::UnknownType(
-                    "impersonated_service_account twice".to_owned(),
-                ));
-            }
-            check(source, config)?;
-            let url = "service_account_impersonation_url";
-            let principal = impersonated(&json[url]).ok_or(CredentialFileError::Missing(url))?;
-            Ok((Kind::ImpersonatedServiceAccount, Some(principal)))
-        }
-        "external_account" => {
-            check_source(&json["credential_source"], config)?;
-            let principal = impersonated(&json["service_account_impersonation_url"])
-                .or_else(|| json["audience"].as_str().and_then(Principal::from_audience));
-            Ok((Kind::ExternalAccount, principal))
-        }
+fn check(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFileError> {
+    let kind = raw.kind.clone().ok_or(CredentialFileError::Missing("type"))?;
+    check_universe(raw.universe_domain.as_deref(), config)?;
+    match kind.as_str() {
+        "service_account" => service_account(raw, config),
+        "authorized_user" => authorized_user(raw, config),
+        "impersonated_service_account" => impersonated_service_account(raw, config),
+        "external_account" => external_account(raw, config),
         other => Err(CredentialFileError::UnknownType(text::redacted(other, 64))),
     }
 }
 
-fn check_universe(json: &Value, config: &GoogleConfig) -> Result<(), CredentialFileError> {
-    let file = match &json["universe_domain"] {
-        Value::String(universe) if !universe.is_empty() => universe.as_str(),
-        _ => DEFAULT_UNIVERSE,
+fn needed<T: AsRef<str>>(value: Option<T>, field: &'static str) -> Result<T, CredentialFileError> {
+    value
+        .filter(|value| !value.as_ref().is_empty())
+        .ok_or(CredentialFileError::Missing(field))
+}
+
+fn service_account(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFileError> {
+    // The key signs its tokens itself; an address that leads elsewhere still tells of a file that was tampered with.
+    address("token_uri", raw.token_uri.as_deref(), config)?;
+    let email = needed(raw.client_email, "client_email")?;
+    let key = needed(raw.private_key.as_ref().map(|key| key.as_str()), "private_key")?;
+    Ok(CredentialFile {
+        credential: Credential::ServiceAccount(ServiceAccountKey::new(
+            email.clone(),
+            raw.private_key_id,
+            key,
+        )?),
+        principal: Some(Principal::ServiceAccount {
+            email,
+            unique_id: raw.client_id.filter(|id| !id.is_empty()),
+        }),
+    })
+}
+
+fn authorized_user(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFileError> {
+    let token_uri = match address("token_uri", raw.token_uri.as_deref(), config)? {
+        Some(url) => url,
+        None => config
+            .endpoint("oauth2", None)
+            .ok()
+            .and_then(|base| base.join("token").ok())
+            .ok_or(CredentialFileError::NotUrl { field: "token_uri" })?,
     };
+    let secret = |value: Option<Zeroizing<String>>, field| {
+        value
+            .filter(|value| !value.is_empty())
+            .ok_or(CredentialFileError::Missing(field))
+    };
+    let email = raw.account.filter(|account| account.contains('@'));
+    Ok(CredentialFile {
+        credential: Credential::AuthorizedUser(UserCredentials {
+            client_id: needed(raw.client_id, "client_id")?,
+            client_secret: secret(raw.client_secret, "client_secret")?,
+            refresh_token: secret(raw.refresh_token, "refresh_token")?,
+            token_uri,
+        }),
+        principal: email.map(|email| Principal::User { email }),
+    })
+}
+
+fn impersonated_service_account(
+    mut raw: Raw,
+    config: &GoogleConfig,
+) -> Result<CredentialFile, CredentialFileError> {
+    let source = raw.source_credentials.take();
+    let source = source.ok_or(CredentialFileError::Missing("source_credentials"))?;
+    let CredentialFile { credential, .. } = check(*source, config)?;
+    if matches!(credential, Credential::Impersonated(_)) {
+        return Err(CredentialFileError::Unsupported(
+            "source_credentials that impersonate, too",
+        ));
+    }
+    let field = "service_account_impersonation_url";
+    impersonation(&raw, credential, config)?.ok_or(CredentialFileError::Missing(field))
+}
+
+fn external_account(mut raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFileError> {
+    if raw
+        .client_secret
+        .as_ref()
+        .is_some_and(|secret| !secret.is_empty())
+    {
+        return Err(CredentialFileError::Unsupported(
+            "a client_secret for the Security Token Service",
+        ));
+    }
+    let external = RawExternalAccount {
+        audience: needed(raw.audience.take(), "audience")?,
+        subject_token_type: needed(raw.subject_token_type.take(), "subject_token_type")?,
+        token_url: raw.token_url.take(),
+        user_project: raw.workforce_pool_user_project.take(),
+        source: raw
+            .credential_source
+            .take()
+            .ok_or(CredentialFileError::Missing("credential_source"))?,
+    };
+    let url = raw.service_account_impersonation_url.as_deref();
+    let account = url.and_then(impersonated).map(|principal| principal.to_string());
+    let external = ExternalAccount::new(external, account, config)?;
+    let principal = Principal::from_audience(&external.audience);
+    let credential = Credential::ExternalAccount(Box::new(external));
+    if url.is_none_or(str::is_empty) {
+        return Ok(CredentialFile {
+            credential,
+            principal,
+        });
+    }
+    let field = "service_account_impersonation_url";
+    impersonation(&raw, credential, config)?.ok_or(CredentialFileError::NotUrl { field })
+}
+
+/// Puts the impersonation that the file names behind its credentials; none where it names no account.
+fn impersonation(
+    raw: &Raw,
+    source: Credential,
+    config: &GoogleConfig,
+) -> Result<Option<CredentialFile>, CredentialFileError> {
+    let text = raw.service_account_impersonation_url.as_deref();
+    let url = address("service_account_impersonation_url", text, config)?;
+    let (Some(url), Some(principal)) = (url, text.and_then(impersonated)) else {
+        return Ok(None);
+    };
+    let lifetime = raw
+        .service_account_impersonation
+        .as_ref()
+        .and_then(|more| more.token_lifetime_seconds);
+    let account = ImpersonatedAccount {
+        source,
+        url,
+        delegates: raw.delegates.clone().unwrap_or_default(),
+        lifetime: lifetime.map_or(IMPERSONATED_LIFETIME, Duration::from_secs),
+    };
+    Ok(Some(CredentialFile {
+        credential: Credential::Impersonated(Box::new(account)),
+        principal: Some(principal),
+    }))
+}
+
+fn check_universe(universe: Option<&str>, config: &GoogleConfig) -> Result<(), CredentialFileError> {
+    let file = universe
+        .filter(|universe| !universe.is_empty())
+        .unwrap_or(DEFAULT_UNIVERSE);
     if file == config.universe_domain {
         return Ok(());
     }
@@ -160,90 +286,16 @@ fn check_universe(json: &Value, config: &GoogleConfig) -> Result<(), CredentialF
     })
 }
 
-/// Where an external account gets the subject token from.
-fn check_source(source: &Value, config: &GoogleConfig) -> Result<(), CredentialFileError> {
-    if !source["executable"].is_null() && !config.allow_executable {
-        return Err(CredentialFileError::Executable);
-    }
-    for field in [
-        "url",
-        "region_url",
-        "regional_cred_verification_url",
-        "imdsv2_session_token_url",
-    ] {
-        check_url(field, &source[field], config)?;
-    }
-    Ok(())
-}
-
-fn check_url(field: &'static str, value: &Value, config: &GoogleConfig) -> Result<(), CredentialFileError> {
-    let url = match value {
-        Value::Null => return Ok(()),
-        Value::String(url) if url.is_empty() => return Ok(()),
-        Value::String(url) => Url::parse(url).map_err(|_| CredentialFileError::NotUrl { field })?,
-        _ => return Err(CredentialFileError::NotUrl { field }),
-    };
-    if is_loopback(&url) && matches!(url.scheme(), "http" | "https") {
-        return Ok(());
-    }
-    let host = url
-        .host_str()
-        .ok_or(CredentialFileError::NotUrl { field })?
-        .to_ascii_lowercase();
-    let shown = || text::redacted(&host, 253);
-    let allowed_by_flag = config
-        .allowed_credential_hosts
-        .iter()
-        .any(|allowed| matches_host(allowed, &host));
-    let in_universe = matches!(url.host(), Some(Host::Domain(_)))
-        && (is_within(&host, &config.universe_domain)
-            || is_within(&host, DEFAULT_UNIVERSE)
-            // The token_uri of service account keys made before 2018.
-            || host == "accounts.google.com");
-    if !in_universe && !allowed_by_flag {
-        return Err(CredentialFileError::ForeignHost {
-            field,
-            host: shown(),
-            universe: config.universe_domain.clone(),
-        });
-    }
-    // Metadata servers of other clouds, once allowed, speak plain http and cannot be reached from another machine.
-    let plain_is_local = url.scheme() == "http" && is_link_local(&url);
-    if url.scheme() != "https" && !plain_is_local {
-        return Err(CredentialFileError::NotHttps { field, host: shown() });
-    }
-    Ok(())
-}
-
-fn is_within(host: &str, domain: &str) -> bool {
-    host == domain || host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
-}
-
-/// `example.com` is that host; `.example.com` is everything below it.
-fn matches_host(allowed: &str, host: &str) -> bool {
-    let allowed = allowed.trim().to_ascii_lowercase();
-    match allowed.strip_prefix('.') {
-        Some(domain) => host.len() > allowed.len() && is_within(host, domain),
-        None => host == allowed || host.trim_matches(['[', ']']) == allowed,
-    }
-}
-
-/// The account in `…/serviceAccounts/EMAIL:generateAccessToken`.
-fn impersonated(url: &Value) -> Option<Principal> {
-    let (_, rest) = url.as_str()?.rsplit_once("/serviceAccounts/")?;
-    let email = rest
-        .strip_suffix(":generateAccessToken")
-        .unwrap_or(rest)
-        .replace("%40", "@");
-    (!email.is_empty()).then_some(Principal::ServiceAccount {
-        email,
-        unique_id: None,
-    })
+/// The account in `…/serviceAccounts/ACCOUNT:generateAccessToken`.
+fn impersonated(url: &str) -> Option<Principal> {
+    let (_, rest) = url.rsplit_once("/serviceAccounts/")?;
+    let account = rest.strip_suffix(":generateAccessToken")?.replace("%40", "@");
+    (!account.is_empty() && !account.contains('/')).then(|| Principal::from_account(&account))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -265,6 +317,15 @@ mod tests {
         json
     }
 
+    fn user(changes: &[(&str, Value)]) -> Value {
+        let mut json = json!({"type": "authorized_user", "account": "dev@example.com", "client_id": "c",
+            "client_secret": "s", "refresh_token": "r"});
+        for (key, value) in changes {
+            json[*key] = value.clone();
+        }
+        json
+    }
+
     #[test]
     fn knows_the_principal() {
         let config = GoogleConfig::default();
@@ -274,13 +335,15 @@ mod tests {
                 .and_then(|file| file.principal)
                 .map(|p| p.to_string())
         };
-        let key = json!({"type": "service_account", "client_email": "op@p.iam.gserviceaccount.com",
-            "token_uri": "https://oauth2.googleapis.com/token"});
-        assert_eq!(of(&key).as_deref(), Some("op@p.iam.gserviceaccount.com"));
         let url = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/x@p.iam.gserviceaccount.com:generateAccessToken";
-        let chained = json!({"type": "impersonated_service_account", "service_account_impersonation_url": url,
-            "source_credentials": {"type": "authorized_user"}});
-        assert_eq!(of(&chained).as_deref(), Some("x@p.iam.gserviceaccount.com"));
+        let chained = |url: &str| {
+            json!({"type": "impersonated_service_account", "service_account_impersonation_url": url,
+                "source_credentials": user(&[])})
+        };
+        assert_eq!(of(&user(&[])).as_deref(), Some("dev@example.com"));
+        assert_eq!(of(&user(&[("account", json!(""))])), None);
+        assert_eq!(of(&chained(url)).as_deref(), Some("x@p.iam.gserviceaccount.com"));
+        assert_eq!(of(&chained("https://iamcredentials.googleapis.com/v1/x")), None);
         let external_url = external(&[("service_account_impersonation_url", json!(url))]);
         assert_eq!(of(&external_url).as_deref(), Some("x@p.iam.gserviceaccount.com"));
         assert!(of(&external(&[])).is_some_and(|name| name.contains("workloadIdentityPools/p")));
@@ -317,8 +380,11 @@ mod tests {
         }
         let nested = json!({"type": "impersonated_service_account",
             "service_account_impersonation_url": "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/x:generateAccessToken",
-            "source_credentials": {"type": "authorized_user", "token_uri": "https://evil.example/"}});
-        assert!(parse(&nested, &config).is_err());
+            "source_credentials": user(&[("token_uri", json!("https://evil.example/"))])});
+        assert!(matches!(
+            parse(&nested, &config).err(),
+            Some(CredentialFileError::ForeignHost { .. })
+        ));
         assert!(
             parse(
                 &external(&[("token_url", json!("http://127.0.0.1:1/v1/token"))]),
@@ -367,13 +433,37 @@ mod tests {
         let azure = source("http://169.254.169.254/metadata/identity/oauth2/token");
         assert!(parse(&azure, &allowing(&[])).is_err());
         assert!(parse(&azure, &allowing(&["169.254.169.254"])).is_ok());
-        let aws = external(&[(
-            "credential_source",
-            json!({"environment_id": "aws1", "region_url": "http://[fd00:ec2::254]/region",
-                "regional_cred_verification_url": "https://sts.{region}.amazonaws.com?Action=GetCallerIdentity"}),
-        )]);
-        assert!(parse(&aws, &allowing(&["fd00:ec2::254", ".amazonaws.com"])).is_ok());
-        assert!(parse(&aws, &allowing(&["fd00:ec2::254"])).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_said() {
+        let config = GoogleConfig::default();
+        let source = |source: Value| external(&[("credential_source", source)]);
+        let twice = json!({"type": "impersonated_service_account",
+            "service_account_impersonation_url": "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/x:generateAccessToken",
+            "source_credentials": external(&[("service_account_impersonation_url",
+                json!("https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/y:generateAccessToken"))])});
+        let key = json!({"type": "service_account", "client_email": "a@b", "private_key": "SECRET"});
+        for (json, part) in [
+            (source(json!({"environment_id": "aws1"})), "AWS"),
+            (source(json!({"certificate": {}})), "X.509"),
+            (source(json!({})), "credential_source"),
+            (
+                source(json!({"file": "/t", "format": {"type": "json"}})),
+                "subject_token_field_name",
+            ),
+            (source(json!({"file": "/t", "format": {"type": "xml"}})), "format"),
+            (external(&[("client_secret", json!("SECRET"))]), "client_secret"),
+            (twice, "impersonate"),
+            (key, "PEM of an RSA key"),
+            (user(&[("refresh_token", json!(""))]), "refresh_token"),
+        ] {
+            let error = parse(&json, &config).err().expect("refused").to_string();
+            assert!(
+                error.contains(part) && !error.contains("SECRET"),
+                "{json} gave {error}"
+            );
+        }
     }
 
     #[test]

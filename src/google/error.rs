@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use reqwest::StatusCode;
 
 use super::answer::GoogleError;
+use super::http::Answer;
 use super::text;
 use crate::token::TokenError;
 
@@ -74,6 +75,12 @@ pub enum Reason {
     CredentialsUnavailable,
     /// The operator's own identity was asked for.
     SelfImpersonation,
+    /// The metadata server has no Google service account to give tokens of.
+    IdentityNotAttached,
+    /// The metadata server's account is not the one that was asked for.
+    AccountMismatch,
+    /// The operator's credentials are not those of a user, which the developer source needs.
+    NotUserCredentials,
     /// 429: a quota of Google's is used up.
     QuotaExceeded,
     /// The operator's own rate limit or in-flight cap held the call back for too long.
@@ -100,6 +107,9 @@ impl Reason {
             Self::CredentialsRejected => "CredentialsRejected",
             Self::CredentialsUnavailable => "CredentialsUnavailable",
             Self::SelfImpersonation => "SelfImpersonation",
+            Self::IdentityNotAttached => "IdentityNotAttached",
+            Self::AccountMismatch => "AccountMismatch",
+            Self::NotUserCredentials => "NotUserCredentials",
             Self::QuotaExceeded => "QuotaExceeded",
             Self::LocallyLimited => "LocallyLimited",
             Self::UpstreamUnavailable => "UpstreamUnavailable",
@@ -117,7 +127,10 @@ impl Reason {
             | Self::InvalidArgument
             | Self::CredentialsRejected
             | Self::CredentialsUnavailable
-            | Self::SelfImpersonation => Class::Refused,
+            | Self::SelfImpersonation
+            | Self::IdentityNotAttached
+            | Self::AccountMismatch
+            | Self::NotUserCredentials => Class::Refused,
             Self::QuotaExceeded
             | Self::LocallyLimited
             | Self::UpstreamUnavailable
@@ -201,6 +214,32 @@ impl Error {
         error
     }
 
+    /// Classifies an answer that is no success and is written in another way than those of Google's APIs. `said` is safe to show.
+    pub(crate) fn from_words(endpoint: Endpoint, answer: &Answer, said: &str) -> Self {
+        let (reason, class) = classify(endpoint, answer.status, None);
+        let message = format!("{} answered {}: {said}", endpoint.title(), answer.status.as_u16());
+        let mut error = Self::new(endpoint, reason, &message);
+        error.0.class = class;
+        error.0.status = Some(answer.status.as_u16());
+        error.0.retry_after = answer.retry_after(SystemTime::now());
+        error
+    }
+
+    /// The same failure as one of the operator's own credentials: they gave no access token.
+    pub(crate) fn of_credentials(self) -> Self {
+        let mut inner = self.0;
+        inner.message = text::redacted(
+            &format!(
+                "the operator's credentials give no access token: {}",
+                inner.message
+            ),
+            MAX_MESSAGE_CHARS,
+        );
+        inner.endpoint = Endpoint::Credentials;
+        inner.reason = Reason::CredentialsUnavailable;
+        Self(inner)
+    }
+
     /// Names what broke in transport. The address is left out: it can hold what was asked for.
     pub(crate) fn from_transport(endpoint: Endpoint, error: reqwest::Error) -> Self {
         let reason = if error.is_timeout() {
@@ -233,6 +272,11 @@ impl Error {
     /// Sets what to do about it. The caller has quoted what needs quoting.
     pub(crate) fn with_advice(mut self, advice: impl Into<String>) -> Self {
         self.0.advice = Some(advice.into());
+        self
+    }
+
+    pub(crate) fn with_reason(mut self, reason: Reason) -> Self {
+        self.0.reason = reason;
         self
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use rustls::ClientConfig;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use url::Url;
@@ -50,13 +50,8 @@ impl Answer {
 }
 
 impl Http {
-    /// Sets up TLS and the clients. A process-wide provider is installed if there is none yet, because the Google
-    /// library makes clients of its own from it and panics without one.
+    /// Sets up TLS and the clients.
     pub(crate) fn new(config: &GoogleConfig) -> Result<Self, ConfigError> {
-        if CryptoProvider::get_default().is_none() {
-            // An error means that another thread was faster, which is as good.
-            let _ = aws_lc_rs::default_provider().install_default();
-        }
         let tls = tls_config(config.ca_file.as_deref())?;
         let builder = || {
             Client::builder()
@@ -91,6 +86,11 @@ impl Http {
         } else {
             &self.proxied
         }
+    }
+
+    /// The client that never goes through a proxy.
+    pub(crate) fn direct(&self) -> &Client {
+        &self.direct
     }
 
     /// Sends a request and reads the whole answer, whatever its status.

@@ -4,33 +4,43 @@
 //! all share is below them: `http` (TLS, time and size limits), `limits`, and [`Error`], whose messages are safe to show.
 //! `adc` gives the operator's own access token; `iam_credentials` does not care whose access token it is given.
 
+mod access_token;
 mod adc;
-mod adc_error;
 mod advice;
 mod answer;
 mod config;
 mod credential_file;
+mod credential_hosts;
 mod error;
+mod external_account;
 mod http;
 mod iam_credentials;
 mod limits;
+mod metadata;
+mod metadata_advice;
+mod oauth;
 mod principal;
+mod principal_token;
 mod provider;
+mod service_account_key;
 pub mod shell;
 pub mod text;
 mod upstream;
 
 use std::fmt;
 
+pub use self::adc::UserIdToken;
 pub use self::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig, check_endpoint};
 pub use self::error::{Class, Endpoint, Error, MAX_RETRY_AFTER, Reason, parse_retry_after};
 pub use self::iam_credentials::Impersonation;
+pub use self::metadata::AttachedIdentity;
 pub use self::provider::{MAX_SUBJECT_BYTES, NoProvider, Provider, is_gke_pool};
 pub use self::upstream::{CallRecord, Observer};
 
 use self::adc::Adc;
 use self::http::Http;
 use self::iam_credentials::IamCredentials;
+use self::metadata::MetadataServer;
 use self::principal::Principal;
 use self::upstream::Upstream;
 use crate::token::{Account, IdToken};
@@ -38,6 +48,7 @@ use crate::token::{Account, IdToken};
 /// Gets ID tokens from Google. One is enough for a process; share it in an `Arc`.
 pub struct Minter {
     adc: Adc,
+    metadata: MetadataServer,
     iam_credentials: IamCredentials,
 }
 
@@ -52,7 +63,8 @@ impl Minter {
         let base = config.endpoint("iamcredentials", config.iam_credentials_url.as_ref())?;
         let upstream = Upstream::new(Endpoint::IamCredentials, base, http.clone(), &config);
         Ok(Self {
-            adc: Adc::new(&config, http)?,
+            adc: Adc::new(&config, http.clone())?,
+            metadata: MetadataServer::new(&config, http)?,
             iam_credentials: IamCredentials::new(upstream),
         })
     }
@@ -60,6 +72,8 @@ impl Minter {
     /// Has `observer` hear of every call.
     #[must_use]
     pub fn with_observer(mut self, observer: Observer) -> Self {
+        self.adc.set_observer(observer.clone());
+        self.metadata.set_observer(observer.clone());
         self.iam_credentials.upstream_mut().set_observer(observer);
         self
     }
@@ -72,15 +86,19 @@ impl Minter {
     /// identity; otherwise what the credentials, the limits or Google said, with what to do about it.
     pub async fn impersonate(&self, asked: &Impersonation<'_>) -> Result<IdToken, Error> {
         // Unknown because nothing tells is one thing; unknown because the metadata server is down must not let it pass.
-        let principal = self.adc.principal().await?;
+        let principal = self.adc.principal(&self.metadata).await?;
         let delegates = asked.delegates.iter().map(String::as_str);
         refuse_own(
             principal.as_ref(),
             std::iter::once(asked.service_account).chain(delegates),
         )?;
         refuse_unknowable(principal.as_ref(), asked)?;
-        let bearer = self.adc.bearer().await?;
-        match self.iam_credentials.generate_id_token(&bearer.token, asked).await {
+        let bearer = self.adc.bearer(&self.metadata).await?;
+        match self
+            .iam_credentials
+            .generate_id_token(bearer.expose(), asked)
+            .await
+        {
             Ok(token) => {
                 // An account asked for by unique id shows its e-mail only now.
                 let claims = token.claims();
@@ -98,17 +116,58 @@ impl Minter {
                     asked.delegates,
                 );
                 if error.kind() == Reason::CredentialsRejected {
-                    self.adc.reject(&bearer, &error).await;
+                    self.adc.reject(&bearer, &error);
                 }
                 Err(error)
             }
         }
     }
 
+    /// A token of the account that is attached to the operator's pod, node or instance. Where an account is asked for by e-mail, it is
+    /// compared before any token is made. The token is parsed; compare it with what was asked for by [`IdToken::verify`].
+    ///
+    /// # Errors
+    /// [`Reason::AccountMismatch`] where another account is attached, [`Reason::IdentityNotAttached`] where none is; otherwise what
+    /// the metadata server said, with what to do about it.
+    pub async fn attached_identity(&self, asked: &AttachedIdentity<'_>) -> Result<IdToken, Error> {
+        if let Some(account) = asked.service_account
+            && let Account::Email(email) = Account::from_name(account)
+            && let Some(attached) = self.metadata.principal().await?
+            // A GKE pool is nobody whose token could be had: the server says why when it is asked for one.
+            && !matches!(attached, Principal::GkePool { .. })
+            && !attached.is(email)
+        {
+            let message = metadata_advice::account_mismatch(&attached, email);
+            return Err(Error::new(Endpoint::Metadata, Reason::AccountMismatch, &message));
+        }
+        self.metadata.identity(asked).await
+    }
+
+    /// The e-mail of the account that is attached to the operator's pod, node or instance; none where there is none.
+    ///
+    /// # Errors
+    /// The metadata server refused or did not answer.
+    pub async fn attached_account(&self) -> Result<Option<String>, Error> {
+        Ok(match self.metadata.principal().await? {
+            Some(Principal::ServiceAccount { email, .. }) => Some(email),
+            _ => None,
+        })
+    }
+
+    /// A generic ID token of the user whose gcloud credentials the operator has. Only Cloud Run and Cloud Functions accept it, since
+    /// its audience is the OAuth client.
+    ///
+    /// # Errors
+    /// [`Reason::NotUserCredentials`] where the operator's credentials are of another type; otherwise what the credentials or Google
+    /// said, with what to do about it.
+    pub async fn user_id_token(&self) -> Result<UserIdToken, Error> {
+        self.adc.user_id_token().await
+    }
+
     /// The e-mail or name of the operator's own identity; `None` where nothing tells, or at this moment nothing answers.
     pub async fn principal(&self) -> Option<String> {
         self.adc
-            .principal()
+            .principal(&self.metadata)
             .await
             .ok()
             .flatten()
@@ -140,6 +199,15 @@ fn refuse_own<'n>(
 /// is, and neither a delegate nor a token without e-mail shows whose it is.
 fn refuse_unknowable(principal: Option<&Principal>, asked: &Impersonation<'_>) -> Result<(), Error> {
     let is_id = |name: &str| matches!(Account::from_name(name), Account::UniqueId(_));
+    let by_email = asked.delegates.iter().find(|name| !is_id(name));
+    if let Some(delegate) = by_email.filter(|_| principal.is_some_and(Principal::has_unknown_email)) {
+        let message = advice::unknowable_email(delegate);
+        return Err(Error::new(
+            Endpoint::IamCredentials,
+            Reason::SelfImpersonation,
+            &message,
+        ));
+    }
     let hidden = std::iter::once(asked.service_account).filter(|_| !asked.include_email);
     let mut names = hidden.chain(asked.delegates.iter().map(String::as_str));
     match names.find(|name| is_id(name) && principal.is_some_and(Principal::has_unknown_id)) {

@@ -48,6 +48,15 @@ impl Principal {
         })
     }
 
+    /// A service account by the name that a file gives it: its e-mail, or its unique id, which then is all that is known.
+    pub(crate) fn from_account(name: &str) -> Self {
+        let is_id = name.bytes().all(|b| b.is_ascii_digit());
+        Self::ServiceAccount {
+            email: name.to_owned(),
+            unique_id: is_id.then(|| name.to_owned()),
+        }
+    }
+
     /// Reads the pool out of the `audience` of an external account.
     pub(crate) fn from_audience(audience: &str) -> Option<Self> {
         let (pool, _) = audience
@@ -72,6 +81,11 @@ impl Principal {
     /// Whether it has a unique id that is not known.
     pub(crate) fn has_unknown_id(&self) -> bool {
         matches!(self, Self::ServiceAccount { unique_id: None, .. })
+    }
+
+    /// Whether it has an e-mail that is not known, since the credentials name it by its unique id.
+    pub(crate) fn has_unknown_email(&self) -> bool {
+        matches!(self, Self::ServiceAccount { email, unique_id: Some(id) } if email == id)
     }
 
     /// How an IAM policy names it (<https://cloud.google.com/iam/docs/principal-identifiers>); words in capitals are to be

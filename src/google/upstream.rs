@@ -75,8 +75,26 @@ impl Upstream {
         self.http.client(&self.base)
     }
 
-    /// Waits for the limits, sends, and turns every answer but success into an error.
+    /// The client for an address that is not below the base.
+    pub(crate) fn client_for(&self, url: &Url) -> &Client {
+        self.http.client(url)
+    }
+
+    /// Waits for the limits, sends, and turns every answer but success into an error, as Google's APIs write theirs.
     pub(crate) async fn call(&self, request: RequestBuilder) -> Result<Answer, Error> {
+        self.call_with(request, |endpoint, answer| {
+            let retry_after = answer.retry_after(SystemTime::now());
+            Error::from_answer(endpoint, answer.status, retry_after, &answer.body)
+        })
+        .await
+    }
+
+    /// As [`Self::call`], where errors are written in another way.
+    pub(crate) async fn call_with(
+        &self,
+        request: RequestBuilder,
+        refused: impl FnOnce(Endpoint, Answer) -> Error,
+    ) -> Result<Answer, Error> {
         let asked = Instant::now();
         let admission = self.limits.acquire().await.inspect_err(|error| {
             self.record(error.reason(), Duration::ZERO, asked.elapsed());
@@ -86,13 +104,7 @@ impl Upstream {
             if answer.status.is_success() {
                 return Ok(answer);
             }
-            let retry_after = answer.retry_after(SystemTime::now());
-            Err(Error::from_answer(
-                self.endpoint,
-                answer.status,
-                retry_after,
-                &answer.body,
-            ))
+            Err(refused(self.endpoint, answer))
         });
         let code = match &result {
             Ok(answer) => status_label(answer.status.as_u16()),

@@ -37,8 +37,11 @@ async fn impersonates() {
     assert_eq!(call.request_reason.as_deref(), Some("shop/billing"));
     assert_eq!(call.account.as_deref(), Some(CALLER));
     let records = records.lock().expect("no panic");
-    assert_eq!(records.len(), 1);
-    assert_eq!((records[0].endpoint, records[0].code), ("iamcredentials", "200"));
+    let told: Vec<_> = records
+        .iter()
+        .map(|record| (record.endpoint, record.code))
+        .collect();
+    assert_eq!(told, [("credentials", "200"), ("iamcredentials", "200")]);
 }
 
 #[tokio::test]

@@ -1,0 +1,62 @@
+//! Where a credential file may send secrets: into the universe, to loopback, or where the operator's flags allow it.
+
+use url::{Host, Url};
+
+use super::config::{DEFAULT_UNIVERSE, GoogleConfig, is_link_local, is_loopback};
+use super::credential_file::CredentialFileError;
+use super::text;
+
+/// Reads an address out of the file, and checks its host; none where the field is absent or empty.
+pub(crate) fn address(
+    field: &'static str,
+    value: Option<&str>,
+    config: &GoogleConfig,
+) -> Result<Option<Url>, CredentialFileError> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let url = Url::parse(value).map_err(|_| CredentialFileError::NotUrl { field })?;
+    if is_loopback(&url) && matches!(url.scheme(), "http" | "https") {
+        return Ok(Some(url));
+    }
+    let host = url
+        .host_str()
+        .ok_or(CredentialFileError::NotUrl { field })?
+        .to_ascii_lowercase();
+    let shown = || text::redacted(&host, 253);
+    let allowed_by_flag = config
+        .allowed_credential_hosts
+        .iter()
+        .any(|allowed| matches_host(allowed, &host));
+    let in_universe = matches!(url.host(), Some(Host::Domain(_)))
+        && (is_within(&host, &config.universe_domain)
+            || is_within(&host, DEFAULT_UNIVERSE)
+            // The token_uri of service account keys made before 2018.
+            || host == "accounts.google.com");
+    if !in_universe && !allowed_by_flag {
+        return Err(CredentialFileError::ForeignHost {
+            field,
+            host: shown(),
+            universe: config.universe_domain.clone(),
+        });
+    }
+    // Metadata servers of other clouds, once allowed, speak plain http and cannot be reached from another machine.
+    let plain_is_local = url.scheme() == "http" && is_link_local(&url);
+    if url.scheme() != "https" && !plain_is_local {
+        return Err(CredentialFileError::NotHttps { field, host: shown() });
+    }
+    Ok(Some(url))
+}
+
+fn is_within(host: &str, domain: &str) -> bool {
+    host == domain || host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
+}
+
+/// `example.com` is that host; `.example.com` is everything below it.
+fn matches_host(allowed: &str, host: &str) -> bool {
+    let allowed = allowed.trim().to_ascii_lowercase();
+    match allowed.strip_prefix('.') {
+        Some(domain) => host.len() > allowed.len() && is_within(host, domain),
+        None => host == allowed || host.trim_matches(['[', ']']) == allowed,
+    }
+}

@@ -1,0 +1,166 @@
+//! What to do about a refusal of the metadata server, with the command that does it.
+
+use super::advice::{project, word};
+use super::error::{Error, Reason};
+use super::principal::Principal;
+use super::text::printable;
+
+/// The role by which a Kubernetes ServiceAccount of GKE acts as a Google one:
+/// <https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity>.
+const WORKLOAD_IDENTITY_USER: &str = "roles/iam.workloadIdentityUser";
+
+/// The longest outside word, in characters.
+const MAX_WORD_CHARS: usize = 256;
+
+/// Adds what to do about a server that is busy or away.
+pub(crate) fn for_metadata_server(error: Error) -> Error {
+    let advice = match error.kind() {
+        Reason::UpstreamUnreachable | Reason::UpstreamTimeout => {
+            "Metadata servers are on GKE, Compute Engine and Cloud Run only: elsewhere use another source. There, let the \
+             operator's pod reach 169.254.169.254 port 80 (on GKE also 169.254.169.252 port 988), which network policies often \
+             forbid, and look at the node's gke-metadata-server pod."
+        }
+        Reason::QuotaExceeded => {
+            "The metadata server limits what one node or instance may ask; the operator asks again more slowly. If that lasts, \
+             run other callers on other nodes, or use the source impersonation."
+        }
+        Reason::UpstreamUnavailable => {
+            "A metadata server is away for moments during maintenance and in the first seconds of a pod's life; the operator \
+             asks again by itself."
+        }
+        _ => return error,
+    };
+    error.with_advice(advice)
+}
+
+/// Adds what to do about a refusal of an ID token of the attached account, which is asked for by name or not.
+pub(crate) fn for_attached_identity(error: Error, account: Option<&str>) -> Error {
+    let account = account
+        .filter(|name| name.contains('@'))
+        .unwrap_or("ACCOUNT@PROJECT_ID.iam.gserviceaccount.com");
+    let text = error.to_string();
+    let advice = match (error.kind(), kubernetes_service_account(&text)) {
+        (Reason::IdentityNotAttached, Some((namespace, name))) => format!(
+            "Name the Google service account on the operator's Kubernetes ServiceAccount: kubectl annotate serviceaccount {} -n {} \
+             {} and let it act as that: {}",
+            word(name),
+            word(namespace),
+            word(&format!("iam.gke.io/gcp-service-account={account}")),
+            bind(account, namespace, name),
+        ),
+        (Reason::IdentityNotAttached, None) => {
+            "Attach a service account to the instance, node pool or Cloud Run service that the operator runs on, or use the \
+             source impersonation."
+                .to_owned()
+        }
+        (Reason::PermissionDenied, _) => format!(
+            "Let the operator's Kubernetes ServiceAccount act as the Google one that its annotation \
+             iam.gke.io/gcp-service-account names: {}",
+            bind(account, "NAMESPACE", "NAME"),
+        ),
+        _ => return error,
+    };
+    error.with_advice(advice)
+}
+
+/// The error where the attached account is not the one asked for.
+pub(crate) fn account_mismatch(attached: &Principal, asked: &str) -> String {
+    format!(
+        "the metadata server gives tokens of {}, not of {}: name that account in spec.serviceAccount, leave it out, or use the \
+         source impersonation",
+        printable(&attached.to_string(), MAX_WORD_CHARS),
+        printable(asked, MAX_WORD_CHARS)
+    )
+}
+
+fn bind(account: &str, namespace: &str, name: &str) -> String {
+    let member = format!("serviceAccount:PROJECT_ID.svc.id.goog[{namespace}/{name}]");
+    format!(
+        "gcloud iam service-accounts add-iam-policy-binding {} --member={} --role={WORKLOAD_IDENTITY_USER}{}",
+        word(account),
+        word(&member),
+        project(account)
+    )
+}
+
+/// Namespace and name in GKE's `Your Kubernetes service account (ns/name) is not annotated …`.
+fn kubernetes_service_account(said: &str) -> Option<(&str, &str)> {
+    let (_, rest) = said.split_once("Kubernetes service account (")?;
+    let (namespace, name) = rest.split_once(')')?.0.split_once('/')?;
+    let is_name = |text: &str| {
+        !text.is_empty()
+            && text.len() <= 253
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'))
+    };
+    (is_name(namespace) && is_name(name)).then_some((namespace, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::google::error::Endpoint;
+
+    fn refusal(reason: Reason, said: &str) -> Error {
+        Error::new(Endpoint::Metadata, reason, said)
+    }
+
+    #[test]
+    fn an_unannotated_service_account_is_told_how_to_be_annotated() {
+        let said = "Your Kubernetes service account (idtoken-system/op) is not annotated with a target Google service account";
+        let error = for_attached_identity(
+            refusal(Reason::IdentityNotAttached, said),
+            Some("a@p.iam.gserviceaccount.com"),
+        );
+        let advice = error.advice().expect("advice");
+        assert!(
+            advice.contains(
+                "kubectl annotate serviceaccount op -n idtoken-system \
+                 iam.gke.io/gcp-service-account=a@p.iam.gserviceaccount.com and"
+            ),
+            "{advice}"
+        );
+        assert!(
+            advice.ends_with(
+                "gcloud iam service-accounts add-iam-policy-binding a@p.iam.gserviceaccount.com \
+                 --member='serviceAccount:PROJECT_ID.svc.id.goog[idtoken-system/op]' --role=roles/iam.workloadIdentityUser \
+                 --project=p"
+            ),
+            "{advice}"
+        );
+    }
+
+    #[test]
+    fn what_the_server_says_is_no_command() {
+        for said in [
+            "Your Kubernetes service account ($(id)/x) is not annotated",
+            "Your Kubernetes service account (x) is not annotated",
+            "Your Kubernetes service account (a/b;id) is not annotated",
+        ] {
+            let error = for_attached_identity(refusal(Reason::IdentityNotAttached, said), None);
+            let advice = error.advice().expect("advice");
+            assert!(advice.starts_with("Attach a service account"), "{advice}");
+        }
+    }
+
+    #[test]
+    fn each_failure_has_its_own_advice() {
+        let advice = |reason| {
+            for_metadata_server(refusal(reason, "x"))
+                .advice()
+                .map(str::to_owned)
+        };
+        let all = [
+            Reason::UpstreamUnreachable,
+            Reason::QuotaExceeded,
+            Reason::UpstreamUnavailable,
+        ]
+        .map(advice);
+        assert!(
+            all.iter().all(Option::is_some) && all[0] != all[1] && all[1] != all[2],
+            "{all:?}"
+        );
+        assert_eq!(advice(Reason::InvalidArgument), None);
+    }
+}

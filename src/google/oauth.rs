@@ -1,0 +1,100 @@
+//! The OAuth 2.0 token endpoint: the refresh grant of gcloud's user credentials
+//! (<https://developers.google.com/identity/protocols/oauth2/native-app#offline>).
+
+use std::time::Duration;
+
+use reqwest::RequestBuilder;
+use serde::Deserialize;
+use tokio::time::Instant;
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::access_token::AccessToken;
+use super::answer::OauthError;
+use super::error::{Class, Endpoint, Error, Reason};
+use super::http::Answer;
+use super::text;
+use super::upstream::Upstream;
+use crate::token::IdToken;
+
+/// The longest text of the endpoint's that is shown, in characters.
+const MAX_SAID_CHARS: usize = 300;
+
+/// A user's credentials as gcloud writes them. They hold secrets, hence no `Debug`.
+pub(crate) struct UserCredentials {
+    pub(crate) client_id: String,
+    pub(crate) client_secret: Zeroizing<String>,
+    pub(crate) refresh_token: Zeroizing<String>,
+    pub(crate) token_uri: Url,
+}
+
+/// What a refresh gives.
+pub(crate) struct Refreshed {
+    pub(crate) access_token: AccessToken,
+    id_token: Option<Zeroizing<String>>,
+}
+
+#[derive(Deserialize)]
+struct Response {
+    access_token: String,
+    expires_in: u64,
+    id_token: Option<String>,
+}
+
+/// Refreshes, with the scopes that the user once granted: naming some here would lose the others, `openid` among them.
+pub(crate) async fn refresh(upstream: &Upstream, user: &UserCredentials) -> Result<Refreshed, Error> {
+    let request = upstream.client_for(&user.token_uri).post(user.token_uri.clone());
+    let request = request.form(&[
+        ("grant_type", "refresh_token"),
+        ("client_id", &user.client_id),
+        ("client_secret", &user.client_secret),
+        ("refresh_token", &user.refresh_token),
+    ]);
+    let answer = call(upstream, request).await?;
+    let Response {
+        access_token,
+        expires_in,
+        id_token,
+    } = parse(&answer)?;
+    Ok(Refreshed {
+        access_token: AccessToken::new(access_token, Duration::from_secs(expires_in), Instant::now()),
+        id_token: id_token.map(Zeroizing::new),
+    })
+}
+
+impl Refreshed {
+    /// The ID token, whose audience is the OAuth client.
+    pub(crate) fn id_token(self) -> Result<IdToken, Error> {
+        let Some(token) = self.id_token else {
+            let message = "the user's credentials give no ID token: they were made without the scope openid";
+            let error = Error::new(Endpoint::Credentials, Reason::UnexpectedResponse, message);
+            return Err(error.with_class(Class::Refused).with_advice(
+                "Make them anew: gcloud auth application-default login, without --scopes or with openid among them.",
+            ));
+        };
+        IdToken::parse(token).map_err(|error| Error::from_token(Endpoint::Credentials, &error))
+    }
+}
+
+/// Calls an endpoint that answers as RFC 6749 says.
+pub(crate) async fn call(upstream: &Upstream, request: RequestBuilder) -> Result<Answer, Error> {
+    upstream
+        .call_with(request, |endpoint, answer| refused(endpoint, &answer))
+        .await
+}
+
+/// Reads an answer of success. The parser's own words could quote a token.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, Error> {
+    serde_json::from_slice(&answer.body).map_err(|_| {
+        let message = "a token endpoint answered without a token";
+        Error::new(Endpoint::Credentials, Reason::UnexpectedResponse, message)
+            .with_status(answer.status.as_u16())
+    })
+}
+
+fn refused(endpoint: Endpoint, answer: &Answer) -> Error {
+    let said = OauthError::parse(&answer.body)
+        .map(|error| error.to_string())
+        .unwrap_or_else(|| "no error message of Google's".to_owned());
+    Error::from_words(endpoint, answer, &text::redacted(&said, MAX_SAID_CHARS))
+}

@@ -1,0 +1,173 @@
+//! Credentials of each type → an access token of the operator's principal.
+
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::access_token::{AccessToken, SCOPE};
+use super::config::GoogleConfig;
+use super::credential_file::{Credential, ImpersonatedAccount};
+use super::error::{Class, Endpoint, Error, Reason};
+use super::external_account::ExternalAccount;
+use super::http::{Http, with_bearer};
+use super::oauth;
+use super::upstream::{Observer, Upstream};
+
+/// Fetches access tokens. All calls together are one endpoint to the limits: whatever the credentials' type, there is one caller.
+pub(crate) struct PrincipalTokens {
+    upstream: Upstream,
+}
+
+#[derive(Deserialize)]
+struct Exchanged {
+    access_token: String,
+    expires_in: u64,
+}
+
+#[derive(Serialize)]
+struct GenerateAccessToken<'a> {
+    scope: [&'a str; 1],
+    lifetime: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    delegates: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Generated {
+    access_token: String,
+    expire_time: Timestamp,
+}
+
+impl PrincipalTokens {
+    pub(crate) fn new(config: &GoogleConfig, http: Http) -> Result<Self, super::ConfigError> {
+        let base = config.endpoint("oauth2", None)?;
+        Ok(Self {
+            upstream: Upstream::new(Endpoint::Credentials, base, http, config),
+        })
+    }
+
+    pub(crate) fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    pub(crate) fn set_observer(&mut self, observer: Observer) {
+        self.upstream.set_observer(observer);
+    }
+
+    /// An access token with the scope `cloud-platform`.
+    pub(crate) async fn fetch(&self, credential: &Credential) -> Result<AccessToken, Error> {
+        match credential {
+            Credential::Impersonated(account) => {
+                let source = self.own(&account.source).await?;
+                self.impersonated(account, &source).await
+            }
+            credential => self.own(credential).await,
+        }
+    }
+
+    /// That of credentials which impersonate nobody.
+    async fn own(&self, credential: &Credential) -> Result<AccessToken, Error> {
+        match credential {
+            Credential::ServiceAccount(key) => key.access_token(SystemTime::now()).ok_or_else(|| {
+                let message = "the key of the service account cannot sign";
+                Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, message)
+            }),
+            Credential::AuthorizedUser(user) => oauth::refresh(&self.upstream, user)
+                .await
+                .map(|refreshed| refreshed.access_token)
+                .map_err(for_user),
+            Credential::ExternalAccount(account) => self.exchanged(account).await,
+            Credential::Impersonated(_) => {
+                let message = "credentials that impersonate twice";
+                Err(Error::new(
+                    Endpoint::Credentials,
+                    Reason::CredentialsUnavailable,
+                    message,
+                ))
+            }
+        }
+    }
+
+    /// The token exchange of RFC 8693: <https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token>.
+    async fn exchanged(&self, account: &ExternalAccount) -> Result<AccessToken, Error> {
+        let subject_token = account.subject_token(&self.upstream).await?;
+        let client = self.upstream.client_for(&account.token_url);
+        let mut form = vec![
+            ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+            ("audience", &account.audience),
+            ("scope", SCOPE),
+            (
+                "requested_token_type",
+                "urn:ietf:params:oauth:token-type:access_token",
+            ),
+            ("subject_token_type", &account.subject_token_type),
+            ("subject_token", &subject_token),
+        ];
+        let options = account
+            .user_project
+            .as_ref()
+            .map(|project| serde_json::json!({"userProject": project}).to_string());
+        form.extend(options.as_deref().map(|options| ("options", options)));
+        let request = client.post(account.token_url.clone()).form(&form);
+        let answer = oauth::call(&self.upstream, request).await?;
+        let Exchanged {
+            access_token,
+            expires_in,
+        } = oauth::parse(&answer)?;
+        Ok(AccessToken::new(
+            access_token,
+            Duration::from_secs(expires_in),
+            Instant::now(),
+        ))
+    }
+
+    /// `generateAccessToken`:
+    /// <https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateAccessToken>.
+    async fn impersonated(
+        &self,
+        account: &ImpersonatedAccount,
+        source: &AccessToken,
+    ) -> Result<AccessToken, Error> {
+        let client = self.upstream.client_for(&account.url);
+        let request = client.post(account.url.clone()).json(&GenerateAccessToken {
+            scope: [SCOPE],
+            lifetime: format!("{}s", account.lifetime.as_secs()),
+            delegates: account.delegates.iter().map(|name| resource(name)).collect(),
+        });
+        let request = with_bearer(request, &source.secret).ok_or_else(|| {
+            let message = "an access token holds characters that no header can";
+            Error::new(Endpoint::Credentials, Reason::UnexpectedResponse, message)
+        })?;
+        let answer = self.upstream.call(request).await?;
+        let Generated {
+            access_token,
+            expire_time,
+        } = oauth::parse(&answer)?;
+        let lifetime = Duration::try_from(expire_time.duration_since(Timestamp::now())).unwrap_or_default();
+        Ok(AccessToken::new(
+            Zeroizing::new(access_token),
+            lifetime,
+            Instant::now(),
+        ))
+    }
+}
+
+/// Files name delegates by their resource name, which ends in the account.
+fn resource(name: &str) -> String {
+    let account = name.rsplit('/').next().unwrap_or(name);
+    format!("projects/-/serviceAccounts/{account}")
+}
+
+/// A refresh token that Google no longer knows is the commonest failure of a developer's credentials.
+pub(crate) fn for_user(error: Error) -> Error {
+    match error.class() {
+        Class::Refused if error.advice().is_none() => {
+            error.with_advice("If the user's credentials were revoked or ended, make them anew: gcloud auth application-default login")
+        }
+        _ => error,
+    }
+}

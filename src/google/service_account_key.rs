@@ -1,0 +1,65 @@
+//! The key of a service account, which signs its own access tokens: <https://google.aip.dev/auth/4111>.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls::SignatureScheme;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::sign::SigningKey;
+use serde_json::json;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::access_token::{AccessToken, SCOPE};
+use super::credential_file::CredentialFileError;
+
+/// The longest that Google accepts.
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// Issued so long ago: Google refuses a token from the future, and clocks differ.
+const SKEW: Duration = Duration::from_secs(10);
+
+/// A private key. It is a secret, hence no `Debug`.
+pub(crate) struct ServiceAccountKey {
+    email: String,
+    key_id: Option<String>,
+    key: Arc<dyn SigningKey>,
+}
+
+impl ServiceAccountKey {
+    /// Reads the PEM (PKCS#8, as Google makes it, or PKCS#1) of an RSA key.
+    pub(crate) fn new(email: String, key_id: Option<String>, pem: &str) -> Result<Self, CredentialFileError> {
+        // The parsers' own words could quote the key.
+        let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| CredentialFileError::NotKey)?;
+        let key = any_supported_type(&der).map_err(|_| CredentialFileError::NotKey)?;
+        key.choose_scheme(&[SignatureScheme::RSA_PKCS1_SHA256])
+            .ok_or(CredentialFileError::NotKey)?;
+        Ok(Self { email, key_id, key })
+    }
+
+    /// A self-signed access token; `None` only where signing fails.
+    pub(crate) fn access_token(&self, now: SystemTime) -> Option<AccessToken> {
+        let issued = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .ok()?
+            .checked_sub(SKEW)?;
+        let header = json!({"alg": "RS256", "typ": "JWT", "kid": self.key_id});
+        let claims = json!({
+            "iss": self.email,
+            "sub": self.email,
+            "scope": SCOPE,
+            "iat": issued.as_secs(),
+            "exp": (issued + LIFETIME).as_secs(),
+        });
+        let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let message = format!("{}.{}", part(header), part(claims));
+        let signer = self.key.choose_scheme(&[SignatureScheme::RSA_PKCS1_SHA256])?;
+        let signature = URL_SAFE_NO_PAD.encode(signer.sign(message.as_bytes()).ok()?);
+        let token = Zeroizing::new(format!("{message}.{signature}"));
+        Some(AccessToken::new(token, LIFETIME - SKEW, Instant::now()))
+    }
+}
