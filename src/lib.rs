@@ -19,3 +19,6 @@ pub mod health;
 pub mod metrics;
 pub mod telemetry;
 pub mod token;
+
+#[cfg(test)]
+mod fuzz_tests;

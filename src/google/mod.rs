@@ -230,3 +230,15 @@ impl fmt::Debug for Minter {
             .finish_non_exhaustive()
     }
 }
+
+/// What users see of an answer that is no success, for the tests of all parsers.
+#[cfg(test)]
+pub(crate) fn show_answer(body: &[u8]) -> String {
+    Error::from_answer(
+        Endpoint::IamCredentials,
+        ::http::StatusCode::BAD_REQUEST,
+        None,
+        body,
+    )
+    .to_string()
+}

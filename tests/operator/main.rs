@@ -5,6 +5,7 @@
 mod common;
 
 mod asked;
+mod attacks;
 mod authorize;
 mod conflicts;
 mod drift;
