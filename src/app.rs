@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Config};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -95,7 +96,17 @@ pub fn print_crds(out: &mut impl std::io::Write) -> Result<(), AppError> {
     Ok(())
 }
 
+/// Whatever kills the process, no file with its memory, and the tokens in it, is left.
+fn refuse_core_dumps() -> std::io::Result<()> {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    Ok(setrlimit(Resource::Core, none)?)
+}
+
 async fn operate(args: RunArgs) -> Result<(), AppError> {
+    refuse_core_dumps()?;
     telemetry::start(args.log_format, &args.log)?;
     let settings = args.settings();
     let listen = args.listen;

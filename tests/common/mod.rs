@@ -300,6 +300,12 @@ impl World {
             .collect()
     }
 
+    /// The id of the operator's process.
+    pub(crate) fn operator_pid(&self) -> Result<u32> {
+        let operator = self.operator.lock().unwrap();
+        Ok(operator.as_ref().context("the operator does not run")?.process.pid())
+    }
+
     /// The last lines that the operator itself wrote, for messages.
     pub(crate) fn log_tail(&self) -> String {
         let log = self.operator_log();

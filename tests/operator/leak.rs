@@ -283,3 +283,20 @@ async fn tokens_are_nowhere_but_in_secrets() -> Result<()> {
     );
     Ok(())
 }
+
+/// The kernel writes a core file where the limit allows one; at zero it writes none, and pipes none to a collector that is given the
+/// limit (core(5)).
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_leaves_no_memory_behind() -> Result<()> {
+    let world = World::new().await?;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", world.operator_pid()?))?;
+    let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+    let values: Vec<&str> = core
+        .expect("a limit of core files")
+        .split_whitespace()
+        .skip(4)
+        .collect();
+    assert_eq!(values, ["0", "0", "bytes"]);
+    Ok(())
+}
