@@ -303,7 +303,11 @@ impl World {
     /// The id of the operator's process.
     pub(crate) fn operator_pid(&self) -> Result<u32> {
         let operator = self.operator.lock().unwrap();
-        Ok(operator.as_ref().context("the operator does not run")?.process.pid())
+        Ok(operator
+            .as_ref()
+            .context("the operator does not run")?
+            .process
+            .pid())
     }
 
     /// The last lines that the operator itself wrote, for messages.
