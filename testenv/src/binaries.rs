@@ -15,6 +15,8 @@ pub const KUBERNETES: GoModule = GoModule {
     name: "kubernetes",
     go_mod: include_str!("../tools/kubernetes/go.mod"),
     go_sum: include_str!("../tools/kubernetes/go.sum"),
+    files: &[],
+    tags: "",
     // What `kubectl version` and the API server's /version say; without it clients take the server for v0.0.0.
     ldflags: "-s -w \
         -X k8s.io/component-base/version.gitVersion=v1.37.2 \
@@ -64,6 +66,7 @@ pub const HELM: GoModule = GoModule {
     name: "helm",
     go_mod: include_str!("../tools/helm/go.mod"),
     go_sum: include_str!("../tools/helm/go.sum"),
+    files: &[],
     // Without the version of Kubernetes a chart's kubeVersion and .Capabilities are judged by v1.20.
     ldflags: "-s -w \
         -X helm.sh/helm/v3/internal/version.version=v3.22.0 \
@@ -71,6 +74,7 @@ pub const HELM: GoModule = GoModule {
         -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37 \
         -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 \
         -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=37",
+    tags: "",
     tools: &[GoTool {
         name: "helm",
         package: "helm.sh/helm/v3/cmd/helm",

@@ -14,7 +14,7 @@ use crate::{Process, RunDir, paths};
 
 /// Arguments of every `go build`; they come after GOFLAGS and win over it. `readonly` keeps go.mod and go.sum as they
 /// are, so that the same sources are built everywhere.
-const FLAGS: [&str; 4] = ["-mod=readonly", "-trimpath", "-buildvcs=false", "-tags="];
+const FLAGS: [&str; 3] = ["-mod=readonly", "-trimpath", "-buildvcs=false"];
 const POLL: Duration = Duration::from_millis(200);
 
 /// One program of a [`GoModule`].
@@ -35,8 +35,12 @@ pub struct GoModule {
     pub go_mod: &'static str,
     /// The content of `go.sum`.
     pub go_sum: &'static str,
+    /// Go files of the module's own main package (name and content), which is built as `.`; most modules have none.
+    pub files: &'static [(&'static str, &'static str)],
     /// For `go build -ldflags`.
     pub ldflags: &'static str,
+    /// For `go build -tags`, separated by commas.
+    pub tags: &'static str,
     /// What can be built.
     pub tools: &'static [GoTool],
 }
@@ -55,7 +59,7 @@ impl GoModule {
             .map(|name| self.tool(name))
             .collect::<Result<Vec<_>>>()?;
         let parent = paths::testenv_dir();
-        let sources = write_sources(self, &parent)?;
+        let sources = self.source_dir()?;
         let dir = parent.join(format!("{}-{}", self.name, self.hash(&go_version(&sources)?)));
         if missing(&dir, &tools).is_empty() {
             return Ok(dir);
@@ -71,23 +75,31 @@ impl GoModule {
         Ok(dir)
     }
 
+    /// The folder that `go` is run in, with go.mod and go.sum.
+    pub(crate) fn source_dir(&self) -> Result<PathBuf> {
+        write_sources(self, &paths::testenv_dir())
+    }
+
     fn tool(&self, name: &str) -> Result<GoTool> {
         let found = self.tools.iter().find(|tool| tool.name == name).copied();
         found.with_context(|| format!("the Go module {} has no program {name}", self.name))
     }
 
+    fn flags(&self) -> String {
+        format!("{} -tags={}", FLAGS.join(" "), self.tags)
+    }
+
+    /// What `go` is told to read, in the order it is hashed.
+    fn sources(&self) -> impl Iterator<Item = &str> {
+        let files = self.files.iter().flat_map(|(name, content)| [*name, *content]);
+        [self.go_mod, self.go_sum].into_iter().chain(files)
+    }
+
     fn hash(&self, go_version: &str) -> String {
-        let flags = FLAGS.join(" ");
+        let flags = self.flags();
         let target = [std::env::consts::OS, std::env::consts::ARCH];
-        hash(&[
-            self.go_mod,
-            self.go_sum,
-            self.ldflags,
-            &flags,
-            go_version,
-            target[0],
-            target[1],
-        ])
+        let how = [self.ldflags, &flags, go_version, target[0], target[1]];
+        hash(self.sources().chain(how))
     }
 
     fn build_one(
@@ -105,7 +117,7 @@ impl GoModule {
         let mut command = go(sources);
         command
             .arg("build")
-            .args(FLAGS)
+            .args(self.flags().split(' '))
             .arg(format!("-ldflags={}", self.ldflags))
             .arg("-o")
             .arg(&part);
@@ -138,13 +150,10 @@ impl GoModule {
 
 /// Puts go.mod and go.sum into a folder of their own, since `go` wants to find them in its working directory.
 fn write_sources(module: &GoModule, parent: &Path) -> Result<PathBuf> {
-    let dir = parent.join(format!(
-        "{}-src-{}",
-        module.name,
-        hash(&[module.go_mod, module.go_sum])
-    ));
+    let dir = parent.join(format!("{}-src-{}", module.name, hash(module.sources())));
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    for (name, content) in [("go.sum", module.go_sum), ("go.mod", module.go_mod)] {
+    let files = module.files.iter().copied();
+    for (name, content) in files.chain([("go.sum", module.go_sum), ("go.mod", module.go_mod)]) {
         let path = dir.join(name);
         if std::fs::read_to_string(&path).is_ok_and(|present| present == content) {
             continue;
@@ -162,7 +171,7 @@ fn write_sources(module: &GoModule, parent: &Path) -> Result<PathBuf> {
 }
 
 /// 16 hexadecimal digits of the SHA-256 of `parts`, each with its length.
-fn hash(parts: &[&str]) -> String {
+fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());

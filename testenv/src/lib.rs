@@ -28,6 +28,7 @@
 mod apiserver;
 mod audit;
 pub mod binaries;
+pub mod consumers;
 mod control_plane;
 mod etcd;
 mod go_module;
@@ -47,6 +48,7 @@ pub use control_plane::ControlPlane;
 pub use go_module::{GoModule, GoTool};
 pub use options::Options;
 pub use paths::{RunDir, target_dir};
+pub use ports::Port;
 pub use process::Process;
 pub use progress::Progress;
 pub use wait::{http_status, until};

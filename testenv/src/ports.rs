@@ -15,14 +15,17 @@ const LAST: u16 = 29_999;
 
 /// A TCP port that no other user of this crate is given while this lives.
 #[derive(Debug)]
-pub(crate) struct Port {
+pub struct Port {
     pub(crate) number: u16,
     _lock: File,
 }
 
 impl Port {
     /// A port that is free now. Programs that do not use this crate may still take it before the server does.
-    pub(crate) fn reserve() -> Result<Self> {
+    ///
+    /// # Errors
+    /// When none is free, or the lock files cannot be written.
+    pub fn reserve() -> Result<Self> {
         let dir = paths::testenv_dir().join("ports");
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let span = LAST - FIRST + 1;
@@ -40,5 +43,11 @@ impl Port {
             }
         }
         bail!("no free TCP port between {FIRST} and {LAST}")
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u16 {
+        self.number
     }
 }

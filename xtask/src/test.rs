@@ -1,9 +1,9 @@
-//! `cargo xtask test`: every test of the workspace, with the real control plane in place before cargo starts.
+//! `cargo xtask test`: every test of the workspace, with the real control plane and all other programs in place before cargo starts.
 
 use std::cell::{Cell, RefCell};
 
 use anyhow::{Context, Result, bail};
-use idtoken_testenv::{Progress, binaries};
+use idtoken_testenv::{Progress, binaries, consumers};
 
 use crate::output::Output;
 use crate::{cargo, crds};
@@ -25,6 +25,7 @@ pub(crate) async fn run(output: &Output, unit: bool, filter: Option<&str>) -> Re
             "KUBEBUILDER_ASSETS",
             assets.etcd.parent().context("etcd is in no folder")?,
         );
+        consumers(output).await?;
         // Tests of the whole start the programs of other packages, which cargo test does not build.
         cargo::build_programs(output).await?;
     }
@@ -77,6 +78,17 @@ pub(crate) async fn control_plane(output: &Output) -> Result<binaries::Assets> {
         dir.display()
     ));
     Ok(assets)
+}
+
+/// Builds the programs of others that the examples are tested with, where they are not built yet.
+///
+/// # Errors
+/// When Go is missing or fails.
+async fn consumers(output: &Output) -> Result<()> {
+    let step = output.begin("Prometheus, OpenTelemetry Collector, Caddy and controller-gen");
+    tokio::task::spawn_blocking(|| consumers::build_all(Progress::Stderr)).await??;
+    step.done("Prometheus, OpenTelemetry Collector, Caddy and controller-gen are built");
+    Ok(())
 }
 
 /// How many tests a suite's closing line says have passed.

@@ -1,0 +1,139 @@
+//! Programs that read tokens from files, and the CRDs of foreign kinds: what the examples are tested with.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::go_module::{GoModule, GoTool};
+use crate::{Process, Progress, RunDir};
+
+/// Prometheus v0.316.0 (3.16).
+pub const PROMETHEUS: GoModule = GoModule {
+    name: "prometheus",
+    go_mod: include_str!("../tools/prometheus/go.mod"),
+    go_sum: include_str!("../tools/prometheus/go.sum"),
+    files: &[],
+    ldflags: "-s -w",
+    // Static targets are all that the tests need; the discoveries of all clouds are most of the build.
+    tags: "remove_all_sd",
+    tools: &[GoTool {
+        name: "prometheus",
+        package: "github.com/prometheus/prometheus/cmd/prometheus",
+    }],
+};
+
+/// An OpenTelemetry Collector v0.165.0 with the OTLP receiver, the OTLP/HTTP exporter and `bearertokenauth`.
+pub const OTELCOL: GoModule = GoModule {
+    name: "otelcol",
+    go_mod: include_str!("../tools/otelcol/go.mod"),
+    go_sum: include_str!("../tools/otelcol/go.sum"),
+    files: &[("main.go", include_str!("../tools/otelcol/main.go"))],
+    ldflags: "-s -w",
+    tags: "",
+    tools: &[GoTool {
+        name: "otelcol",
+        package: ".",
+    }],
+};
+
+/// Caddy v2.11.9.
+pub const CADDY: GoModule = GoModule {
+    name: "caddy",
+    go_mod: include_str!("../tools/caddy/go.mod"),
+    go_sum: include_str!("../tools/caddy/go.sum"),
+    files: &[],
+    ldflags: "-s -w",
+    tags: "",
+    tools: &[GoTool {
+        name: "caddy",
+        package: "github.com/caddyserver/caddy/v2/cmd/caddy",
+    }],
+};
+
+const CRDS: GoModule = GoModule {
+    name: "crds",
+    go_mod: include_str!("../tools/crds/go.mod"),
+    go_sum: include_str!("../tools/crds/go.sum"),
+    files: &[],
+    ldflags: "-s -w",
+    tags: "",
+    tools: &[GoTool {
+        name: "controller-gen",
+        package: "sigs.k8s.io/controller-tools/cmd/controller-gen",
+    }],
+};
+
+/// The Go packages with the types of foreign kinds.
+const TYPES: [&str; 3] = [
+    "github.com/fluxcd/notification-controller/api/v1beta3",
+    "github.com/fluxcd/source-controller/api/v1",
+    "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1",
+];
+
+/// The foreign kinds of the examples: group and plural.
+const KINDS: [(&str, &str); 4] = [
+    ("monitoring.coreos.com", "servicemonitors"),
+    ("notification.toolkit.fluxcd.io", "alerts"),
+    ("notification.toolkit.fluxcd.io", "providers"),
+    ("source.toolkit.fluxcd.io", "gitrepositories"),
+];
+
+/// Builds all programs of this module that are not built yet: about 7 minutes of processor time, once. Blocks.
+///
+/// # Errors
+/// When Go is missing, too old or fails.
+pub fn build_all(progress: Progress) -> Result<()> {
+    for module in [CRDS, PROMETHEUS, OTELCOL, CADDY] {
+        let names: Vec<_> = module.tools.iter().map(|tool| tool.name).collect();
+        module.build(&names, progress)?;
+    }
+    Ok(())
+}
+
+/// The CustomResourceDefinitions of the Prometheus operator's and Flux' kinds that the examples use, as YAML documents: made
+/// from their projects' own Go types by controller-gen, as those projects make them.
+///
+/// # Errors
+/// When controller-gen cannot be built or fails.
+pub async fn foreign_crds(progress: Progress) -> Result<Vec<String>> {
+    let build = move || anyhow::Ok((CRDS.build(&["controller-gen"], progress)?, CRDS.source_dir()?));
+    let (tools, sources) = tokio::task::spawn_blocking(build).await??;
+    let scratch = RunDir::create("crds")?;
+    let out = scratch.path().join("out");
+    let mut command = std::process::Command::new(tools.join("controller-gen"));
+    command
+        .arg("crd")
+        .args(TYPES.map(|package| format!("paths={package}")))
+        .arg(format!("output:crd:dir={}", out.display()))
+        .current_dir(sources)
+        .env("GOFLAGS", "-mod=readonly")
+        .env("GOWORK", "off");
+    let process = Process::spawn("controller-gen", &command, scratch.path())?;
+    let status = process.wait(std::time::Duration::from_secs(300)).await?;
+    anyhow::ensure!(status.success(), "controller-gen failed:\n{}", process.log_tail());
+    let read = |(group, plural): (&str, &str)| {
+        let path: PathBuf = out.join(format!("{group}_{plural}.yaml"));
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    KINDS.into_iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_modules_have_the_versions_that_are_said() {
+        assert!(
+            PROMETHEUS
+                .go_mod
+                .contains("github.com/prometheus/prometheus v0.316.0 ")
+        );
+        assert!(
+            OTELCOL
+                .go_mod
+                .contains("extension/bearertokenauthextension v0.165.0\n")
+        );
+        assert!(CADDY.go_mod.contains("github.com/caddyserver/caddy/v2 v2.11.9 "));
+    }
+}
