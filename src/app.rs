@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, RunArgs};
@@ -153,6 +153,7 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
         index: Index::default(),
         grants,
         metrics,
+        turns: Arc::new(Semaphore::new(settings.concurrency.into())),
         settings,
     });
     let mut terminate = signal(SignalKind::terminate())?;

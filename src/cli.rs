@@ -57,7 +57,7 @@ pub struct RunArgs {
     #[arg(long, env = "IDTOKEN_LOG", default_value = "info", help_heading = "Operation")]
     pub log: String,
 
-    /// How many requests are worked on at once.
+    /// How many requests are worked on at once, those aside that wait for Google.
     #[arg(long, env = "IDTOKEN_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Operation")]
     pub concurrency: u16,
 
@@ -129,7 +129,7 @@ pub struct GoogleArgs {
     #[arg(long, env = "IDTOKEN_GOOGLE_RATE")]
     pub google_rate: Option<NonZeroU32>,
 
-    /// Calls under way at once for each endpoint.
+    /// Calls under way at once for each endpoint; one namespace alone gets half of them.
     #[arg(long, env = "IDTOKEN_GOOGLE_MAX_IN_FLIGHT", default_value_t = 32)]
     pub google_max_in_flight: usize,
 

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{ArgGroup, Args};
 use idtoken_operator::cli::GoogleArgs;
-use idtoken_operator::google::{GoogleConfig, Impersonation, Minter};
+use idtoken_operator::google::{Caller, GoogleConfig, Impersonation, Minter};
 use idtoken_operator::token::{Account, Expected, IdToken};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -63,6 +63,7 @@ pub(crate) async fn run(args: MintArgs) -> Result<ExitCode> {
             include_organization_number: wanted.include_organization_number,
             delegates: wanted.source.delegates(),
             request_reason: REQUEST_REASON,
+            caller: Caller::OPERATOR,
         })
         .await
         .context(

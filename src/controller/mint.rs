@@ -1,6 +1,7 @@
 //! Gets the token from Google and checks what came back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use thiserror::Error;
@@ -9,7 +10,7 @@ use super::Context;
 use super::schedule::Class;
 use super::validate::{Request, TokenSource};
 use crate::api::conditions::reason;
-use crate::google::{self, Impersonation};
+use crate::google::{self, Caller, Impersonation};
 use crate::token::{Account, Expected, IdToken, TokenError};
 
 /// Why there is no token.
@@ -45,15 +46,24 @@ impl MintError {
     }
 
     /// What the server asked for.
-    pub fn retry_after(&self) -> Option<std::time::Duration> {
+    pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Google(error) => error.retry_after(),
             Self::Token(_) | Self::Unavailable(_) => None,
         }
     }
+
+    /// How long the attempt is put off, where none was made and nothing is wrong.
+    pub fn postponed(&self) -> Option<Duration> {
+        match self {
+            Self::Google(error) => error.postponed(),
+            Self::Token(_) | Self::Unavailable(_) => None,
+        }
+    }
 }
 
-/// Gets the token that `request` asks for; `subject` is the account's unique ID where it is known from an earlier token.
+/// Gets the token that `request` asks for; `subject` is the account's unique ID where it is known from an earlier
+/// token, `left` what is left of the valid token that is held.
 ///
 /// # Errors
 /// Google refused or did not answer, or what came back is not what was asked for.
@@ -61,6 +71,7 @@ pub async fn mint(
     ctx: &Arc<Context>,
     request: &Request,
     subject: Option<&str>,
+    left: Option<Duration>,
 ) -> Result<IdToken, MintError> {
     let spec = &request.token;
     let token = match (&spec.source, spec.service_account.as_deref()) {
@@ -73,6 +84,10 @@ pub async fn mint(
                     include_organization_number: spec.include_organization_number,
                     delegates,
                     request_reason: &format!("{}/{}", request.namespace, request.name),
+                    caller: Caller {
+                        lane: &request.namespace,
+                        left,
+                    },
                 })
                 .await?
         }

@@ -9,7 +9,7 @@ use kube::Client;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 pub mod apply;
@@ -26,18 +26,22 @@ pub mod plan;
 mod queue;
 mod reconcile;
 pub mod render;
+pub mod retry;
 pub mod schedule;
 pub mod shard;
+#[cfg(test)]
+mod simulation_tests;
 mod source;
 pub mod status;
 mod steps;
 pub mod template;
+mod turn;
 pub mod validate;
 mod watches;
 mod work;
 
 use crate::api::v1alpha1::IdTokenRequest;
-use crate::google::Minter;
+use crate::google::{MAX_WAITING, Minter};
 use crate::health::Pulse;
 use crate::metrics::Metrics;
 use index::Key;
@@ -49,13 +53,15 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// Added to the time limits of work before it is taken for stuck.
 const LENIENCE: Duration = Duration::from_secs(30);
+/// How many reconciles may wait for Google at once: more than the queue of one namespace holds.
+const WAITING: usize = 2 * MAX_WAITING;
 
 /// How the controller works.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Longest time for one reconcile.
     pub reconcile_timeout: Duration,
-    /// How many reconciles run at once.
+    /// How many reconciles run at once, those aside that wait for Google.
     pub concurrency: u16,
     /// Which requests there are to work on.
     pub shard: shard::Shard,
@@ -79,6 +85,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Writes events.
     pub recorder: Recorder,
+    /// As many permits as reconciles may run at once.
+    pub turns: Arc<Semaphore>,
     /// Settings.
     pub settings: Settings,
 }
@@ -119,7 +127,7 @@ pub async fn run(
     let mut desk = Desk::new(
         one_receiver,
         all_receiver,
-        ctx.settings.concurrency.into(),
+        usize::from(ctx.settings.concurrency) + WAITING,
         pulse,
         ctx.metrics.clone(),
     );

@@ -11,6 +11,7 @@ use super::mint::MintError;
 use super::plan::{self, Integrity};
 use super::reconcile::Work;
 use super::render::RenderError;
+use super::retry::{self, Attempt};
 use super::schedule::{self, Class};
 use super::status::{Failure, Held, Report, STALLED_AFTER};
 use crate::api::conditions::reason;
@@ -62,29 +63,28 @@ impl Work<'_> {
         })
     }
 
+    /// The valid token that the Secret holds, if nobody touched it since it was seen to be whole.
+    fn kept(&self) -> Option<Held> {
+        let secret = self.observed.secret.as_ref()?;
+        let whole = match self.observed.content {
+            None => self.observed.recorded.as_ref() == Some(&secret.resource_version),
+            Some(integrity) => integrity == Integrity::Intact,
+        };
+        whole.then(|| self.held(secret, None)).flatten()
+    }
+
+    /// When the valid token that is held ends.
+    pub(super) fn expiry(&self) -> Option<Timestamp> {
+        self.kept()?.expiry()
+    }
+
     /// Turns the end of the phases into the report, and remembers what the next attempt depends on.
     pub(super) fn finish(mut self, end: Result<(), Stop>, basis: Basis) -> Report {
         let now = Timestamp::now();
         if self.report.held.is_none() {
-            let whole = match self.observed.content {
-                None => {
-                    self.observed
-                        .secret
-                        .as_ref()
-                        .map(|secret| &secret.resource_version)
-                        == self.observed.recorded.as_ref()
-                }
-                Some(integrity) => integrity == Integrity::Intact,
-            };
-            let secret = self.observed.secret.clone().filter(|_| whole);
-            self.report.held = secret.and_then(|secret| self.held(&secret, None));
+            self.report.held = self.kept();
         }
-        let expiry = self
-            .report
-            .held
-            .as_ref()
-            .and_then(|held| held.token.expiration_time.as_ref())
-            .map(|time| time.0);
+        let expiry = self.report.held.as_ref().and_then(Held::expiry);
         let key = (self.request.namespace.clone(), self.request.name.clone());
         let stop = match end {
             Ok(()) => {
@@ -102,6 +102,13 @@ impl Work<'_> {
             }
             // Its successor of the same name, if there is one, is reconciled by itself.
             Err(Stop::Gone) => return self.report,
+            Err(Stop::Mint(error)) if let Some(by) = error.postponed() => {
+                let left = expiry.map(|expiry| expiry.duration_since(now));
+                let delay = schedule::postponed_delay(by, left, &self.request.uid, now);
+                self.report.postponed = true;
+                self.report.next = now.checked_add(delay).ok();
+                return self.report;
+            }
             Err(stop) => stop,
         };
         let (failure, next) = self.failure(stop, basis, now, expiry, &key);
@@ -193,32 +200,22 @@ impl Work<'_> {
                 return (failure, None);
             }
         };
-        let before = self.retry.as_ref();
-        let since = before.map_or(now, |retry| retry.since);
-        let failure = schedule::Failure {
-            class,
-            attempts: before.map_or(1, |retry| retry.attempts.saturating_add(1)),
-            since_first: now.duration_since(since),
-            retry_after,
-            remaining: expiry.map(|expiry| expiry.duration_since(now)),
-        };
-        let next = now + schedule::retry_delay(&failure, &self.request.uid);
-        let retry = Retry {
+        let attempt = Attempt {
             reason,
             message: message.clone(),
             class,
-            attempts: failure.attempts,
-            since,
-            next,
+            retry_after,
             act,
-            basis,
+            expiry,
         };
+        let retry = retry::after(self.retry.as_ref(), attempt, basis, &self.request.uid, now);
+        let next = retry.next;
         let stalled = stalled(&retry, now);
         tracing::warn!(
             namespace = self.request.namespace,
             name = self.request.name,
             reason,
-            attempts = failure.attempts,
+            attempts = retry.attempts,
             next = %next,
             "{message}"
         );

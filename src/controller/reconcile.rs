@@ -17,6 +17,7 @@ use super::outcome::Stop;
 use super::plan::{self, Observed, Plan};
 use super::schedule;
 use super::status::{self, Failure, Report};
+use super::turn::Turn;
 use super::validate::{Request, permitted, validate};
 use crate::api::conditions::{READY, reason};
 use crate::api::v1alpha1::{GrantStatus, IdTokenRequest, IdTokenRequestStatus};
@@ -35,22 +36,20 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
     let key = key(&object);
     let memory = ctx.index.memory(&uid);
     let previous = current_status(&object, &memory);
+    let mut turn = Turn::new(&ctx);
     let attempt = tokio::time::timeout(
         ctx.settings.reconcile_timeout,
         // A bug that one request meets must not end the service of all others. The caches' locks outlive a panic.
-        AssertUnwindSafe(phases(&ctx, &object, &previous, &memory)).catch_unwind(),
+        AssertUnwindSafe(phases(&ctx, &object, &previous, &memory, &mut turn)).catch_unwind(),
     )
     .await;
     let report = match attempt {
         Ok(Ok(report)) => report,
-        Ok(Err(_)) => unfinished(&ctx, &object, &previous, &memory, KubeFault::Panicked),
-        Err(_) => unfinished(
-            &ctx,
-            &object,
-            &previous,
-            &memory,
-            late(ctx.settings.reconcile_timeout),
-        ),
+        Ok(Err(_)) => unfinished(&ctx, &object, &previous, &memory, &mut turn, KubeFault::Panicked),
+        Err(_) => {
+            let fault = late(ctx.settings.reconcile_timeout);
+            unfinished(&ctx, &object, &previous, &memory, &mut turn, fault)
+        }
     };
     let now = Timestamp::now();
     let generation = object.metadata.generation.unwrap_or_default();
@@ -60,9 +59,12 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
         .as_ref()
         .map_or(reason::RECONCILED, |failure| failure.reason);
     ctx.metrics.reconciled(outcome, started.elapsed());
+    if report.postponed && status::says_still(&previous, generation, &report) {
+        return report.next.map(after);
+    }
     let published = tokio::time::timeout(
         PUBLISH_TIMEOUT,
-        publish(&ctx, &object, &key, &memory, &previous, &next),
+        turn.within(publish(&ctx, &object, &key, &memory, &previous, &next)),
     )
     .await;
     let wake = match published.unwrap_or_else(|_| Err(late(PUBLISH_TIMEOUT))) {
@@ -88,9 +90,14 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
             Some(report.next.map_or(again, |next| next.min(again)))
         }
     };
-    let wait = wake?.duration_since(Timestamp::now()).max(SignedDuration::ZERO);
+    wake.map(after)
+}
+
+/// The time from now until `at`.
+fn after(at: Timestamp) -> Duration {
+    let wait = at.duration_since(Timestamp::now()).max(SignedDuration::ZERO);
     // Timers may fire early by a millisecond, which would cost a reconcile for nothing.
-    Some(wait.unsigned_abs() + Duration::from_millis(2))
+    wait.unsigned_abs() + Duration::from_millis(2)
 }
 
 fn key(object: &IdTokenRequest) -> Key {
@@ -167,7 +174,9 @@ async fn phases(
     object: &IdTokenRequest,
     previous: &IdTokenRequestStatus,
     memory: &Memory,
+    turn: &mut Turn,
 ) -> Report {
+    turn.take().await;
     let mut report = empty_report();
     let valid = validate(object)
         .and_then(|request| permitted(&request.token.source, &ctx.settings.sources).map(|()| request));
@@ -199,6 +208,7 @@ async fn phases(
         observed: observed(ctx, &request, previous, memory),
         content: None,
         report,
+        turn,
         now,
     };
     let end = work.run().await;
@@ -224,6 +234,7 @@ fn empty_report() -> Report {
         grant: None,
         handled_renew: None,
         keep_secret_name: false,
+        postponed: false,
         next: None,
     }
 }
@@ -261,6 +272,7 @@ fn unfinished(
     object: &IdTokenRequest,
     previous: &IdTokenRequestStatus,
     memory: &Memory,
+    turn: &mut Turn,
     fault: KubeFault,
 ) -> Report {
     let Ok(request) = validate(object).map(|request| marked(request, ctx)) else {
@@ -282,6 +294,7 @@ fn unfinished(
             grant: allowed.ok().flatten(),
             ..empty_report()
         },
+        turn,
         now: Timestamp::now(),
     };
     work.finish(Err(Stop::Fault(fault)), basis)
@@ -304,6 +317,7 @@ pub(super) struct Work<'a> {
     pub(super) observed: Observed,
     pub(super) content: Option<Content>,
     pub(super) report: Report,
+    pub(super) turn: &'a mut Turn,
     pub(super) now: Timestamp,
 }
 

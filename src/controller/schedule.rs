@@ -80,6 +80,19 @@ pub fn retry_delay(failure: &Failure, uid: &str) -> SignedDuration {
     asked.map_or(delay, |asked| delay.max(asked))
 }
 
+/// How long an attempt that was put off by `by` stays away: up to twice as long, and no longer than a quarter of the life that is left.
+pub fn postponed_delay(
+    by: std::time::Duration,
+    remaining: Option<SignedDuration>,
+    uid: &str,
+    now: Timestamp,
+) -> SignedDuration {
+    let by = SignedDuration::try_from(by).unwrap_or(PASSING_CAP);
+    // Another one each time, or the same ones would always come too late.
+    let delay = by + scale(by, hash(uid, now.as_second() as u32));
+    remaining.map_or(delay, |left| delay.min(left / 4)).max(SHORTEST)
+}
+
 /// `duration` times `fraction / 2^16`.
 fn scale(duration: SignedDuration, fraction: u16) -> SignedDuration {
     SignedDuration::from_millis_i128(duration.as_millis() * i128::from(fraction) / 65536)

@@ -28,6 +28,13 @@ pub struct Held {
     pub renewal: Renewal,
 }
 
+impl Held {
+    /// When the token ends.
+    pub fn expiry(&self) -> Option<Timestamp> {
+        self.token.expiration_time.as_ref().map(|time| time.0)
+    }
+}
+
 /// Why the wanted state was not reached.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -56,6 +63,8 @@ pub struct Report {
     pub handled_renew: Option<String>,
     /// Whether the Secret under the name in the previous status has yet to be removed.
     pub keep_secret_name: bool,
+    /// Whether the attempt was put off: nothing was tried, and nothing failed.
+    pub postponed: bool,
     /// When to look again.
     pub next: Option<Timestamp>,
 }
@@ -117,6 +126,17 @@ pub fn compute(
         })
         .collect();
     next
+}
+
+/// Whether `previous` is still true of an attempt that was put off, or says nothing yet: then nothing is written.
+pub fn says_still(previous: &IdTokenRequestStatus, generation: i64, report: &Report) -> bool {
+    let ready = previous
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == READY);
+    ready.is_none_or(|ready| {
+        previous.observed_generation == Some(generation) && (ready.status == "True") == report.held.is_some()
+    })
 }
 
 fn ready(report: &Report) -> (&'static str, String) {

@@ -45,6 +45,7 @@ fn report(held: Option<Held>, failure: Option<Failure>) -> Report {
         }),
         handled_renew: None,
         keep_secret_name: false,
+        postponed: false,
         next: None,
     }
 }

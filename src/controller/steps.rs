@@ -112,11 +112,24 @@ impl Work<'_> {
         let field = format!("data[{}]", request.target.key);
         self.refuse_a_fight(reverted.then_some(field.as_str()), self.content.as_ref())?;
         let started = std::time::Instant::now();
-        let minted = mint::mint(ctx, request, self.pinned_subject()).await;
-        let result = minted
+        let left = self.expiry().map(|expiry| expiry.duration_since(self.now));
+        let left = left.and_then(|left| left.try_into().ok());
+        let subject = self.pinned_subject().map(str::to_owned);
+        let minted = self
+            .turn
+            .aside(mint::mint(ctx, request, subject.as_deref(), left))
+            .await;
+        if minted
             .as_ref()
-            .map_or_else(|error| error.reason(), |_| reason::ISSUED);
-        ctx.metrics.minted(request.token.source.name(), result);
+            .err()
+            .and_then(mint::MintError::postponed)
+            .is_none()
+        {
+            let result = minted
+                .as_ref()
+                .map_or_else(|error| error.reason(), |_| reason::ISSUED);
+            ctx.metrics.minted(request.token.source.name(), result);
+        }
         let token = minted.map_err(Stop::Mint)?;
         // The grant, the request itself or its claim on the Secret may have gone while Google answered.
         self.report.grant = ctx

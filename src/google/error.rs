@@ -39,7 +39,7 @@ impl Endpoint {
         }
     }
 
-    fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         match self {
             Self::IamCredentials => "the IAM Service Account Credentials API",
             Self::Credentials => "the token endpoint of the operator's own credentials",
@@ -153,6 +153,7 @@ struct Inner {
     class: Class,
     status: Option<u16>,
     retry_after: Option<Duration>,
+    postponed: Option<Duration>,
     message: String,
     permission: Option<String>,
     advice: Option<String>,
@@ -182,6 +183,7 @@ impl Error {
             class: reason.class(),
             status: None,
             retry_after: None,
+            postponed: None,
             message: text::redacted(message, MAX_MESSAGE_CHARS),
             permission: None,
             advice: None,
@@ -293,6 +295,17 @@ impl Error {
     pub(crate) fn with_retry_after(mut self, after: Duration) -> Self {
         self.0.retry_after = Some(after.min(MAX_RETRY_AFTER));
         self
+    }
+
+    pub(crate) fn with_postponed(mut self, by: Duration) -> Self {
+        self.0.postponed = Some(by);
+        self
+    }
+
+    /// How long the call is put off though nothing is wrong with it: no attempt was made, and none failed.
+    #[must_use]
+    pub fn postponed(&self) -> Option<Duration> {
+        self.0.postponed
     }
 
     /// Whether trying again soon can help.

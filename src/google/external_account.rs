@@ -19,6 +19,7 @@ use super::credential_file::CredentialFileError;
 use super::credential_hosts::address;
 use super::error::{Class, Endpoint, Error, Reason};
 use super::http::MAX_ANSWER_BYTES;
+use super::limits::Caller;
 use super::text;
 use super::upstream::Upstream;
 
@@ -130,7 +131,7 @@ impl ExternalAccount {
             SubjectSource::Url { url, headers, format } => {
                 let request = upstream.client_for(url).get(url.clone()).headers(headers.clone());
                 let answer = upstream
-                    .call_with(request, |endpoint, answer| {
+                    .call_with(Caller::OPERATOR, request, |endpoint, answer| {
                         Error::from_words(
                             endpoint,
                             &answer,

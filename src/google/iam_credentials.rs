@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 
 use super::error::{Endpoint, Error, Reason};
 use super::http::{with_bearer, with_request_reason};
+use super::limits::Caller;
 use super::text::printable;
 use super::upstream::Upstream;
 use crate::token::IdToken;
@@ -25,6 +26,8 @@ pub struct Impersonation<'a> {
     pub delegates: &'a [String],
     /// What the call is made for, `namespace/name`; it ends up in Google's audit log.
     pub request_reason: &'a str,
+    /// For whom, which decides whose turn it is.
+    pub caller: Caller<'a>,
 }
 
 /// The endpoint. It does not know whose bearer it is given.
@@ -87,7 +90,7 @@ impl IamCredentials {
         })?;
         let answer = self
             .upstream
-            .call(with_request_reason(request, asked.request_reason))
+            .call(asked.caller, with_request_reason(request, asked.request_reason))
             .await?;
         let status = answer.status.as_u16();
         // The parser's own words could quote the answer.

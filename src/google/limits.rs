@@ -1,42 +1,72 @@
-//! What holds calls to one endpoint back: a rate, a cap of calls under way, and a gate that `Retry-After` closes.
+//! What holds calls to one endpoint back: a rate, a cap of calls under way, pauses that were asked for, and faults.
 //!
 //! One [`Limits`] is for one endpoint (or, with federation, one provider), so that a slow or exhausted one never holds up
-//! another.
+//! another. All decisions are in [`Turns`]; here are the clock and those who wait.
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::error::{Endpoint, Error, Reason};
+use super::breaker::Told;
+use super::error::{Class, Endpoint, Error, Reason};
+use super::turns::{Bounds, End, Ticket, Turns, Verdict};
+
+/// Calls that wait in one lane. Who makes calls for many lanes lets more than this wait, so that one lane cannot take all its places.
+pub const MAX_WAITING: usize = 512;
+
+/// For whom a call is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caller<'a> {
+    /// Those of one lane queue up; lanes take turns. The operator has one for each namespace.
+    pub lane: &'a str,
+    /// What is left of the valid token that the call is to replace; none without one.
+    pub left: Option<Duration>,
+}
+
+impl Caller<'_> {
+    /// The operator itself, for its own credentials.
+    pub const OPERATOR: Self = Self { lane: "", left: None };
+}
 
 /// The limits of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Limits {
     endpoint: Endpoint,
-    rate: Option<DefaultDirectRateLimiter>,
-    in_flight: Arc<Semaphore>,
     max_wait: Duration,
-    gate: Mutex<Option<Gate>>,
+    shared: Arc<Shared>,
 }
 
-/// Closed until a time, by an answer that said so.
-#[derive(Clone, Debug)]
-struct Gate {
-    until: Instant,
-    reason: Reason,
-    status: Option<u16>,
+#[derive(Debug)]
+struct Shared(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    turns: Turns,
+    waiting: HashMap<Ticket, oneshot::Sender<Verdict>>,
+    /// When the queue is looked at again by itself.
+    timer: Option<Instant>,
 }
 
-/// The right to make one call; holds its place in the cap until dropped.
+/// The right to make one call; holds its place in the cap until it ends.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    _place: OwnedSemaphorePermit,
-    /// How long the limits held the call back.
-    pub(crate) waited: Duration,
+    shared: Arc<Shared>,
+    lane: String,
+    asked: Instant,
+    started: Instant,
+    end: End,
+}
+
+/// A place in the queue, given up when dropped.
+struct Waiting<'a> {
+    shared: &'a Arc<Shared>,
+    lane: &'a str,
+    ticket: Ticket,
+    verdict: oneshot::Receiver<Verdict>,
 }
 
 impl Limits {
@@ -46,164 +76,194 @@ impl Limits {
         max_in_flight: usize,
         max_wait: Duration,
     ) -> Self {
+        let turns = Turns::new(Bounds {
+            interval: rate_per_second.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.get()),
+            in_flight: max_in_flight,
+            waiting: MAX_WAITING,
+        });
         Self {
             endpoint,
-            rate: rate_per_second.map(|rate| RateLimiter::direct(Quota::per_second(rate))),
-            in_flight: Arc::new(Semaphore::new(max_in_flight.min(Semaphore::MAX_PERMITS))),
             max_wait,
-            gate: Mutex::new(None),
+            shared: Arc::new(Shared(Mutex::new(State {
+                turns,
+                waiting: HashMap::new(),
+                timer: None,
+            }))),
         }
     }
 
-    /// Waits for a place and for the rate. While the gate is closed it does not wait but says until when: the caller has
-    /// a queue of its own, ordered by what is most urgent.
-    pub(crate) async fn acquire(&self) -> Result<Admission, Error> {
-        self.check_gate()?;
-        let start = Instant::now();
-        let deadline = start + self.max_wait;
-        let place = timeout_at(deadline, Arc::clone(&self.in_flight).acquire_owned())
-            .await
-            .map_err(|_| self.waited_too_long("in-flight cap"))?
-            .map_err(|_| self.waited_too_long("in-flight cap"))?;
-        if let Some(rate) = &self.rate {
-            timeout_at(deadline, rate.until_ready())
-                .await
-                .map_err(|_| self.waited_too_long("rate limit"))?;
-        }
-        // It may have closed in the meantime.
-        self.check_gate()?;
-        Ok(Admission {
-            _place: place,
-            waited: start.elapsed(),
-        })
-    }
-
-    /// Closes the gate when an answer asks for it (429 or 503 with `Retry-After`).
-    pub(crate) fn observe(&self, error: &Error) {
-        let (Some(status @ (429 | 503)), Some(after)) = (error.status(), error.retry_after()) else {
-            return;
+    /// Waits for a turn. Where none can come soon it does not wait but says so: the controller has a queue of its own.
+    pub(crate) async fn acquire(&self, caller: Caller<'_>) -> Result<Admission, Error> {
+        let asked = Instant::now();
+        let mut waiting = {
+            let mut state = self.shared.lock();
+            let entered = state.turns.enter(asked, caller.lane, caller.left);
+            let ticket = entered.map_err(|verdict| self.refused(verdict))?;
+            let (sender, verdict) = oneshot::channel();
+            state.waiting.insert(ticket, sender);
+            self.shared.drive(&mut state);
+            Waiting {
+                shared: &self.shared,
+                lane: caller.lane,
+                ticket,
+                verdict,
+            }
         };
-        let closed = Gate {
-            until: Instant::now() + after,
-            reason: error.kind(),
-            status: Some(status),
-        };
-        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        if gate.as_ref().is_none_or(|gate| gate.until < closed.until) {
-            *gate = Some(closed);
+        match timeout_at(asked + self.max_wait, &mut waiting.verdict).await {
+            Ok(Ok(Verdict::Start)) => Ok(Admission {
+                shared: Arc::clone(&self.shared),
+                lane: caller.lane.to_owned(),
+                asked,
+                started: Instant::now(),
+                end: End::Unknown,
+            }),
+            Ok(Ok(verdict)) => Err(self.refused(verdict)),
+            Ok(Err(_)) => Err(self.waited_too_long()),
+            Err(_) => match self.shared.lock().turns.why_waiting(Instant::now()) {
+                Some(verdict) => Err(self.refused(verdict)),
+                None => Err(self.waited_too_long()),
+            },
         }
     }
 
-    fn check_gate(&self) -> Result<(), Error> {
-        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(closed) = gate.clone() else { return Ok(()) };
-        let left = closed.until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            *gate = None;
-            return Ok(());
-        }
-        let message = format!(
-            "Google asked to wait; no call is made for another {} s",
-            left.as_secs_f64().ceil()
-        );
-        let error = Error::new(self.endpoint, closed.reason, &message).with_retry_after(left);
-        Err(match closed.status {
-            Some(status) => error.with_status(status),
-            None => error,
-        })
+    fn refused(&self, verdict: Verdict) -> Error {
+        refused(self.endpoint, verdict).unwrap_or_else(|| self.waited_too_long())
     }
 
-    fn waited_too_long(&self, limit: &str) -> Error {
+    fn waited_too_long(&self) -> Error {
         let message = format!(
-            "the operator's own {limit} held this call back for {} s; raise it",
+            "the operator's own rate limit and in-flight cap held this call back for {} s; raise them",
             self.max_wait.as_secs_f64()
         );
         Error::new(self.endpoint, Reason::LocallyLimited, &message)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::google::error::Class;
-
-    fn limits(rate: Option<u32>, in_flight: usize, max_wait: Duration) -> Limits {
-        Limits::new(
-            Endpoint::IamCredentials,
-            rate.and_then(NonZeroU32::new),
-            in_flight,
-            max_wait,
-        )
-    }
-
-    fn quota(status: u16, after: u64) -> Error {
-        Error::new(Endpoint::IamCredentials, Reason::QuotaExceeded, "no")
-            .with_status(status)
-            .with_retry_after(Duration::from_secs(after))
-    }
-
-    #[tokio::test]
-    async fn cap_holds_back_until_a_place_is_free() {
-        let limits = Arc::new(limits(None, 1, Duration::from_secs(60)));
-        let first = limits.acquire().await.expect("free");
-        let second = tokio::spawn({
-            let limits = Arc::clone(&limits);
-            async move { limits.acquire().await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!second.is_finished());
-        drop(first);
-        assert!(second.await.expect("joins").is_ok());
-    }
-
-    #[tokio::test]
-    async fn waiting_ends() {
-        let limits = limits(None, 1, Duration::from_millis(20));
-        let _first = limits.acquire().await.expect("free");
-        let error = limits.acquire().await.expect_err("full");
-        assert_eq!(
-            (error.reason(), error.class()),
-            ("LocallyLimited", Class::Passing)
-        );
-    }
-
-    #[tokio::test]
-    async fn rate_holds_back() {
-        let limits = limits(Some(20), 100, Duration::from_secs(60));
-        let start = Instant::now();
-        let mut waited = Duration::ZERO;
-        for _ in 0..26 {
-            waited += limits.acquire().await.expect("in time").waited;
+/// What is said of a call that does not start; none where it does.
+pub(crate) fn refused(endpoint: Endpoint, verdict: Verdict) -> Option<Error> {
+    Some(match verdict {
+        Verdict::Shut {
+            told,
+            asked: Some(left),
+        } => {
+            let message = format!(
+                "Google asked to wait; no call is made for another {} s",
+                left.as_secs_f64().ceil()
+            );
+            told.error(endpoint, &message).with_retry_after(left)
         }
-        // The first 20 are the burst of a second; six more take at least 5/20 s.
-        assert!(
-            start.elapsed() >= Duration::from_millis(240),
-            "{:?}",
-            start.elapsed()
-        );
-        assert!(waited >= Duration::from_millis(240), "{waited:?}");
-    }
+        // The same words each time: a status is written when they change.
+        Verdict::Shut { told, asked: None } => {
+            let message = format!(
+                "{} fails at the moment; single calls of the operator find out when it is back",
+                endpoint.title()
+            );
+            told.error(endpoint, &message)
+        }
+        Verdict::Postponed { by } => {
+            let message = "calls that are not urgent are put off for a moment, since there are many";
+            Error::new(endpoint, Reason::LocallyLimited, message).with_postponed(by)
+        }
+        Verdict::Start => return None,
+    })
+}
 
-    #[tokio::test]
-    async fn retry_after_closes_the_gate_and_the_longest_wins() {
-        let limits = limits(None, 1, Duration::from_secs(1));
-        limits.observe(&quota(500, 100));
-        assert!(limits.acquire().await.is_ok());
-        limits.observe(&quota(429, 100));
-        limits.observe(&quota(503, 5));
-        let error = limits.acquire().await.expect_err("closed");
-        assert_eq!((error.reason(), error.status()), ("QuotaExceeded", Some(429)));
-        assert!(
-            error
-                .retry_after()
-                .is_some_and(|after| after > Duration::from_secs(90))
-        );
-    }
-
-    #[tokio::test]
-    async fn the_gate_opens_again() {
-        let limits = limits(None, 1, Duration::from_secs(1));
-        limits.observe(&quota(429, 0));
-        assert!(limits.acquire().await.is_ok());
+impl Told {
+    fn error(self, endpoint: Endpoint, message: &str) -> Error {
+        let error = Error::new(endpoint, self.reason, message);
+        match self.status {
+            Some(status) => error.with_status(status),
+            None => error,
+        }
     }
 }
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells those who wait what was decided, and has somebody look again when it is time.
+    fn drive(self: &Arc<Self>, state: &mut State) {
+        let (verdicts, wake) = state.turns.due(Instant::now());
+        for (ticket, verdict) in verdicts {
+            // The other end is there as long as the ticket is: both go in one step.
+            if let Some(sender) = state.waiting.remove(&ticket) {
+                let _ = sender.send(verdict);
+            }
+        }
+        let Some(wake) = wake.filter(|wake| state.timer.is_none_or(|timer| *wake < timer)) else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        state.timer = Some(wake);
+        let shared = Arc::downgrade(self);
+        runtime.spawn(async move {
+            tokio::time::sleep_until(wake).await;
+            if let Some(shared) = shared.upgrade() {
+                let mut state = shared.lock();
+                state.timer.take_if(|timer| *timer == wake);
+                shared.drive(&mut state);
+            }
+        });
+    }
+
+    fn ended(self: &Arc<Self>, lane: &str, started: Instant, end: End) {
+        let mut state = self.lock();
+        state.turns.ended(Instant::now(), lane, started, end);
+        self.drive(&mut state);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if state.waiting.remove(&self.ticket).is_some() {
+            state.turns.give_up(self.lane, self.ticket);
+        } else if let Ok(Verdict::Start) = self.verdict.try_recv() {
+            // It was given a place that nobody took.
+            drop(state);
+            self.shared.ended(self.lane, Instant::now(), End::Unknown);
+        }
+    }
+}
+
+impl Admission {
+    /// How long the limits held the call back.
+    pub(crate) fn waited(&self) -> Duration {
+        self.started.saturating_duration_since(self.asked)
+    }
+
+    /// The call was answered, or failed with `error`.
+    pub(crate) fn finish(mut self, error: Option<&Error>) {
+        self.end = end(error);
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.shared.ended(&self.lane, self.started, self.end);
+    }
+}
+
+/// What an answer says of the endpoint. Refusals are answers: somebody's missing right is no fault of the endpoint's.
+pub(crate) fn end(error: Option<&Error>) -> End {
+    match error.filter(|error| error.class() == Class::Passing) {
+        None => End::Answered,
+        Some(error) => End::Failed {
+            told: Told {
+                reason: error.kind(),
+                status: error.status(),
+            },
+            after: error
+                .retry_after()
+                .filter(|_| matches!(error.status(), Some(429 | 503))),
+        },
+    }
+}
+
+#[cfg(test)]
+#[path = "limits_tests.rs"]
+mod tests;

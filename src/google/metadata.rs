@@ -17,6 +17,7 @@ use super::answer::OauthError;
 use super::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig};
 use super::error::{Class, Endpoint, Error, Reason};
 use super::http::{Answer, Http};
+use super::limits::Caller;
 use super::metadata_advice as advice;
 use super::principal::Principal;
 use super::text;
@@ -170,7 +171,7 @@ impl MetadataServer {
         let request = self.http.direct().get(url).header(FLAVOR, "Google");
         let answer = self
             .upstream
-            .call_with(request, |_, answer| refused(&answer))
+            .call_with(Caller::OPERATOR, request, |_, answer| refused(&answer))
             .await
             .map_err(advice::for_metadata_server)?;
         if is_metadata_server(&answer) {

@@ -1,13 +1,15 @@
 //! The client of Google's token endpoints. It knows nothing of Kubernetes.
 //!
 //! [`Minter`] picks the flow. Each endpoint has a file of its own and an `Upstream` (its address, limits and observer); what
-//! all share is below them: `http` (TLS, time and size limits), `limits`, and [`Error`], whose messages are safe to show.
+//! all share is below them: `http` (TLS, time and size limits), `limits` (whose turn it is, decided by `turns` and `breaker`),
+//! and [`Error`], whose messages are safe to show.
 //! `adc` gives the operator's own access token; `iam_credentials` does not care whose access token it is given.
 
 mod access_token;
 mod adc;
 mod advice;
 mod answer;
+mod breaker;
 mod config;
 mod credential_file;
 mod credential_hosts;
@@ -25,6 +27,7 @@ mod provider;
 mod service_account_key;
 pub mod shell;
 pub mod text;
+mod turns;
 mod upstream;
 
 use std::fmt;
@@ -33,6 +36,7 @@ pub use self::adc::UserIdToken;
 pub use self::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig, check_endpoint};
 pub use self::error::{Class, Endpoint, Error, MAX_RETRY_AFTER, Reason, parse_retry_after};
 pub use self::iam_credentials::Impersonation;
+pub use self::limits::{Caller, MAX_WAITING};
 pub use self::metadata::AttachedIdentity;
 pub use self::provider::{MAX_SUBJECT_BYTES, NoProvider, Provider, is_gke_pool};
 pub use self::upstream::{CallRecord, Observer};
@@ -241,4 +245,11 @@ pub(crate) fn show_answer(body: &[u8]) -> String {
         body,
     )
     .to_string()
+}
+
+/// For the simulation of the controller: the decisions without the calls.
+#[cfg(test)]
+pub(crate) mod decisions {
+    pub(crate) use super::limits::{MAX_WAITING, end, refused};
+    pub(crate) use super::turns::{Bounds, Ticket, Turns, Verdict};
 }

@@ -13,6 +13,7 @@ use super::access_token::AccessToken;
 use super::answer::OauthError;
 use super::error::{Class, Endpoint, Error, Reason};
 use super::http::Answer;
+use super::limits::Caller;
 use super::text;
 use super::upstream::Upstream;
 use crate::token::IdToken;
@@ -79,7 +80,9 @@ impl Refreshed {
 /// Calls an endpoint that answers as RFC 6749 says.
 pub(crate) async fn call(upstream: &Upstream, request: RequestBuilder) -> Result<Answer, Error> {
     upstream
-        .call_with(request, |endpoint, answer| refused(endpoint, &answer))
+        .call_with(Caller::OPERATOR, request, |endpoint, answer| {
+            refused(endpoint, &answer)
+        })
         .await
 }
 

@@ -13,6 +13,7 @@ use super::credential_file::{Credential, ImpersonatedAccount};
 use super::error::{Class, Endpoint, Error, Reason};
 use super::external_account::ExternalAccount;
 use super::http::{Http, with_bearer};
+use super::limits::Caller;
 use super::oauth;
 use super::upstream::{Observer, Upstream};
 
@@ -142,7 +143,7 @@ impl PrincipalTokens {
             let message = "an access token holds characters that no header can";
             Error::new(Endpoint::Credentials, Reason::UnexpectedResponse, message)
         })?;
-        let answer = self.upstream.call(request).await?;
+        let answer = self.upstream.call(Caller::OPERATOR, request).await?;
         let Generated {
             access_token,
             expire_time,

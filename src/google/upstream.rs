@@ -11,7 +11,7 @@ use url::Url;
 use super::config::GoogleConfig;
 use super::error::{Endpoint, Error};
 use super::http::{Answer, Http};
-use super::limits::Limits;
+use super::limits::{Caller, Limits};
 
 /// One call that was made (or held back by the limits), for metrics. No label has an unbounded number of values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,8 +81,8 @@ impl Upstream {
     }
 
     /// Waits for the limits, sends, and turns every answer but success into an error, as Google's APIs write theirs.
-    pub(crate) async fn call(&self, request: RequestBuilder) -> Result<Answer, Error> {
-        self.call_with(request, |endpoint, answer| {
+    pub(crate) async fn call(&self, caller: Caller<'_>, request: RequestBuilder) -> Result<Answer, Error> {
+        self.call_with(caller, request, |endpoint, answer| {
             let retry_after = answer.retry_after(SystemTime::now());
             Error::from_answer(endpoint, answer.status, retry_after, &answer.body)
         })
@@ -92,11 +92,12 @@ impl Upstream {
     /// As [`Self::call`], where errors are written in another way.
     pub(crate) async fn call_with(
         &self,
+        caller: Caller<'_>,
         request: RequestBuilder,
         refused: impl FnOnce(Endpoint, Answer) -> Error,
     ) -> Result<Answer, Error> {
         let asked = Instant::now();
-        let admission = self.limits.acquire().await.inspect_err(|error| {
+        let admission = self.limits.acquire(caller).await.inspect_err(|error| {
             self.record(error.reason(), Duration::ZERO, asked.elapsed());
         })?;
         let sent = Instant::now();
@@ -110,8 +111,9 @@ impl Upstream {
             Ok(answer) => status_label(answer.status.as_u16()),
             Err(error) => error.status().map_or(error.reason(), status_label),
         };
-        self.record(code, sent.elapsed(), admission.waited);
-        result.inspect_err(|error| self.limits.observe(error))
+        self.record(code, sent.elapsed(), admission.waited());
+        admission.finish(result.as_ref().err());
+        result
     }
 
     fn record(&self, code: &'static str, duration: Duration, waited: Duration) {

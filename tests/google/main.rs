@@ -5,4 +5,5 @@
 mod credentials;
 mod hardening;
 mod impersonation;
+mod limits;
 mod support;
