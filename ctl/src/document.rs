@@ -58,7 +58,11 @@ pub(crate) fn grant(namespace: &str, name: &str, token: &TokenSpec) -> Result<Id
         name: Some(grant_name(namespace, name)),
         ..ObjectMeta::default()
     };
-    Ok(IdTokenGrant { metadata, spec })
+    Ok(IdTokenGrant {
+        metadata,
+        spec,
+        status: None,
+    })
 }
 
 /// The document, for `kubectl apply -f -`.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
     version = "v1alpha1",
     kind = "IdTokenGrant",
     shortname = "idtg",
+    status = "IdTokenGrantStatus",
     derive = "PartialEq",
     doc = "Allows the namespaces in `from` to get ID tokens for the service accounts and audiences in `to` by the operator's own Google identity.",
     printcolumn(name = "Namespaces", type_ = "string", json_path = ".spec.from[*].namespace"),
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
         json_path = ".spec.to[*].audiences",
         priority = 1
     ),
+    printcolumn(name = "Requests", type_ = "integer", json_path = ".status.allowedRequests"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(deny_unknown_fields)]
@@ -41,6 +43,16 @@ pub struct IdTokenGrantSpec {
     /// What is allowed; any of these entries, of which each field must match.
     #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub to: Vec<GrantTo>,
+}
+
+/// What the operator says of a grant.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IdTokenGrantStatus {
+    /// How many IdTokenRequests it allows, as of some 10 seconds ago; also those that another grant allows as well. Absent where the
+    /// operators share the requests among each other by namespaces or labels, so that none of them knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_requests: Option<i64>,
 }
 
 /// One namespace, or the namespaces of a label selector; exactly one field is set.

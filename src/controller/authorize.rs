@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use kube::core::{Selector, SelectorExt};
 use thiserror::Error;
 
+use super::grant_index::GrantIndex;
 use super::names::is_unique_id;
 use super::validate::TokenSpec;
 use crate::api::conditions::reason;
@@ -69,47 +69,46 @@ pub struct Grant {
 /// Labels of every namespace, by name.
 pub type Namespaces = HashMap<String, BTreeMap<String, String>>;
 
-/// Grants by the namespaces that they are for, so that a decision does not grow with the number of grants.
+/// All grants, by what requests ask for.
 #[derive(Debug, Default)]
 pub struct GrantSet {
-    by_namespace: HashMap<String, Vec<Grant>>,
+    index: GrantIndex,
     fresh_until: Option<Timestamp>,
 }
 
 impl GrantSet {
-    /// Resolves the selectors of `grants` against `namespaces`. `last_seen` is the last sign of life of the watches that both came
+    /// `grants`, whose selectors select among `namespaces`. `last_seen` is the last sign of life of the watches that both came
     /// from; none where they come from a file alone.
     pub fn new(grants: &[Grant], namespaces: &Namespaces, last_seen: Option<Timestamp>) -> Self {
-        let mut by_namespace: HashMap<String, Vec<Grant>> = HashMap::new();
-        for grant in grants {
-            let mut matched: Vec<&str> = Vec::new();
-            for from in &grant.spec.from {
-                match (&from.namespace, &from.namespace_selector) {
-                    (Some(name), None) => matched.push(name),
-                    (None, Some(selector)) => {
-                        let Ok(selector) = Selector::try_from(selector.clone()) else {
-                            continue;
-                        };
-                        let selected = namespaces.iter().filter(|(_, labels)| selector.matches(labels));
-                        matched.extend(selected.map(|(name, _)| name.as_str()));
-                    }
-                    // The schema refuses both and neither; what an older CRD let through allows nothing.
-                    _ => {}
-                }
-            }
-            matched.sort_unstable();
-            matched.dedup();
-            for namespace in matched {
-                by_namespace
-                    .entry(namespace.to_owned())
-                    .or_default()
-                    .push(grant.clone());
-            }
+        let mut set = Self::default();
+        set.set_namespaces(namespaces.clone());
+        for (position, grant) in grants.iter().enumerate() {
+            set.insert(&position.to_string(), grant.clone());
         }
-        Self {
-            by_namespace,
-            fresh_until: last_seen.and_then(|seen| seen.checked_add(STALE_AFTER).ok()),
+        if let Some(seen) = last_seen {
+            set.seen_at(seen);
         }
+        set
+    }
+
+    /// Takes a grant in, in place of the one that had this key.
+    pub fn insert(&mut self, key: &str, grant: Grant) {
+        self.index.insert(key, grant);
+    }
+
+    /// Takes a grant out.
+    pub fn remove(&mut self, key: &str) {
+        self.index.remove(key);
+    }
+
+    /// Takes all namespaces' labels.
+    pub fn set_namespaces(&mut self, namespaces: Namespaces) {
+        self.index.set_namespaces(namespaces);
+    }
+
+    /// Takes or drops one namespace's labels. Says whether that changed anything.
+    pub fn set_namespace(&mut self, name: &str, labels: Option<BTreeMap<String, String>>) -> bool {
+        self.index.set_namespace(name, labels)
     }
 
     /// The same grants, known to be current at `last_seen`.
@@ -117,7 +116,24 @@ impl GrantSet {
         self.fresh_until = last_seen.checked_add(STALE_AFTER).ok();
     }
 
-    /// Decides whether `namespace` may have `token`.
+    /// Every grant that allows `namespace` to have `token`, by name.
+    pub fn allowing(&self, namespace: &str, token: &TokenSpec) -> Vec<&GrantStatus> {
+        let Some(account) = token.service_account.as_deref() else {
+            return Vec::new();
+        };
+        let found = self.index.find(namespace, account, &token.audience);
+        // The index only finds them: whether they allow it is decided here alone.
+        let allowing = found.entries.into_iter().filter(|entry| {
+            let to = entry.grant.spec.to.get(entry.to);
+            to.is_some_and(|to| allows(to, token))
+        });
+        let mut allowing: Vec<&GrantStatus> = allowing.map(|entry| &entry.grant.id).collect();
+        allowing.sort_unstable_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
+        allowing.dedup();
+        allowing
+    }
+
+    /// Decides whether `namespace` may have `token`: by the first of the grants that allow it.
     ///
     /// # Errors
     /// [`Denied`], with the command that shows the grant which would allow it.
@@ -133,16 +149,10 @@ impl GrantSet {
                 since: until - STALE_AFTER,
             });
         }
-        let grants = self
-            .by_namespace
-            .get(namespace)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let allowing = grants
-            .iter()
-            .find(|grant| grant.spec.to.iter().any(|to| allows(to, token)));
+        let allowing = self.allowing(namespace, token);
         allowing
-            .map(|grant| grant.id.clone())
+            .first()
+            .map(|grant| (*grant).clone())
             .ok_or_else(|| Denied::NotGranted {
                 namespace: namespace.to_owned(),
                 name: shell::quote(name).into_owned(),

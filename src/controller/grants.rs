@@ -1,10 +1,11 @@
 //! What is granted at the moment: grants from objects and from a file, resolved against the namespaces' labels, and how fresh they are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
+use kube::ResourceExt;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -74,9 +75,10 @@ pub fn read_file(path: &Path) -> Result<Vec<Grant>, GrantsFileError> {
 
 #[derive(Debug, Default)]
 struct Sources {
-    file: Vec<Grant>,
-    objects: HashMap<String, Grant>,
-    namespaces: Namespaces,
+    /// Keys of the file's grants in the set.
+    file: Vec<String>,
+    /// What is known of each object: its spec and UID, and how many requests its status says that it allows.
+    objects: HashMap<String, (Grant, Option<i64>)>,
     /// Last sign of life of the watches of grants and of namespaces; none where there is no such watch.
     seen: [Option<Timestamp>; 2],
     set: GrantSet,
@@ -111,16 +113,27 @@ impl Grants {
             .map(Some)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Sources)) {
-        let mut sources = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        change(&mut sources);
-        let all: Vec<Grant> = sources
-            .file
+    /// Names of the IdTokenGrants that allow `request`.
+    pub fn allowing(&self, request: &Request) -> Vec<String> {
+        let sources = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let all = sources.set.allowing(&request.namespace, &request.token);
+        let objects = all.into_iter().filter(|grant| grant.uid.is_some());
+        objects.map(|grant| grant.name.clone()).collect()
+    }
+
+    /// The IdTokenGrants whose status does not say that they allow as many requests as `allowed` has for them, none being 0.
+    pub fn untold(&self, allowed: &HashMap<String, i64>) -> Vec<(String, i64)> {
+        let sources = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let count = |name: &String| allowed.get(name).copied().unwrap_or(0);
+        let untold = sources
+            .objects
             .iter()
-            .chain(sources.objects.values())
-            .cloned()
-            .collect();
-        sources.set = GrantSet::new(&all, &sources.namespaces, sources.oldest_seen());
+            .filter(|(name, (_, told))| *told != Some(count(name)));
+        untold.map(|(name, _)| (name.clone(), count(name))).collect()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Sources) -> T) -> T {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A watch is alive at `now`.
@@ -134,54 +147,81 @@ impl Grants {
 
     /// Takes the grants of the file.
     pub fn set_file(&self, grants: Vec<Grant>) {
-        self.change(|sources| sources.file = grants);
+        self.change(|sources| {
+            for key in std::mem::take(&mut sources.file) {
+                sources.set.remove(&key);
+            }
+            for (position, grant) in grants.into_iter().enumerate() {
+                // No object has a colon in its name, and two of a file may have the same.
+                let key = format!("file:{position}");
+                sources.set.insert(&key, grant);
+                sources.file.push(key);
+            }
+        });
     }
 
     /// Takes all IdTokenGrants.
     pub fn set_objects(&self, objects: Vec<IdTokenGrant>) {
-        self.change(|sources| sources.objects = objects.into_iter().map(named).collect());
+        self.change(|sources| {
+            let alive: HashSet<String> = objects.iter().map(ResourceExt::name_any).collect();
+            let gone: Vec<String> = sources
+                .objects
+                .keys()
+                .filter(|name| !alive.contains(*name))
+                .cloned()
+                .collect();
+            for name in gone {
+                sources.drop_object(&name);
+            }
+            for object in objects {
+                sources.take_object(object);
+            }
+        });
     }
 
-    /// Takes one IdTokenGrant.
-    pub fn apply(&self, object: IdTokenGrant) {
-        self.change(|sources| sources.objects.extend([named(object)]));
+    /// Takes one IdTokenGrant. Says whether anything but its status changed.
+    pub fn apply(&self, object: IdTokenGrant) -> bool {
+        self.change(|sources| sources.take_object(object))
     }
 
     /// Drops one IdTokenGrant.
     pub fn delete(&self, name: &str) {
-        self.change(|sources| {
-            sources.objects.remove(name);
-        });
+        self.change(|sources| sources.drop_object(name));
     }
 
     /// Takes all namespaces' labels.
     pub fn set_namespaces(&self, namespaces: Namespaces) {
-        self.change(|sources| sources.namespaces = namespaces);
+        self.change(|sources| sources.set.set_namespaces(namespaces));
     }
 
     /// Takes or drops one namespace's labels. Says whether that changed anything.
-    pub fn set_namespace(
-        &self,
-        name: &str,
-        labels: Option<std::collections::BTreeMap<String, String>>,
-    ) -> bool {
-        let same = {
-            let sources = self.0.read().unwrap_or_else(PoisonError::into_inner);
-            sources.namespaces.get(name) == labels.as_ref()
-        };
-        if !same {
-            self.change(|sources| match labels {
-                Some(labels) => drop(sources.namespaces.insert(name.to_owned(), labels)),
-                None => drop(sources.namespaces.remove(name)),
-            });
-        }
-        !same
+    pub fn set_namespace(&self, name: &str, labels: Option<BTreeMap<String, String>>) -> bool {
+        self.change(|sources| sources.set.set_namespace(name, labels))
     }
 }
 
 impl Sources {
     fn oldest_seen(&self) -> Option<Timestamp> {
         self.seen.iter().flatten().min().copied()
+    }
+
+    fn take_object(&mut self, object: IdTokenGrant) -> bool {
+        let told = object.status.as_ref().and_then(|status| status.allowed_requests);
+        let (name, grant) = named(object);
+        let same = self
+            .objects
+            .get(&name)
+            .is_some_and(|(known, _)| known.id == grant.id && known.spec == grant.spec);
+        if !same {
+            self.set.insert(&name, grant.clone());
+        }
+        self.objects.insert(name, (grant, told));
+        !same
+    }
+
+    fn drop_object(&mut self, name: &str) {
+        self.objects.remove(name);
+        self.set.remove(name);
     }
 }
 
@@ -212,5 +252,57 @@ mod tests {
         assert_eq!(grants[0].spec.to[0].audiences, ["aud"]);
         assert!(parse_file(&yaml.replace("audiences", "audience")).is_err());
         assert!(parse_file(" \n").unwrap().is_empty());
+    }
+
+    fn object(name: &str, audience: &str, allowed: Option<i64>) -> IdTokenGrant {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": {"name": name, "uid": name},
+            "spec": {"from": [{"namespace": "shop"}], "to": [{"serviceAccounts": ["a@p.example"], "audiences": [audience]}]},
+            "status": {"allowedRequests": allowed},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_status_is_told_once_and_wakes_nobody() {
+        let grants = Grants::default();
+        let counts: HashMap<String, i64> = [("a".to_owned(), 2), ("gone".to_owned(), 1)].into();
+        grants.set_objects(vec![object("a", "aud", None), object("b", "aud", Some(0))]);
+        assert_eq!(grants.untold(&counts), [("a".to_owned(), 2)]);
+        assert!(!grants.apply(object("a", "aud", Some(2))));
+        assert_eq!(grants.untold(&counts), []);
+        assert!(grants.apply(object("a", "other", Some(2))));
+        grants.set_objects(vec![object("b", "aud", Some(0))]);
+        assert_eq!(grants.untold(&HashMap::new()), []);
+    }
+
+    #[test]
+    fn both_watches_must_be_alive() {
+        let grants = Grants::default();
+        let request = crate::controller::fixtures::request(serde_json::json!({}));
+        let spec = &request.token;
+        let mut grant = object("a", &spec.audience, None);
+        grant.spec.from[0].namespace = Some(request.namespace.clone());
+        grant.spec.to[0].service_accounts = spec.service_account.clone().into_iter().collect();
+        grants.set_objects(vec![grant]);
+        let at = |seconds| Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(seconds);
+        let decide = |now| {
+            grants
+                .authorize(&request, at(now))
+                .map_err(|denied| denied.reason())
+        };
+        grants.seen(Watched::Grants, at(0));
+        grants.seen(Watched::Namespaces, at(0));
+        assert!(decide(300).is_ok());
+        for (watched, other) in [
+            (Watched::Grants, Watched::Namespaces),
+            (Watched::Namespaces, Watched::Grants),
+        ] {
+            grants.seen(watched, at(0));
+            grants.seen(other, at(1000));
+            assert_eq!(decide(1001).unwrap_err(), "GrantsUnavailable");
+            grants.seen(watched, at(1000));
+            assert!(decide(1001).is_ok());
+        }
     }
 }

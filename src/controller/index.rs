@@ -110,6 +110,8 @@ pub struct Memory {
     pub handled_renew: Option<String>,
     /// How often in a row the status could not be written.
     pub unpublished: u32,
+    /// Names of the IdTokenGrants that allow it, once it was looked at.
+    pub allowed_by: Option<Vec<String>>,
 }
 
 /// A request that wants a Secret: the oldest keeps it, then the lowest UID.
@@ -376,6 +378,18 @@ impl Index {
         if inner.requests.get(key).is_some_and(|seen| seen.uid == uid) {
             change(inner.memory.entry(uid.to_owned()).or_default());
         }
+    }
+
+    /// How many requests each IdTokenGrant allows; none before every request was looked at.
+    pub fn allowed(&self) -> Option<HashMap<String, i64>> {
+        let inner = self.lock();
+        let mut allowed = HashMap::new();
+        for seen in inner.requests.values() {
+            for grant in inner.memory.get(&seen.uid)?.allowed_by.as_ref()? {
+                *allowed.entry(grant.clone()).or_insert(0) += 1;
+            }
+        }
+        Some(allowed)
     }
 
     /// How many requests and Secrets are cached.

@@ -15,6 +15,8 @@ use tokio::task::JoinSet;
 pub mod apply;
 pub mod authorize;
 pub mod fault;
+mod grant_index;
+mod grant_status;
 pub mod grants;
 mod hash;
 pub mod index;
@@ -151,6 +153,7 @@ pub async fn run(
     let ended = tokio::select! {
         () = desk.work(|scope| stores.keys(scope), start, shutdown.clone()) => Ok(()),
         Some(ended) = watches.join_next() => Err(WatchEnded::new(ended)),
+        () = grant_status::tell(&ctx) => Ok(()),
         () = async { shutdown.await; tokio::time::sleep(GRACE).await } => {
             tracing::warn!("what is still under way is given up; the next start does it again");
             Ok(())

@@ -188,9 +188,11 @@ async fn phases(
                 message: error.to_string(),
                 stalled: true,
             });
+            note_grants(ctx, object, memory, Vec::new());
             return report;
         }
     };
+    note_grants(ctx, object, memory, ctx.grants.allowing(&request));
     report.source = Some(request.token.source.name());
     // Said again until the status could be written.
     report.handled_renew = memory.handled_renew.clone();
@@ -223,6 +225,15 @@ fn marked(mut request: Request, ctx: &Context) -> Request {
         .labels
         .extend(label.map(|label| (LABEL_SHARD.to_owned(), label)));
     request
+}
+
+/// Remembers which grants allow a request, for them to be told.
+fn note_grants(ctx: &Context, object: &IdTokenRequest, memory: &Memory, grants: Vec<String>) {
+    if memory.allowed_by.as_ref() != Some(&grants) {
+        let uid = object.metadata.uid.as_deref().unwrap_or_default();
+        ctx.index
+            .remember(&key(object), uid, |memory| memory.allowed_by = Some(grants));
+    }
 }
 
 fn empty_report() -> Report {

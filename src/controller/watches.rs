@@ -265,15 +265,24 @@ fn key_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> 
 pub(super) async fn grants(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
     let api: Api<IdTokenGrant> = Api::all(ctx.client.clone());
     live(api, "idtokengrants", |event| {
-        match event {
-            Live::Listed(grants) => ctx.grants.set_objects(grants),
+        let changed = match event {
+            Live::Listed(grants) => {
+                ctx.grants.set_objects(grants);
+                true
+            }
+            // Not for the status, which is our own.
             Live::Applied(grant) => ctx.grants.apply(grant),
-            Live::Deleted(grant) => ctx.grants.delete(&grant.name_any()),
-            Live::Alive => return ctx.grants.seen(Watched::Grants, Timestamp::now()),
-        }
+            Live::Deleted(grant) => {
+                ctx.grants.delete(&grant.name_any());
+                true
+            }
+            Live::Alive => false,
+        };
         ctx.grants.seen(Watched::Grants, Timestamp::now());
         fill(&filled, Cache::Grants);
-        triggers.everything();
+        if changed {
+            triggers.everything();
+        }
     })
     .await;
 }

@@ -52,6 +52,8 @@ pub(crate) struct Setup {
     pub(crate) grants_file: Option<String>,
     /// The operator's rights: a file of `config/`.
     pub(crate) rbac: &'static str,
+    /// Namespaces that are there before the operator's rights.
+    pub(crate) namespaces: &'static [&'static str],
 }
 
 impl Default for Setup {
@@ -64,6 +66,7 @@ impl Default for Setup {
             lifetime: Duration::from_secs(3600),
             grants_file: None,
             rbac: "rbac.yaml",
+            namespaces: &[],
         }
     }
 }
@@ -176,6 +179,11 @@ impl World {
             String::from("---\n{apiVersion: v1, kind: Namespace, metadata: {name: idtoken-system}}\n");
         for crd in crds() {
             manifests.push_str(&format!("---\n{}\n", serde_json::to_string(&crd)?));
+        }
+        for name in setup.namespaces {
+            manifests.push_str(&format!(
+                "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}\n"
+            ));
         }
         cluster.apply(&manifests).await?;
         for file in [setup.rbac, "roles.yaml", "admission.yaml"] {

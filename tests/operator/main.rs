@@ -15,5 +15,7 @@ mod leak;
 mod load;
 mod outage;
 mod policies;
+mod rights;
+mod roles;
 mod schema;
 mod shards;
