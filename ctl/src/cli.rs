@@ -58,6 +58,16 @@ pub(crate) enum Command {
     /// Sets the annotation idtoken.dev/renew to the current time. You need to patch the request, and for --wait to get it.
     #[command(override_usage = "kubectl idtoken renew [OPTIONS] <NAME | --all>")]
     Renew(crate::renew::RenewArgs),
+
+    /// List requests with source.federation whose author no admission policy has checked
+    ///
+    /// The chart's policy lets only those write such a request who may create tokens of its ServiceAccount. It cannot look back: what
+    /// was stored before it, or while it was away or changed, is listed here. A time of creation is the API server's own; who wrote
+    /// an object cannot be told from the object, so no guess is made.
+    ///
+    /// You need to list idtokenrequests, validatingadmissionpolicies and validatingadmissionpolicybindings. Exits with 0 where there
+    /// are none and 1 where there are.
+    Audit(crate::audit::AuditArgs),
 }
 
 /// Which cluster, as whom, and where in it; as kubectl's own flags.
@@ -159,6 +169,7 @@ mod tests {
             &["renew", "billing", "--timeout", "1s"],
             &["grant"],
             &["explain", "a", "-o", "wide"],
+            &["audit", "-A", "-n", "shop"],
         ] {
             assert_eq!(usage(wrong), Some(2), "{wrong:?}");
         }
@@ -175,6 +186,7 @@ mod tests {
             ],
             &["renew", "--all", "--wait", "--timeout", "1s"],
             &["explain", "a", "-n", "shop", "-o", "json"],
+            &["audit", "-A"],
         ] {
             assert_eq!(usage(right), None, "{right:?}");
         }

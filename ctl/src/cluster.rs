@@ -9,6 +9,9 @@ use idtoken_operator::controller::authorize::Grant;
 use idtoken_operator::controller::fault::KubeFault;
 use idtoken_operator::controller::observe::{self, Content};
 use idtoken_operator::google::shell::quote;
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -16,6 +19,7 @@ use kube::{Api, Client, Config, ResourceExt};
 use thiserror::Error;
 
 use crate::cli::ClusterArgs;
+use crate::guard;
 use crate::output::chain;
 
 /// Objects of one page of a list.
@@ -179,9 +183,43 @@ impl Cluster {
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn requests(&self) -> Result<Vec<IdTokenRequest>, ApiError> {
-        pages(&self.requests_api())
+        pages(&self.requests_api(), &ListParams::default())
             .await
             .map_err(|error| classify("list", "idtokenrequests", Some(&self.namespace), None, &error))
+    }
+
+    /// Reads all requests of the cluster.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(crate) async fn all_requests(&self) -> Result<Vec<IdTokenRequest>, ApiError> {
+        let api: Api<IdTokenRequest> = Api::all(self.client.clone());
+        let list = pages(&api, &ListParams::default()).await;
+        list.map_err(|error| classify("list", "idtokenrequests", None, None, &error))
+    }
+
+    /// Reads the admission policies that are marked as those of federation's authors, and their bindings.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(crate) async fn admission(
+        &self,
+    ) -> Result<
+        (
+            Vec<ValidatingAdmissionPolicy>,
+            Vec<ValidatingAdmissionPolicyBinding>,
+        ),
+        ApiError,
+    > {
+        let marked = ListParams::default().labels(guard::LABEL);
+        let policies = pages(&Api::all(self.client.clone()), &marked)
+            .await
+            .map_err(|error| classify("list", "validatingadmissionpolicies", None, None, &error))?;
+        // A binding made by hand counts too.
+        let bindings = pages(&Api::all(self.client.clone()), &ListParams::default())
+            .await
+            .map_err(|error| classify("list", "validatingadmissionpolicybindings", None, None, &error))?;
+        Ok((policies, bindings))
     }
 
     /// Sets an annotation of a request.
@@ -206,7 +244,7 @@ impl Cluster {
     /// [`ApiError`].
     pub(crate) async fn grants(&self) -> Result<Vec<Grant>, ApiError> {
         let api: Api<IdTokenGrant> = Api::all(self.client.clone());
-        let grants = pages(&api)
+        let grants = pages(&api, &ListParams::default())
             .await
             .map_err(|error| classify("list", "idtokengrants", None, None, &error))?;
         let grant = |grant: IdTokenGrant| Grant {
@@ -261,12 +299,12 @@ impl Cluster {
     }
 }
 
-async fn pages<K>(api: &Api<K>) -> Result<Vec<K>, kube::Error>
+async fn pages<K>(api: &Api<K>, which: &ListParams) -> Result<Vec<K>, kube::Error>
 where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     let mut all = Vec::new();
-    let mut params = ListParams::default().limit(PAGE);
+    let mut params = which.clone().limit(PAGE);
     loop {
         let page = api.list(&params).await?;
         all.extend(page.items);

@@ -3,12 +3,13 @@
 //! | Module | Holds |
 //! |---|---|
 //! | `cli` | the command line |
-//! | `mint`, `explain`, `grant`, `can`, `renew` | one command each: what it reads, writes and prints |
-//! | `diagnosis`, `steps`, `document`, `misses` | the decisions behind them, pure |
+//! | `mint`, `explain`, `grant`, `can`, `renew`, `audit` | one command each: what it reads, writes and prints |
+//! | `diagnosis`, `steps`, `document`, `misses`, `guard` | the decisions behind them, pure |
 //! | `cluster` | calls of the Kubernetes API, and what their failures mean |
 //! | `wanted` | flags that become the token of a request |
 //! | `output`, `table`, `times` | what is printed |
 
+mod audit;
 mod can;
 mod cli;
 mod cluster;
@@ -16,6 +17,7 @@ mod diagnosis;
 mod document;
 mod explain;
 mod grant;
+mod guard;
 mod mint;
 mod misses;
 mod output;
@@ -68,5 +70,6 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Grant(args) => grant::run(args).await,
         Command::Can(args) => can::run(args).await,
         Command::Renew(args) => renew::run(args).await,
+        Command::Audit(args) => audit::run(args).await,
     }
 }

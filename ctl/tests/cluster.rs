@@ -216,6 +216,55 @@ async fn grants_are_printed_applied_and_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn requests_stored_before_the_policy_are_listed() {
+    let world = World::start().await;
+    world.install().await;
+    let federation = ", source: {federation: {serviceAccountRef: {name: billing}}}";
+    world.request("shop", "early", federation).await;
+    world.request("other", "elsewhere", federation).await;
+    world.request("shop", "own", "").await;
+    world
+        .run(&["audit", "-n", "shop"])
+        .exits(1)
+        .says("there is none with the label")
+        .says("shop        early   billing");
+    let policies = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/admission.yaml");
+    world
+        .cluster
+        .apply(&std::fs::read_to_string(policies).unwrap())
+        .await
+        .unwrap();
+    let all = world.run(&["audit", "-A", "-o", "json"]).exits(1).json();
+    assert_eq!(all["policy"], "idtoken-operator-federation-authors");
+    let names: Vec<_> = all["unchecked"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["name"])
+        .collect();
+    assert_eq!(names, ["elsewhere", "early"]);
+    world
+        .cluster
+        .kubectl(["delete", "idtr", "early", "-n", "shop"])
+        .await
+        .unwrap();
+    world
+        .run(&["audit", "-n", "shop"])
+        .exits(0)
+        .says("has checked every author since")
+        .says("There is no request");
+    let (grants, requests) = ("idtokengrants.idtoken.dev", "idtokenrequests.idtoken.dev");
+    let jane = world
+        .user("jane", &[("list", grants, true), ("list", requests, true)])
+        .await;
+    world
+        .run_as(&jane, &["audit", "-A"])
+        .exits(1)
+        .warns("you may not list validatingadmissionpolicies");
+    world.cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn callers_without_rights_are_told_so() {
     let world = World::start().await;
     world.install().await;

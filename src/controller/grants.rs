@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn both_watches_must_be_alive() {
         let grants = Grants::default();
-        let request = crate::controller::fixtures::request(serde_json::json!({}));
+        let request = crate::controller::render::fixtures::request(serde_json::json!({}));
         let spec = &request.token;
         let mut grant = object("a", &spec.audience, None);
         grant.spec.from[0].namespace = Some(request.namespace.clone());

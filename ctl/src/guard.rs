@@ -1,0 +1,136 @@
+//! Pure: the admission policies of a cluster → since when the authors of federation requests are checked.
+
+use idtoken_operator::google::shell::quote;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::admissionregistration::v1::{
+    MatchResources, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+    ValidatingAdmissionPolicySpec,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use kube::ResourceExt;
+
+/// What marks the policy and its binding, and the value that it has there.
+pub(crate) const LABEL: &str = "idtoken.dev/admission-policy=federation-authors";
+
+/// Time that API servers have to load a policy: requests created sooner are taken for unchecked.
+pub(crate) const SETTLED: SignedDuration = SignedDuration::from_mins(1);
+
+const POLICIES: &str = include_str!("../../config/admission.yaml");
+
+/// Whether authors are checked.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Guard {
+    /// By this policy, unchanged since this time.
+    Since {
+        /// Name of the policy.
+        policy: String,
+        /// The last change of the policy or of its binding.
+        since: Timestamp,
+    },
+    /// By none, and why.
+    Missing(String),
+}
+
+/// Finds the policy that is as this version of the project has it, and bound without conditions.
+pub(crate) fn guard(
+    policies: &[ValidatingAdmissionPolicy],
+    bindings: &[ValidatingAdmissionPolicyBinding],
+) -> Guard {
+    let mut problem = format!("there is none with the label {LABEL}");
+    let mut best: Option<(Timestamp, String)> = None;
+    for policy in policies {
+        let name = policy.name_any();
+        if !is_ours(policy) {
+            problem = format!(
+                "{} is not as this version of kubectl idtoken knows it, so what it checks is not known",
+                quote(&name)
+            );
+            continue;
+        }
+        let bound = bindings.iter().filter(|binding| binds(binding, &name));
+        let times = bound.filter_map(|binding| {
+            let times = [changed(&policy.metadata)?, changed(&binding.metadata)?];
+            times.into_iter().max()
+        });
+        match times.min() {
+            Some(since) if best.as_ref().is_none_or(|(known, _)| since < *known) => {
+                best = Some((since, name))
+            }
+            Some(_) => {}
+            None => problem = format!("{} has no binding that denies everywhere", quote(&name)),
+        }
+    }
+    match best {
+        Some((since, policy)) => Guard::Since { policy, since },
+        None => Guard::Missing(problem),
+    }
+}
+
+/// When an object of an administrator was last changed, but for its status.
+fn changed(meta: &ObjectMeta) -> Option<Timestamp> {
+    let fields = meta.managed_fields.iter().flatten();
+    let changes = fields.filter(|entry| entry.subresource.is_none());
+    let times = changes.filter_map(|entry| entry.time.as_ref());
+    let created = meta.creation_timestamp.as_ref()?.0;
+    Some(times.map(|time| time.0).fold(created, Timestamp::max))
+}
+
+fn binds(binding: &ValidatingAdmissionPolicyBinding, policy: &str) -> bool {
+    let spec = &binding.spec;
+    let denies = spec.validation_actions.iter().any(|action| action == "Deny");
+    let everywhere = spec.match_resources.as_ref().is_none_or(|resources| {
+        let rules = resources.resource_rules.as_ref().is_none_or(Vec::is_empty);
+        rules && selects_all(resources)
+    });
+    denies && everywhere && spec.param_ref.is_none() && spec.policy_name == policy
+}
+
+fn selects_all(resources: &MatchResources) -> bool {
+    let empty = |selector: &Option<LabelSelector>| {
+        selector
+            .as_ref()
+            .is_none_or(|selector| *selector == LabelSelector::default())
+    };
+    empty(&resources.namespace_selector)
+        && empty(&resources.object_selector)
+        && resources
+            .exclude_resource_rules
+            .as_ref()
+            .is_none_or(Vec::is_empty)
+}
+
+/// Whether a policy checks what this version's does.
+fn is_ours(policy: &ValidatingAdmissionPolicy) -> bool {
+    let Some((spec, own)) = policy.spec.as_ref().zip(own()) else {
+        return false;
+    };
+    spec.match_constraints.as_ref().is_some_and(selects_all) && essence(spec) == essence(&own)
+}
+
+/// The spec without what the API server fills in, and without what is said to authors.
+fn essence(spec: &ValidatingAdmissionPolicySpec) -> ValidatingAdmissionPolicySpec {
+    let mut spec = spec.clone();
+    if let Some(resources) = &mut spec.match_constraints {
+        resources.namespace_selector = None;
+        resources.object_selector = None;
+        resources.exclude_resource_rules = None;
+    }
+    for validation in spec.validations.iter_mut().flatten() {
+        validation.message = None;
+        validation.message_expression = None;
+    }
+    spec
+}
+
+fn own() -> Option<ValidatingAdmissionPolicySpec> {
+    let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(POLICIES).ok()?;
+    let own = documents.into_iter().find(|document| {
+        let label = &document["metadata"]["labels"]["idtoken.dev/admission-policy"];
+        document["kind"] == "ValidatingAdmissionPolicy" && label == "federation-authors"
+    })?;
+    serde_json::from_value(own["spec"].clone()).ok()
+}
+
+#[cfg(test)]
+#[path = "guard_tests.rs"]
+mod tests;
