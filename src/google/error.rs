@@ -255,11 +255,18 @@ impl Error {
             "could not be reached"
         };
         let error = error.without_url();
-        Self::new(
+        let made = Self::new(
             endpoint,
             reason,
             &format!("{} {verb}: {}", endpoint.title(), chain(&error)),
-        )
+        );
+        if is_unknown_issuer(&error) {
+            return made.with_advice(
+                "The certificate is of no authority that is trusted here. Where a proxy or a private endpoint has an \
+                 authority of its own, give its certificates by --ca-file.",
+            );
+        }
+        made
     }
 
     /// An answer of success that holds no acceptable token.
@@ -355,6 +362,28 @@ impl Error {
     pub fn advice(&self) -> Option<&str> {
         self.0.advice.as_deref()
     }
+}
+
+/// Whether TLS failed because nobody trusted here has signed the server's certificate.
+fn is_unknown_issuer(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An I/O error is transparent: its source is that of the error inside.
+        let inside = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        if inside
+            .and_then(|error| error.downcast_ref())
+            .or(error.downcast_ref())
+            == Some(&rustls::Error::InvalidCertificate(
+                rustls::CertificateError::UnknownIssuer,
+            ))
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// The messages of an error and its sources, each said once.

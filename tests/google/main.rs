@@ -6,4 +6,5 @@ mod credentials;
 mod hardening;
 mod impersonation;
 mod limits;
+mod proxy;
 mod support;

@@ -92,6 +92,10 @@ impl File {
         file
     }
 
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().expect("a path in UTF-8")
+    }
+
     pub(crate) fn write(&self, content: &Value) {
         std::fs::write(&self.0, content.to_string()).expect("the temporary folder can be written");
     }

@@ -1,0 +1,239 @@
+//! Google's endpoints through the proxy of the environment, whose certificates are of an authority of its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use idtoken_emulator::{Emulator, Endpoint, Options, Running};
+use idtoken_operator::google::{Class, Error, GoogleConfig, Minter};
+use serde_json::json;
+
+use crate::support::*;
+
+/// All variables that this library or Google's takes a proxy or certificates from.
+const VARIABLES: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
+
+/// Google behind a proxy, and the proxy's CA in a file.
+async fn proxied() -> (Running, File) {
+    let mut policy = policy();
+    policy.metadata_server.service_account = Some(OPERATOR.to_owned());
+    let options = Options {
+        proxy: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+        ..Options::default()
+    };
+    let google = Emulator::start(policy, options)
+        .await
+        .expect("the emulator starts");
+    let ca = File::absent();
+    std::fs::write(&ca.0, google.proxy_ca_pem().expect("a CA")).expect("the temporary folder can be written");
+    (google, ca)
+}
+
+/// Runs a test of this binary in a process of its own, whose environment has only the variables given.
+async fn in_child(test: &str, variables: &[(&str, &str)]) {
+    let mut command = Command::new(std::env::current_exe().expect("this binary"));
+    command.args(["--exact", test, "--ignored", "--nocapture"]);
+    for variable in VARIABLES {
+        command.env_remove(variable);
+    }
+    command
+        .env_remove("GOOGLE_APPLICATION_CREDENTIALS")
+        .env("HOME", "/nonexistent")
+        .envs(variables.iter().copied());
+    let output = tokio::time::timeout(LIMIT, tokio::process::Command::from(command).output())
+        .await
+        .expect("ends in time")
+        .expect("starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{complained}");
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+/// A client set up by what the parent has put into the environment; endpoints are Google's own.
+fn minter() -> Minter {
+    let path = |name| std::env::var_os(name).map(PathBuf::from);
+    Minter::new(GoogleConfig {
+        ca_file: path("TEST_CA_FILE"),
+        credentials_file: path("TEST_CREDENTIALS"),
+        ..GoogleConfig::default()
+    })
+    .expect("a client")
+}
+
+/// A credential file of [`USER`] with Google's own token endpoint.
+fn user_of_google(google: &Running) -> File {
+    let mut file = acting_as(google, USER);
+    file["token_uri"] = json!("https://oauth2.googleapis.com/token");
+    File::with(&file)
+}
+
+/// The hosts that were asked for through the proxy and answered, each once, in order of the calls.
+fn hosts(google: &Running, endpoint: Endpoint) -> Vec<(Option<String>, Option<u16>)> {
+    let calls = google.calls().into_iter();
+    let mut hosts: Vec<_> = calls
+        .filter(|call| call.endpoint == endpoint)
+        .map(|call| (call.host, call.status))
+        .collect();
+    hosts.dedup();
+    hosts
+}
+
+fn answered(host: &str) -> Vec<(Option<String>, Option<u16>)> {
+    vec![(Some(host.to_owned()), Some(200))]
+}
+
+const IAM_CREDENTIALS: &str = "iamcredentials.googleapis.com";
+
+#[tokio::test]
+async fn fixed_hosts_are_reached_with_the_extra_ca() {
+    let (google, ca) = proxied().await;
+    let key = File::with(&google.service_account_key(OPERATOR).expect("a key"));
+    let proxy = google.proxy_url().expect("a proxy");
+    for variable in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"] {
+        google.reset_counts();
+        let variables = [
+            (variable, proxy),
+            ("TEST_CA_FILE", ca.path()),
+            ("TEST_CREDENTIALS", key.path()),
+        ];
+        in_child("proxy::child_gets_a_token", &variables).await;
+        assert_eq!(
+            hosts(&google, Endpoint::GenerateIdToken),
+            answered(IAM_CREDENTIALS),
+            "{variable}"
+        );
+        assert_eq!(
+            hosts(&google, Endpoint::Proxy),
+            answered(IAM_CREDENTIALS),
+            "{variable}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn credentials_go_through_the_proxy_too() {
+    let (google, ca) = proxied().await;
+    let file = user_of_google(&google);
+    for trust in ["TEST_CA_FILE", "SSL_CERT_FILE"] {
+        google.reset_counts();
+        let variables = [
+            ("HTTPS_PROXY", google.proxy_url().expect("a proxy")),
+            (trust, ca.path()),
+            ("TEST_CREDENTIALS", file.path()),
+        ];
+        in_child("proxy::child_gets_a_token", &variables).await;
+        assert_eq!(
+            hosts(&google, Endpoint::OauthToken),
+            answered("oauth2.googleapis.com"),
+            "{trust}"
+        );
+        assert_eq!(
+            hosts(&google, Endpoint::GenerateIdToken),
+            answered(IAM_CREDENTIALS),
+            "{trust}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_untrusted_proxy_gets_nothing_and_the_error_says_what_to_do() {
+    let (google, _ca) = proxied().await;
+    let key = File::with(&google.service_account_key(OPERATOR).expect("a key"));
+    let file = user_of_google(&google);
+    let proxy = ("HTTPS_PROXY", google.proxy_url().expect("a proxy"));
+    for credentials in [key.path(), file.path()] {
+        let variables = [proxy, ("TEST_CREDENTIALS", credentials)];
+        in_child("proxy::child_does_not_trust_the_proxy", &variables).await;
+    }
+    assert!(google.count(Endpoint::Proxy) >= 2);
+    assert_eq!(
+        google.count(Endpoint::GenerateIdToken) + google.count(Endpoint::OauthToken),
+        0
+    );
+}
+
+#[tokio::test]
+async fn the_metadata_server_is_never_asked_through_a_proxy() {
+    let (google, ca) = proxied().await;
+    let (proxy, metadata) = (google.proxy_url().expect("a proxy"), google.address().to_string());
+    let variables = [
+        ("HTTP_PROXY", proxy),
+        ("HTTPS_PROXY", proxy),
+        ("ALL_PROXY", proxy),
+        ("TEST_CA_FILE", ca.path()),
+        ("GCE_METADATA_HOST", &metadata),
+    ];
+    in_child("proxy::child_gets_a_token", &variables).await;
+    assert_eq!(hosts(&google, Endpoint::MetadataToken), [(None, Some(200))]);
+    assert_eq!(hosts(&google, Endpoint::Proxy), answered(IAM_CREDENTIALS));
+}
+
+#[tokio::test]
+async fn loopback_endpoints_are_never_asked_through_a_proxy() {
+    let (google, _ca) = proxied().await;
+    let key = File::with(&google.service_account_key(OPERATOR).expect("a key"));
+    let proxy = google.proxy_url().expect("a proxy");
+    let variables = [
+        ("HTTP_PROXY", proxy),
+        ("ALL_PROXY", proxy),
+        ("TEST_CREDENTIALS", key.path()),
+        ("TEST_IAM_CREDENTIALS_URL", google.url()),
+    ];
+    in_child("proxy::child_gets_a_token_at_loopback", &variables).await;
+    assert_eq!(hosts(&google, Endpoint::GenerateIdToken), [(None, Some(200))]);
+    assert_eq!(google.count(Endpoint::Proxy), 0);
+}
+
+#[tokio::test]
+#[ignore = "run by other tests, with an environment of their choice"]
+async fn child_gets_a_token() {
+    let token = minter().impersonate(&asking(CALLER)).await.expect("a token");
+    assert_eq!(token.claims().email.as_deref(), Some(CALLER));
+}
+
+#[tokio::test]
+#[ignore = "run by other tests, with an environment of their choice"]
+async fn child_gets_a_token_at_loopback() {
+    let url = std::env::var("TEST_IAM_CREDENTIALS_URL").expect("set by the parent");
+    let minter = Minter::new(GoogleConfig {
+        iam_credentials_url: Some(url.parse().expect("a URL")),
+        credentials_file: std::env::var_os("TEST_CREDENTIALS").map(PathBuf::from),
+        ..GoogleConfig::default()
+    });
+    minter
+        .expect("a client")
+        .impersonate(&asking(CALLER))
+        .await
+        .expect("a token");
+}
+
+async fn refusal() -> Error {
+    refused(&minter(), &asking(CALLER)).await
+}
+
+#[tokio::test]
+#[ignore = "run by other tests, with an environment of their choice"]
+async fn child_does_not_trust_the_proxy() {
+    let error = refusal().await;
+    assert_eq!(error.class(), Class::Passing, "{error}");
+    assert!(
+        ["UpstreamUnreachable", "CredentialsUnavailable"].contains(&error.reason()),
+        "{error}"
+    );
+    assert!(
+        error.advice().is_some_and(|advice| advice.contains("--ca-file")),
+        "{error}"
+    );
+}
