@@ -122,6 +122,7 @@ pub(crate) struct Tampering {
 pub(crate) struct Exchange {
     pub(crate) app: Arc<App>,
     pub(crate) endpoint: Endpoint,
+    pub(crate) is_proxied: bool,
     number: u64,
     account: String,
 }
@@ -136,6 +137,7 @@ impl Exchange {
         Self {
             app,
             endpoint,
+            is_proxied: host.is_some(),
             number,
             account: String::new(),
         }

@@ -166,6 +166,11 @@ async fn dispatch(exchange: &mut Exchange, request: &Request) -> Answer {
         Endpoint::MetadataToken | Endpoint::MetadataIdentity | Endpoint::Metadata => {
             metadata::answer(exchange, request).await
         }
+        // Clients that came by the proxy may ask other APIs, such as for the project's id, and read JSON only.
+        _ if exchange.is_proxied => {
+            let message = "Requested entity was not found: the emulator has no such API or method.";
+            Err(reply::api_error(StatusCode::NOT_FOUND, message, &[]).into())
+        }
         _ => Err(reply::text(
             StatusCode::NOT_FOUND,
             "The requested URL was not found on this server.",

@@ -78,6 +78,17 @@ async fn each_service_answers_at_its_own_host() {
         .await
         .unwrap();
     assert_eq!(certs.status(), 200);
+    // google-auth asks it for the project of an external account, and reads whatever comes as JSON.
+    let other = client
+        .get("https://cloudresourcemanager.googleapis.com/v1/projects/1")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(other.status(), 404);
+    assert_eq!(
+        other.json::<Value>().await.unwrap()["error"]["status"],
+        "NOT_FOUND"
+    );
     assert_eq!(world.google.mint_count(), 1);
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::Progress;
 use crate::go_module::{GoModule, GoTool};
@@ -112,7 +112,13 @@ impl Assets {
 pub fn locate(progress: Progress) -> Result<Assets> {
     match std::env::var_os("KUBEBUILDER_ASSETS") {
         Some(dir) if !dir.is_empty() => given(Path::new(&dir)),
-        _ => Ok(Assets::in_dir(&KUBERNETES.build(&NEEDED, progress)?)),
+        _ => {
+            let built = KUBERNETES.build(&NEEDED, progress);
+            let dir = built.context(
+                "etcd, kube-apiserver and kubectl cannot be built (KUBEBUILDER_ASSETS may name a folder that has them)",
+            )?;
+            Ok(Assets::in_dir(&dir))
+        }
     }
 }
 

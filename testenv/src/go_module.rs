@@ -1,21 +1,17 @@
 //! Programs built from a Go module whose `go.mod` and `go.sum` are part of this crate.
 
-use std::fmt::Write as _;
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use aws_lc_rs::digest;
 
+use crate::build::{hash, lock, run};
+use crate::paths;
 use crate::progress::{Progress, Step};
-use crate::{Process, RunDir, paths};
 
 /// Arguments of every `go build`; they come after GOFLAGS and win over it. `readonly` keeps go.mod and go.sum as they
 /// are, so that the same sources are built everywhere.
 const FLAGS: [&str; 3] = ["-mod=readonly", "-trimpath", "-buildvcs=false"];
-const POLL: Duration = Duration::from_millis(200);
 
 /// One program of a [`GoModule`].
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +107,6 @@ impl GoModule {
         progress: Progress,
     ) -> Result<()> {
         let mut step = Step::new(progress);
-        step.update(what);
         // A build that is killed leaves only this file, which the next one writes over.
         let part = dir.join(format!(".{}.part", tool.name));
         let mut command = go(sources);
@@ -122,23 +117,13 @@ impl GoModule {
             .arg("-o")
             .arg(&part);
         command.arg(tool.package);
-        // In a folder that goes away, and ended with this process: two builds must not write one file.
-        let scratch = RunDir::create("go-build")?;
-        let build = Process::spawn("go-build", &command, scratch.path())?;
-        let status = loop {
-            if let Some(status) = build.try_wait()? {
-                break status;
-            }
-            step.update(what);
-            std::thread::sleep(POLL);
-        };
+        let (status, said) = run(&command, what, &mut step)?;
         if !status.success() {
             step.finish(&format!("could not build {}", tool.name));
             bail!(
                 "go cannot build {} ({status}). It needs the modules named in go.mod, from the module cache or by \
-                 GOPROXY; or set KUBEBUILDER_ASSETS to a folder that has it built. It said:\n{}",
+                 GOPROXY. It said:\n{said}",
                 tool.name,
-                build.log_tail(),
             );
         }
         let done = dir.join(tool.name);
@@ -170,24 +155,6 @@ fn write_sources(module: &GoModule, parent: &Path) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// 16 hexadecimal digits of the SHA-256 of `parts`, each with its length.
-fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part.as_bytes());
-    }
-    context
-        .finish()
-        .as_ref()
-        .iter()
-        .take(8)
-        .fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
-}
-
 fn missing(dir: &Path, tools: &[GoTool]) -> Vec<GoTool> {
     tools
         .iter()
@@ -210,8 +177,7 @@ fn go(sources: &Path) -> Command {
 
 /// The version of Go that builds the module: what GOTOOLCHAIN and go.mod choose.
 fn go_version(sources: &Path) -> Result<String> {
-    let wanted = "Install Go 1.26 or newer (GOTOOLCHAIN=auto lets an older one fetch it), or set KUBEBUILDER_ASSETS to a \
-                  folder with etcd, kube-apiserver and kubectl";
+    let wanted = "Install Go 1.26 or newer (GOTOOLCHAIN=auto lets an older one fetch it)";
     let output = match go(sources)
         .args(["env", "GOVERSION"])
         .stdin(Stdio::null())
@@ -219,9 +185,7 @@ fn go_version(sources: &Path) -> Result<String> {
     {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!(
-                "etcd, kube-apiserver and kubectl are built with Go, but there is no `go` in PATH. {wanted}"
-            )
+            bail!("there is no `go` in PATH. {wanted}")
         }
         Err(error) => return Err(error).context("cannot run go"),
     };
@@ -231,7 +195,7 @@ fn go_version(sources: &Path) -> Result<String> {
     let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     match minor(&version) {
         // Before 1.21 Go did not look at the version in go.mod.
-        Some(minor) if minor < 21 => bail!("{version} is too old to build Kubernetes. {wanted}"),
+        Some(minor) if minor < 21 => bail!("{version} is too old. {wanted}"),
         _ => Ok(version),
     }
 }
@@ -240,23 +204,6 @@ fn go_version(sources: &Path) -> Result<String> {
 fn minor(version: &str) -> Option<u32> {
     let rest = version.strip_prefix("go1.")?;
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-fn lock(path: &Path, name: &str, progress: Progress) -> Result<File> {
-    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    let mut step = Step::new(progress);
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                step.update(&format!("waiting for another process to build {name}"))
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
-            }
-        }
-        std::thread::sleep(POLL);
-    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@
 mod apiserver;
 mod audit;
 pub mod binaries;
+mod build;
 pub mod consumers;
 mod control_plane;
 mod etcd;
@@ -40,6 +41,7 @@ mod pki;
 mod ports;
 mod process;
 mod progress;
+mod python;
 mod wait;
 
 pub use audit::AuditEvent;
@@ -51,4 +53,5 @@ pub use paths::{RunDir, target_dir};
 pub use ports::Port;
 pub use process::Process;
 pub use progress::Progress;
+pub use python::PythonEnvironment;
 pub use wait::{http_status, until};

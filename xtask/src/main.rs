@@ -39,6 +39,9 @@ enum Task {
         keep: bool,
     },
     /// Run all tests: unit, protocol, and against a real API server, which is built first where it is missing.
+    ///
+    /// Tests with Google's own libraries need Python 3.10 or newer; without it they are skipped, which is said, unless
+    /// IDTOKEN_REQUIRE_REFEREES=1.
     Test {
         /// Only unit tests; needs no API server.
         #[arg(long)]

@@ -1,0 +1,66 @@
+//! What the builders of programs share: content hashes, one builder at a time, and commands whose progress is seen.
+
+use std::fmt::Write as _;
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use aws_lc_rs::digest;
+
+use crate::progress::{Progress, Step};
+use crate::{Process, RunDir};
+
+const POLL: Duration = Duration::from_millis(200);
+
+/// 16 hexadecimal digits of the SHA-256 of `parts`, each with its length.
+pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    context
+        .finish()
+        .as_ref()
+        .iter()
+        .take(8)
+        .fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+}
+
+/// Waits until no other process builds `name`; the lock is held until the file is dropped.
+pub(crate) fn lock(path: &Path, name: &str, progress: Progress) -> Result<File> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut step = Step::new(progress);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                step.update(&format!("waiting for another process to build {name}"))
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Runs a command to its end, which comes with this process' at the latest: two builds must not write one file. Gives how
+/// it ended and the end of what it said.
+pub(crate) fn run(command: &Command, what: &str, step: &mut Step) -> Result<(ExitStatus, String)> {
+    step.update(what);
+    let scratch = RunDir::create("build")?;
+    let process = Process::spawn("build", command, scratch.path())?;
+    loop {
+        if let Some(status) = process.try_wait()? {
+            return Ok((status, process.log_tail()));
+        }
+        step.update(what);
+        std::thread::sleep(POLL);
+    }
+}

@@ -1,0 +1,138 @@
+//! A Python environment with the packages that a requirements file pins.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::{hash, lock, run};
+use crate::paths;
+use crate::progress::{Progress, Step};
+
+/// What the packages of a requirements file need at least.
+const OLDEST: (u32, u32) = (3, 10);
+/// Written last, so that an environment whose making was interrupted is made anew.
+const READY: &str = ".ready";
+
+/// A virtual environment with exactly the packages that a requirements file names, each checked by its hash.
+#[derive(Clone, Copy, Debug)]
+pub struct PythonEnvironment {
+    /// A short name, for the folder and for messages.
+    pub name: &'static str,
+    /// The content of a requirements file, with a `--hash` for every file of every package.
+    pub requirements: &'static str,
+}
+
+impl PythonEnvironment {
+    /// Makes the environment unless it is there, and gives its interpreter:
+    /// `target/testenv/python-<name>-<hash of all that decides the result>/bin/python`.
+    ///
+    /// Blocks. When several processes want the same, one makes it and the others wait.
+    ///
+    /// # Errors
+    /// When Python is missing or too old, or a package can be had neither from pip's cache nor from its index.
+    pub fn build(&self, progress: Progress) -> Result<PathBuf> {
+        let (version, base) = find_python()?;
+        let parent = paths::testenv_dir();
+        let dir = parent.join(format!(
+            "python-{}-{}",
+            self.name,
+            hash([self.requirements, &version, &base])
+        ));
+        let python = dir.join("bin/python");
+        if dir.join(READY).is_file() {
+            return Ok(python);
+        }
+        std::fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        let _lock = lock(&dir.with_extension("lock"), self.name, progress)?;
+        // Asked again: another process may have made it while this one waited.
+        if dir.join(READY).is_file() {
+            return Ok(python);
+        }
+
+        let mut step = Step::new(progress);
+        let mut make = Command::new("python3");
+        make.args(["-m", "venv", "--clear"]).arg(&dir);
+        let what = format!("making the Python environment {}", self.name);
+        let (status, said) = run(&make, &what, &mut step)?;
+        if !status.success() {
+            bail!(
+                "python3 -m venv failed ({status}); Debian and Ubuntu have it in the package python3-venv:\n{said}"
+            );
+        }
+        let requirements = dir.join("requirements.txt");
+        std::fs::write(&requirements, self.requirements)
+            .with_context(|| format!("cannot write {}", requirements.display()))?;
+        let mut install = Command::new(&python);
+        install.args([
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--no-input",
+        ]);
+        install
+            .args(["--require-hashes", "--no-deps", "--requirement"])
+            .arg(&requirements);
+        let (status, said) = run(
+            &install,
+            &format!("installing the packages of {}", self.name),
+            &mut step,
+        )?;
+        if !status.success() {
+            bail!(
+                "pip cannot install the packages of {} ({status}); it needs its package index or a cache:\n{said}",
+                self.name
+            );
+        }
+        let ready = dir.join(READY);
+        std::fs::write(&ready, "").with_context(|| format!("cannot write {}", ready.display()))?;
+        step.finish(&format!("made the Python environment {}", self.name));
+        Ok(python)
+    }
+}
+
+/// Version and folder of the Python in `PATH`.
+fn find_python() -> Result<(String, String)> {
+    let program = "import sys; print('%d.%d.%d' % sys.version_info[:3]); print(sys.base_prefix)";
+    let output = Command::new("python3")
+        .args(["-c", program])
+        .stdin(Stdio::null())
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!("there is no `python3` in PATH: install Python 3.10 or newer, with its venv module")
+        }
+        Err(error) => return Err(error).context("cannot run python3"),
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    let mut lines = said.lines().map(str::to_owned);
+    let (Some(version), Some(base)) = (lines.next(), lines.next()) else {
+        bail!(
+            "python3 does not work: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    };
+    if parsed(&version).is_none_or(|version| version < OLDEST) {
+        bail!("Python {version} is too old: install 3.10 or newer");
+    }
+    Ok((version, base))
+}
+
+fn parsed(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.').map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_python_versions() {
+        assert_eq!(parsed("3.11.7"), Some((3, 11)));
+        assert!(parsed("3.9.2").is_some_and(|version| version < OLDEST));
+        assert_eq!(parsed("nonsense"), None);
+    }
+}
