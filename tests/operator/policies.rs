@@ -646,6 +646,7 @@ async fn the_operator_gets_kubernetes_tokens_for_google_alone() -> Result<()> {
         format!("{https}\n"),
         format!("{}{https}", "https://kubernetes.default.svc\n"),
         "project.svc.id.goog.evil.io".to_owned(),
+        "https://evil.io/project.svc.id.goog".to_owned(),
         "https://kubernetes.default.svc".to_owned(),
         "https://billing-x.run.app".to_owned(),
         String::new(),
