@@ -100,6 +100,10 @@ pub struct RunArgs {
     #[arg(long, env = "IDTOKEN_FEDERATION_SUBJECT_TEMPLATE", help_heading = "Sources")]
     pub federation_subject_template: Option<String>,
 
+    /// Let requests have generic ID tokens of the operator's gcloud user credentials, which only Cloud Run and Cloud Functions accept.
+    #[arg(long, env = "IDTOKEN_ALLOW_DEVELOPER_SOURCE", help_heading = "Sources")]
+    pub allow_developer_source: bool,
+
     /// Google's endpoints and how they are called.
     #[command(flatten)]
     pub google: GoogleArgs,
@@ -179,6 +183,7 @@ impl RunArgs {
                 federation_provider: self.federation_provider.clone(),
                 allowed_token_audiences: self.allowed_token_audiences.clone(),
                 federation_subject_template: self.federation_subject_template.clone(),
+                allow_developer: self.allow_developer_source,
             },
         }
     }

@@ -189,6 +189,17 @@ fn for_reason(reason: &str, place: &Place) -> String {
             "The operator has no working Google credentials: see GOOGLE_APPLICATION_CREDENTIALS and the Workload Identity of its pod."
                 .to_owned()
         }
+        "IdentityNotAttached" => "Attach a Google service account to the operator's pod or node (on GKE: annotate its Kubernetes \
+             ServiceAccount with iam.gke.io/gcp-service-account), as the message says."
+            .to_owned(),
+        "AccountMismatch" => format!(
+            "Name the account that the message says is attached, or leave spec.serviceAccount out: {}",
+            place.edit()
+        ),
+        "NotUserCredentials" => format!(
+            "Give the operator the credentials of gcloud auth application-default login, or use another source: {}",
+            place.edit()
+        ),
         "SelfImpersonation" => format!("Name another service account than the operator's own: {}", place.edit()),
         "TokenSubjectChanged" => format!(
             "The service account was deleted and made anew. If that was intended, delete the request and create it again: kubectl \
@@ -286,6 +297,9 @@ mod tests {
             "CredentialsRejected",
             "CredentialsUnavailable",
             "SelfImpersonation",
+            "IdentityNotAttached",
+            "AccountMismatch",
+            "NotUserCredentials",
             "QuotaExceeded",
             "LocallyLimited",
             "UpstreamUnavailable",

@@ -118,9 +118,7 @@ impl GrantSet {
 
     /// Every grant that allows `namespace` to have `token`, by name.
     pub fn allowing(&self, namespace: &str, token: &TokenSpec) -> Vec<&GrantStatus> {
-        let Some(account) = token.service_account.as_deref() else {
-            return Vec::new();
-        };
+        let account = token.service_account.as_deref();
         let found = self.index.find(namespace, account, &token.audience);
         // The index only finds them: whether they allow it is decided here alone.
         let allowing = found.entries.into_iter().filter(|entry| {
@@ -159,7 +157,7 @@ impl GrantSet {
                 service_account: token
                     .service_account
                     .clone()
-                    .unwrap_or_else(|| "the source's own account".to_owned()),
+                    .unwrap_or_else(|| "the account that the source has".to_owned()),
                 audience: token.audience.clone(),
                 delegates: match token.source.delegates() {
                     [] => String::new(),
@@ -169,7 +167,8 @@ impl GrantSet {
     }
 }
 
-/// Whether one entry of a grant allows all of `token`.
+/// Whether one entry of a grant allows all of `token`. An account that only the source knows passes here, and is looked at as soon as
+/// the source has told it.
 pub fn allows(to: &GrantTo, token: &TokenSpec) -> bool {
     let sources = to.sources.as_deref().unwrap_or(&[GrantSource::Impersonation]);
     let delegates = to.delegates.as_deref().unwrap_or_default();
@@ -178,11 +177,13 @@ pub fn allows(to: &GrantTo, token: &TokenSpec) -> bool {
         .source
         .granted_as()
         .is_some_and(|source| sources.contains(&source))
-        && account.is_some_and(|account| {
-            to.service_accounts
+        && match account {
+            Some(account) => to
+                .service_accounts
                 .iter()
-                .any(|pattern| account_matches(pattern, account))
-        })
+                .any(|pattern| account_matches(pattern, account)),
+            None => token.source.granted_as() != Some(GrantSource::Impersonation),
+        }
         && to
             .audiences
             .iter()

@@ -213,3 +213,40 @@ fn silent_watches_allow_nothing() {
             .is_ok()
     );
 }
+
+#[test]
+fn sources_and_accounts_that_only_they_know() {
+    let metadata = |account: Option<&str>| TokenSpec {
+        service_account: account.map(str::to_owned),
+        source: TokenSource::MetadataServer { licenses: false },
+        ..token(ACCOUNT, "aud")
+    };
+    let with = |sources: &[GrantSource]| GrantTo {
+        sources: Some(sources.to_vec()),
+        ..to(ACCOUNT, "aud")
+    };
+    let both = [GrantSource::Impersonation, GrantSource::MetadataServer];
+    assert!(!allows(&to(ACCOUNT, "aud"), &metadata(Some(ACCOUNT))));
+    assert!(!allows(
+        &with(&[GrantSource::Developer]),
+        &metadata(Some(ACCOUNT))
+    ));
+    assert!(allows(&with(&both), &metadata(Some(ACCOUNT))));
+    assert!(allows(&with(&both), &token(ACCOUNT, "aud")));
+    assert!(!allows(
+        &with(&[GrantSource::MetadataServer]),
+        &token(ACCOUNT, "aud")
+    ));
+    // Not known yet: the rest has to match. Known: it has to match, too.
+    assert!(allows(&with(&both), &metadata(None)));
+    assert!(!allows(&to(ACCOUNT, "aud"), &metadata(None)));
+    assert!(!allows(
+        &with(&both),
+        &metadata(Some("x@p.iam.gserviceaccount.com"))
+    ));
+    let nobody = TokenSpec {
+        service_account: None,
+        ..token(ACCOUNT, "aud")
+    };
+    assert!(!allows(&with(&both), &nobody));
+}

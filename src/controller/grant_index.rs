@@ -151,13 +151,14 @@ impl GrantIndex {
         true
     }
 
-    /// The entries that name the account and the audience for the namespace.
-    pub(super) fn find(&self, namespace: &str, account: &str, audience: &str) -> Found<'_> {
+    /// The entries that name the account and the audience for the namespace; of every account where it is not known, which costs a
+    /// look at each that is granted there.
+    pub(super) fn find(&self, namespace: &str, account: Option<&str>, audience: &str) -> Found<'_> {
         let mut found = Found::default();
-        let domain = match is_unique_id(account) {
-            true => None,
-            false => account.split_once('@').map(|(_, domain)| format!("*@{domain}")),
-        };
+        let domain = account
+            .filter(|account| !is_unique_id(account))
+            .and_then(|account| account.split_once('@'))
+            .map(|(_, domain)| format!("*@{domain}"));
         let selectors = self.selected.get(namespace).into_iter().flatten();
         let selected = selectors.map(|text| Place::Selected(text.clone()));
         for place in selected.chain([Place::Namespace(namespace.to_owned())]) {
@@ -165,7 +166,12 @@ impl GrantIndex {
             let Some(accounts) = self.places.get(&place) else {
                 continue;
             };
-            for pattern in [Some(account), domain.as_deref()].into_iter().flatten() {
+            if account.is_none() {
+                for audiences in accounts.values() {
+                    audiences.find(audience, &mut found);
+                }
+            }
+            for pattern in [account, domain.as_deref()].into_iter().flatten() {
                 found.lookups += 1;
                 if let Some(audiences) = accounts.get(pattern) {
                     audiences.find(audience, &mut found);

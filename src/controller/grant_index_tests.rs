@@ -111,7 +111,7 @@ fn a_decision_does_not_grow_with_the_number_of_grants() {
             ("zzz", 0),
         ];
         costs.map(|(audience, wanted)| {
-            let found = index.find("shop", ACCOUNT, audience);
+            let found = index.find("shop", Some(ACCOUNT), audience);
             let names: Vec<_> = found.entries.iter().map(|entry| &entry.grant.id.name).collect();
             assert_eq!(names.len(), wanted, "{audience} {names:?}");
             found.lookups

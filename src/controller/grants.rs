@@ -103,13 +103,28 @@ impl Grants {
     /// # Errors
     /// No grant allows it, or the grants are not known to be current.
     pub fn authorize(&self, request: &Request, now: Timestamp) -> Result<Option<GrantStatus>, Denied> {
+        self.authorize_account(request, None, now)
+    }
+
+    /// The same, where the spec names no account and the source has told it.
+    ///
+    /// # Errors
+    /// No grant allows it, or the grants are not known to be current.
+    pub fn authorize_account(
+        &self,
+        request: &Request,
+        account: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Option<GrantStatus>, Denied> {
         if request.token.source.granted_as().is_none() {
             return Ok(None);
         }
+        let mut token = request.token.clone();
+        token.service_account = token.service_account.or(account.map(str::to_owned));
         let sources = self.0.read().unwrap_or_else(PoisonError::into_inner);
         sources
             .set
-            .authorize(&request.namespace, &request.name, &request.token, now)
+            .authorize(&request.namespace, &request.name, &token, now)
             .map(Some)
     }
 

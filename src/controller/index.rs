@@ -108,6 +108,8 @@ pub struct Memory {
     pub written: Option<(String, String)>,
     /// The renewal by annotation that was honoured, until the status says so.
     pub handled_renew: Option<String>,
+    /// The end of a token that came again unchanged, and when another may come.
+    pub unchanged: Option<(Timestamp, Timestamp)>,
     /// How often in a row the status could not be written.
     pub unpublished: u32,
     /// Names of the IdTokenGrants that allow it, once it was looked at.

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::Context;
+use super::authorize::Denied;
 use super::schedule::Class;
 use super::validate::{Request, TokenSource};
 use crate::api::conditions::reason;
-use crate::google::{self, Caller, Impersonation};
+use crate::google::{self, AttachedIdentity, Caller, Impersonation};
 use crate::token::{Account, Expected, IdToken, TokenError};
 
 /// Why there is no token.
@@ -22,6 +23,9 @@ pub enum MintError {
     /// What came back is not the token that was asked for. Nothing is written.
     #[error("Google's answer was refused and not written: {0}")]
     Token(#[from] TokenError),
+    /// The account that only the source knew is not granted.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// A source that this operator does not have; validation refuses it before.
     #[error("source {0} is not available in this version of the operator")]
     Unavailable(&'static str),
@@ -33,6 +37,7 @@ impl MintError {
         match self {
             Self::Google(error) => error.reason(),
             Self::Token(error) => error.reason(),
+            Self::Denied(denied) => denied.reason(),
             Self::Unavailable(_) => reason::SOURCE_UNAVAILABLE,
         }
     }
@@ -41,7 +46,7 @@ impl MintError {
     pub fn class(&self) -> Class {
         match self {
             Self::Google(error) => error.class(),
-            Self::Token(_) | Self::Unavailable(_) => Class::Refused,
+            Self::Token(_) | Self::Denied(_) | Self::Unavailable(_) => Class::Refused,
         }
     }
 
@@ -49,7 +54,7 @@ impl MintError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Google(error) => error.retry_after(),
-            Self::Token(_) | Self::Unavailable(_) => None,
+            Self::Token(_) | Self::Denied(_) | Self::Unavailable(_) => None,
         }
     }
 
@@ -57,9 +62,18 @@ impl MintError {
     pub fn postponed(&self) -> Option<Duration> {
         match self {
             Self::Google(error) => error.postponed(),
-            Self::Token(_) | Self::Unavailable(_) => None,
+            Self::Token(_) | Self::Denied(_) | Self::Unavailable(_) => None,
         }
     }
+}
+
+/// A token that was checked.
+#[derive(Debug)]
+pub struct Minted {
+    /// The token.
+    pub token: IdToken,
+    /// Its account, as the source told it: by e-mail where that is known, else by unique ID.
+    pub account: String,
 }
 
 /// Gets the token that `request` asks for; `subject` is the account's unique ID where it is known from an earlier
@@ -72,8 +86,14 @@ pub async fn mint(
     request: &Request,
     subject: Option<&str>,
     left: Option<Duration>,
-) -> Result<IdToken, MintError> {
+) -> Result<Minted, MintError> {
     let spec = &request.token;
+    let mut audience = spec.audience.clone();
+    let mut attached = None;
+    let caller = Caller {
+        lane: &request.namespace,
+        left,
+    };
     let token = match (&spec.source, spec.service_account.as_deref()) {
         (TokenSource::Impersonation { delegates }, Some(service_account)) => {
             ctx.minter
@@ -84,27 +104,59 @@ pub async fn mint(
                     include_organization_number: spec.include_organization_number,
                     delegates,
                     request_reason: &format!("{}/{}", request.namespace, request.name),
-                    caller: Caller {
-                        lane: &request.namespace,
-                        left,
-                    },
+                    caller,
                 })
                 .await?
+        }
+        (TokenSource::MetadataServer { licenses }, service_account) => {
+            if service_account.is_none() {
+                attached = ctx.minter.attached_account().await?;
+                ctx.grants
+                    .authorize_account(request, attached.as_deref(), Timestamp::now())?;
+            }
+            ctx.minter
+                .attached_identity(&AttachedIdentity {
+                    service_account,
+                    audience: &spec.audience,
+                    include_email: spec.include_email,
+                    licenses: *licenses,
+                    caller,
+                })
+                .await?
+        }
+        (TokenSource::Developer, _) => {
+            let google::UserIdToken { token, client_id } = ctx.minter.user_id_token().await?;
+            audience = client_id;
+            token
         }
         (source, _) => return Err(MintError::Unavailable(source.name())),
     };
     let now = Timestamp::now();
-    token.verify(&expected(request, subject), now)?;
-    if let Some(skew) = token.clock_skew(now) {
+    token.verify(
+        &Expected {
+            audience: &audience,
+            ..expected(request, subject)
+        },
+        now,
+    )?;
+    // The metadata server's tokens are rightly older.
+    let is_new = !matches!(spec.source, TokenSource::MetadataServer { .. });
+    if let Some(skew) = token.clock_skew(now).filter(|_| is_new) {
         tracing::warn!(
             skew_seconds = skew.as_secs(),
             "this machine's clock differs from Google's"
         );
     }
-    Ok(token)
+    let claims = token.claims();
+    let account = claims
+        .email
+        .clone()
+        .or(attached)
+        .unwrap_or_else(|| claims.sub.clone());
+    Ok(Minted { token, account })
 }
 
-/// What the token of `request` must say.
+/// What the token of `request` must say, but for a developer's, whose audience is the OAuth client.
 pub fn expected<'a>(request: &'a Request, subject: Option<&'a str>) -> Expected<'a> {
     Expected {
         audience: &request.token.audience,

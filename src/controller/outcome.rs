@@ -14,6 +14,7 @@ use super::render::RenderError;
 use super::retry::{self, Attempt};
 use super::schedule::{self, Class};
 use super::status::{Failure, Held, Report, STALLED_AFTER};
+use super::validate::TokenSource;
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::{SecretStatus, TokenStatus};
 use crate::token::Claims;
@@ -46,6 +47,7 @@ impl Work<'_> {
             return None;
         }
         let known = self.previous.token.clone().unwrap_or_default();
+        let renewal = plan::due(self.request, &self.observed, issued, expires);
         let time = |at| Some(Time(at));
         Some(Held {
             secret: SecretStatus {
@@ -55,11 +57,19 @@ impl Work<'_> {
             token: TokenStatus {
                 issue_time: time(issued),
                 expiration_time: time(expires),
-                audience: Some(self.request.token.audience.clone()),
+                audience: Some(match (&self.request.token.source, claims, known.audience) {
+                    (TokenSource::Developer, Some(claims), _) => claims.aud.clone(),
+                    (TokenSource::Developer, None, Some(known)) => known,
+                    _ => self.request.token.audience.clone(),
+                }),
                 email: claims.map_or(known.email, |claims| claims.email.clone()),
                 subject: claims.map_or(known.subject, |claims| Some(claims.sub.clone())),
             },
-            renewal: plan::renewal(self.request, issued, expires),
+            unchanged: self
+                .observed
+                .unchanged_until
+                .is_some_and(|until| until == renewal.at),
+            renewal,
         })
     }
 

@@ -20,6 +20,8 @@ pub struct Observed {
     pub recorded: Option<String>,
     /// The last renewal by annotation that status recorded.
     pub handled_renew: Option<String>,
+    /// Until when the source gives the same token again, as far as is known.
+    pub unchanged_until: Option<Timestamp>,
 }
 
 /// What a Secret's data showed.
@@ -106,7 +108,7 @@ pub fn decide(
             Some(Cause::Requested)
         }
         (Some(_), Some((_, issued, expires))) => {
-            (renewal(request, issued, expires).at <= now).then_some(Cause::Due)
+            (due(request, observed, issued, expires).at <= now).then_some(Cause::Due)
         }
     };
     let stale = observed.secret.as_ref().is_some_and(|secret| {
@@ -133,7 +135,7 @@ pub fn decide(
         Some(Integrity::Drifted) => waiting(retry, now).unwrap_or(Plan::Render),
         Some(_) if stale => waiting(retry, now).unwrap_or(Plan::Render),
         _ => Plan::Keep {
-            until: renewal(request, issued, expires).at,
+            until: due(request, observed, issued, expires).at,
         },
     }
 }
@@ -147,6 +149,22 @@ fn waiting(retry: Option<&Retry>, now: Timestamp) -> Option<Plan> {
 /// When the token with these times is renewed.
 pub fn renewal(request: &Request, issued: Timestamp, expires: Timestamp) -> schedule::Renewal {
     schedule::renewal(issued, expires, request.renew_before, &request.uid)
+}
+
+/// The same, but not before the source may have another token.
+pub fn due(
+    request: &Request,
+    observed: &Observed,
+    issued: Timestamp,
+    expires: Timestamp,
+) -> schedule::Renewal {
+    let renewal = renewal(request, issued, expires);
+    schedule::Renewal {
+        at: observed
+            .unchanged_until
+            .map_or(renewal.at, |until| until.max(renewal.at).min(expires)),
+        ..renewal
+    }
 }
 
 /// Whose a Secret of the target's name is.

@@ -162,6 +162,7 @@ impl World {
         };
         let retry = self.retry.clone().filter(|retry| retry.basis == basis);
         let mut observed = Observed {
+            unchanged_until: None,
             secret: self.secret.as_ref().map(|secret| content(secret).summary),
             content: None,
             recorded: self.recorded.clone(),

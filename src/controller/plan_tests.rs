@@ -33,6 +33,7 @@ fn left(request: &Request) -> SecretMeta {
 fn observed(secret: SecretMeta, content: Option<Integrity>) -> Observed {
     Observed {
         secret: Some(secret),
+        unchanged_until: None,
         content,
         recorded: Some("7".into()),
         handled_renew: None,
@@ -374,4 +375,29 @@ fn a_clamped_renewal_leaves_a_fifth() {
     let renewal = renewal(&request, at(T0), at(T0 + 3600));
     assert!(renewal.clamped_to.is_some());
     assert!(renewal.at >= at(T0) + SignedDuration::from_secs(719));
+}
+
+#[test]
+fn a_source_that_has_no_other_token_is_not_asked() {
+    let request = request(json!({}));
+    let secret = left(&request);
+    let (issued, expires) = (secret.issued.unwrap(), secret.expires.unwrap());
+    let due = renewal(&request, issued, expires).at;
+    let later = due + SignedDuration::from_mins(10);
+    let decide_at = |now, until| {
+        let observed = Observed {
+            unchanged_until: until,
+            ..observed(secret.clone(), None)
+        };
+        decide(&request, &observed, None, None, now)
+    };
+    assert_eq!(decide_at(due, None), Plan::Mint(Cause::Due));
+    assert_eq!(decide_at(due, Some(later)), Plan::Keep { until: later });
+    assert_eq!(decide_at(later, Some(later)), Plan::Mint(Cause::Due));
+    // Neither before the renewal nor beyond the token's end.
+    let early = issued;
+    assert_eq!(decide_at(issued, Some(early)), Plan::Keep { until: due });
+    let never = expires + SignedDuration::from_hours(1);
+    assert_eq!(decide_at(due, Some(never)), Plan::Keep { until: expires });
+    assert_eq!(decide_at(expires, Some(never)), Plan::Mint(Cause::Expired));
 }

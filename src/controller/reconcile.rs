@@ -11,14 +11,14 @@ use kube::Resource;
 use super::Context;
 use super::authorize::Denied;
 use super::fault::KubeFault;
-use super::index::{Basis, Key, Memory, Retry, older};
+use super::index::{Basis, Key, Memory, Retry, SecretMeta, older};
 use super::observe::Content;
 use super::outcome::Stop;
 use super::plan::{self, Observed, Plan};
 use super::schedule;
 use super::status::{self, Failure, Report};
 use super::turn::Turn;
-use super::validate::{Request, permitted, validate};
+use super::validate::{Request, TokenSource, permitted, validate};
 use crate::api::conditions::{READY, reason};
 use crate::api::v1alpha1::{GrantStatus, IdTokenRequest, IdTokenRequestStatus};
 use crate::api::{LABEL_SHARD, annotations};
@@ -197,7 +197,7 @@ async fn phases(
     // Said again until the status could be written.
     report.handled_renew = memory.handled_renew.clone();
     let now = Timestamp::now();
-    let allowed = ctx.grants.authorize(&request, now);
+    let allowed = allowed(ctx, &request, previous, now);
     report.grant = allowed.as_ref().ok().cloned().flatten();
     let basis = basis(object, allowed.as_ref().ok().and_then(Option::as_ref));
     let mut work = Work {
@@ -236,6 +236,23 @@ fn note_grants(ctx: &Context, object: &IdTokenRequest, memory: &Memory, grants: 
     }
 }
 
+/// Decides on the request. Where only the source knows the account, the one of the token at hand is looked at first, so that a grant
+/// which goes is missed; another may have come since, on which the mint decides.
+fn allowed(
+    ctx: &Context,
+    request: &Request,
+    previous: &IdTokenRequestStatus,
+    now: Timestamp,
+) -> Result<Option<GrantStatus>, Denied> {
+    let known = previous
+        .token
+        .as_ref()
+        .and_then(|token| token.email.as_deref().or(token.subject.as_deref()));
+    ctx.grants
+        .authorize_account(request, known, now)
+        .or_else(|_| ctx.grants.authorize(request, now))
+}
+
 fn empty_report() -> Report {
     Report {
         held: None,
@@ -266,8 +283,10 @@ fn basis(object: &IdTokenRequest, grant: Option<&GrantStatus>) -> Basis {
 fn observed(ctx: &Context, request: &Request, previous: &IdTokenRequestStatus, memory: &Memory) -> Observed {
     let target = (request.namespace.clone(), request.target.name.clone());
     let recorded = previous.secret.as_ref().filter(|secret| secret.name == target.1);
+    let secret = ctx.index.secret(&target);
     Observed {
-        secret: ctx.index.secret(&target),
+        unchanged_until: unchanged_until(request, secret.as_ref(), previous, memory),
+        secret,
         content: None,
         recorded: recorded.and_then(|secret| secret.resource_version.clone()),
         handled_renew: memory
@@ -275,6 +294,26 @@ fn observed(ctx: &Context, request: &Request, previous: &IdTokenRequestStatus, m
             .clone()
             .or_else(|| previous.last_handled_renew_request.clone()),
     }
+}
+
+/// Until when the metadata server is known to give the same token again: as remembered or, after a restart, as the status said.
+fn unchanged_until(
+    request: &Request,
+    secret: Option<&SecretMeta>,
+    previous: &IdTokenRequestStatus,
+    memory: &Memory,
+) -> Option<Timestamp> {
+    let (issued, expires) = (secret?.issued?, secret?.expires?);
+    if let Some((end, until)) = memory.unchanged {
+        return (end == expires).then_some(until);
+    }
+    let told = previous.token.as_ref()?.expiration_time.as_ref()?.0;
+    let same = told == expires && matches!(request.token.source, TokenSource::MetadataServer { .. });
+    previous
+        .renewal_time
+        .as_ref()
+        .map(|time| time.0)
+        .filter(|until| same && *until > plan::renewal(request, issued, expires).at)
 }
 
 /// The report of work that did not finish: as a failure of Kubernetes or Google that is likely to pass.
@@ -289,7 +328,7 @@ fn unfinished(
     let Ok(request) = validate(object).map(|request| marked(request, ctx)) else {
         return empty_report();
     };
-    let allowed = ctx.grants.authorize(&request, Timestamp::now());
+    let allowed = allowed(ctx, &request, previous, Timestamp::now());
     let basis = basis(object, allowed.as_ref().ok().and_then(Option::as_ref));
     let work = Work {
         ctx,

@@ -13,6 +13,12 @@ const REFUSED_BASE: SignedDuration = SignedDuration::from_secs(5);
 const PASSING_BASE: SignedDuration = SignedDuration::from_secs(1);
 const PASSING_CAP: SignedDuration = SignedDuration::from_mins(2);
 const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
+/// How long before a token's end a metadata server that gives the same one again is asked anew: it replaces tokens about 5 minutes
+/// before their end, serverless ones 4 minutes.
+const REPLACED_BEFORE: [SignedDuration; 2] = [SignedDuration::from_secs(285), SignedDuration::from_secs(225)];
+/// After these, how often it is asked: every 10 to 30 s.
+const ASKED_EVERY: (SignedDuration, SignedDuration) =
+    (SignedDuration::from_secs(10), SignedDuration::from_secs(20));
 
 /// When a token is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +99,23 @@ pub fn postponed_delay(
     remaining.map_or(delay, |left| delay.min(left / 4)).max(SHORTEST)
 }
 
+/// When to ask again for a token that ends at `expires` after the same one came again: that is no renewal, and no failure either.
+/// `uid` spreads requests over up to 10 s.
+pub fn after_unchanged(expires: Timestamp, now: Timestamp, uid: &str) -> Timestamp {
+    let spread = scale(SignedDuration::from_secs(10), hash(uid, 1));
+    let planned = REPLACED_BEFORE
+        .into_iter()
+        .filter_map(|before| expires.saturating_sub(before - spread).ok())
+        .find(|at| *at >= now.saturating_add(SHORTEST).unwrap_or(now));
+    planned.unwrap_or_else(|| {
+        let second = u32::try_from(now.as_second().rem_euclid(1 << 20)).unwrap_or_default();
+        let wait = ASKED_EVERY.0 + scale(ASKED_EVERY.1, hash(uid, second));
+        // Short-lived tokens end before that.
+        let wait = wait.min((expires.duration_since(now) / 4).max(SHORTEST));
+        now.saturating_add(wait).unwrap_or(now)
+    })
+}
+
 /// `duration` times `fraction / 2^16`.
 fn scale(duration: SignedDuration, fraction: u16) -> SignedDuration {
     SignedDuration::from_millis_i128(duration.as_millis() * i128::from(fraction) / 65536)
@@ -131,6 +154,32 @@ mod tests {
                 prop_assert!(renewal.at <= wanted);
                 prop_assert!(wanted.duration_since(renewal.at) <= life / 10);
             }
+        }
+
+        #[test]
+        fn an_unchanged_token_is_asked_for_again_before_its_end(lifetime in 1_i64..8000, uid in "[a-f0-9-]{36}") {
+            let expires = at(lifetime);
+            let mut now = at(0);
+            let mut asked = 0;
+            while now < expires {
+                let left = expires.duration_since(now).as_secs();
+                let next = after_unchanged(expires, now, &uid);
+                let wait = next.duration_since(now);
+                prop_assert!(wait >= SHORTEST);
+                if left > 285 {
+                    let before = expires.duration_since(next).as_secs();
+                    prop_assert!((275..=285).contains(&before), "{} s before the end", before);
+                } else {
+                    prop_assert!(wait <= SignedDuration::from_secs(61));
+                    prop_assert!(left > 215 || wait <= SignedDuration::from_secs(30), "{} of {}", wait, left);
+                }
+                if left > 4 {
+                    prop_assert!(next < expires);
+                }
+                now = next;
+                asked += 1;
+            }
+            prop_assert!(asked <= 60, "asked {} times", asked);
         }
 
         #[test]

@@ -45,6 +45,8 @@ pub struct SourceSettings {
     /// What IAM calls a federated ServiceAccount, with `{namespace}` and `{name}` to fill in, where the provider's attribute mapping
     /// is not `google.subject=assertion.sub`.
     pub federation_subject_template: Option<String>,
+    /// Whether requests may have generic tokens of gcloud user credentials.
+    pub allow_developer: bool,
 }
 
 impl TokenSource {
@@ -117,15 +119,15 @@ pub(super) fn source(spec: &IdTokenRequestSpec) -> Result<TokenSource, ValidateE
         Source {
             impersonation: None,
             federation: None,
-            metadata_server: Some(_),
+            metadata_server: Some(source),
             developer: None,
-        } => return Err(ValidateError::SourceUnavailable("metadataServer")),
+        } => metadata_server(spec, source.licenses.unwrap_or(false))?,
         Source {
             impersonation: None,
             federation: None,
             metadata_server: None,
             developer: Some(_),
-        } => return Err(ValidateError::SourceUnavailable("developer")),
+        } => developer(spec)?,
         _ => {
             return Err(invalid(
                 "source",
@@ -141,6 +143,32 @@ pub(super) fn source(spec: &IdTokenRequestSpec) -> Result<TokenSource, ValidateE
         (_, None) => {}
     }
     Ok(source)
+}
+
+fn metadata_server(spec: &IdTokenRequestSpec, licenses: bool) -> Result<TokenSource, ValidateError> {
+    no_organization_number(spec, "metadataServer")?;
+    if licenses && spec.include_email == Some(false) {
+        return Err(invalid(
+            "source.metadataServer.licenses",
+            "needs includeEmail: the metadata server gives both or neither",
+        ));
+    }
+    Ok(TokenSource::MetadataServer { licenses })
+}
+
+fn developer(spec: &IdTokenRequestSpec) -> Result<TokenSource, ValidateError> {
+    no_organization_number(spec, "developer")?;
+    Ok(TokenSource::Developer)
+}
+
+fn no_organization_number(spec: &IdTokenRequestSpec, source: &str) -> Result<(), ValidateError> {
+    if spec.include_organization_number != Some(true) {
+        return Ok(());
+    }
+    Err(invalid(
+        "includeOrganizationNumber",
+        format!("cannot be had from source {source}; use source impersonation or federation"),
+    ))
 }
 
 fn default_source() -> Source {
@@ -209,6 +237,10 @@ fn account(field: &str, text: &str) -> Result<(), ValidateError> {
 pub fn permitted(source: &TokenSource, settings: &SourceSettings) -> Result<(), ValidateError> {
     match source {
         TokenSource::Federation(federation) => federation.resolve(settings).map(drop),
+        TokenSource::Developer if !settings.allow_developer => Err(ValidateError::SourceUnavailable(
+            "developer",
+            "an administrator has to allow it by --allow-developer-source",
+        )),
         TokenSource::Impersonation { .. } | TokenSource::MetadataServer { .. } | TokenSource::Developer => {
             Ok(())
         }

@@ -16,6 +16,9 @@ use crate::api::v1alpha1::{GrantStatus, IdTokenRequest, IdTokenRequestStatus, Se
 /// A refusal that lasts this long is shown as Stalled.
 pub const STALLED_AFTER: SignedDuration = SignedDuration::from_mins(10);
 
+/// The source whose tokens have another audience than the spec's.
+const DEVELOPER: &str = "Developer";
+
 /// A valid token that matches the spec and is in the Secret: what makes Ready true. Made by the reconciler alone, from a write or from
 /// a Secret that is as it was left.
 #[derive(Clone, Debug)]
@@ -26,6 +29,8 @@ pub struct Held {
     pub token: TokenStatus,
     /// When it is renewed.
     pub renewal: Renewal,
+    /// Whether the source gave this very token again when it was asked for another.
+    pub unchanged: bool,
 }
 
 impl Held {
@@ -151,6 +156,11 @@ fn ready(report: &Report) -> (&'static str, String) {
                 );
                 message.push_str(&text);
             }
+            if held.unchanged {
+                message.push_str(
+                    "; the metadata server gives the same token again until about 5 minutes before its end",
+                );
+            }
             (
                 if report.suspended {
                     reason::SUSPENDED
@@ -238,6 +248,19 @@ pub fn event(previous: &IdTokenRequestStatus, next: &IdTokenRequestStatus) -> Op
             "Recovered",
             "The Secret holds a fresh token again",
         )),
+        (None, None)
+            if previous.token.is_none()
+                && next.token.is_some()
+                && next.source.as_deref() == Some(DEVELOPER) =>
+        {
+            let audience = next.token.as_ref().and_then(|token| token.audience.as_deref());
+            let note = format!(
+                "The Secret holds a developer's token for the audience {}, an OAuth client, whatever spec.audience says: only Cloud \
+                 Run and Cloud Functions accept it",
+                audience.unwrap_or_default()
+            );
+            Some(event(EventType::Warning, reason::DEVELOPER_TOKEN, &note))
+        }
         (None, None) if previous.token.is_none() && next.token.is_some() => Some(event(
             EventType::Normal,
             reason::ISSUED,

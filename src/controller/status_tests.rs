@@ -8,6 +8,7 @@ const FAILED: &str = "PermissionDenied";
 
 fn held() -> Held {
     Held {
+        unchanged: false,
         secret: SecretStatus {
             name: "billing".into(),
             resource_version: Some("7".into()),

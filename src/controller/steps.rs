@@ -5,15 +5,17 @@ use jiff::{SignedDuration, Timestamp};
 use super::apply::{self, Before};
 use super::fault::KubeFault;
 use super::index::{Key, SecretMeta};
-use super::mint;
+use super::mint::{self, MintError, Minted};
 use super::observe::{Content, read_secret};
 use super::outcome::Stop;
 use super::plan::{Cause, Integrity};
 use super::reconcile::Work;
 use super::render::render;
+use super::schedule;
+use super::validate::TokenSource;
 use crate::api::FIELD_MANAGER;
 use crate::api::conditions::reason;
-use crate::token::IdToken;
+use crate::token::{Expected, IdToken};
 
 /// Repairs within [`REPAIR_WINDOW`] after which the operator stops putting a field back.
 const MAX_REPAIRS: usize = 5;
@@ -63,7 +65,18 @@ impl Work<'_> {
         let changed =
             secret.token_hash.as_ref() != Some(&self.request.token_hash) && !self.wrote_this_token();
         let alive = self.now.min(token.claims().iat);
-        changed || token.verify(&mint::expected(self.request, None), alive).is_ok()
+        let expected = mint::expected(self.request, None);
+        // Which OAuth client a developer's token is for, no spec says.
+        let told = self
+            .previous
+            .token
+            .as_ref()
+            .and_then(|token| token.audience.as_deref());
+        let audience = match self.request.token.source {
+            TokenSource::Developer => told.unwrap_or(&token.claims().aud),
+            _ => expected.audience,
+        };
+        changed || token.verify(&Expected { audience, ..expected }, alive).is_ok()
     }
 
     /// The Secret is as it should be: only the status may have to say so.
@@ -119,24 +132,31 @@ impl Work<'_> {
             .turn
             .aside(mint::mint(ctx, request, subject.as_deref(), left))
             .await;
-        if minted
+        let unchanged = minted
             .as_ref()
-            .err()
-            .and_then(mint::MintError::postponed)
-            .is_none()
-        {
-            let result = minted
-                .as_ref()
-                .map_or_else(|error| error.reason(), |_| reason::ISSUED);
+            .is_ok_and(|minted| self.is_unchanged(cause, &minted.token));
+        if minted.as_ref().err().and_then(MintError::postponed).is_none() {
+            let result = match &minted {
+                Ok(_) if unchanged => reason::UNCHANGED,
+                Ok(_) => reason::ISSUED,
+                Err(error) => error.reason(),
+            };
             ctx.metrics.minted(request.token.source.name(), result);
         }
-        let token = minted.map_err(Stop::Mint)?;
+        let Minted { token, account } = minted.map_err(|error| match error {
+            MintError::Denied(denied) => Stop::Denied(denied),
+            error => Stop::Mint(error),
+        })?;
         // The grant, the request itself or its claim on the Secret may have gone while Google answered.
         self.report.grant = ctx
             .grants
-            .authorize(request, Timestamp::now())
+            .authorize_account(request, Some(&account), Timestamp::now())
             .map_err(Stop::Denied)?;
         self.rule_out_rivals()?;
+        if unchanged {
+            self.keep_unchanged(&token);
+            return Ok(());
+        }
         let rendered = render(request, &token).map_err(Stop::Render)?;
         let before = match (self.content.take(), self.observed.secret.clone()) {
             (Some(content), _) => Before::Read(Box::new(content)),
@@ -156,6 +176,40 @@ impl Work<'_> {
             "a token was issued"
         );
         Ok(())
+    }
+
+    /// Whether the source gave the very token that the Secret holds, of which nothing else is to be written either.
+    fn is_unchanged(&self, cause: Cause, token: &IdToken) -> bool {
+        let secret = self.observed.secret.as_ref().filter(|secret| {
+            secret.render_hash.as_ref() == Some(&self.request.render_hash)
+                && secret.request_uid.as_ref() == Some(&self.request.uid)
+        });
+        matches!(cause, Cause::Due | Cause::Requested)
+            && matches!(self.observed.content, None | Some(Integrity::Intact))
+            && secret.and_then(|secret| secret.digest.as_ref()) == Some(&token.fingerprint())
+    }
+
+    /// The same token again is no renewal: the Secret stays, and another one is asked for when there may be one.
+    fn keep_unchanged(&mut self, token: &IdToken) {
+        let Some(secret) = self.observed.secret.clone() else {
+            return;
+        };
+        let (expires, request) = (token.claims().exp, self.request);
+        let until = schedule::after_unchanged(expires, Timestamp::now(), &request.uid);
+        self.observed.unchanged_until = Some(until);
+        self.report.handled_renew = request.renew_request.clone();
+        let renew = request.renew_request.clone();
+        self.ctx.index.remember(&self.key(), &request.uid, |memory| {
+            memory.unchanged = Some((expires, until));
+            memory.handled_renew = renew;
+        });
+        self.report.held = self.held(&secret, Some(token.claims()));
+        tracing::debug!(
+            namespace = request.namespace,
+            name = request.name,
+            next = %until,
+            "the source gave the same token again"
+        );
     }
 
     /// Takes in what was written.

@@ -34,10 +34,8 @@ pub enum ValidateError {
         source: TemplateError,
     },
     /// A source that this operator does not have.
-    #[error(
-        "spec.source.{0} is not available in this version of the operator; use spec.source.impersonation"
-    )]
-    SourceUnavailable(&'static str),
+    #[error("spec.source.{0} is not available: {1}")]
+    SourceUnavailable(&'static str, &'static str),
 }
 
 impl ValidateError {
@@ -45,7 +43,7 @@ impl ValidateError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Invalid { .. } | Self::Template { .. } => reason::INVALID_SPEC,
-            Self::SourceUnavailable(_) => reason::SOURCE_UNAVAILABLE,
+            Self::SourceUnavailable(..) => reason::SOURCE_UNAVAILABLE,
         }
     }
 }

@@ -94,15 +94,50 @@ fn every_rule_names_its_field() {
 }
 
 #[test]
-fn sources_of_later_versions_are_told_from_invalid_ones() {
-    for (source, spec) in [("metadataServer", json!({})), ("developer", json!({}))] {
-        let error = validate(&object(json!({"serviceAccount": null, "source": {source: spec}}))).unwrap_err();
-        assert_eq!(error.reason(), reason::SOURCE_UNAVAILABLE);
-        assert!(
-            error.to_string().contains(&format!("spec.source.{source} ")),
-            "{error}"
-        );
+fn sources_that_know_their_account() {
+    let spec = |more: Value| {
+        let mut spec = json!({"serviceAccount": null});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            spec[key] = value.clone();
+        }
+        validate(&object(spec))
+    };
+    let metadata = spec(json!({"source": {"metadataServer": {"licenses": true}}})).unwrap();
+    assert_eq!(
+        metadata.token.source,
+        TokenSource::MetadataServer { licenses: true }
+    );
+    let developer = spec(json!({"source": {"developer": {}}})).unwrap();
+    assert_eq!(developer.token.source, TokenSource::Developer);
+    assert_ne!(metadata.token_hash, developer.token_hash);
+    for (more, field) in [
+        (
+            json!({"source": {"metadataServer": {"licenses": true}}, "includeEmail": false}),
+            "licenses",
+        ),
+        (
+            json!({"source": {"metadataServer": {}}, "includeOrganizationNumber": true}),
+            "includeOrganizationNumber",
+        ),
+        (
+            json!({"source": {"developer": {}}, "includeOrganizationNumber": true}),
+            "includeOrganizationNumber",
+        ),
+    ] {
+        let error = spec(more).unwrap_err();
+        assert_eq!(error.reason(), reason::INVALID_SPEC);
+        assert!(error.to_string().contains(field), "{error}");
     }
+    let off = SourceSettings::default();
+    assert_eq!(permitted(&metadata.token.source, &off), Ok(()));
+    let error = permitted(&developer.token.source, &off).unwrap_err();
+    assert_eq!(error.reason(), reason::SOURCE_UNAVAILABLE);
+    assert!(error.to_string().contains("--allow-developer-source"), "{error}");
+    let on = SourceSettings {
+        allow_developer: true,
+        ..off
+    };
+    assert_eq!(permitted(&developer.token.source, &on), Ok(()));
 }
 
 /// Whether the CRD's schema accepts `value`, which is pruned of what it does not know.

@@ -43,6 +43,8 @@ pub struct AttachedIdentity<'a> {
     pub include_email: bool,
     /// Whether `google.compute_engine` is to have the licenses of the instance's image.
     pub licenses: bool,
+    /// Who asks, for a fair turn.
+    pub caller: Caller<'a>,
 }
 
 /// The metadata server.
@@ -91,7 +93,7 @@ impl MetadataServer {
             url.query_pairs_mut().append_pair("licenses", "TRUE");
         }
         let answer = self
-            .get(url)
+            .get_for(asked.caller, url)
             .await
             .map_err(|error| advice::for_attached_identity(error, asked.service_account))?;
         let status = answer.status.as_u16();
@@ -168,10 +170,14 @@ impl MetadataServer {
     }
 
     async fn get(&self, url: Url) -> Result<Answer, Error> {
+        self.get_for(Caller::OPERATOR, url).await
+    }
+
+    async fn get_for(&self, caller: Caller<'_>, url: Url) -> Result<Answer, Error> {
         let request = self.http.direct().get(url).header(FLAVOR, "Google");
         let answer = self
             .upstream
-            .call_with(Caller::OPERATOR, request, |_, answer| refused(&answer))
+            .call_with(caller, request, |_, answer| refused(&answer))
             .await
             .map_err(advice::for_metadata_server)?;
         if is_metadata_server(&answer) {

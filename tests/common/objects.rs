@@ -93,6 +93,19 @@ impl World {
         Ok(())
     }
 
+    /// Makes a grant of a namespace's name that allows one source, for accounts of a pattern and [`AUDIENCE`].
+    pub(crate) async fn grant_source(&self, namespace: &str, account: &str, source: &str) -> Result<()> {
+        let to = json!([{"serviceAccounts": [account], "audiences": [AUDIENCE], "sources": [source]}]);
+        let object: IdTokenGrant = serde_json::from_value(json!({
+            "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": {"name": namespace},
+            "spec": {"from": [{"namespace": namespace}], "to": to},
+        }))?;
+        Api::all(self.client.clone())
+            .create(&PostParams::default(), &object)
+            .await?;
+        Ok(())
+    }
+
     /// Deletes a grant.
     pub(crate) async fn revoke(&self, name: &str) -> Result<()> {
         let grants: Api<IdTokenGrant> = Api::all(self.client.clone());
