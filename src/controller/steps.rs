@@ -178,13 +178,15 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Whether the source gave the very token that the Secret holds, of which nothing else is to be written either.
+    /// Whether the metadata server gave the very token that the Secret holds, of which nothing else is to be written either. Other
+    /// sources make a new token each time, even if two of the same second are equal.
     fn is_unchanged(&self, cause: Cause, token: &IdToken) -> bool {
         let secret = self.observed.secret.as_ref().filter(|secret| {
             secret.render_hash.as_ref() == Some(&self.request.render_hash)
                 && secret.request_uid.as_ref() == Some(&self.request.uid)
         });
-        matches!(cause, Cause::Due | Cause::Requested)
+        matches!(self.request.token.source, TokenSource::MetadataServer { .. })
+            && matches!(cause, Cause::Due | Cause::Requested)
             && matches!(self.observed.content, None | Some(Integrity::Intact))
             && secret.and_then(|secret| secret.digest.as_ref()) == Some(&token.fingerprint())
     }
@@ -208,7 +210,7 @@ impl Work<'_> {
             namespace = request.namespace,
             name = request.name,
             next = %until,
-            "the source gave the same token again"
+            "the metadata server gave the same token again"
         );
     }
 
