@@ -2,9 +2,11 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod attached;
 mod credentials;
 mod hardening;
 mod impersonation;
 mod limits;
 mod proxy;
 mod support;
+mod types;
