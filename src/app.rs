@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::client::ClientBuilder;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Config};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -12,10 +13,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::api::{FIELD_MANAGER, crds};
-use crate::cli::{Cli, Command, RunArgs};
+use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::controller::{self, Context, grants::Grants, grants::GrantsFileError, index::Index};
-use crate::google::{CallRecord, ConfigError, Minter};
+use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
 use crate::health::Pulse;
+use crate::leader::{self, Elector, Gate};
 use crate::metrics::Metrics;
 use crate::{admin, telemetry};
 
@@ -48,6 +50,9 @@ pub enum AppError {
         /// What is wrong.
         source: GrantsFileError,
     },
+    /// Times of the Lease.
+    #[error(transparent)]
+    Lease(#[from] leader::TimesError),
     /// The address of the admin server.
     #[error("--listen {address}: {source}")]
     Listen {
@@ -117,7 +122,14 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
             metrics.upstream(call.endpoint, call.code.to_string(), call.duration, call.waited)
         })
     };
-    let minter = Minter::new(args.google.into())?.with_observer(observer);
+    let gate = match args.leader.leader_elect {
+        true => Gate::closed(),
+        false => Gate::open(),
+    };
+    let mut google: GoogleConfig = args.google.into();
+    let asked = gate.clone();
+    google.may_call = Some(MayCall::new(move || asked.is_open()));
+    let minter = Minter::new(google)?.with_observer(observer);
     let grants = Grants::default();
     if let Some(path) = &settings.grants_file {
         let refused = |source| AppError::Grants {
@@ -126,7 +138,13 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
         };
         grants.set_file(controller::grants::read_file(path).map_err(refused)?);
     }
-    let client = client().await?;
+    let config = kubernetes().await?;
+    let elector = match args.leader.leader_elect {
+        true => Some(elector(&config, &args.leader, &settings, &gate)?),
+        false => None,
+    };
+    // Whatever writes has this client, so that no write goes around the gate.
+    let client = ClientBuilder::try_from(config)?.with_layer(&gate.layer()).build();
     let refused = |source| AppError::Listen {
         address: listen.to_string(),
         source,
@@ -166,7 +184,7 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
         tracing::info!("the operator ends: it finishes what is under way");
     };
     tokio::select! {
-        ended = controller::run(ctx, pulse, synced, shutdown) => {
+        ended = controller::run(ctx, elector, pulse, synced, shutdown) => {
             server.abort();
             Ok(ended?)
         }
@@ -178,11 +196,38 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
     }
 }
 
-async fn client() -> Result<Client, AppError> {
+/// Sets up the part in the election, with a client of its own.
+fn elector(
+    config: &Config,
+    args: &LeaderArgs,
+    settings: &controller::Settings,
+    gate: &Gate,
+) -> Result<Elector, AppError> {
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| std::io::Error::other("no random numbers"))?;
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| FIELD_MANAGER.into());
+    let election = leader::Settings {
+        namespace: args
+            .lease_namespace
+            .clone()
+            .unwrap_or_else(|| config.default_namespace.clone()),
+        name: args.lease_name.clone().unwrap_or_else(|| settings.shard.lease()),
+        // A pod that is started anew has the same name, but not the same memory.
+        identity: format!("{host}_{:016x}", u64::from_ne_bytes(random)),
+        lease_duration: Duration::from_secs(args.lease_duration),
+        renew_deadline: Duration::from_secs(args.renew_deadline),
+        retry_period: Duration::from_secs(args.retry_period),
+    };
+    election.check()?;
+    let client = Client::try_from(config.clone())?;
+    Ok(Elector::new(client, election, gate.clone()))
+}
+
+async fn kubernetes() -> Result<Config, AppError> {
     let mut config = Config::infer().await?;
     // Its own retries would wait behind our backs, where no deadline and no Retry-After rule reaches.
     config.default_retry = false;
     config.connect_timeout = Some(KUBERNETES_CONNECT_TIMEOUT);
     config.read_timeout = Some(KUBERNETES_READ_TIMEOUT);
-    Ok(Client::try_from(config)?)
+    Ok(config)
 }

@@ -104,9 +104,50 @@ pub struct RunArgs {
     #[arg(long, env = "IDTOKEN_ALLOW_DEVELOPER_SOURCE", help_heading = "Sources")]
     pub allow_developer_source: bool,
 
+    /// Election of a leader.
+    #[command(flatten)]
+    pub leader: LeaderArgs,
+
     /// Google's endpoints and how they are called.
     #[command(flatten)]
     pub google: GoogleArgs,
+}
+
+/// Election of a leader among several replicas.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Leader election")]
+pub struct LeaderArgs {
+    /// Work only while holding a Lease, so that several replicas can run.
+    #[arg(
+        long,
+        env = "IDTOKEN_LEADER_ELECT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = false,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub leader_elect: bool,
+
+    /// Name of the Lease; absent means idtoken-operator, with a hash of --namespace and --selector where there are any.
+    #[arg(long, env = "IDTOKEN_LEASE_NAME")]
+    pub lease_name: Option<String>,
+
+    /// Namespace of the Lease; absent means that of the pod.
+    #[arg(long, env = "IDTOKEN_LEASE_NAMESPACE")]
+    pub lease_namespace: Option<String>,
+
+    /// How long the others wait for a sign of life of the leader, in seconds.
+    #[arg(long, env = "IDTOKEN_LEASE_DURATION", default_value_t = 15)]
+    pub lease_duration: u64,
+
+    /// How long a leader that cannot renew the Lease goes on, in seconds.
+    #[arg(long, env = "IDTOKEN_RENEW_DEADLINE", default_value_t = 10)]
+    pub renew_deadline: u64,
+
+    /// Time between two renewals, and between two looks at another's Lease, in seconds.
+    #[arg(long, env = "IDTOKEN_RETRY_PERIOD", default_value_t = 2)]
+    pub retry_period: u64,
 }
 
 /// Google's endpoints, shared with `kubectl idtoken`. Proxies are taken from HTTPS_PROXY and NO_PROXY.

@@ -7,6 +7,7 @@
 //! - [`controller`]: watches, caches and the phases.
 //! - [`google`]: Google's token endpoints; knows nothing of Kubernetes.
 //! - [`token`]: the ID token, its claims and its checks.
+//! - [`leader`]: which of several replicas works; [`health`]: whether it does.
 //! - [`cli`], [`app`], [`telemetry`], [`metrics`], [`admin`]: the process around them.
 
 pub mod admin;
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod controller;
 pub mod google;
 pub mod health;
+pub mod leader;
 pub mod metrics;
 pub mod telemetry;
 pub mod token;

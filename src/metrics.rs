@@ -63,6 +63,7 @@ pub struct Metrics {
     earliest: Family<NamespaceLabels, Gauge>,
     queue_seconds: Histogram,
     queue_depth: Gauge,
+    leader: Gauge,
     reconciles_in_flight: Gauge,
     states: Mutex<HashMap<Key, State>>,
 }
@@ -123,6 +124,9 @@ impl Default for Metrics {
         let queue_seconds = seconds();
         let help = "Time from when a reconcile was due until it began";
         registry.register_with_unit("queue_wait", help, Unit::Seconds, queue_seconds.clone());
+        let leader = Gauge::default();
+        let help = "Whether this process does the work: 1 for the replica that holds the Lease, and without an election";
+        registry.register("leader", help, leader.clone());
         let queue_depth = Gauge::default();
         let help = "IdTokenRequests whose reconcile is due and has not begun";
         registry.register("queue_depth", help, queue_depth.clone());
@@ -133,6 +137,7 @@ impl Default for Metrics {
             registry,
             queue_seconds,
             queue_depth,
+            leader,
             reconciles_in_flight,
             mints,
             reconciles,
@@ -165,6 +170,14 @@ impl Metrics {
             })
             .inc();
         self.reconcile_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Whether this process does the work from now on. One that does not says nothing of requests.
+    pub fn lead(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+        if !leads {
+            self.keep_only("", &HashSet::new());
+        }
     }
 
     /// Counts how long a reconcile that was due waited for its turn.

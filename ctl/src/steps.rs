@@ -171,6 +171,7 @@ fn for_reason(reason: &str, place: &Place) -> String {
         "QuotaExceeded" => "A quota of Google's is used up; the operator tries again by itself. Lower --google-rate, or ask for a \
              higher quota of the IAM Service Account Credentials API."
             .to_owned(),
+        "NotLeading" => "Another replica of the operator takes over: look again in a minute.".to_owned(),
         "LocallyLimited" => "The operator's own limits hold calls back: raise --google-rate or --google-max-in-flight.".to_owned(),
         "PermissionDenied" => format!(
             "Let the operator's Google identity, which the message names, mint for the account (a new binding takes up to 7 minutes to \
@@ -302,6 +303,7 @@ mod tests {
             "NotUserCredentials",
             "QuotaExceeded",
             "LocallyLimited",
+            "NotLeading",
             "UpstreamUnavailable",
             "UpstreamTimeout",
             "UpstreamUnreachable",

@@ -152,6 +152,8 @@ struct Inner {
     requests: HashMap<Key, Seen>,
     claimants: HashMap<Key, BTreeSet<Claimant>>,
     memory: HashMap<String, Memory>,
+    /// UIDs of the requests that another leader may have served a moment ago, so that the cache may lack its last write.
+    inherited: HashSet<String>,
 }
 
 /// The caches. Each method holds the lock for a few map operations only.
@@ -369,6 +371,23 @@ impl Index {
         self.lock().secrets.remove(key);
     }
 
+    /// This replica leads from now on. What it remembers is of a time before another led.
+    pub fn take_over(&self) {
+        let mut inner = self.lock();
+        inner.memory.clear();
+        inner.inherited = inner.requests.values().map(|seen| seen.uid.clone()).collect();
+    }
+
+    /// Whether the Secret of the request `uid` is to be read before a mint: another leader may have written it unseen.
+    pub fn is_inherited(&self, uid: &str) -> bool {
+        self.lock().inherited.contains(uid)
+    }
+
+    /// The Secret of the request `uid` was read.
+    pub fn caught_up(&self, uid: &str) {
+        self.lock().inherited.remove(uid);
+    }
+
     /// What is remembered of the request `uid`.
     pub fn memory(&self, uid: &str) -> Memory {
         self.lock().memory.get(uid).cloned().unwrap_or_default()
@@ -420,6 +439,7 @@ impl Inner {
         };
         if by.is_none_or(|new| new.uid != old.uid) {
             self.memory.remove(&old.uid);
+            self.inherited.remove(&old.uid);
         }
         let Some(claimants) = self.claimants.get_mut(&old.target) else {
             return Vec::new();

@@ -45,6 +45,7 @@ mod work;
 use crate::api::v1alpha1::IdTokenRequest;
 use crate::google::{MAX_WAITING, Minter};
 use crate::health::Pulse;
+use crate::leader::Elector;
 use crate::metrics::Metrics;
 use index::Key;
 use watches::{Cache, Filled, Scope, Triggers};
@@ -113,12 +114,14 @@ impl WatchEnded {
     }
 }
 
-/// Runs until `shutdown` resolves, then finishes what is under way. `synced` turns true when all caches are filled.
+/// Runs until `shutdown` resolves, then finishes what is under way. With an `elector` it works only while it holds the Lease. `synced`
+/// turns true when all caches are filled, and the Lease could be read.
 ///
 /// # Errors
 /// A watch ended.
 pub async fn run(
     ctx: Arc<Context>,
+    mut elector: Option<Elector>,
     pulse: Pulse,
     synced: watch::Sender<bool>,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -140,7 +143,12 @@ pub async fn run(
         () = &mut shutdown => return Ok(()),
         Some(ended) = watches.join_next() => return Err(WatchEnded::new(ended)),
         () = desk.idle() => {}
-        () = all_filled(&ctx.settings, filled_receiver) => {}
+        () = async {
+            all_filled(&ctx.settings, filled_receiver).await;
+            if let Some(elector) = &mut elector {
+                elector.look().await;
+            }
+        } => {}
     }
     let (requests, secrets) = ctx.index.sizes();
     tracing::info!(requests, secrets, "the caches are filled");
@@ -150,18 +158,47 @@ pub async fn run(
         let object = stores.get(key)?;
         Some(reconcile::reconcile(object, ctx.clone()))
     };
-    let ended = tokio::select! {
-        () = desk.work(|scope| stores.keys(scope), start, shutdown.clone()) => Ok(()),
-        Some(ended) = watches.join_next() => Err(WatchEnded::new(ended)),
-        () = grant_status::tell(&ctx) => Ok(()),
-        () = async { shutdown.await; tokio::time::sleep(GRACE).await } => {
-            tracing::warn!("what is still under way is given up; the next start does it again");
-            Ok(())
+    let ended = loop {
+        if let Some(elector) = &mut elector {
+            tokio::select! {
+                () = &mut shutdown => break Ok(()),
+                Some(ended) = watches.join_next() => break Err(WatchEnded::new(ended)),
+                () = desk.idle() => {}
+                () = elector.acquire() => {}
+            }
+            ctx.index.take_over();
+        }
+        ctx.metrics.lead(true);
+        let ended = tokio::select! {
+            () = desk.work(|scope| stores.keys(scope), start, shutdown.clone()) => Some(Ok(())),
+            Some(ended) = watches.join_next() => Some(Err(WatchEnded::new(ended))),
+            () = grant_status::tell(&ctx) => Some(Ok(())),
+            () = keep(&mut elector) => None,
+            () = async { shutdown.clone().await; tokio::time::sleep(GRACE).await } => {
+                tracing::warn!("what is still under way is given up; the next start does it again");
+                Some(Ok(()))
+            }
+        };
+        // Nothing of this term is left when the next begins, or the Lease is given back.
+        desk.abandon().await;
+        ctx.metrics.lead(false);
+        if let Some(ended) = ended {
+            break ended;
         }
     };
-    desk.abandon().await;
+    if let Some(elector) = &mut elector {
+        elector.release().await;
+    }
     watches.shutdown().await;
     ended
+}
+
+/// Returns when the Lease is lost, which it never is without an election.
+async fn keep(elector: &mut Option<Elector>) {
+    match elector {
+        Some(elector) => elector.keep().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Starts all watches.

@@ -395,6 +395,10 @@ impl Work<'_> {
             self.read().await?;
             plan = self.plan();
         }
+        if matches!(plan, Plan::Mint(_)) && self.ctx.index.is_inherited(&self.request.uid) {
+            self.read().await?;
+            plan = self.plan();
+        }
         match plan {
             Plan::Keep { .. } => self.record(),
             // No grant, no write, not even of a token that is there already.

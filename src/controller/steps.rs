@@ -25,7 +25,9 @@ impl Work<'_> {
     /// Reads the Secret, makes sure that it is ours to write, and compares it with what we wrote.
     pub(super) async fn read(&mut self) -> Result<(), Stop> {
         let target = self.target();
-        let Some(content) = read_secret(&self.ctx.client, &target.0, &target.1).await? else {
+        let content = read_secret(&self.ctx.client, &target.0, &target.1).await?;
+        self.ctx.index.caught_up(&self.request.uid);
+        let Some(content) = content else {
             self.ctx.index.secret_missing(&target);
             self.observed.secret = None;
             return Ok(());

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use url::{Host, Url};
@@ -37,6 +38,30 @@ pub struct GoogleConfig {
     /// Hosts that a credential file may name besides those of the universe and loopback: exact, or `.example.com` for
     /// all below that. An Azure identity needs `169.254.169.254` here.
     pub allowed_credential_hosts: Vec<String>,
+    /// Asked right before each call that gets a token for somebody; absent means always.
+    pub may_call: Option<MayCall>,
+}
+
+/// Tells whether this process may call at this moment; must not block.
+#[derive(Clone)]
+pub struct MayCall(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl MayCall {
+    /// Asks `tell`.
+    pub fn new(tell: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    /// Whether this process may call now.
+    pub fn now(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for MayCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("MayCall").field(&self.now()).finish()
+    }
 }
 
 impl Default for GoogleConfig {
@@ -53,6 +78,7 @@ impl Default for GoogleConfig {
             metadata_host: None,
             allow_executable: false,
             allowed_credential_hosts: Vec::new(),
+            may_call: None,
         }
     }
 }

@@ -85,6 +85,8 @@ pub enum Reason {
     QuotaExceeded,
     /// The operator's own rate limit or in-flight cap held the call back for too long.
     LocallyLimited,
+    /// Another replica of the operator is to make the call.
+    NotLeading,
     /// 5xx.
     UpstreamUnavailable,
     /// No answer in time, or 408.
@@ -112,6 +114,7 @@ impl Reason {
             Self::NotUserCredentials => "NotUserCredentials",
             Self::QuotaExceeded => "QuotaExceeded",
             Self::LocallyLimited => "LocallyLimited",
+            Self::NotLeading => "NotLeading",
             Self::UpstreamUnavailable => "UpstreamUnavailable",
             Self::UpstreamTimeout => "UpstreamTimeout",
             Self::UpstreamUnreachable => "UpstreamUnreachable",
@@ -133,6 +136,7 @@ impl Reason {
             | Self::NotUserCredentials => Class::Refused,
             Self::QuotaExceeded
             | Self::LocallyLimited
+            | Self::NotLeading
             | Self::UpstreamUnavailable
             | Self::UpstreamTimeout
             | Self::UpstreamUnreachable

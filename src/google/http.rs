@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::config::{ConfigError, GoogleConfig, is_link_local, is_loopback};
+use super::config::{ConfigError, GoogleConfig, MayCall, is_link_local, is_loopback};
 use super::error::{Endpoint, Error, Reason, chain, parse_retry_after};
 
 /// The longest answer that is read, in bytes. Google's are below 4 KiB.
@@ -33,6 +33,7 @@ const USER_AGENT: &str = concat!("idtoken-operator/", env!("CARGO_PKG_VERSION"))
 pub(crate) struct Http {
     proxied: Client,
     direct: Client,
+    may_call: Option<MayCall>,
 }
 
 /// A whole answer. The body is wiped on drop, since it may hold a token.
@@ -74,6 +75,7 @@ impl Http {
         Ok(Self {
             proxied: build(builder())?,
             direct: build(builder().no_proxy())?,
+            may_call: config.may_call.clone(),
         })
     }
 
@@ -95,6 +97,12 @@ impl Http {
 
     /// Sends a request and reads the whole answer, whatever its status.
     pub(crate) async fn send(&self, endpoint: Endpoint, request: RequestBuilder) -> Result<Answer, Error> {
+        // The last thing before the call, behind all that can take time: the limits, and whatever stops the process.
+        if self.may_call.as_ref().is_some_and(|may_call| !may_call.now()) {
+            let message =
+                "no call is made: this replica does not hold the Lease, or could not renew it in time";
+            return Err(Error::new(endpoint, Reason::NotLeading, message));
+        }
         let transport = |error| Error::from_transport(endpoint, error);
         let mut response = request.send().await.map_err(transport)?;
         // Room for the longest answer at once: growing would leave copies of a token in freed memory.
@@ -199,6 +207,24 @@ mod tests {
             .build()
             .expect("builds");
         assert!(request.headers().get(REQUEST_REASON).is_none());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_by_a_replica_that_does_not_lead() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let http = Http::new(&GoogleConfig {
+            may_call: Some(MayCall::new(|| false)),
+            ..GoogleConfig::default()
+        });
+        let http = http.expect("a client");
+        let result = http.send(Endpoint::IamCredentials, http.direct.get(url)).await;
+        assert_eq!(
+            result.map(drop).map_err(|error| error.reason()),
+            Err("NotLeading")
+        );
+        let called = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+        assert!(called.is_err());
     }
 
     #[test]

@@ -33,7 +33,7 @@ mod upstream;
 use std::fmt;
 
 pub use self::adc::UserIdToken;
-pub use self::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig, check_endpoint};
+pub use self::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig, MayCall, check_endpoint};
 pub use self::error::{Class, Endpoint, Error, MAX_RETRY_AFTER, Reason, parse_retry_after};
 pub use self::iam_credentials::Impersonation;
 pub use self::limits::{Caller, MAX_WAITING};

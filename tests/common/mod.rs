@@ -3,8 +3,10 @@
 
 mod objects;
 mod relay;
+mod wire;
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,6 +19,7 @@ use kube::Client;
 
 pub(crate) use objects::{condition, has, is_ready, text, token};
 pub(crate) use relay::Relay;
+pub(crate) use wire::Wire;
 
 /// The Google identity of the operator.
 pub(crate) const OPERATOR: &str = "operator@p.iam.gserviceaccount.com";
@@ -124,7 +127,7 @@ pub(crate) struct World {
     /// Names the log of each run.
     runs: Mutex<Vec<PathBuf>>,
     setup: Setup,
-    /// The operator's.
+    /// The kubeconfig of the operator.
     pub(crate) kubeconfig: PathBuf,
     /// A client of the administrator.
     pub(crate) client: Client,
@@ -142,7 +145,8 @@ pub(crate) fn config(file: &str) -> Result<String> {
         .with_context(|| format!("cannot read {CONFIG}/{file}"))
 }
 
-fn policy() -> Policy {
+/// Accounts of Google's as most tests want them.
+pub(crate) fn policy() -> Policy {
     let mut policy = Policy {
         service_accounts: vec![
             ServiceAccount::new(OPERATOR),
@@ -228,23 +232,32 @@ impl World {
 
     /// Starts the operator and waits until its caches are filled.
     pub(crate) async fn start_operator(&self) -> Result<()> {
-        let operator = self.replica(&self.setup.flags, &[]).await?;
+        let google = self.relay.as_ref().map_or(self.google.address(), Relay::address);
+        let operator = self
+            .replica(google, &self.kubeconfig, &self.setup.flags, &[])
+            .await?;
         operator.ready().await?;
         *self.operator.lock().unwrap() = Some(Arc::new(operator));
         Ok(())
     }
 
-    /// Starts one more process of the operator, with these flags and environment variables, and waits until it says where it listens.
-    pub(crate) async fn replica(&self, flags: &[String], env: &[(&str, String)]) -> Result<Operator> {
+    /// Starts a process of the operator, with Google's endpoints at `google`, the API server as `kubeconfig` says, and these flags and
+    /// environment variables, and waits until it says where it listens.
+    pub(crate) async fn replica(
+        &self,
+        google: SocketAddr,
+        kubeconfig: &Path,
+        flags: &[String],
+        env: &[(&str, &str)],
+    ) -> Result<Operator> {
         let home = self.cluster.dir().join("home");
         std::fs::create_dir_all(&home)?;
-        let google = self.relay.as_ref().map_or(self.google.address(), Relay::address);
         let mut command = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));
         command
             .args(["run", "--listen", "127.0.0.1:0"])
             .arg(format!("--iam-credentials-url=http://{google}"))
             .args(flags)
-            .env("KUBECONFIG", &self.kubeconfig)
+            .env("KUBECONFIG", kubeconfig)
             .env("IDTOKEN_LOG", self.setup.log)
             .env("GCE_METADATA_HOST", google.to_string())
             .env("RUST_BACKTRACE", "1")

@@ -70,8 +70,13 @@ async fn shards_share_a_namespace_without_a_fight() -> Result<()> {
     })
     .await?;
     world.granted("shop").await?;
-    let a = world.replica(&flags(&["--selector=shard=a"]), &[]).await?;
-    let b = world.replica(&flags(&["--selector", "shard!=a"]), &[]).await?;
+    let (google, config) = (world.google.address(), &world.kubeconfig);
+    let a = world
+        .replica(google, config, &flags(&["--selector=shard=a"]), &[])
+        .await?;
+    let b = world
+        .replica(google, config, &flags(&["--selector", "shard!=a"]), &[])
+        .await?;
     a.ready().await?;
     b.ready().await?;
     let start = world.mark().await?;
