@@ -49,14 +49,14 @@ impl Desk {
         }
     }
 
-    /// Takes in and forgets, for as long as another replica does the work. Ends when all watches did.
+    /// Takes in and forgets, for as long as another replica does the work. Never ends.
     pub(super) async fn idle(&mut self) {
         let mut ticks = interval(BEAT);
         loop {
             self.pulse.beat(Instant::now(), None);
             tokio::select! {
-                one = self.one.recv() => if one.is_none() { return },
-                all = self.all.recv() => if all.is_none() { return },
+                Some(_) = self.one.recv() => {}
+                Some(_) = self.all.recv() => {}
                 _ = ticks.tick() => {}
             }
         }
