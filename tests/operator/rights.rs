@@ -189,7 +189,8 @@ async fn without_any_one_right_something_fails() -> Result<()> {
             (_, "list" | "watch") => {
                 world.stop_operator(true).await?;
                 // Not until it is ready, which without a list it never is.
-                let operator = world.replica(&[], &[]).await?;
+                let google = world.google.address();
+                let operator = world.replica(google, &world.kubeconfig, &[], &[]).await?;
                 world.refused(lost).await?;
                 if verb == "list" {
                     assert_eq!(operator.get("/readyz").await?.status(), 503, "without {lost:?}");
