@@ -51,7 +51,7 @@ pub(crate) async fn run(args: GrantArgs) -> Result<ExitCode> {
             quote(&args.name)
         );
     }
-    let token = token(&request)?;
+    let token = known(token(&request)?, &request)?;
     let grant = document::grant(&cluster.namespace, &args.name, &token)?;
     output::note(standing(&cluster, &token).await);
     match args.output {
@@ -59,6 +59,23 @@ pub(crate) async fn run(args: GrantArgs) -> Result<ExitCode> {
         GrantFormat::Json => output::json(&grant)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The token with the account that its source has told, which a grant has to name.
+///
+/// # Errors
+/// The spec names no account, and the source has not told one yet.
+fn known(mut token: TokenSpec, request: &IdTokenRequest) -> Result<TokenSpec> {
+    let told = request.status.as_ref().and_then(|status| status.token.as_ref());
+    let told = told.and_then(|token| token.email.clone());
+    token.service_account = token.service_account.or(told);
+    if token.service_account.is_none() {
+        bail!(
+            "IdTokenRequest {} names no account, and a grant has to: set spec.serviceAccount to the account that its source has",
+            quote(request.metadata.name.as_deref().unwrap_or_default())
+        );
+    }
+    Ok(token)
 }
 
 /// Whether Google's IAM alone decides on a request.
