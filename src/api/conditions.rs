@@ -4,7 +4,7 @@
 pub const READY: &str = "Ready";
 /// The last attempt to renew failed while the Secret still holds a valid token.
 pub const RENEWAL_FAILING: &str = "RenewalFailing";
-/// The operator is working or will try again by itself (kstatus: InProgress).
+/// There is no valid token yet, and the operator will try again by itself (kstatus: InProgress).
 pub const RECONCILING: &str = "Reconciling";
 /// Nothing will change until somebody acts (kstatus: Failed).
 pub const STALLED: &str = "Stalled";

@@ -110,8 +110,9 @@ pub fn compute(
             None if report.held.is_some() => (RENEWAL_FAILING, false, reason::RENEWED, String::new()),
             None => (RENEWAL_FAILING, false, reason::ISSUING, String::new()),
         },
+        // A renewal that fails while the token is valid is no unfinished work to those who wait for the request: they read Current.
         match &report.failure {
-            Some(failure) if !failure.stalled => (
+            Some(failure) if !failure.stalled && report.held.is_none() => (
                 RECONCILING,
                 true,
                 reason::RETRYING,

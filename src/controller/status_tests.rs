@@ -121,7 +121,7 @@ fn conditions_of_each_report() {
             "a renewal failed, the token is kept",
             &issued,
             report(Some(held()), retrying.clone()),
-            ["True", "Issued", "True", "True", "False", "InProgress"],
+            ["True", "Issued", "True", "False", "False", "Current"],
         ),
         (
             "renewals are refused for long, the token is kept",

@@ -103,7 +103,7 @@ async fn a_valid_token_is_kept_while_google_is_away() -> Result<()> {
             })
             .await?;
         assert!(is_ready(&object), "{:?}", object.status);
-        assert!(has(&object, "Reconciling", "True", "Retrying"));
+        assert!(has(&object, "Reconciling", "False", ""));
         assert_eq!(before, world.secret("shop", "billing").await?);
         world.google.clear_faults();
         // By itself, and soon.

@@ -12,6 +12,7 @@ mod developer;
 mod drift;
 mod failures;
 mod issue;
+mod kstatus;
 mod leader;
 mod leak;
 mod load;
