@@ -76,12 +76,21 @@ pub struct Retry {
     pub attempts: u32,
     /// When the first was.
     pub since: Timestamp,
+    /// When the last was.
+    pub at: Timestamp,
     /// When the next attempt is due.
     pub next: Timestamp,
     /// Whether somebody has to act, and the Secret is read before the next mint.
     pub act: bool,
     /// What they depend on; another value makes them void.
     pub basis: Basis,
+}
+
+impl Retry {
+    /// Whether the wait still makes sense: what it depends on is the same, and the clock was not set back behind the last attempt.
+    pub fn holds(&self, basis: &Basis, now: Timestamp) -> bool {
+        self.basis == *basis && self.at <= now
+    }
 }
 
 /// What an attempt depends on: a change of any makes waiting pointless.
@@ -110,6 +119,8 @@ pub struct Memory {
     pub handled_renew: Option<String>,
     /// The end of a token that came again unchanged, and when another may come.
     pub unchanged: Option<(Timestamp, Timestamp)>,
+    /// When a token was issued last, by this machine's clock.
+    pub issued_at: Option<Timestamp>,
     /// How often in a row the status could not be written.
     pub unpublished: u32,
     /// Names of the IdTokenGrants that allow it, once it was looked at.

@@ -22,6 +22,8 @@ pub struct Observed {
     pub handled_renew: Option<String>,
     /// Until when the source gives the same token again, as far as is known.
     pub unchanged_until: Option<Timestamp>,
+    /// When this process issued the token last, by this machine's clock.
+    pub issued_at: Option<Timestamp>,
 }
 
 /// What a Secret's data showed.
@@ -151,7 +153,8 @@ pub fn renewal(request: &Request, issued: Timestamp, expires: Timestamp) -> sche
     schedule::renewal(issued, expires, request.renew_before, &request.uid)
 }
 
-/// The same, but not before the source may have another token.
+/// The same, but not before the source may have another token, and not within a tenth of what was left of it when it was issued: where this
+/// machine's clock is far ahead of Google's, every token is due when it comes.
 pub fn due(
     request: &Request,
     observed: &Observed,
@@ -159,10 +162,10 @@ pub fn due(
     expires: Timestamp,
 ) -> schedule::Renewal {
     let renewal = renewal(request, issued, expires);
+    let pause = |at: Timestamp| at.checked_add(expires.duration_since(at) / 10).ok();
+    let earliest = observed.unchanged_until.max(observed.issued_at.and_then(pause));
     schedule::Renewal {
-        at: observed
-            .unchanged_until
-            .map_or(renewal.at, |until| until.max(renewal.at).min(expires)),
+        at: earliest.map_or(renewal.at, |earliest| earliest.max(renewal.at).min(expires)),
         ..renewal
     }
 }

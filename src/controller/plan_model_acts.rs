@@ -11,6 +11,8 @@ pub(super) enum Upstream {
     Ok,
     Refused,
     Passing,
+    /// Passing, with a `Retry-After` of so many seconds.
+    Asked(u64),
 }
 
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ pub(super) enum Act {
     Delete,
     Upstream(Upstream),
     Restart,
+    /// This machine's clock is set to so many seconds before or after Google's.
+    Clock(i64),
     /// Seconds that pass.
     Wait(i64),
     Grant(bool),
@@ -75,9 +79,10 @@ pub(super) fn act() -> impl Strategy<Value = Act> {
         1 => (0_u8..3).prop_map(Act::Renew),
         4 => secret.prop_map(Act::Secret),
         1 => Just(Act::Delete),
-        3 => select(vec![Upstream::Ok, Upstream::Refused, Upstream::Passing]).prop_map(Act::Upstream),
+        3 => select(vec![Upstream::Ok, Upstream::Refused, Upstream::Passing, Upstream::Asked(90)]).prop_map(Act::Upstream),
         2 => Just(Act::Restart),
         6 => select(vec![1_i64, 60, 1200, 3000, 5000, 9000]).prop_map(Act::Wait),
+        1 => (-1500_i64..1500).prop_map(Act::Clock),
         2 => any::<bool>().prop_map(Act::Grant),
         1 => Just(Act::StatusLost),
     ]

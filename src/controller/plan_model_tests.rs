@@ -13,12 +13,16 @@ use acts::{Act, Upstream, act};
 use crate::api::annotations as notes;
 use crate::controller::render::fixtures::{apply, content, object, stored, token};
 use crate::controller::render::render;
+use crate::controller::retry::{self, Attempt};
 use crate::controller::validate::validate;
 use crate::token::IdToken;
 
 #[derive(Debug)]
 struct World {
+    /// By this machine's clock, which is ahead of Google's by `ahead`.
     now: Timestamp,
+    ahead: SignedDuration,
+    issued_at: Option<Timestamp>,
     version: u64,
     spec: Value,
     renew: Option<String>,
@@ -52,6 +56,8 @@ impl World {
     fn new() -> Self {
         Self {
             now: at(T0),
+            ahead: SignedDuration::ZERO,
+            issued_at: None,
             version: 1,
             spec: json!({}),
             renew: None,
@@ -110,7 +116,18 @@ impl World {
             }
             Act::Delete => self.secret = None,
             Act::Upstream(upstream) => self.upstream = upstream,
-            Act::Restart => self.retry = None,
+            Act::Restart => {
+                self.retry = None;
+                self.issued_at = None;
+            }
+            Act::Clock(seconds) => {
+                let ahead = SignedDuration::from_secs(seconds);
+                let step = ahead - self.ahead;
+                self.ahead = ahead;
+                self.now += step;
+                // Timers follow no clock; the step itself is what wakes the operator.
+                self.next = self.next.map(|next| next + step);
+            }
             Act::Grant(granted) => self.granted = granted,
             Act::StatusLost => self.status_lost = true,
             Act::Wait(seconds) => return self.pass(SignedDuration::from_secs(seconds)),
@@ -160,13 +177,14 @@ impl World {
             renew: self.renew.clone(),
             grant: self.granted.then(String::new),
         };
-        let retry = self.retry.clone().filter(|retry| retry.basis == basis);
+        let retry = self.retry.clone().filter(|retry| retry.holds(&basis, self.now));
         let mut observed = Observed {
             unchanged_until: None,
             secret: self.secret.as_ref().map(|secret| content(secret).summary),
             content: None,
             recorded: self.recorded.clone(),
             handled_renew: self.handled.clone(),
+            issued_at: self.issued_at,
         };
         let decide =
             |observed: &Observed| decide(&request, observed, denied.as_ref(), retry.as_ref(), self.now);
@@ -206,26 +224,30 @@ impl World {
                 self.check_mint(&request, cause)?;
                 let early = retry.as_ref().filter(|retry| retry.next > self.now);
                 prop_assert!(early.is_none(), "tried again before its time");
-                let class = match self.upstream {
+                let (class, asked) = match self.upstream {
                     Upstream::Ok => {
-                        let token = token(&request, self.now.as_second());
+                        let token = token(&request, (self.now - self.ahead).as_second());
+                        let claims = token.claims().clone();
                         self.mints += 1;
+                        self.issued_at = Some(self.now);
+                        observed.issued_at = self.issued_at;
                         self.write(&request, &token, &observed);
                         self.written = Some((token, request.token_hash.clone()));
                         self.handled = request.renew_request.clone();
                         self.retry = None;
-                        let until =
-                            renewal(&request, self.now, self.now + SignedDuration::from_secs(3600)).at;
-                        return Ok(Some(until));
+                        return Ok(Some(due(&request, &observed, claims.iat, claims.exp).at));
                     }
-                    Upstream::Refused => Class::Refused,
-                    Upstream::Passing => Class::Passing,
+                    Upstream::Refused => (Class::Refused, None),
+                    Upstream::Passing => (Class::Passing, None),
+                    Upstream::Asked(seconds) => {
+                        (Class::Passing, Some(std::time::Duration::from_secs(seconds)))
+                    }
                 };
-                return self.failed(&request, class, retry, basis).map(Some);
+                return self.failed(&request, class, asked, retry, basis).map(Some);
             }
         }
         let times = self.written.as_ref().map(|(token, _)| token.claims());
-        Ok(times.map(|claims| renewal(&request, claims.iat, claims.exp).at))
+        Ok(times.map(|claims| due(&request, &observed, claims.iat, claims.exp).at))
     }
 
     fn read(&self, request: &Request, observed: &mut Observed) {
@@ -324,35 +346,37 @@ impl World {
         &mut self,
         request: &Request,
         class: Class,
+        asked: Option<std::time::Duration>,
         before: Option<Retry>,
         basis: Basis,
     ) -> Result<Timestamp, TestCaseError> {
-        let since = before.as_ref().map_or(self.now, |retry| retry.since);
         let held = truth(self.secret.as_ref(), self.written.as_ref());
-        let remaining = held
+        let expiry = held
             .filter(|(token, hash)| *hash == request.token_hash && token.claims().exp > self.now)
-            .map(|(token, _)| token.claims().exp.duration_since(self.now));
-        let failure = schedule::Failure {
+            .map(|(token, _)| token.claims().exp);
+        let attempt = Attempt {
+            reason: "Failed",
+            message: String::new(),
             class,
-            attempts: before.map_or(1, |retry| retry.attempts + 1),
-            since_first: self.now.duration_since(since),
-            retry_after: None,
-            remaining,
+            retry_after: asked,
+            act: false,
+            expiry,
         };
-        let delay = schedule::retry_delay(&failure, &request.uid);
-        let early = failure.since_first < SignedDuration::from_hours(1);
+        let retry = retry::after(before.as_ref(), attempt, basis, &request.uid, self.now);
+        let delay = retry.next.duration_since(self.now);
+        let since_first = self.now.duration_since(retry.since);
+        let early = since_first < SignedDuration::from_hours(1);
         let most = SignedDuration::from_mins(if early || class == Class::Passing { 2 } else { 10 });
         let second = SignedDuration::from_secs(1);
         prop_assert!(delay >= second && delay <= most);
-        prop_assert!(remaining.is_none_or(|left| delay <= (left / 4).max(second)));
-        self.retry = Some(Retry {
-            class,
-            attempts: failure.attempts,
-            since,
-            next: self.now + delay,
-            basis,
-            ..retry(T0)
-        });
+        match asked {
+            Some(asked) => prop_assert!(delay.unsigned_abs() >= asked, "the server asked for {asked:?}"),
+            None => {
+                let left = expiry.map(|expiry| expiry.duration_since(self.now));
+                prop_assert!(left.is_none_or(|left| delay <= (left / 4).max(second)));
+            }
+        }
+        self.retry = Some(retry);
         Ok(self.now + delay)
     }
 }
@@ -373,6 +397,7 @@ proptest! {
         }
         // When all is well again, so is the token, and it stays so at about a token each half hour.
         world.act(Act::Spec(json!({"audience": "https://a.run.app", "suspend": false, "renewBefore": null})))?;
+        world.act(Act::Clock(0))?;
         world.act(Act::Upstream(Upstream::Ok))?;
         world.act(Act::Grant(true))?;
         world.pass(SignedDuration::from_mins(10))?;

@@ -37,6 +37,7 @@ fn observed(secret: SecretMeta, content: Option<Integrity>) -> Observed {
         content,
         recorded: Some("7".into()),
         handled_renew: None,
+        issued_at: None,
     }
 }
 
@@ -50,6 +51,7 @@ fn retry(next: i64) -> Retry {
         message: String::new(),
         class: Class::Refused,
         attempts: 1,
+        at: at(T0),
         since: at(T0),
         next: at(next),
         act: false,

@@ -206,7 +206,7 @@ async fn phases(
         previous,
         memory,
         denied: allowed.err(),
-        retry: memory.retry.clone().filter(|retry| retry.basis == basis),
+        retry: memory.retry.clone().filter(|retry| retry.holds(&basis, now)),
         observed: observed(ctx, &request, previous, memory),
         content: None,
         report,
@@ -289,6 +289,7 @@ fn observed(ctx: &Context, request: &Request, previous: &IdTokenRequestStatus, m
         secret,
         content: None,
         recorded: recorded.and_then(|secret| secret.resource_version.clone()),
+        issued_at: memory.issued_at,
         handled_renew: memory
             .handled_renew
             .clone()
@@ -328,7 +329,8 @@ fn unfinished(
     let Ok(request) = validate(object).map(|request| marked(request, ctx)) else {
         return empty_report();
     };
-    let allowed = allowed(ctx, &request, previous, Timestamp::now());
+    let now = Timestamp::now();
+    let allowed = allowed(ctx, &request, previous, now);
     let basis = basis(object, allowed.as_ref().ok().and_then(Option::as_ref));
     let work = Work {
         ctx,
@@ -336,7 +338,7 @@ fn unfinished(
         previous,
         memory,
         denied: None,
-        retry: memory.retry.clone().filter(|retry| retry.basis == basis),
+        retry: memory.retry.clone().filter(|retry| retry.holds(&basis, now)),
         observed: observed(ctx, &request, previous, memory),
         content: None,
         report: Report {
@@ -345,7 +347,7 @@ fn unfinished(
             ..empty_report()
         },
         turn,
-        now: Timestamp::now(),
+        now,
     };
     work.finish(Err(Stop::Fault(fault)), basis)
 }

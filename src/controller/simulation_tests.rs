@@ -304,6 +304,7 @@ impl Simulation {
     fn written(&mut self, of: usize, time: Time) {
         let issued = time / SECOND * SECOND;
         let (iat, exp) = (self.stamp(issued), self.stamp(issued + LIFETIME));
+        let stamp = self.stamp(time);
         let one = &mut self.all[of];
         let late = one.expires.map_or(0, |expires| time.saturating_sub(expires));
         self.tally.expired += late;
@@ -311,6 +312,7 @@ impl Simulation {
         one.retry = None;
         let request = &one.request;
         one.observed.recorded = Some("1".into());
+        one.observed.issued_at = Some(stamp);
         one.observed.secret.get_or_insert_with(|| SecretMeta {
             resource_version: "1".into(),
             request_uid: Some(request.uid.clone()),
@@ -322,7 +324,7 @@ impl Simulation {
         if let Some(secret) = &mut one.observed.secret {
             (secret.issued, secret.expires) = (Some(iat), Some(exp));
         }
-        let next = plan::renewal(request, iat, exp).at;
+        let next = plan::due(&one.request, &one.observed, iat, exp).at;
         self.at(Self::time(next), Event::Reconcile(of));
     }
 

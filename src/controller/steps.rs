@@ -149,6 +149,7 @@ impl Work<'_> {
             MintError::Denied(denied) => Stop::Denied(denied),
             error => Stop::Mint(error),
         })?;
+        self.observed.issued_at = Some(Timestamp::now());
         // The grant, the request itself or its claim on the Secret may have gone while Google answered.
         self.report.grant = ctx
             .grants
@@ -222,9 +223,11 @@ impl Work<'_> {
         let now = Timestamp::now();
         let request = self.request;
         let renew = request.renew_request.clone();
+        let issued_at = self.observed.issued_at;
         self.ctx.index.remember(&self.key(), &request.uid, |memory| {
             memory.written = Some((request.token_hash.clone(), request.render_hash.clone()));
             memory.handled_renew = renew;
+            memory.issued_at = issued_at;
             memory
                 .repairs
                 .retain(|at| now.duration_since(*at) < REPAIR_WINDOW);
