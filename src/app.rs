@@ -14,7 +14,9 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
-use crate::controller::{self, Context, grants::Grants, grants::GrantsFileError, index::Index};
+use crate::controller::{
+    self, Context, federate::Federated, grants::Grants, grants::GrantsFileError, index::Index,
+};
 use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
 use crate::health::Pulse;
 use crate::leader::{self, Elector, Gate};
@@ -170,6 +172,7 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
         minter,
         index: Index::default(),
         grants,
+        federated: Federated::default(),
         metrics,
         turns: Arc::new(Semaphore::new(settings.concurrency.into())),
         settings,

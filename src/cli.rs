@@ -95,8 +95,8 @@ pub struct RunArgs {
     )]
     pub allowed_token_audiences: Vec<String>,
 
-    /// What google.subject is for a ServiceAccount, such as prod:{namespace}:{name}, where the attribute mapping is not
-    /// google.subject=assertion.sub. Messages name the principal by it.
+    /// What google.subject is for a ServiceAccount, such as prod:{namespace}:{name} or {uid}, where the attribute
+    /// mapping is not google.subject=assertion.sub. Messages name the principal by it.
     #[arg(long, env = "IDTOKEN_FEDERATION_SUBJECT_TEMPLATE", help_heading = "Sources")]
     pub federation_subject_template: Option<String>,
 
@@ -162,6 +162,10 @@ pub struct GoogleArgs {
     #[arg(long, env = "IDTOKEN_IAM_CREDENTIALS_URL")]
     pub iam_credentials_url: Option<Url>,
 
+    /// Base URL of the Security Token Service, for regional and private endpoints; https unless loopback.
+    #[arg(long, env = "IDTOKEN_STS_URL")]
+    pub sts_url: Option<Url>,
+
     /// PEM file of certificates that are trusted besides the platform's.
     #[arg(long, env = "IDTOKEN_CA_FILE")]
     pub ca_file: Option<PathBuf>,
@@ -200,6 +204,7 @@ impl From<GoogleArgs> for GoogleConfig {
         Self {
             universe_domain: args.universe_domain,
             iam_credentials_url: args.iam_credentials_url,
+            sts_url: args.sts_url,
             ca_file: args.ca_file,
             timeout: Duration::from_secs(args.google_timeout),
             rate_per_second: args.google_rate,

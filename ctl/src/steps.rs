@@ -91,6 +91,9 @@ struct Place {
     name: String,
     secret: String,
     account: String,
+    /// The Kubernetes ServiceAccount of a federation.
+    workload: String,
+    federated: bool,
 }
 
 impl Place {
@@ -102,11 +105,18 @@ impl Place {
             .target
             .as_ref()
             .and_then(|target| target.name.as_deref());
+        let federation = object
+            .spec
+            .source
+            .as_ref()
+            .and_then(|source| source.federation.as_ref());
         Self {
             namespace: word(object.metadata.namespace.as_deref()),
             name: word(name),
             secret: word(secret.or(name)),
             account: word(object.spec.service_account.as_deref()),
+            workload: word(federation.map(|federation| federation.service_account_ref.name.as_str())),
+            federated: federation.is_some(),
         }
     }
 
@@ -126,6 +136,8 @@ fn for_reason(reason: &str, place: &Place) -> String {
         name,
         secret,
         account,
+        workload,
+        federated: _,
     } = place;
     match reason {
         reason::SUSPENDED => format!(
@@ -173,6 +185,56 @@ fn for_reason(reason: &str, place: &Place) -> String {
             .to_owned(),
         "NotLeading" => "Another replica of the operator takes over: look again in a minute.".to_owned(),
         "LocallyLimited" => "The operator's own limits hold calls back: raise --google-rate or --google-max-in-flight.".to_owned(),
+        reason::KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND => format!(
+            "Create the Kubernetes ServiceAccount {workload}, or correct spec.source.federation.serviceAccountRef: kubectl create \
+             serviceaccount {workload} -n {namespace}"
+        ),
+        reason::SERVICE_ACCOUNT_NOT_ANNOTATED => format!(
+            "Set spec.serviceAccount, or annotate the Kubernetes ServiceAccount: kubectl annotate serviceaccount {workload} -n \
+             {namespace} iam.gke.io/gcp-service-account=ACCOUNT@PROJECT.iam.gserviceaccount.com --overwrite"
+        ),
+        reason::TOKEN_REQUEST_FORBIDDEN => format!(
+            "Let the operator make tokens of the Kubernetes ServiceAccount {workload}; the message has the commands. To see who may: \
+             kubectl get rolebindings -n {namespace}"
+        ),
+        "ProviderNotFound" => format!(
+            "Correct spec.source.federation.provider (or the operator's --federation-provider), or create or enable the provider: {}",
+            place.edit()
+        ),
+        "AttributeConditionRejected" => {
+            "Change the provider's attribute condition so that it lets the Kubernetes ServiceAccount in; the message has the command \
+             that shows it."
+                .to_owned()
+        }
+        "SubjectTokenWrongAudience" => format!(
+            "Leave spec.source.federation.tokenAudience out, or have the provider accept that audience: {}",
+            place.edit()
+        ),
+        "SubjectTokenWrongIssuer" => "Use the provider of this cluster, or give the provider this cluster's issuer: kubectl get --raw \
+             /.well-known/openid-configuration"
+            .to_owned(),
+        "SubjectTokenStale" => "Check the clock of the cluster's control plane.".to_owned(),
+        "SubjectTokenUnverified" => "Upload the cluster's keys to the provider again (kubectl get --raw /openid/v1/jwks); the message \
+             has the commands."
+            .to_owned(),
+        "IssuerUnreachable" => "Make the cluster's OIDC discovery document public, or upload its keys to the provider; the message has \
+             the commands."
+            .to_owned(),
+        "SubjectTooLong" => "Use a shorter name of the namespace or Kubernetes ServiceAccount, or another attribute mapping with \
+             --federation-subject-template."
+            .to_owned(),
+        "ExchangeRefused" => "Google's Security Token Service refuses the exchange; the message has its words and the command that \
+             shows the provider."
+            .to_owned(),
+        "PermissionDenied" if place.federated => format!(
+            "Let the Kubernetes ServiceAccount, as the principal that the message names, mint for the account (a new binding takes up to \
+             7 minutes to hold): gcloud iam service-accounts add-iam-policy-binding {account} --member=MEMBER \
+             --role=roles/iam.serviceAccountOpenIdTokenCreator; then: {}",
+            place.renew()
+        ),
+        "CredentialsRejected" if place.federated => {
+            "The federated access token is exchanged anew by itself with the next attempt.".to_owned()
+        }
         "PermissionDenied" => format!(
             "Let the operator's Google identity, which the message names, mint for the account (a new binding takes up to 7 minutes to \
              hold): gcloud iam service-accounts add-iam-policy-binding {account} --member=MEMBER \
@@ -283,6 +345,18 @@ mod tests {
             "InvalidSpec",
             "SourceUnavailable",
             "NotGranted",
+            "KubernetesServiceAccountNotFound",
+            "ServiceAccountNotAnnotated",
+            "TokenRequestForbidden",
+            "ProviderNotFound",
+            "AttributeConditionRejected",
+            "SubjectTokenWrongAudience",
+            "SubjectTokenWrongIssuer",
+            "SubjectTokenStale",
+            "SubjectTokenUnverified",
+            "IssuerUnreachable",
+            "SubjectTooLong",
+            "ExchangeRefused",
             "GrantsUnavailable",
             "SecretConflict",
             "TargetConflict",

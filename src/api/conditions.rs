@@ -36,6 +36,12 @@ pub mod reason {
     pub const NOT_GRANTED: &str = "NotGranted";
     /// The grants or namespaces cannot be read at the moment, so nothing is allowed.
     pub const GRANTS_UNAVAILABLE: &str = "GrantsUnavailable";
+    /// The Kubernetes ServiceAccount that a federation names does not exist.
+    pub const KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND: &str = "KubernetesServiceAccountNotFound";
+    /// Neither the request nor the Kubernetes ServiceAccount names a Google service account.
+    pub const SERVICE_ACCOUNT_NOT_ANNOTATED: &str = "ServiceAccountNotAnnotated";
+    /// RBAC does not let the operator make tokens of the Kubernetes ServiceAccount.
+    pub const TOKEN_REQUEST_FORBIDDEN: &str = "TokenRequestForbidden";
     /// The target Secret belongs to somebody else.
     pub const SECRET_CONFLICT: &str = "SecretConflict";
     /// Another IdTokenRequest owns the target Secret.

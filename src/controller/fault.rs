@@ -7,7 +7,7 @@ use crate::api::conditions::reason;
 use crate::google::text::redacted;
 
 /// A failed call of the Kubernetes API. Holds no body: those of Secrets are tokens.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 pub enum KubeFault {
     /// 403: a rule is missing.
     #[error(

@@ -8,14 +8,17 @@ use thiserror::Error;
 
 use super::Context;
 use super::authorize::Denied;
+use super::fault::KubeFault;
+use super::federate::{self, FederateError};
 use super::schedule::Class;
-use super::validate::{Request, TokenSource};
+use super::validate::{Request, TokenSource, ValidateError};
 use crate::api::conditions::reason;
+use crate::api::v1alpha1::TokenStatus;
 use crate::google::{self, AttachedIdentity, Caller, Impersonation};
 use crate::token::{Account, Expected, IdToken, TokenError};
 
 /// Why there is no token.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 pub enum MintError {
     /// Google refused, or did not answer.
     #[error(transparent)]
@@ -26,6 +29,15 @@ pub enum MintError {
     /// The account that only the source knew is not granted.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// The API server refused, or did not answer.
+    #[error(transparent)]
+    Kubernetes(#[from] KubeFault),
+    /// The Kubernetes ServiceAccount cannot be federated.
+    #[error(transparent)]
+    Federate(#[from] FederateError),
+    /// The operator's flags do not permit the spec; validation refuses it before.
+    #[error(transparent)]
+    Spec(ValidateError),
     /// A source that this operator does not have; validation refuses it before.
     #[error("source {0} is not available in this version of the operator")]
     Unavailable(&'static str),
@@ -38,6 +50,9 @@ impl MintError {
             Self::Google(error) => error.reason(),
             Self::Token(error) => error.reason(),
             Self::Denied(denied) => denied.reason(),
+            Self::Kubernetes(fault) => fault.reason(),
+            Self::Federate(error) => error.reason(),
+            Self::Spec(error) => error.reason(),
             Self::Unavailable(_) => reason::SOURCE_UNAVAILABLE,
         }
     }
@@ -46,7 +61,10 @@ impl MintError {
     pub fn class(&self) -> Class {
         match self {
             Self::Google(error) => error.class(),
-            Self::Token(_) | Self::Denied(_) | Self::Unavailable(_) => Class::Refused,
+            Self::Kubernetes(fault) => fault.class(),
+            Self::Token(_) | Self::Denied(_) | Self::Federate(_) | Self::Spec(_) | Self::Unavailable(_) => {
+                Class::Refused
+            }
         }
     }
 
@@ -54,7 +72,7 @@ impl MintError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Google(error) => error.retry_after(),
-            Self::Token(_) | Self::Denied(_) | Self::Unavailable(_) => None,
+            _ => None,
         }
     }
 
@@ -62,7 +80,7 @@ impl MintError {
     pub fn postponed(&self) -> Option<Duration> {
         match self {
             Self::Google(error) => error.postponed(),
-            Self::Token(_) | Self::Denied(_) | Self::Unavailable(_) => None,
+            _ => None,
         }
     }
 }
@@ -76,20 +94,38 @@ pub struct Minted {
     pub account: String,
 }
 
-/// Gets the token that `request` asks for; `subject` is the account's unique ID where it is known from an earlier
-/// token, `left` what is left of the valid token that is held.
+/// The token that the request had before, as its status tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Before<'a> {
+    /// Its claims.
+    pub token: &'a TokenStatus,
+    /// Whether it was minted for the same spec.
+    pub same_spec: bool,
+}
+
+impl Before<'_> {
+    /// The unique ID that `account` had, if the token was of that account. `is_spelled` says whether the spec itself names it.
+    fn subject(&self, account: &str, is_spelled: bool) -> Option<&str> {
+        let same_account = self.token.email.as_deref() == Some(account);
+        let same = same_account || (self.same_spec && is_spelled);
+        self.token.subject.as_deref().filter(|_| same)
+    }
+}
+
+/// Gets the token that `request` asks for; `left` is what is left of the valid token that is held.
 ///
 /// # Errors
 /// Google refused or did not answer, or what came back is not what was asked for.
 pub async fn mint(
     ctx: &Arc<Context>,
     request: &Request,
-    subject: Option<&str>,
+    before: Option<Before<'_>>,
     left: Option<Duration>,
 ) -> Result<Minted, MintError> {
     let spec = &request.token;
     let mut audience = spec.audience.clone();
     let mut attached = None;
+    let mut asked = spec.service_account.clone();
     let caller = Caller {
         lane: &request.namespace,
         left,
@@ -107,6 +143,11 @@ pub async fn mint(
                     caller,
                 })
                 .await?
+        }
+        (TokenSource::Federation(federation), _) => {
+            let federated = federate::federate(ctx, request, federation, caller).await?;
+            asked = Some(federated.account);
+            federated.token
         }
         (TokenSource::MetadataServer { licenses }, service_account) => {
             if service_account.is_none() {
@@ -132,9 +173,15 @@ pub async fn mint(
         (source, _) => return Err(MintError::Unavailable(source.name())),
     };
     let now = Timestamp::now();
+    let asked = asked.as_deref();
+    let subject = before
+        .as_ref()
+        .zip(asked)
+        .and_then(|(before, account)| before.subject(account, spec.service_account.is_some()));
     token.verify(
         &Expected {
             audience: &audience,
+            account: asked.map(Account::from_name),
             ..expected(request, subject)
         },
         now,

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 pub mod apply;
 pub mod authorize;
 pub mod fault;
+pub mod federate;
 mod grant_index;
 mod grant_status;
 pub mod grants;
@@ -84,6 +85,8 @@ pub struct Context {
     pub index: index::Index,
     /// What is granted.
     pub grants: grants::Grants,
+    /// Access tokens of federated ServiceAccounts.
+    pub federated: federate::Federated,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Writes events.
@@ -225,7 +228,7 @@ fn watch_all(ctx: &Arc<Context>, tasks: &mut JoinSet<()>, triggers: Triggers, fi
         tasks.spawn(watches::grants(ctx.clone(), triggers.clone(), filled.clone()));
         tasks.spawn(watches::namespaces(ctx.clone(), triggers.clone(), filled));
     }
-    tasks.spawn(watches::clock(triggers.clone()));
+    tasks.spawn(watches::clock(ctx.clone(), triggers.clone()));
     if let Some(path) = ctx.settings.grants_file.clone() {
         tasks.spawn(watches::grants_file(ctx.clone(), path, triggers));
     }

@@ -1,17 +1,20 @@
-//! Reads: the target Secret, and only where the caches do not suffice. Bodies are taken as text and decoded here, since kube's client
-//! logs a body that it cannot decode.
+//! Reads: the target Secret, where the caches do not suffice, and the Kubernetes ServiceAccount of a federation with a token of it.
+//! Bodies that hold a token are taken as text and decoded here, since kube's client logs a body that it cannot decode.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::Resource;
-use kube::api::GetParams;
+use kube::api::{GetParams, PartialObjectMeta, PostParams};
 use kube::core::Request;
+use serde::Deserialize;
+use serde_json::json;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::fault::{KubeFault, code};
+use super::federate::GCP_SERVICE_ACCOUNT;
 use super::index::SecretMeta;
 use crate::token::IdToken;
 
@@ -90,6 +93,97 @@ pub async fn read_secret(client: &Client, namespace: &str, name: &str) -> Result
         .map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
     match client.request_text(request).await {
         Ok(json) => Content::decode(namespace, "get", json).map(Some),
+        Err(error) if code(&error) == Some(404) => Ok(None),
+        Err(error) => Err(fault(&error)),
+    }
+}
+
+/// What is read of a Kubernetes ServiceAccount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubernetesServiceAccount {
+    /// Its UID: another one of the same name is another account.
+    pub uid: String,
+    /// The annotation `iam.gke.io/gcp-service-account`.
+    pub gcp_service_account: Option<String>,
+}
+
+/// Reads the metadata of a ServiceAccount; none where there is none.
+///
+/// # Errors
+/// The API server refused, or did not answer.
+pub async fn read_service_account(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<KubernetesServiceAccount>, KubeFault> {
+    let fault = |error: &kube::Error| KubeFault::new("get", "serviceaccounts", namespace, error);
+    let request = Request::new(ServiceAccount::url_path(&(), Some(namespace)))
+        .get_metadata(name, &GetParams::default())
+        .map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
+    match client.request::<PartialObjectMeta<ServiceAccount>>(request).await {
+        Ok(object) => Ok(Some(KubernetesServiceAccount {
+            uid: object.metadata.uid.unwrap_or_default(),
+            gcp_service_account: object
+                .metadata
+                .annotations
+                .and_then(|mut all| all.remove(GCP_SERVICE_ACCOUNT)),
+        })),
+        Err(error) if code(&error) == Some(404) => Ok(None),
+        Err(error) => Err(fault(&error)),
+    }
+}
+
+/// How long a Kubernetes token lives, in seconds: the least that the API server allows.
+const TOKEN_SECONDS: u32 = 600;
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    status: TokenAnswerStatus,
+}
+
+#[derive(Deserialize)]
+struct TokenAnswerStatus {
+    token: String,
+}
+
+/// Has the API server make a token of the ServiceAccount with this UID, for one audience and bound to nothing else; none where there is
+/// no such account.
+///
+/// # Errors
+/// The API server refused, or did not answer; a 409 where the account was made anew, which passes.
+pub async fn create_token(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+    audience: &str,
+) -> Result<Option<Zeroizing<String>>, KubeFault> {
+    let (verb, resource) = ("create", "serviceaccounts/token");
+    let fault = |error: &kube::Error| KubeFault::new(verb, resource, namespace, error);
+    let body = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+        "metadata": {"name": name, "namespace": namespace, "uid": uid},
+        "spec": {"audiences": [audience], "expirationSeconds": TOKEN_SECONDS},
+    });
+    let request = Request::new(ServiceAccount::url_path(&(), Some(namespace)))
+        .create_subresource(
+            "token",
+            name,
+            &PostParams::default(),
+            body.to_string().into_bytes(),
+        )
+        .map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
+    match client.request_text(request).await {
+        Ok(json) => {
+            let json = Zeroizing::new(json);
+            let answer: TokenAnswer = serde_json::from_str(&json).map_err(|_| KubeFault::Unavailable {
+                verb,
+                resource,
+                namespace: namespace.to_owned(),
+                problem: "the answer could not be decoded".into(),
+            })?;
+            Ok(Some(Zeroizing::new(answer.status.token)))
+        }
         Err(error) if code(&error) == Some(404) => Ok(None),
         Err(error) => Err(fault(&error)),
     }

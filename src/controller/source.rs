@@ -42,7 +42,7 @@ pub struct SourceSettings {
     pub federation_provider: Option<Provider>,
     /// Audiences of Kubernetes tokens that requests may name besides a provider's own.
     pub allowed_token_audiences: Vec<String>,
-    /// What IAM calls a federated ServiceAccount, with `{namespace}` and `{name}` to fill in, where the provider's attribute mapping
+    /// What IAM calls a federated ServiceAccount, with `{namespace}`, `{name}` and `{uid}` to fill in, where the provider's attribute mapping
     /// is not `google.subject=assertion.sub`.
     pub federation_subject_template: Option<String>,
     /// Whether requests may have generic tokens of gcloud user credentials.

@@ -15,6 +15,7 @@ use super::schedule;
 use super::validate::TokenSource;
 use crate::api::FIELD_MANAGER;
 use crate::api::conditions::reason;
+use crate::api::v1alpha1::IdTokenRequestStatus;
 use crate::token::{Expected, IdToken};
 
 /// Repairs within [`REPAIR_WINDOW`] after which the operator stops putting a field back.
@@ -129,11 +130,8 @@ impl Work<'_> {
         let started = std::time::Instant::now();
         let left = self.expiry().map(|expiry| expiry.duration_since(self.now));
         let left = left.and_then(|left| left.try_into().ok());
-        let subject = self.pinned_subject().map(str::to_owned);
-        let minted = self
-            .turn
-            .aside(mint::mint(ctx, request, subject.as_deref(), left))
-            .await;
+        let before = before(self.previous, self.holds_this_spec());
+        let minted = self.turn.aside(mint::mint(ctx, request, before, left)).await;
         let unchanged = minted
             .as_ref()
             .is_ok_and(|minted| self.is_unchanged(cause, &minted.token));
@@ -261,21 +259,10 @@ impl Work<'_> {
             .is_some_and(|(_, rendering)| *rendering == self.request.render_hash)
     }
 
-    /// The account's unique ID as an earlier token of the same account had it.
-    fn pinned_subject(&self) -> Option<&str> {
-        let token = self.previous.token.as_ref()?;
-        let same_spec = self
-            .observed
-            .secret
-            .as_ref()
-            .and_then(|secret| secret.token_hash.as_ref())
-            == Some(&self.request.token_hash);
-        let account = &self.request.token.service_account;
-        let same_account = account.is_some() && token.email == *account;
-        token
-            .subject
-            .as_deref()
-            .filter(|_| (same_spec && account.is_some()) || same_account)
+    /// Whether the Secret holds a token for this very spec.
+    fn holds_this_spec(&self) -> bool {
+        let secret = self.observed.secret.as_ref();
+        secret.and_then(|secret| secret.token_hash.as_ref()) == Some(&self.request.token_hash)
     }
 
     /// Stops putting back what was put back too often. `field` is what somebody changed, if it was ours.
@@ -318,6 +305,12 @@ impl Work<'_> {
         self.report.keep_secret_name = false;
         Ok(())
     }
+}
+
+/// The token that status shows, which pins the account's unique ID.
+fn before(previous: &IdTokenRequestStatus, same_spec: bool) -> Option<mint::Before<'_>> {
+    let token = previous.token.as_ref()?;
+    Some(mint::Before { token, same_spec })
 }
 
 /// The token that we wrote, under its key or, where the key was changed or spoilt, under another.

@@ -13,7 +13,7 @@ const MAX_VALUE: usize = 64 * 1024;
 pub const MAX_TOTAL: usize = 512 * 1024;
 
 /// Why a template is refused. Never holds a substituted value.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum TemplateError {
     /// A variable that does not exist.
     #[error(

@@ -15,7 +15,7 @@ use crate::api::v1alpha1::{CreationPolicy, IdTokenRequest, IdTokenRequestSpec, T
 use crate::api::{annotations, conditions::reason};
 
 /// Why a spec is refused.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ValidateError {
     /// A field holds what is not allowed.
     #[error("spec.{field}: {problem}")]

@@ -402,11 +402,12 @@ where
 
 /// Has every request looked at after a step of the wall clock: timers do not count the time that a machine sleeps, and do not follow a
 /// clock that is set.
-pub(super) async fn clock(triggers: Triggers) {
+pub(super) async fn clock(ctx: Arc<Context>, triggers: Triggers) {
     let now = || (Timestamp::now(), Instant::now());
     let mut before = now();
     loop {
         tokio::time::sleep(CLOCK_INTERVAL).await;
+        ctx.federated.sweep();
         let after = now();
         let wall = after.0.duration_since(before.0);
         let timers = jiff::SignedDuration::try_from(after.1.duration_since(before.1)).unwrap_or_default();

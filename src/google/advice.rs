@@ -20,7 +20,7 @@ const ROLE: &str = "roles/iam.serviceAccountOpenIdTokenCreator";
 const DELEGATE_ROLE: &str = "roles/iam.serviceAccountTokenCreator";
 
 /// The longest outside word in a command, in characters.
-const MAX_WORD_CHARS: usize = 256;
+const MAX_WORD_CHARS: usize = 512;
 
 /// Adds what to do to a failure of `generateIdToken`.
 pub(crate) fn for_impersonation(
@@ -36,12 +36,7 @@ pub(crate) fn for_impersonation(
              the machine or node pool it runs on, or use Workload Identity Federation."
                 .to_owned()
         }
-        Reason::ServiceAccountNotFound => format!(
-            "The service account {} does not exist, or was deleted. To see it: gcloud iam service-accounts describe {}{}",
-            printable(account, MAX_WORD_CHARS),
-            word(account),
-            project(account)
-        ),
+        Reason::ServiceAccountNotFound => describe_account(account),
         Reason::ApiDisabled => format!(
             "Enable the API in the project of the operator's identity: gcloud services enable \
              iamcredentials.googleapis.com{}",
@@ -84,7 +79,7 @@ pub(crate) fn unknowable_email(email: &str) -> String {
 }
 
 /// Whether a 403 is about this permission, and not about an organization policy or a perimeter that no binding changes.
-fn is_about_tokens(error: &Error) -> bool {
+pub(super) fn is_about_tokens(error: &Error) -> bool {
     match error.permission() {
         Some(permission) => permission.starts_with("iam.serviceAccounts."),
         None => error.to_string().contains("'iam.serviceAccounts."),
@@ -106,11 +101,7 @@ fn grant(principal: Option<&Principal>, account: &str, delegates: &[String]) -> 
             format!("serviceAccount:{last}"),
         ),
     };
-    let mut advice = format!(
-        "{who} needs {PERMISSION} on {} (a new binding takes up to 7 minutes to hold): {}",
-        printable(account, MAX_WORD_CHARS),
-        bind(account, &member, ROLE)
-    );
+    let mut advice = bind_openid(&who, account, &member);
     if let Some(first) = delegates.first() {
         advice.push_str(&format!(
             " and each link of the chain needs {DELEGATE_ROLE} on the next, beginning with {}",
@@ -118,6 +109,25 @@ fn grant(principal: Option<&Principal>, account: &str, delegates: &[String]) -> 
         ));
     }
     advice
+}
+
+/// Who needs the permission, and the command that gives it.
+pub(super) fn bind_openid(who: &str, account: &str, member: &str) -> String {
+    format!(
+        "{who} needs {PERMISSION} on {} (a new binding takes up to 7 minutes to hold): {}",
+        printable(account, MAX_WORD_CHARS),
+        bind(account, member, ROLE)
+    )
+}
+
+/// That there is no such account, and the command that shows it.
+pub(super) fn describe_account(account: &str) -> String {
+    format!(
+        "The service account {} does not exist, or was deleted. To see it: gcloud iam service-accounts describe {}{}",
+        printable(account, MAX_WORD_CHARS),
+        word(account),
+        project(account)
+    )
 }
 
 fn bind(account: &str, member: &str, role: &str) -> String {

@@ -19,6 +19,9 @@ pub struct GoogleConfig {
     /// The base URL of the IAM Service Account Credentials API, where it is not `https://iamcredentials.{universe}`
     /// (Private Service Connect, mTLS, an emulator). https, unless the host is loopback.
     pub iam_credentials_url: Option<Url>,
+    /// The base URL of the Security Token Service, where it is not `https://sts.{universe}`. https, unless the host is
+    /// loopback.
+    pub sts_url: Option<Url>,
     /// PEM certificates that are trusted besides the platform's.
     pub ca_file: Option<PathBuf>,
     /// The limit of one call, from connecting to the last byte. Connecting alone may take half of it.
@@ -69,6 +72,7 @@ impl Default for GoogleConfig {
         Self {
             universe_domain: DEFAULT_UNIVERSE.to_owned(),
             iam_credentials_url: None,
+            sts_url: None,
             ca_file: None,
             timeout: Duration::from_secs(20),
             rate_per_second: None,
@@ -149,6 +153,9 @@ impl GoogleConfig {
         }
         if let Some(url) = &self.iam_credentials_url {
             check_endpoint("IAM credentials", url)?;
+        }
+        if let Some(url) = &self.sts_url {
+            check_endpoint("STS", url)?;
         }
         Ok(())
     }

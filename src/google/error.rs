@@ -7,6 +7,7 @@ use reqwest::StatusCode;
 
 use super::answer::GoogleError;
 use super::http::Answer;
+use super::sts;
 use super::text;
 use crate::token::TokenError;
 
@@ -26,6 +27,8 @@ pub enum Endpoint {
     Credentials,
     /// The metadata server of the machine or cluster.
     Metadata,
+    /// The Security Token Service.
+    Sts,
 }
 
 impl Endpoint {
@@ -36,6 +39,7 @@ impl Endpoint {
             Self::IamCredentials => "iamcredentials",
             Self::Credentials => "credentials",
             Self::Metadata => "metadata",
+            Self::Sts => "sts",
         }
     }
 
@@ -44,6 +48,7 @@ impl Endpoint {
             Self::IamCredentials => "the IAM Service Account Credentials API",
             Self::Credentials => "the token endpoint of the operator's own credentials",
             Self::Metadata => "the metadata server",
+            Self::Sts => "the Security Token Service",
         }
     }
 }
@@ -81,6 +86,24 @@ pub enum Reason {
     AccountMismatch,
     /// The operator's credentials are not those of a user, which the developer source needs.
     NotUserCredentials,
+    /// STS: the provider is disabled, deleted or was never there.
+    ProviderNotFound,
+    /// STS: the provider's attribute condition rejects the workload.
+    AttributeConditionRejected,
+    /// STS: the provider wants another `aud` in the workload's token.
+    SubjectTokenWrongAudience,
+    /// STS: the provider is another cluster's.
+    SubjectTokenWrongIssuer,
+    /// STS: the workload's token is too old by Google's clock.
+    SubjectTokenStale,
+    /// STS: the provider does not know the key that signed the workload's token.
+    SubjectTokenUnverified,
+    /// STS: Google cannot fetch the keys of the cluster's issuer.
+    IssuerUnreachable,
+    /// `google.subject` would be longer than Google allows.
+    SubjectTooLong,
+    /// STS: any other refusal.
+    ExchangeRefused,
     /// 429: a quota of Google's is used up.
     QuotaExceeded,
     /// The operator's own rate limit or in-flight cap held the call back for too long.
@@ -112,6 +135,15 @@ impl Reason {
             Self::IdentityNotAttached => "IdentityNotAttached",
             Self::AccountMismatch => "AccountMismatch",
             Self::NotUserCredentials => "NotUserCredentials",
+            Self::ProviderNotFound => "ProviderNotFound",
+            Self::AttributeConditionRejected => "AttributeConditionRejected",
+            Self::SubjectTokenWrongAudience => "SubjectTokenWrongAudience",
+            Self::SubjectTokenWrongIssuer => "SubjectTokenWrongIssuer",
+            Self::SubjectTokenStale => "SubjectTokenStale",
+            Self::SubjectTokenUnverified => "SubjectTokenUnverified",
+            Self::IssuerUnreachable => "IssuerUnreachable",
+            Self::SubjectTooLong => "SubjectTooLong",
+            Self::ExchangeRefused => "ExchangeRefused",
             Self::QuotaExceeded => "QuotaExceeded",
             Self::LocallyLimited => "LocallyLimited",
             Self::NotLeading => "NotLeading",
@@ -133,7 +165,16 @@ impl Reason {
             | Self::SelfImpersonation
             | Self::IdentityNotAttached
             | Self::AccountMismatch
-            | Self::NotUserCredentials => Class::Refused,
+            | Self::NotUserCredentials
+            | Self::ProviderNotFound
+            | Self::AttributeConditionRejected
+            | Self::SubjectTokenWrongAudience
+            | Self::SubjectTokenWrongIssuer
+            | Self::SubjectTokenStale
+            | Self::SubjectTokenUnverified
+            | Self::IssuerUnreachable
+            | Self::SubjectTooLong
+            | Self::ExchangeRefused => Class::Refused,
             Self::QuotaExceeded
             | Self::LocallyLimited
             | Self::NotLeading
@@ -201,6 +242,12 @@ impl Error {
         retry_after: Option<Duration>,
         body: &[u8],
     ) -> Self {
+        if let Some(refusal) = (endpoint == Endpoint::Sts)
+            .then(|| sts::refusal(status, body))
+            .flatten()
+        {
+            return refusal;
+        }
         let google = GoogleError::parse(body);
         let (reason, class) = classify(endpoint, status, google.as_ref());
         let said = match &google {

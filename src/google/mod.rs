@@ -10,11 +10,14 @@ mod adc;
 mod advice;
 mod answer;
 mod breaker;
+mod cache;
 mod config;
 mod credential_file;
 mod credential_hosts;
 mod error;
+mod exchange_advice;
 mod external_account;
+mod federation;
 mod http;
 mod iam_credentials;
 mod limits;
@@ -26,6 +29,7 @@ mod principal_token;
 mod provider;
 mod service_account_key;
 pub mod shell;
+mod sts;
 pub mod text;
 mod turns;
 mod upstream;
@@ -33,15 +37,20 @@ mod upstream;
 use std::fmt;
 
 pub use self::adc::UserIdToken;
+pub use self::cache::Cache;
 pub use self::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig, MayCall, check_endpoint};
 pub use self::error::{Class, Endpoint, Error, MAX_RETRY_AFTER, Reason, parse_retry_after};
+pub use self::exchange_advice::check_subject;
+pub use self::federation::{SubjectToken, Workload, is_rejected};
 pub use self::iam_credentials::Impersonation;
 pub use self::limits::{Caller, MAX_WAITING};
 pub use self::metadata::AttachedIdentity;
 pub use self::provider::{MAX_SUBJECT_BYTES, NoProvider, Provider, is_gke_pool};
+pub use self::sts::{FEDERATED_SCOPE, FederatedToken};
 pub use self::upstream::{CallRecord, Observer};
 
 use self::adc::Adc;
+use self::federation::Federation;
 use self::http::Http;
 use self::iam_credentials::IamCredentials;
 use self::metadata::MetadataServer;
@@ -54,6 +63,7 @@ pub struct Minter {
     adc: Adc,
     metadata: MetadataServer,
     iam_credentials: IamCredentials,
+    federation: Federation,
 }
 
 impl Minter {
@@ -68,7 +78,8 @@ impl Minter {
         let upstream = Upstream::new(Endpoint::IamCredentials, base, http.clone(), &config);
         Ok(Self {
             adc: Adc::new(&config, http.clone())?,
-            metadata: MetadataServer::new(&config, http)?,
+            metadata: MetadataServer::new(&config, http.clone())?,
+            federation: Federation::new(&config, http)?,
             iam_credentials: IamCredentials::new(upstream),
         })
     }
@@ -78,6 +89,7 @@ impl Minter {
     pub fn with_observer(mut self, observer: Observer) -> Self {
         self.adc.set_observer(observer.clone());
         self.metadata.set_observer(observer.clone());
+        self.federation.set_observer(observer.clone());
         self.iam_credentials.upstream_mut().set_observer(observer);
         self
     }
@@ -166,6 +178,33 @@ impl Minter {
     /// said, with what to do about it.
     pub async fn user_id_token(&self) -> Result<UserIdToken, Error> {
         self.adc.user_id_token().await
+    }
+
+    /// Exchanges a workload's own token for a federated access token of scope [`FEDERATED_SCOPE`].
+    ///
+    /// # Errors
+    /// [`Reason::SubjectTooLong`] without any call; otherwise what the limits or the Security Token Service said, with what to
+    /// do about it.
+    pub async fn exchange(
+        &self,
+        workload: &Workload<'_>,
+        token: &SubjectToken,
+    ) -> Result<FederatedToken, Error> {
+        self.federation.exchange(workload, token).await
+    }
+
+    /// Has a federated workload impersonate a service account by its own permission; the operator's identity has no part in
+    /// it. The token is parsed; compare it with what was asked for by [`IdToken::verify`].
+    ///
+    /// # Errors
+    /// What the limits or Google said, with what to do about it; [`is_rejected`] tells that `bearer` is of no more use.
+    pub async fn federate(
+        &self,
+        workload: &Workload<'_>,
+        bearer: &FederatedToken,
+        asked: &Impersonation<'_>,
+    ) -> Result<IdToken, Error> {
+        self.federation.generate_id_token(workload, bearer, asked).await
     }
 
     /// The e-mail or name of the operator's own identity; `None` where nothing tells, or at this moment nothing answers.

@@ -78,6 +78,16 @@ impl Provider {
     }
 }
 
+impl Provider {
+    /// Project number, location, pool and provider; none for GKE.
+    pub(crate) fn pool_parts(&self) -> Option<[&str; 4]> {
+        match self {
+            Self::Pool { name } => pool_parts(name),
+            Self::Gke { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -256,6 +256,7 @@ impl World {
         command
             .args(["run", "--listen", "127.0.0.1:0"])
             .arg(format!("--iam-credentials-url=http://{google}"))
+            .arg(format!("--sts-url=http://{google}"))
             .args(flags)
             .env("KUBECONFIG", kubeconfig)
             .env("IDTOKEN_LOG", self.setup.log)

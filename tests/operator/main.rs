@@ -11,6 +11,7 @@ mod conflicts;
 mod developer;
 mod drift;
 mod failures;
+mod federation;
 mod issue;
 mod kstatus;
 mod leader;

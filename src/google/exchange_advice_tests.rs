@@ -1,0 +1,134 @@
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::google::error::Class;
+
+const POOL: &str = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
+const GKE: &str =
+    "identitynamespace:p.svc.id.goog:https://container.googleapis.com/v1/projects/p/locations/l/clusters/c";
+const SUBJECT: &str = "system:serviceaccount:shop:billing";
+const ALL: [Reason; 11] = [
+    Reason::ProviderNotFound,
+    Reason::InvalidArgument,
+    Reason::SubjectTokenWrongAudience,
+    Reason::SubjectTokenWrongIssuer,
+    Reason::SubjectTokenStale,
+    Reason::SubjectTokenUnverified,
+    Reason::IssuerUnreachable,
+    Reason::AttributeConditionRejected,
+    Reason::SubjectTooLong,
+    Reason::ExchangeRefused,
+    Reason::ApiDisabled,
+];
+
+fn workload<'a>(provider: &'a Provider, subject: &'a str) -> Workload<'a> {
+    Workload {
+        provider,
+        namespace: "shop",
+        name: "billing",
+        subject,
+        request_reason: "shop/billing",
+        caller: super::super::limits::Caller::OPERATOR,
+    }
+}
+
+fn token(issuer: &str, audience: &str) -> SubjectToken {
+    SubjectToken {
+        token: Zeroizing::new("a.b.c".into()),
+        issuer: issuer.into(),
+        audience: audience.into(),
+    }
+}
+
+fn advice(reason: Reason, provider: &str, token: &SubjectToken) -> String {
+    let provider = provider.parse().unwrap();
+    let error = for_exchange(
+        Error::new(Endpoint::Sts, reason, "no"),
+        &workload(&provider, SUBJECT),
+        token,
+    );
+    assert_eq!(error.class(), Class::Refused);
+    error.advice().unwrap().to_owned()
+}
+
+#[test]
+fn every_refusal_has_advice_of_its_own() {
+    for provider in [POOL, GKE] {
+        let all: Vec<String> = ALL
+            .into_iter()
+            .map(|reason| advice(reason, provider, &token("https://i", "x")))
+            .collect();
+        let different: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(different.len(), all.len());
+    }
+}
+
+#[test]
+fn what_passes_needs_none() {
+    let provider: Provider = POOL.parse().unwrap();
+    for reason in [Reason::UpstreamUnavailable, Reason::QuotaExceeded] {
+        let error = Error::new(Endpoint::Sts, reason, "no");
+        let error = for_exchange(error, &workload(&provider, SUBJECT), &token("https://i", "x"));
+        assert_eq!(error.advice(), None);
+    }
+}
+
+#[test]
+fn members_are_iams() {
+    let provider: Provider = POOL.parse().unwrap();
+    assert_eq!(
+        member(&workload(&provider, SUBJECT)),
+        "principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/subject/system:serviceaccount:shop:billing"
+    );
+    let provider: Provider = GKE.parse().unwrap();
+    assert_eq!(
+        member(&workload(&provider, SUBJECT)),
+        "serviceAccount:p.svc.id.goog[shop/billing]"
+    );
+}
+
+#[test]
+fn subjects_are_measured_in_bytes() {
+    let provider: Provider = POOL.parse().unwrap();
+    let of = |subject: &str| check_subject(&workload(&provider, subject)).map_err(|error| error.reason());
+    assert_eq!(of(&"x".repeat(127)), Ok(()));
+    assert_eq!(of(&"x".repeat(128)), Err("SubjectTooLong"));
+    assert_eq!(of(&"ü".repeat(64)), Err("SubjectTooLong"));
+    // GKE's own pool maps it to something else.
+    let provider: Provider = GKE.parse().unwrap();
+    assert!(check_subject(&workload(&provider, &"x".repeat(128))).is_ok());
+}
+
+#[test]
+fn commands_are_inert() {
+    for hostile in [
+        "$(reboot)",
+        "';id;'",
+        "`id`",
+        "a\nid",
+        "--flag",
+        "https://x/$(id)",
+    ] {
+        for reason in ALL {
+            let text = advice(reason, POOL, &token(hostile, hostile));
+            assert!(!text.contains('\n'), "{text}");
+            let Some((_, command)) = text.split_once(": gcloud ") else {
+                continue;
+            };
+            let script = format!("gcloud() {{ printf '<%s>' \"$@\"; }}; gcloud {command}");
+            let output = std::process::Command::new("sh")
+                .args(["-c", &script])
+                .output()
+                .unwrap();
+            let output = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                output.starts_with("<iam>") || output.starts_with("<services>"),
+                "{script} gave {output}"
+            );
+            assert!(
+                !output.contains("uid=") && !output.contains("<--flag>"),
+                "{script} gave {output}"
+            );
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Federation of a workload: who it is, and the two calls that lead to an ID token by its own permission.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::time::Instant;
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::config::{ConfigError, GoogleConfig};
+use super::error::{Endpoint, Error, Reason};
+use super::exchange_advice;
+use super::http::Http;
+use super::iam_credentials::{IamCredentials, Impersonation};
+use super::limits::Caller;
+use super::provider::Provider;
+use super::sts::{self, FederatedToken};
+use super::upstream::{Observer, Upstream};
+use crate::token::IdToken;
+
+/// Providers whose limits are kept; of more, those are forgotten that were not used for the longest time.
+const MAX_PROVIDERS: usize = 1024;
+
+/// A Kubernetes ServiceAccount that is federated.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload<'a> {
+    /// Who vouches for it.
+    pub provider: &'a Provider,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// The `google.subject` that the provider's mapping makes of it.
+    pub subject: &'a str,
+    /// What the exchange is made for, `namespace/name` of a request; it ends up in Google's audit log.
+    pub request_reason: &'a str,
+    /// For whom the exchange is made.
+    pub caller: Caller<'a>,
+}
+
+/// A workload's own token, to be exchanged.
+pub struct SubjectToken {
+    /// The token.
+    pub token: Zeroizing<String>,
+    /// Its `iss`, for messages.
+    pub issuer: String,
+    /// Its `aud`, for messages.
+    pub audience: String,
+}
+
+impl std::fmt::Debug for SubjectToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SubjectToken")
+            .field("token", &"[redacted]")
+            .field("issuer", &self.issuer)
+            .field("audience", &self.audience)
+            .finish()
+    }
+}
+
+/// Endpoints with limits of their own for each provider, so that one tenant's hung pool or spent quota never delays another.
+pub(crate) struct Federation {
+    config: GoogleConfig,
+    http: Http,
+    sts: Url,
+    iam_credentials: Url,
+    observer: Option<Observer>,
+    providers: Mutex<HashMap<Provider, (Instant, Arc<Endpoints>)>>,
+}
+
+struct Endpoints {
+    sts: Upstream,
+    iam_credentials: IamCredentials,
+}
+
+impl Federation {
+    pub(crate) fn new(config: &GoogleConfig, http: Http) -> Result<Self, ConfigError> {
+        Ok(Self {
+            sts: config.endpoint("sts", config.sts_url.as_ref())?,
+            iam_credentials: config.endpoint("iamcredentials", config.iam_credentials_url.as_ref())?,
+            config: config.clone(),
+            http,
+            observer: None,
+            providers: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn set_observer(&mut self, observer: Observer) {
+        self.observer = Some(observer);
+    }
+
+    fn endpoints(&self, provider: &Provider) -> Arc<Endpoints> {
+        let now = Instant::now();
+        let mut providers = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((used, endpoints)) = providers.get_mut(provider) {
+            *used = now;
+            return Arc::clone(endpoints);
+        }
+        if providers.len() >= MAX_PROVIDERS {
+            let oldest = providers.iter().min_by_key(|(_, (used, _))| *used);
+            let oldest = oldest.map(|(provider, _)| provider.clone());
+            oldest.map(|provider| providers.remove(&provider));
+        }
+        let upstream = |endpoint, base: &Url| {
+            let mut upstream = Upstream::new(endpoint, base.clone(), self.http.clone(), &self.config);
+            if let Some(observer) = &self.observer {
+                upstream.set_observer(Arc::clone(observer));
+            }
+            upstream
+        };
+        let endpoints = Arc::new(Endpoints {
+            sts: upstream(Endpoint::Sts, &self.sts),
+            iam_credentials: IamCredentials::new(upstream(Endpoint::IamCredentials, &self.iam_credentials)),
+        });
+        providers.insert(provider.clone(), (now, Arc::clone(&endpoints)));
+        endpoints
+    }
+
+    /// Exchanges the workload's own token for a federated access token.
+    pub(crate) async fn exchange(
+        &self,
+        workload: &Workload<'_>,
+        token: &SubjectToken,
+    ) -> Result<FederatedToken, Error> {
+        let endpoints = self.endpoints(workload.provider);
+        sts::exchange(
+            &endpoints.sts,
+            workload.provider,
+            &token.token,
+            workload.request_reason,
+            workload.caller,
+        )
+        .await
+        .map_err(|error| exchange_advice::for_exchange(error, workload, token))
+    }
+
+    /// Mints an ID token with the workload's own permission.
+    pub(crate) async fn generate_id_token(
+        &self,
+        workload: &Workload<'_>,
+        bearer: &FederatedToken,
+        asked: &Impersonation<'_>,
+    ) -> Result<IdToken, Error> {
+        let endpoints = self.endpoints(workload.provider);
+        endpoints
+            .iam_credentials
+            .generate_id_token(bearer.expose(), asked)
+            .await
+            .map_err(|error| exchange_advice::for_mint(error, workload, asked.service_account))
+    }
+}
+
+/// Whether Google no longer takes the federated access token.
+#[must_use]
+pub fn is_rejected(error: &Error) -> bool {
+    error.kind() == Reason::CredentialsRejected
+}

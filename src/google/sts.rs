@@ -1,0 +1,233 @@
+//! The token exchange of the Security Token Service (RFC 8693): <https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token>.
+
+use std::fmt;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::error::{Endpoint, Error, MAX_MESSAGE_CHARS, Reason};
+use super::http::with_request_reason;
+use super::limits::Caller;
+use super::provider::Provider;
+use super::text::redacted;
+use super::upstream::Upstream;
+
+/// The scope of a federated access token: all that `generateIdToken` needs, and less than `cloud-platform`
+/// (<https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateIdToken>).
+pub const FEDERATED_SCOPE: &str = "https://www.googleapis.com/auth/iam";
+
+const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+
+/// The longest lifetime that is believed; Google's is an hour at most.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// The access token of a federated workload. Wiped on drop; `Debug` shows its lifetime only.
+pub struct FederatedToken {
+    token: Zeroizing<String>,
+    lifetime: Duration,
+}
+
+impl FederatedToken {
+    /// How long it is valid, counted from its issue.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
+    pub(crate) fn expose(&self) -> &str {
+        &self.token
+    }
+}
+
+impl fmt::Debug for FederatedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FederatedToken")
+            .field("token", &"[redacted]")
+            .field("lifetime", &self.lifetime)
+            .finish()
+    }
+}
+
+#[derive(Deserialize)]
+struct Response {
+    access_token: String,
+    #[serde(default)]
+    token_type: String,
+    expires_in: u64,
+}
+
+/// Exchanges a Kubernetes token. No Authorization header goes with it: the token in the form is the credential.
+pub(crate) async fn exchange(
+    upstream: &Upstream,
+    provider: &Provider,
+    subject_token: &str,
+    request_reason: &str,
+    caller: Caller<'_>,
+) -> Result<FederatedToken, Error> {
+    let url = upstream.url(["v1", "token"]);
+    let request = upstream.client().post(url).form(&[
+        ("grant_type", TOKEN_EXCHANGE),
+        ("audience", provider.name()),
+        ("scope", FEDERATED_SCOPE),
+        ("requested_token_type", ACCESS_TOKEN),
+        ("subject_token_type", JWT),
+        ("subject_token", subject_token),
+    ]);
+    let answer = upstream
+        .call(caller, with_request_reason(request, request_reason))
+        .await?;
+    let wrong = |what: &str| {
+        let message = format!("the Security Token Service answered {what}");
+        Error::new(Endpoint::Sts, Reason::UnexpectedResponse, &message).with_status(answer.status.as_u16())
+    };
+    // The parser's own words could quote the answer.
+    let response: Response =
+        serde_json::from_slice(&answer.body).map_err(|_| wrong("without an access token"))?;
+    if !response.token_type.eq_ignore_ascii_case("bearer") || response.access_token.is_empty() {
+        return Err(wrong("with something else than a bearer token"));
+    }
+    Ok(FederatedToken {
+        token: Zeroizing::new(response.access_token),
+        lifetime: Duration::from_secs(response.expires_in).min(LONGEST),
+    })
+}
+
+/// The error body of the Security Token Service (RFC 6749, 5.2).
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+    #[serde(default)]
+    error_description: String,
+}
+
+/// Classifies a refusal; none where the body is not one.
+pub(crate) fn refusal(status: StatusCode, body: &[u8]) -> Option<Error> {
+    if status.as_u16() != 400 {
+        return None;
+    }
+    let refusal: Refusal = serde_json::from_slice(body).ok()?;
+    let reason = reason(&refusal.error, &refusal.error_description);
+    let message = format!(
+        "the Security Token Service answered 400: {}: {}",
+        redacted(&refusal.error, 64),
+        redacted(&refusal.error_description, MAX_MESSAGE_CHARS)
+    );
+    Some(Error::new(Endpoint::Sts, reason, &message).with_status(400))
+}
+
+/// Tells refusals apart by Google's words, since they share three codes.
+fn reason(error: &str, description: &str) -> Reason {
+    let says = |words: &str| description.contains(words);
+    match error {
+        "invalid_target" => Reason::ProviderNotFound,
+        "unauthorized_client" if says("attribute condition") => Reason::AttributeConditionRejected,
+        "invalid_grant" if says("audience in ID Token") => Reason::SubjectTokenWrongAudience,
+        "invalid_grant" if says("issuer in ID Token") => Reason::SubjectTokenWrongIssuer,
+        "invalid_grant" if says("stale to sign-in") => Reason::SubjectTokenStale,
+        "invalid_grant" if says("verify the ID Token signature") => Reason::SubjectTokenUnverified,
+        "invalid_grant" if says("connecting to the given credential's issuer") => Reason::IssuerUnreachable,
+        "invalid_grant" if says("google.subject exceeds") => Reason::SubjectTooLong,
+        "invalid_request" => Reason::InvalidArgument,
+        _ => Reason::ExchangeRefused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(error: &str, description: &str) -> Error {
+        let body = serde_json::json!({"error": error, "error_description": description}).to_string();
+        refusal(StatusCode::BAD_REQUEST, body.as_bytes()).expect("a refusal")
+    }
+
+    #[test]
+    fn each_refusal_has_its_reason() {
+        for (error, description, reason) in [
+            (
+                "invalid_request",
+                "Invalid value for \"audience\". This value should be the full resource name of the Identity Provider.",
+                "InvalidArgument",
+            ),
+            (
+                "invalid_target",
+                "The target service indicated by the \"audience\" parameters is invalid.",
+                "ProviderNotFound",
+            ),
+            (
+                "invalid_grant",
+                "The audience in ID Token [X] does not match the expected audience.",
+                "SubjectTokenWrongAudience",
+            ),
+            (
+                "invalid_grant",
+                "The issuer in ID Token X does not match the expected one in config: Y",
+                "SubjectTokenWrongIssuer",
+            ),
+            (
+                "invalid_grant",
+                "ID Token issued at 1 is stale to sign-in.",
+                "SubjectTokenStale",
+            ),
+            (
+                "invalid_grant",
+                "Unable to verify the ID Token signature.",
+                "SubjectTokenUnverified",
+            ),
+            (
+                "invalid_grant",
+                "Error connecting to the given credential's issuer.",
+                "IssuerUnreachable",
+            ),
+            (
+                "invalid_grant",
+                "The size of mapped attribute google.subject exceeds the 127 bytes limit.",
+                "SubjectTooLong",
+            ),
+            ("invalid_grant", "Something new.", "ExchangeRefused"),
+            (
+                "unauthorized_client",
+                "The given credential is rejected by the attribute condition.",
+                "AttributeConditionRejected",
+            ),
+            (
+                "unauthorized_client",
+                "The mapped attribute 'google.subject' must be of type STRING.",
+                "ExchangeRefused",
+            ),
+            ("invalid_scope", "", "ExchangeRefused"),
+        ] {
+            let found = refused(error, description);
+            assert_eq!(found.reason(), reason, "{description}");
+            assert_eq!(
+                (found.status(), found.class()),
+                (Some(400), super::super::error::Class::Refused)
+            );
+            assert!(found.to_string().contains(description), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_quoted_token_stays_out() {
+        let token = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2lnbmF0dXJl";
+        for error in [
+            refused("invalid_grant", token),
+            refused(token, "ya29.abcdefghijklmnop"),
+        ] {
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains("eyJ") && !shown.contains("ya29"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn other_bodies_are_no_refusals() {
+        assert!(refusal(StatusCode::SERVICE_UNAVAILABLE, br#"{"error":"x"}"#).is_none());
+        for body in [&b""[..], b"<html>", b"{}", br#"{"error":{"code":400}}"#] {
+            assert!(refusal(StatusCode::BAD_REQUEST, body).is_none());
+        }
+    }
+}
