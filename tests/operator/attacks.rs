@@ -404,6 +404,16 @@ async fn nobody_spends_the_operators_identity_beyond_a_grant() -> Result<()> {
             json!({"source": {"impersonation": {}, "metadataServer": {}}}),
             Rejected("spec.source"),
         ),
+        shop(
+            "the operator's attached identity where impersonation is granted",
+            json!({"serviceAccount": null, "source": {"metadataServer": {}}}),
+            Denied("NotGranted"),
+        ),
+        shop(
+            "a developer's identity, which is off",
+            json!({"serviceAccount": null, "source": {"developer": {}}}),
+            Denied(""),
+        ),
     ];
     let objects = judge(&world, &cases).await?;
 
@@ -659,6 +669,11 @@ async fn an_allowed_request_does_not_become_another() -> Result<()> {
             "the account",
             json!({"serviceAccount": VAULT, "audience": "https://bank.example.com"}),
             json!({"serviceAccount": CALLER, "audience": AUDIENCE}),
+        ),
+        (
+            "the source",
+            json!({"source": {"metadataServer": {}}}),
+            json!({"source": null}),
         ),
         (
             "the chain",
