@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
-use idtoken_emulator::{Emulator, Endpoint, Running};
+use idtoken_emulator::{Emulator, Endpoint, Fault, Running};
 use idtoken_testenv::until;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -60,6 +60,8 @@ async fn operator(
         format!("--lease-duration={}", times[0]),
         format!("--renew-deadline={}", times[1]),
         format!("--retry-period={}", times[2]),
+        // So that work is held up right before its call to Google, where a test can make it wait.
+        "--google-max-in-flight=1".to_owned(),
     ];
     let env = [("HOSTNAME", name), ("IDTOKEN_LOG", "debug")];
     world.replica(google.address(), &path, &flags, &env).await
@@ -282,12 +284,19 @@ async fn a_stopped_leader_does_nothing_when_it_goes_on() -> Result<()> {
         world.request("shop", &format!("r{n}"), json!({})).await?;
     }
     fresh(&world, &[&first, &second], 20).await?;
-    let before = first.mints().len();
+    // It is stopped while some renewals wait for their turn, right before their calls.
+    let slow = Fault::delay(Duration::from_millis(500)).on(Endpoint::GenerateIdToken);
+    first.google.fault(slow)?;
+    until("renewals are under way", LIMIT, async || {
+        Ok((first.mints().len() >= 22).then_some(()))
+    })
+    .await?;
     first.operator.process.pause()?;
     until_leads(&world, &second).await?;
+    let before = first.mints().len();
     // By now the timers of the first have run out for all of them.
     until("every token was renewed", LIMIT, async || {
-        Ok((second.mints().len() >= 20).then_some(()))
+        Ok((before + second.mints().len() >= 40).then_some(()))
     })
     .await?;
     let log = first.operator.process.log().len();
