@@ -74,8 +74,8 @@ pub(crate) async fn exchange(
         ("audience", provider.name()),
         ("scope", FEDERATED_SCOPE),
         ("requested_token_type", ACCESS_TOKEN),
-        ("subject_token_type", JWT),
         ("subject_token", subject_token),
+        ("subject_token_type", JWT),
     ]);
     let answer = upstream
         .call(caller, with_request_reason(request, request_reason))

@@ -1,4 +1,4 @@
-//! A relay in front of Google's endpoints that records what they answer.
+//! A relay in front of Google's endpoints that records what they are sent and answer.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,11 +8,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// Passes bytes on and keeps a copy of the answers.
+/// Passes bytes on and keeps a copy of them.
 pub(crate) struct Relay {
     address: SocketAddr,
-    answers: Arc<Mutex<Vec<Vec<u8>>>>,
+    passed: Arc<Mutex<Vec<Passed>>>,
     task: JoinHandle<()>,
+}
+
+/// What one connection has passed on.
+#[derive(Default)]
+struct Passed {
+    questions: Vec<u8>,
+    answers: Vec<u8>,
 }
 
 impl Drop for Relay {
@@ -26,8 +33,8 @@ impl Relay {
     pub(crate) async fn start(target: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let answers: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
-        let kept = answers.clone();
+        let passed: Arc<Mutex<Vec<Passed>>> = Arc::default();
+        let kept = passed.clone();
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(pass(stream, target, kept.clone()));
@@ -35,7 +42,7 @@ impl Relay {
         });
         Ok(Self {
             address,
-            answers,
+            passed,
             task,
         })
     }
@@ -45,13 +52,18 @@ impl Relay {
         self.address
     }
 
-    /// Every ID token and access token in the answers so far, true ones and spoilt ones, in the order of their connections.
+    /// Every ID token and access token in the answers so far, true ones and spoilt ones, and every token that was sent to be exchanged,
+    /// in the order of their connections.
     pub(crate) fn tokens(&self) -> Vec<String> {
-        let answers = self.answers.lock().unwrap();
-        let mut tokens: Vec<String> = answers
+        let passed = self.passed.lock().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut tokens: Vec<String> = passed
             .iter()
-            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-            .flat_map(|text| found(&text))
+            .flat_map(|passed| {
+                let mut tokens = sent(&text(&passed.questions));
+                tokens.extend(found(&text(&passed.answers)));
+                tokens
+            })
             .collect();
         tokens.dedup();
         tokens
@@ -69,25 +81,43 @@ fn found(text: &str) -> Vec<String> {
     tokens
 }
 
-async fn pass(client: TcpStream, target: SocketAddr, answers: Arc<Mutex<Vec<Vec<u8>>>>) {
+/// The tokens to be exchanged in forms, where another field follows.
+fn sent(text: &str) -> Vec<String> {
+    let tokens = text.split("subject_token=").skip(1);
+    tokens
+        .filter_map(|rest| rest.split_once('&'))
+        .map(|(token, _)| token.to_owned())
+        .collect()
+}
+
+async fn pass(client: TcpStream, target: SocketAddr, passed: Arc<Mutex<Vec<Passed>>>) {
     let Ok(server) = TcpStream::connect(target).await else {
         return;
     };
     let number = {
-        let mut answers = answers.lock().unwrap();
-        answers.push(Vec::new());
-        answers.len() - 1
+        let mut passed = passed.lock().unwrap();
+        passed.push(Passed::default());
+        passed.len() - 1
     };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let asked = async {
-        // Ends with either side; how is told by the other half.
-        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+            passed.lock().unwrap()[number]
+                .questions
+                .extend_from_slice(&buffer[..count]);
+            if to_server.write_all(&buffer[..count]).await.is_err() {
+                break;
+            }
+        }
     };
     let answered = async {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
-            answers.lock().unwrap()[number].extend_from_slice(&buffer[..count]);
+            passed.lock().unwrap()[number]
+                .answers
+                .extend_from_slice(&buffer[..count]);
             if to_client.write_all(&buffer[..count]).await.is_err() {
                 break;
             }

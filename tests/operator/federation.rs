@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 
 use crate::common::{AUDIENCE, CALLER, LIMIT, LOCKED, Setup, World, condition, has, is_ready, of};
 
-const PROVIDER: &str = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
+/// The provider of [`prepare`].
+pub(crate) const PROVIDER: &str =
+    "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
 const POOL: &str = "iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p";
 const PLACE: &str = "q --workload-identity-pool=p --location=global --project=1";
 const GKE_POOL: &str = "p.svc.id.goog";
@@ -25,7 +27,8 @@ fn principal(namespace: &str, name: &str) -> String {
     format!("principal://{POOL}/subject/system:serviceaccount:{namespace}:{name}")
 }
 
-fn federated(name: &str) -> Value {
+/// The source of a request that federates the ServiceAccount of this name.
+pub(crate) fn federated(name: &str) -> Value {
     json!({"source": {"federation": {"serviceAccountRef": {"name": name}}}})
 }
 
@@ -92,6 +95,14 @@ async fn create_account(world: &World, namespace: &str, name: &str, annotations:
         .create(&PostParams::default(), &object)
         .await?;
     Ok(())
+}
+
+/// Deletes a ServiceAccount and makes it anew, so that the next token costs an exchange.
+pub(crate) async fn recreate(world: &World, namespace: &str, name: &str) -> Result<()> {
+    accounts(world, namespace)
+        .delete(name, &DeleteParams::default())
+        .await?;
+    create_account(world, namespace, name, json!({})).await
 }
 
 fn exchanges(world: &World) -> u64 {
