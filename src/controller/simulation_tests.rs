@@ -481,7 +481,14 @@ fn check(count: usize, namespaces: usize, length: Time) {
     );
 }
 
+/// With the longest outage in the second day.
 #[test]
+fn two_days_of_ten_thousand_requests() {
+    check(10_000, 100, 2 * DAY);
+}
+
+#[test]
+#[ignore = "takes minutes where the build is not optimised: cargo test --lib simulation -- --ignored --nocapture"]
 fn a_week_of_ten_thousand_requests() {
     check(10_000, 100, 7 * DAY);
 }
