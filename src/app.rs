@@ -16,6 +16,7 @@ use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::controller::{
     self, Context, federate::Federated, grants::Grants, grants::GrantsFileError, index::Index,
+    obstacles::Obstacles,
 };
 use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
 use crate::health::Pulse;
@@ -171,6 +172,7 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
         client,
         minter,
         index: Index::default(),
+        obstacles: Obstacles::default(),
         grants,
         federated: Federated::default(),
         metrics,

@@ -55,6 +55,8 @@ pub mod annotations {
     pub const OWNED: &str = "idtoken.dev/owned-fields";
     /// On a Secret: it was adopted, and stays when its request is deleted.
     pub const ADOPTED: &str = "idtoken.dev/adopted";
+    /// On a Secret: hash of the last value of [`RENEW`] that was honoured.
+    pub const HANDLED_RENEW: &str = "idtoken.dev/handled-renew-request";
     /// On an IdTokenRequest, by its author: any new value asks for a new token now.
     pub const RENEW: &str = "idtoken.dev/renew";
     /// On a foreign Secret, by its owner: the IdTokenRequest that may take it over.

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request as ApiRequest;
+use kube::core::Status;
 use serde_json::Value;
 
 use super::Context;
@@ -52,7 +53,7 @@ pub async fn write(
     let mut forbidden = None;
     let mut changes = 0;
     while changes < TRIES {
-        if !ctx.index.is_current(&key, &request.uid) {
+        if !ctx.index.is_current(&key, &request.uid) || ctx.index.is_ending(&target.0) {
             return Ok(None);
         }
         match attempt(ctx, request, rendered, before).await {
@@ -137,8 +138,23 @@ pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool
     let adopted = match ownership(request, &content.summary, adopt, controller.as_deref(), outranked) {
         Ownership::Ours => false,
         Ownership::Adopted => true,
-        Ownership::Foreign { why } => return Err(KubeFault::SecretConflict { name: target.1, why }),
+        Ownership::Foreign { why } => {
+            let name = target.1.clone();
+            ctx.obstacles.add(target, &content.summary.resource_version);
+            return Err(KubeFault::SecretConflict { name, why });
+        }
     };
+    if (adopted || content.summary.adopted) && content.type_ != request.target.type_ {
+        let why = format!(
+            "has type {}, which Kubernetes does not let change, and the operator does not delete an adopted Secret: \
+             set spec.target.template.type to it, or delete the Secret",
+            content.type_
+        );
+        let name = target.1.clone();
+        ctx.obstacles.add(target, &content.summary.resource_version);
+        return Err(KubeFault::SecretConflict { name, why });
+    }
+    ctx.obstacles.remove(&target);
     Ok(adopted)
 }
 
@@ -189,17 +205,6 @@ async fn replace(
     if content.type_ == rendered.type_() {
         return patch(ctx, request, rendered.replace(&content, adopted)).await;
     }
-    if adopted || content.summary.adopted {
-        let why = format!(
-            "has type {}, which Kubernetes does not let change, and the operator does not delete an adopted Secret: \
-             set spec.target.template.type to it, or delete the Secret",
-            content.type_
-        );
-        return Err(KubeFault::SecretConflict {
-            name: request.target.name.clone(),
-            why,
-        });
-    }
     delete(ctx, &request.namespace, &request.target.name, &content.summary).await?;
     create(ctx, request, rendered).await
 }
@@ -247,6 +252,10 @@ async fn send(
     match ctx.client.request_text(call).await {
         Ok(json) => Content::decode(namespace, verb, json).map(|content| Some(content.summary)),
         Err(error) if code(&error).is_some_and(&changed) => Ok(None),
+        Err(kube::Error::Api(status)) if namespace_ends(&status) => {
+            ctx.index.namespace_refused(namespace);
+            Ok(None)
+        }
         Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains("immutable") => {
             tracing::debug!(
                 reason = reason::SECRET_IMMUTABLE,
@@ -258,4 +267,14 @@ async fn send(
         }
         Err(error) => Err(fault(&error)),
     }
+}
+
+/// Whether a write was refused because its namespace is being deleted
+/// (<https://github.com/kubernetes/kubernetes/blob/v1.37.2/staging/src/k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle/admission.go>).
+fn namespace_ends(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403
+        && causes
+            .map(|cause| cause.reason.as_str())
+            .any(|reason| reason == "NamespaceTerminating")
 }

@@ -40,6 +40,8 @@ pub struct SecretMeta {
     pub managed: bool,
     /// Whether it was somebody else's before: it then stays when its request goes.
     pub adopted: bool,
+    /// Hash of the renewal by annotation that its token honoured.
+    pub handled_renew: Option<String>,
 }
 
 impl From<&ObjectMeta> for SecretMeta {
@@ -58,6 +60,7 @@ impl From<&ObjectMeta> for SecretMeta {
             issued: time(annotations::ISSUED),
             expires: time(annotations::EXPIRES),
             adopted: note(annotations::ADOPTED).is_some(),
+            handled_renew: note(annotations::HANDLED_RENEW),
             managed: label.is_some_and(|value| value == MANAGED_BY),
         }
     }
@@ -109,6 +112,8 @@ pub struct Basis {
 pub struct Memory {
     /// Status as we last wrote it, and its resourceVersion: valid until the watch has seen it.
     pub status: Option<(String, IdTokenRequestStatus)>,
+    /// Whether it was written since the last list of requests began.
+    pub expected: bool,
     /// Failures in a row.
     pub retry: Option<Retry>,
     /// When a field of ours was put back, the latest last.
@@ -165,6 +170,10 @@ struct Inner {
     memory: HashMap<String, Memory>,
     /// UIDs of the requests that another leader may have served a moment ago, so that the cache may lack its last write.
     inherited: HashSet<String>,
+    /// Of which namespaces, all where the name is empty, a list of requests is under way.
+    listing_requests: HashSet<String>,
+    /// Namespaces that are being deleted, and whether a watch said so rather than a refused write.
+    ending: HashMap<String, bool>,
 }
 
 /// The caches. Each method holds the lock for a few map operations only.
@@ -211,8 +220,15 @@ impl Index {
         };
         let key = (namespace, name);
         let mut inner = self.lock();
-        if inner.requests.get(&key) == Some(&seen) {
-            return Vec::new();
+        let turned_back = inner.turned_back(&key, &seen.uid, meta.resource_version.as_deref());
+        match inner.requests.get(&key) {
+            Some(known) if *known == seen => {
+                return turned_back.then_some(key.1).into_iter().collect();
+            }
+            // Nothing new can be made in a namespace that is being deleted: this is another one of its name.
+            Some(known) if known.uid == seen.uid => {}
+            _ if inner.ending.get(&key.0) == Some(&false) => drop(inner.ending.remove(&key.0)),
+            _ => {}
         }
         let mut affected = inner.forget(&key, Some(&seen));
         inner
@@ -230,9 +246,27 @@ impl Index {
         self.lock().forget(key, None)
     }
 
+    /// A new list of the requests of `scope`, a namespace or all where empty, begins. It shows every status that was written before now.
+    pub fn requests_listing(&self, scope: &str) {
+        let mut inner = self.lock();
+        inner.listing_requests.insert(scope.to_owned());
+        let uids: Vec<String> = inner
+            .requests
+            .iter()
+            .filter(|(key, _)| is_within(key, scope))
+            .map(|(_, seen)| seen.uid.clone())
+            .collect();
+        for uid in uids {
+            if let Some(memory) = inner.memory.get_mut(&uid) {
+                memory.expected = false;
+            }
+        }
+    }
+
     /// Drops every request of `scope`, a namespace or all where empty, that `alive` does not hold, after a new list.
     pub fn requests_listed(&self, scope: &str, alive: &HashSet<Key>) -> Vec<Key> {
         let mut inner = self.lock();
+        inner.listing_requests.remove(scope);
         let gone: Vec<Key> = inner
             .requests
             .keys()
@@ -424,6 +458,30 @@ impl Index {
         Some(allowed)
     }
 
+    /// Takes in which namespaces are being deleted, after a list of all.
+    pub fn namespaces_listed(&self, ending: Vec<String>) {
+        self.lock().ending = ending.into_iter().map(|name| (name, true)).collect();
+    }
+
+    /// Takes in whether a namespace is being deleted, as the watch shows it.
+    pub fn namespace_ends(&self, name: &str, ends: bool) {
+        let mut inner = self.lock();
+        match ends {
+            true => inner.ending.insert(name.to_owned(), true),
+            false => inner.ending.remove(name),
+        };
+    }
+
+    /// A write was refused because the namespace is being deleted.
+    pub fn namespace_refused(&self, name: &str) {
+        self.lock().ending.entry(name.to_owned()).or_insert(false);
+    }
+
+    /// Whether the namespace is being deleted, so that nothing can be made in it any more.
+    pub fn is_ending(&self, namespace: &str) -> bool {
+        self.lock().ending.contains_key(namespace)
+    }
+
     /// How many requests and Secrets are cached.
     pub fn sizes(&self) -> (usize, usize) {
         let inner = self.lock();
@@ -432,6 +490,23 @@ impl Index {
 }
 
 impl Inner {
+    /// Whether a list shows the request `uid` older than we left it, as after a restore of etcd. What we remember of its status is void
+    /// then.
+    fn turned_back(&mut self, key: &Key, uid: &str, resource_version: Option<&str>) -> bool {
+        let listing = self.listing_requests.iter().any(|scope| is_within(key, scope));
+        let Some(memory) = self.memory.get_mut(uid).filter(|_| listing) else {
+            return false;
+        };
+        let newer = memory.status.as_ref().is_some_and(|(written, _)| {
+            resource_version.is_some_and(|listed| older(listed, written)) && !memory.expected
+        });
+        if newer {
+            memory.status = None;
+            memory.handled_renew = None;
+        }
+        newer
+    }
+
     fn saw(&mut self, namespace: &str, resource_version: &str) {
         match self.shown.get_mut(namespace) {
             Some(highest) if older(highest, resource_version) => resource_version.clone_into(highest),

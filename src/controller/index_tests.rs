@@ -155,6 +155,7 @@ fn the_projection_holds_our_annotations() {
     .unwrap();
     let text = |text: &str| Some(text.to_owned());
     let expected = SecretMeta {
+        handled_renew: None,
         uid: "u".into(),
         resource_version: "5".into(),
         request: text("billing"),

@@ -24,6 +24,7 @@ pub mod index;
 pub mod mint;
 pub mod names;
 pub mod observe;
+pub mod obstacles;
 mod outcome;
 pub mod plan;
 mod queue;
@@ -39,6 +40,7 @@ pub mod status;
 mod steps;
 pub mod template;
 mod turn;
+mod unreadable;
 pub mod validate;
 mod watches;
 mod work;
@@ -83,6 +85,8 @@ pub struct Context {
     pub minter: Minter,
     /// The caches.
     pub index: index::Index,
+    /// Secrets of others that stand in the way.
+    pub obstacles: obstacles::Obstacles,
     /// What is granted.
     pub grants: grants::Grants,
     /// Access tokens of federated ServiceAccounts.
@@ -229,6 +233,7 @@ fn watch_all(ctx: &Arc<Context>, tasks: &mut JoinSet<()>, triggers: Triggers, fi
         tasks.spawn(watches::namespaces(ctx.clone(), triggers.clone(), filled));
     }
     tasks.spawn(watches::clock(ctx.clone(), triggers.clone()));
+    tasks.spawn(obstacles::watch(ctx.clone(), triggers.clone()));
     if let Some(path) = ctx.settings.grants_file.clone() {
         tasks.spawn(watches::grants_file(ctx.clone(), path, triggers));
     }

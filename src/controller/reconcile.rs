@@ -15,6 +15,7 @@ use super::index::{Basis, Key, Memory, Retry, SecretMeta, older};
 use super::observe::Content;
 use super::outcome::Stop;
 use super::plan::{self, Observed, Plan};
+use super::render::hash_of_renewal;
 use super::schedule;
 use super::status::{self, Failure, Report};
 use super::turn::Turn;
@@ -34,6 +35,9 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
     let started = std::time::Instant::now();
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let key = key(&object);
+    if ctx.index.is_ending(&key.0) {
+        return None;
+    }
     let memory = ctx.index.memory(&uid);
     let previous = current_status(&object, &memory);
     let mut turn = Turn::new(&ctx);
@@ -51,6 +55,10 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
             unfinished(&ctx, &object, &previous, &memory, &mut turn, fault)
         }
     };
+    // What was found out on the way is of no use to anybody.
+    if ctx.index.is_ending(&key.0) {
+        return None;
+    }
     let now = Timestamp::now();
     let generation = object.metadata.generation.unwrap_or_default();
     let next = status::compute(&previous, generation, &report, now);
@@ -149,11 +157,13 @@ async fn publish(
         .as_ref()
         .map(|(written, _)| written.as_str())
         .filter(|written| older(seen, written));
-    let Some(written) = status::write(ctx, object, known.unwrap_or(seen), previous, next).await? else {
+    let Some(written) = status::write(ctx, &object.metadata, known.unwrap_or(seen), previous, next).await?
+    else {
         return Ok(());
     };
     ctx.index.remember(key, uid, |memory| {
         memory.status = Some((written, next.clone()));
+        memory.expected = true;
         memory.unpublished = 0;
     });
     if let Some(event) = status::event(previous, next)
@@ -177,7 +187,7 @@ async fn phases(
     turn: &mut Turn,
 ) -> Report {
     turn.take().await;
-    let mut report = empty_report();
+    let mut report = Report::default();
     let valid = validate(object)
         .and_then(|request| permitted(&request.token.source, &ctx.settings.sources).map(|()| request));
     let request = match valid {
@@ -194,8 +204,9 @@ async fn phases(
     };
     note_grants(ctx, object, memory, ctx.grants.allowing(&request));
     report.source = Some(request.token.source.name());
+    let observed = observed(ctx, &request, previous, memory);
     // Said again until the status could be written.
-    report.handled_renew = memory.handled_renew.clone();
+    report.handled_renew = observed.handled_renew.clone();
     let now = Timestamp::now();
     let allowed = allowed(ctx, &request, previous, now);
     report.grant = allowed.as_ref().ok().cloned().flatten();
@@ -207,7 +218,7 @@ async fn phases(
         memory,
         denied: allowed.err(),
         retry: memory.retry.clone().filter(|retry| retry.holds(&basis, now)),
-        observed: observed(ctx, &request, previous, memory),
+        observed,
         content: None,
         report,
         turn,
@@ -253,20 +264,6 @@ fn allowed(
         .or_else(|_| ctx.grants.authorize(request, now))
 }
 
-fn empty_report() -> Report {
-    Report {
-        held: None,
-        failure: None,
-        suspended: false,
-        source: None,
-        grant: None,
-        handled_renew: None,
-        keep_secret_name: false,
-        postponed: false,
-        next: None,
-    }
-}
-
 fn basis(object: &IdTokenRequest, grant: Option<&GrantStatus>) -> Basis {
     Basis {
         generation: object.metadata.generation.unwrap_or_default(),
@@ -284,15 +281,22 @@ fn observed(ctx: &Context, request: &Request, previous: &IdTokenRequestStatus, m
     let target = (request.namespace.clone(), request.target.name.clone());
     let recorded = previous.secret.as_ref().filter(|secret| secret.name == target.1);
     let secret = ctx.index.secret(&target);
+    // The Secret tells what the status does not yet, where the operator ended between its two writes.
+    let written = secret
+        .as_ref()
+        .filter(|secret| secret.request_uid.as_ref() == Some(&request.uid))
+        .and_then(|secret| secret.handled_renew.as_deref());
+    let renew = request.renew_request.as_ref();
+    let told = renew.filter(|renew| written == Some(&hash_of_renewal(renew)));
     Observed {
         unchanged_until: unchanged_until(request, secret.as_ref(), previous, memory),
         secret,
         content: None,
         recorded: recorded.and_then(|secret| secret.resource_version.clone()),
         issued_at: memory.issued_at,
-        handled_renew: memory
-            .handled_renew
-            .clone()
+        handled_renew: told
+            .or(memory.handled_renew.as_ref())
+            .cloned()
             .or_else(|| previous.last_handled_renew_request.clone()),
     }
 }
@@ -327,7 +331,7 @@ fn unfinished(
     fault: KubeFault,
 ) -> Report {
     let Ok(request) = validate(object).map(|request| marked(request, ctx)) else {
-        return empty_report();
+        return Report::default();
     };
     let now = Timestamp::now();
     let allowed = allowed(ctx, &request, previous, now);
@@ -344,7 +348,7 @@ fn unfinished(
         report: Report {
             source: Some(request.token.source.name()),
             grant: allowed.ok().flatten(),
-            ..empty_report()
+            ..Report::default()
         },
         turn,
         now,
@@ -382,12 +386,19 @@ impl Work<'_> {
             .iter()
             .find(|c| c.type_ == READY)
             .map(|c| c.reason.as_str());
+        let in_the_way = self
+            .memory
+            .retry
+            .as_ref()
+            .is_some_and(|retry| retry.reason == reason::SECRET_CONFLICT);
         let contested = self.memory.retry.as_ref().is_some_and(|retry| retry.act)
             || matches!(shown, Some(reason::SECRET_CONFLICT | reason::SECRET_IMMUTABLE));
         // Written once and gone from the watch: deleted, or only robbed of its label, which costs no mint.
         let lost = self.observed.recorded.is_some() && self.observed.secret.is_none();
         if (contested || lost) && !self.request.suspend {
             self.read().await?;
+            // Handed over, or gone: what failed is no reason to wait any more.
+            self.retry = self.retry.take().filter(|_| !in_the_way);
         }
         if self.request.suspend && self.is_touched() {
             self.read().await?;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::hash;
 use super::observe::Content;
 use super::plan::renewal;
 use super::template::{MAX_TOTAL, TemplateError, Values};
@@ -49,6 +50,12 @@ pub struct Rendered {
     type_: String,
     owner: Option<Value>,
     uid: String,
+    handled_renew: Option<String>,
+}
+
+/// How the annotation on a Secret names a value of the annotation that asks for a renewal: by its hash, since a value can be too long.
+pub fn hash_of_renewal(value: &str) -> String {
+    hash::versioned("v1", &[value.to_owned()])
 }
 
 /// Renders the Secret that holds `token`.
@@ -111,6 +118,7 @@ pub fn render(request: &Request, token: &IdToken) -> Result<Rendered, RenderErro
         type_: target.type_.clone(),
         owner: (target.policy == CreationPolicy::Owner).then_some(owner),
         uid: request.uid.clone(),
+        handled_renew: request.renew_request.as_deref().map(hash_of_renewal),
     })
 }
 
@@ -144,7 +152,7 @@ impl Rendered {
         json!({
             "apiVersion": "v1", "kind": "Secret", "type": self.type_,
             "metadata": {
-                "name": name, "namespace": namespace, "labels": self.labels, "annotations": self.annotations,
+                "name": name, "namespace": namespace, "labels": self.labels, "annotations": self.noted(),
                 "ownerReferences": self.owner.iter().collect::<Vec<_>>(),
             },
             "data": self.encoded(),
@@ -154,7 +162,7 @@ impl Rendered {
     /// The merge patch (RFC 7396) that puts a new token into a Secret which is otherwise as we wrote it.
     pub fn renew(&self, uid: &str, resource_version: &str) -> Value {
         json!({
-            "metadata": {"uid": uid, "resourceVersion": resource_version, "labels": self.labels, "annotations": self.annotations},
+            "metadata": {"uid": uid, "resourceVersion": resource_version, "labels": self.labels, "annotations": self.noted()},
             "data": self.encoded(),
         })
     }
@@ -205,6 +213,18 @@ impl Rendered {
         };
         wanted.extend(own.cloned());
         (!right).then_some(Value::Array(wanted))
+    }
+
+    /// The annotations and what is written beside them only: the renewal that was asked for can be ahead of the Secret, which is then
+    /// as it should be all the same.
+    fn noted(&self) -> BTreeMap<&str, &str> {
+        let all = self
+            .annotations
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()));
+        let handled = self.handled_renew.as_deref();
+        all.chain(handled.map(|hash| (annotations::HANDLED_RENEW, hash)))
+            .collect()
     }
 
     fn encoded(&self) -> BTreeMap<&str, String> {

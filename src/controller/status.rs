@@ -1,8 +1,8 @@
 //! Pure: what happened → the status and the event; then the patch that writes it.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::api::{Api, Patch, PatchParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
+use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType};
 use serde_json::{Map, Value, json};
 
@@ -52,7 +52,7 @@ pub struct Failure {
 }
 
 /// What a reconcile came to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The token that is held, if one is.
     pub held: Option<Held>,
@@ -300,12 +300,11 @@ pub fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
 /// The request changed meanwhile, or the API server refused or did not answer.
 pub async fn write(
     ctx: &Context,
-    object: &IdTokenRequest,
+    meta: &ObjectMeta,
     resource_version: &str,
     previous: &IdTokenRequestStatus,
     next: &IdTokenRequestStatus,
 ) -> Result<Option<String>, KubeFault> {
-    let meta = &object.metadata;
     let (namespace, name) = (
         meta.namespace.as_deref().unwrap_or_default(),
         meta.name.as_deref().unwrap_or_default(),
@@ -314,7 +313,8 @@ pub async fn write(
     let Some(change) = merge_patch(&json(previous), &json(next)) else {
         return Ok(None);
     };
-    let api: Api<IdTokenRequest> = Api::namespaced(ctx.client.clone(), namespace);
+    // Of the answer only the metadata is wanted.
+    let api: Api<PartialObjectMeta<IdTokenRequest>> = Api::namespaced(ctx.client.clone(), namespace);
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.into()),
         ..PatchParams::default()

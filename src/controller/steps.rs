@@ -30,6 +30,7 @@ impl Work<'_> {
         self.ctx.index.caught_up(&self.request.uid);
         let Some(content) = content else {
             self.ctx.index.secret_missing(&target);
+            self.ctx.obstacles.remove(&target);
             self.observed.secret = None;
             return Ok(());
         };

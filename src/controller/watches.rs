@@ -7,12 +7,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{Api, ListParams, PartialObjectMeta, WatchEvent, WatchParams};
-use kube::core::NamespaceResourceScope;
-use kube::runtime::WatchStreamExt;
+use kube::core::{DeserializeGuard, NamespaceResourceScope};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, watcher};
@@ -24,10 +23,11 @@ use tokio::sync::watch::Sender;
 use super::Context;
 use super::grants::{Watched, read_file};
 use super::index::{Key, SecretMeta};
+use super::unreadable::{self, Shown, Unreadable};
 use crate::api::v1alpha1::{IdTokenGrant, IdTokenRequest};
 
 /// Seconds after which the API server ends a watch, so that it begins anew.
-const WATCH_SECONDS: u32 = 290;
+pub(super) const WATCH_SECONDS: u32 = 290;
 /// Silence after which a watch is taken for dead: the API server sends a bookmark about once a minute.
 const SILENCE: Duration = Duration::from_secs(150);
 /// Longest time for a list, and for the beginning of a watch.
@@ -61,7 +61,8 @@ impl Triggers {
         Self { one, all }
     }
 
-    fn request(&self, namespace: &str, name: &str) {
+    /// Has one request looked at.
+    pub(super) fn request(&self, namespace: &str, name: &str) {
         // Fails only when the operator is about to end.
         let _ = self.one.send((namespace.to_owned(), name.to_owned()));
     }
@@ -118,10 +119,7 @@ pub(super) async fn requests(
     if let Some(selector) = ctx.settings.shard.selector() {
         config = config.labels(selector);
     }
-    let stream = watcher(within::<IdTokenRequest>(&ctx, &scope), config)
-        .backoff(WatchBackoff::default())
-        .modify(|object| object.managed_fields_mut().clear());
-    let mut stream = pin!(stream);
+    let mut stream = pin!(steady(|| watcher(within::<Shown>(&ctx, &scope), config.clone())));
     let mut listed: HashSet<Key> = HashSet::new();
     // The store shows a list only when it is whole. Kept when a list fails halfway: the index has taken these in already.
     let mut waiting: HashSet<Key> = HashSet::new();
@@ -133,9 +131,35 @@ pub(super) async fn requests(
                 continue;
             }
         };
+        let (listing, deleted) = match &event {
+            watcher::Event::InitApply(_) => (true, false),
+            watcher::Event::Delete(_) => (false, true),
+            _ => (false, false),
+        };
+        let event = match read(event) {
+            Ok(event) => event,
+            Err(object) => {
+                let key = key_of(&object.metadata);
+                waiting.extend(dropped(&ctx, &key));
+                if listing {
+                    listed.insert(key);
+                } else {
+                    for (namespace, name) in waiting.drain() {
+                        triggers.request(&namespace, &name);
+                    }
+                }
+                if !deleted {
+                    tokio::spawn(unreadable::tell(ctx.clone(), object));
+                }
+                continue;
+            }
+        };
         writer.apply_watcher_event(&event);
         match &event {
-            watcher::Event::Init => listed.clear(),
+            watcher::Event::Init => {
+                listed.clear();
+                ctx.index.requests_listing(&scope);
+            }
             watcher::Event::InitApply(object) => {
                 let key = key_of(&object.metadata);
                 waiting.extend(taken_in(&ctx, object));
@@ -164,6 +188,23 @@ pub(super) async fn requests(
     }
 }
 
+/// Splits off an object that cannot be read.
+fn read(event: watcher::Event<Shown>) -> Result<watcher::Event<IdTokenRequest>, Box<Unreadable>> {
+    let object = |shown: Shown| {
+        shown.0.map(|mut object| {
+            object.managed_fields_mut().clear();
+            object
+        })
+    };
+    Ok(match event {
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitDone => watcher::Event::InitDone,
+        watcher::Event::InitApply(shown) => watcher::Event::InitApply(object(shown)?),
+        watcher::Event::Apply(shown) => watcher::Event::Apply(object(shown)?),
+        watcher::Event::Delete(shown) => watcher::Event::Delete(object(shown)?),
+    })
+}
+
 /// Takes a request into the index. Returns the requests that are to be reconciled for it.
 fn taken_in(ctx: &Context, object: &IdTokenRequest) -> Vec<Key> {
     let key = key_of(&object.metadata);
@@ -188,7 +229,7 @@ pub(super) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers
     let config = watcher::Config::default()
         .labels(&ctx.settings.shard.secrets())
         .timeout(WATCH_SECONDS);
-    let mut stream = pin!(watcher(api, config).backoff(WatchBackoff::default()));
+    let mut stream = pin!(steady(|| watcher(api.clone(), config.clone())));
     let concerned = |key: &Key, meta: &SecretMeta| {
         if let Some(request) = &meta.request {
             triggers.request(&key.0, request);
@@ -223,10 +264,42 @@ pub(super) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers
     }
 }
 
+/// The watch that `begin` makes, begun anew with a list whenever it could not be resumed: the API server was away, and where etcd was
+/// restored from a snapshot meanwhile, a watch from a resourceVersion of the lost future would be silent until that is reached again
+/// (<https://etcd.io/docs/v3.6/op-guide/recovery/#restoring-with-revision-bump>).
+fn steady<K, S>(begin: impl Fn() -> S) -> impl Stream<Item = watcher::Result<watcher::Event<K>>>
+where
+    S: Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
+{
+    let start = (begin().boxed(), WatchBackoff::default(), None);
+    stream::unfold(
+        (start, begin),
+        |((mut watch, mut backoff, pause), begin)| async move {
+            if let Some(pause) = pause {
+                tokio::time::sleep(pause).await;
+            }
+            let event = watch.next().await?;
+            let mut pause = None;
+            match &event {
+                // Comes before every try of a list.
+                Ok(watcher::Event::Init) => {}
+                Ok(_) => backoff.reset(),
+                Err(error) => {
+                    pause = backoff.next();
+                    if matches!(error, watcher::Error::WatchStartFailed(_)) {
+                        watch = begin().boxed();
+                    }
+                }
+            }
+            Some((event, ((watch, backoff, pause), begin)))
+        },
+    )
+}
+
 /// The pauses between tries of a watch: kube's own grow to 30 s, and the 410 that follows an outage of the API server doubles them once
 /// more.
 #[derive(Debug)]
-struct WatchBackoff(Duration);
+pub(super) struct WatchBackoff(Duration);
 
 impl Default for WatchBackoff {
     fn default() -> Self {
@@ -263,15 +336,35 @@ fn key_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> 
 
 /// Watches IdTokenGrants.
 pub(super) async fn grants(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
-    let api: Api<IdTokenGrant> = Api::all(ctx.client.clone());
+    // A grant that cannot be read grants nothing: what this version does not know may be what narrows it.
+    let read = |grant: DeserializeGuard<IdTokenGrant>| {
+        grant
+            .0
+            .inspect_err(|error| {
+                let name = error.metadata.name.as_deref().unwrap_or_default();
+                tracing::error!(name, "an IdTokenGrant cannot be read and grants nothing: {error}");
+            })
+            .ok()
+    };
+    let api: Api<DeserializeGuard<IdTokenGrant>> = Api::all(ctx.client.clone());
     live(api, "idtokengrants", |event| {
         let changed = match event {
             Live::Listed(grants) => {
-                ctx.grants.set_objects(grants);
+                ctx.grants
+                    .set_objects(grants.into_iter().filter_map(read).collect());
                 true
             }
-            // Not for the status, which is our own.
-            Live::Applied(grant) => ctx.grants.apply(grant),
+            Live::Applied(grant) => {
+                let name = grant.name_any();
+                match read(grant) {
+                    // Not for the status, which is our own.
+                    Some(grant) => ctx.grants.apply(grant),
+                    None => {
+                        ctx.grants.delete(&name);
+                        true
+                    }
+                }
+            }
             Live::Deleted(grant) => {
                 ctx.grants.delete(&grant.name_any());
                 true
@@ -299,17 +392,27 @@ pub(super) async fn namespaces(ctx: Arc<Context>, triggers: Triggers, filled: Fi
     live(api, "namespaces", |event| {
         match event {
             Live::Listed(namespaces) => {
+                ctx.index.namespaces_listed(
+                    namespaces
+                        .iter()
+                        .filter(|namespace| is_ending(namespace))
+                        .map(ResourceExt::name_any)
+                        .collect(),
+                );
                 ctx.grants
                     .set_namespaces(namespaces.into_iter().map(labels).collect());
                 triggers.everything();
             }
             Live::Applied(namespace) => {
+                ctx.index
+                    .namespace_ends(&namespace.name_any(), is_ending(&namespace));
                 let (name, labels) = labels(namespace);
                 if ctx.grants.set_namespace(&name, Some(labels)) {
                     triggers.namespace(name);
                 }
             }
             Live::Deleted(namespace) => {
+                ctx.index.namespace_ends(&namespace.name_any(), false);
                 ctx.grants.set_namespace(&namespace.name_any(), None);
             }
             Live::Alive => {}
@@ -318,6 +421,10 @@ pub(super) async fn namespaces(ctx: Arc<Context>, triggers: Triggers, filled: Fi
         fill(&filled, Cache::Namespaces);
     })
     .await;
+}
+
+fn is_ending(namespace: &PartialObjectMeta<Namespace>) -> bool {
+    namespace.metadata.deletion_timestamp.is_some()
 }
 
 enum Live<K> {
