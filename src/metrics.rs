@@ -65,6 +65,7 @@ pub struct Metrics {
     queue_depth: Gauge,
     leader: Gauge,
     reconciles_in_flight: Gauge,
+    clock_skew: Gauge,
     states: Mutex<HashMap<Key, State>>,
 }
 
@@ -133,6 +134,9 @@ impl Default for Metrics {
         let reconciles_in_flight = Gauge::default();
         let help = "Reconciles under way";
         registry.register("reconciles_in_flight", help, reconciles_in_flight.clone());
+        let clock_skew = Gauge::default();
+        let help = "Google's clock less this machine's, by the last token that was issued";
+        registry.register_with_unit("clock_skew", help, Unit::Seconds, clock_skew.clone());
         Self {
             registry,
             queue_seconds,
@@ -146,6 +150,7 @@ impl Default for Metrics {
             upstream_wait_seconds,
             requests,
             earliest,
+            clock_skew,
             states: Mutex::default(),
         }
     }
@@ -160,6 +165,11 @@ impl Metrics {
                 result: result.into(),
             })
             .inc();
+    }
+
+    /// Takes in Google's clock less this machine's.
+    pub fn clock_differs(&self, by: jiff::SignedDuration) {
+        self.clock_skew.set(by.as_secs());
     }
 
     /// Counts a reconcile.

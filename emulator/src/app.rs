@@ -115,6 +115,8 @@ pub(crate) fn now() -> i64 {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tampering {
     pub(crate) lifetime: Option<Duration>,
+    /// Seconds that the clock of ID tokens is ahead.
+    pub(crate) clock: i64,
     pub(crate) wrong: Option<WrongToken>,
 }
 
@@ -187,10 +189,11 @@ impl Exchange {
         }
         let mut tampering = Tampering {
             lifetime: hit.lifetime,
+            clock: hit.clock,
             wrong: None,
         };
         match hit.kind {
-            None | Some(FaultKind::Delay { .. } | FaultKind::Lifetime { .. }) => {}
+            None | Some(FaultKind::Delay { .. } | FaultKind::Lifetime { .. } | FaultKind::Clock { .. }) => {}
             Some(FaultKind::Token { wrong }) => tampering.wrong = Some(wrong),
             Some(FaultKind::Hang) => std::future::pending().await,
             Some(FaultKind::Reset) => return Err(Failure::Reset),

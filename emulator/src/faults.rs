@@ -69,6 +69,11 @@ pub enum FaultKind {
         /// Seconds.
         seconds: u64,
     },
+    /// ID tokens are dated by a clock that is this much ahead of this machine's.
+    Clock {
+        /// Seconds; behind where negative.
+        seconds: i64,
+    },
 }
 
 /// How a `Retry-After` header is written (RFC 9110, 10.2.3).
@@ -167,6 +172,12 @@ impl Fault {
         Self::new(FaultKind::Reset)
     }
 
+    /// ID tokens dated by a clock that is so many seconds ahead, or behind where negative.
+    #[must_use]
+    pub fn clock(seconds: i64) -> Self {
+        Self::new(FaultKind::Clock { seconds })
+    }
+
     /// Wrong ID tokens.
     #[must_use]
     pub fn token(wrong: WrongToken) -> Self {
@@ -225,6 +236,8 @@ pub(crate) struct Hit {
     pub(crate) delay: Duration,
     /// Mint for so long.
     pub(crate) lifetime: Option<Duration>,
+    /// Date ID tokens by a clock that is so many seconds ahead.
+    pub(crate) clock: i64,
     /// What goes wrong besides.
     pub(crate) kind: Option<FaultKind>,
 }
@@ -258,6 +271,7 @@ impl Faults {
             match &fault.kind {
                 FaultKind::Delay { millis } => hit.delay += Duration::from_millis(*millis),
                 FaultKind::Lifetime { seconds } => hit.lifetime = Some(Duration::from_secs(*seconds)),
+                FaultKind::Clock { seconds } => hit.clock = *seconds,
                 _ if hit.kind.is_some() => continue,
                 kind => hit.kind = Some(kind.clone()),
             }

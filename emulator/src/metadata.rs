@@ -192,7 +192,7 @@ fn identity(
 
     let app = &exchange.app;
     let key = (account.email.clone(), audience.clone(), full, licenses && full);
-    let untouched = tampering.wrong.is_none() && tampering.lifetime.is_none();
+    let untouched = tampering.wrong.is_none() && tampering.lifetime.is_none() && tampering.clock == 0;
     let mut cache = app
         .metadata_cache
         .0

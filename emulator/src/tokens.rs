@@ -113,7 +113,7 @@ impl App {
     /// Mints an ID token, tampered with as ordered.
     pub(crate) fn mint(&self, wanted: &IdToken<'_>, tampering: Tampering) -> anyhow::Result<Minted> {
         self.minted.fetch_add(1, Ordering::SeqCst);
-        let issued = now();
+        let issued = now().saturating_add(tampering.clock);
         let lifetime = tampering.lifetime.unwrap_or(self.settings().lifetime);
         let expires = issued.saturating_add(seconds(lifetime));
         let mut claims = json!({

@@ -170,6 +170,18 @@ async fn lifetimes() {
 }
 
 #[tokio::test]
+async fn clocks() {
+    let world = start().await;
+    let bearer = world.operator_bearer().await;
+    for ahead in [600, -600] {
+        world.google.fault(Fault::clock(ahead).times(1)).unwrap();
+        let issued = decode(&token(&world, &bearer).await).1["iat"].as_i64().unwrap();
+        let seen = issued - now();
+        assert!((ahead - 60..=ahead).contains(&seen), "{seen}");
+    }
+}
+
+#[tokio::test]
 async fn delays_hangs_and_resets() {
     let world = start().await;
     let bearer = world.operator_bearer().await;

@@ -56,6 +56,8 @@ pub mod reason {
     pub const KUBERNETES_UNAVAILABLE: &str = "KubernetesUnavailable";
     /// A bug of the operator.
     pub const INTERNAL_ERROR: &str = "InternalError";
+    /// Event only: the operator's clock differs from Google's by minutes.
+    pub const CLOCK_SKEW: &str = "ClockSkew";
     /// The work did not finish in time.
     pub const TIMED_OUT: &str = "TimedOut";
 }

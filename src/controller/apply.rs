@@ -109,9 +109,10 @@ async fn attempt(
     before: Before,
 ) -> Result<Option<SecretMeta>, KubeFault> {
     match before {
-        Before::Unknown => create(ctx, request, rendered).await,
+        Before::Unknown => create(ctx, request, rendered, false).await,
         Before::Untouched(meta) => {
-            patch(ctx, request, rendered.renew(&meta.uid, &meta.resource_version)).await
+            let body = rendered.renew(&meta.uid, &meta.resource_version);
+            patch(ctx, request, body, false).await
         }
         Before::Read(content) => replace(ctx, request, rendered, *content).await,
     }
@@ -171,23 +172,63 @@ pub fn changeable(request: &Request, content: &Content) -> Result<(), KubeFault>
     }
 }
 
+/// Has the API server try the write of `rendered` without an effect: quotas and admission policies answer as they would.
+///
+/// # Errors
+/// The API server would refuse the write, or did not answer.
+pub async fn rehearse(
+    ctx: &Context,
+    request: &Request,
+    rendered: &Rendered,
+    content: Option<&Content>,
+    secret: Option<&SecretMeta>,
+) -> Result<(), KubeFault> {
+    let tried = match (content, secret) {
+        // One that is to be deleted first is in its successor's way.
+        (Some(content), _) if content.type_ != rendered.type_() => return Ok(()),
+        (Some(content), _) => {
+            let adopted = claim(ctx, request, content)?;
+            patch(ctx, request, rendered.replace(content, adopted), true).await
+        }
+        (None, Some(meta)) => {
+            let body = rendered.renew(&meta.uid, &meta.resource_version);
+            patch(ctx, request, body, true).await
+        }
+        (None, None) => create(ctx, request, rendered, true).await,
+    };
+    match tried {
+        // A webhook with side effects is not asked: only the write itself can tell.
+        Err(KubeFault::Refused {
+            code: 400, message, ..
+        }) if message.contains("does not support dry run") => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 async fn create(
     ctx: &Context,
     request: &Request,
     rendered: &Rendered,
+    dry_run: bool,
 ) -> Result<Option<SecretMeta>, KubeFault> {
     let params = PostParams {
         field_manager: Some(FIELD_MANAGER.into()),
-        ..PostParams::default()
+        dry_run,
     };
     let body = rendered.create(&request.namespace, &request.target.name);
     let call = secrets(&request.namespace).create(&params, body.to_string().into_bytes());
     send(ctx, "create", request, call, |code| code == 409).await
 }
 
-async fn patch(ctx: &Context, request: &Request, body: Value) -> Result<Option<SecretMeta>, KubeFault> {
+async fn patch(
+    ctx: &Context,
+    request: &Request,
+    body: Value,
+    dry_run: bool,
+) -> Result<Option<SecretMeta>, KubeFault> {
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.into()),
+        dry_run,
         ..PatchParams::default()
     };
     let call = secrets(&request.namespace).patch(&request.target.name, &params, &Patch::Merge(body));
@@ -203,10 +244,10 @@ async fn replace(
     let adopted = claim(ctx, request, &content)?;
     changeable(request, &content)?;
     if content.type_ == rendered.type_() {
-        return patch(ctx, request, rendered.replace(&content, adopted)).await;
+        return patch(ctx, request, rendered.replace(&content, adopted), false).await;
     }
     delete(ctx, &request.namespace, &request.target.name, &content.summary).await?;
-    create(ctx, request, rendered).await
+    create(ctx, request, rendered, false).await
 }
 
 /// Deletes a Secret exactly as it was seen.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::schedule::Class;
@@ -174,6 +174,8 @@ struct Inner {
     listing_requests: HashSet<String>,
     /// Namespaces that are being deleted, and whether a watch said so rather than a refused write.
     ending: HashMap<String, bool>,
+    /// When something that concerns all requests was last said.
+    news: HashMap<&'static str, Timestamp>,
 }
 
 /// The caches. Each method holds the lock for a few map operations only.
@@ -480,6 +482,17 @@ impl Index {
     /// Whether the namespace is being deleted, so that nothing can be made in it any more.
     pub fn is_ending(&self, namespace: &str) -> bool {
         self.lock().ending.contains_key(namespace)
+    }
+
+    /// Whether what concerns all requests, and each of them finds, is to be said again: once an hour.
+    pub fn is_news(&self, what: &'static str, now: Timestamp) -> bool {
+        let mut inner = self.lock();
+        let last = inner.news.get(what);
+        let news = last.is_none_or(|last| now.duration_since(*last).abs() >= SignedDuration::from_hours(1));
+        if news {
+            inner.news.insert(what, now);
+        }
+        news
     }
 
     /// How many requests and Secrets are cached.

@@ -12,6 +12,8 @@ const REFUSED_CAP_LATER: SignedDuration = SignedDuration::from_mins(10);
 const REFUSED_BASE: SignedDuration = SignedDuration::from_secs(5);
 const PASSING_BASE: SignedDuration = SignedDuration::from_secs(1);
 const PASSING_CAP: SignedDuration = SignedDuration::from_mins(2);
+/// Least `renewBefore` of tokens that live long: at the very end, a single failure would leave an expired token.
+const LEAST_BEFORE: SignedDuration = SignedDuration::from_mins(5);
 const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
 /// How long before a token's end a metadata server that gives the same one again is asked anew: it replaces tokens about 5 minutes
 /// before their end, serverless ones 4 minutes.
@@ -25,12 +27,14 @@ const ASKED_EVERY: (SignedDuration, SignedDuration) =
 pub struct Renewal {
     /// The moment of the renewal.
     pub at: Timestamp,
-    /// The `renewBefore` that was used instead of the one asked for, which left less than a fifth of the lifetime.
+    /// The `renewBefore` that was used instead of the one asked for, which left less than a fifth of the lifetime between renewals, or too
+    /// little of it to try again in.
     pub clamped_to: Option<SignedDuration>,
 }
 
 /// The moment to renew a token: `exp - renew_before`, minus a jitter of up to a tenth of the lifetime that depends on `uid` alone, so
-/// that it is the same after a restart.
+/// that it is the same after a restart. `renew_before` is half of the lifetime where absent; it leaves at least a fifth of the lifetime
+/// between renewals, and at least a tenth of it or 5 minutes, whichever is less, for further tries.
 pub fn renewal(
     issued: Timestamp,
     expires: Timestamp,
@@ -41,11 +45,12 @@ pub fn renewal(
     let jitter = scale(lifetime / 10, hash(uid, 0));
     let wanted = renew_before.unwrap_or(lifetime / 2);
     let most = lifetime - lifetime / 5 - jitter;
-    let used = wanted.min(most);
+    let least = (lifetime / 10).min(LEAST_BEFORE);
+    let used = wanted.max(least).min(most);
     Renewal {
         // Saturating: a Secret's times are whatever its last writer made them.
         at: expires.saturating_sub(used + jitter).unwrap_or(expires),
-        clamped_to: (wanted > most).then_some(used),
+        clamped_to: (wanted != used).then_some(used),
     }
 }
 
@@ -149,6 +154,8 @@ mod tests {
             prop_assert!(renewal.at <= at(lifetime));
             let life = SignedDuration::from_secs(lifetime);
             prop_assert!(renewal.at.duration_since(at(0)) >= life / 5 - SignedDuration::from_millis(1));
+            let least = (life / 10).min(LEAST_BEFORE);
+            prop_assert!(at(lifetime).duration_since(renewal.at) >= least);
             if let (Some(before), None) = (before, renewal.clamped_to) {
                 let wanted = at(lifetime) - SignedDuration::from_secs(before);
                 prop_assert!(renewal.at <= wanted);

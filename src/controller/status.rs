@@ -151,10 +151,11 @@ fn ready(report: &Report) -> (&'static str, String) {
             let audience = held.token.audience.as_deref().unwrap_or_default();
             let mut message = format!("Secret {} holds a token for {audience}", held.secret.name);
             if let Some(used) = held.renewal.clamped_to {
-                let text = format!(
-                    "; renewBefore leaves too little of the token's lifetime, {}s is used",
-                    used.as_secs()
-                );
+                let used = match used < SignedDuration::from_secs(10) {
+                    true => used,
+                    false => SignedDuration::from_secs(used.as_secs()),
+                };
+                let text = format!("; spec.renewBefore does not fit the token's lifetime, {used:#} is used");
                 message.push_str(&text);
             }
             if held.unchanged {
@@ -232,19 +233,11 @@ pub fn event(previous: &IdTokenRequestStatus, next: &IdTokenRequestStatus) -> Op
         let ready = status.conditions.iter().find(|c| c.type_ == READY);
         ready.is_some_and(|c| c.status == "True" && c.reason == reason::ISSUED)
     };
-    // The API server takes 1,024 bytes.
-    let event = |type_, reason: &str, note: &str| Event {
-        type_,
-        reason: reason.to_owned(),
-        note: Some(note[..note.floor_char_boundary(1024)].to_owned()),
-        action: "Issue".to_owned(),
-        secondary: None,
-    };
     match (failing(previous), failing(next)) {
         (before, Some((reason, message))) if before.as_ref().is_none_or(|(old, _)| *old != reason) => {
-            Some(event(EventType::Warning, &reason, &message))
+            Some(warning(&reason, &message))
         }
-        (Some(_), None) if issued(next) => Some(event(
+        (Some(_), None) if issued(next) => Some(event_of(
             EventType::Normal,
             "Recovered",
             "The Secret holds a fresh token again",
@@ -260,15 +253,40 @@ pub fn event(previous: &IdTokenRequestStatus, next: &IdTokenRequestStatus) -> Op
                  Run and Cloud Functions accept it",
                 audience.unwrap_or_default()
             );
-            Some(event(EventType::Warning, reason::DEVELOPER_TOKEN, &note))
+            Some(warning(reason::DEVELOPER_TOKEN, &note))
         }
-        (None, None) if previous.token.is_none() && next.token.is_some() => Some(event(
+        (None, None) if previous.token.is_none() && next.token.is_some() => Some(event_of(
             EventType::Normal,
             reason::ISSUED,
             "The Secret holds its first token",
         )),
         _ => None,
     }
+}
+
+/// An event that something is wrong.
+pub fn warning(reason: &str, note: &str) -> Event {
+    event_of(EventType::Warning, reason, note)
+}
+
+fn event_of(type_: EventType, reason: &str, note: &str) -> Event {
+    Event {
+        type_,
+        reason: reason.to_owned(),
+        // The API server takes 1,024 bytes.
+        note: Some(note[..note.floor_char_boundary(1024)].to_owned()),
+        action: "Issue".to_owned(),
+        secondary: None,
+    }
+}
+
+/// What is wrong with this machine's clock; `skew` is Google's time less ours.
+pub fn clock_skew(skew: SignedDuration) -> String {
+    let side = if skew.is_positive() { "behind" } else { "ahead of" };
+    format!(
+        "the clock of the operator's machine is {:#} {side} Google's: set it right, since tokens are renewed by it",
+        SignedDuration::from_secs(skew.abs().as_secs())
+    )
 }
 
 /// The merge patch (RFC 7396) that turns `old` into `new`; none where they are equal.

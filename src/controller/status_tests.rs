@@ -215,10 +215,10 @@ fn the_old_name_stays_until_its_secret_is_gone() {
 #[test]
 fn a_clamp_is_said() {
     let mut clamped = report(Some(held()), None);
-    clamped.held.as_mut().unwrap().renewal.clamped_to = Some(SignedDuration::from_secs(2700));
+    clamped.held.as_mut().unwrap().renewal.clamped_to = Some(SignedDuration::from_millis(2_700_600));
     let status = fresh(&clamped);
     let message = &find(&status, READY).message;
-    assert!(message.ends_with("2700s is used"), "{message}");
+    assert!(message.ends_with("45m is used"), "{message}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The effects that a plan asks for: read, repair, mint and remove.
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource;
 
 use super::apply::{self, Before};
 use super::fault::KubeFault;
@@ -12,10 +14,11 @@ use super::plan::{Cause, Integrity};
 use super::reconcile::Work;
 use super::render::render;
 use super::schedule;
+use super::status;
 use super::validate::TokenSource;
 use crate::api::FIELD_MANAGER;
 use crate::api::conditions::reason;
-use crate::api::v1alpha1::IdTokenRequestStatus;
+use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestStatus};
 use crate::token::{Expected, IdToken};
 
 /// Repairs within [`REPAIR_WINDOW`] after which the operator stops putting a field back.
@@ -128,6 +131,9 @@ impl Work<'_> {
             matches!(cause, Cause::Damaged | Cause::Changed | Cause::Missing) && self.wrote_this_token();
         let field = format!("data[{}]", request.target.key);
         self.refuse_a_fight(reverted.then_some(field.as_str()), self.content.as_ref())?;
+        if self.was_refused_a_write() {
+            self.rehearse().await?;
+        }
         let started = std::time::Instant::now();
         let left = self.expiry().map(|expiry| expiry.duration_since(self.now));
         let left = left.and_then(|left| left.try_into().ok());
@@ -149,6 +155,7 @@ impl Work<'_> {
             error => Stop::Mint(error),
         })?;
         self.observed.issued_at = Some(Timestamp::now());
+        self.tell_clock_skew(&token).await;
         // The grant, the request itself or its claim on the Secret may have gone while Google answered.
         self.report.grant = ctx
             .grants
@@ -216,6 +223,25 @@ impl Work<'_> {
         );
     }
 
+    /// Whether the Kubernetes API refused what the last attempt had to write or read, as a quota or an admission policy does.
+    fn was_refused_a_write(&self) -> bool {
+        let refused = |reason: &str| reason == reason::KUBERNETES_REFUSED;
+        let retry = self.memory.retry.as_ref();
+        let shown = &self.previous.conditions;
+        retry.is_some_and(|retry| refused(retry.reason)) || shown.iter().any(|c| refused(&c.reason))
+    }
+
+    /// Tries the write with a token that proves nothing and without an effect, so that a refusal that lasts costs no mint an attempt.
+    async fn rehearse(&self) -> Result<(), Stop> {
+        let (ctx, request) = (self.ctx, self.request);
+        let Some(token) = mint::placeholder(request, self.now) else {
+            return Ok(());
+        };
+        let rendered = render(request, &token).map_err(Stop::Render)?;
+        let secret = self.observed.secret.as_ref();
+        Ok(apply::rehearse(ctx, request, &rendered, self.content.as_ref(), secret).await?)
+    }
+
     /// Takes in what was written.
     fn settle(&mut self, written: Option<SecretMeta>, token: &IdToken, reverted: bool) -> Result<(), Stop> {
         let written = written.ok_or(Stop::Gone)?;
@@ -243,6 +269,39 @@ impl Work<'_> {
 
     fn key(&self) -> Key {
         (self.request.namespace.clone(), self.request.name.clone())
+    }
+
+    /// Says that this machine's clock is wrong: schedules and checks go by it. At most one event an hour, since every request finds the
+    /// same.
+    async fn tell_clock_skew(&self, token: &IdToken) {
+        // A metadata server answers with a token that it has had for a while.
+        if matches!(self.request.token.source, TokenSource::MetadataServer { .. }) {
+            return;
+        }
+        let now = Timestamp::now();
+        self.ctx
+            .metrics
+            .clock_differs(token.claims().iat.duration_since(now));
+        let Some(skew) = token.clock_skew(now) else {
+            return;
+        };
+        let note = status::clock_skew(skew);
+        tracing::warn!(skew_seconds = skew.as_secs(), "{note}");
+        if self.ctx.index.is_news(reason::CLOCK_SKEW, now) {
+            let event = status::warning(reason::CLOCK_SKEW, &note);
+            let object = ObjectReference {
+                api_version: Some(IdTokenRequest::api_version(&()).into_owned()),
+                kind: Some(IdTokenRequest::kind(&()).into_owned()),
+                namespace: Some(self.request.namespace.clone()),
+                name: Some(self.request.name.clone()),
+                uid: Some(self.request.uid.clone()),
+                ..ObjectReference::default()
+            };
+            if let Err(error) = self.ctx.recorder.publish(&event, &object).await {
+                let fault = KubeFault::new("create", "events", &self.request.namespace, &error);
+                tracing::warn!("the event was not written: {fault}");
+            }
+        }
     }
 
     /// Whether this process wrote a token for this very spec: another one in the Secret is then somebody's doing.
