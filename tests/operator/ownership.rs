@@ -80,7 +80,7 @@ async fn what_changes_while_google_answers_is_respected() -> Result<()> {
     world.granted("shop").await?;
     let slow = Fault::delay(Duration::from_secs(3)).on(Endpoint::GenerateIdToken);
     world.google.fault(slow.times(3))?;
-    for name in ["taken", "deleted", "suspended"] {
+    for name in ["taken", "deleted", "left"] {
         world.request("shop", name, json!({})).await?;
     }
     world
@@ -104,7 +104,7 @@ async fn what_changes_while_google_answers_is_respected() -> Result<()> {
     // Made after the others have been answered.
     world.issued("shop", "probe", json!({})).await?;
     assert!(world.secrets("shop").get_opt("deleted").await?.is_none());
-    world.ready("shop", "suspended").await?;
+    world.ready("shop", "left").await?;
     let metrics = world.scrape().await?;
     assert!(!metrics.contains("panicked"), "{metrics}");
     Ok(())
