@@ -252,12 +252,43 @@ impl ControlPlane {
         running(&self.apiserver.lock().await)?.resume()
     }
 
+    /// Copies all data of the cluster. Both processes are stopped for it and started again.
+    ///
+    /// # Errors
+    /// When one does not stop or start, or the data cannot be copied.
+    pub async fn snapshot(&self) -> Result<Snapshot> {
+        let count = self.kubeconfigs.fetch_add(1, Ordering::Relaxed);
+        let snapshot = Snapshot(self.dir().join(format!("snapshot-{count}")));
+        self.without_etcd(|data| copy(data, &snapshot.0)).await?;
+        Ok(snapshot)
+    }
+
+    /// Puts the cluster back to where it was at the snapshot, its resourceVersions included, as a plain restore of etcd does. Both
+    /// processes are stopped for it and started again.
+    ///
+    /// # Errors
+    /// When one does not stop or start, or the data cannot be copied.
+    pub async fn restore(&self, snapshot: &Snapshot) -> Result<()> {
+        self.without_etcd(|data| {
+            std::fs::remove_dir_all(data).with_context(|| format!("cannot remove {}", data.display()))?;
+            copy(&snapshot.0, data)
+        })
+        .await
+    }
+
+    async fn without_etcd(&self, act: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        self.stop_apiserver().await?;
+        self.etcd.kill().await?;
+        act(&self.etcd.data())?;
+        self.etcd.start_again().await?;
+        self.start_apiserver().await
+    }
+
     /// The process ids of what runs: etcd first, then the API server unless it is stopped.
     pub async fn pids(&self) -> Vec<u32> {
         let apiserver = self.apiserver.lock().await;
-        std::iter::once(&self.etcd.process)
-            .chain(apiserver.as_ref())
-            .map(Process::pid)
+        std::iter::once(self.etcd.pid().await)
+            .chain(apiserver.as_ref().map(Process::pid))
             .collect()
     }
 
@@ -277,9 +308,27 @@ impl ControlPlane {
     /// When one cannot be signalled.
     pub async fn stop(self) -> Result<()> {
         self.stop_apiserver().await?;
-        self.etcd.process.kill().await?;
-        Ok(())
+        self.etcd.kill().await
     }
+}
+
+/// All data of a cluster at one moment. Removed with the control plane that it is of.
+#[derive(Debug)]
+pub struct Snapshot(PathBuf);
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let context = || format!("cannot copy {} to {}", from.display(), to.display());
+    std::fs::create_dir_all(to).with_context(context)?;
+    for entry in std::fs::read_dir(from).with_context(context)? {
+        let entry = entry.with_context(context)?;
+        let target = to.join(entry.file_name());
+        if entry.file_type().with_context(context)?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), &target).with_context(context)?;
+        }
+    }
+    Ok(())
 }
 
 fn running<'a>(slot: &'a MutexGuard<'_, Option<Process>>) -> Result<&'a Process> {

@@ -1,10 +1,11 @@
 //! etcd.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use tokio::sync::Mutex;
 
 use crate::ports::Port;
 use crate::{Assets, Options, Process};
@@ -14,7 +15,9 @@ const READY: Duration = Duration::from_secs(60);
 /// A running etcd; its data is in `etcd/` of the run folder.
 #[derive(Debug)]
 pub(crate) struct Etcd {
-    pub(crate) process: Process,
+    process: Mutex<Process>,
+    command: Command,
+    dir: PathBuf,
     client: Port,
     _peer: Port,
 }
@@ -28,7 +31,7 @@ impl Etcd {
             let etcd = Self::spawn(assets, options, dir)?;
             match etcd.wait_ready().await {
                 Ok(()) => return Ok(etcd),
-                Err(_) if attempt < 5 && etcd.process.log_tail().contains("address already in use") => {
+                Err(_) if attempt < 5 && etcd.log_tail().await.contains("address already in use") => {
                     attempt += 1
                 }
                 Err(error) => return Err(error.context("etcd does not start")),
@@ -36,21 +39,44 @@ impl Etcd {
         }
     }
 
+    async fn log_tail(&self) -> String {
+        self.process.lock().await.log_tail()
+    }
+
+    /// Its process id.
+    pub(crate) async fn pid(&self) -> u32 {
+        self.process.lock().await.pid()
+    }
+
+    /// Kills it; its data stay.
+    pub(crate) async fn kill(&self) -> Result<()> {
+        self.process.lock().await.kill().await?;
+        Ok(())
+    }
+
+    /// Starts it again after [`Etcd::kill`], with what is in its data folder then.
+    pub(crate) async fn start_again(&self) -> Result<()> {
+        *self.process.lock().await = Process::spawn("etcd", &self.command, &self.dir)?;
+        self.wait_ready().await.context("etcd does not start again")
+    }
+
+    /// The folder with its data.
+    pub(crate) fn data(&self) -> PathBuf {
+        data(&self.dir)
+    }
+
     async fn wait_ready(&self) -> Result<()> {
         // Its own word first: where its port was taken, another etcd might be what answers there.
-        self.process
-            .wait_for_line("serving client traffic", READY)
-            .await?;
-        self.process
-            .wait_for_http(&self.address(), "/health", READY)
-            .await
+        let process = self.process.lock().await;
+        process.wait_for_line("serving client traffic", READY).await?;
+        process.wait_for_http(&self.address(), "/health", READY).await
     }
 
     fn spawn(assets: &Assets, options: &Options, dir: &Path) -> Result<Self> {
         let (client, peer) = (Port::reserve()?, Port::reserve()?);
         let client_url = format!("http://127.0.0.1:{}", client.number);
         let peer_url = format!("http://127.0.0.1:{}", peer.number);
-        let data = dir.join("etcd");
+        let data = data(dir);
         // A try that failed may have written its ports into the data.
         let _ = std::fs::remove_dir_all(&data);
         let mut command = Command::new(&assets.etcd);
@@ -67,7 +93,9 @@ impl Etcd {
             .args(&options.etcd_flags);
         let process = Process::spawn("etcd", &command, dir)?;
         Ok(Self {
-            process,
+            process: Mutex::new(process),
+            command,
+            dir: dir.to_owned(),
             client,
             _peer: peer,
         })
@@ -80,4 +108,8 @@ impl Etcd {
     fn address(&self) -> String {
         format!("127.0.0.1:{}", self.client.number)
     }
+}
+
+fn data(dir: &Path) -> PathBuf {
+    dir.join("etcd")
 }

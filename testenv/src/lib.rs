@@ -46,7 +46,7 @@ mod wait;
 
 pub use audit::AuditEvent;
 pub use binaries::Assets;
-pub use control_plane::ControlPlane;
+pub use control_plane::{ControlPlane, Snapshot};
 pub use go_module::{GoModule, GoTool};
 pub use options::Options;
 pub use paths::{RunDir, target_dir};

@@ -34,6 +34,15 @@ pub(crate) const AUDIENCE: &str = "https://billing-x.run.app";
 /// How long a test waits for what should come soon: generous, since others may use the machine too.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
+/// How long a test goes on whose length is what it shows, where `IDTOKEN_TEST_SECONDS` says so; otherwise as long as the test itself
+/// thinks enough for every day.
+pub(crate) fn long() -> Option<Duration> {
+    let seconds = std::env::var("IDTOKEN_TEST_SECONDS").ok()?;
+    Some(Duration::from_secs(
+        seconds.parse().expect("IDTOKEN_TEST_SECONDS is a number"),
+    ))
+}
+
 /// The operator's user in the cluster.
 pub(crate) const USER: &str = "system:serviceaccount:idtoken-system:idtoken-operator";
 /// What an administrator applies besides the CustomResourceDefinitions.

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// Passes bytes on and keeps a copy of them.
 pub(crate) struct Relay {
     address: SocketAddr,
+    target: SocketAddr,
     passed: Arc<Mutex<Vec<Passed>>>,
-    task: JoinHandle<()>,
+    task: Mutex<JoinHandle<()>>,
 }
 
 /// What one connection has passed on.
@@ -24,7 +25,7 @@ struct Passed {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.task.abort();
+        self.task.lock().unwrap().abort();
     }
 }
 
@@ -34,17 +35,28 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let passed: Arc<Mutex<Vec<Passed>>> = Arc::default();
-        let kept = passed.clone();
-        let task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(pass(stream, target, kept.clone()));
-            }
-        });
+        let task = Mutex::new(tokio::spawn(serve(listener, target, passed.clone())));
         Ok(Self {
             address,
+            target,
             passed,
             task,
         })
+    }
+
+    /// Ends all connections and frees the port, as the death of the process behind it does.
+    pub(crate) async fn kill(&self) {
+        let task = std::mem::replace(&mut *self.task.lock().unwrap(), tokio::spawn(async {}));
+        task.abort();
+        // The error is the cancellation just asked for.
+        let _ = task.await;
+    }
+
+    /// Listens again after [`Relay::kill`].
+    pub(crate) async fn revive(&self) -> Result<()> {
+        let listener = TcpListener::bind(self.address).await?;
+        *self.task.lock().unwrap() = tokio::spawn(serve(listener, self.target, self.passed.clone()));
+        Ok(())
     }
 
     /// Where it listens.
@@ -88,6 +100,15 @@ fn sent(text: &str) -> Vec<String> {
         .filter_map(|rest| rest.split_once('&'))
         .map(|(token, _)| token.to_owned())
         .collect()
+}
+
+async fn serve(listener: TcpListener, target: SocketAddr, passed: Arc<Mutex<Vec<Passed>>>) {
+    // Ends its connections when it is dropped.
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        connections.spawn(pass(stream, target, passed.clone()));
+        while connections.try_join_next().is_some() {}
+    }
 }
 
 async fn pass(client: TcpStream, target: SocketAddr, passed: Arc<Mutex<Vec<Passed>>>) {

@@ -1,11 +1,14 @@
 //! Restarts and bursts: nothing is minted or written twice.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use futures::{TryStreamExt, stream};
-use idtoken_emulator::Endpoint;
+use idtoken_emulator::{Endpoint, Fault};
+use kube::api::ListParams;
 use serde_json::json;
 
-use crate::common::{LIMIT, Setup, World, is_ready, of};
+use crate::common::{LIMIT, Setup, World, is_ready, long, of};
 
 async fn all_ready(world: &World, namespace: &str, count: usize) -> Result<()> {
     // A list every 50 ms of hundreds of requests would be half of the load.
@@ -22,18 +25,27 @@ async fn all_ready(world: &World, namespace: &str, count: usize) -> Result<()> {
         .await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_mints_and_writes_nothing() -> Result<()> {
-    const COUNT: usize = 50;
-    let world = World::new().await?;
-    world.granted("shop").await?;
-    world.granted("probe").await?;
-    stream::iter((0..COUNT).map(Ok::<_, anyhow::Error>))
-        .try_for_each_concurrent(8, async |n| {
-            world.request("shop", &format!("r{n}"), json!({})).await?;
+/// Makes so many requests.
+async fn make(world: &World, namespace: &str, count: usize) -> Result<()> {
+    stream::iter((0..count).map(Ok::<_, anyhow::Error>))
+        .try_for_each_concurrent(32, async |n| {
+            world.request(namespace, &format!("r{n}"), json!({})).await?;
             Ok(())
         })
-        .await?;
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_mints_and_writes_nothing() -> Result<()> {
+    const COUNT: usize = 1000;
+    let world = World::with(Setup {
+        log: "info",
+        ..Setup::default()
+    })
+    .await?;
+    world.granted("shop").await?;
+    world.granted("probe").await?;
+    make(&world, "shop", COUNT).await?;
     all_ready(&world, "shop", COUNT).await?;
     assert_eq!(world.google.mint_count(), COUNT as u64);
 
@@ -64,13 +76,21 @@ async fn a_restart_mints_and_writes_nothing() -> Result<()> {
             .filter(|call| !["list", "watch"].contains(&call.verb.as_str()) && call.namespace != "probe")
             .collect();
         assert!(other.is_empty(), "{other:#?}");
-        let lists = calls.iter().filter(|call| call.verb == "list").count();
-        assert!((1..=8).contains(&lists), "{lists} lists");
-        let metrics = world.scrape().await?;
-        assert!(
-            metrics.contains(r#"idtoken_requests{namespace="shop",ready="True",reason="Issued"} 50"#),
-            "{metrics}"
-        );
+        for (resource, pages) in [
+            ("idtokenrequests", 3),
+            ("secrets", 3),
+            ("idtokengrants", 1),
+            ("namespaces", 1),
+        ] {
+            let lists = of(&calls, "list", resource);
+            assert!((1..=pages).contains(&lists.len()), "{lists:#?}");
+            assert!(
+                pages == 1 || lists.iter().all(|call| call.uri.contains("limit=500")),
+                "{lists:#?}"
+            );
+        }
+        let series = r#"idtoken_requests{namespace="shop",ready="True",reason="Issued"}"#;
+        assert_eq!(world.metric(series).await? as usize, COUNT);
     }
     Ok(())
 }
@@ -137,5 +157,89 @@ async fn a_burst_costs_one_mint_and_two_writes_a_request() -> Result<()> {
         };
         assert_eq!(claims["aud"], audience, "{name}");
     }
+    Ok(())
+}
+
+/// Secrets that no status tells of, or whose status tells of another.
+async fn untold(world: &World) -> Result<Vec<String>> {
+    let secrets = world.secrets("shop").list(&ListParams::default()).await?;
+    let mut untold = Vec::new();
+    for secret in secrets.items {
+        let name = secret.metadata.name.clone().unwrap_or_default();
+        let status = world.get("shop", &name).await?.status.unwrap_or_default();
+        let told = status.secret.and_then(|secret| secret.resource_version);
+        if told != secret.metadata.resource_version {
+            untold.push(name);
+        }
+    }
+    Ok(untold)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_in_the_middle_loses_nothing() -> Result<()> {
+    const COUNT: usize = 100;
+    let world = World::new().await?;
+    world.granted("shop").await?;
+    // 32 at once: three rounds and a bit.
+    let slow = Fault::delay(Duration::from_secs(1)).on(Endpoint::GenerateIdToken);
+    world.google.fault(slow)?;
+    make(&world, "shop", COUNT).await?;
+    world
+        .wait("the second round has begun", async || Ok(world.asked() >= 40))
+        .await?;
+    world.stop_operator(false).await?;
+    // What was begun is finished with both of its writes, and nothing is begun any more.
+    let (minted, asked) = (world.google.mint_count(), world.asked());
+    assert_eq!(minted, asked);
+    assert!(
+        minted < COUNT as u64,
+        "{minted} of {COUNT}: nothing was left to be stopped"
+    );
+    let secrets = world.secrets("shop").list(&ListParams::default()).await?;
+    assert_eq!(secrets.items.len() as u64, minted);
+    assert_eq!(untold(&world).await?, Vec::<String>::new());
+
+    // A crash instead: some tokens are lost, and minted again.
+    world.start_operator().await?;
+    world
+        .wait("the next round has begun", async || Ok(world.asked() > asked))
+        .await?;
+    world.stop_operator(true).await?;
+    world.google.clear_faults();
+    world.start_operator().await?;
+    all_ready(&world, "shop", COUNT).await?;
+    assert_eq!(untold(&world).await?, Vec::<String>::new());
+    // As many as were under way at most.
+    let total = world.google.mint_count();
+    assert!(
+        (COUNT as u64..=COUNT as u64 + 32).contains(&total),
+        "{total} mints"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_operator_asks_for_nothing() -> Result<()> {
+    const COUNT: usize = 500;
+    let world = World::with(Setup {
+        log: "info",
+        ..Setup::default()
+    })
+    .await?;
+    world.granted("shop").await?;
+    make(&world, "shop", COUNT).await?;
+    all_ready(&world, "shop", COUNT).await?;
+    let start = world.mark().await?;
+    let asked = world.google.calls().len();
+    let reconciled = world.metric("idtoken_reconcile_total").await?;
+    // The length is what is tested.
+    tokio::time::sleep(long().unwrap_or(Duration::from_secs(15))).await;
+    world.mark().await?;
+    // A watch that the API server ends after some minutes is begun again, and that is all.
+    let calls = world.calls_since(start)?;
+    let other: Vec<_> = calls.iter().filter(|call| call.verb != "watch").collect();
+    assert!(other.is_empty(), "{other:#?}");
+    assert_eq!(world.google.calls().len(), asked);
+    assert_eq!(world.metric("idtoken_reconcile_total").await?, reconciled);
     Ok(())
 }

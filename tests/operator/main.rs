@@ -13,6 +13,7 @@ mod developer;
 mod drift;
 mod failures;
 mod federation;
+mod fresh;
 mod issue;
 mod kstatus;
 mod leader;

@@ -189,7 +189,10 @@ async fn a_status_that_cannot_be_written_costs_no_mint() -> Result<()> {
         })
         .await?;
     assert_eq!(world.asked(), 2);
+    // Nor where the operator is killed before its second write: the Secret tells.
+    world.stop_operator(true).await?;
     statuses(&world, "patch").await?;
+    world.start_operator().await?;
     world
         .until("shop", "billing", "the renewal is told", |object| {
             let status = object.status.as_ref();
@@ -197,5 +200,88 @@ async fn a_status_that_cannot_be_written_costs_no_mint() -> Result<()> {
         })
         .await?;
     assert_eq!(world.asked(), 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_is_put_back_is_served_on() -> Result<()> {
+    let world = World::with(Setup {
+        lifetime: Duration::from_secs(600),
+        ..Setup::default()
+    })
+    .await?;
+    world.granted("shop").await?;
+    for name in ["kept", "changed", "deleted", "renewed"] {
+        world.issued("shop", name, json!({})).await?;
+    }
+    let before = world.secret("shop", "renewed").await?;
+    let snapshot = world.cluster.snapshot().await?;
+
+    // What the snapshot does not know.
+    world.renew("shop", "renewed", "now").await?;
+    world
+        .until("shop", "renewed", "it is renewed", |object| {
+            let status = object.status.as_ref();
+            status.is_some_and(|status| status.last_handled_renew_request.as_deref() == Some("now"))
+        })
+        .await?;
+    world
+        .requests("shop")
+        .delete("deleted", &kube::api::DeleteParams::default())
+        .await?;
+    let audience = format!("{}/x", crate::common::AUDIENCE);
+    world
+        .change("shop", "changed", json!({"spec": {"audience": audience}}))
+        .await?;
+    world.ready("shop", "changed").await?;
+    for n in 0..20 {
+        world.issued("shop", &format!("lost{n}"), json!({})).await?;
+    }
+    let mints = world.google.mint_count();
+    world.cluster.restore(&snapshot).await?;
+
+    // Watches that are no good would not show this until as many writes were done as were lost.
+    world.issued("shop", "after", json!({})).await?;
+    for name in ["kept", "changed", "deleted", "renewed"] {
+        let object = world.ready("shop", name).await?;
+        let told = object.status.as_ref().and_then(|status| status.secret.clone());
+        let secret = world.secret("shop", name).await?;
+        assert_eq!(
+            told.and_then(|secret| secret.resource_version),
+            secret.metadata.resource_version
+        );
+        let (_, claims) = world.claims("shop", name).await?;
+        assert_eq!(claims["aud"], crate::common::AUDIENCE, "{name}");
+    }
+    // All tokens of the snapshot are good still.
+    assert_eq!(world.google.mint_count(), mints + 1);
+    assert!(before == world.secret("shop", "renewed").await?);
+    let secrets = world.secrets("shop").list(&ListParams::default()).await?;
+    assert_eq!(secrets.items.len(), 5);
+    assert!(
+        world.metric("idtoken_requests").await? as usize == 5,
+        "{}",
+        world.scrape().await?
+    );
+
+    // And everything goes on from there.
+    for name in ["kept", "deleted", "renewed"] {
+        world.renew("shop", name, "again").await?;
+        world
+            .until("shop", name, "it is renewed", |object| {
+                let status = object.status.as_ref();
+                status.is_some_and(|status| status.last_handled_renew_request.as_deref() == Some("again"))
+            })
+            .await?;
+        world.claims("shop", name).await?;
+    }
+    world
+        .meddle("shop", "kept", json!({"data": {"token": "stolen"}}))
+        .await?;
+    world
+        .wait("the token is put back", async || {
+            Ok(world.claims("shop", "kept").await.is_ok())
+        })
+        .await?;
     Ok(())
 }
