@@ -174,6 +174,8 @@ struct Inner {
     listing_requests: HashSet<String>,
     /// Namespaces that are being deleted, and whether a watch said so rather than a refused write.
     ending: HashMap<String, bool>,
+    /// Of which namespaces, all where the name is empty, the requests may be others than those that are cached.
+    behind: HashSet<String>,
     /// When something that concerns all requests was last said.
     news: HashMap<&'static str, Timestamp>,
 }
@@ -248,6 +250,16 @@ impl Index {
         self.lock().forget(key, None)
     }
 
+    /// The requests of `scope`, a namespace or all where empty, are to be listed anew after the API server was away.
+    pub fn requests_behind(&self, scope: &str) {
+        self.lock().behind.insert(scope.to_owned());
+    }
+
+    /// Whether the request `key` may be another than the cached one, or gone, until the list is there.
+    pub fn is_behind(&self, key: &Key) -> bool {
+        self.lock().behind.iter().any(|scope| is_within(key, scope))
+    }
+
     /// A new list of the requests of `scope`, a namespace or all where empty, begins. It shows every status that was written before now.
     pub fn requests_listing(&self, scope: &str) {
         let mut inner = self.lock();
@@ -269,6 +281,7 @@ impl Index {
     pub fn requests_listed(&self, scope: &str, alive: &HashSet<Key>) -> Vec<Key> {
         let mut inner = self.lock();
         inner.listing_requests.remove(scope);
+        inner.behind.remove(scope);
         let gone: Vec<Key> = inner
             .requests
             .keys()

@@ -14,7 +14,7 @@ use super::fault::KubeFault;
 use super::index::{Basis, Key, Memory, Retry, SecretMeta, older};
 use super::observe::Content;
 use super::outcome::Stop;
-use super::plan::{self, Observed, Plan};
+use super::plan::{self, Cause, Observed, Plan};
 use super::render::hash_of_renewal;
 use super::schedule;
 use super::status::{self, Failure, Report};
@@ -26,6 +26,9 @@ use crate::api::{LABEL_SHARD, annotations};
 
 /// Longest time for writing the status and the event.
 pub(super) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long what is cached may be out of date before it is looked at again.
+const BEHIND: Duration = Duration::from_millis(500);
 
 /// Brings one request to where its spec wants it, and says after which time to look again, if that is not on a change only.
 pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) -> Option<Duration> {
@@ -58,6 +61,9 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
     // What was found out on the way is of no use to anybody.
     if ctx.index.is_ending(&key.0) {
         return None;
+    }
+    if report.behind {
+        return Some(BEHIND);
     }
     let now = Timestamp::now();
     let generation = object.metadata.generation.unwrap_or_default();
@@ -411,6 +417,17 @@ impl Work<'_> {
         if matches!(plan, Plan::Mint(_)) && self.ctx.index.is_inherited(&self.request.uid) {
             self.read().await?;
             plan = self.plan();
+        }
+        // After an outage the cluster may be another, as after a restore of etcd. A renewal is due in any case; a difference between the
+        // request and its Secret may come of one being listed anew and the other not. Secrets are read, requests are waited for.
+        let key = (self.request.namespace.clone(), self.request.name.clone());
+        let differs = matches!(
+            plan,
+            Plan::Render | Plan::Mint(Cause::Missing | Cause::Changed | Cause::Damaged)
+        );
+        if differs && self.ctx.index.is_behind(&key) {
+            self.report.behind = true;
+            return Ok(());
         }
         match plan {
             Plan::Keep { .. } => self.record(),

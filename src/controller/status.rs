@@ -70,6 +70,8 @@ pub struct Report {
     pub keep_secret_name: bool,
     /// Whether the attempt was put off: nothing was tried, and nothing failed.
     pub postponed: bool,
+    /// Whether nothing was done, since what is cached may be out of date.
+    pub behind: bool,
     /// When to look again.
     pub next: Option<Timestamp>,
 }

@@ -47,6 +47,7 @@ fn report(held: Option<Held>, failure: Option<Failure>) -> Report {
         handled_renew: None,
         keep_secret_name: false,
         postponed: false,
+        behind: false,
         next: None,
     }
 }

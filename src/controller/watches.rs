@@ -127,6 +127,9 @@ pub(super) async fn requests(
         let event = match event {
             Ok(event) => event,
             Err(error) => {
+                if matches!(error, watcher::Error::WatchStartFailed(_)) {
+                    ctx.index.requests_behind(&scope);
+                }
                 failed("idtokenrequests", &error);
                 continue;
             }
