@@ -1,6 +1,6 @@
 //! Every parser of outside data against mutations of what it usually reads: it does not panic, and what must hold of its result holds.
 //!
-//! Each runs for `IDTOKEN_FUZZ_SECONDS`, 8 where that is not set; `IDTOKEN_FUZZ_SECONDS=600 cargo test --lib fuzz_tests` is a long run.
+//! Each runs for `IDTOKEN_FUZZ_SECONDS`, 6 where that is not set; `IDTOKEN_FUZZ_SECONDS=600 cargo test --lib fuzz_tests` is a long run.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -110,7 +110,7 @@ fn mutated(samples: &[Vec<u8>], sample: &Index, mutations: &[Mutation]) -> Vec<u
 
 /// Runs `check` on mutations of `samples` until the time is over. A failure is shrunk and shown.
 fn fuzz<S: AsRef<[u8]>>(samples: &[S], check: impl Fn(&[u8]) -> TestCaseResult) {
-    let seconds = std::env::var("IDTOKEN_FUZZ_SECONDS").map_or(8, |text| text.parse().expect("seconds"));
+    let seconds = std::env::var("IDTOKEN_FUZZ_SECONDS").map_or(6, |text| text.parse().expect("seconds"));
     let end = Instant::now() + Duration::from_secs(seconds);
     let samples: Vec<Vec<u8>> = samples.iter().map(|sample| sample.as_ref().to_vec()).collect();
     for sample in &samples {
@@ -220,12 +220,14 @@ fn error_bodies() {
         r#"{"error":{"code":403,"message":"Permission 'iam.serviceAccounts.getOpenIdToken' denied on resource (or it may not exist).","status":"PERMISSION_DENIED","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"IAM_PERMISSION_DENIED","metadata":{"permission":"iam.serviceAccounts.getOpenIdToken"}},{"@type":"type.googleapis.com/google.rpc.Help","links":[{"url":"https://console.developers.google.com/x"}]}]}}"#.to_owned(),
         r#"{"error":"invalid_grant","error_description":"The audience in ID Token [X] does not match the expected audience."}"#.to_owned(),
         format!(r#"{{"error":{{"message":"got {}"}}}}"#, jwt(r#"{"alg":"RS256"}"#, CLAIMS)),
+        "Your Kubernetes service account (ns/name) is not annotated with a target Google service account".to_owned(),
         "<html><body>502</body></html>".to_owned(),
         "[".repeat(4096),
     ];
     fuzz(&samples, |bytes| {
         let shown = crate::google::show_answer(bytes);
-        prop_assert!(shown.chars().count() < 4096);
+        // Three endpoints' messages of at most 512 characters, each of which may be escaped.
+        prop_assert!(shown.chars().count() < 3 * 1024 * 10);
         prop_assert!(!shown.contains(char::is_control));
         prop_assert_eq!(shown.find(WORDS[3]), None);
         Ok(())
@@ -375,6 +377,49 @@ fn accounts() {
             prop_assert!(url.query().is_none() && url.fragment().is_none());
             let last = format!("/{name}:generateIdToken");
             prop_assert!(url.path().ends_with(&last));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn credential_files() {
+    let samples = [
+        r#"{"type":"service_account","client_email":"a@p.iam.gserviceaccount.com","private_key":"-----BEGIN PRIVATE KEY-----\nc2VjcmV0LWtleS1tYXRlcmlhbA==\n-----END PRIVATE KEY-----\n","token_uri":"https://oauth2.googleapis.com/token","client_id":"1"}"#,
+        r#"{"type":"authorized_user","client_id":"c","client_secret":"c2VjcmV0LWtleS1tYXRlcmlhbA==","refresh_token":"1//0c2VjcmV0LWtleS1tYXRlcmlhbA=="}"#,
+        r#"{"type":"external_account","audience":"//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q","subject_token_type":"urn:ietf:params:oauth:token-type:jwt","token_url":"https://sts.googleapis.com/v1/token","credential_source":{"file":"/t","format":{"type":"json","subject_token_field_name":"x"}},"service_account_impersonation_url":"https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/a@p.iam.gserviceaccount.com:generateAccessToken"}"#,
+    ];
+    fuzz(&samples, |bytes| {
+        if let Some(shown) = crate::google::show_credential_file(bytes) {
+            prop_assert!(!shown.contains("c2VjcmV0LWtleS1tYXRlcmlhbA"), "{}", shown);
+            prop_assert!(!shown.contains(char::is_control));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn providers() {
+    let samples = [
+        "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
+        "identitynamespace:p.svc.id.goog:https://container.googleapis.com/v1/projects/p/locations/l/clusters/c",
+        "https://kubernetes.default.svc.cluster.local",
+    ];
+    fuzz(&samples, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        if let Ok(provider) = text.parse::<crate::google::Provider>() {
+            prop_assert_eq!(provider.name(), &*text);
+            // No provider's own audience is one that an API server could have by default.
+            let audience = provider.token_audience();
+            prop_assert!(provider.owns_audience(&audience));
+            prop_assert!(
+                audience.starts_with("//iam.")
+                    || audience.starts_with("https://iam.")
+                    || audience.ends_with(".svc.id.goog"),
+                "{}",
+                audience
+            );
+            prop_assert!(!provider.owns_audience("https://kubernetes.default.svc.cluster.local"));
         }
         Ok(())
     });

@@ -141,8 +141,14 @@ fn check(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFi
         "authorized_user" => authorized_user(raw, config),
         "impersonated_service_account" => impersonated_service_account(raw, config),
         "external_account" => external_account(raw, config),
-        other => Err(CredentialFileError::UnknownType(text::redacted(other, 64))),
+        other => Err(CredentialFileError::UnknownType(shown_type(other).to_owned())),
     }
+}
+
+/// A type as a message may show it: a word such as Google's, since a secret may stand in the wrong field.
+fn shown_type(other: &str) -> &str {
+    let is_word = other.len() <= 48 && other.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    if is_word { other } else { "unknown" }
 }
 
 fn needed<T: AsRef<str>>(value: Option<T>, field: &'static str) -> Result<T, CredentialFileError> {

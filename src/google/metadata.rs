@@ -231,6 +231,12 @@ fn refused(answer: &Answer) -> Error {
     }
 }
 
+/// What a refusal of a metadata server's looks like, for the tests of all parsers.
+#[cfg(test)]
+pub(super) fn shown(body: &[u8]) -> Error {
+    refused(&tests::answer(500, body))
+}
+
 #[cfg(test)]
 mod tests {
     use reqwest::StatusCode;
@@ -238,13 +244,13 @@ mod tests {
 
     use super::*;
 
-    fn answer(status: u16, body: &str) -> Answer {
+    pub(super) fn answer(status: u16, body: impl AsRef<[u8]>) -> Answer {
         let mut headers = HeaderMap::new();
         headers.insert(FLAVOR, HeaderValue::from_static("Google"));
         Answer {
             status: StatusCode::from_u16(status).expect("a status"),
             headers,
-            body: Zeroizing::new(body.as_bytes().to_vec()),
+            body: Zeroizing::new(body.as_ref().to_vec()),
         }
     }
 

@@ -274,16 +274,25 @@ impl fmt::Debug for Minter {
     }
 }
 
-/// What users see of an answer that is no success, for the tests of all parsers.
+/// What users see of an answer that is no success, wherever it comes from, for the tests of all parsers.
 #[cfg(test)]
 pub(crate) fn show_answer(body: &[u8]) -> String {
-    Error::from_answer(
-        Endpoint::IamCredentials,
-        ::http::StatusCode::BAD_REQUEST,
-        None,
-        body,
-    )
-    .to_string()
+    let status = ::http::StatusCode::BAD_REQUEST;
+    let mut shown = Error::from_answer(Endpoint::IamCredentials, status, None, body).to_string();
+    for error in [sts::refusal(status, body), Some(metadata::shown(body))]
+        .into_iter()
+        .flatten()
+    {
+        shown.push_str(&error.to_string());
+    }
+    shown
+}
+
+/// What users see of a credential file that is not accepted; none where it is.
+#[cfg(test)]
+pub(crate) fn show_credential_file(content: &[u8]) -> Option<String> {
+    let refused = credential_file::CredentialFile::parse(content, &GoogleConfig::default()).err()?;
+    Some(format!("{refused} {refused:?}"))
 }
 
 /// For the simulation of the controller: the decisions without the calls.
