@@ -154,6 +154,7 @@ impl World {
         let before = self.secret.clone();
         let minted = self.mints;
         self.next = self.phases()?;
+        prop_assert!(self.next.is_none_or(|next| next > self.now), "it would spin");
         if let Some((token, _)) =
             truth(before.as_ref(), self.written.as_ref()).filter(|_| minted == self.mints)
         {

@@ -403,3 +403,34 @@ fn a_source_that_has_no_other_token_is_not_asked() {
     assert_eq!(decide_at(due, Some(never)), Plan::Keep { until: expires });
     assert_eq!(decide_at(expires, Some(never)), Plan::Mint(Cause::Expired));
 }
+
+#[test]
+fn a_clock_that_is_ahead_does_not_issue_again_and_again() {
+    let request = request(json!({"renewBefore": "3h"}));
+    let secret = left(&request);
+    let ahead = at(T0 + 1800);
+    let decide_with = |issued_at| {
+        let observed = Observed {
+            issued_at,
+            ..observed(secret.clone(), None)
+        };
+        decide(&request, &observed, None, None, ahead)
+    };
+    assert_eq!(decide_with(None), Plan::Mint(Cause::Due));
+    // A tenth of the half hour that it has by this clock.
+    let until = at(T0 + 1980);
+    assert_eq!(decide_with(Some(ahead)), Plan::Keep { until });
+}
+
+#[test]
+fn a_wait_ends_with_what_it_depends_on_and_where_the_clock_was_set_back() {
+    let failed = retry(T0 + 60);
+    assert!(failed.holds(&failed.basis, at(T0)));
+    assert!(failed.holds(&failed.basis, at(T0 + 3600)));
+    assert!(!failed.holds(&failed.basis, at(T0 - 3600)));
+    let other = Basis {
+        generation: 2,
+        ..failed.basis.clone()
+    };
+    assert!(!failed.holds(&other, at(T0)));
+}
