@@ -168,7 +168,7 @@ pub async fn mint(
                 .await?
         }
         (TokenSource::Developer, _) => {
-            let google::UserIdToken { token, client_id } = ctx.minter.user_id_token().await?;
+            let google::UserIdToken { token, client_id } = ctx.minter.user_id_token(caller).await?;
             audience = client_id;
             token
         }

@@ -18,6 +18,7 @@ use super::config::{ConfigError, GoogleConfig};
 use super::credential_file::{Credential, CredentialFile, MAX_FILE_BYTES};
 use super::error::{Class, Endpoint, Error, Reason};
 use super::http::Http;
+use super::limits::Caller;
 use super::metadata::MetadataServer;
 use super::oauth;
 use super::principal::Principal;
@@ -171,7 +172,7 @@ impl Adc {
     }
 
     /// A new ID token of the user whose credentials they are.
-    pub(crate) async fn user_id_token(&self) -> Result<UserIdToken, Error> {
+    pub(crate) async fn user_id_token(&self, caller: Caller<'_>) -> Result<UserIdToken, Error> {
         let loaded = self.current().await?;
         let Some(Credential::AuthorizedUser(user)) = &loaded.credential else {
             let message = "the operator's credentials are not those of a user, of which alone the source developer gives tokens";
@@ -180,7 +181,7 @@ impl Adc {
                 "Give the operator those of gcloud auth application-default login by --credentials-file, or use another source.",
             ));
         };
-        let refreshed = oauth::refresh(self.tokens.upstream(), user)
+        let refreshed = oauth::refresh(self.tokens.upstream(), caller, user)
             .await
             .map_err(|error| for_user(error).of_credentials())?;
         Ok(UserIdToken {

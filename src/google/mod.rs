@@ -176,8 +176,8 @@ impl Minter {
     /// # Errors
     /// [`Reason::NotUserCredentials`] where the operator's credentials are of another type; otherwise what the credentials or Google
     /// said, with what to do about it.
-    pub async fn user_id_token(&self) -> Result<UserIdToken, Error> {
-        self.adc.user_id_token().await
+    pub async fn user_id_token(&self, caller: Caller<'_>) -> Result<UserIdToken, Error> {
+        self.adc.user_id_token(caller).await
     }
 
     /// Exchanges a workload's own token for a federated access token of scope [`FEDERATED_SCOPE`].

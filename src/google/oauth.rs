@@ -43,7 +43,11 @@ struct Response {
 }
 
 /// Refreshes, with the scopes that the user once granted: naming some here would lose the others, `openid` among them.
-pub(crate) async fn refresh(upstream: &Upstream, user: &UserCredentials) -> Result<Refreshed, Error> {
+pub(crate) async fn refresh(
+    upstream: &Upstream,
+    caller: Caller<'_>,
+    user: &UserCredentials,
+) -> Result<Refreshed, Error> {
     let request = upstream.client_for(&user.token_uri).post(user.token_uri.clone());
     let request = request.form(&[
         ("grant_type", "refresh_token"),
@@ -51,7 +55,7 @@ pub(crate) async fn refresh(upstream: &Upstream, user: &UserCredentials) -> Resu
         ("client_secret", &user.client_secret),
         ("refresh_token", &user.refresh_token),
     ]);
-    let answer = call(upstream, request).await?;
+    let answer = call(upstream, caller, request).await?;
     let Response {
         access_token,
         expires_in,
@@ -78,11 +82,13 @@ impl Refreshed {
 }
 
 /// Calls an endpoint that answers as RFC 6749 says.
-pub(crate) async fn call(upstream: &Upstream, request: RequestBuilder) -> Result<Answer, Error> {
+pub(crate) async fn call(
+    upstream: &Upstream,
+    caller: Caller<'_>,
+    request: RequestBuilder,
+) -> Result<Answer, Error> {
     upstream
-        .call_with(Caller::OPERATOR, request, |endpoint, answer| {
-            refused(endpoint, &answer)
-        })
+        .call_with(caller, request, |endpoint, answer| refused(endpoint, &answer))
         .await
 }
 

@@ -77,7 +77,7 @@ impl PrincipalTokens {
                 let message = "the key of the service account cannot sign";
                 Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, message)
             }),
-            Credential::AuthorizedUser(user) => oauth::refresh(&self.upstream, user)
+            Credential::AuthorizedUser(user) => oauth::refresh(&self.upstream, Caller::OPERATOR, user)
                 .await
                 .map(|refreshed| refreshed.access_token)
                 .map_err(for_user),
@@ -114,7 +114,7 @@ impl PrincipalTokens {
             .map(|project| serde_json::json!({"userProject": project}).to_string());
         form.extend(options.as_deref().map(|options| ("options", options)));
         let request = client.post(account.token_url.clone()).form(&form);
-        let answer = oauth::call(&self.upstream, request).await?;
+        let answer = oauth::call(&self.upstream, Caller::OPERATOR, request).await?;
         let Exchanged {
             access_token,
             expires_in,

@@ -118,7 +118,7 @@ async fn a_users_own_token() {
     let google = google().await;
     let file = File::with(&acting_as(&google, USER));
     let minter = Minter::new(config(&google, &file.0)).expect("a client");
-    let got = minter.user_id_token().await.expect("a token");
+    let got = minter.user_id_token(Caller::OPERATOR).await.expect("a token");
     assert_eq!(
         (got.client_id.as_str(), got.token.claims().aud.as_str()),
         ("client", "client")
@@ -129,7 +129,7 @@ async fn a_users_own_token() {
     let mut policy = google.policy();
     policy.oauth_clients[0].refresh_tokens[0].revoked = true;
     google.set_policy(policy).expect("a policy");
-    let error = minter.user_id_token().await.expect_err("revoked");
+    let error = minter.user_id_token(Caller::OPERATOR).await.expect_err("revoked");
     assert_eq!(error.reason(), "CredentialsUnavailable");
     let said = error.to_string();
     assert!(
@@ -139,6 +139,6 @@ async fn a_users_own_token() {
 
     let key = File::with(&google.service_account_key(OPERATOR).expect("a key"));
     let minter = Minter::new(config(&google, &key.0)).expect("a client");
-    let error = minter.user_id_token().await.expect_err("a key");
+    let error = minter.user_id_token(Caller::OPERATOR).await.expect_err("a key");
     assert_eq!(error.reason(), "NotUserCredentials");
 }

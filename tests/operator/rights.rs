@@ -60,9 +60,10 @@ impl World {
         {
             let into = match event.code {
                 403 => &mut refused,
-                // Neither is an answer to the right that was asked for, but for a 404, which is looked for after it.
-                400..404 | 405.. => continue,
-                _ => &mut used,
+                // What does not exist is looked for after the right to it.
+                ..400 | 404 => &mut used,
+                // Not an answer to the right that was asked for.
+                _ => continue,
             };
             let resource = match event.subresource.as_str() {
                 "" => event.resource.clone(),
