@@ -64,6 +64,7 @@ pub(crate) struct Breaker {
 #[derive(Debug)]
 struct Open {
     since: Instant,
+    last_probe: Instant,
     next_probe: Instant,
     interval: Duration,
     told: Told,
@@ -123,9 +124,19 @@ impl Breaker {
         }
     }
 
+    /// Has the next probe come in time for a token of which `left` is left: after a quarter of it. A pause that the server asked for
+    /// stays.
+    pub(crate) fn hurry(&mut self, left: Duration) {
+        if let Some(open) = self.open.as_mut().filter(|open| !open.asked) {
+            let soon = open.last_probe + (left / 4).max(FIRST_PROBE);
+            open.next_probe = open.next_probe.min(soon);
+        }
+    }
+
     /// A call starts; while the way is shut it is the probe.
     pub(crate) fn started(&mut self, now: Instant) {
         if let Some(open) = &mut self.open {
+            open.last_probe = now;
             open.next_probe = now + open.interval;
             open.interval = (open.interval * 2).min(LAST_PROBE);
             open.asked = false;
@@ -174,6 +185,7 @@ impl Breaker {
             None if until.is_some() || (alone && self.failures >= FAILURES) => {
                 self.open = Some(Open {
                     since: now,
+                    last_probe: now,
                     next_probe: until.unwrap_or(now + FIRST_PROBE),
                     interval: FIRST_PROBE * 2,
                     told,
@@ -254,6 +266,36 @@ mod tests {
             }
         }
         assert_eq!(probes, [1, 3, 7, 15, 25, 35, 45, 55]);
+    }
+
+    #[test]
+    fn probes_come_in_time_for_the_token_that_ends_first() {
+        let mut breaker = Breaker::default();
+        let start = Instant::now();
+        for _ in 0..FAILURES {
+            breaker.failed(start, TOLD, None, true);
+        }
+        let mut probes = Vec::new();
+        // A token with 16 s left, whose owner asks each tenth of a second, beside one that has time.
+        for tenth in 0..160 {
+            let now = start + Duration::from_millis(tenth * 100);
+            breaker.hurry(start + seconds(16.0) - now);
+            breaker.hurry(seconds(1800.0));
+            if breaker.standing(now, true) == Standing::Go {
+                probes.push(tenth / 10);
+                breaker.started(now);
+                breaker.failed(now, TOLD, None, true);
+            }
+        }
+        assert_eq!(probes, [1, 3, 5, 7, 9, 10, 11, 12, 13, 14, 15]);
+        // What the server asked for stays.
+        breaker.failed(start + seconds(16.0), TOLD, Some(seconds(30.0)), true);
+        breaker.hurry(seconds(1.0));
+        let now = start + seconds(40.0);
+        assert!(matches!(
+            breaker.standing(now, true),
+            Standing::Shut { asked: true, .. }
+        ));
     }
 
     #[test]

@@ -125,6 +125,10 @@ impl Turns {
         let Some(state) = self.lanes.get_mut(lane) else {
             return Err(Verdict::Postponed { by: FULL_BY });
         };
+        if let Some(left) = left {
+            state.breaker.hurry(left);
+            self.breaker.hurry(left);
+        }
         match verdict(state.breaker.standing(now, urgent), now) {
             None | Some(Ok(_)) => {}
             Some(Err(refused)) => return Err(refused),
