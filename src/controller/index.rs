@@ -311,6 +311,13 @@ impl Index {
         self.lock().requests.get(key).is_some_and(|seen| seen.uid == uid)
     }
 
+    /// Whether the request `key` is still the one with this UID, at this generation of its spec.
+    pub fn is_at(&self, key: &Key, uid: &str, generation: i64) -> bool {
+        let inner = self.lock();
+        let seen = inner.requests.get(key);
+        seen.is_some_and(|seen| seen.uid == uid && seen.generation == generation)
+    }
+
     /// Names of the requests that want the Secret `target`, the one that keeps it first.
     pub fn claimants(&self, target: &Key) -> Vec<String> {
         let inner = self.lock();

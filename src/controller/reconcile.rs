@@ -220,6 +220,7 @@ async fn phases(
     let mut work = Work {
         ctx,
         request: &request,
+        generation: object.metadata.generation.unwrap_or_default(),
         previous,
         memory,
         denied: allowed.err(),
@@ -345,6 +346,7 @@ fn unfinished(
     let work = Work {
         ctx,
         request: &request,
+        generation: object.metadata.generation.unwrap_or_default(),
         previous,
         memory,
         denied: None,
@@ -372,6 +374,7 @@ fn late(limit: Duration) -> KubeFault {
 pub(super) struct Work<'a> {
     pub(super) ctx: &'a Arc<Context>,
     pub(super) request: &'a Request,
+    pub(super) generation: i64,
     pub(super) previous: &'a IdTokenRequestStatus,
     pub(super) memory: &'a Memory,
     pub(super) denied: Option<Denied>,
@@ -425,7 +428,10 @@ impl Work<'_> {
             plan,
             Plan::Render | Plan::Mint(Cause::Missing | Cause::Changed | Cause::Damaged)
         );
-        if differs && self.ctx.index.is_behind(&key) {
+        // The spec may have changed, or the request gone, while the Secret was read.
+        let acts = matches!(plan, Plan::Render | Plan::Mint(_));
+        let outdated = acts && !self.ctx.index.is_at(&key, &self.request.uid, self.generation);
+        if outdated || (differs && self.ctx.index.is_behind(&key)) {
             self.report.behind = true;
             return Ok(());
         }
