@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use base64::Engine as _;
 use idtoken_operator::api::v1alpha1::{IdTokenGrant, IdTokenRequest};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -132,6 +133,20 @@ impl World {
     pub(crate) async fn issued(&self, namespace: &str, name: &str, more: Value) -> Result<IdTokenRequest> {
         self.request(namespace, name, more).await?;
         self.ready(namespace, name).await
+    }
+
+    /// Waits until the second in which `object` was made, and the token that it got at once, is over.
+    pub(crate) async fn another_second(&self, object: &IdTokenRequest) -> Result<()> {
+        let issued = object.status.as_ref().and_then(|status| status.token.as_ref());
+        let issued = issued
+            .and_then(|token| token.issue_time.as_ref())
+            .map(|time| time.0);
+        let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let last = issued.max(created).context("neither made nor issued")?;
+        self.wait("another second has begun", async || {
+            Ok(Timestamp::now().as_second() > last.as_second())
+        })
+        .await
     }
 
     /// Waits until a request is ready.

@@ -465,12 +465,7 @@ async fn nobody_gets_at_anothers_secret() -> Result<()> {
     let secrets = world.secrets("shop");
     let victim = world.issued("shop", "victim", json!({})).await?;
     // Of two requests of one second, the lower UID comes first: it is to be older than those that follow.
-    let created = victim.metadata.creation_timestamp.context("a creation time")?.0;
-    world
-        .wait("a second has passed", async || {
-            Ok(jiff::Timestamp::now().duration_since(created).as_millis() >= 1000)
-        })
-        .await?;
+    world.another_second(&victim).await?;
     let uid = victim.metadata.uid.context("a UID")?;
     let owner = |uid: &str| json!([{"apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest", "name": "case-0", "uid": uid}]);
     let certificate = json!({

@@ -1,7 +1,6 @@
 //! Secrets that belong to others, and requests that want the same Secret.
 
 use anyhow::{Context, Result};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
@@ -122,7 +121,9 @@ async fn anothers_controller_keeps_its_secret() -> Result<()> {
 async fn an_immutable_secret_is_told() -> Result<()> {
     let world = World::new().await?;
     world.granted("shop").await?;
-    world.issued("shop", "billing", json!({})).await?;
+    let issued = world.issued("shop", "billing", json!({})).await?;
+    // A token of the same second is the same token, which an immutable Secret may be written with again.
+    world.another_second(&issued).await?;
     world
         .meddle("shop", "billing", json!({"immutable": true}))
         .await?;
@@ -152,12 +153,7 @@ async fn the_older_of_two_requests_keeps_the_secret() -> Result<()> {
     let target = json!({"target": {"name": "shared"}});
     let older = world.issued("shop", "older", target.clone()).await?;
     // Kubernetes tells the age of objects in whole seconds.
-    let created = older.metadata.creation_timestamp.clone().context("a time")?.0;
-    world
-        .wait("another second has begun", async || {
-            Ok(Timestamp::now().as_second() > created.as_second() + 1)
-        })
-        .await?;
+    world.another_second(&older).await?;
     let before = world.secret("shop", "shared").await?;
     world.request("shop", "younger", target).await?;
     let object = world
