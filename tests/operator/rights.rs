@@ -10,6 +10,7 @@ use kube::Api;
 use serde_json::{Value, json};
 
 use crate::common::{AUDIENCE, CALLER, LIMIT, Setup, USER, World, config, has};
+use crate::federation;
 
 /// API group, resource with its subresource, verb.
 type Right = (String, String, String);
@@ -292,4 +293,70 @@ impl World {
         };
         until("the operator is refused and says so", LIMIT, refused).await
     }
+}
+
+/// All rules of a file of `config/`, wherever they hold.
+fn everywhere(file: &str) -> Result<BTreeSet<Right>> {
+    Ok(granted(file)?.into_values().flatten().collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn federation_takes_two_rights_more_and_its_strict_mode_one() -> Result<()> {
+    let without = everywhere("rbac.yaml")?;
+    let more = |file: &str| anyhow::Ok(&everywhere(file)? - &without);
+    let account = right("", "serviceaccounts", "get");
+    let token = right("", "serviceaccounts/token", "create");
+    let both = BTreeSet::from([account.clone(), token]);
+    assert_eq!(more("rbac-federation.yaml")?, both);
+    assert_eq!(more("rbac-federation-strict.yaml")?, BTreeSet::from([account]));
+
+    let world = World::with(Setup {
+        flags: vec![format!("--federation-provider={}", federation::PROVIDER)],
+        rbac: "rbac-federation.yaml",
+        ..Setup::default()
+    })
+    .await?;
+    federation::prepare(&world).await?;
+    world
+        .issued("shop", "billing", federation::federated("billing"))
+        .await?;
+    let [used, refused] = world.used().await?;
+    assert_eq!(refused, BTreeMap::new());
+    let used: BTreeSet<Right> = used.into_values().flatten().collect();
+    assert!(used.is_superset(&both), "{used:?}");
+    // Who it is, the API server tells everybody: ClusterRole system:basic-user.
+    let mut allowed = everywhere("rbac-federation.yaml")?;
+    allowed.insert(right("authentication.k8s.io", "selfsubjectreviews", "create"));
+    assert!(used.is_subset(&allowed), "{used:?}");
+
+    let roles: Api<ClusterRole> = Api::all(world.client.clone());
+    let whole = roles.get("idtoken-operator").await?;
+    for (number, lost) in both.iter().enumerate() {
+        world.restrict(&whole, Some(lost)).await?;
+        // So that the next token needs an exchange.
+        federation::recreate(&world, "shop", "billing").await?;
+        world.renew("shop", "billing", &number.to_string()).await?;
+        world
+            .until(
+                "shop",
+                "billing",
+                &format!("the loss of {lost:?} is told"),
+                |request| has(request, "RenewalFailing", "True", ""),
+            )
+            .await?;
+        let [_, refused] = world.used().await?;
+        assert!(
+            refused.into_values().any(|rights| rights.contains(lost)),
+            "{lost:?}"
+        );
+        world.restrict(&whole, None).await?;
+        // Not by itself so soon: what an administrator mends is looked at again when it is due, or asked for.
+        world.renew("shop", "billing", &format!("{number} again")).await?;
+        world
+            .until("shop", "billing", "it is well again", |request| {
+                has(request, "RenewalFailing", "False", "")
+            })
+            .await?;
+    }
+    Ok(())
 }
