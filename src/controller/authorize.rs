@@ -23,7 +23,7 @@ pub enum Denied {
     /// No grant allows all of it.
     #[error(
         "no IdTokenGrant allows namespace {namespace} to get a token of {service_account} for audience {audience}{delegates}; \
-         `kubectl idtoken grant {name} -n {namespace}` prints the grant that would, for a cluster administrator to apply"
+         `kubectl idtoken grant {name} -n {namespace}` prints the grant that would, {whose}"
     )]
     NotGranted {
         /// Namespace of the request.
@@ -36,6 +36,8 @@ pub enum Denied {
         audience: String,
         /// The delegation chain, if one is asked for.
         delegates: String,
+        /// Who puts the grant where.
+        whose: &'static str,
     },
     /// The watches have been silent too long to decide.
     #[error(
@@ -162,6 +164,14 @@ impl GrantSet {
                 delegates: match token.source.delegates() {
                     [] => String::new(),
                     chain => format!(" by way of {}", chain.join(", ")),
+                },
+                // Where only the file counts there is no watch that could grow stale.
+                whose: match self.fresh_until {
+                    Some(_) => "for a cluster administrator to apply",
+                    None => {
+                        "whose from and to an administrator adds, with a name, to the list in the operator's --grants-file, the only \
+                         place that this operator takes grants from"
+                    }
                 },
             })
     }

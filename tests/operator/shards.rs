@@ -4,7 +4,7 @@ use anyhow::Result;
 use idtoken_emulator::Endpoint;
 use serde_json::json;
 
-use crate::common::{AUDIENCE, CALLER, Setup, World, has, of, token};
+use crate::common::{AUDIENCE, CALLER, Setup, World, condition, has, of, token};
 
 fn flags(flags: &[&str]) -> Vec<String> {
     flags.iter().map(|flag| (*flag).to_owned()).collect()
@@ -52,6 +52,20 @@ async fn namespaced_mode_reads_nothing_cluster_wide() -> Result<()> {
         })
         .await?;
     assert_eq!(world.google.mint_count(), 2);
+    // The way to a grant is another one here.
+    world
+        .request("farm", "denied", json!({"audience": "https://other.example.com"}))
+        .await?;
+    let denied = world
+        .until("farm", "denied", "it is denied", |object| {
+            has(object, "Ready", "False", "NotGranted")
+        })
+        .await?;
+    let message = condition(&denied, "Ready").map(|ready| ready.message.as_str());
+    assert!(
+        message.is_some_and(|message| message.contains("--grants-file")),
+        "{message:?}"
+    );
     assert!(world.secret("other", "elsewhere").await.is_err());
 
     world.mark().await?;
