@@ -22,7 +22,7 @@ pub const STALE_AFTER: SignedDuration = SignedDuration::from_mins(5);
 pub enum Denied {
     /// No grant allows all of it.
     #[error(
-        "no IdTokenGrant allows namespace {namespace} to get a token of {service_account} for audience {audience}{delegates}; \
+        "no IdTokenGrant allows namespace {namespace} to get a token of {service_account} for audience {audience}; \
          `kubectl idtoken grant {name} -n {namespace}` prints the grant that would, {whose}"
     )]
     NotGranted {
@@ -32,10 +32,8 @@ pub enum Denied {
         name: String,
         /// The account asked for.
         service_account: String,
-        /// The audience asked for.
+        /// The audience asked for, and the delegation chain if there is one.
         audience: String,
-        /// The delegation chain, if one is asked for.
-        delegates: String,
         /// Who puts the grant where.
         whose: &'static str,
     },
@@ -160,10 +158,9 @@ impl GrantSet {
                     .service_account
                     .clone()
                     .unwrap_or_else(|| "the account that the source has".to_owned()),
-                audience: token.audience.clone(),
-                delegates: match token.source.delegates() {
-                    [] => String::new(),
-                    chain => format!(" by way of {}", chain.join(", ")),
+                audience: match token.source.delegates() {
+                    [] => token.audience.clone(),
+                    chain => format!("{} by way of {}", token.audience, chain.join(", ")),
                 },
                 // Where only the file counts there is no watch that could grow stale.
                 whose: match self.fresh_until {
