@@ -107,6 +107,17 @@ impl World {
         Ok(())
     }
 
+    /// Waits until a grant says that it allows so many requests, which it does some seconds after they came.
+    pub(crate) async fn allows(&self, name: &str, count: usize) -> Result<()> {
+        let grants: Api<IdTokenGrant> = Api::all(self.client.clone());
+        let count = i64::try_from(count)?;
+        self.wait("the grant says what it allows", async || {
+            let status = grants.get(name).await?.status;
+            Ok(status.and_then(|status| status.allowed_requests) == Some(count))
+        })
+        .await
+    }
+
     /// Deletes a grant.
     pub(crate) async fn revoke(&self, name: &str) -> Result<()> {
         let grants: Api<IdTokenGrant> = Api::all(self.client.clone());

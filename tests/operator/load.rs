@@ -234,6 +234,7 @@ async fn an_idle_operator_asks_for_nothing() -> Result<()> {
     world.granted("shop").await?;
     make(&world, "shop", COUNT).await?;
     all_ready(&world, "shop", COUNT).await?;
+    world.allows("shop", COUNT).await?;
     let start = world.mark().await?;
     let asked = world.google.calls().len();
     let reconciled = world.metric("idtoken_reconcile_total").await?;

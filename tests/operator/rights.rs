@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use idtoken_operator::api::v1alpha1::IdTokenGrant;
 use idtoken_testenv::until;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use kube::Api;
@@ -133,13 +132,7 @@ async fn the_whole_cluster_takes_these_rights_and_no_others() -> Result<()> {
         false => world.revoke("shop").await,
     };
     world.whole_life("shop", allow).await?;
-    let grants: Api<IdTokenGrant> = Api::all(world.client.clone());
-    world
-        .wait("the grant says what it allows", async || {
-            let status = grants.get("shop").await?.status;
-            Ok(status.and_then(|status| status.allowed_requests) == Some(1))
-        })
-        .await?;
+    world.allows("shop", 1).await?;
     let [used, refused] = world.used().await?;
     assert_eq!(refused, BTreeMap::new());
     let used: BTreeSet<Right> = used.into_values().flatten().collect();
