@@ -340,8 +340,14 @@ async fn what_the_schema_cannot_say_a_condition_does() -> Result<()> {
         (
             "federation",
             federation,
+            "InvalidSpec",
+            "spec.source.federation.provider",
+        ),
+        (
+            "developer",
+            json!({"source": {"developer": {}}, "serviceAccount": null}),
             "SourceUnavailable",
-            "spec.source.federation",
+            "--allow-developer-source",
         ),
         (
             "unknown",
