@@ -16,7 +16,8 @@ use crate::controller::authorize::allows;
 use crate::controller::names::is_service_account;
 use crate::controller::template::{MAX_TOTAL, Template, Values};
 use crate::controller::validate;
-use crate::google::{MAX_RETRY_AFTER, parse_retry_after, text};
+use crate::google::{MAX_RETRY_AFTER, parse_retry_after};
+use crate::text;
 use crate::token::{Expected, IdToken};
 
 /// One change of a text.

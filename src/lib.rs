@@ -1,12 +1,12 @@
 //! Keeps Google-signed OIDC ID tokens in Kubernetes Secrets, always fresh.
 //!
-//! A request flows from a watch to a Secret through the phases of [`controller`]: observe → validate → authorize → plan → mint →
+//! A request flows from a watch to a Secret through the phases of [`controller`]: validate → observe → authorize → plan → mint →
 //! render → apply → status. Phases that decide are pure and take the time as an argument; those with effects are at the edges.
 //!
 //! - [`api`]: the kinds, conditions and annotations.
 //! - [`controller`]: watches, caches and the phases.
 //! - [`google`]: Google's token endpoints; knows nothing of Kubernetes.
-//! - [`token`]: the ID token, its claims and its checks.
+//! - [`token`]: the ID token, its claims and its checks; [`text`]: outside text, made safe to show.
 //! - [`leader`]: which of several replicas works; [`health`]: whether it does.
 //! - [`cli`], [`app`], [`telemetry`], [`metrics`], [`admin`]: the process around them.
 
@@ -20,6 +20,7 @@ pub mod health;
 pub mod leader;
 pub mod metrics;
 pub mod telemetry;
+pub mod text;
 pub mod token;
 
 #[cfg(test)]

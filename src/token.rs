@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::google::text;
+use crate::text;
 
 /// The longest token that is accepted, in bytes. Google's are between 700 and 1,500 bytes; a Secret holds 1 MiB.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;

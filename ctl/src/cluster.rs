@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use idtoken_operator::api::v1alpha1::{GrantStatus, IdTokenGrant, IdTokenRequest};
-use idtoken_operator::controller::authorize::Grant;
 use idtoken_operator::controller::fault::KubeFault;
+use idtoken_operator::controller::grant_index::Grant;
 use idtoken_operator::controller::observe::{self, Content};
 use idtoken_operator::google::shell::quote;
 use k8s_openapi::api::admissionregistration::v1::{

@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use idtoken_operator::api::v1alpha1::GrantStatus;
-use idtoken_operator::controller::authorize::{Grant, GrantSet, Namespaces};
+use idtoken_operator::controller::authorize::GrantSet;
+use idtoken_operator::controller::grant_index::{Grant, Namespaces};
 use jiff::Timestamp;
 
 use super::*;

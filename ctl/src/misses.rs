@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use idtoken_operator::api::v1alpha1::{GrantSource, GrantStatus, GrantTo, IdTokenGrantSpec};
-use idtoken_operator::controller::authorize::{Grant, GrantSet, allows};
+use idtoken_operator::controller::authorize::{GrantSet, allows};
+use idtoken_operator::controller::grant_index::Grant;
 use idtoken_operator::controller::validate::{TokenSource, TokenSpec};
 use jiff::Timestamp;
 use serde::Serialize;

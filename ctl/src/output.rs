@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use anyhow::Result;
-use idtoken_operator::google::text;
+use idtoken_operator::text;
 use serde::Serialize;
 
 /// The longest message of an error, in characters.

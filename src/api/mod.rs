@@ -14,6 +14,9 @@ pub mod v1alpha1 {
     pub use super::request::*;
 }
 
+/// Namespace and name of an object.
+pub type Key = (String, String);
+
 /// The API group of both kinds.
 pub const GROUP: &str = "idtoken.dev";
 

@@ -1,16 +1,15 @@
 //! Pure: (Request, grants) → allowed by which grant, or why not. Everything is denied that no grant allows.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 
-use super::grant_index::GrantIndex;
+use super::grant_index::{Grant, GrantIndex, Namespaces};
 use super::names::is_unique_id;
 use super::validate::TokenSpec;
 use crate::api::conditions::reason;
-use crate::api::v1alpha1::{GrantSource, GrantStatus, GrantTo, IdTokenGrantSpec};
+use crate::api::v1alpha1::{GrantSource, GrantStatus, GrantTo};
 use crate::google::shell;
 
 /// How long decisions are made from a watch that no longer speaks. The API server sends a bookmark about once a minute
@@ -56,18 +55,6 @@ impl Denied {
         }
     }
 }
-
-/// A grant and what it is called.
-#[derive(Clone, Debug)]
-pub struct Grant {
-    /// Name, and UID if it is an object.
-    pub id: GrantStatus,
-    /// What it allows.
-    pub spec: Arc<IdTokenGrantSpec>,
-}
-
-/// Labels of every namespace, by name.
-pub type Namespaces = HashMap<String, BTreeMap<String, String>>;
 
 /// All grants, by what requests ask for.
 #[derive(Debug, Default)]

@@ -1,5 +1,7 @@
+use std::sync::Arc;
+
 use super::*;
-use crate::api::v1alpha1::GrantFrom;
+use crate::api::v1alpha1::{GrantFrom, IdTokenGrantSpec};
 use crate::controller::validate::TokenSource;
 
 fn token(account: &str, audience: &str) -> TokenSpec {

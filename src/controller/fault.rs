@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::schedule::Class;
 use crate::api::conditions::reason;
-use crate::google::text::redacted;
+use crate::text::redacted;
 
 /// A failed call of the Kubernetes API. Holds no body: those of Secrets are tokens.
 #[derive(Clone, Debug, Error)]

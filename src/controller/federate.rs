@@ -18,7 +18,7 @@ use super::Context;
 use super::fault::KubeFault;
 use super::mint::MintError;
 use super::names::is_service_account;
-use super::observe::{KubernetesServiceAccount, create_token, read_service_account};
+use super::observe::{GCP_SERVICE_ACCOUNT, KubernetesServiceAccount, create_token, read_service_account};
 use super::validate::{Federation, Request, SourceSettings};
 use crate::api::conditions::reason;
 use crate::google::{
@@ -103,10 +103,6 @@ impl FederateError {
         }
     }
 }
-
-/// GKE's annotation of the Google service account that a Kubernetes ServiceAccount acts as
-/// (<https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity>).
-pub const GCP_SERVICE_ACCOUNT: &str = "iam.gke.io/gcp-service-account";
 
 /// What decides a federated access token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

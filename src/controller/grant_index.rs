@@ -7,8 +7,20 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 
-use super::authorize::{Grant, Namespaces};
 use super::names::is_unique_id;
+use crate::api::v1alpha1::{GrantStatus, IdTokenGrantSpec};
+
+/// A grant and what it is called.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Name, and UID if it is an object.
+    pub id: GrantStatus,
+    /// What it allows.
+    pub spec: Arc<IdTokenGrantSpec>,
+}
+
+/// Labels of every namespace, by name.
+pub type Namespaces = HashMap<String, BTreeMap<String, String>>;
 
 /// Where an entry of a grant holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -9,7 +9,8 @@ use kube::ResourceExt;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::authorize::{Denied, Grant, GrantSet, Namespaces};
+use super::authorize::{Denied, GrantSet};
+use super::grant_index::{Grant, Namespaces};
 use super::validate::Request;
 use crate::api::v1alpha1::{GrantStatus, IdTokenGrant, IdTokenGrantSpec};
 

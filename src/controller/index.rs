@@ -12,8 +12,7 @@ use super::validate::target_name;
 use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestStatus};
 use crate::api::{LABEL_MANAGED_BY, MANAGED_BY, annotations};
 
-/// Namespace and name.
-pub type Key = (String, String);
+pub use crate::api::Key;
 
 /// What is kept of a Secret: never its data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

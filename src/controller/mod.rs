@@ -16,7 +16,7 @@ pub mod apply;
 pub mod authorize;
 pub mod fault;
 pub mod federate;
-mod grant_index;
+pub mod grant_index;
 mod grant_status;
 pub mod grants;
 mod hash;

@@ -14,9 +14,12 @@ use serde_json::json;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::fault::{KubeFault, code};
-use super::federate::GCP_SERVICE_ACCOUNT;
 use super::index::SecretMeta;
 use crate::token::IdToken;
+
+/// GKE's annotation of the Google service account that a Kubernetes ServiceAccount acts as
+/// (<https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity>).
+pub const GCP_SERVICE_ACCOUNT: &str = "iam.gke.io/gcp-service-account";
 
 /// A Secret with its data.
 pub struct Content {

@@ -14,7 +14,7 @@ use super::Context;
 use super::status::{self, Failure, Report};
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestStatus};
-use crate::google::text::redacted;
+use crate::text::redacted;
 
 /// An IdTokenRequest as a list or watch shows it. kube's `DeserializeGuard` keeps the metadata only: the status is needed too, and the
 /// operator may not `get` requests.

@@ -6,7 +6,7 @@
 use super::error::{Error, Reason};
 use super::principal::Principal;
 use super::shell::quote;
-use super::text::printable;
+use crate::text::printable;
 
 /// The permission that `generateIdToken` needs on the account:
 /// <https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateIdToken>.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::MAX_MESSAGE_CHARS;
-use super::text;
+use crate::text;
 
 /// The longest short value (a status, a reason, a permission) that is kept, in characters.
 const MAX_WORD_CHARS: usize = 128;

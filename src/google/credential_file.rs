@@ -16,7 +16,7 @@ use super::external_account::{ExternalAccount, RawExternalAccount, RawSource};
 use super::oauth::UserCredentials;
 use super::principal::Principal;
 use super::service_account_key::ServiceAccountKey;
-use super::text;
+use crate::text;
 
 /// The longest credential file, in bytes; Google's are about 2.5 KiB.
 pub(crate) const MAX_FILE_BYTES: u64 = 64 * 1024;

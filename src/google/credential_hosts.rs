@@ -4,7 +4,7 @@ use url::{Host, Url};
 
 use super::config::{DEFAULT_UNIVERSE, GoogleConfig, is_link_local, is_loopback};
 use super::credential_file::CredentialFileError;
-use super::text;
+use crate::text;
 
 /// Reads an address out of the file, and checks its host; none where the field is absent or empty.
 pub(crate) fn address(

@@ -8,7 +8,7 @@ use reqwest::StatusCode;
 use super::answer::GoogleError;
 use super::http::Answer;
 use super::sts;
-use super::text;
+use crate::text;
 use crate::token::TokenError;
 
 /// The longest text of Google's that a message repeats, in characters.

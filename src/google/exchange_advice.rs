@@ -4,7 +4,7 @@ use super::advice::{bind_openid, describe_account, is_about_tokens, word};
 use super::error::{Endpoint, Error, Reason};
 use super::federation::{SubjectToken, Workload};
 use super::provider::{MAX_SUBJECT_BYTES, Provider};
-use super::text::printable;
+use crate::text::printable;
 
 /// The longest outside word in a message, in characters.
 const MAX_WORD_CHARS: usize = 512;

@@ -20,8 +20,8 @@ use super::credential_hosts::address;
 use super::error::{Class, Endpoint, Error, Reason};
 use super::http::MAX_ANSWER_BYTES;
 use super::limits::Caller;
-use super::text;
 use super::upstream::Upstream;
+use crate::text;
 
 /// How long an executable may run where the file does not say, and at most.
 const EXECUTABLE_TIMEOUT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(60));

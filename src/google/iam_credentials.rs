@@ -7,8 +7,8 @@ use zeroize::Zeroizing;
 use super::error::{Endpoint, Error, Reason};
 use super::http::{with_bearer, with_request_reason};
 use super::limits::Caller;
-use super::text::printable;
 use super::upstream::Upstream;
+use crate::text::printable;
 use crate::token::IdToken;
 
 /// An ID token that a service account is to be impersonated for.

@@ -20,8 +20,8 @@ use super::http::{Answer, Http};
 use super::limits::Caller;
 use super::metadata_advice as advice;
 use super::principal::Principal;
-use super::text;
 use super::upstream::{Observer, Upstream};
+use crate::text;
 use crate::token::IdToken;
 
 /// The header that requests must and answers do carry.

@@ -3,7 +3,7 @@
 use super::advice::{project, word};
 use super::error::{Error, Reason};
 use super::principal::Principal;
-use super::text::printable;
+use crate::text::printable;
 
 /// The role by which a Kubernetes ServiceAccount of GKE acts as a Google one:
 /// <https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity>.

@@ -30,7 +30,6 @@ mod provider;
 mod service_account_key;
 pub mod shell;
 mod sts;
-pub mod text;
 mod turns;
 mod upstream;
 

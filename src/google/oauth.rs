@@ -14,8 +14,8 @@ use super::answer::OauthError;
 use super::error::{Class, Endpoint, Error, Reason};
 use super::http::Answer;
 use super::limits::Caller;
-use super::text;
 use super::upstream::Upstream;
+use crate::text;
 use crate::token::IdToken;
 
 /// The longest text of the endpoint's that is shown, in characters.

@@ -11,8 +11,8 @@ use super::error::{Endpoint, Error, MAX_MESSAGE_CHARS, Reason};
 use super::http::with_request_reason;
 use super::limits::Caller;
 use super::provider::Provider;
-use super::text::redacted;
 use super::upstream::Upstream;
+use crate::text::redacted;
 
 /// The scope of a federated access token: all that `generateIdToken` needs, and less than `cloud-platform`
 /// (<https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateIdToken>).
