@@ -91,6 +91,7 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
                 class: fault.class(),
                 attempts,
                 since_first: SignedDuration::ZERO,
+                waited: None,
                 retry_after: None,
                 remaining: None,
             };

@@ -29,6 +29,7 @@ pub fn after(before: Option<&Retry>, attempt: Attempt, basis: Basis, uid: &str, 
         class: attempt.class,
         attempts: before.map_or(1, |retry| retry.attempts.saturating_add(1)),
         since_first: now.duration_since(since),
+        waited: before.map(|retry| retry.next.duration_since(retry.at)),
         retry_after: attempt.retry_after,
         remaining: attempt.expiry.map(|expiry| expiry.duration_since(now)),
     };

@@ -63,6 +63,8 @@ pub struct Failure {
     pub attempts: u32,
     /// Time since the first of them.
     pub since_first: SignedDuration,
+    /// The wait after the failure before this one, if there was one.
+    pub waited: Option<SignedDuration>,
     /// What the server asked for.
     pub retry_after: Option<std::time::Duration>,
     /// Life left of the valid token that is held, if one is.
@@ -81,6 +83,12 @@ pub fn retry_delay(failure: &Failure, uid: &str) -> SignedDuration {
     let doublings = failure.attempts.saturating_sub(1).min(16);
     let delay = (base * (1_i32 << doublings)).min(cap);
     let delay = (delay - scale(delay / 4, hash(uid, failure.attempts))).max(SHORTEST);
+    // While a token was held the waits were short, however many there were: its end is no reason to wait long at once. Three times
+    // leaves room for doubling what jitter made shorter.
+    let delay = match failure.waited {
+        Some(waited) => delay.min(waited.saturating_mul(3).max(base)),
+        None => delay,
+    };
     let delay = match failure.remaining {
         Some(left) => delay.min((left / 4).max(SHORTEST)),
         None => delay,
@@ -194,7 +202,7 @@ mod tests {
             let class = if refused { Class::Refused } else { Class::Passing };
             let since_first = SignedDuration::from_secs(age);
             let remaining = left.map(SignedDuration::from_secs);
-            let delay = retry_delay(&Failure { class, attempts, since_first, retry_after: None, remaining }, "uid");
+            let delay = retry_delay(&Failure { class, attempts, since_first, waited: None, retry_after: None, remaining }, "uid");
             prop_assert!(delay >= SHORTEST);
             let cap = if age < 3600 { REFUSED_CAP_FIRST_HOUR } else { REFUSED_CAP_LATER };
             prop_assert!(delay <= cap);
@@ -230,11 +238,38 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_token_does_not_make_waits_long_at_once() {
+        let mut waited = None;
+        let mut failure = |attempts, left: Option<i64>| {
+            let delay = retry_delay(
+                &Failure {
+                    class: Class::Passing,
+                    attempts,
+                    since_first: SignedDuration::from_secs(attempts.into()),
+                    waited,
+                    retry_after: None,
+                    remaining: left.map(SignedDuration::from_secs),
+                },
+                "uid",
+            );
+            waited = Some(delay);
+            delay
+        };
+        for attempts in 1..=20 {
+            assert_eq!(failure(attempts, Some(4)), SHORTEST);
+        }
+        assert!(failure(21, None) <= SignedDuration::from_secs(3));
+        let later: Vec<_> = (22..32).map(|attempts| failure(attempts, None)).collect();
+        assert!(later.last() > Some(&(PASSING_CAP / 2)), "{later:?}");
+    }
+
+    #[test]
     fn the_server_is_obeyed() {
         let failure = Failure {
             class: Class::Passing,
             attempts: 1,
             since_first: SignedDuration::ZERO,
+            waited: None,
             retry_after: Some(std::time::Duration::from_secs(77)),
             remaining: Some(SignedDuration::from_secs(10)),
         };
