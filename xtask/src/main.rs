@@ -1,8 +1,10 @@
-//! The project's tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask crds`, `cargo xtask manifests`.
+//! The project's tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask crds`, `cargo xtask docs`, `cargo xtask
+//! manifests`.
 
 mod cargo;
 mod crds;
 mod demo;
+mod docs;
 mod manifests;
 mod output;
 mod test;
@@ -55,6 +57,12 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Write docs/api.md from the CustomResourceDefinitions and docs/flags.md from the command line.
+    Docs {
+        /// Write nothing; fail where a page is not what the code says.
+        #[arg(long)]
+        check: bool,
+    },
     /// Write what the chart makes of some values to config/: RBAC, roles and admission policies. Builds helm first.
     Manifests {
         /// Write nothing; fail where config/ is not what the chart says.
@@ -96,6 +104,8 @@ async fn run(task: Task, output: &Output) -> Result<()> {
         Task::Test { unit, filter } => test::run(output, unit, filter.as_deref()).await,
         Task::Crds { check: true } => crds::check(output),
         Task::Crds { check: false } => crds::write(output),
+        Task::Docs { check: true } => docs::check(output),
+        Task::Docs { check: false } => docs::write(output),
         Task::Manifests { check: true } => manifests::check(output).await,
         Task::Manifests { check: false } => manifests::write(output).await,
     }
