@@ -22,7 +22,7 @@ use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
 use crate::health::Pulse;
 use crate::leader::{self, Elector, Gate};
 use crate::metrics::Metrics;
-use crate::{admin, telemetry};
+use crate::{admin, probe, telemetry};
 
 /// Longest time for one answer of the Kubernetes API, watches aside, which speak at least this often.
 const KUBERNETES_READ_TIMEOUT: Duration = Duration::from_secs(295);
@@ -70,6 +70,9 @@ pub enum AppError {
     /// The admin server.
     #[error("the server of --listen ended: {0}")]
     Admin(String),
+    /// The probe.
+    #[error(transparent)]
+    Probe(#[from] probe::ProbeError),
     /// Signals, or standard output.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -86,6 +89,7 @@ pub async fn run(cli: Cli) -> Result<(), AppError> {
     match cli.command {
         Command::Run(args) => operate(*args).await,
         Command::Crds => print_crds(&mut std::io::stdout()),
+        Command::Probe { url } => Ok(probe::probe(url).await?),
     }
 }
 

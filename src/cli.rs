@@ -25,10 +25,16 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the operator against the cluster of KUBECONFIG or of its own pod.
+    /// Run the operator against the cluster of KUBECONFIG or of its own pod. Of a flag that is given twice the last one counts.
+    #[command(args_override_self = true)]
     Run(Box<RunArgs>),
     /// Print the CustomResourceDefinitions as YAML, for kubectl apply -f -.
     Crds,
+    /// Ask a URL once, such as /readyz of an operator, and fail unless it answers with 2xx: the image has no other program.
+    Probe {
+        /// What to ask.
+        url: Url,
+    },
 }
 
 /// Flags of `run`.

@@ -8,7 +8,7 @@
 //! - [`google`]: Google's token endpoints; knows nothing of Kubernetes.
 //! - [`token`]: the ID token, its claims and its checks; [`text`]: outside text, made safe to show.
 //! - [`leader`]: which of several replicas works; [`health`]: whether it does.
-//! - [`cli`], [`app`], [`telemetry`], [`metrics`], [`admin`]: the process around them.
+//! - [`cli`], [`app`], [`telemetry`], [`metrics`], [`admin`], [`probe`]: the process around them.
 
 pub mod admin;
 pub mod api;
@@ -19,6 +19,7 @@ pub mod google;
 pub mod health;
 pub mod leader;
 pub mod metrics;
+pub mod probe;
 pub mod telemetry;
 pub mod text;
 pub mod token;

@@ -81,6 +81,37 @@ pub const HELM: GoModule = GoModule {
     }],
 };
 
+/// The version of Helm 4 that is built.
+pub const HELM_4_VERSION: &str = "v4.3.1";
+
+/// Helm 4.
+pub const HELM_4: GoModule = GoModule {
+    name: "helm4",
+    go_mod: include_str!("../tools/helm4/go.mod"),
+    go_sum: include_str!("../tools/helm4/go.sum"),
+    files: &[],
+    ldflags: "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1",
+    tags: "",
+    tools: &[GoTool {
+        name: "helm",
+        package: "helm.sh/helm/v4/cmd/helm",
+    }],
+};
+
+/// kubeconform v0.8.0, which judges manifests by the schemas of Kubernetes.
+pub const KUBECONFORM: GoModule = GoModule {
+    name: "kubeconform",
+    go_mod: include_str!("../tools/kubeconform/go.mod"),
+    go_sum: include_str!("../tools/kubeconform/go.sum"),
+    files: &[],
+    ldflags: "-s -w -X main.version=v0.8.0",
+    tags: "",
+    tools: &[GoTool {
+        name: "kubeconform",
+        package: "github.com/yannh/kubeconform/cmd/kubeconform",
+    }],
+};
+
 const NEEDED: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
 
 /// The programs a [`crate::ControlPlane`] needs.
@@ -154,7 +185,22 @@ mod tests {
     }
 
     #[test]
-    fn the_helm_module_has_the_version() {
+    fn the_helm_modules_have_the_versions() {
+        assert!(
+            HELM_4
+                .go_mod
+                .contains(&format!("helm.sh/helm/v4 {HELM_4_VERSION} "))
+        );
+        assert!(
+            HELM_4
+                .ldflags
+                .ends_with(&format!("version.version={HELM_4_VERSION}"))
+        );
+        assert!(
+            KUBECONFORM
+                .go_mod
+                .contains("github.com/yannh/kubeconform v0.8.0 ")
+        );
         assert!(HELM.go_mod.contains(&format!("helm.sh/helm/v3 {HELM_VERSION} ")));
         assert!(HELM.ldflags.contains(&format!("version.version={HELM_VERSION} ")));
     }

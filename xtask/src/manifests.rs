@@ -48,7 +48,7 @@ const FILES: &[File] = &[
         about: "What the operator may do where it serves the namespaces shop and yard: nothing in the cluster's scope.",
         namespace: true,
         templates: OPERATOR,
-        values: &["namespaces={shop,yard}"],
+        values: &["watchNamespaces={shop,yard}"],
     },
     File {
         name: "roles.yaml",

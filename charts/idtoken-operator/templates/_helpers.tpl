@@ -19,6 +19,22 @@ app.kubernetes.io/name: {{ include "idtoken-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The labels of the operator's pods, and of nothing else. They can never change: a Deployment's selector is immutable. */}}
+{{- define "idtoken-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "idtoken-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: controller
+{{- end }}
+
+{{- define "idtoken-operator.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
 {{- end }}
 
 {{- define "idtoken-operator.serviceAccountName" -}}
