@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header::CONTENT_TYPE};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 
 use crate::health::Pulse;
-use crate::metrics::Metrics;
-
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use crate::metrics::{Format, Metrics};
 
 #[derive(Clone)]
 struct Shared {
@@ -33,16 +33,20 @@ pub async fn serve(
     synced: Receiver<bool>,
     pulse: Pulse,
 ) -> std::io::Result<()> {
-    let app = Router::new()
+    let shared = Shared {
+        metrics,
+        synced,
+        pulse,
+    };
+    axum::serve(listener, router(shared)).await
+}
+
+fn router(shared: Shared) -> Router {
+    Router::new()
         .route("/livez", get(alive))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
-        .with_state(Shared {
-            metrics,
-            synced,
-            pulse,
-        });
-    axum::serve(listener, app).await
+        .with_state(shared)
 }
 
 async fn alive(State(shared): State<Shared>) -> impl IntoResponse {
@@ -59,9 +63,11 @@ async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
     }
 }
 
-async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
-    match shared.metrics.encode() {
-        Ok(text) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+async fn scrape(State(shared): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    let format = Format::accepted(accept.unwrap_or_default());
+    match shared.metrics.encode(format, Timestamp::now()) {
+        Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

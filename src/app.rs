@@ -21,7 +21,7 @@ use crate::controller::{
 use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
 use crate::health::Pulse;
 use crate::leader::{self, Elector, Gate};
-use crate::metrics::Metrics;
+use crate::metrics::{self, GrantOrigin, Metrics};
 use crate::{admin, probe, telemetry};
 
 /// Longest time for one answer of the Kubernetes API, watches aside, which speak at least this often.
@@ -122,11 +122,13 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
     telemetry::start(args.log_format, &args.log)?;
     let settings = args.settings();
     let listen = args.listen;
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::new(metrics::Options {
+        per_request: args.metrics_per_request,
+    }));
     let observer = {
         let metrics = metrics.clone();
         Arc::new(move |call: &CallRecord| {
-            metrics.upstream(call.endpoint, call.code.to_string(), call.duration, call.waited)
+            metrics.upstream(call.endpoint, call.code, call.duration, call.waited)
         })
     };
     let gate = match args.leader.leader_elect {
@@ -143,11 +145,13 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
             path: path.display().to_string(),
             source,
         };
-        grants.set_file(controller::grants::read_file(path).map_err(refused)?);
+        let read = controller::grants::read_file(path).map_err(refused)?;
+        metrics.granted(GrantOrigin::File, read.len());
+        grants.set_file(read);
     }
     let config = kubernetes().await?;
     let elector = match args.leader.leader_elect {
-        true => Some(elector(&config, &args.leader, &settings, &gate)?),
+        true => Some(elector(&config, &args.leader, &settings, &gate, metrics.clone())?),
         false => None,
     };
     // Whatever writes has this client, so that no write goes around the gate.
@@ -183,6 +187,8 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
         turns: Arc::new(Semaphore::new(settings.concurrency.into())),
         settings,
     });
+    let asked = ctx.clone();
+    ctx.metrics.ask_for_loads(move || asked.minter.loads());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let shutdown = async move {
@@ -211,6 +217,7 @@ fn elector(
     args: &LeaderArgs,
     settings: &controller::Settings,
     gate: &Gate,
+    metrics: Arc<Metrics>,
 ) -> Result<Elector, AppError> {
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| std::io::Error::other("no random numbers"))?;
@@ -229,7 +236,7 @@ fn elector(
     };
     election.check()?;
     let client = Client::try_from(config.clone())?;
-    Ok(Elector::new(client, election, gate.clone()))
+    Ok(Elector::new(client, election, gate.clone(), metrics))
 }
 
 async fn kubernetes() -> Result<Config, AppError> {

@@ -49,6 +49,19 @@ pub struct RunArgs {
     )]
     pub listen: SocketAddr,
 
+    /// Tell of each request by name in /metrics, beside the counts: some series for each, so not for many thousands.
+    #[arg(
+        long,
+        env = "IDTOKEN_METRICS_PER_REQUEST",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = false,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set,
+        help_heading = "Operation"
+    )]
+    pub metrics_per_request: bool,
+
     /// Form of the log lines.
     #[arg(
         long,

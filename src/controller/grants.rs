@@ -137,6 +137,12 @@ impl Grants {
         objects.map(|grant| grant.name.clone()).collect()
     }
 
+    /// How many IdTokenGrants there are.
+    pub fn objects(&self) -> usize {
+        let sources = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        sources.objects.len()
+    }
+
     /// The IdTokenGrants whose status does not say that they allow as many requests as `allowed` has for them, none being 0.
     pub fn untold(&self, allowed: &HashMap<String, i64>) -> Vec<(String, i64)> {
         let sources = self.0.read().unwrap_or_else(PoisonError::into_inner);

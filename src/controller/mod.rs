@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use jiff::Timestamp;
 use kube::Client;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -160,6 +161,7 @@ pub async fn run(
     let (requests, secrets) = ctx.index.sizes();
     tracing::info!(requests, secrets, "the caches are filled");
     synced.send_replace(true);
+    ctx.metrics.synced();
 
     let start = |key: &Key| {
         let object = stores.get(key)?;
@@ -175,7 +177,7 @@ pub async fn run(
             }
             ctx.index.take_over();
         }
-        ctx.metrics.lead(true);
+        ctx.metrics.lead(true, Timestamp::now());
         let ended = tokio::select! {
             () = desk.work(|scope| stores.keys(scope), start, shutdown.clone()) => Some(Ok(())),
             Some(ended) = watches.join_next() => Some(Err(WatchEnded::new(ended))),
@@ -188,7 +190,7 @@ pub async fn run(
         };
         // Nothing of this term is left when the next begins, or the Lease is given back.
         desk.abandon().await;
-        ctx.metrics.lead(false);
+        ctx.metrics.lead(false, Timestamp::now());
         if let Some(ended) = ended {
             break ended;
         }

@@ -23,6 +23,7 @@ use super::validate::{Request, TokenSource, permitted, validate};
 use crate::api::conditions::{READY, reason};
 use crate::api::v1alpha1::{GrantStatus, IdTokenRequest, IdTokenRequestStatus};
 use crate::api::{LABEL_SHARD, annotations};
+use crate::metrics::RequestState;
 
 /// Longest time for writing the status and the event.
 pub(super) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -140,22 +141,12 @@ async fn publish(
     next: &IdTokenRequestStatus,
 ) -> Result<(), KubeFault> {
     let uid = object.metadata.uid.as_deref().unwrap_or_default();
-    let ready = next.conditions.iter().find(|condition| condition.type_ == READY);
-    let expires = next
-        .token
-        .as_ref()
-        .filter(|_| ready.is_some_and(|c| c.status == "True"));
-    let expires = expires
-        .and_then(|token| token.expiration_time.as_ref())
-        .map(|time| time.0);
-    ctx.metrics.state(
-        key,
-        ready.map(|c| (c.status == "True", c.reason.as_str())),
-        expires,
-    );
+    let suspended = object.spec.suspend.unwrap_or_default();
+    let now = Timestamp::now();
+    ctx.metrics.state(key, RequestState::new(next, suspended), now);
     // Deleted, perhaps made anew, while it was worked on: what was found out is not the new one's.
     if !ctx.index.is_current(key, uid) {
-        ctx.metrics.forget(key);
+        ctx.metrics.forget(key, now);
         return Ok(());
     }
     let seen = object.metadata.resource_version.as_deref().unwrap_or_default();

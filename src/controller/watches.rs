@@ -25,6 +25,7 @@ use super::grants::{Watched, read_file};
 use super::index::{Key, SecretMeta};
 use super::unreadable::{self, Shown, Unreadable};
 use crate::api::v1alpha1::{IdTokenGrant, IdTokenRequest};
+use crate::metrics::{GrantOrigin, WatchMetrics};
 
 /// Seconds after which the API server ends a watch, so that it begins anew.
 pub(super) const WATCH_SECONDS: u32 = 290;
@@ -123,7 +124,9 @@ pub(super) async fn requests(
     let mut listed: HashSet<Key> = HashSet::new();
     // The store shows a list only when it is whole. Kept when a list fails halfway: the index has taken these in already.
     let mut waiting: HashSet<Key> = HashSet::new();
+    let mut telling = ctx.metrics.watch("idtokenrequests");
     while let Some(event) = stream.next().await {
+        note(&mut telling, &event);
         let event = match event {
             Ok(event) => event,
             Err(error) => {
@@ -170,7 +173,7 @@ pub(super) async fn requests(
             }
             watcher::Event::InitDone => {
                 waiting.extend(ctx.index.requests_listed(&scope, &listed));
-                ctx.metrics.keep_only(&scope, &listed);
+                ctx.metrics.keep_only(&scope, &listed, Timestamp::now());
                 listed = HashSet::new();
                 for (namespace, name) in waiting.drain() {
                     triggers.request(&namespace, &name);
@@ -222,7 +225,7 @@ fn taken_in(ctx: &Context, object: &IdTokenRequest) -> Vec<Key> {
 fn dropped(ctx: &Context, key: &Key) -> Vec<Key> {
     // The index first: a reconcile under way asks it before it adds to the metrics.
     let affected = ctx.index.request_deleted(key);
-    ctx.metrics.forget(key);
+    ctx.metrics.forget(key, Timestamp::now());
     affected.into_iter().map(|name| (key.0.clone(), name)).collect()
 }
 
@@ -241,7 +244,9 @@ pub(super) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers
             triggers.request(&key.0, &name);
         }
     };
+    let mut telling = ctx.metrics.watch("secrets");
     while let Some(event) = stream.next().await {
+        note(&mut telling, &event);
         match event {
             Ok(watcher::Event::Init) => ctx.index.secrets_listing(&scope),
             Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
@@ -326,6 +331,18 @@ impl Backoff for WatchBackoff {
     }
 }
 
+/// Has the metrics tell of an event. After a list that broke off, or a watch that could not be begun, only what comes from a new list
+/// shows that it works again; a watch that broke off is mostly resumed, of which there is no event.
+fn note<K>(telling: &mut WatchMetrics, event: &watcher::Result<watcher::Event<K>>) {
+    match event {
+        // Comes before every try of a list.
+        Ok(watcher::Event::Init) => {}
+        Ok(_) => telling.alive(Timestamp::now()),
+        Err(watcher::Error::WatchError(_) | watcher::Error::WatchFailed(_)) => telling.failed(false),
+        Err(_) => telling.failed(true),
+    }
+}
+
 fn failed(resource: &str, error: &dyn std::error::Error) {
     tracing::warn!(resource, "the watch failed and is begun anew: {error}");
 }
@@ -350,7 +367,8 @@ pub(super) async fn grants(ctx: Arc<Context>, triggers: Triggers, filled: Filled
             .ok()
     };
     let api: Api<DeserializeGuard<IdTokenGrant>> = Api::all(ctx.client.clone());
-    live(api, "idtokengrants", |event| {
+    let telling = ctx.metrics.watch("idtokengrants");
+    live(api, "idtokengrants", telling, |event| {
         let changed = match event {
             Live::Listed(grants) => {
                 ctx.grants
@@ -375,6 +393,7 @@ pub(super) async fn grants(ctx: Arc<Context>, triggers: Triggers, filled: Filled
             Live::Alive => false,
         };
         ctx.grants.seen(Watched::Grants, Timestamp::now());
+        ctx.metrics.granted(GrantOrigin::Object, ctx.grants.objects());
         fill(&filled, Cache::Grants);
         if changed {
             triggers.everything();
@@ -392,7 +411,8 @@ pub(super) async fn namespaces(ctx: Arc<Context>, triggers: Triggers, filled: Fi
         )
     };
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(ctx.client.clone());
-    live(api, "namespaces", |event| {
+    let telling = ctx.metrics.watch("namespaces");
+    live(api, "namespaces", telling, |event| {
         match event {
             Live::Listed(namespaces) => {
                 ctx.index.namespaces_listed(
@@ -439,14 +459,26 @@ enum Live<K> {
 
 /// Lists and watches, and passes on each sign of life: kube's own watcher keeps the bookmarks to itself, so that a watch on which
 /// nothing happens could not be told from a dead one.
-async fn live<K>(api: Api<K>, resource: &'static str, mut sink: impl FnMut(Live<K>))
-where
+async fn live<K>(
+    api: Api<K>,
+    resource: &'static str,
+    mut telling: WatchMetrics,
+    mut sink: impl FnMut(Live<K>),
+) where
     K: Resource + Clone + Debug + DeserializeOwned,
 {
     let mut backoff = WatchBackoff::default();
     loop {
-        if let Err(error) = list_and_watch(&api, &mut sink, &mut backoff).await {
-            failed(resource, &error);
+        let mut heard = |event| {
+            telling.alive(Timestamp::now());
+            sink(event);
+        };
+        match list_and_watch(&api, &mut heard, &mut backoff).await {
+            Ok(()) => telling.failed(false),
+            Err(error) => {
+                telling.failed(true);
+                failed(resource, &error);
+            }
         }
         tokio::time::sleep(backoff.next().unwrap_or(LONGEST_PAUSE)).await;
     }
@@ -548,6 +580,7 @@ pub(super) async fn grants_file(ctx: Arc<Context>, path: PathBuf, triggers: Trig
         match read_file(&path) {
             Ok(grants) => {
                 tracing::info!(path = %path.display(), grants = grants.len(), "the grants file was read again");
+                ctx.metrics.granted(GrantOrigin::File, grants.len());
                 ctx.grants.set_file(grants);
                 triggers.everything();
             }

@@ -18,7 +18,7 @@ use super::config::{ConfigError, GoogleConfig};
 use super::credential_file::{Credential, CredentialFile, MAX_FILE_BYTES};
 use super::error::{Class, Endpoint, Error, Reason};
 use super::http::Http;
-use super::limits::Caller;
+use super::limits::{Caller, UpstreamLoad};
 use super::metadata::MetadataServer;
 use super::oauth;
 use super::principal::Principal;
@@ -132,6 +132,10 @@ impl Adc {
 
     pub(crate) fn set_observer(&mut self, observer: Observer) {
         self.tokens.set_observer(observer);
+    }
+
+    pub(crate) fn upstream_load(&self) -> UpstreamLoad {
+        self.tokens.upstream().load()
     }
 
     /// An access token with the scope `cloud-platform`.

@@ -196,7 +196,7 @@ impl Breaker {
         }
     }
 
-    #[cfg(test)]
+    /// Whether the way is shut, but for single probes.
     pub(crate) fn is_open(&self) -> bool {
         self.open.is_some()
     }

@@ -12,7 +12,7 @@ use super::error::{Endpoint, Error, Reason};
 use super::exchange_advice;
 use super::http::Http;
 use super::iam_credentials::{IamCredentials, Impersonation};
-use super::limits::Caller;
+use super::limits::{Caller, UpstreamLoad};
 use super::provider::Provider;
 use super::sts::{self, FederatedToken};
 use super::upstream::{Observer, Upstream};
@@ -114,6 +114,14 @@ impl Federation {
         });
         providers.insert(provider.clone(), (now, Arc::clone(&endpoints)));
         endpoints
+    }
+
+    pub(crate) fn loads(&self) -> Vec<UpstreamLoad> {
+        let providers = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = providers
+            .values()
+            .flat_map(|(_, own)| [own.sts.load(), own.iam_credentials.load()]);
+        all.collect()
     }
 
     /// Exchanges the workload's own token for a federated access token.

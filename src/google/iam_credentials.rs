@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::error::{Endpoint, Error, Reason};
 use super::http::{with_bearer, with_request_reason};
-use super::limits::Caller;
+use super::limits::{Caller, UpstreamLoad};
 use super::upstream::Upstream;
 use crate::text::printable;
 use crate::token::IdToken;
@@ -55,6 +55,10 @@ struct Response {
 impl IamCredentials {
     pub(crate) fn new(upstream: Upstream) -> Self {
         Self { upstream }
+    }
+
+    pub(crate) fn load(&self) -> UpstreamLoad {
+        self.upstream.load()
     }
 
     pub(crate) fn upstream_mut(&mut self) -> &mut Upstream {

@@ -32,6 +32,21 @@ impl Caller<'_> {
     pub const OPERATOR: Self = Self { lane: "", left: None };
 }
 
+/// How much goes on at an endpoint at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamLoad {
+    /// Which one; with federation each provider has its own.
+    pub endpoint: Endpoint,
+    /// Calls under way.
+    pub in_flight: usize,
+    /// Calls that the rate limit and the in-flight cap hold back.
+    pub waiting: usize,
+    /// Whether all its calls are held back but for single probes, since it fails.
+    pub is_open: bool,
+    /// How many lanes are held back by themselves, since their calls fail or were asked to pause.
+    pub open_lanes: usize,
+}
+
 /// The limits of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Limits {
@@ -123,6 +138,18 @@ impl Limits {
                 Some(verdict) => Err(self.refused(verdict)),
                 None => Err(self.waited_too_long()),
             },
+        }
+    }
+
+    /// How much goes on.
+    pub(crate) fn load(&self) -> UpstreamLoad {
+        let state = self.shared.lock();
+        UpstreamLoad {
+            endpoint: self.endpoint,
+            in_flight: state.turns.in_flight(),
+            waiting: state.turns.waiting(),
+            is_open: state.turns.is_open(),
+            open_lanes: state.turns.open_lanes(),
         }
     }
 

@@ -17,7 +17,7 @@ use super::answer::OauthError;
 use super::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig};
 use super::error::{Class, Endpoint, Error, Reason};
 use super::http::{Answer, Http};
-use super::limits::Caller;
+use super::limits::{Caller, UpstreamLoad};
 use super::metadata_advice as advice;
 use super::principal::Principal;
 use super::upstream::{Observer, Upstream};
@@ -81,6 +81,10 @@ impl MetadataServer {
 
     pub(crate) fn set_observer(&mut self, observer: Observer) {
         self.upstream.set_observer(observer);
+    }
+
+    pub(crate) fn load(&self) -> UpstreamLoad {
+        self.upstream.load()
     }
 
     /// An ID token. The server may give the same one until about five minutes before its end.

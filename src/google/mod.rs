@@ -42,7 +42,7 @@ pub use self::error::{Class, Endpoint, Error, MAX_RETRY_AFTER, Reason, parse_ret
 pub use self::exchange_advice::check_subject;
 pub use self::federation::{SubjectToken, Workload, is_rejected};
 pub use self::iam_credentials::Impersonation;
-pub use self::limits::{Caller, MAX_WAITING};
+pub use self::limits::{Caller, MAX_WAITING, UpstreamLoad};
 pub use self::metadata::AttachedIdentity;
 pub use self::provider::{MAX_SUBJECT_BYTES, NoProvider, Provider, is_gke_pool};
 pub use self::sts::{FEDERATED_SCOPE, FederatedToken};
@@ -91,6 +91,17 @@ impl Minter {
         self.federation.set_observer(observer.clone());
         self.iam_credentials.upstream_mut().set_observer(observer);
         self
+    }
+
+    /// How much goes on at each endpoint; one may be there more than once, since each provider of federation has its own limits.
+    #[must_use]
+    pub fn loads(&self) -> Vec<UpstreamLoad> {
+        let own = [
+            self.adc.upstream_load(),
+            self.metadata.load(),
+            self.iam_credentials.load(),
+        ];
+        own.into_iter().chain(self.federation.loads()).collect()
     }
 
     /// Impersonates a service account with the operator's own identity. The token is parsed; compare it with what was asked

@@ -248,9 +248,23 @@ impl Turns {
     }
 
     /// Calls under way.
-    #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    /// Calls that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lanes.values().map(|lane| lane.waiting.len()).sum()
+    }
+
+    /// Whether calls are held back since the endpoint fails.
+    pub(crate) fn is_open(&self) -> bool {
+        self.breaker.is_open()
+    }
+
+    /// Lanes whose own calls fail, so that they are held back.
+    pub(crate) fn open_lanes(&self) -> usize {
+        self.lanes.values().filter(|lane| lane.breaker.is_open()).count()
     }
 }
 

@@ -11,7 +11,7 @@ use url::Url;
 use super::config::GoogleConfig;
 use super::error::{Endpoint, Error};
 use super::http::{Answer, Http};
-use super::limits::{Caller, Limits};
+use super::limits::{Caller, Limits, UpstreamLoad};
 
 /// One call that was made (or held back by the limits), for metrics. No label has an unbounded number of values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +58,11 @@ impl Upstream {
 
     pub(crate) fn set_observer(&mut self, observer: Observer) {
         self.observer = Some(observer);
+    }
+
+    /// How much goes on.
+    pub(crate) fn load(&self) -> UpstreamLoad {
+        self.limits.load()
     }
 
     /// A URL below the base; every segment is percent-encoded, so that none can become two.

@@ -12,6 +12,7 @@
 //! A replica that stands by keeps its caches, which costs it the memory of the leader and makes a takeover immediate. They may lack the
 //! last writes of the leader before it; so each Secret that was there already is read once before the first mint for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -28,6 +29,8 @@ pub use clock::Instant;
 pub use decide::{Decision, Observed, Record, Settings, TimesError, decide};
 pub use gate::{Closed, Gate};
 
+use crate::metrics::Metrics;
+
 /// Longest time for giving the Lease back.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -43,6 +46,7 @@ pub struct Elector {
     deadline: Instant,
     /// What the last try failed with, to be told once.
     told: Option<String>,
+    metrics: Arc<Metrics>,
 }
 
 /// How a call of ours ended.
@@ -54,7 +58,7 @@ enum Written {
 
 impl Elector {
     /// `client` must not be one whose writes the gate holds back.
-    pub fn new(client: Client, settings: Settings, gate: Gate) -> Self {
+    pub fn new(client: Client, settings: Settings, gate: Gate, metrics: Arc<Metrics>) -> Self {
         Self {
             leases: Api::namespaced(client, &settings.namespace),
             settings,
@@ -63,6 +67,7 @@ impl Elector {
             observed: None,
             deadline: Instant::from_boot(Duration::ZERO),
             told: None,
+            metrics,
         }
     }
 
@@ -196,6 +201,7 @@ impl Elector {
             .as_ref()
             .map(|lease| Observed::update(self.observed.take(), record(lease), now));
         self.lease = lease;
+        self.tell_transitions();
         Ok(())
     }
 
@@ -230,11 +236,18 @@ impl Elector {
                 let at = Instant::now();
                 self.observed = Some(Observed::update(self.observed.take(), record(&lease), at));
                 self.lease = Some(lease);
+                self.tell_transitions();
                 Ok(Written::Yes)
             }
             // 404: somebody deleted it.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Written::Conflict),
             Err(error) => Err(error),
+        }
+    }
+
+    fn tell_transitions(&self) {
+        if let Some(seen) = &self.observed {
+            self.metrics.lease_changed_hands(seen.record.transitions);
         }
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::go_module::{GoModule, GoTool};
 use crate::{Process, Progress, RunDir};
 
-/// Prometheus v0.316.0 (3.16).
+/// Prometheus v0.316.0 (3.16), and promtool.
 pub const PROMETHEUS: GoModule = GoModule {
     name: "prometheus",
     go_mod: include_str!("../tools/prometheus/go.mod"),
@@ -16,9 +16,29 @@ pub const PROMETHEUS: GoModule = GoModule {
     ldflags: "-s -w",
     // Static targets are all that the tests need; the discoveries of all clouds are most of the build.
     tags: "remove_all_sd",
+    tools: &[
+        GoTool {
+            name: "prometheus",
+            package: "github.com/prometheus/prometheus/cmd/prometheus",
+        },
+        GoTool {
+            name: "promtool",
+            package: "github.com/prometheus/prometheus/cmd/promtool",
+        },
+    ],
+};
+
+/// kube-state-metrics v2.18.0.
+pub const KUBE_STATE_METRICS: GoModule = GoModule {
+    name: "kube-state-metrics",
+    go_mod: include_str!("../tools/kube-state-metrics/go.mod"),
+    go_sum: include_str!("../tools/kube-state-metrics/go.sum"),
+    files: &[],
+    ldflags: "-s -w",
+    tags: "",
     tools: &[GoTool {
-        name: "prometheus",
-        package: "github.com/prometheus/prometheus/cmd/prometheus",
+        name: "kube-state-metrics",
+        package: "k8s.io/kube-state-metrics/v2",
     }],
 };
 
@@ -78,12 +98,12 @@ const KINDS: [(&str, &str); 4] = [
     ("source.toolkit.fluxcd.io", "gitrepositories"),
 ];
 
-/// Builds all programs of this module that are not built yet: about 7 minutes of processor time, once. Blocks.
+/// Builds all programs of this module that are not built yet: about 10 minutes of processor time, once. Blocks.
 ///
 /// # Errors
 /// When Go is missing, too old or fails.
 pub fn build_all(progress: Progress) -> Result<()> {
-    for module in [CRDS, PROMETHEUS, OTELCOL, CADDY] {
+    for module in [CRDS, PROMETHEUS, KUBE_STATE_METRICS, OTELCOL, CADDY] {
         let names: Vec<_> = module.tools.iter().map(|tool| tool.name).collect();
         module.build(&names, progress)?;
     }
@@ -128,6 +148,11 @@ mod tests {
             PROMETHEUS
                 .go_mod
                 .contains("github.com/prometheus/prometheus v0.316.0 ")
+        );
+        assert!(
+            KUBE_STATE_METRICS
+                .go_mod
+                .contains("k8s.io/kube-state-metrics/v2 v2.18.0 ")
         );
         assert!(
             OTELCOL

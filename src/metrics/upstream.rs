@@ -1,0 +1,105 @@
+//! What a scrape tells of Google's endpoints.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::seconds;
+use crate::google::UpstreamLoad;
+
+type Seconds<L> = Family<L, Histogram, fn() -> Histogram>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    endpoint: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabels {
+    endpoint: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CircuitLabels {
+    endpoint: &'static str,
+    scope: &'static str,
+}
+
+#[derive(Debug)]
+pub(super) struct Upstreams {
+    seconds: Seconds<CallLabels>,
+    wait_seconds: Seconds<EndpointLabels>,
+    in_flight: Family<EndpointLabels, Gauge>,
+    waiting: Family<EndpointLabels, Gauge>,
+    circuits_open: Family<CircuitLabels, Gauge>,
+}
+
+impl Upstreams {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let all = Self {
+            seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
+            wait_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
+            in_flight: Family::default(),
+            waiting: Family::default(),
+            circuits_open: Family::default(),
+        };
+        let help = "Time of one call of Google's endpoints, by endpoint and HTTP status or kind of failure";
+        let name = "upstream_request_duration";
+        registry.register_with_unit(name, help, Unit::Seconds, all.seconds.clone());
+        let help =
+            "Time that a call of Google's endpoints was held back by the rate limit and the in-flight cap";
+        registry.register_with_unit("upstream_wait", help, Unit::Seconds, all.wait_seconds.clone());
+        let help = "Calls of Google's endpoints under way";
+        registry.register("upstream_in_flight", help, all.in_flight.clone());
+        let help =
+            "Calls of Google's endpoints that the rate limit and the in-flight cap hold back at the moment";
+        registry.register("upstream_waiting", help, all.waiting.clone());
+        let help = "Circuit breakers that hold calls back but for single probes, since what they call fails or asked for a \
+                    pause; scope is endpoint for all calls of an endpoint, namespace for those of one namespace";
+        registry.register("upstream_circuits_open", help, all.circuits_open.clone());
+        all
+    }
+
+    pub(super) fn called(
+        &self,
+        endpoint: &'static str,
+        code: &'static str,
+        took: Duration,
+        waited: Duration,
+    ) {
+        self.wait_seconds
+            .get_or_create(&EndpointLabels { endpoint })
+            .observe(waited.as_secs_f64());
+        self.seconds
+            .get_or_create(&CallLabels { endpoint, code })
+            .observe(took.as_secs_f64());
+    }
+
+    /// Sets the gauges: `loads` may have several of one endpoint, which are added up.
+    pub(super) fn tell(&self, loads: &[UpstreamLoad]) {
+        self.in_flight.clear();
+        self.waiting.clear();
+        self.circuits_open.clear();
+        let add = |gauge: &Gauge, count: usize| {
+            gauge.inc_by(i64::try_from(count).unwrap_or(i64::MAX));
+        };
+        for load in loads {
+            let endpoint = load.endpoint.as_str();
+            let labels = EndpointLabels { endpoint };
+            add(&self.in_flight.get_or_create(&labels), load.in_flight);
+            add(&self.waiting.get_or_create(&labels), load.waiting);
+            for (scope, open) in [
+                ("endpoint", usize::from(load.is_open)),
+                ("namespace", load.open_lanes),
+            ] {
+                let labels = CircuitLabels { endpoint, scope };
+                add(&self.circuits_open.get_or_create(&labels), open);
+            }
+        }
+    }
+}

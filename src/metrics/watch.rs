@@ -1,0 +1,84 @@
+//! What a scrape tells of the watches of the Kubernetes API.
+
+use jiff::Timestamp;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResourceLabels {
+    resource: &'static str,
+}
+
+#[derive(Debug)]
+pub(super) struct Watches {
+    restarts: Family<ResourceLabels, Counter>,
+    failing: Family<ResourceLabels, Gauge>,
+    last_event: Family<ResourceLabels, Gauge>,
+}
+
+impl Watches {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let all = Self {
+            restarts: Family::default(),
+            failing: Family::default(),
+            last_event: Family::default(),
+        };
+        let help = "How often a watch of the Kubernetes API failed and was begun anew";
+        registry.register("watch_restarts", help, all.restarts.clone());
+        let help = "Watches of the Kubernetes API that could not be begun at the last try; there is one for each namespace that is \
+                    served, or one for all";
+        registry.register("watches_failing", help, all.failing.clone());
+        let help = "Unix time of the last sign of life of a watch; of idtokengrants and namespaces there is one about every minute, of \
+                    the others only when something changes";
+        registry.register("watch_last_event_timestamp_seconds", help, all.last_event.clone());
+        all
+    }
+
+    pub(super) fn of(&self, resource: &'static str) -> WatchMetrics {
+        let labels = ResourceLabels { resource };
+        WatchMetrics {
+            restarts: self.restarts.get_or_create_owned(&labels),
+            failing: self.failing.get_or_create_owned(&labels),
+            last_event: self.last_event.get_or_create_owned(&labels),
+            fails: false,
+        }
+    }
+}
+
+/// What one watch tells.
+#[derive(Debug)]
+pub struct WatchMetrics {
+    restarts: Counter,
+    failing: Gauge,
+    last_event: Gauge,
+    fails: bool,
+}
+
+impl WatchMetrics {
+    /// Something came, which shows that the watch works.
+    pub fn alive(&mut self, now: Timestamp) {
+        self.last_event.set(now.as_second());
+        if std::mem::take(&mut self.fails) {
+            self.failing.dec();
+        }
+    }
+
+    /// The watch broke off; `is_down` tells whether it could not even be begun.
+    pub fn failed(&mut self, is_down: bool) {
+        self.restarts.inc();
+        if is_down && !std::mem::replace(&mut self.fails, true) {
+            self.failing.inc();
+        }
+    }
+}
+
+impl Drop for WatchMetrics {
+    fn drop(&mut self) {
+        if self.fails {
+            self.failing.dec();
+        }
+    }
+}
