@@ -24,6 +24,8 @@ const SPREAD_FACTOR: f64 = 1.5;
 const SPREAD_FLOOR: f64 = 5.0;
 /// What the spreading may save up.
 const SPREAD_BURST: Duration = Duration::from_secs(5);
+/// How long after a probe is due somebody is taken to want one: longer than a request waits between two tries.
+const WANTED: Duration = Duration::from_secs(3 * 60);
 /// Time constant of what is usual.
 const USUAL_OVER: Duration = Duration::from_secs(3600);
 
@@ -196,7 +198,13 @@ impl Breaker {
         }
     }
 
-    /// Whether the way is shut, but for single probes.
+    /// Whether calls are held back, but for single probes. Where nobody has wanted to call for a while, nobody is.
+    pub(crate) fn holds_back(&self, now: Instant) -> bool {
+        let open = self.open.as_ref();
+        open.is_some_and(|open| now < open.next_probe + WANTED)
+    }
+
+    #[cfg(test)]
     pub(crate) fn is_open(&self) -> bool {
         self.open.is_some()
     }
@@ -266,6 +274,8 @@ mod tests {
             }
         }
         assert_eq!(probes, [1, 3, 7, 15, 25, 35, 45, 55]);
+        assert!(breaker.holds_back(start + seconds(65.0 + 179.0)));
+        assert!(!breaker.holds_back(start + seconds(65.0 + 181.0)));
     }
 
     #[test]

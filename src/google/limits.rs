@@ -143,13 +143,13 @@ impl Limits {
 
     /// How much goes on.
     pub(crate) fn load(&self) -> UpstreamLoad {
-        let state = self.shared.lock();
+        let (state, now) = (self.shared.lock(), Instant::now());
         UpstreamLoad {
             endpoint: self.endpoint,
             in_flight: state.turns.in_flight(),
             waiting: state.turns.waiting(),
-            is_open: state.turns.is_open(),
-            open_lanes: state.turns.open_lanes(),
+            is_open: state.turns.is_open(now),
+            open_lanes: state.turns.open_lanes(now),
         }
     }
 

@@ -258,13 +258,14 @@ impl Turns {
     }
 
     /// Whether calls are held back since the endpoint fails.
-    pub(crate) fn is_open(&self) -> bool {
-        self.breaker.is_open()
+    pub(crate) fn is_open(&self, now: Instant) -> bool {
+        self.breaker.holds_back(now)
     }
 
     /// Lanes whose own calls fail, so that they are held back.
-    pub(crate) fn open_lanes(&self) -> usize {
-        self.lanes.values().filter(|lane| lane.breaker.is_open()).count()
+    pub(crate) fn open_lanes(&self, now: Instant) -> usize {
+        let all = self.lanes.values();
+        all.filter(|lane| lane.breaker.holds_back(now)).count()
     }
 }
 
