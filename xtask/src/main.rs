@@ -5,6 +5,7 @@ mod cargo;
 mod crds;
 mod demo;
 mod docs;
+mod image;
 mod manifests;
 mod output;
 mod test;
@@ -69,6 +70,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Make the operator's container image as an OCI archive, with no container engine.
+    Image(image::ImageArgs),
 }
 
 #[tokio::main]
@@ -108,6 +111,7 @@ async fn run(task: Task, output: &Output) -> Result<()> {
         Task::Docs { check: false } => docs::write(output),
         Task::Manifests { check: true } => manifests::check(output).await,
         Task::Manifests { check: false } => manifests::write(output).await,
+        Task::Image(args) => image::make(output, &args).await.map(drop),
     }
 }
 

@@ -1,0 +1,358 @@
+//! Container images, made from files with no daemon.
+//!
+//! An archive is an [OCI image layout] in a tar, which containerd, podman, skopeo and Docker from 25 on load. It also has
+//! the `manifest.json` of `docker save`, for older Docker and for tools that read only that. The same image gives the
+//! same bytes: entries are sorted, belong to root, and carry the image's time.
+//!
+//! [OCI image layout]: https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use aws_lc_rs::digest;
+use flate2::{Compression, GzBuilder};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tar::{EntryType, Header};
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+/// The name that `ctr images import` gives the image, and with it `kind load image-archive`.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// A processor, by its name in an image (Go's GOARCH).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    /// x86-64.
+    Amd64,
+    /// 64-bit Arm.
+    Arm64,
+}
+
+impl Arch {
+    /// The processor of this machine.
+    ///
+    /// # Errors
+    /// When it is neither of those.
+    pub fn of_this_machine() -> Result<Self> {
+        match std::env::consts::ARCH {
+            "x86_64" => Ok(Self::Amd64),
+            "aarch64" => Ok(Self::Arm64),
+            other => bail!("images are made for amd64 and arm64 only; this machine is {other}"),
+        }
+    }
+
+    /// The name in an image's configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+}
+
+/// What a path of the image is.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A file with these bytes.
+    Bytes(Vec<u8>),
+    /// A copy of a file of this machine.
+    Copy(PathBuf),
+    /// A symbolic link to a path.
+    Link(String),
+    /// A folder; those that other paths imply need not be named.
+    Directory,
+}
+
+/// One path of the image. It belongs to root.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// Its absolute path in the image.
+    pub path: String,
+    /// Its permissions, such as 0o644. A link has none.
+    pub mode: u32,
+    /// What it is.
+    pub content: Content,
+}
+
+impl File {
+    /// A file that everybody may read.
+    pub fn text(path: impl Into<String>, content: impl Into<Vec<u8>>) -> Self {
+        Self {
+            path: path.into(),
+            mode: 0o644,
+            content: Content::Bytes(content.into()),
+        }
+    }
+
+    /// A copy of a program of this machine.
+    pub fn program(path: impl Into<String>, from: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            mode: 0o755,
+            content: Content::Copy(from.into()),
+        }
+    }
+
+    /// A symbolic link.
+    pub fn link(path: impl Into<String>, to: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            mode: 0o777,
+            content: Content::Link(to.into()),
+        }
+    }
+}
+
+/// An image for Linux, of one layer.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Its repository, such as `idtoken-operator`.
+    pub repository: String,
+    /// Its tag.
+    pub tag: String,
+    /// The processor it runs on.
+    pub arch: Arch,
+    /// When it was made; also the time of its files.
+    pub created: Timestamp,
+    /// What a container of it runs.
+    pub entrypoint: Vec<String>,
+    /// Arguments where a container has none of its own.
+    pub command: Vec<String>,
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+    /// Who it runs as: `uid:gid`.
+    pub user: String,
+    /// `org.opencontainers.image.*` and others; labels of its configuration and annotations of its manifest.
+    pub labels: BTreeMap<String, String>,
+    /// What is in it.
+    pub files: Vec<File>,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The manifest's digest: what `repository@sha256:…` names.
+    pub digest: String,
+    /// The size of the unpacked layer, in bytes.
+    pub unpacked: u64,
+    /// The size of the compressed layer, in bytes: about what a node fetches.
+    pub packed: u64,
+}
+
+impl Image {
+    /// Writes the image as an archive.
+    ///
+    /// # Errors
+    /// When a file cannot be read, two have one path, or the archive cannot be written.
+    pub fn write(&self, to: &Path) -> Result<Written> {
+        let layer = self.layer()?;
+        let diff_id = sha256(&layer);
+        let packed = gzip(&layer)?;
+        let unpacked = layer.len() as u64;
+        drop(layer);
+
+        let config = serde_json::to_vec(&self.config(&diff_id))?;
+        let manifest = serde_json::to_vec(&self.manifest(&config, &packed))?;
+        let written = Written {
+            digest: format!("sha256:{}", sha256(&manifest)),
+            unpacked,
+            packed: packed.len() as u64,
+        };
+        let docker = json!([{
+            "Config": blob(&config),
+            "RepoTags": [format!("{}:{}", self.repository, self.tag)],
+            "Layers": [blob(&packed)],
+        }]);
+        let mut entries = BTreeMap::from([
+            (
+                "oci-layout".to_owned(),
+                br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
+            ),
+            (
+                "index.json".to_owned(),
+                serde_json::to_vec(&self.index(&manifest))?,
+            ),
+            ("manifest.json".to_owned(), serde_json::to_vec(&docker)?),
+        ]);
+        for content in [config, manifest, packed] {
+            entries.insert(blob(&content), content);
+        }
+
+        let mut archive = tar::Builder::new(Vec::new());
+        for (path, content) in &entries {
+            self.append(&mut archive, path, 0o644, content)?;
+        }
+        let archive = archive.into_inner()?;
+        write_whole(to, &archive).with_context(|| format!("cannot write {}", to.display()))?;
+        Ok(written)
+    }
+
+    /// The name as containerd has it, which gives one without a host Docker's.
+    fn containerd_name(&self) -> String {
+        let (name, tag) = (&self.repository, &self.tag);
+        match name.split_once('/') {
+            None => format!("docker.io/library/{name}:{tag}"),
+            // https://pkg.go.dev/github.com/distribution/reference#ParseNormalizedNamed
+            Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => format!("{name}:{tag}"),
+            Some(_) => format!("docker.io/{name}:{tag}"),
+        }
+    }
+
+    fn index(&self, manifest: &[u8]) -> Value {
+        let mut entry = descriptor(MANIFEST, manifest);
+        entry["platform"] = json!({"architecture": self.arch.as_str(), "os": "linux"});
+        entry["annotations"] = json!({CONTAINERD_NAME: self.containerd_name(), REF_NAME: self.tag});
+        json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]})
+    }
+
+    fn manifest(&self, config: &[u8], layer: &[u8]) -> Value {
+        json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": descriptor(CONFIG, config),
+            "layers": [descriptor(LAYER, layer)],
+            "annotations": self.labels,
+        })
+    }
+
+    fn config(&self, diff_id: &str) -> Value {
+        let env: Vec<_> = self
+            .env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        json!({
+            "created": self.created.to_string(),
+            "architecture": self.arch.as_str(),
+            "os": "linux",
+            "config": {
+                "User": self.user,
+                "Env": env,
+                "Entrypoint": self.entrypoint,
+                "Cmd": self.command,
+                "WorkingDir": "/",
+                "Labels": self.labels,
+            },
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},
+            "history": [{"created": self.created.to_string(), "comment": "made from files, with no daemon"}],
+        })
+    }
+
+    fn layer(&self) -> Result<Vec<u8>> {
+        let pairs = self.files.iter().map(|file| Ok((relative(file)?, file)));
+        let files: BTreeMap<&str, &File> = pairs.collect::<Result<_>>()?;
+        if files.len() != self.files.len() {
+            bail!("two files of the image {} have one path", self.repository);
+        }
+        let parents: BTreeSet<&str> = files.keys().flat_map(|path| parents(path)).collect();
+        let mut layer = tar::Builder::new(Vec::new());
+        // A folder sorts before what is in it.
+        for path in files.keys().chain(&parents).collect::<BTreeSet<_>>() {
+            let Some(file) = files.get(*path) else {
+                self.append_as(&mut layer, EntryType::Directory, &format!("{path}/"), 0o755, &[])?;
+                continue;
+            };
+            match &file.content {
+                Content::Directory => {
+                    self.append_as(
+                        &mut layer,
+                        EntryType::Directory,
+                        &format!("{path}/"),
+                        file.mode,
+                        &[],
+                    )?;
+                }
+                Content::Bytes(bytes) => self.append(&mut layer, path, file.mode, bytes)?,
+                Content::Copy(from) => {
+                    let bytes =
+                        std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+                    self.append(&mut layer, path, file.mode, &bytes)?;
+                }
+                Content::Link(target) => {
+                    let mut header = self.header(EntryType::Symlink, 0o777, 0);
+                    layer.append_link(&mut header, path, target)?;
+                }
+            }
+        }
+        Ok(layer.into_inner()?)
+    }
+
+    fn append(&self, to: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32, content: &[u8]) -> Result<()> {
+        self.append_as(to, EntryType::Regular, path, mode, content)
+    }
+
+    fn append_as(
+        &self,
+        to: &mut tar::Builder<Vec<u8>>,
+        kind: EntryType,
+        path: &str,
+        mode: u32,
+        content: &[u8],
+    ) -> Result<()> {
+        let mut header = self.header(kind, mode, content.len() as u64);
+        to.append_data(&mut header, path, content)
+            .with_context(|| format!("cannot put {path} into the image {}", self.repository))
+    }
+
+    fn header(&self, kind: EntryType, mode: u32, size: u64) -> Header {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(size);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(u64::try_from(self.created.as_second()).unwrap_or(0));
+        header
+    }
+}
+
+/// A path as a layer has it.
+fn relative(file: &File) -> Result<&str> {
+    let path = file.path.strip_prefix('/').unwrap_or_default();
+    if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        bail!("{:?} is no absolute path of a file", file.path);
+    }
+    Ok(path)
+}
+
+/// `a/b/c` → `a`, `a/b`.
+fn parents(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').map(|(at, _)| &path[..at])
+}
+
+fn descriptor(media_type: &str, content: &[u8]) -> Value {
+    json!({"mediaType": media_type, "digest": format!("sha256:{}", sha256(content)), "size": content.len()})
+}
+
+fn blob(content: &[u8]) -> String {
+    format!("blobs/sha256/{}", sha256(content))
+}
+
+fn sha256(content: &[u8]) -> String {
+    let digest = digest::digest(&digest::SHA256, content);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn gzip(content: &[u8]) -> Result<Vec<u8>> {
+    // Neither a name nor a time in its header.
+    let mut encoder = GzBuilder::new().write(Vec::new(), Compression::default());
+    encoder.write_all(content)?;
+    Ok(encoder.finish()?)
+}
+
+/// Renamed into place, so that nobody reads half of it.
+fn write_whole(to: &Path, content: &[u8]) -> Result<()> {
+    if let Some(parent) = to.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let part = to.with_extension("part");
+    std::fs::write(&part, content)?;
+    Ok(std::fs::rename(part, to)?)
+}

@@ -1,0 +1,168 @@
+//! An image registry, and crane: the judges of images that are made here.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::go_module::{GoModule, GoTool};
+use crate::{Port, Process, Progress, RunDir};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// crane v0.22.1 of go-containerregistry.
+pub const CRANE: GoModule = GoModule {
+    name: "crane",
+    go_mod: include_str!("../tools/crane/go.mod"),
+    go_sum: include_str!("../tools/crane/go.sum"),
+    files: &[],
+    ldflags: "-s -w",
+    tags: "",
+    tools: &[GoTool {
+        name: "crane",
+        package: "github.com/google/go-containerregistry/cmd/crane",
+    }],
+};
+
+/// A registry on a port of its own, which keeps images in a folder of its own.
+#[derive(Debug)]
+pub struct Registry {
+    crane: PathBuf,
+    address: String,
+    process: Process,
+    dir: RunDir,
+    _port: Port,
+}
+
+impl Registry {
+    /// Builds crane where it is not built yet and starts its registry.
+    ///
+    /// # Errors
+    /// When Go is missing or fails, or the registry does not answer.
+    pub async fn start(progress: Progress) -> Result<Self> {
+        let tools = tokio::task::spawn_blocking(move || CRANE.build(&["crane"], progress)).await??;
+        let crane = tools.join("crane");
+        let dir = RunDir::create("registry")?;
+        let port = Port::reserve()?;
+        let address = format!("127.0.0.1:{}", port.number());
+        let mut command = Command::new(&crane);
+        command.args(["registry", "serve", "--address", &address]);
+        let process = Process::spawn("registry", &command, dir.path())?;
+        process.wait_for_http(&address, "/v2/", LIMIT).await?;
+        Ok(Self {
+            crane,
+            address,
+            process,
+            dir,
+            _port: port,
+        })
+    }
+
+    /// Checks an archive in both of its forms and pushes it; gives its name in this registry.
+    ///
+    /// `docker save`'s form is what crane reads from a tar; the OCI layout is pushed from a folder. All digests and sizes are
+    /// then computed anew from what the registry gives back.
+    ///
+    /// # Errors
+    /// With what crane said, when it refuses the archive, or when its forms are two images.
+    pub fn push(&self, archive: &Path, name: &str) -> Result<String> {
+        let reference = format!("{}/{name}", self.address);
+        let archived = archive.to_string_lossy();
+        self.crane(&["validate", "--tarball", &archived])?;
+        let layout = self.dir.path().join(name.replace(['/', ':'], "-"));
+        let tar =
+            std::fs::File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
+        tar::Archive::new(tar).unpack(&layout)?;
+        self.crane(&["push", &layout.to_string_lossy(), &reference])?;
+        self.crane(&["validate", "--remote", &reference])?;
+
+        let config = |text: String| serde_json::from_str::<Value>(&text).map_err(anyhow::Error::from);
+        let as_docker = format!("{reference}-docker");
+        self.crane(&["push", &archived, &as_docker])?;
+        let (oci, docker) = (
+            config(self.crane(&["config", &reference])?)?,
+            config(self.crane(&["config", &as_docker])?)?,
+        );
+        if oci != docker {
+            bail!(
+                "{} is one image for OCI and another for Docker",
+                archive.display()
+            );
+        }
+        Ok(reference)
+    }
+
+    /// The configuration of an image: what a container runtime goes by.
+    ///
+    /// # Errors
+    /// When there is no such image.
+    pub fn config(&self, reference: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.crane(&["config", reference])?)?)
+    }
+
+    /// The manifest of an image.
+    ///
+    /// # Errors
+    /// When there is no such image.
+    pub fn manifest(&self, reference: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.crane(&["manifest", reference])?)?)
+    }
+
+    /// The digest of an image: `sha256:…`.
+    ///
+    /// # Errors
+    /// When there is no such image.
+    pub fn digest(&self, reference: &str) -> Result<String> {
+        Ok(self.crane(&["digest", reference])?.trim().to_owned())
+    }
+
+    /// Writes the files of an image as a tar.
+    ///
+    /// # Errors
+    /// When there is no such image, or the tar cannot be written.
+    pub fn export(&self, reference: &str, to: &Path) -> Result<()> {
+        self.crane(&["export", reference, &to.to_string_lossy()])
+            .map(drop)
+    }
+
+    /// Stops the registry; its images are gone then.
+    ///
+    /// # Errors
+    /// When it cannot be stopped.
+    pub async fn stop(self) -> Result<()> {
+        self.process.terminate(LIMIT).await.map(drop)
+    }
+
+    fn crane(&self, args: &[&str]) -> Result<String> {
+        let output = Command::new(&self.crane)
+            .args(args)
+            // No credentials of this machine.
+            .env("DOCKER_CONFIG", self.dir.path())
+            .output()
+            .context("cannot run crane")?;
+        if !output.status.success() {
+            bail!(
+                "crane {} says: {}",
+                args.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        String::from_utf8(output.stdout).context("crane wrote something that is not text")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_module_has_the_version_that_is_said() {
+        assert!(
+            CRANE
+                .go_mod
+                .contains("github.com/google/go-containerregistry v0.22.1 ")
+        );
+    }
+}

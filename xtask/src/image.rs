@@ -1,0 +1,262 @@
+//! `cargo xtask image`: the images as OCI archives, made with no daemon. The Dockerfile makes the same.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use idtoken_testenv::oci::{self, File, Image};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::cargo;
+use crate::crds::shown;
+use crate::output::Output;
+
+/// Not root, and no user of any node (distroless' `nonroot` is the same).
+const USER: &str = "65532:65532";
+
+/// What is asked for.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImageArgs {
+    /// The emulator's image instead of the operator's.
+    #[arg(long)]
+    pub(crate) emulator: bool,
+    /// The processor. For another than this machine's the Rust target and a C cross-compiler must be there.
+    #[arg(long, value_enum)]
+    pub(crate) arch: Option<ImageArch>,
+    /// The cargo profile of the program; e2e is quick to build.
+    #[arg(long, default_value = "release")]
+    pub(crate) profile: String,
+    /// Where the archive is written. Absent: target/image/NAME-VERSION-linux-ARCH.tar
+    #[arg(long)]
+    pub(crate) output: Option<PathBuf>,
+    /// URL of the sources, for the label org.opencontainers.image.source.
+    #[arg(long)]
+    pub(crate) source: Option<String>,
+}
+
+/// A processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImageArch {
+    /// x86-64
+    Amd64,
+    /// 64-bit Arm
+    Arm64,
+}
+
+impl From<ImageArch> for oci::Arch {
+    fn from(arch: ImageArch) -> Self {
+        match arch {
+            ImageArch::Amd64 => Self::Amd64,
+            ImageArch::Arm64 => Self::Arm64,
+        }
+    }
+}
+
+/// Builds the program and writes its image; gives the archive.
+///
+/// # Errors
+/// When cargo fails, or the archive cannot be written.
+pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<PathBuf> {
+    let package = if args.emulator {
+        "idtoken-emulator"
+    } else {
+        "idtoken-operator"
+    };
+    let arch = match args.arch {
+        Some(arch) => arch.into(),
+        None => oci::Arch::of_this_machine()?,
+    };
+    let program = build_static(output, package, arch, &args.profile).await?;
+
+    let step = output.begin("image");
+    let commit = Commit::of_workspace();
+    let mut files = vec![File::program(format!("/{package}"), &program)];
+    let beside = idtoken_image::files(&crate::workspace(), package, triple(arch))?;
+    files.extend(
+        beside
+            .into_iter()
+            .map(|(path, content)| File::text(path, content)),
+    );
+    let version = env!("CARGO_PKG_VERSION");
+    let image = Image {
+        repository: package.to_owned(),
+        tag: version.to_owned(),
+        arch,
+        created: commit.time,
+        entrypoint: vec![format!("/{package}")],
+        command: Vec::new(),
+        env: BTreeMap::new(),
+        user: USER.to_owned(),
+        labels: labels(package, version, &commit, args.source.as_deref())?,
+        files,
+    };
+    let archive = match &args.output {
+        Some(path) => std::path::absolute(path)?,
+        None => idtoken_testenv::target_dir()
+            .join("image")
+            .join(format!("{package}-{version}-linux-{}.tar", arch.as_str())),
+    };
+    let written = image.write(&archive)?;
+    step.done(&format!(
+        "{} is written: {package}:{version} for linux/{}, {:.1} MiB, {:.1} MiB unpacked, {}",
+        shown(&archive),
+        arch.as_str(),
+        mebibytes(written.packed),
+        mebibytes(written.unpacked),
+        written.digest
+    ));
+    Ok(archive)
+}
+
+/// Builds the program of `package` so that it needs no file of the image: linked statically with glibc, position-independent.
+///
+/// # Errors
+/// With what cargo said, when it fails.
+pub(crate) async fn build_static(
+    output: &Output,
+    package: &str,
+    arch: oci::Arch,
+    profile: &str,
+) -> Result<PathBuf> {
+    let step = output.begin("cargo build");
+    let target = triple(arch);
+    let mut cargo = cargo::cargo();
+    cargo.args([
+        "build",
+        "--locked",
+        "--bins",
+        "--message-format=json-render-diagnostics",
+    ]);
+    cargo.args(["--package", package, "--target", target, "--profile", profile]);
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", rustflags().join("\x1f"));
+    if arch != oci::Arch::of_this_machine()? {
+        for (name, value) in cross_compiler(target) {
+            if std::env::var_os(&name).is_none() {
+                cargo.env(name, value);
+            }
+        }
+    }
+    let log = cargo::run(cargo, &step, |_| ()).await.with_context(|| {
+        format!(
+            "{package} cannot be built for {target} (`rustup target add {target}` installs its standard library)"
+        )
+    })?;
+    let program = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == package)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .with_context(|| format!("cargo build made no {package}"))?;
+    step.done(&format!("{} is built", shown(&program)));
+    Ok(program)
+}
+
+/// Rust's name of the target.
+pub(crate) fn triple(arch: oci::Arch) -> &'static str {
+    match arch {
+        oci::Arch::Amd64 => "x86_64-unknown-linux-gnu",
+        oci::Arch::Arm64 => "aarch64-unknown-linux-gnu",
+    }
+}
+
+/// Static; and with no folder of this machine in panics' messages, so that other machines build the same.
+fn rustflags() -> Vec<String> {
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    // The last that fits is taken, and the workspace may be in the home folder.
+    let folders = [(home, "/cargo"), (Some(crate::workspace()), "/src")];
+    for (folder, name) in folders {
+        if let Some(folder) = folder {
+            flags.push(format!("--remap-path-prefix={}={name}", folder.display()));
+        }
+    }
+    flags
+}
+
+/// The linker, and the C compiler of aws-lc, as Debian and Ubuntu call them (package gcc-aarch64-linux-gnu, and so on).
+fn cross_compiler(target: &str) -> [(String, String); 2] {
+    let gcc = format!("{}-gcc", target.replace("-unknown", ""));
+    let name = target.replace('-', "_");
+    [
+        (
+            format!("CARGO_TARGET_{}_LINKER", name.to_uppercase()),
+            gcc.clone(),
+        ),
+        (format!("CC_{name}"), gcc),
+    ]
+}
+
+/// Labels: <https://github.com/opencontainers/image-spec/blob/v1.1.1/annotations.md>.
+fn labels(
+    package: &str,
+    version: &str,
+    commit: &Commit,
+    source: Option<&str>,
+) -> Result<BTreeMap<String, String>> {
+    let description = match package {
+        "idtoken-operator" => "Keeps Google-signed OIDC ID tokens in Kubernetes Secrets, always fresh",
+        "idtoken-emulator" => "Google's token endpoints for tests; issues tokens that Google never signed",
+        other => bail!("there is no image of {other}"),
+    };
+    let mut labels = BTreeMap::from([
+        ("title", package.to_owned()),
+        ("description", description.to_owned()),
+        ("version", version.to_owned()),
+        ("licenses", "Apache-2.0".to_owned()),
+        ("created", commit.time.to_string()),
+    ]);
+    labels.extend(commit.revision.clone().map(|revision| ("revision", revision)));
+    labels.extend(source.map(|source| ("source", source.to_owned())));
+    Ok(labels
+        .into_iter()
+        .map(|(name, value)| (format!("org.opencontainers.image.{name}"), value))
+        .collect())
+}
+
+/// What the workspace was checked out from.
+struct Commit {
+    /// The commit; absent where this is not a Git checkout.
+    revision: Option<String>,
+    /// `SOURCE_DATE_EPOCH` (<https://reproducible-builds.org/specs/source-date-epoch/>), else the commit's time, else 1970.
+    time: Timestamp,
+}
+
+impl Commit {
+    fn of_workspace() -> Self {
+        let git = |args: &[&str]| -> Option<String> {
+            let output = Command::new("git")
+                .args(args)
+                .current_dir(crate::workspace())
+                .output()
+                .ok()?;
+            let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+            output.status.success().then_some(text)
+        };
+        let dirty = git(&["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty());
+        let revision = git(&["rev-parse", "HEAD"]).filter(|revision| !revision.is_empty());
+        let seconds = std::env::var("SOURCE_DATE_EPOCH")
+            .ok()
+            .or_else(|| git(&["log", "-1", "--format=%ct"]));
+        Self {
+            revision: revision.map(|revision| {
+                if dirty {
+                    format!("{revision}-dirty")
+                } else {
+                    revision
+                }
+            }),
+            time: seconds
+                .and_then(|seconds| Timestamp::from_second(seconds.trim().parse().ok()?).ok())
+                .unwrap_or(Timestamp::UNIX_EPOCH),
+        }
+    }
+}
+
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
