@@ -1,5 +1,7 @@
 //! `cargo xtask image`: the images as OCI archives, made with no daemon. The Dockerfile makes the same.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,6 +15,7 @@ use serde_json::Value;
 use crate::cargo;
 use crate::crds::shown;
 use crate::output::Output;
+use crate::tools::AUDITABLE;
 
 /// Not root, and no user of any node (distroless' `nonroot` is the same).
 const USER: &str = "65532:65532";
@@ -35,6 +38,9 @@ pub(crate) struct ImageArgs {
     /// URL of the sources, for the label org.opencontainers.image.source.
     #[arg(long)]
     pub(crate) source: Option<String>,
+    /// Also check it: its format, its content, and that the program runs with nothing else. Builds an API server first.
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 /// A processor.
@@ -55,11 +61,35 @@ impl From<ImageArch> for oci::Arch {
     }
 }
 
-/// Builds the program and writes its image; gives the archive.
+/// An image that was made.
+pub(crate) struct Made {
+    /// The archive.
+    pub(crate) archive: PathBuf,
+    /// What is in it.
+    pub(crate) image: Image,
+    /// Its digest and sizes.
+    pub(crate) written: oci::Written,
+    /// The cargo profile of its program.
+    pub(crate) profile: String,
+}
+
+/// Makes an image, and checks it where that is asked for.
+///
+/// # Errors
+/// When it cannot be made, or is not as it should be.
+pub(crate) async fn run(output: &Output, args: &ImageArgs) -> Result<()> {
+    let made = make(output, args).await?;
+    if args.check {
+        check::check(output, &made).await?;
+    }
+    Ok(())
+}
+
+/// Builds the program and writes its image.
 ///
 /// # Errors
 /// When cargo fails, or the archive cannot be written.
-pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<PathBuf> {
+pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<Made> {
     let package = if args.emulator {
         "idtoken-emulator"
     } else {
@@ -108,7 +138,12 @@ pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<PathBuf> {
         mebibytes(written.unpacked),
         written.digest
     ));
-    Ok(archive)
+    Ok(Made {
+        archive,
+        image,
+        written,
+        profile: args.profile.clone(),
+    })
 }
 
 /// Builds the program of `package` so that it needs no file of the image: linked statically with glibc, position-independent.
@@ -121,9 +156,15 @@ pub(crate) async fn build_static(
     arch: oci::Arch,
     profile: &str,
 ) -> Result<PathBuf> {
-    let step = output.begin("cargo build");
     let target = triple(arch);
     let mut cargo = cargo::cargo();
+    if profile == "release" {
+        let tools = AUDITABLE.install(output).await?;
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let paths = std::iter::once(tools).chain(std::env::split_paths(&paths));
+        cargo.env("PATH", std::env::join_paths(paths)?).arg("auditable");
+    }
+    let step = output.begin("cargo build");
     cargo.args([
         "build",
         "--locked",

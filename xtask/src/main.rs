@@ -9,6 +9,7 @@ mod image;
 mod manifests;
 mod output;
 mod test;
+mod tools;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -111,7 +112,7 @@ async fn run(task: Task, output: &Output) -> Result<()> {
         Task::Docs { check: false } => docs::write(output),
         Task::Manifests { check: true } => manifests::check(output).await,
         Task::Manifests { check: false } => manifests::write(output).await,
-        Task::Image(args) => image::make(output, &args).await.map(drop),
+        Task::Image(args) => image::run(output, &args).await,
     }
 }
 

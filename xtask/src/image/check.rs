@@ -1,0 +1,350 @@
+//! `cargo xtask image --check`: opens the archive as a registry and a node would, and runs the program in nothing but its files.
+
+use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use idtoken_testenv::{ControlPlane, Options, Process, Progress, Registry, RunDir, oci};
+use object::elf;
+use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
+use serde_json::Value;
+
+use super::{Made, USER, mebibytes};
+use crate::output::Output;
+use crate::test;
+
+/// The most that an image may unpack to.
+const SIZE_LIMIT: u64 = 25 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
+const CA_BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
+/// The packages of the workspace that are in no image but the emulator's.
+const NEVER: [&str; 5] = [
+    "idtoken-emulator",
+    "idtoken-image",
+    "idtoken-testenv",
+    "kubectl-idtoken",
+    "xtask",
+];
+/// The user that the API server sees for the ServiceAccount of config/rbac.yaml.
+const OPERATOR_USER: &str = "system:serviceaccount:idtoken-system:idtoken-operator";
+
+/// Checks the operator's image.
+///
+/// # Errors
+/// With the first thing that is not as it should be.
+pub(crate) async fn check(output: &Output, made: &Made) -> Result<()> {
+    let dir = RunDir::create("image")?;
+    let root = dir.path().join("root");
+    std::fs::create_dir(&root)?;
+    // Where another user looks at it.
+    for path in [dir.path(), &root] {
+        std::fs::set_permissions(path, Permissions::from_mode(0o755))?;
+    }
+
+    let step = output.begin("crane");
+    let registry = Registry::start(Progress::Stderr).await?;
+    let reference = registry.push(
+        &made.archive,
+        &format!("{}:{}", made.image.repository, made.image.tag),
+    )?;
+    ensure!(
+        registry.digest(&reference)? == made.written.digest,
+        "the registry has another digest"
+    );
+    configuration(&registry.config(&reference)?, made)?;
+    let files = dir.path().join("files.tar");
+    registry.export(&reference, &files)?;
+    registry.stop().await?;
+    tar::Archive::new(std::fs::File::open(&files)?).unpack(&root)?;
+    step.done(
+        "crane and its registry take the archive, as OCI and as Docker have it; the configuration is right",
+    );
+
+    let step = output.begin("files");
+    let program = root.join(&made.image.repository);
+    contents(&root, made)?;
+    let bytes = std::fs::read(&program)?;
+    is_static(&bytes, made.image.arch)?;
+    let crates = made_of(&bytes, made)?;
+    step.done(&format!(
+        "its one executable is static, made of {crates} crates, and none of them is a test's; {:.1} MiB unpacked",
+        mebibytes(made.written.unpacked)
+    ));
+    if made.image.arch == oci::Arch::of_this_machine()? {
+        in_empty_root(output, &root, &program).await?;
+    } else {
+        output.warn(&format!("not run: it is for {}", made.image.arch.as_str()));
+    }
+    Ok(())
+}
+
+fn configuration(config: &Value, made: &Made) -> Result<()> {
+    let image = &made.image;
+    let container = &config["config"];
+    ensure!(container["User"] == USER, "it runs as {}", container["User"]);
+    let entrypoint = format!("/{}", image.repository);
+    ensure!(
+        container["Entrypoint"] == serde_json::json!([entrypoint]),
+        "it runs {}",
+        container["Entrypoint"]
+    );
+    ensure!(
+        config["architecture"] == image.arch.as_str(),
+        "it is for {}",
+        config["architecture"]
+    );
+    for label in [
+        "title",
+        "description",
+        "version",
+        "licenses",
+        "created",
+        "revision",
+    ] {
+        let value = container["Labels"][format!("org.opencontainers.image.{label}")].as_str();
+        ensure!(
+            value.is_some_and(|value| !value.is_empty()),
+            "the label {label} is missing"
+        );
+    }
+    Ok(())
+}
+
+/// What files there are, and how large.
+fn contents(root: &Path, made: &Made) -> Result<()> {
+    let unpacked = made.written.unpacked;
+    ensure!(
+        unpacked <= SIZE_LIMIT || made.profile != "release",
+        "it unpacks to {:.1} MiB, more than {:.0}",
+        mebibytes(unpacked),
+        mebibytes(SIZE_LIMIT)
+    );
+    let mut executables = BTreeSet::new();
+    let mut all = BTreeSet::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            let (path, metadata) = (entry.path(), entry.metadata()?);
+            let mode = metadata.permissions().mode() & 0o7777;
+            ensure!(mode & 0o6022 == 0, "{} has mode {mode:o}", path.display());
+            if metadata.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            ensure!(metadata.is_file(), "{} is no file", path.display());
+            let name = path.strip_prefix(root)?.to_string_lossy().into_owned();
+            if mode & 0o111 != 0 {
+                executables.insert(name.clone());
+            }
+            all.insert(name);
+        }
+    }
+    let wanted = BTreeSet::from([made.image.repository.clone()]);
+    ensure!(executables == wanted, "it has these executables: {executables:?}");
+    for file in [CA_BUNDLE, "licenses/LICENSE", "licenses/THIRD-PARTY"] {
+        ensure!(all.contains(file), "{file} is missing");
+    }
+    Ok(())
+}
+
+/// Needs no dynamic linker and no library, can be put at any address, and is for the right processor.
+fn is_static(program: &[u8], arch: oci::Arch) -> Result<()> {
+    let file = ElfFile64::<object::Endianness>::parse(program).context("the program is no ELF file")?;
+    let endian = file.endian();
+    let machine = file.elf_header().e_machine(endian);
+    let wanted = match arch {
+        oci::Arch::Amd64 => elf::EM_X86_64,
+        oci::Arch::Arm64 => elf::EM_AARCH64,
+    };
+    ensure!(machine == wanted, "the program is for machine {machine}");
+    ensure!(
+        file.elf_header().e_type(endian) == elf::ET_DYN,
+        "the program is not position-independent"
+    );
+    for header in file.elf_program_headers() {
+        ensure!(
+            header.p_type(endian) != elf::PT_INTERP,
+            "the program needs a dynamic linker"
+        );
+        for entry in header.dynamic(endian, program)?.unwrap_or_default() {
+            ensure!(
+                entry.d_tag(endian) != elf::DT_NEEDED,
+                "the program needs a shared library"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// How many crates the program says it is made of. Each of this workspace must have its place there.
+fn made_of(program: &[u8], made: &Made) -> Result<usize> {
+    // Messages of panics name their source.
+    let marker = b"emulator/src/";
+    let emulates = program.windows(marker.len()).any(|bytes| bytes == marker);
+    let is_emulator = made.image.repository == "idtoken-emulator";
+    ensure!(
+        emulates == is_emulator,
+        "the program has the emulator's code: {emulates}"
+    );
+    if made.profile != "release" {
+        return Ok(0);
+    }
+    let info = auditable_info::audit_info_from_slice(program, 8 << 20)
+        .context("the program does not say its crates")?;
+    let names: BTreeSet<_> = info
+        .packages
+        .iter()
+        .map(|package| package.name.as_str())
+        .collect();
+    let own = made.image.repository.as_str();
+    ensure!(
+        names.contains(own) && names.contains("rustls"),
+        "the program says that it is made of {names:?}"
+    );
+    for name in NEVER.iter().filter(|name| **name != own) {
+        ensure!(!names.contains(name), "{name} is in the image of {own}");
+    }
+    Ok(names.len())
+}
+
+/// Runs the program with the image's files as its whole root, as the image's user.
+async fn in_empty_root(output: &Output, root: &Path, program: &Path) -> Result<()> {
+    let step = output.begin("an empty root");
+    let Some(enter) = Enter::find(root) else {
+        output.warn("not run in an empty root: that needs root, or unshare and user namespaces");
+        return Ok(());
+    };
+    let name = program
+        .file_name()
+        .context("a program without a name")?
+        .to_string_lossy()
+        .into_owned();
+    let version = enter.output(&name, &["--version"])?;
+    ensure!(
+        version.trim() == format!("{name} {}", env!("CARGO_PKG_VERSION")),
+        "--version says {version}"
+    );
+    step.done(&format!("in an empty root, {} says its version", version.trim()));
+    if name != "idtoken-operator" {
+        return Ok(());
+    }
+
+    let assets = test::control_plane(output).await?;
+    let step = output.begin("the operator in an empty root");
+    let cluster = ControlPlane::start(Options {
+        assets: Some(assets),
+        ..Options::default()
+    })
+    .await?;
+    let workspace = crate::workspace();
+    for file in [
+        "crds/idtokenrequests.yaml",
+        "crds/idtokengrants.yaml",
+        "config/rbac.yaml",
+    ] {
+        cluster
+            .apply(&std::fs::read_to_string(workspace.join(file))?)
+            .await?;
+    }
+    let kubeconfig = std::fs::read_to_string(cluster.kubeconfig_for(OPERATOR_USER, &[])?)?;
+    let mut kubeconfig: Value = serde_json::from_str(&kubeconfig)?;
+    // So that it trusts whom the bundle says.
+    if let Some(server) = kubeconfig["clusters"][0]["cluster"].as_object_mut() {
+        server.remove("certificate-authority-data");
+    }
+    std::fs::write(root.join("kubeconfig"), kubeconfig.to_string())?;
+    std::fs::set_permissions(root.join("kubeconfig"), Permissions::from_mode(0o644))?;
+
+    // With Mozilla's certificates the API server's is unknown; with no bundle there is nothing to go by.
+    let bundle = std::fs::read_to_string(root.join(CA_BUNDLE))?;
+    let stranger = enter.operator(cluster.dir(), "stranger")?;
+    stranger.wait_for_line("UnknownIssuer", LIMIT).await?;
+    stranger.kill().await?;
+    let with_ours = format!("{bundle}{}", std::fs::read_to_string(cluster.ca_file())?);
+    std::fs::write(root.join(CA_BUNDLE), with_ours)?;
+    let operator = enter.operator(cluster.dir(), "operator")?;
+    let line = operator.wait_for_line("listen=", LIMIT).await?;
+    let listen = line
+        .rsplit_once("listen=")
+        .and_then(|(_, rest)| rest.split_whitespace().next());
+    operator
+        .wait_for_http(
+            listen.context("it does not say where it listens")?,
+            "/readyz",
+            LIMIT,
+        )
+        .await?;
+    operator.terminate(LIMIT).await?;
+    cluster.stop().await?;
+    step.done("in an empty root, it trusts the API server that the CA bundle names, no other, and is ready");
+    Ok(())
+}
+
+/// How a folder becomes a program's root.
+struct Enter<'r> {
+    root: &'r Path,
+    args: Vec<String>,
+}
+
+impl<'r> Enter<'r> {
+    /// As root with chroot; else in a user namespace, where that is allowed.
+    fn find(root: &'r Path) -> Option<Self> {
+        let chroot = vec!["chroot".to_owned(), format!("--userspec={USER}")];
+        let unshare = ["unshare", "--map-root-user", "chroot"]
+            .map(str::to_owned)
+            .to_vec();
+        let works = |args: &[String]| {
+            let mut command = Command::new(&args[0]);
+            command.args(&args[1..]).args(["/", "true"]);
+            command.output().is_ok_and(|output| output.status.success())
+        };
+        let args = [chroot, unshare].into_iter().find(|args| works(args))?;
+        Some(Self { root, args })
+    }
+
+    fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.args[0]);
+        command
+            .args(&self.args[1..])
+            .arg(self.root)
+            .arg(format!("/{program}"))
+            .args(args);
+        command
+    }
+
+    fn output(&self, program: &str, args: &[&str]) -> Result<String> {
+        let output = self
+            .command(program, args)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .output()?;
+        if !output.status.success() {
+            bail!(
+                "{program} {} failed: {}",
+                args.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    fn operator(&self, dir: &Path, name: &str) -> Result<Process> {
+        let mut command = self.command("idtoken-operator", &["run", "--listen", "127.0.0.1:0"]);
+        command.env("KUBECONFIG", "/kubeconfig").env("HOME", "/");
+        for variable in [
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "HTTPS_PROXY",
+            "https_proxy",
+        ] {
+            command.env_remove(variable);
+        }
+        Process::spawn(name, &command, dir)
+    }
+}
