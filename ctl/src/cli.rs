@@ -136,6 +136,55 @@ mod tests {
         }
     }
 
+    /// Every page of Markdown, but for what is built or hidden.
+    fn pages(dir: &std::path::Path) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name.starts_with('.') || name == "target" {
+                continue;
+            }
+            if path.is_dir() {
+                found.extend(pages(&path));
+            } else if name.ends_with(".md") {
+                found.push(std::fs::read_to_string(&path).unwrap());
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_command_that_a_page_names_exists() {
+        let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        let command = Cli::command();
+        let mut named = 0;
+        for page in pages(root) {
+            for rest in page.split("kubectl idtoken ").skip(1) {
+                let line = rest.split(['\n', '`', '|', ';', ')']).next().unwrap_or_default();
+                let mut words = line.split_whitespace();
+                let Some(verb) = words.next().and_then(|word| word.split('/').next()) else {
+                    continue;
+                };
+                let found = command.find_subcommand(verb);
+                let found = found.unwrap_or_else(|| panic!("there is no kubectl idtoken {verb}: {line}"));
+                for word in words.filter(|word| word.starts_with('-')) {
+                    let flag = word.trim_start_matches('-').split('=').next().unwrap_or_default();
+                    let has = found.get_arguments().any(|arg| {
+                        arg.get_long() == Some(flag)
+                            || arg.get_short().is_some_and(|short| flag == short.to_string())
+                    });
+                    assert!(
+                        has || flag == "help",
+                        "kubectl idtoken {verb} has no {word}: {line}"
+                    );
+                }
+                named += 1;
+            }
+        }
+        assert!(named > 10, "only {named} were found");
+    }
+
     #[test]
     fn durations() {
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));

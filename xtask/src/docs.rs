@@ -75,8 +75,61 @@ fn head(titles: &[&str]) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
+    use std::path::Path;
+
+    use clap::CommandFactory;
+
     use super::*;
+
+    /// Every page of Markdown, but for what is built or hidden.
+    fn texts(dir: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name.starts_with('.') || name == "target" {
+                continue;
+            }
+            if path.is_dir() {
+                found.extend(texts(&path));
+            } else if name.ends_with(".md") {
+                found.push(std::fs::read_to_string(&path).unwrap());
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_task_that_a_page_names_exists() {
+        let command = crate::Cli::command();
+        let mut named = 0;
+        for text in texts(&crate::workspace()) {
+            for rest in text.split("cargo xtask ").skip(1) {
+                let line = rest.split(['\n', '`']).next().unwrap_or_default();
+                let mut words = line.split_whitespace();
+                let Some(task) = words.next().filter(|task| !task.starts_with('-')) else {
+                    continue;
+                };
+                let task = task.trim_end_matches([',', '.', ';', ':', ')']);
+                let found = command.find_subcommand(task);
+                let found = found.unwrap_or_else(|| panic!("there is no cargo xtask {task}"));
+                for flag in words
+                    .take_while(|word| *word != "#")
+                    .filter_map(|word| word.strip_prefix("--"))
+                {
+                    let flag = flag.split('=').next();
+                    let has = found
+                        .get_arguments()
+                        .any(|arg| arg.get_long() == flag || flag == Some("help"));
+                    assert!(has, "cargo xtask {task} has no --{flag:?}");
+                }
+                named += 1;
+            }
+        }
+        assert!(named > 5, "only {named} were found");
+    }
 
     #[test]
     fn a_cell_stays_one() {
