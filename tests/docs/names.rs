@@ -144,6 +144,30 @@ fn every_variable_that_a_page_names_exists() {
     }
 }
 
+#[test]
+fn every_reason_in_a_table_of_errors_is_documented() {
+    let all = std::fs::read_to_string(root().join("docs/reasons.md")).unwrap();
+    let code = Regex::new("`([^`]+)`").unwrap();
+    let mut named = 0;
+    for (page, text) in texts() {
+        let rows = text
+            .split("\n| Reason |")
+            .skip(1)
+            .flat_map(|table| table.lines().skip(2).take_while(|line| line.starts_with('|')));
+        for cell in rows.filter_map(|row| row.split('|').nth(1)) {
+            for reason in code.captures_iter(cell) {
+                assert!(
+                    all.contains(&format!("| `{}` |", &reason[1])),
+                    "{page}: there is no reason {}",
+                    &reason[1]
+                );
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 80, "only {named} reasons were found");
+}
+
 /// All Rust sources below a folder.
 fn rust(dir: &std::path::Path) -> String {
     let mut text = String::new();
