@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{blocks, pages, root, spans, texts};
 
 /// Flags of other programs that stand in code of their own.
-const FLAGS_OF_OTHERS: [(&str, &[&str]); 6] = [
+const FLAGS_OF_OTHERS: [(&str, &[&str]); 7] = [
     (
         "gcloud",
         &[
@@ -33,6 +33,7 @@ const FLAGS_OF_OTHERS: [(&str, &[&str]); 6] = [
         ],
     ),
     ("curl", &["header"]),
+    ("kube-state-metrics", &["custom-resource-state-config-file"]),
     ("idtoken-emulator", &["lifetime", "proxy"]),
     ("every program", &["help"]),
     ("Flux", &["default-service-account"]),
