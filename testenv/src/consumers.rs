@@ -90,8 +90,10 @@ const TYPES: [&str; 3] = [
     "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1",
 ];
 
-/// The foreign kinds of the examples: group and plural.
-const KINDS: [(&str, &str); 4] = [
+/// The foreign kinds of the examples and of the chart: group and plural.
+const KINDS: [(&str, &str); 6] = [
+    ("monitoring.coreos.com", "podmonitors"),
+    ("monitoring.coreos.com", "prometheusrules"),
     ("monitoring.coreos.com", "servicemonitors"),
     ("notification.toolkit.fluxcd.io", "alerts"),
     ("notification.toolkit.fluxcd.io", "providers"),
@@ -110,7 +112,7 @@ pub fn build_all(progress: Progress) -> Result<()> {
     Ok(())
 }
 
-/// The CustomResourceDefinitions of the Prometheus operator's and Flux' kinds that the examples use, as YAML documents: made
+/// The CustomResourceDefinitions of the Prometheus operator's and Flux' kinds that the examples and the chart use, as YAML documents: made
 /// from their projects' own Go types by controller-gen, as those projects make them.
 ///
 /// # Errors

@@ -10,6 +10,8 @@ mod manifests;
 mod output;
 mod test;
 mod tools;
+mod values;
+mod values_schema;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,9 +67,10 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Write what the chart makes of some values to config/: RBAC, roles and admission policies. Builds helm first.
+    /// Write the chart's schema and table of values, and to config/ what it makes of some values: RBAC, roles and admission policies.
+    /// Builds helm first.
     Manifests {
-        /// Write nothing; fail where config/ is not what the chart says.
+        /// Write nothing; fail where one of them is not what the chart says.
         #[arg(long)]
         check: bool,
     },

@@ -1,4 +1,4 @@
-//! config/: what the chart makes of some values, for kubectl and for the tests.
+//! What is made of the chart: the schema and table of its values, and config/, its manifests for kubectl and for the tests.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,6 +8,7 @@ use idtoken_testenv::{Progress, binaries};
 
 use crate::crds::{difference, shown};
 use crate::output::Output;
+use crate::{values, values_schema};
 
 /// One file of config/: which templates with which values.
 struct File {
@@ -71,6 +72,9 @@ const FILES: &[File] = &[
     },
 ];
 
+/// Paths, and what they should hold.
+type Files = Vec<(PathBuf, String)>;
+
 /// Lines that only helm's own releases have.
 const HELM_ONLY: [&str; 4] = [
     "# Source: ",
@@ -79,12 +83,21 @@ const HELM_ONLY: [&str; 4] = [
     "app.kubernetes.io/version: ",
 ];
 
-/// Writes config/.
+/// Between these lines of the chart's README is the table of its values.
+const TABLE: [&str; 2] = ["<!-- values -->\n", "<!-- end of values -->\n"];
+
+/// Writes them all.
 ///
 /// # Errors
 /// When helm cannot be built or refuses the chart, or a file cannot be written.
 pub(crate) async fn write(output: &Output) -> Result<()> {
-    for (path, text) in files(output).await? {
+    // First the schema, by which helm judges the values.
+    write_files(output, of_values()?)?;
+    write_files(output, rendered(output).await?)
+}
+
+fn write_files(output: &Output, files: Files) -> Result<()> {
+    for (path, text) in files {
         let step = output.begin("manifests");
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         step.done(&format!("{} is written", shown(&path)));
@@ -92,14 +105,21 @@ pub(crate) async fn write(output: &Output) -> Result<()> {
     Ok(())
 }
 
-/// Compares config/ with the chart.
+/// Compares them with the chart.
 ///
 /// # Errors
 /// When helm cannot be built or refuses the chart, or a file is missing or differs: with the first differences.
 pub(crate) async fn check(output: &Output) -> Result<()> {
-    let wanted = files(output).await?;
-    let step = output.begin("manifests");
-    for (path, wanted) in wanted {
+    check_files(of_values()?)?;
+    check_files(rendered(output).await?)?;
+    output
+        .begin("manifests")
+        .done("config/, and the schema and table of the chart's values, are what the chart says");
+    Ok(())
+}
+
+fn check_files(files: Files) -> Result<()> {
+    for (path, wanted) in files {
         let found = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}: run `cargo xtask manifests`", shown(&path)))?;
         if found != wanted {
@@ -110,11 +130,10 @@ pub(crate) async fn check(output: &Output) -> Result<()> {
             );
         }
     }
-    step.done("config/ is what the chart says");
     Ok(())
 }
 
-async fn files(output: &Output) -> Result<Vec<(PathBuf, String)>> {
+async fn rendered(output: &Output) -> Result<Files> {
     // The builder shows its own progress on stderr.
     let step = output.begin("helm");
     let helm = tokio::task::spawn_blocking(|| binaries::HELM.build(&["helm"], Progress::Stderr)).await??;
@@ -123,6 +142,29 @@ async fn files(output: &Output) -> Result<Vec<(PathBuf, String)>> {
         .iter()
         .map(|file| render(&helm.join("helm"), file))
         .collect()
+}
+
+/// The schema, and the README with the table.
+fn of_values() -> Result<Files> {
+    let chart = crate::workspace().join("charts/idtoken-operator");
+    let read = |name: &str| {
+        let path = chart.join(name);
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let entries = values::parse(&read("values.yaml")?)?;
+    let readme = read("README.md")?;
+    let parts = readme
+        .split_once(TABLE[0])
+        .and_then(|(before, rest)| Some((before, rest.split_once(TABLE[1])?.1)));
+    let (before, after) = parts.context("the chart's README.md has no place for the table of values")?;
+    let table = values::table(&entries);
+    Ok(vec![
+        (chart.join("values.schema.json"), values_schema::text(&entries)?),
+        (
+            chart.join("README.md"),
+            format!("{before}{}{table}{}{after}", TABLE[0], TABLE[1]),
+        ),
+    ])
 }
 
 fn render(helm: &Path, file: &File) -> Result<(PathBuf, String)> {

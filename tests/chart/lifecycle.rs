@@ -1,0 +1,197 @@
+//! Install, upgrade, uninstall: what changes and what stays.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use idtoken_testenv::ControlPlane;
+use serde_json::{Value, json};
+
+use crate::cluster::{get, start};
+use crate::helm::{CHART, Helm, NAMESPACE, Version};
+
+const REQUESTS: &str = "crd/idtokenrequests.idtoken.dev";
+const RELEASE: &str = "idtoken-operator";
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy(&entry.path(), &target)?,
+            false => {
+                std::fs::copy(entry.path(), target)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A package of the chart as an earlier version could have been: its definition of requests lacks a column that this one has.
+async fn earlier(helm: &Helm, dir: &Path) -> Result<PathBuf> {
+    let chart = dir.join("earlier");
+    copy(Path::new(CHART), &chart)?;
+    let file = chart.join("files/crds/idtokenrequests.yaml");
+    let mut crd: Value = serde_saphyr::from_str(&std::fs::read_to_string(&file)?)?;
+    let columns = crd["spec"]["versions"][0]["additionalPrinterColumns"].as_array_mut();
+    columns.context("no columns")?.pop().context("no column")?;
+    std::fs::write(&file, serde_saphyr::to_string(&crd)?)?;
+    package(helm, &chart, "0.0.1", dir).await
+}
+
+async fn package(helm: &Helm, chart: &Path, version: &str, dir: &Path) -> Result<PathBuf> {
+    let (chart, to) = (chart.to_string_lossy(), dir.to_string_lossy());
+    helm.run(["package", &chart, "--version", version, "--destination", &to])
+        .await?;
+    Ok(dir.join(format!("idtoken-operator-{version}.tgz")))
+}
+
+/// A request and a grant of a user's.
+async fn ask(cluster: &ControlPlane) -> Result<()> {
+    let established = [
+        "wait",
+        "--for=condition=Established",
+        "crd",
+        "--all",
+        "--timeout=60s",
+    ];
+    cluster.kubectl(established).await?;
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    for file in ["grant.yaml", "idtokenrequest.yaml"] {
+        cluster
+            .apply(&std::fs::read_to_string(format!("{examples}/{file}"))?)
+            .await?;
+    }
+    Ok(())
+}
+
+/// UIDs of what users have and must not lose.
+async fn users(cluster: &ControlPlane) -> Result<Vec<Value>> {
+    let mut uids = Vec::new();
+    for object in [
+        REQUESTS,
+        "crd/idtokengrants.idtoken.dev",
+        "idtg/shop-billing",
+        "idtr/billing",
+    ] {
+        let object = get(cluster, "shop", object).await?.context(object)?;
+        uids.push(object["metadata"]["uid"].clone());
+    }
+    Ok(uids)
+}
+
+async fn columns(cluster: &ControlPlane) -> Result<usize> {
+    let crd = get(cluster, "", REQUESTS).await?.context("no definition")?;
+    let columns = crd["spec"]["versions"][0]["additionalPrinterColumns"].as_array();
+    Ok(columns.map_or(0, Vec::len))
+}
+
+async fn life(version: Version) -> Result<()> {
+    let cluster = start().await?;
+    let helm = Helm::new(version, &cluster.admin_kubeconfig(), cluster.dir()).await?;
+    let earlier = earlier(&helm, cluster.dir()).await?;
+    let now = package(&helm, Path::new(CHART), "0.0.2", cluster.dir()).await?;
+    let (earlier, now) = (earlier.to_string_lossy(), now.to_string_lossy());
+
+    let notes = helm.run(["install", RELEASE, &earlier]).await?;
+    ensure!(
+        notes.contains("kind: IdTokenGrant") && notes.contains("kind: IdTokenRequest"),
+        "{notes}"
+    );
+    ask(&cluster).await?;
+    let before = users(&cluster).await?;
+    let had = columns(&cluster).await?;
+
+    let gke = format!("--values={CHART}/ci/any-cluster-values.yaml");
+    helm.run(["upgrade", RELEASE, &now, &gke, "--set", "replicaCount=2"])
+        .await?;
+    assert_eq!(users(&cluster).await?, before, "by the upgrade");
+    assert_eq!(columns(&cluster).await?, had + 1, "the definition is upgraded");
+    let deployment = get(&cluster, NAMESPACE, "deployment/idtoken-operator").await?;
+    assert_eq!(deployment.context("no Deployment")?["spec"]["replicas"], 2);
+    ensure!(get(&cluster, NAMESPACE, "pdb/idtoken-operator").await?.is_some());
+    helm.run(["rollback", RELEASE, "1"]).await?;
+    assert_eq!(users(&cluster).await?, before, "by the rollback");
+    ensure!(get(&cluster, NAMESPACE, "pdb/idtoken-operator").await?.is_none());
+
+    helm.run(["uninstall", RELEASE]).await?;
+    assert_eq!(users(&cluster).await?, before, "by the uninstallation");
+    let left = [
+        "deployment/idtoken-operator",
+        "clusterrole/idtoken-operator",
+        "sa/idtoken-operator",
+        "validatingadmissionpolicy/idtoken-operator-secret-writes",
+        "configmap/idtoken-operator-grants",
+    ];
+    for object in left {
+        ensure!(
+            get(&cluster, NAMESPACE, object).await?.is_none(),
+            "{object} is left"
+        );
+    }
+
+    // Again under the same name, then under another, which has to say that it takes over.
+    helm.run(["install", RELEASE, &now]).await?;
+    helm.run(["uninstall", RELEASE]).await?;
+    let other = helm
+        .run(["install", "tokens", &now])
+        .await
+        .unwrap_err()
+        .to_string();
+    ensure!(other.contains("invalid ownership metadata"), "{other}");
+    helm.run(["install", "tokens", &now, "--take-ownership"]).await?;
+    assert_eq!(users(&cluster).await?, before, "by the new releases");
+
+    helm.run(["upgrade", "tokens", &now, "--set", "crds.keep=false"])
+        .await?;
+    helm.run(["uninstall", "tokens"]).await?;
+    ensure!(
+        get(&cluster, "", REQUESTS)
+            .await?
+            .is_none_or(|crd| crd["metadata"]["deletionTimestamp"].is_string())
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn helm_3_upgrades_and_uninstalls_and_users_keep_what_they_have() -> Result<()> {
+    life(Version::Three).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn helm_4_upgrades_and_uninstalls_and_users_keep_what_they_have() -> Result<()> {
+    life(Version::Four).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn releases_share_a_cluster_by_selector_and_namespaces() -> Result<()> {
+    let cluster = start().await?;
+    let helm = Helm::new(Version::Three, &cluster.admin_kubeconfig(), cluster.dir()).await?;
+    cluster.kubectl(["create", "namespace", "yard"]).await?;
+    helm.run(["install", "a", CHART, "--set=selector=shard=a"])
+        .await?;
+    for values in ["selector=shard=b", "watchNamespaces={shop,yard}"] {
+        let name = values[..1].to_owned();
+        helm.run([
+            "install",
+            &name,
+            CHART,
+            "--set=crds.enabled=false",
+            "--set",
+            values,
+        ])
+        .await?;
+    }
+    let list = cluster
+        .kubectl(["get", "deployment", "-n", NAMESPACE, "-o", "json"])
+        .await?;
+    let list: Value = serde_json::from_str(&list)?;
+    let selectors: std::collections::BTreeSet<_> = list["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|deployment| deployment["spec"]["selector"].to_string())
+        .collect();
+    assert_eq!(selectors.len(), 3, "{}", json!(selectors));
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! The chart: what it renders, that Kubernetes takes it, its life in a cluster, and the operator as it runs it.
+
+mod cluster;
+mod conform;
+mod helm;
+mod lifecycle;
+mod render;
+mod run;
+mod schemas;

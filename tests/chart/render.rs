@@ -1,0 +1,426 @@
+//! What the chart renders, object by object.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use idtoken_operator::api::crds;
+use idtoken_operator::cli::{Cli, Command, RunArgs};
+use idtoken_operator::controller::grants::parse_file;
+use serde_json::{Value, json};
+
+use crate::helm::{CHART, Helm, NAMESPACE, Version, args, find, matrix, pod};
+
+async fn helm() -> Result<Helm> {
+    Helm::offline(Version::Three).await
+}
+
+async fn file(name: &str) -> Result<Vec<Value>> {
+    let values = format!("--values={CHART}/ci/{name}-values.yaml");
+    helm().await?.objects(&[&values]).await
+}
+
+async fn set(values: &[&str]) -> Result<Vec<Value>> {
+    let args: Vec<String> = values.iter().map(|value| format!("--set={value}")).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    helm().await?.objects(&args).await
+}
+
+/// What Helm says where it refuses the values.
+async fn refused(values: &[&str]) -> String {
+    let result = set(values).await;
+    result
+        .err()
+        .unwrap_or_else(|| panic!("{values:?} are taken"))
+        .to_string()
+}
+
+/// The operator's own reading of its arguments.
+fn parse(objects: &[Value]) -> Result<RunArgs> {
+    let line = std::iter::once("idtoken-operator").chain(args(objects));
+    match Cli::try_parse_from(line)?.command {
+        Command::Run(run) => Ok(*run),
+        other => anyhow::bail!("{other:?}"),
+    }
+}
+
+fn has(objects: &[Value], kind: &str) -> bool {
+    objects.iter().any(|object| object["kind"] == kind)
+}
+
+#[tokio::test]
+async fn the_operator_takes_its_arguments_with_all_values() -> Result<()> {
+    for path in matrix()? {
+        let objects = helm()
+            .await?
+            .objects(&[&format!("--values={}", path.display())])
+            .await?;
+        parse(&objects).with_context(|| path.display().to_string())?;
+    }
+    let run = parse(&file("everything").await?)?;
+    assert_eq!(run.selector.as_deref(), Some("shard=a"));
+    assert_eq!(run.leader.lease_name.as_deref(), Some("tokens"));
+    assert_eq!(run.leader.lease_duration, 30);
+    assert_eq!(run.google.google_rate.map(u32::from), Some(100));
+    assert_eq!(run.google.google_max_in_flight, 16);
+    assert_eq!(run.google.universe_domain, "example-universe.com");
+    assert_eq!(run.google.allowed_credential_hosts, ["169.254.169.254"]);
+    assert!(run.allow_developer_source);
+    assert_eq!(run.log, "info,idtoken_operator=debug");
+    // The chart says 20, and extraArgs win.
+    assert_eq!(run.google.google_timeout, 5);
+    let run = parse(&file("namespaces").await?)?;
+    assert_eq!(run.namespaces, ["shop", "yard"]);
+    assert!(!run.leader.leader_elect);
+    let run = parse(&set(&[]).await?)?;
+    assert!(run.leader.leader_elect && !run.allow_developer_source);
+    assert_eq!(run.leader.lease_namespace.as_deref(), Some(NAMESPACE));
+    Ok(())
+}
+
+#[tokio::test]
+async fn replicas_decide_on_budget_and_strategy() -> Result<()> {
+    let one = set(&[]).await?;
+    assert!(!has(&one, "PodDisruptionBudget"));
+    assert_eq!(
+        find(&one, "Deployment", "")["spec"]["strategy"]["type"],
+        "RollingUpdate"
+    );
+    let two = set(&["replicaCount=2"]).await?;
+    let budget = &find(&two, "PodDisruptionBudget", "")["spec"];
+    assert_eq!(budget["maxUnavailable"], 1);
+    assert_eq!(
+        budget["selector"],
+        find(&two, "Deployment", "")["spec"]["selector"]
+    );
+    let alone = set(&["leaderElection.enabled=false"]).await?;
+    assert_eq!(
+        find(&alone, "Deployment", "")["spec"]["strategy"],
+        json!({"type": "Recreate"})
+    );
+    assert!(!alone.iter().any(|object| {
+        object["metadata"]["name"]
+            .as_str()
+            .is_some_and(|name| name.ends_with("-lease"))
+    }));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_image_is_named_by_version_tag_or_digest() -> Result<()> {
+    let image = async |values: &[&str]| -> Result<Value> {
+        Ok(pod(&set(values).await?)["spec"]["containers"][0]["image"].clone())
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(image(&[]).await?, format!("idtoken-operator:{version}"));
+    assert_eq!(image(&["image.tag=x"]).await?, "idtoken-operator:x");
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let set_digest = format!("image.digest={digest}");
+    assert_eq!(
+        image(&["image.tag=x", &set_digest]).await?,
+        format!("idtoken-operator@{digest}")
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn grants_arrive_in_the_file_that_the_operator_reads() -> Result<()> {
+    let objects = file("gke").await?;
+    let text = &find(&objects, "ConfigMap", "-grants")["data"]["grants.yaml"];
+    let grants = parse_file(text.as_str().context("no grants.yaml")?)?;
+    let names: Vec<_> = grants.iter().map(|grant| grant.id.name.as_str()).collect();
+    assert_eq!(names, ["file:shop-billing", "file:farm"]);
+    assert_eq!(
+        grants[0].spec.to[0].audiences,
+        ["https://billing-x.run.app", "https://api.example.com/*"]
+    );
+    // A folder: a mounted file would never change.
+    let container = &pod(&objects)["spec"]["containers"][0];
+    let mount = &container["volumeMounts"][0];
+    assert!(mount.get("subPath").is_none());
+    let file = parse(&objects)?
+        .grants_file
+        .context("the operator is told no file")?;
+    assert_eq!(
+        file.parent().and_then(|dir| dir.to_str()),
+        mount["mountPath"].as_str()
+    );
+    // Other grants restart nothing.
+    let none = set(&[]).await?;
+    let some = helm()
+        .await?
+        .objects(&[
+            r#"--set-json=grants=[{"name":"x","from":[{"namespace":"x"}],"to":[{"serviceAccounts":["a@p.example"],"audiences":["x"]}]}]"#,
+        ])
+        .await?;
+    assert_eq!(pod(&none), pod(&some));
+    assert!(
+        parse_file(
+            find(&none, "ConfigMap", "-grants")["data"]["grants.yaml"]
+                .as_str()
+                .context("")?
+        )?
+        .is_empty()
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_own_identity_comes_without_a_key() -> Result<()> {
+    let objects = file("any-cluster").await?;
+    let text = &find(&objects, "ConfigMap", "-google")["data"]["credentials.json"];
+    let credentials: Value = serde_json::from_str(text.as_str().context("no credentials.json")?)?;
+    let provider = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
+    assert_eq!(credentials["type"], "external_account");
+    assert_eq!(credentials["audience"], provider);
+    assert_eq!(credentials["token_url"], "https://sts.googleapis.com/v1/token");
+    let spec = &pod(&objects)["spec"];
+    let volume = spec["volumes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|volume| volume["name"] == "google");
+    let token = &volume.context("no volume")?["projected"]["sources"][1]["serviceAccountToken"];
+    assert_eq!(token["audience"], format!("https:{provider}"));
+    let mounts = spec["containers"][0]["volumeMounts"].as_array();
+    let mount = mounts
+        .into_iter()
+        .flatten()
+        .find(|mount| mount["name"] == "google");
+    let dir = mount.context("no mount")?["mountPath"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert_eq!(
+        credentials["credential_source"]["file"],
+        format!("{dir}/{}", token["path"].as_str().unwrap_or_default())
+    );
+    let args = parse(&objects)?;
+    let file = args.google.credentials_file.context("no --credentials-file")?;
+    assert_eq!(file.to_str(), Some(format!("{dir}/credentials.json").as_str()));
+    assert_eq!(args.allowed_token_audiences, ["my-pool"]);
+    let env: BTreeSet<_> = spec["containers"][0]["env"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|variable| variable["name"].as_str())
+        .collect();
+    assert_eq!(env, BTreeSet::from(["HTTPS_PROXY", "NO_PROXY"]));
+    assert!(
+        find(&objects, "ConfigMap", "-ca")["data"]["ca.crt"]
+            .as_str()
+            .is_some_and(|pem| pem.contains("BEGIN"))
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_of_one_namespace_needs_nothing_of_the_cluster() -> Result<()> {
+    for object in file("namespaces").await? {
+        assert!(object["metadata"]["namespace"].is_string(), "{object}");
+    }
+    let all = set(&[]).await?;
+    assert!(has(&all, "ClusterRole") && has(&all, "ValidatingAdmissionPolicy"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn definitions_are_those_of_the_operator_and_stay() -> Result<()> {
+    let annotation = |object: &Value| object["metadata"]["annotations"]["helm.sh/resource-policy"].clone();
+    for values in [&["crds.keep=true"], &["crds.keep=false"]] {
+        let objects = set(values).await?;
+        for crd in crds() {
+            let crd = serde_json::to_value(crd)?;
+            let name = crd["metadata"]["name"].as_str().context("no name")?;
+            let rendered = find(&objects, "CustomResourceDefinition", name);
+            assert_eq!(rendered["spec"], crd["spec"]);
+            let keep = values[0].ends_with("true");
+            assert_eq!(annotation(rendered) == "keep", keep);
+        }
+    }
+    assert!(!has(
+        &set(&["crds.enabled=false"]).await?,
+        "CustomResourceDefinition"
+    ));
+    Ok(())
+}
+
+#[tokio::test]
+async fn monitors_find_the_port_and_keep_the_requests_namespace() -> Result<()> {
+    let objects = file("everything").await?;
+    let service = find(&objects, "Service", "");
+    let monitor = &find(&objects, "ServiceMonitor", "")["spec"];
+    let labels = monitor["selector"]["matchLabels"]
+        .as_object()
+        .context("no labels")?;
+    for (key, value) in labels {
+        assert_eq!(&service["metadata"]["labels"][key], value);
+    }
+    assert_eq!(
+        monitor["endpoints"][0]["port"],
+        service["spec"]["ports"][0]["name"]
+    );
+    assert_eq!(monitor["endpoints"][0]["honorLabels"], true);
+    assert_eq!(monitor["namespaceSelector"]["matchNames"], json!([NAMESPACE]));
+    let template = pod(&objects);
+    for (key, value) in service["spec"]["selector"].as_object().context("no selector")? {
+        assert_eq!(&template["metadata"]["labels"][key], value);
+    }
+    let objects = file("gke").await?;
+    let monitor = &find(&objects, "PodMonitor", "")["spec"];
+    let port = &pod(&objects)["spec"]["containers"][0]["ports"][0];
+    assert_eq!(monitor["podMetricsEndpoints"][0]["port"], port["name"]);
+    assert_eq!(monitor["podMetricsEndpoints"][0]["honorLabels"], true);
+    // helm test is no target.
+    let test = find(&objects, "Pod", "-test");
+    assert_ne!(
+        test["metadata"]["labels"]["app.kubernetes.io/component"],
+        monitor["selector"]["matchLabels"]["app.kubernetes.io/component"]
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_test_pod_asks_the_service() -> Result<()> {
+    let objects = set(&[]).await?;
+    let test = find(&objects, "Pod", "-test");
+    let args = test["spec"]["containers"][0]["args"]
+        .as_array()
+        .context("no args")?;
+    let line = std::iter::once("idtoken-operator").chain(args.iter().filter_map(Value::as_str));
+    let Command::Probe { url } = Cli::try_parse_from(line)?.command else {
+        panic!("{args:?}");
+    };
+    let service = find(&objects, "Service", "");
+    assert_eq!(url.host_str(), service["metadata"]["name"].as_str());
+    assert_eq!(
+        url.port().map(u64::from),
+        service["spec"]["ports"][0]["port"].as_u64()
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_fixes_a_user_and_everything_has_the_common_labels() -> Result<()> {
+    for path in matrix()? {
+        let text = helm()
+            .await?
+            .template(&[&format!("--values={}", path.display())])
+            .await?;
+        for field in ["runAsUser", "runAsGroup", "fsGroup", "hostNetwork", "hostPath"] {
+            assert!(
+                !text.contains(&format!("{field}:")),
+                "{field} in {}",
+                path.display()
+            );
+        }
+    }
+    for object in file("everything").await? {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        if !name.starts_with("release-as-") {
+            assert_eq!(object["metadata"]["labels"]["team"], "platform", "{name}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn unknown_and_wrong_values_are_refused() {
+    for value in [
+        "replicas=2",
+        "image.repo=x",
+        "google.credentials.secret=x",
+        "leaderElection.enable=true",
+        "metrics.serviceMonitor.enable=true",
+        "metrics.serviceMonitor.relabelings[0].source=x",
+        "securityContext.readonlyRootFilesystem=true",
+        "resources.limit.memory=1Gi",
+        "extraVolumes[0].emptydir=x",
+        "tolerations[0].keys=x",
+        "startupProbe.httpGet.path=/",
+        "grants[0].audience=x",
+    ] {
+        let said = refused(&[value]).await;
+        assert!(
+            said.contains("additional properties") || said.contains("missing propert"),
+            "{value}: {said}"
+        );
+    }
+    for value in [
+        "federation.mode=maybe",
+        "terminationGracePeriodSeconds=10",
+        "concurrency=0",
+        "log.format=xml",
+        "image.digest=sha256:abc",
+        "google.workloadIdentityFederation.provider=p",
+    ] {
+        let said = refused(&[value]).await;
+        assert!(said.contains("schema"), "{value}: {said}");
+    }
+    // As IdTokenGrant's schema has it: no star in a host.
+    let grant = |audience: &str| {
+        format!(
+            r#"--set-json=grants=[{{"name":"x","from":[{{"namespace":"x"}}],"to":[{{"serviceAccounts":["a@p.example"],"audiences":["{audience}"]}}]}}]"#
+        )
+    };
+    let helm = helm().await.unwrap();
+    assert!(helm.template(&[&grant("https://x.example.com/*")]).await.is_ok());
+    assert!(helm.template(&[&grant("https://*.example.com/")]).await.is_err());
+}
+
+#[tokio::test]
+async fn values_that_contradict_each_other_are_refused() {
+    let provider = "google.workloadIdentityFederation.provider=//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
+    for (values, said) in [
+        (
+            ["replicaCount=2", "leaderElection.enabled=false"],
+            "several replicas need",
+        ),
+        (
+            ["caBundle.inline=x", "caBundle.secretName=y"],
+            "set one of inline",
+        ),
+        (["google.credentials.secretName=x", provider], "set either"),
+        (
+            [
+                "metrics.serviceMonitor.enabled=true",
+                "metrics.podMonitor.enabled=true",
+            ],
+            "counted twice",
+        ),
+        (
+            [
+                "metrics.serviceMonitor.enabled=true",
+                "metrics.service.enabled=false",
+            ],
+            "needs metrics.service.enabled",
+        ),
+        (
+            [
+                "federation.allowedTokenAudiences[0]=x",
+                "federation.apiServerAudiences[0]=x",
+            ],
+            "API server's own audience",
+        ),
+    ] {
+        let error = refused(&values).await;
+        assert!(error.contains(said), "{values:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn alerts_and_dashboard_are_those_of_the_files() -> Result<()> {
+    let objects = file("gke").await?;
+    let read = |name: &str| std::fs::read_to_string(format!("{CHART}/files/{name}"));
+    let rule = &find(&objects, "PrometheusRule", "")["spec"];
+    let alerts: Value = serde_saphyr::from_str(&read("alerts.yaml")?)?;
+    ensure!(
+        alerts["groups"]
+            .as_array()
+            .is_some_and(|groups| !groups.is_empty())
+    );
+    assert_eq!(rule, &alerts);
+    let dashboard = &find(&objects, "ConfigMap", "-dashboard")["data"]["idtoken-operator.json"];
+    assert_eq!(dashboard.as_str(), Some(read("dashboard.json")?.as_str()));
+    Ok(())
+}
