@@ -26,6 +26,7 @@ pub(crate) async fn run(output: &Output, unit: bool, filter: Option<&str>) -> Re
             assets.etcd.parent().context("etcd is in no folder")?,
         );
         consumers(output).await?;
+        chart_tools(output).await?;
         // Tests of the whole start the programs of other packages, which cargo test does not build.
         cargo::build_programs(output).await?;
     }
@@ -88,6 +89,22 @@ async fn consumers(output: &Output) -> Result<()> {
     let step = output.begin("Prometheus, OpenTelemetry Collector, Caddy and controller-gen");
     tokio::task::spawn_blocking(|| consumers::build_all(Progress::Stderr)).await??;
     step.done("Prometheus, OpenTelemetry Collector, Caddy and controller-gen are built");
+    Ok(())
+}
+
+/// Builds what the chart is tested with, where it is not built yet.
+///
+/// # Errors
+/// When Go is missing or fails.
+async fn chart_tools(output: &Output) -> Result<()> {
+    let step = output.begin("Helm 3, Helm 4 and kubeconform");
+    tokio::task::spawn_blocking(|| {
+        binaries::HELM.build(&["helm"], Progress::Stderr)?;
+        binaries::HELM_4.build(&["helm"], Progress::Stderr)?;
+        binaries::KUBECONFORM.build(&["kubeconform"], Progress::Stderr)
+    })
+    .await??;
+    step.done("Helm 3, Helm 4 and kubeconform are built");
     Ok(())
 }
 
