@@ -3,6 +3,7 @@
 //! A crate of its own, because the Dockerfile's build needs nothing else of the project's tools.
 
 mod certificates;
+mod crates;
 mod licenses;
 
 use std::path::Path;
@@ -10,7 +11,8 @@ use std::path::Path;
 use anyhow::Result;
 
 pub use certificates::ca_bundle;
-pub use licenses::{Crate, crates, third_party};
+pub use crates::{Crate, Id, crates};
+pub use licenses::third_party;
 
 /// Without it glibc would ask DNS before the hosts file that the kubelet writes.
 const NSSWITCH: &str = "hosts: files dns\n";

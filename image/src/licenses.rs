@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+
+use crate::crates::Crate;
 
 /// The GNU C Library is linked into the binary.
 const LGPL: &str = include_str!("../licenses/LGPL-2.1.txt");
@@ -30,92 +30,13 @@ const NAMES: [&str; 6] = [
     "unlicense",
 ];
 
-/// A crate that a program is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Crate {
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Its licence as an SPDX expression.
-    pub license: String,
-    /// The folder of its sources.
-    pub dir: PathBuf,
-}
-
-/// The crates of registries that `package` is made of where it is built alone for `target`, by name; without those that only
-/// its build or its tests need.
-///
-/// # Errors
-/// When cargo fails.
-pub fn crates(workspace: &Path, package: &str, target: &str) -> Result<Vec<Crate>> {
-    let metadata: Value = serde_json::from_str(&cargo(
-        workspace,
-        &[
-            "metadata",
-            "--format-version=1",
-            "--locked",
-            "--filter-platform",
-            target,
-        ],
-    )?)?;
-    let known = metadata["packages"]
-        .as_array()
-        .context("cargo metadata names no packages")?;
-    // Cargo tree, and not the metadata's graph, takes the features of this package alone.
-    let tree = cargo(
-        workspace,
-        &[
-            "tree",
-            "--locked",
-            "--package",
-            package,
-            "--target",
-            target,
-            "--edges=normal",
-            "--prefix=none",
-            "--no-dedupe",
-            "--format={p}",
-        ],
-    )?;
-    let mut crates = BTreeMap::new();
-    for line in tree.lines() {
-        let mut words = line.split(' ');
-        let (Some(name), Some(version)) = (words.next(), words.next()) else {
-            continue;
-        };
-        let version = version.trim_start_matches('v');
-        let found = known
-            .iter()
-            .find(|known| known["name"] == name && known["version"] == version)
-            .with_context(|| format!("cargo metadata does not know {name} {version}"))?;
-        if found["source"].is_null() {
-            continue;
-        }
-        let manifest = found["manifest_path"]
-            .as_str()
-            .context("a package without a manifest")?;
-        let dir = Path::new(manifest).parent().context("a manifest in no folder")?;
-        crates.insert(
-            (name.to_owned(), version.to_owned()),
-            Crate {
-                name: name.to_owned(),
-                version: version.to_owned(),
-                license: found["license"].as_str().unwrap_or("see its text").to_owned(),
-                dir: dir.to_owned(),
-            },
-        );
-    }
-    Ok(crates.into_values().collect())
-}
-
-/// All licences and notices of `crates`, each text once. `apache` is the text for those that name Apache-2.0 and bring none.
+/// All licences and notices of those of `crates` that come from a registry, each text once. `apache` is the text for those that name Apache-2.0 and bring none.
 ///
 /// # Errors
 /// When a crate has no licence that is known.
 pub fn third_party(crates: &[Crate], apache: &str) -> Result<String> {
     let mut texts: BTreeMap<String, (String, Vec<String>)> = BTreeMap::new();
-    for one in crates {
+    for one in crates.iter().filter(|one| one.checksum.is_some()) {
         let mut own = texts_of(&one.dir)?;
         if own.is_empty() {
             if !one.license.contains("Apache-2.0") {
@@ -161,25 +82,11 @@ fn texts_of(dir: &Path) -> Result<Vec<String>> {
     paths.iter().map(read).collect()
 }
 
-fn cargo(workspace: &Path, args: &[&str]) -> Result<String> {
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(args)
-        .current_dir(workspace)
-        .output()
-        .context("cannot run cargo")?;
-    if !output.status.success() {
-        bail!(
-            "cargo {} failed: {}",
-            args[0],
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    String::from_utf8(output.stdout).context("cargo wrote something that is not text")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crates::crates;
+    use std::collections::BTreeSet;
 
     fn workspace() -> &'static Path {
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a parent")
@@ -190,18 +97,10 @@ mod tests {
             name: name.to_owned(),
             version: "1.0.0".to_owned(),
             license: license.to_owned(),
+            description: String::new(),
             dir,
-        }
-    }
-
-    #[test]
-    fn the_operator_is_made_of_what_it_needs_and_no_more() {
-        let crates = crates(workspace(), "idtoken-operator", "x86_64-unknown-linux-gnu").expect("crates");
-        let has = |name: &str| crates.iter().any(|one| one.name == name);
-        assert!(has("kube-runtime") && has("aws-lc-sys") && has("rustls"));
-        // Of other targets, of tests, of other packages, of the workspace.
-        for name in ["windows-sys", "proptest", "rcgen", "idtoken-operator"] {
-            assert!(!has(name), "{name}");
+            checksum: Some("0".repeat(64)),
+            dependencies: BTreeSet::new(),
         }
     }
 
@@ -210,7 +109,7 @@ mod tests {
         let crates = crates(workspace(), "idtoken-operator", "x86_64-unknown-linux-gnu").expect("crates");
         let licence = std::fs::read_to_string(workspace().join("LICENSE")).expect("LICENSE");
         let all = third_party(&crates, &licence).expect("texts");
-        for one in &crates {
+        for one in crates.iter().filter(|one| one.checksum.is_some()) {
             assert!(
                 all.contains(&format!("\n{} {} (", one.name, one.version)),
                 "{}",

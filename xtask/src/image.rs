@@ -2,7 +2,7 @@
 
 mod check;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -17,6 +17,8 @@ use crate::crds::shown;
 use crate::output::Output;
 use crate::tools::AUDITABLE;
 
+/// The profile of what is published.
+pub(crate) const RELEASE: &str = "release";
 /// Not root, and no user of any node (distroless' `nonroot` is the same).
 const USER: &str = "65532:65532";
 
@@ -30,7 +32,7 @@ pub(crate) struct ImageArgs {
     #[arg(long, value_enum)]
     pub(crate) arch: Option<ImageArch>,
     /// The cargo profile of the program; e2e is quick to build.
-    #[arg(long, default_value = "release")]
+    #[arg(long, default_value = RELEASE)]
     pub(crate) profile: String,
     /// Where the archive is written. Absent: target/image/NAME-VERSION-linux-ARCH.tar
     #[arg(long)]
@@ -65,7 +67,9 @@ impl From<ImageArch> for oci::Arch {
 pub(crate) struct Made {
     /// The archive.
     pub(crate) archive: PathBuf,
-    /// What is in it.
+    /// The program in it.
+    pub(crate) program: PathBuf,
+    /// What it was written from.
     pub(crate) image: Image,
     /// Its digest and sizes.
     pub(crate) written: oci::Written,
@@ -77,12 +81,12 @@ pub(crate) struct Made {
 ///
 /// # Errors
 /// When it cannot be made, or is not as it should be.
-pub(crate) async fn run(output: &Output, args: &ImageArgs) -> Result<()> {
+pub(crate) async fn run(output: &Output, args: &ImageArgs) -> Result<Made> {
     let made = make(output, args).await?;
     if args.check {
         check::check(output, &made).await?;
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Builds the program and writes its image.
@@ -140,6 +144,7 @@ pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<Made> {
     ));
     Ok(Made {
         archive,
+        program,
         image,
         written,
         profile: args.profile.clone(),
@@ -158,7 +163,7 @@ pub(crate) async fn build_static(
 ) -> Result<PathBuf> {
     let target = triple(arch);
     let mut cargo = cargo::cargo();
-    if profile == "release" {
+    if profile == RELEASE {
         let tools = AUDITABLE.install(output).await?;
         let paths = std::env::var_os("PATH").unwrap_or_default();
         let paths = std::iter::once(tools).chain(std::env::split_paths(&paths));
@@ -193,6 +198,28 @@ pub(crate) async fn build_static(
         .with_context(|| format!("cargo build made no {package}"))?;
     step.done(&format!("{} is built", shown(&program)));
     Ok(program)
+}
+
+/// The crates that a program says it is made of, by name and version: what cargo-auditable put into it.
+///
+/// # Errors
+/// When it says nothing.
+pub(crate) fn audited(program: &[u8]) -> Result<BTreeSet<(String, String)>> {
+    // More than enough, compressed or not.
+    let limit = 8 << 20;
+    let json =
+        auditable_info::json_from_slice(program, limit).context("the program does not say its crates")?;
+    let info: Value = serde_json::from_str(&json)?;
+    let packages = info["packages"]
+        .as_array()
+        .context("the program names no crates")?;
+    let text = |package: &Value, field: &str| package[field].as_str().unwrap_or_default().to_owned();
+    Ok(packages
+        .iter()
+        // The others are of its build.
+        .filter(|package| package["kind"].is_null() || package["kind"] == "runtime")
+        .map(|package| (text(package, "name"), text(package, "version")))
+        .collect())
 }
 
 /// Rust's name of the target.
@@ -260,15 +287,15 @@ fn labels(
 }
 
 /// What the workspace was checked out from.
-struct Commit {
+pub(crate) struct Commit {
     /// The commit; absent where this is not a Git checkout.
-    revision: Option<String>,
+    pub(crate) revision: Option<String>,
     /// `SOURCE_DATE_EPOCH` (<https://reproducible-builds.org/specs/source-date-epoch/>), else the commit's time, else 1970.
-    time: Timestamp,
+    pub(crate) time: Timestamp,
 }
 
 impl Commit {
-    fn of_workspace() -> Self {
+    pub(crate) fn of_workspace() -> Self {
         let git = |args: &[&str]| -> Option<String> {
             let output = Command::new("git")
                 .args(args)

@@ -8,6 +8,7 @@ mod docs;
 mod image;
 mod manifests;
 mod output;
+mod release;
 mod test;
 mod tools;
 mod values;
@@ -76,6 +77,8 @@ enum Task {
     },
     /// Make the operator's container image as an OCI archive, with no container engine.
     Image(image::ImageArgs),
+    /// Make everything that a release consists of in target/dist; docs/releasing.md has the whole way.
+    Release(release::ReleaseArgs),
 }
 
 #[tokio::main]
@@ -115,7 +118,8 @@ async fn run(task: Task, output: &Output) -> Result<()> {
         Task::Docs { check: false } => docs::write(output),
         Task::Manifests { check: true } => manifests::check(output).await,
         Task::Manifests { check: false } => manifests::write(output).await,
-        Task::Image(args) => image::run(output, &args).await,
+        Task::Image(args) => image::run(output, &args).await.map(drop),
+        Task::Release(args) => release::run(output, &args).await,
     }
 }
 

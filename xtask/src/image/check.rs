@@ -13,7 +13,7 @@ use object::elf;
 use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
 use serde_json::Value;
 
-use super::{Made, USER, mebibytes};
+use super::{Made, RELEASE, USER, audited, mebibytes};
 use crate::output::Output;
 use crate::test;
 
@@ -118,7 +118,7 @@ fn configuration(config: &Value, made: &Made) -> Result<()> {
 fn contents(root: &Path, made: &Made) -> Result<()> {
     let unpacked = made.written.unpacked;
     ensure!(
-        unpacked <= SIZE_LIMIT || made.profile != "release",
+        unpacked <= SIZE_LIMIT || made.profile != RELEASE,
         "it unpacks to {:.1} MiB, more than {:.0}",
         mebibytes(unpacked),
         mebibytes(SIZE_LIMIT)
@@ -191,16 +191,11 @@ fn made_of(program: &[u8], made: &Made) -> Result<usize> {
         emulates == is_emulator,
         "the program has the emulator's code: {emulates}"
     );
-    if made.profile != "release" {
+    if made.profile != RELEASE {
         return Ok(0);
     }
-    let info = auditable_info::audit_info_from_slice(program, 8 << 20)
-        .context("the program does not say its crates")?;
-    let names: BTreeSet<_> = info
-        .packages
-        .iter()
-        .map(|package| package.name.as_str())
-        .collect();
+    let crates = audited(program)?;
+    let names: BTreeSet<_> = crates.iter().map(|(name, _)| name.as_str()).collect();
     let own = made.image.repository.as_str();
     ensure!(
         names.contains(own) && names.contains("rustls"),
