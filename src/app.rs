@@ -32,7 +32,7 @@ const KUBERNETES_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Error)]
 pub enum AppError {
     /// The log filter.
-    #[error("--log is no filter such as info or info,idtoken_operator=debug: {0}")]
+    #[error("--log is no filter such as info or info,hyper=debug: {0}")]
     Log(#[from] tracing_subscriber::filter::ParseError),
     /// No cluster.
     #[error(

@@ -72,7 +72,8 @@ pub struct RunArgs {
     )]
     pub log_format: LogFormat,
 
-    /// What is logged, such as info or info,idtoken_operator=debug.
+    /// What is logged: info, debug or another level of the operator itself; info,hyper=debug adds a library beyond its
+    /// warnings, all=debug all of them.
     #[arg(long, env = "IDTOKEN_LOG", default_value = "info", help_heading = "Operation")]
     pub log: String,
 

@@ -24,7 +24,7 @@ pub mod reason {
     pub const RENEWED: &str = "Renewed";
     /// Nothing is left to do.
     pub const RECONCILED: &str = "Reconciled";
-    /// Metric only: the metadata server gave the same token again, which is no renewal.
+    /// In logs and metrics only: the metadata server gave the same token again, which is no renewal.
     pub const UNCHANGED: &str = "Unchanged";
     /// Event only: the token is a developer's, whose audience is an OAuth client.
     pub const DEVELOPER_TOKEN: &str = "DeveloperToken";

@@ -22,6 +22,7 @@ mod grant_status;
 pub mod grants;
 mod hash;
 pub mod index;
+mod line;
 pub mod mint;
 pub mod names;
 pub mod observe;

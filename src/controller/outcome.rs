@@ -121,8 +121,9 @@ impl Work<'_> {
             }
             Err(stop) => stop,
         };
-        let (failure, next) = self.failure(stop, basis, now, expiry, &key);
+        let (failure, next, attempts) = self.failure(stop, basis, now, expiry, &key);
         self.report.failure = Some(failure);
+        self.report.attempts = attempts;
         self.report.next = match (next, expiry) {
             (Some(next), Some(expiry)) => Some(next.min(expiry)),
             (next, expiry) => next.or(expiry),
@@ -130,6 +131,7 @@ impl Work<'_> {
         self.report
     }
 
+    /// The failure, when the next attempt is due, and how many have failed where one was made.
     fn failure(
         &self,
         stop: Stop,
@@ -137,7 +139,7 @@ impl Work<'_> {
         now: Timestamp,
         expiry: Option<Timestamp>,
         key: &Key,
-    ) -> (Failure, Option<Timestamp>) {
+    ) -> (Failure, Option<Timestamp>, Option<u32>) {
         let (reason, message, class, retry_after, act) = match stop {
             Stop::Gone => {
                 let message = "the request was deleted".to_owned();
@@ -147,6 +149,7 @@ impl Work<'_> {
                         message,
                         stalled: false,
                     },
+                    None,
                     None,
                 );
             }
@@ -161,6 +164,7 @@ impl Work<'_> {
                 return (
                     failure,
                     matches!(denied, Denied::Unavailable { .. }).then_some(soon),
+                    None,
                 );
             }
             Stop::Rival(name) => {
@@ -175,6 +179,7 @@ impl Work<'_> {
                         stalled: true,
                     },
                     None,
+                    None,
                 );
             }
             Stop::Waiting(retry) => {
@@ -183,7 +188,7 @@ impl Work<'_> {
                     message: retry.message.clone(),
                     stalled: stalled(&retry, now),
                 };
-                return (failure, Some(retry.next));
+                return (failure, Some(retry.next), None);
             }
             Stop::Fault(fault) => {
                 let act = matches!(
@@ -207,7 +212,7 @@ impl Work<'_> {
                     message: error.to_string(),
                     stalled: true,
                 };
-                return (failure, None);
+                return (failure, None, None);
             }
         };
         let attempt = Attempt {
@@ -221,14 +226,7 @@ impl Work<'_> {
         let retry = retry::after(self.retry.as_ref(), attempt, basis, &self.request.uid, now);
         let next = retry.next;
         let stalled = stalled(&retry, now);
-        tracing::warn!(
-            namespace = self.request.namespace,
-            name = self.request.name,
-            reason,
-            attempts = retry.attempts,
-            next = %next,
-            "{message}"
-        );
+        let attempts = retry.attempts;
         self.ctx.index.remember(key, &self.request.uid, |memory| {
             memory.retry = Some(retry);
         });
@@ -239,6 +237,7 @@ impl Work<'_> {
                 stalled,
             },
             Some(next),
+            Some(attempts),
         )
     }
 }

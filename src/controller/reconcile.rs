@@ -2,16 +2,19 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use kube::Resource;
+use tracing::Instrument;
 
 use super::Context;
 use super::authorize::Denied;
 use super::fault::KubeFault;
 use super::index::{Basis, Key, Memory, Retry, SecretMeta, older};
+use super::line;
 use super::observe::Content;
 use super::outcome::Stop;
 use super::plan::{self, Cause, Observed, Plan};
@@ -31,8 +34,17 @@ pub(super) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long what is cached may be out of date before it is looked at again.
 const BEHIND: Duration = Duration::from_millis(500);
 
+/// Numbers the reconciles of this process, for its log.
+static RECONCILES: AtomicU64 = AtomicU64::new(1);
+
 /// Brings one request to where its spec wants it, and says after which time to look again, if that is not on a change only.
 pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) -> Option<Duration> {
+    // At the level of errors, so that whatever is logged has the number.
+    let span = tracing::error_span!("reconcile", id = RECONCILES.fetch_add(1, Ordering::Relaxed));
+    work(object, ctx).instrument(span).await
+}
+
+async fn work(object: Arc<IdTokenRequest>, ctx: Arc<Context>) -> Option<Duration> {
     if object.metadata.deletion_timestamp.is_some() {
         return None;
     }
@@ -82,8 +94,10 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
         turn.within(publish(&ctx, &object, &key, &memory, &previous, &next)),
     )
     .await;
-    let wake = match published.unwrap_or_else(|_| Err(late(PUBLISH_TIMEOUT))) {
-        Ok(()) => report.next,
+    let published = published.unwrap_or_else(|_| Err(late(PUBLISH_TIMEOUT)));
+    line::write(&key, &report, &published, started.elapsed());
+    let wake = match published {
+        Ok(_) => report.next,
         Err(fault) => {
             let attempts = memory.unpublished.saturating_add(1);
             ctx.index
@@ -96,12 +110,6 @@ pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) ->
                 retry_after: None,
                 remaining: None,
             };
-            tracing::warn!(
-                namespace = key.0,
-                name = key.1,
-                reason = fault.reason(),
-                "the status was not written: {fault}"
-            );
             let again = now + schedule::retry_delay(&failure, &uid);
             Some(report.next.map_or(again, |next| next.min(again)))
         }
@@ -132,6 +140,7 @@ fn current_status(object: &IdTokenRequest, memory: &Memory) -> IdTokenRequestSta
     }
 }
 
+/// Writes the status, and says whether there was anything to write.
 async fn publish(
     ctx: &Arc<Context>,
     object: &IdTokenRequest,
@@ -139,7 +148,7 @@ async fn publish(
     memory: &Memory,
     previous: &IdTokenRequestStatus,
     next: &IdTokenRequestStatus,
-) -> Result<(), KubeFault> {
+) -> Result<bool, KubeFault> {
     let uid = object.metadata.uid.as_deref().unwrap_or_default();
     let suspended = object.spec.suspend.unwrap_or_default();
     let now = Timestamp::now();
@@ -147,7 +156,7 @@ async fn publish(
     // Deleted, perhaps made anew, while it was worked on: what was found out is not the new one's.
     if !ctx.index.is_current(key, uid) {
         ctx.metrics.forget(key, now);
-        return Ok(());
+        return Ok(false);
     }
     let seen = object.metadata.resource_version.as_deref().unwrap_or_default();
     let known = memory
@@ -157,7 +166,7 @@ async fn publish(
         .filter(|written| older(seen, written));
     let Some(written) = status::write(ctx, &object.metadata, known.unwrap_or(seen), previous, next).await?
     else {
-        return Ok(());
+        return Ok(false);
     };
     ctx.index.remember(key, uid, |memory| {
         memory.status = Some((written, next.clone()));
@@ -174,7 +183,7 @@ async fn publish(
             "the event was not written: {fault}"
         );
     }
-    Ok(())
+    Ok(true)
 }
 
 async fn phases(

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::fault::KubeFault;
+use super::line::Act;
 use super::schedule::Renewal;
 use crate::api::FIELD_MANAGER;
 use crate::api::conditions::{READY, RECONCILING, RENEWAL_FAILING, STALLED, reason};
@@ -72,6 +73,10 @@ pub struct Report {
     pub postponed: bool,
     /// Whether nothing was done, since what is cached may be out of date.
     pub behind: bool,
+    /// What was done to the Secret.
+    pub acted: Option<Act>,
+    /// How many attempts in a row have failed, where one was made and failed.
+    pub attempts: Option<u32>,
     /// When to look again.
     pub next: Option<Timestamp>,
 }

@@ -48,6 +48,8 @@ fn report(held: Option<Held>, failure: Option<Failure>) -> Report {
         keep_secret_name: false,
         postponed: false,
         behind: false,
+        acted: None,
+        attempts: None,
         next: None,
     }
 }

@@ -7,6 +7,7 @@ use kube::Resource;
 use super::apply::{self, Before};
 use super::fault::KubeFault;
 use super::index::{Key, SecretMeta};
+use super::line::Act;
 use super::mint::{self, MintError, Minted};
 use super::observe::{Content, read_secret};
 use super::outcome::Stop;
@@ -113,11 +114,7 @@ impl Work<'_> {
         let before = Before::Read(Box::new(content));
         let written = apply::write(self.ctx, self.request, &rendered, before).await?;
         self.settle(written, &token, reverted.is_some())?;
-        tracing::info!(
-            namespace = self.request.namespace,
-            name = self.request.name,
-            "the Secret was written anew from its own token"
-        );
+        self.report.acted = Some(Act::Repaired);
         Ok(())
     }
 
@@ -134,7 +131,6 @@ impl Work<'_> {
         if self.was_refused_a_write() {
             self.rehearse().await?;
         }
-        let started = std::time::Instant::now();
         let left = self.expiry().map(|expiry| expiry.duration_since(self.now));
         let left = left.and_then(|left| left.try_into().ok());
         let before = before(self.previous, self.holds_this_spec());
@@ -175,15 +171,7 @@ impl Work<'_> {
         let written = apply::write(ctx, request, &rendered, before).await?;
         self.settle(written, &token, reverted)?;
         self.report.handled_renew = request.renew_request.clone();
-        tracing::info!(
-            namespace = request.namespace,
-            name = request.name,
-            source = request.token.source.name(),
-            cause = ?cause,
-            expires = %token.claims().exp,
-            milliseconds = started.elapsed().as_millis(),
-            "a token was issued"
-        );
+        self.report.acted = Some(Act::Issued(cause));
         Ok(())
     }
 
@@ -215,12 +203,7 @@ impl Work<'_> {
             memory.handled_renew = renew;
         });
         self.report.held = self.held(&secret, Some(token.claims()));
-        tracing::debug!(
-            namespace = request.namespace,
-            name = request.name,
-            next = %until,
-            "the metadata server gave the same token again"
-        );
+        self.report.acted = Some(Act::Unchanged);
     }
 
     /// Whether the Kubernetes API refused what the last attempt had to write or read, as a quota or an admission policy does.

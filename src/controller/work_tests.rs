@@ -6,6 +6,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::*;
+use crate::admin::tests as admin;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -63,6 +64,9 @@ async fn a_reconcile_that_blocks_its_thread_holds_up_no_other_and_is_told_as_stu
             matches!(stuck, Err(crate::health::Stuck::Endless { .. })),
             "{stuck:?}"
         );
+        let (status, told) = admin::get("/livez", true, &pulse).await;
+        assert_eq!(status, 500, "{told}");
+        assert!(told.contains("past its own time limit"), "{told}");
         free.send(()).unwrap();
         timeout(LIMIT, finished.wait_for(|count| *count == 4))
             .await
@@ -72,6 +76,7 @@ async fn a_reconcile_that_blocks_its_thread_holds_up_no_other_and_is_told_as_stu
     };
     tokio::join!(working, watching);
     assert_eq!(pulse.check(Instant::now()), Ok(()));
+    assert_eq!(admin::get("/livez", true, &pulse).await.0, 200);
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ impl Default for Setup {
         Self {
             operator: true,
             flags: Vec::new(),
-            log: "trace",
+            log: "all=trace",
             recorded: false,
             lifetime: Duration::from_secs(3600),
             grants_file: None,
@@ -101,6 +101,11 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
+    /// Where it serves `/metrics`.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The text of `/metrics`.
     pub(crate) async fn scrape(&self) -> Result<String> {
         Ok(self.get("/metrics").await?.error_for_status()?.text().await?)
@@ -297,10 +302,11 @@ impl World {
             process
         };
         let line = process.wait_for_line("the operator starts", LIMIT).await?;
-        let address = line
-            .split("listen=")
-            .nth(1)
-            .and_then(|rest| rest.split_whitespace().next())
+        let told = line.split("listen=").nth(1);
+        // In JSON.
+        let told = told.or_else(|| line.split("\"listen\":\"").nth(1));
+        let address = told
+            .and_then(|rest| rest.split([' ', '"']).next())
             .context("the first line of the log does not say where it listens")?
             .to_owned();
         Ok(Operator { process, address })
@@ -365,7 +371,8 @@ impl World {
         self.running()?.metric(series).await
     }
 
-    fn running(&self) -> Result<Arc<Operator>> {
+    /// The process that runs.
+    pub(crate) fn running(&self) -> Result<Arc<Operator>> {
         let operator = self.operator.lock().unwrap().clone();
         operator.context("the operator does not run")
     }
