@@ -71,3 +71,53 @@ async fn scrape(State(shared): State<Shared>, headers: HeaderMap) -> impl IntoRe
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::Duration;
+
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use tokio::sync::watch;
+    use tower::Service;
+
+    use super::*;
+
+    /// What a GET of `path` is answered, where the caches are filled or not.
+    pub(crate) async fn get(path: &str, synced: bool, pulse: &Pulse) -> (u16, String) {
+        let (_sender, synced) = watch::channel(synced);
+        let mut router = router(Shared {
+            metrics: Arc::default(),
+            synced,
+            pulse: pulse.clone(),
+        });
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let answer = router.call(request).await.unwrap();
+        let status = answer.status().as_u16();
+        let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_silent_loop_fails_livez_and_empty_caches_fail_readyz() {
+        let pulse = Pulse::new(Duration::from_secs(150));
+        assert_eq!(get("/livez", false, &pulse).await, (200, "ok\n".to_owned()));
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(40)).unwrap();
+        pulse.beat(long_ago, None);
+        let (status, told) = get("/livez", true, &pulse).await;
+        assert_eq!(status, 500);
+        assert!(told.contains("no sign of life for 4"), "{told}");
+        assert_eq!(get("/readyz", true, &pulse).await.0, 200);
+        let (status, told) = get("/readyz", false, &pulse).await;
+        assert_eq!((status, told.as_str()), (503, "the caches are not filled yet\n"));
+    }
+
+    #[tokio::test]
+    async fn a_scrape_that_asks_for_nothing_gets_the_older_format() {
+        let pulse = Pulse::new(Duration::from_secs(150));
+        let (status, text) = get("/metrics", true, &pulse).await;
+        assert_eq!(status, 200);
+        assert!(text.contains("# TYPE idtoken_build_info gauge\n"), "{text}");
+        assert!(!text.contains("# EOF"), "{text}");
+    }
+}
