@@ -97,15 +97,11 @@ impl Setup {
 pub(crate) struct Operator {
     /// The process.
     pub(crate) process: Process,
-    address: String,
+    /// Where it serves `/metrics`.
+    pub(crate) address: String,
 }
 
 impl Operator {
-    /// Where it serves `/metrics`.
-    pub(crate) fn address(&self) -> &str {
-        &self.address
-    }
-
     /// The text of `/metrics`.
     pub(crate) async fn scrape(&self) -> Result<String> {
         Ok(self.get("/metrics").await?.error_for_status()?.text().await?)

@@ -86,9 +86,10 @@ pub(crate) async fn control_plane(output: &Output) -> Result<binaries::Assets> {
 /// # Errors
 /// When Go is missing or fails.
 async fn consumers(output: &Output) -> Result<()> {
-    let step = output.begin("Prometheus, OpenTelemetry Collector, Caddy and controller-gen");
+    let step =
+        output.begin("Prometheus, kube-state-metrics, OpenTelemetry Collector, Caddy and controller-gen");
     tokio::task::spawn_blocking(|| consumers::build_all(Progress::Stderr)).await??;
-    step.done("Prometheus, OpenTelemetry Collector, Caddy and controller-gen are built");
+    step.done("Prometheus, kube-state-metrics, OpenTelemetry Collector, Caddy and controller-gen are built");
     Ok(())
 }
 
