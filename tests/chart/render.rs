@@ -49,6 +49,28 @@ fn has(objects: &[Value], kind: &str) -> bool {
 }
 
 #[tokio::test]
+async fn the_values_that_the_page_on_installing_shows_are_taken() -> Result<()> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/installation.md"))?;
+    let blocks = page
+        .split("```yaml\n")
+        .filter_map(|rest| rest.split("```").next());
+    let shown: Vec<&str> = blocks
+        .filter(|block| block.starts_with("# values.yaml\n"))
+        .collect();
+    ensure!(shown.len() >= 4, "{shown:?}");
+    for (n, values) in shown.iter().enumerate() {
+        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{n}.yaml"));
+        std::fs::write(&path, values)?;
+        let objects = helm()
+            .await?
+            .objects(&[&format!("--values={}", path.display())])
+            .await?;
+        parse(&objects).with_context(|| (*values).to_owned())?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_operator_takes_its_arguments_with_all_values() -> Result<()> {
     for path in matrix()? {
         let objects = helm()
