@@ -36,6 +36,7 @@ mod go_module;
 mod kubeconfig;
 mod kubectl;
 pub mod oci;
+pub mod node;
 mod options;
 mod paths;
 mod pki;

@@ -1,0 +1,215 @@
+//! Namespaces of a node's own: mounts, processes, network, IPC and host name.
+//!
+//! The one who wants a node makes an [`Isolation`] and runs [`Isolation::command`]. The program begun so is the first
+//! process of its namespaces, calls [`enter`] once and can then start a [`super::Node`]. When it ends, by itself or by
+//! SIGKILL, the kernel kills what it left running, takes down mounts, interfaces and rules, and the [`Isolation`] removes
+//! the control groups.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::cgroups;
+
+/// Names the control group to the process inside.
+const CGROUP: &str = "IDTOKEN_TESTENV_CGROUP";
+
+/// Folders at fixed places that kubelet, containerd and its plugins write to: memory of the namespace, gone with it.
+const FOLDERS: [&str; 6] = [
+    "/run",
+    "/var/lib/cni",
+    "/var/lib/containerd",
+    "/var/lib/kubelet",
+    "/var/log/containers",
+    "/var/log/pods",
+];
+
+/// Settings of the whole machine that kubelet would change, and to what (`setupKernelTunables` of its container manager). It is
+/// given files in their place that have those values already.
+const TUNABLES: [(&str, &str); 6] = [
+    ("/proc/sys/kernel/keys/root_maxbytes", "25000000"),
+    ("/proc/sys/kernel/keys/root_maxkeys", "1000000"),
+    ("/proc/sys/kernel/panic", "10"),
+    ("/proc/sys/kernel/panic_on_oops", "1"),
+    ("/proc/sys/vm/overcommit_memory", "1"),
+    ("/proc/sys/vm/panic_on_oom", "0"),
+];
+
+const NAMESPACES: [&str; 5] = ["--mount", "--pid", "--net", "--ipc", "--uts"];
+
+/// What the machine must be able to do, as root in namespaces of its own, in the shell's words; and why.
+const PROBES: [(&str, &str); 4] = [
+    (
+        "ip link add probe type bridge && ip link add probe1 type veth",
+        "the kernel makes no bridges",
+    ),
+    (
+        "iptables -t nat -A POSTROUTING -m comment --comment probe -j MASQUERADE && \
+         iptables -t nat -A OUTPUT -m statistic --mode random --probability 0.5 -j RETURN && \
+         iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP",
+        "the kernel has no address translation by iptables",
+    ),
+    (
+        "mount -t tmpfs probe /mnt && mkdir /mnt/a /mnt/b /mnt/c /mnt/d && \
+         mount -t overlay probe -o lowerdir=/mnt/a,upperdir=/mnt/b,workdir=/mnt/c /mnt/d",
+        "the kernel has no overlay file systems",
+    ),
+    ("runc --version", "runc does not run"),
+];
+
+/// What stays outside of the namespaces: control groups and mount points. They are removed when this is dropped.
+#[derive(Debug)]
+pub struct Isolation {
+    cgroup: String,
+    made: Vec<PathBuf>,
+}
+
+/// Why no node can run on this machine for now or ever: nothing that installing [`super::packages`] would change.
+#[must_use]
+pub fn obstacle() -> Option<String> {
+    if !cfg!(target_os = "linux") {
+        return Some("a node needs Linux".to_owned());
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Some("a node needs root: run it with sudo, or in a virtual machine".to_owned());
+    }
+    if let Err(error) = run(&["true"]) {
+        return Some(format!("this machine makes no namespaces: {error:#}"));
+    }
+    cgroups::obstacle().map(|error| format!("this machine has no control groups to use: {error}"))
+}
+
+/// Why no node can run on this machine although root may make namespaces and the packages are there.
+#[must_use]
+pub fn missing_feature() -> Option<String> {
+    PROBES.iter().find_map(|(script, meaning)| {
+        let error = run(&["sh", "-c", script]).err()?;
+        Some(format!("{meaning}: {error:#}"))
+    })
+}
+
+impl Isolation {
+    /// Makes the control groups and mount points, and removes control groups that killed runs left.
+    ///
+    /// # Errors
+    /// When one cannot be made.
+    pub fn new() -> Result<Self> {
+        cgroups::sweep();
+        let mut isolation = Self {
+            cgroup: cgroups::name(std::process::id()),
+            made: Vec::new(),
+        };
+        cgroups::make(&isolation.cgroup)?;
+        for folder in FOLDERS.map(Path::new) {
+            if !folder.exists() {
+                std::fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+                isolation.made.push(folder.to_owned());
+            }
+        }
+        Ok(isolation)
+    }
+
+    /// A command that runs `program` as the first process of new namespaces. All of them end with it.
+    #[must_use]
+    pub fn command(&self, program: &OsStr) -> Command {
+        let mut command = unshare();
+        command.arg(program).env(CGROUP, &self.cgroup);
+        command
+    }
+}
+
+impl Drop for Isolation {
+    fn drop(&mut self) {
+        // Processes leave their groups a moment after the first process of their namespace has ended.
+        for _ in 0..100 {
+            if cgroups::remove(&self.cgroup).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        for folder in &self.made {
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+}
+
+fn unshare() -> Command {
+    let mut command = Command::new("unshare");
+    command
+        .args(NAMESPACES)
+        .args(["--fork", "--kill-child", "--mount-proc", "--propagation=private"])
+        .arg("--");
+    command
+}
+
+fn run(arguments: &[&str]) -> Result<()> {
+    let output = unshare()
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run unshare (Debian package util-linux)")?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
+/// Whether this process was begun by [`Isolation::command`].
+#[must_use]
+pub fn is_inside() -> bool {
+    std::process::id() == 1 && std::env::var_os(CGROUP).is_some()
+}
+
+pub(super) fn assert_entered() -> Result<()> {
+    ensure!(
+        is_inside(),
+        "a node runs only as the first process of its own namespaces (Isolation::command)"
+    );
+    Ok(())
+}
+
+/// The node's control group.
+pub(super) fn cgroup() -> Result<String> {
+    std::env::var(CGROUP).with_context(|| format!("{CGROUP} is not set"))
+}
+
+/// Hides the folders and settings that a node's programs write to behind private ones.
+///
+/// # Errors
+/// When something cannot be mounted, or outside of the namespaces.
+pub fn enter() -> Result<()> {
+    assert_entered()?;
+    // kubelet wants what it mounts to be seen in containers: shared from here on, within this namespace.
+    mount(&["--make-rshared", "/"])?;
+    for folder in FOLDERS {
+        mount(&["-t", "tmpfs", "-o", "mode=0755", "testenv", folder])?;
+    }
+    let dir = Path::new("/run/tunables");
+    std::fs::create_dir(dir).context("cannot make a folder in /run")?;
+    for (name, value) in TUNABLES {
+        let file = dir.join(name.replace('/', "_"));
+        std::fs::write(&file, format!("{value}\n")).context("cannot write to /run")?;
+        mount(&["--bind", &file.to_string_lossy(), name])?;
+    }
+    Ok(())
+}
+
+fn mount(arguments: &[&str]) -> Result<()> {
+    let output = Command::new("mount")
+        .args(arguments)
+        .output()
+        .context("cannot run mount")?;
+    if !output.status.success() {
+        bail!(
+            "mount {} failed: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Programs of the node that are not built: packages of Debian and Ubuntu.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::build::run;
+use crate::progress::{Progress, Step};
+
+/// Programs and the packages that have them. A plain Go build of runc lacks seccomp.
+const PROGRAMS: [(&str, &str); 8] = [
+    ("busybox", "busybox-static"),
+    ("conntrack", "conntrack"),
+    ("curl", "curl"),
+    ("ip", "iproute2"),
+    ("iptables", "iptables"),
+    ("mount", "mount"),
+    ("runc", "runc"),
+    ("unshare", "util-linux"),
+];
+
+/// The packages whose programs are not in `PATH`, `/usr/sbin` or `/sbin`.
+#[must_use]
+pub fn missing() -> Vec<&'static str> {
+    let absent = PROGRAMS.iter().filter(|(program, _)| find(program).is_none());
+    absent.map(|(_, package)| *package).collect()
+}
+
+/// Where a program is.
+#[must_use]
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
+
+/// Installs what is missing with apt-get. Blocks; needs root.
+///
+/// # Errors
+/// When there is no apt-get, or it fails: with its words.
+pub fn install(progress: Progress) -> Result<()> {
+    let packages = missing();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let wanted = packages.join(" ");
+    if find("apt-get").is_none() {
+        bail!("these programs' packages are missing, and there is no apt-get to install them: {wanted}");
+    }
+    let mut step = Step::new(progress);
+    let what = format!("installing {wanted}");
+    // The package lists of a fresh machine are often empty or old.
+    if !apt_get(&packages, &what, &mut step)?.0 {
+        apt_get(&["update"], "reading the package lists", &mut step)?;
+        let (installed, said) = apt_get(&packages, &what, &mut step)?;
+        if !installed {
+            bail!("apt-get cannot install {wanted}:\n{said}");
+        }
+    }
+    step.finish(&format!("installed {wanted}"));
+    match missing() {
+        missing if missing.is_empty() => Ok(()),
+        missing => bail!("apt-get installed no program of {}", missing.join(" ")),
+    }
+}
+
+/// Runs `apt-get update`, or installs packages. Gives whether it went well, and what it said.
+fn apt_get(arguments: &[&str], what: &str, step: &mut Step) -> Result<(bool, String)> {
+    let mut command = Command::new("apt-get");
+    command
+        .current_dir(Path::new("/"))
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-o", "DPkg::Lock::Timeout=300"]);
+    if arguments != ["update"] {
+        command.args(["install", "--yes", "--no-install-recommends"]);
+    }
+    command.args(arguments);
+    let (status, said) = run(&command, what, step)?;
+    Ok((status.success(), said))
+}

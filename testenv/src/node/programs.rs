@@ -1,0 +1,171 @@
+//! The programs of a node: built from Go modules; runc and iptables are Debian's (see [`super::packages`]).
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::go_module::{GoModule, GoTool};
+use crate::{Assets, Progress, binaries};
+
+/// containerd v2.4.2, without the snapshotters that need a file system of their own.
+const CONTAINERD: GoModule = GoModule {
+    name: "containerd",
+    go_mod: include_str!("../../tools/containerd/go.mod"),
+    go_sum: include_str!("../../tools/containerd/go.sum"),
+    files: &[],
+    ldflags: "-s -w -X github.com/containerd/containerd/v2/version.Version=v2.4.2",
+    tags: "no_btrfs,no_devmapper,no_zfs",
+    tools: &[
+        GoTool {
+            name: "containerd",
+            package: "github.com/containerd/containerd/v2/cmd/containerd",
+        },
+        GoTool {
+            name: "containerd-shim-runc-v2",
+            package: "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+        },
+        GoTool {
+            name: "ctr",
+            package: "github.com/containerd/containerd/v2/cmd/ctr",
+        },
+    ],
+};
+
+/// The CNI plugins v1.9.1.
+const CNI: GoModule = GoModule {
+    name: "cni",
+    go_mod: include_str!("../../tools/cni/go.mod"),
+    go_sum: include_str!("../../tools/cni/go.sum"),
+    files: &[],
+    ldflags: "-s -w",
+    tags: "",
+    tools: &[
+        GoTool {
+            name: "bridge",
+            package: "github.com/containernetworking/plugins/plugins/main/bridge",
+        },
+        GoTool {
+            name: "host-local",
+            package: "github.com/containernetworking/plugins/plugins/ipam/host-local",
+        },
+        GoTool {
+            name: "loopback",
+            package: "github.com/containernetworking/plugins/plugins/main/loopback",
+        },
+        GoTool {
+            name: "portmap",
+            package: "github.com/containernetworking/plugins/plugins/meta/portmap",
+        },
+    ],
+};
+
+/// CoreDNS v1.15.0 with the plugins that the cluster's own names need.
+const COREDNS: GoModule = GoModule {
+    name: "coredns",
+    go_mod: include_str!("../../tools/coredns/go.mod"),
+    go_sum: include_str!("../../tools/coredns/go.sum"),
+    files: &[("main.go", include_str!("../../tools/coredns/main.go"))],
+    ldflags: "-s -w",
+    tags: "",
+    tools: &[GoTool {
+        name: "coredns",
+        package: ".",
+    }],
+};
+
+/// What a node needs of Kubernetes, etcd among it.
+const KUBERNETES: [&str; 7] = [
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-proxy",
+    "kube-scheduler",
+    "kubectl",
+    "kubelet",
+];
+
+/// Where the programs of a node are.
+#[derive(Clone, Debug)]
+pub struct NodePrograms {
+    kubernetes: PathBuf,
+    containerd: PathBuf,
+    cni: PathBuf,
+    coredns: PathBuf,
+}
+
+impl NodePrograms {
+    /// Builds what is not built yet: about 10 minutes on two cores, once. Blocks.
+    ///
+    /// # Errors
+    /// When Go is missing, too old or fails.
+    pub fn build(progress: Progress) -> Result<Self> {
+        Self::build_with(&binaries::KUBERNETES, progress)
+    }
+
+    fn build_with(kubernetes: &GoModule, progress: Progress) -> Result<Self> {
+        Ok(Self {
+            kubernetes: kubernetes.build(&KUBERNETES, progress)?,
+            containerd: build_all(&CONTAINERD, progress)?,
+            cni: build_all(&CNI, progress)?,
+            coredns: build_all(&COREDNS, progress)?,
+        })
+    }
+
+    /// etcd, kube-apiserver and kubectl.
+    #[must_use]
+    pub fn assets(&self) -> Assets {
+        Assets {
+            etcd: self.kubernetes("etcd"),
+            kube_apiserver: self.kubernetes("kube-apiserver"),
+            kubectl: self.kubernetes("kubectl"),
+        }
+    }
+
+    pub(super) fn kubernetes(&self, name: &str) -> PathBuf {
+        self.kubernetes.join(name)
+    }
+
+    pub(super) fn containerd(&self, name: &str) -> PathBuf {
+        self.containerd.join(name)
+    }
+
+    pub(super) fn cni(&self) -> PathBuf {
+        self.cni.clone()
+    }
+
+    pub(super) fn coredns(&self) -> PathBuf {
+        self.coredns.join("coredns")
+    }
+
+    /// `PATH` with the shim, which containerd looks for there, and runc.
+    pub(super) fn path(&self) -> Result<OsString> {
+        let inherited = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(self.containerd.clone())
+            .chain(std::env::split_paths(&inherited))
+            .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")]);
+        Ok(std::env::join_paths(folders)?)
+    }
+}
+
+fn build_all(module: &GoModule, progress: Progress) -> Result<PathBuf> {
+    let names: Vec<_> = module.tools.iter().map(|tool| tool.name).collect();
+    module.build(&names, progress)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_modules_have_the_versions_that_are_said() {
+        for (module, line) in [
+            (CONTAINERD, "github.com/containerd/containerd/v2 v2.4.2"),
+            (CNI, "github.com/containernetworking/plugins v1.9.1"),
+            (COREDNS, "github.com/coredns/coredns v1.15.0"),
+        ] {
+            assert!(module.go_mod.contains(line), "{line}");
+        }
+        assert!(CONTAINERD.ldflags.ends_with("Version=v2.4.2"));
+    }
+}

@@ -1,0 +1,130 @@
+//! containerd and the images it has.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::Mutex;
+
+use super::{LIMIT, NodePrograms, network};
+use crate::pki::write_private;
+use crate::{ControlPlane, Process, until};
+
+/// containerd's socket, in the node's own /run.
+pub(super) const SOCKET: &str = "/run/containerd/containerd.sock";
+
+/// A containerd that can be stopped and started.
+#[derive(Debug)]
+pub(super) struct Containerd {
+    process: Mutex<Process>,
+    command: Command,
+    ctr: PathBuf,
+    dir: PathBuf,
+}
+
+impl Containerd {
+    /// Starts containerd and waits until it answers.
+    pub(super) async fn start(
+        programs: &NodePrograms,
+        cluster: &ControlPlane,
+        sandbox: &str,
+    ) -> Result<Self> {
+        let cni = network::cni(cluster)?;
+        let path = cluster.dir().join("containerd.toml");
+        write_private(&path, &config(programs, &cni, sandbox))?;
+        let mut command = Command::new(programs.containerd("containerd"));
+        command.arg("--config").arg(&path);
+        command.env("PATH", programs.path()?);
+        let process = Process::spawn("containerd", &command, cluster.dir())?;
+        let containerd = Self {
+            process: Mutex::new(process),
+            command,
+            ctr: programs.containerd("ctr"),
+            dir: cluster.dir().to_owned(),
+        };
+        containerd.wait_ready().await?;
+        Ok(containerd)
+    }
+
+    /// Stops it; containers go on.
+    pub(super) async fn stop(&self) -> Result<()> {
+        self.process.lock().await.terminate(LIMIT).await?;
+        Ok(())
+    }
+
+    /// Starts it after [`Containerd::stop`].
+    pub(super) async fn start_again(&self) -> Result<()> {
+        *self.process.lock().await = Process::spawn("containerd", &self.command, &self.dir)?;
+        self.wait_ready().await
+    }
+
+    /// Adds the images of an archive.
+    pub(super) async fn import(&self, archive: &Path) -> Result<()> {
+        let archive = archive.display().to_string();
+        self.ctr(&["images", "import", "--local", &archive])
+            .await
+            .with_context(|| format!("containerd cannot take the image {archive}"))
+            .map(drop)
+    }
+
+    async fn wait_ready(&self) -> Result<()> {
+        let ask = async || {
+            if let Some(status) = self.process.lock().await.try_wait()? {
+                bail!("containerd ended ({status})");
+            }
+            Ok(self.ctr(&["version"]).await.ok().map(drop))
+        };
+        let result = until("containerd answers", LIMIT, ask).await;
+        let process = self.process.lock().await;
+        result.with_context(|| format!("the log of containerd ends with:\n{}\n", process.log_tail()))
+    }
+
+    async fn ctr(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = tokio::process::Command::new(&self.ctr);
+        command
+            .args(["--address", SOCKET, "--namespace", "k8s.io"])
+            .args(arguments)
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(LIMIT, command.output())
+            .await
+            .context("ctr takes too long")?
+            .context("cannot run ctr")?;
+        if !output.status.success() {
+            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+fn config(programs: &NodePrograms, cni: &Path, sandbox: &str) -> String {
+    let plugins = programs.cni();
+    format!(
+        r#"version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
+
+[grpc]
+  address = "{SOCKET}"
+
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = "{sandbox}"
+
+[plugins.'io.containerd.cri.v1.runtime']
+  # Without CAP_SYS_RESOURCE no score can be lowered.
+  restrict_oom_score_adj = true
+
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+  bin_dirs = ["{}"]
+  conf_dir = "{}"
+
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+  SystemdCgroup = false
+"#,
+        plugins.display(),
+        cni.display(),
+    )
+}
