@@ -5,6 +5,7 @@ mod cargo;
 mod crds;
 mod demo;
 mod docs;
+mod e2e;
 mod image;
 mod manifests;
 mod output;
@@ -75,6 +76,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Run the end-to-end tests on a node of this machine, as root.
+    E2e(e2e::E2eArgs),
     /// Make the operator's container image as an OCI archive, with no container engine.
     Image(image::ImageArgs),
     /// Make everything that a release consists of in target/dist; docs/releasing.md has the whole way.
@@ -118,6 +121,7 @@ async fn run(task: Task, output: &Output) -> Result<()> {
         Task::Docs { check: false } => docs::write(output),
         Task::Manifests { check: true } => manifests::check(output).await,
         Task::Manifests { check: false } => manifests::write(output).await,
+        Task::E2e(args) => e2e::run(output, &args).await,
         Task::Image(args) => image::run(output, &args).await.map(drop),
         Task::Release(args) => release::run(output, &args).await,
     }

@@ -1,0 +1,109 @@
+//! The end-to-end tests: the chart, the operator, and programs that read its Secrets, on a real node.
+//!
+//! They use kubectl and helm as users do. The Google of the cluster is the emulator, in a pod.
+
+mod cluster;
+mod consumers;
+mod failures;
+mod federation;
+mod google;
+pub mod images;
+mod objects;
+mod release;
+mod report;
+mod suite;
+mod tutorial;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use idtoken_testenv::RunDir;
+use idtoken_testenv::node::{Node, NodePrograms, isolation};
+
+use cluster::Cluster;
+use report::Report;
+use suite::Suite;
+
+/// What the tests run with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `PATH` with kubectl, helm and kubectl-idtoken.
+    pub path: OsString,
+    /// The root of the workspace.
+    pub workspace: PathBuf,
+    /// Whether the cluster stays until Ctrl-C, also after a failure.
+    pub keep: bool,
+}
+
+/// Starts a node in the namespaces that this process is the first of, and runs the tests on it.
+///
+/// # Errors
+/// When something does not start, or a test fails.
+pub async fn run_on_node(settings: Settings, programs: &NodePrograms, images: &[PathBuf]) -> Result<()> {
+    isolation::enter()?;
+    let scratch = RunDir::create("e2e")?;
+    let report = Report::default();
+    let start = report.begin("a node: control plane, kubelet, containerd");
+    let node = match Node::start(programs, images, &images::in_containerd(images::TOOLS)).await {
+        Ok(node) => node,
+        Err(error) => {
+            start.failed();
+            return Err(error);
+        }
+    };
+    start.passed();
+    let cluster = Cluster {
+        kubeconfig: Some(node.cluster().admin_kubeconfig()),
+        context: None,
+        registry: None,
+        path: settings.path,
+        workspace: settings.workspace,
+        scratch: scratch.path().to_owned(),
+    };
+    let suite = Suite {
+        cluster: &cluster,
+        node: Some(&node),
+        report: &report,
+    };
+    let result = suite.run().await;
+    report.table();
+    if settings.keep {
+        if let Err(error) = &result {
+            println!("✗ {error:#}");
+        }
+        println!("Everything stays up until Ctrl-C. In another shell:");
+        println!("  nsenter --all --target \"$(pgrep --newest --full 'xtask e2e')\"");
+        println!(
+            "  export KUBECONFIG={}",
+            node.cluster().admin_kubeconfig().display()
+        );
+        std::future::pending::<()>().await;
+    }
+    result
+}
+
+/// Runs the tests on an existing cluster, whose nodes have the images or get them from `registry`.
+///
+/// # Errors
+/// When a test fails, or the cluster has the operator's kinds already.
+pub async fn run_on_cluster(settings: Settings, context: &str, registry: Option<&str>) -> Result<()> {
+    let scratch = RunDir::create("e2e")?;
+    let report = Report::default();
+    let cluster = Cluster {
+        kubeconfig: None,
+        context: Some(context.to_owned()),
+        registry: registry.map(str::to_owned),
+        path: settings.path,
+        workspace: settings.workspace,
+        scratch: scratch.path().to_owned(),
+    };
+    let suite = Suite {
+        cluster: &cluster,
+        node: None,
+        report: &report,
+    };
+    let result = suite.run().await;
+    report.table();
+    result
+}

@@ -1,0 +1,158 @@
+//! The operator's release, as helm makes, changes and removes it.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::google::{Google, PROVIDER};
+use crate::suite::{NAMESPACE, Suite, condition, text};
+
+const RELEASE: &str = "idtoken-operator";
+const CHART: &str = "charts/idtoken-operator";
+const PODS: &str = "-l app.kubernetes.io/name=idtoken-operator,app.kubernetes.io/component!=test";
+/// The tag of an image that differs in its name alone.
+pub(crate) const NEXT: &str = "next";
+
+/// `helm install` with two replicas.
+pub(crate) async fn install(suite: &Suite<'_>, google: &Google) -> Result<()> {
+    let image = suite.cluster.image("idtoken-operator");
+    let words = [
+        ("IMAGE", image.as_str()),
+        ("PROVIDER", PROVIDER),
+        ("ISSUER", &google.issuer),
+    ];
+    let values = suite.manifest("values.yaml", &words)?;
+    std::fs::write(values_file(suite), values).context("cannot write the values")?;
+    helm_install(suite).await?;
+    let ready = pods(suite).await?;
+    ensure!(ready.len() == 2, "there are {} pods of the operator", ready.len());
+    Ok(())
+}
+
+async fn helm_install(suite: &Suite<'_>) -> Result<()> {
+    let values = values_file(suite);
+    let arguments = format!(
+        "install {RELEASE} {CHART} -n {NAMESPACE} -f {} --wait --timeout 10m",
+        values
+    );
+    suite.cluster.helm(&arguments).await.map(drop)
+}
+
+fn values_file(suite: &Suite<'_>) -> String {
+    suite.cluster.scratch.join("values.yaml").display().to_string()
+}
+
+/// The operator's pods; all must be Ready.
+pub(crate) async fn pods(suite: &Suite<'_>) -> Result<Vec<Value>> {
+    let list = suite
+        .cluster
+        .kubectl(&format!("get pods -n {NAMESPACE} {PODS} -o json"))
+        .await?;
+    let list: Value = serde_json::from_str(&list)?;
+    let pods = list["items"].as_array().cloned().unwrap_or_default();
+    let running: Vec<_> = pods
+        .into_iter()
+        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+        .collect();
+    for pod in &running {
+        let ready = condition(pod, "Ready");
+        ensure!(
+            ready["status"] == "True",
+            "pod {} is not Ready",
+            pod["metadata"]["name"]
+        );
+    }
+    Ok(running)
+}
+
+/// `helm test`.
+pub(crate) async fn test(suite: &Suite<'_>) -> Result<()> {
+    let said = suite
+        .cluster
+        .helm(&format!("test {RELEASE} -n {NAMESPACE} --timeout 10m"))
+        .await?;
+    ensure!(said.contains("Succeeded"), "helm test says:\n{said}");
+    Ok(())
+}
+
+async fn upgrade_with(suite: &Suite<'_>, set: &str) -> Result<()> {
+    let arguments =
+        format!("upgrade {RELEASE} {CHART} -n {NAMESPACE} --reuse-values --set {set} --wait --timeout 10m");
+    suite.cluster.helm(&arguments).await?;
+    let what = "the operator's pods are the new ones";
+    suite
+        .wait(what, async || {
+            Ok(pods(suite).await.ok().filter(|pods| pods.len() == 2).map(drop))
+        })
+        .await
+}
+
+/// `helm upgrade` with a changed value, which the new pods have.
+pub(crate) async fn upgrade(suite: &Suite<'_>) -> Result<()> {
+    upgrade_with(suite, "concurrency=16").await?;
+    for pod in pods(suite).await? {
+        let arguments = pod["spec"]["containers"][0]["args"].to_string();
+        ensure!(arguments.contains("--concurrency=16"), "a pod has {arguments}");
+    }
+    Ok(())
+}
+
+/// `helm upgrade` to another image: nothing is minted anew for that, and every request stays Ready.
+pub(crate) async fn roll(suite: &Suite<'_>) -> Result<()> {
+    upgrade_with(suite, &format!("image.tag={NEXT}")).await?;
+    for pod in pods(suite).await? {
+        let image = text(&pod["spec"]["containers"][0]["image"]);
+        ensure!(
+            image.ends_with(&format!(":{NEXT}")),
+            "a pod has the image {image}"
+        );
+    }
+    suite.wait_ready("shop", "billing", "True").await.map(drop)
+}
+
+/// No pod of the operator has logged a token, nor restarted.
+pub(crate) async fn logs(suite: &Suite<'_>) -> Result<()> {
+    for pod in pods(suite).await? {
+        let name = text(&pod["metadata"]["name"]);
+        let log = suite
+            .cluster
+            .kubectl(&format!("logs -n {NAMESPACE} {name}"))
+            .await?;
+        ensure!(!log.is_empty(), "pod {name} has logged nothing");
+        // How the header of every JWT begins in base64url: {"
+        ensure!(!log.contains("eyJ"), "the log of {name} holds a token");
+        let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
+        ensure!(*restarts == 0, "pod {name} has restarted {restarts} times");
+    }
+    Ok(())
+}
+
+/// `helm uninstall` with the default values keeps CRDs, requests and Secrets; `helm install` takes them over.
+pub(crate) async fn uninstall_and_keep(suite: &Suite<'_>) -> Result<()> {
+    helm_uninstall(suite).await?;
+    let kept = suite.cluster.get("idtokenrequest", "billing", "shop").await?;
+    ensure!(!kept.is_null(), "the request is gone");
+    let secret = suite.cluster.get("secret", "billing", "shop").await?;
+    ensure!(!secret.is_null(), "the Secret is gone");
+    helm_install(suite).await?;
+    suite.wait_ready("shop", "billing", "True").await.map(drop)
+}
+
+/// `helm uninstall` with `crds.keep=false` removes everything.
+pub(crate) async fn uninstall(suite: &Suite<'_>) -> Result<()> {
+    upgrade_with(suite, "crds.keep=false").await?;
+    helm_uninstall(suite).await?;
+    suite
+        .wait("the CRDs, and Secrets with them, are gone", async || {
+            let names =
+                "get crd idtokenrequests.idtoken.dev idtokengrants.idtoken.dev --ignore-not-found -o name";
+            let crds = suite.cluster.kubectl(names).await?;
+            let secret = suite.cluster.get("secret", "billing", "shop").await?;
+            Ok((crds.trim().is_empty() && secret.is_null()).then_some(()))
+        })
+        .await
+}
+
+async fn helm_uninstall(suite: &Suite<'_>) -> Result<()> {
+    let arguments = format!("uninstall {RELEASE} -n {NAMESPACE} --wait --timeout 10m");
+    suite.cluster.helm(&arguments).await.map(drop)
+}

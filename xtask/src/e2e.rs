@@ -1,0 +1,202 @@
+//! `cargo xtask e2e`: the end-to-end tests on a node of this machine, or on any cluster.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use idtoken_e2e::{Settings, images};
+use idtoken_testenv::node::{NodePrograms, isolation, packages};
+use idtoken_testenv::{Progress, binaries};
+
+use crate::image::{self, ImageArgs};
+use crate::output::Output;
+use crate::{cargo, crds};
+
+/// Exit status where this machine cannot run a node (EX_UNAVAILABLE of sysexits.h): nothing was tested.
+const UNAVAILABLE: i32 = 69;
+
+/// What is asked for.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct E2eArgs {
+    /// Leave the node up at the end, also after a failure, until Ctrl-C.
+    #[arg(long, conflicts_with = "context")]
+    keep: bool,
+    /// Run on the cluster of this kubeconfig context instead of a node of this machine; see --images.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Where the images of --images were pushed to, such as ghcr.io/me. Absent: the cluster's nodes have them.
+    #[arg(long, requires = "context")]
+    registry: Option<String>,
+    /// Only write the images to target/e2e/images, for `kind load image-archive` or `crane push`.
+    #[arg(long)]
+    images: bool,
+    /// Make the operator's and the emulator's images as they are released, of a static build with this cargo profile, such as
+    /// release or e2e. Absent: of the debug build, with the libraries it needs.
+    #[arg(long, value_name = "PROFILE")]
+    image_profile: Option<String>,
+}
+
+/// Runs the tests.
+///
+/// # Errors
+/// When one fails, or what they need cannot be built.
+pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
+    if isolation::is_inside() {
+        return inside(args).await;
+    }
+    let needs_node = args.context.is_none() && !args.images;
+    if needs_node && let Some(obstacle) = isolation::obstacle() {
+        unavailable(output, &obstacle);
+    }
+    output.heading("Building");
+    let step = output.begin("packages");
+    if let Err(error) = tokio::task::spawn_blocking(|| packages::install(Progress::Stderr)).await? {
+        unavailable(output, &format!("{error:#}"));
+    }
+    step.done("runc, iptables, busybox and curl are there");
+    if needs_node && let Some(feature) = isolation::missing_feature() {
+        unavailable(output, &feature);
+    }
+
+    let built = cargo::build_programs(output).await?;
+    let archives = make_images(output, &built, args.image_profile.as_deref()).await?;
+    if args.images {
+        archives
+            .iter()
+            .for_each(|archive| output.line(&format!("  {}", crds::shown(archive))));
+        return Ok(());
+    }
+    let step = output.begin("etcd, Kubernetes, containerd, the CNI plugins, CoreDNS and Helm");
+    let build = || anyhow::Ok((NodePrograms::build(Progress::Stderr)?, helm()?));
+    let (programs, helm) = tokio::task::spawn_blocking(build).await??;
+    step.done("etcd, Kubernetes, containerd, the CNI plugins, CoreDNS and Helm are built");
+    let kubectl = programs.assets().kubectl;
+    let kubectl = kubectl.parent().context("kubectl is in no folder")?;
+    let path = path([built.plugins, kubectl.to_owned(), helm])?;
+
+    output.heading("Testing");
+    match &args.context {
+        Some(context) => {
+            let settings = settings(path, false);
+            idtoken_e2e::run_on_cluster(settings, context, args.registry.as_deref()).await
+        }
+        None => on_a_node(path).await,
+    }
+}
+
+/// Runs this program again in namespaces of a node's own, where there is no network but the node's: everything has been built.
+async fn on_a_node(path: OsString) -> Result<()> {
+    // Dropped last: it removes what the namespaces leave.
+    let isolation = isolation::Isolation::new()?;
+    let mut command = isolation.command(std::env::current_exe()?.as_os_str());
+    command.args(std::env::args_os().skip(1));
+    // The pipe closes with this process, however it ends; the other one reads it.
+    command.stdin(Stdio::piped()).env("PATH", path);
+    let mut child = tokio::process::Command::from(command)
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot run unshare")?;
+    let _pipe = child.stdin.take();
+    let status = child.wait().await?;
+    if !status.success() {
+        bail!("the end-to-end tests failed");
+    }
+    Ok(())
+}
+
+/// The part in the namespaces.
+async fn inside(args: &E2eArgs) -> Result<()> {
+    let programs = tokio::task::spawn_blocking(|| NodePrograms::build(Progress::Quiet)).await??;
+    let archives = images::archives(&image_dir())?;
+    let settings = settings(std::env::var_os("PATH").unwrap_or_default(), args.keep);
+    let tests = idtoken_e2e::run_on_node(settings, &programs, &archives);
+    let parent = tokio::task::spawn_blocking(|| std::io::stdin().lock().read(&mut [0]));
+    tokio::select! {
+        result = tests => result,
+        _ = parent => bail!("the process that started the tests has ended"),
+    }
+}
+
+/// Says loudly that nothing was tested, and ends.
+fn unavailable(output: &Output, why: &str) -> ! {
+    output.warn(&format!("the end-to-end tests cannot run on this machine: {why}"));
+    std::process::exit(UNAVAILABLE);
+}
+
+/// Makes all images: the project's own, and those of the tests' pods. Without a profile the project's are made of this workspace's
+/// debug build, which is there anyway; with one, as `cargo xtask image` makes them.
+async fn make_images(
+    output: &Output,
+    programs: &cargo::Programs,
+    profile: Option<&str>,
+) -> Result<Vec<PathBuf>> {
+    let dir = image_dir();
+    // What earlier runs left may be of other versions.
+    let _ = std::fs::remove_dir_all(&dir);
+    let mut archives = Vec::new();
+    for (package, program) in [
+        ("idtoken-operator", &programs.operator),
+        ("idtoken-emulator", &programs.emulator),
+    ] {
+        let archive = dir.join(format!("{package}.tar"));
+        let image = match profile {
+            Some(profile) => {
+                let args = ImageArgs {
+                    emulator: package == "idtoken-emulator",
+                    arch: None,
+                    profile: profile.to_owned(),
+                    output: Some(archive.clone()),
+                    source: None,
+                    check: false,
+                };
+                image::make(output, &args).await?.image
+            }
+            None => {
+                let image = images::of_debug_build(package, program, &idtoken_image::ca_bundle())?;
+                image.write(&archive)?;
+                image
+            }
+        };
+        archives.push(archive);
+        if package == "idtoken-operator" {
+            let next = dir.join("idtoken-operator-next.tar");
+            images::rename(image, &next)?;
+            archives.push(next);
+        }
+    }
+    let step = output.begin("images");
+    let build = move || images::build(&dir, Progress::Stderr);
+    archives.extend(tokio::task::spawn_blocking(build).await??);
+    step.done(&format!(
+        "{} images are in {}",
+        archives.len(),
+        crds::shown(&image_dir())
+    ));
+    Ok(archives)
+}
+
+fn image_dir() -> PathBuf {
+    idtoken_testenv::target_dir().join("e2e/images")
+}
+
+fn helm() -> Result<PathBuf> {
+    binaries::HELM.build(&["helm"], Progress::Stderr)
+}
+
+fn settings(path: OsString, keep: bool) -> Settings {
+    Settings {
+        path,
+        workspace: crate::workspace(),
+        keep,
+    }
+}
+
+/// `PATH` with `folders` first.
+fn path(folders: [PathBuf; 3]) -> Result<OsString> {
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    let all = folders.into_iter().chain(std::env::split_paths(&inherited));
+    Ok(std::env::join_paths(all)?)
+}
