@@ -33,12 +33,18 @@ struct KeyFor {
 
 /// Answers a call to `/_emulator/` + `path`.
 pub(crate) async fn answer(app: &Arc<App>, request: &Request, path: &str) -> Answer {
+    if (&request.method, path) == (&Method::GET, "proxy-ca") {
+        return Ok(match app.proxy_ca.get() {
+            Some(certificate) => reply::text(StatusCode::OK, certificate.as_str()),
+            None => reply::text(StatusCode::NOT_FOUND, "there is no proxy; see --proxy"),
+        });
+    }
     Ok(match route(app, request, path).await {
         Ok(Some(value)) => reply::json(StatusCode::OK, &value),
         Ok(None) => reply::text(
             StatusCode::NOT_FOUND,
             "no such control; there are: GET healthz, GET|PUT settings, GET|POST|DELETE faults, GET counts, \
-             GET|DELETE calls, DELETE caches, PUT policy, POST service-account-keys, POST verify",
+             GET|DELETE calls, DELETE caches, PUT policy, GET proxy-ca, POST service-account-keys, POST verify",
         ),
         Err(error) => reply::text(StatusCode::BAD_REQUEST, format!("{error:#}")),
     })

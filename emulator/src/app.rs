@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use axum::http::{HeaderValue, StatusCode, header};
@@ -39,6 +39,8 @@ pub(crate) struct App {
     pub(crate) issuer_keys: KeyCache,
     account_keys: Mutex<HashMap<String, Vec<Jwk>>>,
     pub(crate) minted: AtomicU64,
+    /// The certificate that the proxy's clients must trust, where there is a proxy.
+    pub(crate) proxy_ca: OnceLock<String>,
 }
 
 impl App {
@@ -62,6 +64,7 @@ impl App {
             issuer_keys: KeyCache::default(),
             account_keys: Mutex::default(),
             minted: AtomicU64::new(0),
+            proxy_ca: OnceLock::new(),
         })
     }
 

@@ -92,7 +92,9 @@ impl Emulator {
         if let Some(listener) = proxy_listener {
             let address = listener.local_addr()?;
             let authority = Authority::new()?;
-            proxy = Some((format!("http://{address}"), authority.certificate().to_owned()));
+            let certificate = authority.certificate().to_owned();
+            app.proxy_ca.get_or_init(|| certificate.clone());
+            proxy = Some((format!("http://{address}"), certificate));
             let app = app.clone();
             tasks.spawn(proxy::serve(listener, Arc::new(Proxy { app, authority })));
         }

@@ -106,6 +106,26 @@ async fn who_does_not_trust_the_ca_gets_no_answer() {
 }
 
 #[tokio::test]
+async fn the_ca_is_given_by_the_controls() {
+    let world = proxied().await;
+    let ask = async |world: &World| {
+        let url = format!("{}/_emulator/proxy-ca", world.google.url());
+        common::client_builder()
+            .build()
+            .unwrap()
+            .get(url)
+            .send()
+            .await
+            .unwrap()
+    };
+    let answer = ask(&world).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.text().await.unwrap(), world.google.proxy_ca_pem().unwrap());
+    let without = start_with(Options::default(), |_| {}).await;
+    assert_eq!(ask(&without).await.status(), 404);
+}
+
+#[tokio::test]
 async fn nothing_else_is_reached() {
     let world = proxied().await;
     let client = trusting(&world);

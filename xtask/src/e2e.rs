@@ -95,6 +95,16 @@ async fn on_a_node(path: OsString) -> Result<()> {
     command.args(std::env::args_os().skip(1));
     // The pipe closes with this process, however it ends; the other one reads it.
     command.stdin(Stdio::piped()).env("PATH", path);
+    for variable in [
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ] {
+        command.env_remove(variable);
+    }
     let mut child = tokio::process::Command::from(command)
         .kill_on_drop(true)
         .spawn()

@@ -16,10 +16,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 /// Which cluster, and with which programs.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    /// `KUBECONFIG`; absent where the caller's is used.
-    pub(crate) kubeconfig: Option<PathBuf>,
-    /// The kubeconfig's context; absent where its current one is used.
-    pub(crate) context: Option<String>,
+    /// `KUBECONFIG`, whose current context is the cluster's.
+    pub(crate) kubeconfig: PathBuf,
     /// Where the images are; absent where the nodes have them.
     pub(crate) registry: Option<String>,
     /// `PATH` with kubectl, helm and kubectl-idtoken.
@@ -53,9 +51,7 @@ impl Cluster {
     /// # Errors
     /// With its own words.
     pub(crate) async fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String> {
-        let context = self.context.iter().flat_map(|name| ["--context", name]);
-        let arguments: Vec<_> = context.chain(arguments.iter().copied()).collect();
-        self.run("kubectl", &arguments, input).await
+        self.run("kubectl", arguments, input).await
     }
 
     /// Runs helm with `arguments`, separated by spaces.
@@ -63,8 +59,7 @@ impl Cluster {
     /// # Errors
     /// With its own words.
     pub(crate) async fn helm(&self, arguments: &str) -> Result<String> {
-        let context = self.context.iter().flat_map(|name| ["--kube-context", name]);
-        let arguments: Vec<_> = context.chain(arguments.split_whitespace()).collect();
+        let arguments: Vec<_> = arguments.split_whitespace().collect();
         self.run("helm", &arguments, "").await
     }
 
@@ -144,18 +139,12 @@ impl Cluster {
         command
             .current_dir(&self.workspace)
             .env("PATH", &self.path)
+            .env("KUBECONFIG", &self.kubeconfig)
             .env("KUBECACHEDIR", self.scratch.join("kubectl"))
             .env("HELM_CACHE_HOME", self.scratch.join("helm"))
             .env("HELM_CONFIG_HOME", self.scratch.join("helm"))
             .env("HELM_DATA_HOME", self.scratch.join("helm"))
             .kill_on_drop(true);
-        if let Some(kubeconfig) = &self.kubeconfig {
-            command.env("KUBECONFIG", kubeconfig);
-            // The node is on this machine.
-            for variable in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"] {
-                command.env_remove(variable);
-            }
-        }
         command
     }
 }

@@ -47,8 +47,7 @@ pub(crate) async fn start(suite: &Suite<'_>) -> Result<Google> {
         .kubectl("rollout status -n google deployment/emulator --timeout=300s")
         .await?;
 
-    let read = "exec -n google deployment/emulator -c tools -- cat /ca/proxy-ca.pem";
-    let certificate = cluster.kubectl(read).await?;
+    let certificate = cluster.service("google", EMULATOR, "/_emulator/proxy-ca").await?;
     namespace(
         cluster,
         crate::suite::NAMESPACE,

@@ -17,7 +17,7 @@ mod tutorial;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use idtoken_testenv::RunDir;
 use idtoken_testenv::node::{Node, NodePrograms, isolation};
 
@@ -54,8 +54,7 @@ pub async fn run_on_node(settings: Settings, programs: &NodePrograms, images: &[
     };
     start.passed();
     let cluster = Cluster {
-        kubeconfig: Some(node.cluster().admin_kubeconfig()),
-        context: None,
+        kubeconfig: node.cluster().admin_kubeconfig(),
         registry: None,
         path: settings.path,
         workspace: settings.workspace,
@@ -90,9 +89,18 @@ pub async fn run_on_node(settings: Settings, programs: &NodePrograms, images: &[
 pub async fn run_on_cluster(settings: Settings, context: &str, registry: Option<&str>) -> Result<()> {
     let scratch = RunDir::create("e2e")?;
     let report = Report::default();
+    let kubeconfig = scratch.path().join("kubeconfig");
+    let view = ["config", "view", "--minify", "--flatten", "--context", context];
+    let output = tokio::process::Command::new("kubectl").args(view).output().await;
+    let output = output.context("cannot run kubectl")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "kubectl knows no context {context}: {said}"
+    );
+    std::fs::write(&kubeconfig, output.stdout).context("cannot write a kubeconfig")?;
     let cluster = Cluster {
-        kubeconfig: None,
-        context: Some(context.to_owned()),
+        kubeconfig,
         registry: registry.map(str::to_owned),
         path: settings.path,
         workspace: settings.workspace,
