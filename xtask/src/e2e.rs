@@ -27,7 +27,7 @@ pub(crate) struct E2eArgs {
     /// Run on the cluster of this kubeconfig context instead of a node of this machine; see --images.
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
-    /// Where the images of --images were pushed to, such as ghcr.io/me. Absent: the cluster's nodes have them.
+    /// Where the images of --images were pushed to, such as registry.example.com/me. Absent: the cluster's nodes have them.
     #[arg(long, requires = "context")]
     registry: Option<String>,
     /// Only write the images to target/e2e/images, for `kind load image-archive` or `crane push`.

@@ -1,4 +1,4 @@
-//! Cargo's subcommands that tasks need, from crates.io at fixed versions.
+//! Cargo's subcommands that tasks need, at fixed versions.
 
 use std::path::PathBuf;
 
