@@ -72,6 +72,20 @@ fn every_link_leads_somewhere() {
 }
 
 #[test]
+fn every_runbook_of_an_alert_is_a_section() {
+    let alerts = std::fs::read_to_string(root().join("charts/idtoken-operator/files/alerts.yaml")).unwrap();
+    let links = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("runbook: "));
+    let wrong: Vec<_> = links
+        .clone()
+        .filter_map(|link| broken(&root().join("README.md"), link))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(links.count() > 10);
+}
+
+#[test]
 fn every_page_of_docs_can_be_reached_from_its_index() {
     let index = root().join("docs/README.md");
     let (mut seen, mut todo) = (BTreeSet::new(), vec![index.canonicalize().unwrap()]);

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{blocks, pages, root, spans, texts};
 
 /// Flags of other programs that stand in code of their own.
-const FLAGS_OF_OTHERS: [(&str, &[&str]); 7] = [
+const FLAGS_OF_OTHERS: [(&str, &[&str]); 8] = [
     (
         "gcloud",
         &[
@@ -32,6 +32,7 @@ const FLAGS_OF_OTHERS: [(&str, &[&str]); 7] = [
             "url",
         ],
     ),
+    ("cargo xtask release", &["sign-key"]),
     ("curl", &["header"]),
     ("kube-state-metrics", &["custom-resource-state-config-file"]),
     ("idtoken-emulator", &["lifetime", "proxy"]),
@@ -141,6 +142,19 @@ fn every_variable_that_a_page_names_exists() {
             let name = found.as_str();
             let known = variables.contains(name) || sources.contains(&format!("\"{name}\""));
             assert!(known, "{page}: nothing reads {name}");
+        }
+    }
+}
+
+#[test]
+fn every_metric_that_a_page_names_is_in_the_page_of_metrics() {
+    let all = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let metric = Regex::new(r"\bidtoken_[a-z_]*[a-z]\b").unwrap();
+    for (page, text) in texts() {
+        for found in metric.find_iter(&text) {
+            // The crate, as log filters have it.
+            let known = found.as_str() == "idtoken_operator" || all.contains(found.as_str());
+            assert!(known, "{page}: there is no metric {}", found.as_str());
         }
     }
 }
