@@ -21,7 +21,7 @@ pub(crate) struct Helm {
     kubeconfig: PathBuf,
 }
 
-/// Helm 3, and whether it is built already or not, the same for Helm 4.
+/// Both are built where they are not built yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Version {
     /// Helm 3.

@@ -379,6 +379,8 @@ async fn unknown_and_wrong_values_are_refused() {
         let said = refused(&[value]).await;
         assert!(said.contains("schema"), "{value}: {said}");
     }
+    // What Helm and a chart that depends on this one add.
+    assert!(set(&["enabled=true", "global.registry=x"]).await.is_ok());
     // As IdTokenGrant's schema has it: no star in a host.
     let grant = |audience: &str| {
         format!(
@@ -423,6 +425,10 @@ async fn values_that_contradict_each_other_are_refused() {
                 "federation.apiServerAudiences[0]=x",
             ],
             "API server's own audience",
+        ),
+        (
+            ["federation.provider=x", "federation.mode=disabled"],
+            "without federation.mode",
         ),
     ] {
         let error = refused(&values).await;
