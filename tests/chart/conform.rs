@@ -90,7 +90,8 @@ async fn kubernetes_takes_what_is_rendered_and_pod_security_its_pods() -> Result
 
     let helm = Helm::offline(Version::Three).await?;
     let manifest = cluster.dir().join("manifest.yaml");
-    for file in matrix()? {
+    let (files, mut tried) = (matrix()?, 0);
+    for file in &files {
         let rendered = helm.template(&[&format!("--values={}", file.display())]).await?;
         std::fs::write(&manifest, &rendered)?;
         kubeconform(&schemas, &manifest)
@@ -98,6 +99,7 @@ async fn kubernetes_takes_what_is_rendered_and_pod_security_its_pods() -> Result
             .with_context(|| file.display().to_string())?;
         let pods = pods(&rendered)?;
         ensure!(!pods.is_empty(), "{} has no pod", file.display());
+        tried += pods.len();
         for pod in pods {
             std::fs::write(&manifest, pod.to_string())?;
             let path = manifest.to_string_lossy();
@@ -107,6 +109,8 @@ async fn kubernetes_takes_what_is_rendered_and_pod_security_its_pods() -> Result
                 .with_context(|| file.display().to_string())?;
         }
     }
+
+    ensure!(tried > files.len(), "where are the pods of helm test?");
 
     // What is wrong is seen.
     let bad = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "dat": {}});

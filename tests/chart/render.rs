@@ -303,6 +303,49 @@ async fn monitors_find_the_port_and_keep_the_requests_namespace() -> Result<()> 
 }
 
 #[tokio::test]
+async fn the_network_is_open_to_dns_the_api_server_google_and_scrapers() -> Result<()> {
+    assert!(!has(&set(&[]).await?, "NetworkPolicy"));
+    let objects = file("any-cluster").await?;
+    let policy = &find(&objects, "NetworkPolicy", "")["spec"];
+    assert_eq!(
+        policy["podSelector"],
+        find(&objects, "Deployment", "")["spec"]["selector"]
+    );
+    assert_eq!(policy["policyTypes"], json!(["Ingress", "Egress"]));
+    let ports: BTreeSet<u64> = policy["egress"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|rule| rule["ports"].as_array().into_iter().flatten())
+        .filter_map(|port| port["port"].as_u64())
+        .collect();
+    assert_eq!(ports, BTreeSet::from([53, 80, 443, 987, 988, 3128, 6443]));
+    // Metadata servers and nothing else may be asked in the clear.
+    for rule in policy["egress"].as_array().into_iter().flatten() {
+        let plain = rule["ports"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|port| port["port"] == 80);
+        assert!(
+            !plain || rule["to"][0]["ipBlock"]["cidr"] == "169.254.169.254/32",
+            "{rule}"
+        );
+    }
+    let ingress = policy["ingress"].as_array().context("no ingress")?;
+    assert_eq!(ingress.len(), 1);
+    assert_eq!(ingress[0]["ports"], json!([{"port": "http", "protocol": "TCP"}]));
+    let test = &find(&objects, "Pod", "-test")["metadata"]["labels"];
+    let from = ingress[0]["from"].as_array().context("no peers")?;
+    let labels = from[0]["podSelector"]["matchLabels"]
+        .as_object()
+        .context("no labels")?;
+    assert!(labels.iter().all(|(key, value)| &test[key] == value), "{from:?}");
+    assert!(from[1].get("namespaceSelector").is_some());
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_test_pod_asks_the_service() -> Result<()> {
     let objects = set(&[]).await?;
     let test = find(&objects, "Pod", "-test");
