@@ -101,6 +101,12 @@ async fn kubernetes_takes_what_is_rendered_and_pod_security_its_pods() -> Result
         ensure!(!pods.is_empty(), "{} has no pod", file.display());
         tried += pods.len();
         for pod in pods {
+            // Beyond the standard.
+            let container = &pod["spec"]["containers"][0];
+            ensure!(
+                container["securityContext"]["readOnlyRootFilesystem"] == true,
+                "{container}"
+            );
             std::fs::write(&manifest, pod.to_string())?;
             let path = manifest.to_string_lossy();
             cluster
