@@ -86,6 +86,12 @@ async fn work(object: Arc<IdTokenRequest>, ctx: Arc<Context>) -> Option<Duration
         .as_ref()
         .map_or(reason::RECONCILED, |failure| failure.reason);
     ctx.metrics.reconciled(outcome, started.elapsed());
+    let suspended = object.spec.suspend.unwrap_or_default();
+    ctx.metrics.state(&key, RequestState::new(&next, suspended), now);
+    // Asked after it: a watch that sees the end later drops it from the metrics itself.
+    if !ctx.index.is_current(&key, &uid) {
+        ctx.metrics.forget(&key, now);
+    }
     if report.postponed && status::says_still(&previous, generation, &report) {
         return report.next.map(after);
     }
@@ -150,12 +156,8 @@ async fn publish(
     next: &IdTokenRequestStatus,
 ) -> Result<bool, KubeFault> {
     let uid = object.metadata.uid.as_deref().unwrap_or_default();
-    let suspended = object.spec.suspend.unwrap_or_default();
-    let now = Timestamp::now();
-    ctx.metrics.state(key, RequestState::new(next, suspended), now);
     // Deleted, perhaps made anew, while it was worked on: what was found out is not the new one's.
     if !ctx.index.is_current(key, uid) {
-        ctx.metrics.forget(key, now);
         return Ok(false);
     }
     let seen = object.metadata.resource_version.as_deref().unwrap_or_default();

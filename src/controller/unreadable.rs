@@ -112,6 +112,8 @@ pub(super) async fn tell(ctx: Arc<Context>, object: Box<Unreadable>) {
     tracing::warn!(
         namespace,
         name,
+        source = "Unknown",
+        reason = reason::INVALID_SPEC,
         "an IdTokenRequest cannot be read: {}",
         redacted(&object.error, 400)
     );

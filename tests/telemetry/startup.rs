@@ -14,8 +14,8 @@ const COUNT: usize = 10_000;
 const ALLOWED: Duration = Duration::from_secs(60);
 
 /// Takes minutes: `cargo test --test telemetry -- --ignored --nocapture startup`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "makes 10,000 requests"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_requests_are_listed_in_time() -> Result<()> {
     let world = World::with(Setup {
         operator: false,
@@ -44,7 +44,7 @@ async fn ten_thousand_requests_are_listed_in_time() -> Result<()> {
         if left + 1 >= COUNT as i64 {
             break;
         }
-        println!("{left} issued after {:?}", begun.elapsed());
+        println!("{left} to go after {:?}", begun.elapsed());
     }
     world.stop_operator(false).await?;
     let begun = Instant::now();
