@@ -8,7 +8,8 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use idtoken_e2e::{Settings, images};
-use idtoken_testenv::node::{NodePrograms, isolation, packages};
+use idtoken_testenv::node::isolation::{self, Isolation};
+use idtoken_testenv::node::{NodePrograms, packages};
 use idtoken_testenv::{Progress, binaries};
 
 use crate::image::{self, ImageArgs};
@@ -60,6 +61,11 @@ pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
     if needs_node && let Some(feature) = isolation::missing_feature() {
         unavailable(output, &feature);
     }
+    // Before the images, which a run that waits must not write over. Dropped last: it removes what the namespaces leave.
+    let isolation = match needs_node {
+        true => Some(tokio::task::spawn_blocking(Isolation::new).await??),
+        false => None,
+    };
 
     let built = cargo::build_programs(output).await?;
     let archives = make_images(output, &built, args.image_profile.as_deref()).await?;
@@ -78,19 +84,18 @@ pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
     let path = path([built.plugins, kubectl.to_owned(), helm])?;
 
     output.heading("Testing");
-    match &args.context {
-        Some(context) => {
+    match (&args.context, &isolation) {
+        (Some(context), _) => {
             let settings = settings(path, false);
             idtoken_e2e::run_on_cluster(settings, context, args.registry.as_deref()).await
         }
-        None => on_a_node(path).await,
+        (None, Some(isolation)) => on_a_node(isolation, path).await,
+        (None, None) => bail!("there is neither a cluster nor a node"),
     }
 }
 
 /// Runs this program again in namespaces of a node's own, where there is no network but the node's: everything has been built.
-async fn on_a_node(path: OsString) -> Result<()> {
-    // Dropped last: it removes what the namespaces leave.
-    let isolation = isolation::Isolation::new()?;
+async fn on_a_node(isolation: &Isolation, path: OsString) -> Result<()> {
     let mut command = isolation.command(std::env::current_exe()?.as_os_str());
     command.args(std::env::args_os().skip(1));
     // The pipe closes with this process, however it ends; the other one reads it.
@@ -123,7 +128,12 @@ async fn inside(args: &E2eArgs) -> Result<()> {
     let archives = images::archives(&image_dir())?;
     let settings = settings(std::env::var_os("PATH").unwrap_or_default(), args.keep);
     let tests = idtoken_e2e::run_on_node(settings, &programs, &archives);
-    let parent = tokio::task::spawn_blocking(|| std::io::stdin().lock().read(&mut [0]));
+    let (ended, parent) = tokio::sync::oneshot::channel();
+    // Not a blocking task of tokio's, which would be waited for at the end.
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().lock().read(&mut [0]);
+        let _ = ended.send(());
+    });
     tokio::select! {
         result = tests => result,
         _ = parent => bail!("the process that started the tests has ended"),

@@ -6,6 +6,8 @@
 //! the control groups.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -60,11 +62,16 @@ const PROBES: [(&str, &str); 4] = [
     ("runc --version", "runc does not run"),
 ];
 
+/// Held by the one node that a machine can have: two would share mount points.
+const LOCK: &str = "/run/idtoken-testenv-node.lock";
+
 /// What stays outside of the namespaces: control groups and mount points. They are removed when this is dropped.
 #[derive(Debug)]
 pub struct Isolation {
     cgroup: String,
     made: Vec<PathBuf>,
+    // Dropped last.
+    _lock: File,
 }
 
 /// Why no node can run on this machine for now or ever: nothing that installing [`super::packages`] would change.
@@ -92,15 +99,25 @@ pub fn missing_feature() -> Option<String> {
 }
 
 impl Isolation {
-    /// Makes the control groups and mount points, and removes control groups that killed runs left.
+    /// Makes the control groups and mount points, and removes control groups that killed runs left. Blocks while another node
+    /// runs on this machine, which it says once on stderr.
     ///
     /// # Errors
     /// When one cannot be made.
     pub fn new() -> Result<Self> {
+        let lock = File::create(LOCK).with_context(|| format!("cannot write {LOCK}"))?;
+        if lock.try_lock().is_err() {
+            let _ = writeln!(
+                std::io::stderr(),
+                "testenv: another node runs on this machine; waiting for its end"
+            );
+            lock.lock().with_context(|| format!("cannot lock {LOCK}"))?;
+        }
         cgroups::sweep();
         let mut isolation = Self {
             cgroup: cgroups::name(std::process::id()),
             made: Vec::new(),
+            _lock: lock,
         };
         cgroups::make(&isolation.cgroup)?;
         for folder in FOLDERS.map(Path::new) {
