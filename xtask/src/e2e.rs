@@ -38,6 +38,9 @@ pub(crate) struct E2eArgs {
     /// release or e2e. Absent: of the debug build, with the libraries it needs.
     #[arg(long, value_name = "PROFILE")]
     image_profile: Option<String>,
+    /// Another version of Kubernetes for the node, such as v1.34.2. Its modules are fetched the first time.
+    #[arg(long, value_name = "VERSION", conflicts_with = "context")]
+    kubernetes: Option<String>,
 }
 
 /// Runs the tests.
@@ -61,37 +64,37 @@ pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
     if needs_node && let Some(feature) = isolation::missing_feature() {
         unavailable(output, &feature);
     }
-    // Before the images, which a run that waits must not write over. Dropped last: it removes what the namespaces leave.
-    let isolation = match needs_node {
-        true => Some(tokio::task::spawn_blocking(Isolation::new).await??),
-        false => None,
-    };
-
     let built = cargo::build_programs(output).await?;
-    let archives = make_images(output, &built, args.image_profile.as_deref()).await?;
     if args.images {
+        let archives = make_images(output, &built, args.image_profile.as_deref()).await?;
         archives
             .iter()
             .for_each(|archive| output.line(&format!("  {}", crds::shown(archive))));
         return Ok(());
     }
     let step = output.begin("etcd, Kubernetes, containerd, the CNI plugins, CoreDNS and Helm");
-    let build = || anyhow::Ok((NodePrograms::build(Progress::Stderr)?, helm()?));
+    let version = args.kubernetes.clone();
+    let build = move || {
+        anyhow::Ok((
+            NodePrograms::build(version.as_deref(), Progress::Stderr)?,
+            helm()?,
+        ))
+    };
     let (programs, helm) = tokio::task::spawn_blocking(build).await??;
     step.done("etcd, Kubernetes, containerd, the CNI plugins, CoreDNS and Helm are built");
     let kubectl = programs.assets().kubectl;
     let kubectl = kubectl.parent().context("kubectl is in no folder")?;
-    let path = path([built.plugins, kubectl.to_owned(), helm])?;
+    let path = path([built.plugins.clone(), kubectl.to_owned(), helm])?;
 
-    output.heading("Testing");
-    match (&args.context, &isolation) {
-        (Some(context), _) => {
-            let settings = settings(path, false);
-            idtoken_e2e::run_on_cluster(settings, context, args.registry.as_deref()).await
-        }
-        (None, Some(isolation)) => on_a_node(isolation, path).await,
-        (None, None) => bail!("there is neither a cluster nor a node"),
+    if let Some(context) = &args.context {
+        output.heading("Testing");
+        return idtoken_e2e::run_on_cluster(settings(path, false), context, args.registry.as_deref()).await;
     }
+    // Before the images, which a run that waits must not write over. Dropped last: it removes what the namespaces leave.
+    let isolation = tokio::task::spawn_blocking(Isolation::new).await??;
+    make_images(output, &built, args.image_profile.as_deref()).await?;
+    output.heading("Testing");
+    on_a_node(&isolation, path).await
 }
 
 /// Runs this program again in namespaces of a node's own, where there is no network but the node's: everything has been built.
@@ -124,7 +127,9 @@ async fn on_a_node(isolation: &Isolation, path: OsString) -> Result<()> {
 
 /// The part in the namespaces.
 async fn inside(args: &E2eArgs) -> Result<()> {
-    let programs = tokio::task::spawn_blocking(|| NodePrograms::build(Progress::Quiet)).await??;
+    let version = args.kubernetes.clone();
+    let build = move || NodePrograms::build(version.as_deref(), Progress::Quiet);
+    let programs = tokio::task::spawn_blocking(build).await??;
     let archives = images::archives(&image_dir())?;
     let settings = settings(std::env::var_os("PATH").unwrap_or_default(), args.keep);
     let tests = idtoken_e2e::run_on_node(settings, &programs, &archives);

@@ -15,6 +15,7 @@ mod network;
 pub mod packages;
 mod programs;
 mod runtime;
+mod version;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use super::version;
 use crate::go_module::{GoModule, GoTool};
 use crate::{Assets, Progress, binaries};
 
@@ -74,9 +75,8 @@ const COREDNS: GoModule = GoModule {
     }],
 };
 
-/// What a node needs of Kubernetes, etcd among it.
-const KUBERNETES: [&str; 7] = [
-    "etcd",
+/// What a node needs of Kubernetes.
+const KUBERNETES: [&str; 6] = [
     "kube-apiserver",
     "kube-controller-manager",
     "kube-proxy",
@@ -88,6 +88,7 @@ const KUBERNETES: [&str; 7] = [
 /// Where the programs of a node are.
 #[derive(Clone, Debug)]
 pub struct NodePrograms {
+    etcd: PathBuf,
     kubernetes: PathBuf,
     containerd: PathBuf,
     cni: PathBuf,
@@ -95,16 +96,18 @@ pub struct NodePrograms {
 }
 
 impl NodePrograms {
-    /// Builds what is not built yet: about 10 minutes on two cores, once. Blocks.
+    /// Builds what is not built yet: about 10 minutes on two cores, once. Blocks. Of Kubernetes the fixed version is built, or
+    /// another one, such as `v1.34.2`.
     ///
     /// # Errors
-    /// When Go is missing, too old or fails.
-    pub fn build(progress: Progress) -> Result<Self> {
-        Self::build_with(&binaries::KUBERNETES, progress)
-    }
-
-    fn build_with(kubernetes: &GoModule, progress: Progress) -> Result<Self> {
+    /// When Go is missing, too old or fails; when it has no such version.
+    pub fn build(version: Option<&str>, progress: Progress) -> Result<Self> {
+        let kubernetes = match version {
+            Some(version) => version::kubernetes(version, progress)?,
+            None => binaries::KUBERNETES,
+        };
         Ok(Self {
+            etcd: binaries::KUBERNETES.build(&["etcd"], progress)?.join("etcd"),
             kubernetes: kubernetes.build(&KUBERNETES, progress)?,
             containerd: build_all(&CONTAINERD, progress)?,
             cni: build_all(&CNI, progress)?,
@@ -116,7 +119,7 @@ impl NodePrograms {
     #[must_use]
     pub fn assets(&self) -> Assets {
         Assets {
-            etcd: self.kubernetes("etcd"),
+            etcd: self.etcd.clone(),
             kube_apiserver: self.kubernetes("kube-apiserver"),
             kubectl: self.kubernetes("kubectl"),
         }
