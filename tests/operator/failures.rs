@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use idtoken_emulator::{Endpoint, Fault, RetryAfter, WrongToken};
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::common::{CALLER, GHOST, LOCKED, OPERATOR, Setup, World, condition, has, is_ready};
@@ -149,9 +150,25 @@ async fn ready_ends_with_the_token() -> Result<()> {
         "{:?}",
         object.status
     );
+    let expired = "idtoken_served_expired_seconds_total";
+    let open = r#"idtoken_upstream_circuits_open{endpoint="iamcredentials",scope="namespace"}"#;
+    world
+        .wait("what is in use is told as expired", async || {
+            Ok(world.metric(expired).await? > 1.0 && world.metric(open).await? == 1.0)
+        })
+        .await?;
+    let overdue = r#"idtoken_earliest_overdue_expiration_timestamp_seconds{namespace="shop"}"#;
+    assert_eq!(world.metric(overdue).await?, expires as f64);
     world.google.clear_faults();
     world.ready("shop", "billing").await?;
     world.claims("shop", "billing").await?;
+    let in_use = Timestamp::now().as_second() - expires;
+    let counted = world.metric(expired).await?;
+    assert!(
+        (1.0..=in_use as f64 + 1.0).contains(&counted),
+        "{counted} s of {in_use}"
+    );
+    assert_eq!(world.metric(open).await?, 0.0);
     Ok(())
 }
 

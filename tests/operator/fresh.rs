@@ -106,6 +106,8 @@ async fn no_secret_ever_holds_an_expired_token() -> Result<()> {
     let seen = reader.await??;
     println!("{seen:?}");
     assert!(seen.expired == 0.0, "{seen:?}\n{}", world.log_tail());
+    // The operator saw it so too.
+    assert_eq!(world.metric("idtoken_served_expired_seconds_total").await?, 0.0);
     assert!(
         f64::from(seen.looks) > time.as_secs_f64(),
         "the reader was too slow: {seen:?}"
