@@ -113,6 +113,23 @@ mod tests {
         assert!(dockerfile(version, &ours, &newer).is_err());
     }
 
+    /// Docker's builder would miss a member of the workspace, and cargo with it.
+    #[test]
+    fn dockerignore_lets_every_member_through() {
+        let read = |path: &str| std::fs::read_to_string(crate::workspace().join(path)).expect("a file");
+        let (manifest, ignored) = (read("Cargo.toml"), read(".dockerignore"));
+        let members = manifest.lines().find_map(|line| line.strip_prefix("members = ["));
+        let members: Vec<_> = members.expect("members").split('"').skip(1).step_by(2).collect();
+        assert!(members.len() > 4, "{members:?}");
+        for member in members.into_iter().filter(|member| *member != ".") {
+            let folder = member.split('/').next().expect("a folder");
+            assert!(
+                ignored.lines().any(|line| line == format!("!{folder}")),
+                "{member}"
+            );
+        }
+    }
+
     #[test]
     fn notes_are_the_section_of_the_version() {
         let log = "# Changelog\n\n## Unreleased\n\n## [1.2.3] - 2026-11-23\n\n### Added\n\n- This.\n\n## 1.2.2 - 2026-11-01\n\n- That.\n";
