@@ -17,7 +17,7 @@ The Rust standard library, Copyright (c) The Rust Project Contributors, is licen
 
 The GNU C Library, Copyright (C) Free Software Foundation, Inc. and others, is linked statically and licensed under the GNU
 Lesser General Public License, version 2.1 or later; its text is at the end. The source of this program and the way to build it
-are public, so it can be linked with a modified C library.
+are published with it, so it can be linked with a modified C library.
 ";
 
 /// Names of files with a licence or a notice, in small letters, as they begin.

@@ -233,17 +233,22 @@ pub(crate) fn triple(arch: oci::Arch) -> &'static str {
 /// Static; and with no folder of this machine in panics' messages, so that other machines build the same.
 fn rustflags() -> Vec<String> {
     let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
-    let home = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
     // The last that fits is taken, and the workspace may be in the home folder.
-    let folders = [(home, "/cargo"), (Some(crate::workspace()), "/src")];
+    let folders = [(cargo_home(), "/cargo"), (Some(crate::workspace()), "/src")];
     for (folder, name) in folders {
         if let Some(folder) = folder {
             flags.push(format!("--remap-path-prefix={}={name}", folder.display()));
         }
     }
     flags
+}
+
+/// Where cargo keeps the sources of crates.
+fn cargo_home() -> Option<PathBuf> {
+    let named = std::env::var_os("CARGO_HOME").filter(|home| !home.is_empty());
+    named
+        .map(PathBuf::from)
+        .or_else(|| Some(std::env::home_dir()?.join(".cargo")))
 }
 
 /// The linker, and the C compiler of aws-lc, as Debian and Ubuntu call them (package gcc-aarch64-linux-gnu, and so on).

@@ -62,6 +62,7 @@ pub(crate) async fn run(output: &Output, args: &ReleaseArgs) -> Result<()> {
     output.heading("Chart and manifests");
     chart(output, &dist).await?;
     manifests(output, &commit, &dist)?;
+    source(output, &dist)?;
     output.heading("Checksums");
     let sums = sign::checksums(&dist)?;
     match &args.sign_key {
@@ -230,6 +231,27 @@ fn manifests(output: &Output, commit: &Commit, dist: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The commit's files: whoever links the programs with another C library needs them (LGPL-2.1 §6).
+fn source(output: &Output, dist: &Path) -> Result<()> {
+    let step = output.begin("source");
+    let name = format!("idtoken-operator-{VERSION}-source.tar.gz");
+    let done = Command::new("git")
+        .args(["archive", "--format=tar.gz", "HEAD"])
+        .arg(format!("--prefix=idtoken-operator-{VERSION}/"))
+        .arg(format!("--output={}", dist.join(&name).display()))
+        .current_dir(crate::workspace())
+        .output()
+        .context("cannot run git")?;
+    if !done.status.success() {
+        bail!(
+            "git cannot archive the commit: {}",
+            String::from_utf8_lossy(&done.stderr).trim()
+        );
+    }
+    step.done(&format!("{name} is written"));
+    Ok(())
+}
+
 /// The commands that publish the release; docs/releasing.md explains them.
 fn next_steps(args: &ReleaseArgs) -> String {
     let mut steps = format!(
@@ -256,4 +278,71 @@ fn next_steps(args: &ReleaseArgs) -> String {
          # and the files of this folder, with RELEASE-NOTES.md, to the page of the release"
     ));
     steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::read::GzDecoder;
+    use idtoken_testenv::RunDir;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_manifests_are_those_of_the_tree() {
+        let dir = RunDir::create("release").expect("a folder");
+        manifests(&Output::new(), &Commit::of_workspace(), dir.path()).expect("manifests");
+        let crds = std::fs::read_to_string(dir.path().join(format!("idtoken-operator-{VERSION}-crds.yaml")));
+        let crds = crds.expect("the definitions");
+        let kinds: Vec<serde_json::Value> = crds
+            .split("---\n")
+            .skip(1)
+            .map(|document| serde_saphyr::from_str(document).expect("YAML"))
+            .collect();
+        let wanted: Vec<_> = idtoken_operator::api::crds()
+            .into_iter()
+            .map(|crd| serde_json::to_value(crd).expect("a definition"))
+            .collect();
+        assert_eq!(kinds.len(), wanted.len());
+        assert!(wanted.iter().all(|crd| kinds.contains(crd)));
+
+        let archive = dir
+            .path()
+            .join(format!("idtoken-operator-{VERSION}-manifests.tar.gz"));
+        let archive = std::fs::File::open(archive).expect("an archive");
+        let mut archive = tar::Archive::new(GzDecoder::new(archive));
+        let names: BTreeSet<_> = archive
+            .entries()
+            .expect("entries")
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .path()
+                    .expect("a path")
+                    .display()
+                    .to_string()
+            })
+            .collect();
+        assert!(
+            names.contains("config/rbac.yaml") && names.contains("crds/idtokengrants.yaml"),
+            "{names:?}"
+        );
+    }
+
+    #[test]
+    fn the_next_steps_name_every_file_to_push() {
+        let args = ReleaseArgs {
+            arch: vec![ImageArch::Amd64, ImageArch::Arm64],
+            sign_key: None,
+            source: None,
+            snapshot: false,
+        };
+        let steps = next_steps(&args);
+        for name in ["idtoken-operator", "idtoken-emulator"] {
+            for arch in [oci::Arch::Amd64, oci::Arch::Arm64] {
+                let push = format!("crane push {}.oci.tar", file_name(name, arch));
+                assert!(steps.contains(&push), "{steps}");
+            }
+        }
+        assert!(steps.contains(&format!("helm push idtoken-operator-{VERSION}.tgz")));
+    }
 }

@@ -13,7 +13,7 @@ use object::elf;
 use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
 use serde_json::Value;
 
-use super::{Made, RELEASE, USER, audited, mebibytes};
+use super::{Made, RELEASE, USER, audited, cargo_home, mebibytes};
 use crate::output::Output;
 use crate::test;
 
@@ -193,6 +193,17 @@ fn made_of(program: &[u8], made: &Made) -> Result<usize> {
     );
     if made.profile != RELEASE {
         return Ok(0);
+    }
+    // Others would build something else.
+    for folder in [idtoken_testenv::target_dir(), crate::workspace()]
+        .into_iter()
+        .chain(cargo_home())
+    {
+        let folder = folder.to_string_lossy().into_owned();
+        let found = program
+            .windows(folder.len())
+            .any(|bytes| bytes == folder.as_bytes());
+        ensure!(!found, "the program names {folder}, a folder of this machine");
     }
     let crates = audited(program)?;
     let names: BTreeSet<_> = crates.iter().map(|(name, _)| name.as_str()).collect();
