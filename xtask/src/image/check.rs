@@ -266,10 +266,10 @@ async fn in_empty_root(output: &Output, root: &Path, program: &Path) -> Result<(
     std::fs::write(root.join("kubeconfig"), kubeconfig.to_string())?;
     std::fs::set_permissions(root.join("kubeconfig"), Permissions::from_mode(0o644))?;
 
-    // With Mozilla's certificates the API server's is unknown; with no bundle there is nothing to go by.
+    // The server is there, and nothing but the bundle differs: with Mozilla's certificates no connection comes about.
     let bundle = std::fs::read_to_string(root.join(CA_BUNDLE))?;
     let stranger = enter.operator(cluster.dir(), "stranger")?;
-    stranger.wait_for_line("UnknownIssuer", LIMIT).await?;
+    stranger.wait_for_line("client error (Connect)", LIMIT).await?;
     stranger.kill().await?;
     let with_ours = format!("{bundle}{}", std::fs::read_to_string(cluster.ca_file())?);
     std::fs::write(root.join(CA_BUNDLE), with_ours)?;
@@ -291,6 +291,10 @@ async fn in_empty_root(output: &Output, root: &Path, program: &Path) -> Result<(
     Ok(())
 }
 
+/// What a container runtime does: gives the program a root of its own and, in that, the devices that every container has
+/// (<https://github.com/opencontainers/runtime-spec/blob/v1.2.1/config-linux.md#default-devices>).
+const ENTER: &str = r#"mount --rbind /dev "$0/dev" && exec "$@""#;
+
 /// How a folder becomes a program's root.
 struct Enter<'r> {
     root: &'r Path,
@@ -298,18 +302,24 @@ struct Enter<'r> {
 }
 
 impl<'r> Enter<'r> {
-    /// As root with chroot; else in a user namespace, where that is allowed.
+    /// As root; else in a user namespace, where that is allowed, as the only user there is.
     fn find(root: &'r Path) -> Option<Self> {
-        let chroot = vec!["chroot".to_owned(), format!("--userspec={USER}")];
-        let unshare = ["unshare", "--map-root-user", "chroot"]
-            .map(str::to_owned)
-            .to_vec();
-        let works = |args: &[String]| {
-            let mut command = Command::new(&args[0]);
+        let userspec = format!("--userspec={USER}");
+        let root_user = ["unshare", "--mount", "chroot", &userspec];
+        let other_user = ["unshare", "--mount", "--map-root-user", "chroot"];
+        let works = |args: &[&str]| {
+            let mut command = Command::new(args[0]);
             command.args(&args[1..]).args(["/", "true"]);
             command.output().is_ok_and(|output| output.status.success())
         };
-        let args = [chroot, unshare].into_iter().find(|args| works(args))?;
+        let found = [root_user, other_user].into_iter().find(|args| works(args))?;
+        std::fs::create_dir_all(root.join("dev")).ok()?;
+        let at = found.iter().position(|arg| *arg == "chroot")?;
+        let (unshare, chroot) = found.split_at(at);
+        let mut args: Vec<_> = unshare.iter().map(|arg| (*arg).to_owned()).collect();
+        args.extend(["sh", "-c", ENTER].map(str::to_owned));
+        args.push(root.to_string_lossy().into_owned());
+        args.extend(chroot.iter().map(|arg| (*arg).to_owned()));
         Some(Self { root, args })
     }
 
