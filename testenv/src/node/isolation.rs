@@ -83,6 +83,13 @@ pub fn obstacle() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("a node needs root: run it with sudo, or in a virtual machine".to_owned());
     }
+    // https://man7.org/linux/man-pages/man7/user_namespaces.7.html: all ids, as nowhere but outside of every user namespace.
+    let ids = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if !ids.split_whitespace().eq(["0", "0", "4294967295"]) {
+        return Some(
+            "a node needs the machine's root, not that of a user namespace (a rootless container)".to_owned(),
+        );
+    }
     if let Err(error) = run(&["true"]) {
         return Some(format!("this machine makes no namespaces: {error:#}"));
     }
