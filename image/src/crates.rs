@@ -38,7 +38,7 @@ impl Crate {
 }
 
 /// The crates that `package` is made of where it is built alone for `target`, itself among them, by name; without those that
-/// only its build or its tests need.
+/// only its build, its macros or its tests need.
 ///
 /// # Errors
 /// When cargo fails.
@@ -65,7 +65,7 @@ pub fn crates(workspace: &Path, package: &str, target: &str) -> Result<Vec<Crate
         package,
         "--target",
         target,
-        "--edges=normal",
+        "--edges=normal,no-proc-macro",
         "--prefix=depth",
         "--format={p}",
     ];
@@ -169,8 +169,15 @@ mod tests {
         let operator = find("idtoken-operator").expect("the operator");
         assert_eq!(operator.checksum, None);
         assert!(operator.dependencies.iter().any(|(name, _)| name == "kube"));
-        // Of other targets, of tests, of builds, of other packages.
-        for name in ["windows-sys", "proptest", "cc", "rcgen", "idtoken-emulator"] {
+        // Of other targets, of tests, of builds, of macros, of other packages.
+        for name in [
+            "windows-sys",
+            "proptest",
+            "cc",
+            "syn",
+            "rcgen",
+            "idtoken-emulator",
+        ] {
             assert!(find(name).is_none(), "{name}");
         }
     }

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use idtoken_image::Id;
 use idtoken_testenv::oci::{self, File, Image};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -63,12 +64,20 @@ impl From<ImageArch> for oci::Arch {
     }
 }
 
+/// A program that was built.
+pub(crate) struct Program {
+    /// Its file.
+    pub(crate) path: PathBuf,
+    /// The crates that cargo compiled for it.
+    pub(crate) crates: BTreeSet<Id>,
+}
+
 /// An image that was made.
 pub(crate) struct Made {
     /// The archive.
     pub(crate) archive: PathBuf,
     /// The program in it.
-    pub(crate) program: PathBuf,
+    pub(crate) program: Program,
     /// What it was written from.
     pub(crate) image: Image,
     /// Its digest and sizes.
@@ -107,7 +116,7 @@ pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<Made> {
 
     let step = output.begin("image");
     let commit = Commit::of_workspace();
-    let mut files = vec![File::program(format!("/{package}"), &program)];
+    let mut files = vec![File::program(format!("/{package}"), &program.path)];
     let beside = idtoken_image::files(&crate::workspace(), package, triple(arch))?;
     files.extend(
         beside
@@ -160,7 +169,7 @@ pub(crate) async fn build_static(
     package: &str,
     arch: oci::Arch,
     profile: &str,
-) -> Result<PathBuf> {
+) -> Result<Program> {
     let target = triple(arch);
     let mut cargo = cargo::cargo();
     if profile == RELEASE {
@@ -190,21 +199,46 @@ pub(crate) async fn build_static(
             "{package} cannot be built for {target} (`rustup target add {target}` installs its standard library)"
         )
     })?;
-    let program = log
+    let messages: Vec<_> = log
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .collect();
+    let path = messages
+        .iter()
         .filter(|message| message["target"]["name"] == package)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .with_context(|| format!("cargo build made no {package}"))?;
-    step.done(&format!("{} is built", shown(&program)));
-    Ok(program)
+    // What is compiled for this machine, macros and build scripts, has no part in the program.
+    let folder = format!("/{target}/");
+    let crates = messages
+        .iter()
+        .filter(|message| {
+            message["filenames"][0]
+                .as_str()
+                .is_some_and(|path| path.contains(&folder))
+        })
+        .filter_map(|message| package_id(message["package_id"].as_str()?))
+        .collect();
+    step.done(&format!("{} is built", shown(&path)));
+    Ok(Program { path, crates })
+}
+
+/// Name and version in a package's id: `registry+URL#serde@1.0.228`, or `path+file:///src/ctl#0.1.0` where the folder has the name
+/// (<https://doc.rust-lang.org/cargo/reference/pkgid-spec.html>).
+fn package_id(id: &str) -> Option<Id> {
+    let (source, fragment) = id.rsplit_once('#')?;
+    let (name, version) = match fragment.split_once('@') {
+        Some(named) => named,
+        None => (source.rsplit('/').next()?, fragment),
+    };
+    Some((name.to_owned(), version.to_owned()))
 }
 
 /// The crates that a program says it is made of, by name and version: what cargo-auditable put into it.
 ///
 /// # Errors
 /// When it says nothing.
-pub(crate) fn audited(program: &[u8]) -> Result<BTreeSet<(String, String)>> {
+fn audited(program: &[u8]) -> Result<BTreeSet<Id>> {
     // More than enough, compressed or not.
     let limit = 8 << 20;
     let json =
@@ -332,4 +366,25 @@ impl Commit {
 
 pub(crate) fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_package_ids() {
+        let id = |name: &str, version: &str| Some((name.to_owned(), version.to_owned()));
+        let registry = "registry+https://github.com/rust-lang/crates.io-index";
+        assert_eq!(
+            package_id(&format!("{registry}#serde@1.0.228")),
+            id("serde", "1.0.228")
+        );
+        assert_eq!(package_id("path+file:///a/b#0.1.0"), id("b", "0.1.0"));
+        assert_eq!(
+            package_id("path+file:///a/ctl#kubectl-idtoken@0.1.0"),
+            id("kubectl-idtoken", "0.1.0")
+        );
+        assert_eq!(package_id("serde"), None);
+    }
 }

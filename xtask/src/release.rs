@@ -13,7 +13,7 @@ use clap::Args;
 use idtoken_testenv::{Progress, binaries, oci};
 
 use crate::crds::shown;
-use crate::image::{self, Commit, ImageArch, ImageArgs};
+use crate::image::{self, Commit, ImageArch, ImageArgs, Program};
 use crate::output::Output;
 use archive::Entry;
 
@@ -157,7 +157,7 @@ async fn images(
 async fn plugin(output: &Output, arch: oci::Arch, commit: &Commit, dist: &Path) -> Result<PathBuf> {
     let program = image::build_static(output, PLUGIN, arch, image::RELEASE).await?;
     let step = output.begin("kubectl plugin");
-    let mut entries = vec![Entry::program(PLUGIN, std::fs::read(&program)?)];
+    let mut entries = vec![Entry::program(PLUGIN, std::fs::read(&program.path)?)];
     for (path, text) in idtoken_image::files(&crate::workspace(), PLUGIN, image::triple(arch))? {
         if let Some(name) = path.strip_prefix("/licenses/") {
             entries.push(Entry::text(name, text));
@@ -169,10 +169,9 @@ async fn plugin(output: &Output, arch: oci::Arch, commit: &Commit, dist: &Path) 
     bill(PLUGIN, &program, arch, commit, dist)
 }
 
-fn bill(package: &str, program: &Path, arch: oci::Arch, commit: &Commit, dist: &Path) -> Result<PathBuf> {
+fn bill(package: &str, program: &Program, arch: oci::Arch, commit: &Commit, dist: &Path) -> Result<PathBuf> {
     let path = dist.join(format!("{}.cdx.json", file_name(package, arch)));
-    let audited = image::audited(&std::fs::read(program)?)?;
-    sbom::write(package, image::triple(arch), &audited, commit.time, &path)?;
+    sbom::write(package, image::triple(arch), &program.crates, commit.time, &path)?;
     Ok(path)
 }
 

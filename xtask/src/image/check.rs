@@ -207,6 +207,12 @@ fn made_of(program: &[u8], made: &Made) -> Result<usize> {
     }
     let crates = audited(program)?;
     let names: BTreeSet<_> = crates.iter().map(|(name, _)| name.as_str()).collect();
+    // It may say more: cargo's metadata, which it is made from, also has what features leave out.
+    let unsaid: Vec<_> = made.program.crates.difference(&crates).collect();
+    ensure!(
+        unsaid.is_empty(),
+        "the program does not say that it has {unsaid:?}"
+    );
     let own = made.image.repository.as_str();
     ensure!(
         names.contains(own) && names.contains("rustls"),
@@ -215,7 +221,7 @@ fn made_of(program: &[u8], made: &Made) -> Result<usize> {
     for name in NEVER.iter().filter(|name| **name != own) {
         ensure!(!names.contains(name), "{name} is in the image of {own}");
     }
-    Ok(names.len())
+    Ok(made.program.crates.len())
 }
 
 /// Runs the program with the image's files as its whole root, as the image's user.
