@@ -1,6 +1,6 @@
-//! The project's tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask crds`, `cargo xtask docs`, `cargo xtask
-//! manifests`.
+//! The project's tasks: `cargo xtask demo`, `test`, `bench`, `crds`, `docs` and `manifests`.
 
+mod bench;
 mod cargo;
 mod crds;
 mod demo;
@@ -56,6 +56,15 @@ enum Task {
         unit: bool,
         /// Only tests with this in their name.
         filter: Option<String>,
+    },
+    /// Measure the operator beside the floor that the API server sets, and beside a plain operator in Go.
+    Bench {
+        /// A commit whose operator is measured by turns with this one.
+        #[arg(long, value_name = "REV")]
+        against: Option<String>,
+        /// What to measure and how; -- --help tells.
+        #[arg(last = true)]
+        arguments: Vec<String>,
     },
     /// Write the CustomResourceDefinitions to crds/ and into the chart.
     Crds {
@@ -115,6 +124,7 @@ async fn run(task: Task, output: &Output) -> Result<()> {
     match task {
         Task::Demo { keep } => demo::run(output, keep).await,
         Task::Test { unit, filter } => test::run(output, unit, filter.as_deref()).await,
+        Task::Bench { against, arguments } => bench::run(output, against.as_deref(), &arguments).await,
         Task::Crds { check: true } => crds::check(output),
         Task::Crds { check: false } => crds::write(output),
         Task::Docs { check: true } => docs::check(output),

@@ -1,0 +1,205 @@
+//! A bare HTTP client of the Kubernetes API: no caches, no retries, no types.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::{Stream, StreamExt};
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::{Certificate, Identity, Method, StatusCode};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const REQUESTS: &str = "apis/idtoken.dev/v1alpha1";
+/// Asks for the metadata of a list's objects only.
+pub(crate) const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+/// Asks for the metadata of a watch's objects only.
+const METADATA_OBJECT: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+/// A client with one user's certificate. Clones share its connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Api {
+    http: reqwest::Client,
+    url: String,
+}
+
+impl Api {
+    /// A client as `kubeconfig`, a file of the test environment's, says.
+    pub(crate) fn new(kubeconfig: &Path) -> Result<Self> {
+        let config: Value = serde_json::from_slice(&std::fs::read(kubeconfig)?)?;
+        let cluster = &config["clusters"][0]["cluster"];
+        let user = &config["users"][0]["user"];
+        let decoded = |value: &Value| -> Result<Vec<u8>> {
+            Ok(STANDARD.decode(value.as_str().context("the kubeconfig lacks a certificate")?)?)
+        };
+        let mut pem = decoded(&user["client-key-data"])?;
+        pem.extend(decoded(&user["client-certificate-data"])?);
+        let authority = Certificate::from_pem(&decoded(&cluster["certificate-authority-data"])?)?;
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([authority])
+            .identity(Identity::from_pem(&pem)?)
+            .build()?;
+        let url = cluster["server"]
+            .as_str()
+            .context("the kubeconfig has no server")?;
+        Ok(Self {
+            http,
+            url: url.to_owned(),
+        })
+    }
+
+    async fn send(&self, method: Method, path: &str, content: &str, body: &Value) -> Result<Value> {
+        let request = self
+            .http
+            .request(method.clone(), format!("{}/{path}", self.url))
+            .header(CONTENT_TYPE, content)
+            .timeout(LIMIT);
+        let request = match body {
+            Value::Null => request,
+            body => request.body(serde_json::to_vec(body)?),
+        };
+        let answer = request.send().await?;
+        let status = answer.status();
+        let text = answer.bytes().await?;
+        if !status.is_success() {
+            bail!("{method} {path}: {status}: {}", String::from_utf8_lossy(&text));
+        }
+        Ok(serde_json::from_slice(&text)?)
+    }
+
+    /// Creates `object` under `path`.
+    pub(crate) async fn create(&self, path: &str, object: &Value) -> Result<Value> {
+        self.send(Method::POST, path, "application/json", object).await
+    }
+
+    /// Merges `patch` into the object at `path`.
+    pub(crate) async fn merge(&self, path: &str, patch: &Value) -> Result<Value> {
+        self.send(Method::PATCH, path, "application/merge-patch+json", patch)
+            .await
+    }
+
+    /// Reads the object at `path`.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value> {
+        self.send(Method::GET, path, "application/json", &Value::Null)
+            .await
+    }
+
+    /// Deletes what is at `path`.
+    pub(crate) async fn delete(&self, path: &str) -> Result<()> {
+        self.send(Method::DELETE, path, "application/json", &Value::Null)
+            .await
+            .map(drop)
+    }
+
+    /// Reads a list of `path` page by page, as what `accept` names, and decodes it; gives how many objects there are.
+    pub(crate) async fn list(&self, path: &str, accept: &str) -> Result<usize> {
+        let (mut count, mut token) = (0, String::new());
+        loop {
+            let answer = self
+                .http
+                .get(format!("{}/{path}", self.url))
+                .query(&[("limit", "500"), ("continue", &token)])
+                .header(ACCEPT, accept)
+                .send()
+                .await?
+                .error_for_status()?;
+            let page: Value = serde_json::from_slice(&answer.bytes().await?)?;
+            count += page["items"].as_array().map_or(0, Vec::len);
+            token = page["metadata"]["continue"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            if token.is_empty() {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Opens a watch from now on of `path`, of the objects' metadata only where `metadata`.
+    pub(crate) async fn watch(&self, path: &str, metadata: bool) -> Result<Lines> {
+        let accept = if metadata {
+            METADATA_OBJECT
+        } else {
+            "application/json"
+        };
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let url = format!(
+            "{}/{path}{separator}watch=true&timeoutSeconds=3600&resourceVersion=0",
+            self.url
+        );
+        // 429 while the API server fills its own cache of a new kind.
+        let answer = idtoken_testenv::until("the watch begins", LIMIT, async || {
+            let answer = self.http.get(&url).header(ACCEPT, accept).send().await?;
+            let wait = answer.status() == StatusCode::TOO_MANY_REQUESTS;
+            Ok((!wait).then_some(answer))
+        })
+        .await?
+        .error_for_status()?;
+        Ok(Lines {
+            stream: Box::pin(answer.bytes_stream().map(|chunk| Ok(chunk?.to_vec()))),
+            rest: Vec::new(),
+        })
+    }
+}
+
+type Chunks = Pin<Box<dyn Stream<Item = Result<Vec<u8>>> + Send>>;
+
+/// The lines of a watch.
+pub(crate) struct Lines {
+    stream: Chunks,
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    /// Hands each line to `each`, until the API server ends the watch.
+    pub(crate) async fn read(&mut self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        while let Some(chunk) = self.stream.next().await {
+            let Ok(chunk) = chunk else { break };
+            self.rest.extend_from_slice(&chunk);
+            while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                each(&line)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads on and drops everything.
+    pub(crate) async fn drain(mut self) {
+        while let Some(Ok(_)) = self.stream.next().await {}
+    }
+}
+
+/// Where the requests of `namespace` are.
+pub(crate) fn requests(namespace: &str) -> String {
+    format!("{REQUESTS}/namespaces/{namespace}/idtokenrequests")
+}
+
+/// Where the request `name` is.
+pub(crate) fn request(namespace: &str, name: &str) -> String {
+    format!("{}/{name}", requests(namespace))
+}
+
+/// Where all requests are.
+pub(crate) fn all_requests() -> String {
+    format!("{REQUESTS}/idtokenrequests")
+}
+
+/// Where the Secrets of `namespace` are.
+pub(crate) fn secrets(namespace: &str) -> String {
+    format!("api/v1/namespaces/{namespace}/secrets")
+}
+
+/// Where the Secrets that are labelled as the operator's are.
+pub(crate) fn labelled_secrets() -> String {
+    "api/v1/secrets?labelSelector=app.kubernetes.io%2Fmanaged-by%3Didtoken-operator".to_owned()
+}
+
+/// Where grants are.
+pub(crate) fn grants() -> String {
+    format!("{REQUESTS}/idtokengrants")
+}

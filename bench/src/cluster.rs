@@ -1,0 +1,121 @@
+//! A fresh control plane and emulator, with namespaces and grants.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use futures::{StreamExt, TryStreamExt, stream};
+use idtoken_testenv::{ControlPlane, Options};
+use serde_json::json;
+
+use crate::Arguments;
+use crate::api::{self, Api};
+use crate::google::{ACCOUNT, Google};
+
+/// The user that the API server sees for the ServiceAccount of config/rbac.yaml.
+const OPERATOR_USER: &str = "system:serviceaccount:idtoken-system:idtoken-operator";
+/// Writers of the load and of the floor.
+pub(crate) const WRITERS: usize = 32;
+
+/// etcd, kube-apiserver and the emulator.
+pub(crate) struct Cluster {
+    /// Google.
+    pub(crate) google: Google,
+    /// The administrator.
+    pub(crate) admin: Api,
+    /// Where the requests go.
+    pub(crate) namespaces: Vec<String>,
+    /// The control plane.
+    pub(crate) plane: ControlPlane,
+}
+
+impl Cluster {
+    /// Starts everything.
+    pub(crate) async fn start(arguments: &Arguments) -> Result<Self> {
+        let options = Options {
+            // A log of each call would be measured with the calls.
+            apiserver_flags: vec!["--audit-log-path=".to_owned(), "--audit-policy-file=".to_owned()],
+            ..Options::default()
+        };
+        let plane = ControlPlane::start(options).await?;
+        let file = |path: &str| arguments.workspace.join(path);
+        for path in [
+            "crds/idtokenrequests.yaml",
+            "crds/idtokengrants.yaml",
+            "config/rbac.yaml",
+        ] {
+            plane.apply(&std::fs::read_to_string(file(path))?).await?;
+        }
+        let established = [
+            "wait",
+            "--for=condition=Established",
+            "--timeout=60s",
+            "crd",
+            "--all",
+        ];
+        plane.kubectl(established).await?;
+        let policy = file("examples/demo/policy.yaml");
+        let google = Google::start(&arguments.emulator, &policy, arguments.answer, plane.dir()).await?;
+        let admin = Api::new(&plane.admin_kubeconfig())?;
+        let namespaces: Vec<String> = (0..arguments.namespaces).map(|n| format!("load-{n}")).collect();
+        let cluster = Self {
+            google,
+            admin,
+            namespaces,
+            plane,
+        };
+        cluster.prepare(arguments.grants).await?;
+        Ok(cluster)
+    }
+
+    async fn prepare(&self, grants: usize) -> Result<()> {
+        let namespaces = self.namespaces.iter().map(|name| {
+            let object = json!({
+                "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {"bench": "load"}},
+            });
+            async move { self.admin.create("api/v1/namespaces", &object).await }
+        });
+        stream::iter(namespaces)
+            .buffer_unordered(WRITERS)
+            .try_collect::<Vec<_>>()
+            .await?;
+        let grants = (0..grants).map(|n| {
+            // All but one are about others: each is looked at nevertheless.
+            let (account, audience) = match n {
+                0 => (ACCOUNT.to_owned(), "https://load.example.com/*".to_owned()),
+                n => (
+                    format!("other-{n}@demo-project.iam.gserviceaccount.com"),
+                    format!("https://other-{n}.example.com/*"),
+                ),
+            };
+            let object = json!({
+                "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": {"name": format!("bench-{n}")},
+                "spec": {
+                    "from": [{"namespaceSelector": {"matchLabels": {"bench": "load"}}}],
+                    "to": [{"serviceAccounts": [account], "audiences": [audience]}],
+                },
+            });
+            async move { self.admin.create(&api::grants(), &object).await }
+        });
+        stream::iter(grants)
+            .buffer_unordered(WRITERS)
+            .try_collect::<Vec<_>>()
+            .await?;
+        Ok(())
+    }
+
+    /// The file by which the operator reaches the API server, with the rights of config/rbac.yaml.
+    pub(crate) fn operator_kubeconfig(&self) -> Result<PathBuf> {
+        self.plane.kubeconfig_for(OPERATOR_USER, &[])
+    }
+
+    /// Process ids of etcd and the API server.
+    pub(crate) async fn pids(&self) -> Vec<u32> {
+        self.plane.pids().await
+    }
+
+    /// Stops everything.
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.google.stop().await?;
+        self.plane.stop().await
+    }
+}

@@ -1,0 +1,93 @@
+//! A restart with Ready requests: nothing is minted or written, and all is steady soon.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::api::METADATA;
+use crate::cluster::Cluster;
+use crate::report::{Report, median};
+use crate::seen::Seen;
+use crate::system::Program;
+use crate::{Arguments, api, load};
+
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// Measures it for each count.
+pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let operator = Program::Operator(arguments.operator.clone());
+    for &count in &arguments.counts {
+        let scenario = format!("restart with {count}");
+        let cluster = Cluster::start(arguments).await?;
+        let mut seen = Seen::begin(&cluster.admin).await?;
+        let system = operator.start(&cluster).await?;
+        load::create(&cluster, 0, count).await?;
+        seen.until(count, LIMIT)
+            .await
+            .with_context(|| system.log_tail())?;
+        system.stop().await?;
+        drop(seen);
+        let (minted, versions) = (cluster.google.minted().await?, versions(&cluster).await?);
+        let (mut steady, mut lists) = (Vec::new(), Vec::new());
+        for round in 0..arguments.pairs {
+            let begun = Instant::now();
+            cluster
+                .admin
+                .list(&api::all_requests(), "application/json")
+                .await?;
+            cluster.admin.list(&api::labelled_secrets(), METADATA).await?;
+            lists.push(begun.elapsed().as_secs_f64());
+            // The Lease was released when the last one stopped, so the start is what it takes to get it.
+            let begun = Instant::now();
+            let system = operator.start(&cluster).await?;
+            system.looked_at(count).await?;
+            steady.push(begun.elapsed().as_secs_f64());
+            report.progress(&format!(
+                "{scenario}, round {}: steady after {:.2} s, bare lists {:.2} s",
+                round + 1,
+                steady[round],
+                lists[round]
+            ));
+            system.stop().await?;
+        }
+        let more = cluster.google.minted().await? - minted;
+        report.at_most(&scenario, "mints", Some(more as f64), 0.0);
+        let changed = changed(&versions, &self::versions(&cluster).await?);
+        report.at_most(&scenario, "writes", Some(changed as f64), 0.0);
+        let middle = median(steady.iter().copied());
+        report.at_most(
+            &scenario,
+            "seconds from the start until steady",
+            Some(middle),
+            5.0,
+        );
+        let ratios = steady.iter().zip(&lists).map(|(steady, list)| steady / list);
+        report.at_most(&scenario, "time to that of bare lists", Some(median(ratios)), 2.0);
+        cluster.stop().await?;
+    }
+    Ok(())
+}
+
+/// Which version each request and each Secret has.
+async fn versions(cluster: &Cluster) -> Result<BTreeMap<String, String>> {
+    let mut versions = BTreeMap::new();
+    for path in [api::all_requests(), api::labelled_secrets()] {
+        let list = cluster.admin.get(&path).await?;
+        for object in list["items"].as_array().into_iter().flatten() {
+            let metadata = &object["metadata"];
+            versions.insert(
+                metadata["uid"].to_string(),
+                metadata["resourceVersion"].to_string(),
+            );
+        }
+    }
+    Ok(versions)
+}
+
+fn changed(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> usize {
+    let differs = after
+        .iter()
+        .filter(|(uid, version)| before.get(*uid) != Some(version));
+    differs.count() + before.len().saturating_sub(after.len())
+}

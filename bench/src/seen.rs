@@ -1,0 +1,137 @@
+//! What a watch of the requests shows: which are Ready, and since when.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::api::{self, Api};
+
+#[derive(Deserialize)]
+struct Event {
+    #[serde(rename = "type")]
+    type_: String,
+    object: Object,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    generation: i64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    #[serde(default)]
+    observed_generation: i64,
+    #[serde(default)]
+    conditions: Vec<Condition>,
+}
+
+#[derive(Deserialize)]
+struct Condition {
+    #[serde(rename = "type")]
+    type_: String,
+    status: String,
+}
+
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// When each request was first seen Ready.
+type Ready = Arc<Mutex<HashMap<String, Instant>>>;
+
+/// A watch of all requests.
+pub(crate) struct Seen {
+    ready: Ready,
+    count: watch::Receiver<usize>,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Seen {
+    /// Begins to look.
+    pub(crate) async fn begin(api: &Api) -> Result<Self> {
+        let mut lines = api.watch(&api::all_requests(), false).await?;
+        let ready = Ready::default();
+        let (sender, count) = watch::channel(0);
+        let (shared, api) = (ready.clone(), api.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                lines
+                    .read(|line| {
+                        let event: Event = serde_json::from_slice(line)?;
+                        if event.type_ == "ERROR" {
+                            bail!("the watch failed: {}", String::from_utf8_lossy(line));
+                        }
+                        let mut ready = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                        if event.type_ == "DELETED" {
+                            ready.remove(&event.object.metadata.name);
+                        } else if event.object.is_ready() {
+                            ready.entry(event.object.metadata.name).or_insert_with(Instant::now);
+                        }
+                        sender.send_replace(ready.len());
+                        Ok(())
+                    })
+                    .await?;
+                // The API server ends watches when it is stopped, and when a kind has just been made.
+                tokio::time::sleep(AGAIN).await;
+                if let Ok(again) = api.watch(&api::all_requests(), false).await {
+                    lines = again;
+                }
+            }
+        });
+        Ok(Self { ready, count, task })
+    }
+
+    /// Waits until `count` requests are Ready; fails when `limit` passes.
+    pub(crate) async fn until(&mut self, count: usize, limit: Duration) -> Result<Instant> {
+        let waited = tokio::time::timeout(limit, self.count.wait_for(|seen| *seen >= count)).await;
+        match waited.map(|waited| waited.map(drop)) {
+            Ok(Ok(())) => Ok(Instant::now()),
+            Ok(Err(_)) => {
+                (&mut self.task).await?.context("the watch of the requests failed")?;
+                bail!("the watch of the requests ended")
+            }
+            Err(_) => bail!(
+                "{} of {count} requests are Ready after {} s",
+                *self.count.borrow(),
+                limit.as_secs()
+            ),
+        }
+    }
+
+    /// When the request `name` was first seen Ready.
+    pub(crate) fn at(&self, name: &str) -> Option<Instant> {
+        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.get(name).copied()
+    }
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Object {
+    fn is_ready(&self) -> bool {
+        let ready = self.status.conditions.iter().find(|one| one.type_ == "Ready");
+        self.status.observed_generation == self.metadata.generation
+            && ready.is_some_and(|one| one.status == "True")
+    }
+}

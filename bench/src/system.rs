@@ -1,0 +1,197 @@
+//! The programs that are measured.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use idtoken_testenv::Process;
+
+use crate::cluster::Cluster;
+use crate::usage::Usage;
+
+const LIMIT: Duration = Duration::from_secs(120);
+/// What the caller's environment must not decide.
+const FOREIGN: [&str; 8] = [
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "RUST_LOG",
+];
+
+/// A program that can be measured.
+#[derive(Clone, Debug)]
+pub(crate) enum Program {
+    /// The operator, or another build of it.
+    Operator(PathBuf),
+    /// The reference in Go.
+    Reference(PathBuf),
+}
+
+/// It, running.
+pub(crate) struct System {
+    process: Process,
+    /// Where its probes and metrics are; none where it has none.
+    address: Option<String>,
+    http: reqwest::Client,
+}
+
+impl Program {
+    /// Starts it and waits until it works.
+    pub(crate) async fn start(&self, cluster: &Cluster) -> Result<System> {
+        let system = self.spawn(cluster)?;
+        system.ready().await
+    }
+
+    /// Starts it.
+    pub(crate) fn spawn(&self, cluster: &Cluster) -> Result<Starting> {
+        let path = match self {
+            Self::Operator(path) | Self::Reference(path) => path,
+        };
+        let mut command = clean(path, cluster);
+        let name = match self {
+            Self::Operator(_) => {
+                command
+                    .args([
+                        "run",
+                        "--listen",
+                        "127.0.0.1:0",
+                        "--iam-credentials-url",
+                        &cluster.google.url,
+                    ])
+                    .args([
+                        "--google-max-in-flight",
+                        "128",
+                        "--leader-elect",
+                        "--lease-namespace",
+                        "idtoken-system",
+                    ])
+                    .env("KUBECONFIG", cluster.operator_kubeconfig()?)
+                    .env("GCE_METADATA_HOST", cluster.google.address());
+                "idtoken-operator"
+            }
+            Self::Reference(_) => {
+                command
+                    .env("KUBECONFIG", cluster.plane.admin_kubeconfig())
+                    .env("GOOGLE_URL", &cluster.google.url);
+                "reference"
+            }
+        };
+        let process = Process::spawn(name, &command, cluster.plane.dir())?;
+        Ok(Starting {
+            process,
+            is_operator: matches!(self, Self::Operator(_)),
+        })
+    }
+}
+
+/// A program that was started a moment ago.
+pub(crate) struct Starting {
+    process: Process,
+    is_operator: bool,
+}
+
+impl Starting {
+    /// Waits until it works: the operator until it leads, the reference until its workers run.
+    pub(crate) async fn ready(self) -> Result<System> {
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        if !self.is_operator {
+            self.process.wait_for_line("Starting workers", LIMIT).await?;
+            return Ok(System {
+                process: self.process,
+                address: None,
+                http,
+            });
+        }
+        let line = self.process.wait_for_line("listen=", LIMIT).await?;
+        let listen = line
+            .rsplit_once("listen=")
+            .and_then(|(_, rest)| rest.split_whitespace().next());
+        let address = listen
+            .context("the operator does not say where it listens")?
+            .to_owned();
+        self.process.wait_for_http(&address, "/readyz", LIMIT).await?;
+        let system = System {
+            process: self.process,
+            address: Some(address),
+            http,
+        };
+        idtoken_testenv::until("the operator leads", LIMIT, async || {
+            Ok((system.metric("idtoken_leader").await? == Some(1.0)).then_some(()))
+        })
+        .await?;
+        Ok(system)
+    }
+}
+
+impl System {
+    /// What it has used.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        Usage::of(self.process.pid())
+    }
+
+    /// The value of a metric, all its series together; none where it has none yet.
+    pub(crate) async fn metric(&self, name: &str) -> Result<Option<f64>> {
+        let address = self.address.as_ref().context("it has no metrics")?;
+        let url = format!("http://{address}/metrics");
+        let text = self.http.get(url).send().await?.text().await?;
+        let values = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let value = match rest.strip_prefix('{') {
+                Some(labelled) => labelled.rsplit_once("} ")?.1,
+                None => rest.strip_prefix(' ')?,
+            };
+            value.parse::<f64>().ok()
+        });
+        Ok(values.reduce(|sum, value| sum + value))
+    }
+
+    /// Waits until it has looked at `count` requests and nothing is due.
+    pub(crate) async fn looked_at(&self, count: usize) -> Result<()> {
+        loop {
+            let done = self.metric("idtoken_reconcile_total").await?.unwrap_or_default();
+            if done >= count as f64 {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Freezes it; its connections stay.
+    pub(crate) fn pause(&self) -> Result<()> {
+        self.process.pause()
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) -> Result<()> {
+        self.process.resume()
+    }
+
+    /// Asks it to end, and waits for it.
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.process.terminate(LIMIT).await.map(drop)
+    }
+
+    /// The end of its log.
+    pub(crate) fn log_tail(&self) -> String {
+        self.process.log_tail()
+    }
+}
+
+fn clean(program: &Path, cluster: &Cluster) -> Command {
+    let mut command = Command::new(program);
+    let ours = std::env::vars_os().map(|(name, _)| name);
+    for name in ours.filter(|name| name.to_string_lossy().starts_with("IDTOKEN_")) {
+        command.env_remove(name);
+    }
+    for name in FOREIGN {
+        command.env_remove(name);
+    }
+    // No gcloud credentials of whoever runs it are found there.
+    command.env("HOME", cluster.plane.dir());
+    command
+}

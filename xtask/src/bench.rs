@@ -1,0 +1,166 @@
+//! `cargo xtask bench`: builds what is measured, and measures it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use idtoken_testenv::{GoModule, GoTool, Process, Progress, RunDir, target_dir};
+use serde_json::Value;
+
+use crate::output::Output;
+use crate::{cargo, test};
+
+/// What a plain operator in Go costs.
+const REFERENCE: GoModule = GoModule {
+    name: "bench-reference",
+    go_mod: include_str!("../../bench/reference-go/go.mod"),
+    go_sum: include_str!("../../bench/reference-go/go.sum"),
+    files: &[("main.go", include_str!("../../bench/reference-go/main.go"))],
+    ldflags: "-s -w",
+    tags: "",
+    tools: &[GoTool {
+        name: "reference",
+        package: ".",
+    }],
+};
+
+/// Builds everything and hands `arguments` to idtoken-bench. With `against`, a commit, its operator is measured by turns with this one.
+///
+/// # Errors
+/// When something cannot be built, or a measurement fails.
+pub(crate) async fn run(output: &Output, against: Option<&str>, arguments: &[String]) -> Result<()> {
+    output.heading("Building");
+    let root = crate::workspace();
+    let ours = release(
+        output,
+        &root,
+        &["idtoken-operator", "idtoken-emulator", "idtoken-bench"],
+        None,
+    )
+    .await?;
+    let other = match against {
+        Some(revision) => Some(checked_out(output, revision).await?),
+        None => None,
+    };
+    let step = output.begin("the reference");
+    let reference =
+        tokio::task::spawn_blocking(|| REFERENCE.build(&["reference"], Progress::default())).await??;
+    step.done("the reference in Go is built");
+    let assets = test::control_plane(output).await?;
+
+    output.heading("Measuring");
+    let mut command = Command::new(found(&ours, "idtoken-bench")?);
+    command
+        .arg("--operator")
+        .arg(found(&ours, "idtoken-operator")?)
+        .arg("--emulator")
+        .arg(found(&ours, "idtoken-emulator")?)
+        .arg("--reference")
+        .arg(reference.join("reference"))
+        .arg("--workspace")
+        .arg(&root)
+        .args(arguments)
+        .env(
+            "KUBEBUILDER_ASSETS",
+            assets.etcd.parent().context("etcd is in no folder")?,
+        );
+    if let Some(other) = other {
+        command.arg("--other").arg(other);
+    }
+    let dir = RunDir::create("bench")?;
+    let bench = Process::spawn("idtoken-bench", &command, dir.path())?;
+    let mut shown = 0;
+    loop {
+        let ended = bench.try_wait()?;
+        let log = bench.log();
+        let until = log.rfind('\n').map_or(0, |end| end + 1);
+        log[shown..until.max(shown)]
+            .lines()
+            .for_each(|line| output.line(line));
+        shown = until.max(shown);
+        match ended {
+            None => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => bail!("idtoken-bench failed ({status})"),
+        }
+    }
+}
+
+/// The operator of the commit `revision`, built in a folder of its own.
+async fn checked_out(output: &Output, revision: &str) -> Result<PathBuf> {
+    let commit = git(&["rev-parse", "--verify", &format!("{revision}^{{commit}}")])?;
+    let sources = target_dir().join("bench").join(&commit);
+    if !sources.join("Cargo.toml").exists() {
+        let path = sources
+            .to_str()
+            .context("the target folder's name is not UTF-8")?;
+        git(&["worktree", "prune"])?;
+        git(&["worktree", "add", "--detach", path, &commit])?;
+    }
+    let built = release(
+        output,
+        &sources,
+        &["idtoken-operator"],
+        Some(&target_dir().join("bench/target")),
+    )
+    .await?;
+    // The next commit is built in the same folder.
+    let kept = target_dir().join("bench").join(format!("operator-{commit}"));
+    std::fs::copy(found(&built, "idtoken-operator")?, &kept).context("cannot keep the other operator")?;
+    Ok(kept)
+}
+
+fn git(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("git")
+        .args(arguments)
+        .current_dir(crate::workspace())
+        .output()?;
+    if !output.status.success() {
+        bail!(
+            "git {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// Release builds of `packages` of the workspace at `root`: name and path of each program.
+async fn release(
+    output: &Output,
+    root: &Path,
+    packages: &[&str],
+    target: Option<&Path>,
+) -> Result<Vec<(String, PathBuf)>> {
+    let step = output.begin("cargo build --release");
+    let mut cargo = cargo::cargo();
+    cargo
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--bins",
+            "--message-format=json-render-diagnostics",
+        ])
+        .args(packages.iter().flat_map(|package| ["--package", package]))
+        .current_dir(root);
+    if let Some(target) = target {
+        cargo.arg("--target-dir").arg(target);
+    }
+    let log = cargo::run(cargo, &step, |_| ()).await?;
+    let built = log.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let path = message["executable"].as_str()?.into();
+        Some((message["target"]["name"].as_str()?.to_owned(), path))
+    });
+    let built = built.collect();
+    step.done(&format!("{} built for release", packages.join(", ")));
+    Ok(built)
+}
+
+fn found<'b>(built: &'b [(String, PathBuf)], name: &str) -> Result<&'b Path> {
+    let program = built.iter().find(|(built, _)| built == name);
+    program
+        .map(|(_, path)| path.as_path())
+        .with_context(|| format!("cargo build made no {name}"))
+}
