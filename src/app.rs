@@ -16,7 +16,7 @@ use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::controller::{
     self, Context, federate::Federated, grants::Grants, grants::GrantsFileError, index::Index,
-    obstacles::Obstacles,
+    obstacles::Obstacles, store::Store,
 };
 use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
 use crate::health::Pulse;
@@ -179,6 +179,7 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
         recorder: Recorder::new(client.clone(), reporter),
         client,
         minter,
+        requests: Store::default(),
         index: Index::default(),
         obstacles: Obstacles::default(),
         grants,

@@ -109,8 +109,8 @@ pub struct Basis {
 /// What we remember of a request, by its UID.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    /// Status as we last wrote it, and its resourceVersion: valid until the watch has seen it.
-    pub status: Option<(String, IdTokenRequestStatus)>,
+    /// The resourceVersion of the status that we wrote last, and that status until the watch has shown it.
+    pub status: Option<(String, Option<Box<IdTokenRequestStatus>>)>,
     /// Whether it was written since the last list of requests began.
     pub expected: bool,
     /// Failures in a row.
@@ -223,7 +223,9 @@ impl Index {
         };
         let key = (namespace, name);
         let mut inner = self.lock();
-        let turned_back = inner.turned_back(&key, &seen.uid, meta.resource_version.as_deref());
+        let version = meta.resource_version.as_deref();
+        let turned_back = inner.turned_back(&key, &seen.uid, version);
+        inner.caught_up(&seen.uid, version.unwrap_or_default());
         match inner.requests.get(&key) {
             Some(known) if *known == seen => {
                 return turned_back.then_some(key.1).into_iter().collect();
@@ -537,6 +539,16 @@ impl Inner {
             memory.handled_renew = None;
         }
         newer
+    }
+
+    /// The watch shows the request `uid` at this resourceVersion: our status, if it is not newer, is in the store too.
+    fn caught_up(&mut self, uid: &str, resource_version: &str) {
+        let memory = self.memory.get_mut(uid);
+        if let Some((written, status)) = memory.and_then(|memory| memory.status.as_mut())
+            && !older(resource_version, written)
+        {
+            *status = None;
+        }
     }
 
     fn saw(&mut self, namespace: &str, resource_version: &str) {

@@ -300,3 +300,24 @@ fn a_list_of_one_namespace_says_nothing_of_another() {
     assert!(!index.is_current(&key("near"), "1"));
     assert!(index.is_current(&other("far"), "2"));
 }
+
+#[test]
+fn our_status_is_kept_until_the_watch_shows_it() {
+    let index = Index::default();
+    let mut request = wanting("a", "1", "s", 0);
+    request.metadata.resource_version = Some("5".into());
+    index.request_applied(&request);
+    let written = || index.memory("1").status;
+    index.remember(&key("a"), "1", |memory| {
+        memory.status = Some(("9".to_owned(), Some(Box::default())));
+    });
+    request.metadata.resource_version = Some("8".into());
+    index.request_applied(&request);
+    assert!(
+        written().is_some_and(|(_, status)| status.is_some()),
+        "an older one"
+    );
+    request.metadata.resource_version = Some("10".into());
+    index.request_applied(&request);
+    assert_eq!(written(), Some(("9".to_owned(), None)));
+}

@@ -1,6 +1,6 @@
 //! The controller: watches feed caches, caches name the requests to reconcile, and each reconcile goes through the phases.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use futures::FutureExt;
 use jiff::Timestamp;
 use kube::Client;
 use kube::runtime::events::Recorder;
-use kube::runtime::reflector::{self, ObjectRef, Store};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -40,6 +39,7 @@ mod simulation_tests;
 mod source;
 pub mod status;
 mod steps;
+pub mod store;
 pub mod template;
 mod turn;
 mod unreadable;
@@ -47,7 +47,6 @@ pub mod validate;
 mod watches;
 mod work;
 
-use crate::api::v1alpha1::IdTokenRequest;
 use crate::google::{MAX_WAITING, Minter};
 use crate::health::Pulse;
 use crate::leader::Elector;
@@ -85,7 +84,9 @@ pub struct Context {
     pub client: Client,
     /// Client of Google's endpoints.
     pub minter: Minter,
-    /// The caches.
+    /// The requests as the watches show them.
+    pub requests: store::Store,
+    /// What is known of requests and Secrets.
     pub index: index::Index,
     /// Secrets of others that stand in the way.
     pub obstacles: obstacles::Obstacles,
@@ -146,7 +147,7 @@ pub async fn run(
         ctx.metrics.clone(),
     );
     let mut watches = JoinSet::new();
-    let stores = watch_all(&ctx, &mut watches, Triggers::new(one, all), filled);
+    watch_all(&ctx, &mut watches, Triggers::new(one, all), filled);
     let mut shutdown = shutdown.boxed().shared();
     tokio::select! {
         () = &mut shutdown => return Ok(()),
@@ -165,8 +166,12 @@ pub async fn run(
     ctx.metrics.synced();
 
     let start = |key: &Key| {
-        let object = stores.get(key)?;
-        Some(reconcile::reconcile(object, ctx.clone()))
+        let there = ctx.requests.holds(key);
+        there.then(|| reconcile::reconcile(key.clone(), ctx.clone()))
+    };
+    let keys = |scope: &Scope| match scope {
+        Scope::Everything => ctx.requests.keys(None),
+        Scope::Namespace(name) => ctx.requests.keys(Some(name)),
     };
     let ended = loop {
         if let Some(elector) = &mut elector {
@@ -180,7 +185,7 @@ pub async fn run(
         }
         ctx.metrics.lead(true, Timestamp::now());
         let ended = tokio::select! {
-            () = desk.work(|scope| stores.keys(scope), start, shutdown.clone()) => Some(Ok(())),
+            () = desk.work(keys, start, shutdown.clone()) => Some(Ok(())),
             Some(ended) = watches.join_next() => Some(Err(WatchEnded::new(ended))),
             () = grant_status::tell(&ctx) => Some(Ok(())),
             () = keep(&mut elector) => None,
@@ -212,15 +217,11 @@ async fn keep(elector: &mut Option<Elector>) {
 }
 
 /// Starts all watches.
-fn watch_all(ctx: &Arc<Context>, tasks: &mut JoinSet<()>, triggers: Triggers, filled: Filled) -> Stores {
-    let mut stores = Stores::default();
+fn watch_all(ctx: &Arc<Context>, tasks: &mut JoinSet<()>, triggers: Triggers, filled: Filled) {
     for scope in ctx.settings.shard.scopes() {
-        let (store, writer) = reflector::store::<IdTokenRequest>();
-        stores.0.insert(scope.clone(), store);
         tasks.spawn(watches::requests(
             ctx.clone(),
             scope.clone(),
-            writer,
             triggers.clone(),
             filled.clone(),
         ));
@@ -240,7 +241,6 @@ fn watch_all(ctx: &Arc<Context>, tasks: &mut JoinSet<()>, triggers: Triggers, fi
     if let Some(path) = ctx.settings.grants_file.clone() {
         tasks.spawn(watches::grants_file(ctx.clone(), path, triggers));
     }
-    stores
 }
 
 /// Returns when every cache is filled.
@@ -256,31 +256,4 @@ async fn all_filled(settings: &Settings, mut filled: watch::Receiver<HashSet<Cac
     let _ = filled
         .wait_for(|done| every.iter().all(|cache| done.contains(cache)))
         .await;
-}
-
-/// The cached requests, by the namespace that is watched; an empty name is for all.
-#[derive(Default)]
-struct Stores(HashMap<String, Store<IdTokenRequest>>);
-
-impl Stores {
-    fn get(&self, key: &Key) -> Option<Arc<IdTokenRequest>> {
-        let store = self.0.get(&key.0).or_else(|| self.0.get(""))?;
-        store.get(&ObjectRef::new(&key.1).within(&key.0))
-    }
-
-    fn keys(&self, scope: &Scope) -> Vec<Key> {
-        let within = |key: &Key| match scope {
-            Scope::Everything => true,
-            Scope::Namespace(name) => key.0 == *name,
-        };
-        let key = |object: &Arc<IdTokenRequest>| {
-            let meta = &object.metadata;
-            (
-                meta.namespace.clone().unwrap_or_default(),
-                meta.name.clone().unwrap_or_default(),
-            )
-        };
-        let all = self.0.values().flat_map(Store::state);
-        all.map(|object| key(&object)).filter(within).collect()
-    }
 }

@@ -38,24 +38,19 @@ const BEHIND: Duration = Duration::from_millis(500);
 static RECONCILES: AtomicU64 = AtomicU64::new(1);
 
 /// Brings one request to where its spec wants it, and says after which time to look again, if that is not on a change only.
-pub(super) async fn reconcile(object: Arc<IdTokenRequest>, ctx: Arc<Context>) -> Option<Duration> {
+pub(super) async fn reconcile(key: Key, ctx: Arc<Context>) -> Option<Duration> {
     // At the level of errors, so that whatever is logged has the number.
     let span = tracing::error_span!("reconcile", id = RECONCILES.fetch_add(1, Ordering::Relaxed));
-    work(object, ctx).instrument(span).await
+    work(key, ctx).instrument(span).await
 }
 
-async fn work(object: Arc<IdTokenRequest>, ctx: Arc<Context>) -> Option<Duration> {
-    if object.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
+async fn work(key: Key, ctx: Arc<Context>) -> Option<Duration> {
+    let (object, memory, previous) = current(&ctx, &key)?;
     let started = std::time::Instant::now();
     let uid = object.metadata.uid.clone().unwrap_or_default();
-    let key = key(&object);
     if ctx.index.is_ending(&key.0) {
         return None;
     }
-    let memory = ctx.index.memory(&uid);
-    let previous = current_status(&object, &memory);
     let mut turn = Turn::new(&ctx);
     let attempt = tokio::time::timeout(
         ctx.settings.reconcile_timeout,
@@ -130,6 +125,34 @@ fn after(at: Timestamp) -> Duration {
     wait.unsigned_abs() + Duration::from_millis(2)
 }
 
+/// The request, what is remembered of it, and its status as the API server has it: ours, until the watch has caught up with our last write.
+fn current(ctx: &Context, key: &Key) -> Option<(IdTokenRequest, Memory, IdTokenRequestStatus)> {
+    let look = || {
+        let object = ctx.requests.get(key)?;
+        let memory = ctx
+            .index
+            .memory(object.metadata.uid.as_deref().unwrap_or_default());
+        Some((object, memory))
+    };
+    let (object, memory) = look()?;
+    let (object, memory, status) = match &memory.status {
+        Some((written, status)) if older(version(&object), written) => match status.clone() {
+            Some(status) => (object, memory, Some(*status)),
+            // The watch has caught up between the two looks.
+            None => {
+                let (object, memory) = look()?;
+                let status = object.status.clone();
+                (object, memory, status)
+            }
+        },
+        _ => {
+            let status = object.status.clone();
+            (object, memory, status)
+        }
+    };
+    Some((object, memory, status.unwrap_or_default()))
+}
+
 fn key(object: &IdTokenRequest) -> Key {
     (
         object.metadata.namespace.clone().unwrap_or_default(),
@@ -137,13 +160,8 @@ fn key(object: &IdTokenRequest) -> Key {
     )
 }
 
-/// The status as the API server has it: ours, until the watch has caught up with our last write.
-fn current_status(object: &IdTokenRequest, memory: &Memory) -> IdTokenRequestStatus {
-    let seen = object.metadata.resource_version.as_deref().unwrap_or_default();
-    match &memory.status {
-        Some((written, status)) if older(seen, written) => status.clone(),
-        _ => object.status.clone().unwrap_or_default(),
-    }
+fn version(object: &IdTokenRequest) -> &str {
+    object.metadata.resource_version.as_deref().unwrap_or_default()
 }
 
 /// Writes the status, and says whether there was anything to write.
@@ -160,7 +178,7 @@ async fn publish(
     if !ctx.index.is_current(key, uid) {
         return Ok(false);
     }
-    let seen = object.metadata.resource_version.as_deref().unwrap_or_default();
+    let seen = version(object);
     let known = memory
         .status
         .as_ref()
@@ -171,7 +189,7 @@ async fn publish(
         return Ok(false);
     };
     ctx.index.remember(key, uid, |memory| {
-        memory.status = Some((written, next.clone()));
+        memory.status = Some((written, Some(Box::new(next.clone()))));
         memory.expected = true;
         memory.unpublished = 0;
     });

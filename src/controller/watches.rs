@@ -12,7 +12,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{Api, ListParams, PartialObjectMeta, WatchEvent, WatchParams};
 use kube::core::{DeserializeGuard, NamespaceResourceScope};
-use kube::runtime::reflector::store::Writer;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Resource, ResourceExt};
@@ -108,21 +107,15 @@ where
     }
 }
 
-/// Watches the IdTokenRequests of a namespace, or of all where `scope` is empty, into `writer` and the index.
-pub(super) async fn requests(
-    ctx: Arc<Context>,
-    scope: String,
-    mut writer: Writer<IdTokenRequest>,
-    triggers: Triggers,
-    filled: Filled,
-) {
+/// Watches the IdTokenRequests of a namespace, or of all where `scope` is empty, into the store and the index.
+pub(super) async fn requests(ctx: Arc<Context>, scope: String, triggers: Triggers, filled: Filled) {
     let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
     if let Some(selector) = ctx.settings.shard.selector() {
         config = config.labels(selector);
     }
     let mut stream = pin!(steady(|| watcher(within::<Shown>(&ctx, &scope), config.clone())));
     let mut listed: HashSet<Key> = HashSet::new();
-    // The store shows a list only when it is whole. Kept when a list fails halfway: the index has taken these in already.
+    // Looked at when a list is whole. Kept when it fails halfway: store and index have taken these in already.
     let mut waiting: HashSet<Key> = HashSet::new();
     let mut telling = ctx.metrics.watch("idtokenrequests");
     while let Some(event) = stream.next().await {
@@ -160,18 +153,17 @@ pub(super) async fn requests(
                 continue;
             }
         };
-        writer.apply_watcher_event(&event);
-        match &event {
+        match event {
             watcher::Event::Init => {
                 listed.clear();
                 ctx.index.requests_listing(&scope);
             }
             watcher::Event::InitApply(object) => {
-                let key = key_of(&object.metadata);
+                listed.insert(key_of(&object.metadata));
                 waiting.extend(taken_in(&ctx, object));
-                listed.insert(key);
             }
             watcher::Event::InitDone => {
+                ctx.requests.keep_only(&scope, &listed);
                 waiting.extend(ctx.index.requests_listed(&scope, &listed));
                 ctx.metrics.keep_only(&scope, &listed, Timestamp::now());
                 listed = HashSet::new();
@@ -196,33 +188,30 @@ pub(super) async fn requests(
 
 /// Splits off an object that cannot be read.
 fn read(event: watcher::Event<Shown>) -> Result<watcher::Event<IdTokenRequest>, Box<Unreadable>> {
-    let object = |shown: Shown| {
-        shown.0.map(|mut object| {
-            object.managed_fields_mut().clear();
-            object
-        })
-    };
     Ok(match event {
         watcher::Event::Init => watcher::Event::Init,
         watcher::Event::InitDone => watcher::Event::InitDone,
-        watcher::Event::InitApply(shown) => watcher::Event::InitApply(object(shown)?),
-        watcher::Event::Apply(shown) => watcher::Event::Apply(object(shown)?),
-        watcher::Event::Delete(shown) => watcher::Event::Delete(object(shown)?),
+        watcher::Event::InitApply(shown) => watcher::Event::InitApply(shown.0?),
+        watcher::Event::Apply(shown) => watcher::Event::Apply(shown.0?),
+        watcher::Event::Delete(shown) => watcher::Event::Delete(shown.0?),
     })
 }
 
-/// Takes a request into the index. Returns the requests that are to be reconciled for it.
-fn taken_in(ctx: &Context, object: &IdTokenRequest) -> Vec<Key> {
+/// Takes a request into the store and the index. Returns the requests that are to be reconciled for it.
+fn taken_in(ctx: &Context, object: IdTokenRequest) -> Vec<Key> {
     let key = key_of(&object.metadata);
     // One that waits for somebody's finalizer gets no token any more.
     if object.metadata.deletion_timestamp.is_some() {
         return dropped(ctx, &key);
     }
-    let affected = ctx.index.request_applied(object);
+    // The store first: what the index forgets since the watch has caught up is there then.
+    let object = ctx.requests.put(key.clone(), object);
+    let affected = ctx.index.request_applied(&object);
     affected.into_iter().map(|name| (key.0.clone(), name)).collect()
 }
 
 fn dropped(ctx: &Context, key: &Key) -> Vec<Key> {
+    ctx.requests.remove(key);
     // The index first: a reconcile under way asks it before it adds to the metrics.
     let affected = ctx.index.request_deleted(key);
     ctx.metrics.forget(key, Timestamp::now());

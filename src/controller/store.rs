@@ -1,0 +1,155 @@
+//! The requests as the watches show them, each as the JSON of what a phase reads. Decoding costs microseconds when one is worked on; kube's
+//! types in its place would take several times the memory all the time.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::index::Key;
+use crate::api::v1alpha1::IdTokenRequest;
+use crate::api::{LABEL_SHARD, annotations};
+
+/// The requests that are cached.
+#[derive(Debug, Default)]
+pub struct Store(RwLock<HashMap<Key, Box<[u8]>>>);
+
+impl Store {
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Key, Box<[u8]>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Key, Box<[u8]>>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in a request as a list or watch shows it; gives it back as it is kept.
+    pub fn put(&self, key: Key, mut object: IdTokenRequest) -> IdTokenRequest {
+        object.metadata = kept(object.metadata);
+        match serde_json::to_vec(&object) {
+            Ok(json) => {
+                self.write().insert(key, json.into());
+            }
+            // What was decoded from JSON can be written as JSON; were it not so, it must not be taken for what it was before.
+            Err(error) => {
+                tracing::error!(
+                    namespace = key.0,
+                    name = key.1,
+                    "the request cannot be kept: {error}"
+                );
+                self.remove(&key);
+            }
+        }
+        object
+    }
+
+    /// Drops a request.
+    pub fn remove(&self, key: &Key) {
+        self.write().remove(key);
+    }
+
+    /// Drops every request of `scope`, a namespace or all where empty, that `alive` does not hold.
+    pub fn keep_only(&self, scope: &str, alive: &HashSet<Key>) {
+        let mut all = self.write();
+        all.retain(|key, _| (!scope.is_empty() && key.0 != scope) || alive.contains(key));
+        all.shrink_to_fit();
+    }
+
+    /// The request `key`, as last shown.
+    pub fn get(&self, key: &Key) -> Option<IdTokenRequest> {
+        let all = self.read();
+        serde_json::from_slice(all.get(key)?).ok()
+    }
+
+    /// Whether there is a request `key`.
+    pub fn holds(&self, key: &Key) -> bool {
+        self.read().contains_key(key)
+    }
+
+    /// The requests of `namespace`, or all where none is named.
+    pub fn keys(&self, namespace: Option<&str>) -> Vec<Key> {
+        let all = self.read();
+        let within = all
+            .keys()
+            .filter(|key| namespace.is_none_or(|name| key.0 == name));
+        within.cloned().collect()
+    }
+}
+
+/// The metadata that a phase or an event reads.
+fn kept(metadata: ObjectMeta) -> ObjectMeta {
+    let only = |all: Option<std::collections::BTreeMap<String, String>>, key: &str| {
+        let value = all?.remove(key)?;
+        Some([(key.to_owned(), value)].into())
+    };
+    ObjectMeta {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        resource_version: metadata.resource_version,
+        generation: metadata.generation,
+        creation_timestamp: metadata.creation_timestamp,
+        deletion_timestamp: metadata.deletion_timestamp,
+        annotations: only(metadata.annotations, annotations::RENEW),
+        labels: only(metadata.labels, LABEL_SHARD),
+        ..ObjectMeta::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn key(namespace: &str, name: &str) -> Key {
+        (namespace.to_owned(), name.to_owned())
+    }
+
+    fn object(name: &str) -> IdTokenRequest {
+        serde_json::from_value(json!({
+            "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest",
+            "metadata": {
+                "name": name, "namespace": "shop", "uid": "u", "resourceVersion": "7", "generation": 3,
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": {"app": "billing"},
+                "annotations": {(annotations::RENEW): "1", "other": "2"},
+                "managedFields": [{"manager": "kubectl"}],
+            },
+            "spec": {"audience": "https://a.run.app", "target": {"template": {"data": {"header": "$(token)"}}}},
+            "status": {"observedGeneration": 3, "renewalTime": "2026-01-01T00:30:00Z"},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_a_phase_reads_comes_back_and_the_rest_does_not() {
+        let store = Store::default();
+        store.put(key("shop", "a"), object("a"));
+        let found = store.get(&key("shop", "a")).unwrap();
+        let mut expected = object("a");
+        expected.metadata.managed_fields = None;
+        expected.metadata.labels = None;
+        expected.metadata.annotations.as_mut().unwrap().remove("other");
+        assert_eq!(
+            serde_json::to_value(&found).unwrap(),
+            serde_json::to_value(&expected).unwrap()
+        );
+        assert_eq!(store.get(&key("shop", "b")).map(|_| ()), None);
+    }
+
+    #[test]
+    fn a_list_drops_what_it_lacks_in_its_scope_only() {
+        let store = Store::default();
+        for place in [key("shop", "a"), key("shop", "b"), key("bank", "a")] {
+            store.put(place, object("a"));
+        }
+        store.keep_only("shop", &[key("shop", "b")].into());
+        assert!(!store.holds(&key("shop", "a")));
+        assert_eq!(store.keys(Some("bank")), [key("bank", "a")]);
+        store.keep_only("", &[key("bank", "a")].into());
+        assert_eq!(store.keys(None), [key("bank", "a")]);
+        store.remove(&key("bank", "a"));
+        assert!(store.keys(None).is_empty());
+    }
+}
