@@ -1,4 +1,4 @@
-//! Makes outside text safe to show: secrets redacted, control characters escaped, length bounded.
+//! Makes outside text fit to show: secrets redacted, control characters escaped, length bounded; errors with what caused them.
 
 /// What stands in for a secret.
 const REDACTED: &str = "[redacted]";
@@ -154,6 +154,22 @@ fn looks_like_jwt(text: &str) -> bool {
         .iter()
         .all(|&least| parts.next().is_some_and(|part| part.len() >= least));
     long_enough || (text.starts_with("eyJ") && text.len() >= 16)
+}
+
+/// The messages of an error and its sources, each said once.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let message = error.to_string();
+        if !out.contains(&message) {
+            out.push_str(": ");
+            out.push_str(&message);
+        }
+        source = error.source();
+    }
+    out
 }
 
 #[cfg(test)]

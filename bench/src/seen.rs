@@ -75,14 +75,17 @@ impl Seen {
                 lines
                     .read(|line| {
                         let event: Event = serde_json::from_slice(line)?;
+                        // The API server ends the watch after it.
                         if event.type_ == "ERROR" {
-                            bail!("the watch failed: {}", String::from_utf8_lossy(line));
+                            return Ok(());
                         }
                         let mut ready = shared.lock().unwrap_or_else(PoisonError::into_inner);
                         if event.type_ == "DELETED" {
                             ready.remove(&event.object.metadata.name);
                         } else if event.object.is_ready() {
-                            ready.entry(event.object.metadata.name).or_insert_with(Instant::now);
+                            ready
+                                .entry(event.object.metadata.name)
+                                .or_insert_with(Instant::now);
                         }
                         sender.send_replace(ready.len());
                         Ok(())
@@ -104,7 +107,9 @@ impl Seen {
         match waited.map(|waited| waited.map(drop)) {
             Ok(Ok(())) => Ok(Instant::now()),
             Ok(Err(_)) => {
-                (&mut self.task).await?.context("the watch of the requests failed")?;
+                (&mut self.task)
+                    .await?
+                    .context("the watch of the requests failed")?;
                 bail!("the watch of the requests ended")
             }
             Err(_) => bail!(

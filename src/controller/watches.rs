@@ -25,6 +25,7 @@ use super::index::{Key, SecretMeta};
 use super::unreadable::{self, Shown, Unreadable};
 use crate::api::v1alpha1::{IdTokenGrant, IdTokenRequest};
 use crate::metrics::{GrantOrigin, WatchMetrics};
+use crate::text::chain;
 
 /// Seconds after which the API server ends a watch, so that it begins anew.
 pub(super) const WATCH_SECONDS: u32 = 290;
@@ -333,7 +334,7 @@ fn note<K>(telling: &mut WatchMetrics, event: &watcher::Result<watcher::Event<K>
 }
 
 fn failed(resource: &str, error: &dyn std::error::Error) {
-    tracing::warn!(resource, "the watch failed and is begun anew: {error}");
+    tracing::warn!(resource, "the watch failed and is begun anew: {}", chain(error));
 }
 
 fn key_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Key {

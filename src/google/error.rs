@@ -309,7 +309,7 @@ impl Error {
         let made = Self::new(
             endpoint,
             reason,
-            &format!("{} {verb}: {}", endpoint.title(), chain(&error)),
+            &format!("{} {verb}: {}", endpoint.title(), text::chain(&error)),
         );
         if is_unknown_issuer(&error) {
             return made.with_advice(
@@ -435,21 +435,6 @@ fn is_unknown_issuer(error: &(dyn std::error::Error + 'static)) -> bool {
         next = error.source();
     }
     false
-}
-
-/// The messages of an error and its sources, each said once.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut out = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let message = error.to_string();
-        if !out.contains(&message) {
-            out.push_str(": ");
-            out.push_str(&message);
-        }
-        source = error.source();
-    }
-    out
 }
 
 fn classify(endpoint: Endpoint, status: StatusCode, google: Option<&GoogleError>) -> (Reason, Class) {

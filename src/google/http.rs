@@ -14,7 +14,8 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::config::{ConfigError, GoogleConfig, MayCall, is_link_local, is_loopback};
-use super::error::{Endpoint, Error, Reason, chain, parse_retry_after};
+use super::error::{Endpoint, Error, Reason, parse_retry_after};
+use crate::text;
 
 /// The longest answer that is read, in bytes. Google's are below 4 KiB.
 pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -70,7 +71,7 @@ impl Http {
         let build = |builder: reqwest::ClientBuilder| {
             builder
                 .build()
-                .map_err(|error| ConfigError::Client(chain(&error.without_url())))
+                .map_err(|error| ConfigError::Client(text::chain(&error.without_url())))
         };
         Ok(Self {
             proxied: build(builder())?,
