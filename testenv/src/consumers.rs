@@ -84,14 +84,16 @@ const CRDS: GoModule = GoModule {
 };
 
 /// The Go packages with the types of foreign kinds.
-const TYPES: [&str; 3] = [
+const TYPES: [&str; 4] = [
+    "github.com/fluxcd/kustomize-controller/api/v1",
     "github.com/fluxcd/notification-controller/api/v1beta3",
     "github.com/fluxcd/source-controller/api/v1",
     "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1",
 ];
 
-/// The foreign kinds of the examples and of the chart: group and plural.
-const KINDS: [(&str, &str); 6] = [
+/// The foreign kinds of the examples, the pages and the chart: group and plural.
+const KINDS: [(&str, &str); 7] = [
+    ("kustomize.toolkit.fluxcd.io", "kustomizations"),
     ("monitoring.coreos.com", "podmonitors"),
     ("monitoring.coreos.com", "prometheusrules"),
     ("monitoring.coreos.com", "servicemonitors"),
@@ -112,7 +114,7 @@ pub fn build_all(progress: Progress) -> Result<()> {
     Ok(())
 }
 
-/// The CustomResourceDefinitions of the Prometheus operator's and Flux' kinds that the examples and the chart use, as YAML documents: made
+/// The CustomResourceDefinitions of the Prometheus operator's and Flux' kinds that the examples, the pages and the chart use, as YAML documents: made
 /// from their projects' own Go types by controller-gen, as those projects make them.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{blocks, pages, root, spans, texts};
 
 /// Flags of other programs that stand in code of their own.
-const FLAGS_OF_OTHERS: [(&str, &[&str]); 8] = [
+const FLAGS_OF_OTHERS: [(&str, &[&str]); 9] = [
     (
         "gcloud",
         &[
@@ -34,6 +34,7 @@ const FLAGS_OF_OTHERS: [(&str, &[&str]); 8] = [
     ),
     ("cargo xtask release", &["sign-key"]),
     ("curl", &["header"]),
+    ("docker build", &["build-arg"]),
     ("kube-state-metrics", &["custom-resource-state-config-file"]),
     ("idtoken-emulator", &["lifetime", "proxy"]),
     ("every program", &["help"]),
