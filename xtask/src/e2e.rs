@@ -94,11 +94,11 @@ pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
     let isolation = tokio::task::spawn_blocking(Isolation::new).await??;
     make_images(output, &built, args.image_profile.as_deref()).await?;
     output.heading("Testing");
-    on_a_node(&isolation, path).await
+    on_a_node(output, &isolation, path, args.keep).await
 }
 
 /// Runs this program again in namespaces of a node's own, where there is no network but the node's: everything has been built.
-async fn on_a_node(isolation: &Isolation, path: OsString) -> Result<()> {
+async fn on_a_node(output: &Output, isolation: &Isolation, path: OsString, keep: bool) -> Result<()> {
     let mut command = isolation.command(std::env::current_exe()?.as_os_str());
     command.args(std::env::args_os().skip(1));
     // The pipe closes with this process, however it ends; the other one reads it.
@@ -118,6 +118,11 @@ async fn on_a_node(isolation: &Isolation, path: OsString) -> Result<()> {
         .spawn()
         .context("cannot run unshare")?;
     let _pipe = child.stdin.take();
+    if let (true, Some(unshare)) = (keep, child.id()) {
+        output.line(&format!(
+            "  a shell in the node's namespaces: nsenter --all --target \"$(pgrep --parent {unshare})\""
+        ));
+    }
     let status = child.wait().await?;
     if !status.success() {
         bail!("the end-to-end tests failed");

@@ -71,8 +71,7 @@ pub async fn run_on_node(settings: Settings, programs: &NodePrograms, images: &[
         if let Err(error) = &result {
             println!("✗ {error:#}");
         }
-        println!("Everything stays up until Ctrl-C. In another shell:");
-        println!("  nsenter --all --target \"$(pgrep --newest --full 'xtask e2e')\"");
+        println!("Everything stays up until Ctrl-C. In a shell in the node's namespaces:");
         println!(
             "  export KUBECONFIG={}",
             node.cluster().admin_kubeconfig().display()
