@@ -32,13 +32,14 @@ fn mints(world: &World, name: &str) -> Vec<i64> {
 async fn what_the_status_says_is_what_happens() -> Result<()> {
     let world = World::with(Setup::lifetime(20)).await?;
     world.granted("shop").await?;
-    // Asked for, and what comes of it: least and most seconds before the end, a jitter of a tenth included.
+    // Asked for, and what comes of it: least and most seconds before the end, a jitter of a tenth included. The status has whole seconds, the
+    // ones before.
     let leads = [
         ("absent", None, 10.0, 12.0),
         ("long", Some("1h30m"), 14.0, 16.0),
         ("zero", Some("0s"), 2.0, 4.0),
         ("fits", Some("5s"), 5.0, 7.0),
-        ("parts", Some("0.1m500ms"), 6.5, 8.5),
+        ("parts", Some("0.1m500ms"), 7.0, 9.0),
     ];
     for (name, lead, ..) in leads {
         let spec = lead.map_or_else(|| json!({}), |lead| json!({"renewBefore": lead}));
