@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -9,6 +10,8 @@ use idtoken_testenv::Process;
 
 use crate::cluster::Cluster;
 use crate::usage::Usage;
+
+static STARTS: AtomicUsize = AtomicUsize::new(0);
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// What the caller's environment must not decide.
@@ -81,7 +84,9 @@ impl Program {
                 "reference"
             }
         };
-        let process = Process::spawn(name, &command, cluster.plane.dir())?;
+        // A log of its own for each start: what the one before said is not this one's.
+        let name = format!("{name}-{}", STARTS.fetch_add(1, Ordering::Relaxed));
+        let process = Process::spawn(&name, &command, cluster.plane.dir())?;
         Ok(Starting {
             process,
             is_operator: matches!(self, Self::Operator(_)),
