@@ -116,7 +116,8 @@ mod tests {
                 let found = command.find_subcommand(task);
                 let found = found.unwrap_or_else(|| panic!("there is no cargo xtask {task}"));
                 for flag in words
-                    .take_while(|word| *word != "#")
+                    // After -- come another program's arguments.
+                    .take_while(|word| !["#", "--"].contains(word))
                     .filter_map(|word| word.strip_prefix("--"))
                 {
                     let flag = flag.split('=').next();
