@@ -190,7 +190,7 @@ pub fn older(a: &str, b: &str) -> bool {
 }
 
 /// Whether `key` is in the namespace `scope`; all are where it is empty.
-fn is_within(key: &Key, scope: &str) -> bool {
+pub(super) fn is_within(key: &Key, scope: &str) -> bool {
     scope.is_empty() || key.0 == scope
 }
 

@@ -134,22 +134,18 @@ fn current(ctx: &Context, key: &Key) -> Option<(IdTokenRequest, Memory, IdTokenR
             .memory(object.metadata.uid.as_deref().unwrap_or_default());
         Some((object, memory))
     };
-    let (object, memory) = look()?;
-    let (object, memory, status) = match &memory.status {
-        Some((written, status)) if older(version(&object), written) => match status.clone() {
-            Some(status) => (object, memory, Some(*status)),
-            // The watch has caught up between the two looks.
-            None => {
-                let (object, memory) = look()?;
-                let status = object.status.clone();
-                (object, memory, status)
-            }
-        },
-        _ => {
-            let status = object.status.clone();
-            (object, memory, status)
+    let (mut object, mut memory) = look()?;
+    let mut ours = None;
+    if let Some((written, status)) = &memory.status
+        && older(version(&object), written)
+    {
+        ours.clone_from(status);
+        // The watch has caught up between the two looks.
+        if ours.is_none() {
+            (object, memory) = look()?;
         }
-    };
+    }
+    let status = ours.map(|status| *status).or_else(|| object.status.clone());
     Some((object, memory, status.unwrap_or_default()))
 }
 

@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::index::Key;
+use super::index::{Key, is_within};
 use crate::api::v1alpha1::IdTokenRequest;
 use crate::api::{LABEL_SHARD, annotations};
 
@@ -51,7 +51,7 @@ impl Store {
     /// Drops every request of `scope`, a namespace or all where empty, that `alive` does not hold.
     pub fn keep_only(&self, scope: &str, alive: &HashSet<Key>) {
         let mut all = self.write();
-        all.retain(|key, _| (!scope.is_empty() && key.0 != scope) || alive.contains(key));
+        all.retain(|key, _| !is_within(key, scope) || alive.contains(key));
         all.shrink_to_fit();
     }
 
