@@ -1,12 +1,11 @@
 //! The programs that are measured.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use idtoken_testenv::Process;
+use idtoken_testenv::{Process, clean_command};
 
 use crate::cluster::Cluster;
 use crate::usage::Usage;
@@ -14,18 +13,6 @@ use crate::usage::Usage;
 static STARTS: AtomicUsize = AtomicUsize::new(0);
 
 const LIMIT: Duration = Duration::from_secs(120);
-/// What the caller's environment must not decide.
-const FOREIGN: [&str; 8] = [
-    "GOOGLE_APPLICATION_CREDENTIALS",
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-    "RUST_LOG",
-];
-
 /// A program that can be measured.
 #[derive(Clone, Debug)]
 pub(crate) enum Program {
@@ -55,7 +42,9 @@ impl Program {
         let path = match self {
             Self::Operator(path) | Self::Reference(path) => path,
         };
-        let mut command = clean(path, cluster);
+        let mut command = clean_command(path);
+        // No gcloud credentials of whoever runs it are found there.
+        command.env("HOME", cluster.plane.dir());
         let name = match self {
             Self::Operator(_) => {
                 command
@@ -185,18 +174,4 @@ impl System {
     pub(crate) fn log_tail(&self) -> String {
         self.process.log_tail()
     }
-}
-
-fn clean(program: &Path, cluster: &Cluster) -> Command {
-    let mut command = Command::new(program);
-    let ours = std::env::vars_os().map(|(name, _)| name);
-    for name in ours.filter(|name| name.to_string_lossy().starts_with("IDTOKEN_")) {
-        command.env_remove(name);
-    }
-    for name in FOREIGN {
-        command.env_remove(name);
-    }
-    // No gcloud credentials of whoever runs it are found there.
-    command.env("HOME", cluster.plane.dir());
-    command
 }

@@ -1,11 +1,10 @@
 //! What the demo runs in: a control plane, an emulated Google, and the operator with its own rights only.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use idtoken_testenv::{Assets, ControlPlane, Options, Process};
+use idtoken_testenv::{Assets, ControlPlane, Options, Process, clean_command};
 use serde_json::Value;
 
 use super::token::Token;
@@ -15,22 +14,6 @@ use crate::output::Output;
 
 /// The user that the API server sees for the ServiceAccount of config/rbac.yaml.
 const OPERATOR_USER: &str = "system:serviceaccount:idtoken-system:idtoken-operator";
-/// What variables of the caller's must not steer the operator or the emulator.
-const FOREIGN: [&str; 12] = [
-    "GOOGLE_APPLICATION_CREDENTIALS",
-    "CLOUDSDK_CONFIG",
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-    "KUBECONFIG",
-    "GOOGLE_CLOUD_QUOTA_PROJECT",
-    "GOOGLE_CLOUD_UNIVERSE_DOMAIN",
-    "RUST_LOG",
-];
-
 /// Everything that runs. Stops when dropped, operator first.
 pub(crate) struct World {
     operator: Process,
@@ -81,7 +64,7 @@ impl World {
         ));
 
         let step = output.begin("the emulator");
-        let mut command = clean(&programs.emulator);
+        let mut command = clean_command(&programs.emulator);
         command
             .arg("--policy")
             .arg(root.join("examples/demo/policy.yaml"));
@@ -97,7 +80,7 @@ impl World {
         ));
 
         let step = output.begin("the operator");
-        let mut command = clean(&programs.operator);
+        let mut command = clean_command(&programs.operator);
         command
             .args([
                 "run",
@@ -272,19 +255,6 @@ impl World {
         let folders = std::iter::once(self.plugins.clone()).chain(std::env::split_paths(&path));
         Ok(std::env::join_paths(folders)?)
     }
-}
-
-/// A command without what the caller's environment would tell it.
-fn clean(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    let ours = std::env::vars_os().map(|(name, _)| name);
-    for name in ours.filter(|name| name.to_string_lossy().starts_with("IDTOKEN_")) {
-        command.env_remove(name);
-    }
-    for name in FOREIGN {
-        command.env_remove(name);
-    }
-    command
 }
 
 fn read(path: &Path) -> Result<String> {
