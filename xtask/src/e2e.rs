@@ -16,9 +16,6 @@ use crate::image::{self, ImageArgs};
 use crate::output::Output;
 use crate::{cargo, crds};
 
-/// Exit status where this machine cannot run a node (EX_UNAVAILABLE of sysexits.h): nothing was tested.
-const UNAVAILABLE: i32 = 69;
-
 /// What is asked for.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct E2eArgs {
@@ -57,7 +54,9 @@ pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
     }
     output.heading("Building");
     let step = output.begin("packages");
-    if let Err(error) = tokio::task::spawn_blocking(|| packages::install(Progress::Stderr)).await? {
+    if let Err(error) =
+        tokio::task::spawn_blocking(|| packages::install(&packages::NODE, Progress::Stderr)).await?
+    {
         unavailable(output, &format!("{error:#}"));
     }
     step.done("runc, iptables, busybox and curl are there");
@@ -152,8 +151,10 @@ async fn inside(args: &E2eArgs) -> Result<()> {
 
 /// Says loudly that nothing was tested, and ends.
 fn unavailable(output: &Output, why: &str) -> ! {
-    output.warn(&format!("the end-to-end tests cannot run on this machine: {why}"));
-    std::process::exit(UNAVAILABLE);
+    crate::unavailable(
+        output,
+        &format!("the end-to-end tests cannot run on this machine: {why}"),
+    );
 }
 
 /// Makes all images: the project's own, and those of the tests' pods. Without a profile the project's are made of this workspace's

@@ -112,7 +112,7 @@ pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<Made> {
         Some(arch) => arch.into(),
         None => oci::Arch::of_this_machine()?,
     };
-    let program = build_static(output, package, arch, &args.profile).await?;
+    let program = build_static(output, package, arch, &args.profile, &[]).await?;
 
     let step = output.begin("image");
     let commit = Commit::of_workspace();
@@ -160,7 +160,8 @@ pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<Made> {
     })
 }
 
-/// Builds the program of `package` so that it needs no file of the image: linked statically with glibc, position-independent.
+/// Builds the program of `package` so that it needs no file of the image: linked statically with glibc, position-independent. `flags`
+/// are rustc's for the program alone, not for the crates that it is made of.
 ///
 /// # Errors
 /// With what cargo said, when it fails.
@@ -169,6 +170,7 @@ pub(crate) async fn build_static(
     package: &str,
     arch: oci::Arch,
     profile: &str,
+    flags: &[&str],
 ) -> Result<Program> {
     let target = triple(arch);
     let mut cargo = cargo::cargo();
@@ -180,12 +182,15 @@ pub(crate) async fn build_static(
     }
     let step = output.begin("cargo build");
     cargo.args([
-        "build",
+        if flags.is_empty() { "build" } else { "rustc" },
         "--locked",
         "--bins",
         "--message-format=json-render-diagnostics",
     ]);
     cargo.args(["--package", package, "--target", target, "--profile", profile]);
+    if !flags.is_empty() {
+        cargo.arg("--").args(flags);
+    }
     cargo.env("CARGO_ENCODED_RUSTFLAGS", rustflags().join("\x1f"));
     if arch != oci::Arch::of_this_machine()? {
         for (name, value) in cross_compiler(target) {

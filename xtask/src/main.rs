@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask demo`, `test`, `bench`, `crds`, `docs` and `manifests`.
+//! The project's tasks: `cargo xtask demo`, `test`, `bench`, `instructions`, `crds`, `docs` and `manifests`.
 
 mod bench;
 mod cargo;
@@ -7,6 +7,7 @@ mod demo;
 mod docs;
 mod e2e;
 mod image;
+mod instructions;
 mod manifests;
 mod output;
 mod release;
@@ -25,6 +26,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Exit status after Ctrl-C, as shells have it: 128 and the number of SIGINT.
 const INTERRUPTED: i32 = 130;
+/// Exit status where this machine cannot do the task (EX_UNAVAILABLE of sysexits.h): nothing was tested.
+const UNAVAILABLE: i32 = 69;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -66,6 +69,9 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Count the instructions of what a reconcile decides, and fail where there are more than the committed counts allow. Installs
+    /// valgrind where it is missing.
+    Instructions(instructions::InstructionsArgs),
     /// Write the CustomResourceDefinitions to crds/ and into the chart.
     Crds {
         /// Write nothing; fail where crds/ is not what the code says.
@@ -125,6 +131,7 @@ async fn run(task: Task, output: &Output) -> Result<()> {
         Task::Demo { keep } => demo::run(output, keep).await,
         Task::Test { unit, filter } => test::run(output, unit, filter.as_deref()).await,
         Task::Bench { against, arguments } => bench::run(output, against.as_deref(), &arguments).await,
+        Task::Instructions(args) => instructions::run(output, &args).await,
         Task::Crds { check: true } => crds::check(output),
         Task::Crds { check: false } => crds::write(output),
         Task::Docs { check: true } => docs::check(output),
@@ -147,6 +154,12 @@ async fn interrupted() -> Result<()> {
         _ = hangup.recv() => {}
     }
     Ok(())
+}
+
+/// Says that the task is left undone, and ends.
+fn unavailable(output: &Output, why: &str) -> ! {
+    output.warn(why);
+    std::process::exit(UNAVAILABLE);
 }
 
 /// The root of the workspace.

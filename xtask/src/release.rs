@@ -155,7 +155,7 @@ async fn images(
 
 /// The kubectl plugin with its licences, and its bill of materials; gives the bill.
 async fn plugin(output: &Output, arch: oci::Arch, commit: &Commit, dist: &Path) -> Result<PathBuf> {
-    let program = image::build_static(output, PLUGIN, arch, image::RELEASE).await?;
+    let program = image::build_static(output, PLUGIN, arch, image::RELEASE, &[]).await?;
     let step = output.begin("kubectl plugin");
     let mut entries = vec![Entry::program(PLUGIN, std::fs::read(&program.path)?)];
     for (path, text) in idtoken_image::files(&crate::workspace(), PLUGIN, image::triple(arch))? {

@@ -1,4 +1,4 @@
-//! Programs of the node that are not built: packages of Debian and Ubuntu.
+//! Programs that are not built: packages of Debian and Ubuntu.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,8 +8,14 @@ use anyhow::{Result, bail};
 use crate::build::run;
 use crate::progress::{Progress, Step};
 
-/// Programs and the packages that have them. A plain Go build of runc lacks seccomp.
-const PROGRAMS: [(&str, &str); 8] = [
+/// A program and the package that has it.
+pub type Package = (&'static str, &'static str);
+
+/// What counts instructions: <https://valgrind.org/docs/manual/cl-manual.html>.
+pub const VALGRIND: [Package; 1] = [("valgrind", "valgrind")];
+
+/// What a node needs. A plain Go build of runc lacks seccomp.
+pub const NODE: [Package; 8] = [
     ("busybox", "busybox-static"),
     ("conntrack", "conntrack"),
     ("curl", "curl"),
@@ -20,10 +26,9 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("unshare", "util-linux"),
 ];
 
-/// The packages whose programs are not in `PATH`, `/usr/sbin` or `/sbin`.
-#[must_use]
-pub fn missing() -> Vec<&'static str> {
-    let absent = PROGRAMS.iter().filter(|(program, _)| find(program).is_none());
+/// The packages of `programs` that are not in `PATH`, `/usr/sbin` or `/sbin`.
+fn missing(programs: &[Package]) -> Vec<&'static str> {
+    let absent = programs.iter().filter(|(program, _)| find(program).is_none());
     absent.map(|(_, package)| *package).collect()
 }
 
@@ -37,12 +42,12 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Installs what is missing with apt-get. Blocks; needs root.
+/// Installs what is missing of `programs` with apt-get. Blocks; needs root.
 ///
 /// # Errors
 /// When there is no apt-get, or it fails: with its words.
-pub fn install(progress: Progress) -> Result<()> {
-    let packages = missing();
+pub fn install(programs: &[Package], progress: Progress) -> Result<()> {
+    let packages = missing(programs);
     if packages.is_empty() {
         return Ok(());
     }
@@ -61,7 +66,7 @@ pub fn install(progress: Progress) -> Result<()> {
         }
     }
     step.finish(&format!("installed {wanted}"));
-    match missing() {
+    match missing(programs) {
         missing if missing.is_empty() => Ok(()),
         missing => bail!("apt-get installed no program of {}", missing.join(" ")),
     }

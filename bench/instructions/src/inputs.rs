@@ -1,0 +1,230 @@
+//! What the cases work on: an ordinary request whose token is held, as the API server shows it, and a token as Google makes them.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use idtoken_operator::api::Key;
+use idtoken_operator::api::v1alpha1::{
+    GrantStatus, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus,
+};
+use idtoken_operator::controller::authorize::GrantSet;
+use idtoken_operator::controller::grant_index::{Grant, Namespaces};
+use idtoken_operator::controller::index::{Basis, Retry, SecretMeta};
+use idtoken_operator::controller::observe::Content;
+use idtoken_operator::controller::plan::{self, Observed};
+use idtoken_operator::controller::render::{Rendered, render};
+use idtoken_operator::controller::schedule::Class;
+use idtoken_operator::controller::status::{Held, Report, compute};
+use idtoken_operator::controller::store::Store;
+use idtoken_operator::controller::validate::{Request, validate};
+use idtoken_operator::token::IdToken;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Value, json};
+
+/// The token's `iat`.
+const ISSUED: i64 = 1_800_000_000;
+const LIFETIME: i64 = 3600;
+const UID: &str = "0b9a66cb-61a4-4f4e-8a3c-000000000001";
+const ACCOUNT: &str = "caller@my-project.iam.gserviceaccount.com";
+const AUDIENCE: &str = "https://billing-4nrmvqjxda-ew.a.run.app";
+/// How many grants there are beside the one that allows the request.
+const GRANTS: usize = 1000;
+
+/// What the cases work on.
+pub(crate) struct Inputs {
+    pub(crate) key: Key,
+    /// Holds `object`.
+    pub(crate) store: Store,
+    /// The request as the API server shows it, with its status.
+    pub(crate) object: IdTokenRequest,
+    pub(crate) status: IdTokenRequestStatus,
+    /// The request, whose Secret has the token alone.
+    pub(crate) request: Request,
+    /// The same with a template for two more keys and metadata.
+    pub(crate) templated: Request,
+    pub(crate) grants: GrantSet,
+    /// The Secret as the request left it.
+    pub(crate) observed: Observed,
+    /// The Secret as the API server answers it.
+    pub(crate) secret: String,
+    pub(crate) content: Content,
+    pub(crate) rendered: Rendered,
+    /// After a failed renewal.
+    pub(crate) retry: Retry,
+    /// What a look at a Secret that is as it should be comes to.
+    pub(crate) unchanged: Report,
+    /// What a renewal comes to.
+    pub(crate) renewed: Report,
+    /// A token as Google answers it.
+    pub(crate) jwt: String,
+    pub(crate) token: IdToken,
+    pub(crate) issued: Timestamp,
+    pub(crate) expires: Timestamp,
+    /// A while after the issue: nothing is due.
+    pub(crate) early: Timestamp,
+    /// The renewal is due.
+    pub(crate) late: Timestamp,
+}
+
+impl Inputs {
+    pub(crate) fn new() -> Result<Self, Box<dyn Error>> {
+        let at = Timestamp::from_second;
+        let (issued, expires) = (at(ISSUED)?, at(ISSUED + LIFETIME)?);
+        let (early, late) = (at(ISSUED + 600)?, at(ISSUED + 2400)?);
+        let object = object(&json!({}))?;
+        let request = validate(&object)?;
+        let templated = validate(&self::object(&json!({
+            "template": {
+                "metadata": {"labels": {"app": "billing"}, "annotations": {"team": "shop"}},
+                "data": {
+                    "header": "Authorization: Bearer $(token)",
+                    "config.yaml": "url: $(audience)\naccount: $(email)\nexpires: $(expirationTime)\n",
+                },
+            },
+        }))?)?;
+        let jwt = jwt(ISSUED);
+        let token = IdToken::parse(jwt.clone())?;
+        let rendered = render(&templated, &token)?;
+        let secret = secret(&rendered);
+        let content = Content::decode("shop", "get", secret.clone())?;
+        let observed = Observed {
+            secret: Some(SecretMeta {
+                render_hash: Some(request.render_hash.clone()),
+                ..content.summary.clone()
+            }),
+            recorded: Some(content.summary.resource_version.clone()),
+            ..Observed::default()
+        };
+        let unchanged = report(&request, &token, &content.summary.resource_version);
+        let status = compute(&IdTokenRequestStatus::default(), 3, &unchanged, issued);
+        let renewed = report(&request, &IdToken::parse(self::jwt(ISSUED + 2400))?, "481517");
+        let object = IdTokenRequest {
+            status: Some(status.clone()),
+            ..object
+        };
+        let key = (request.namespace.clone(), request.name.clone());
+        let store = Store::default();
+        store.put(key.clone(), object.clone());
+        Ok(Self {
+            key,
+            store,
+            object,
+            status,
+            grants: grants()?,
+            observed,
+            secret,
+            content,
+            rendered,
+            retry: Retry {
+                reason: "Refused",
+                message: "iamcredentials.googleapis.com answered 403 PERMISSION_DENIED".into(),
+                class: Class::Refused,
+                attempts: 4,
+                since: at(ISSUED + 2300)?,
+                at: at(ISSUED + 2390)?,
+                next: at(ISSUED + 2450)?,
+                act: false,
+                basis: Basis {
+                    generation: 3,
+                    renew: None,
+                    grant: Some("team-shop".into()),
+                },
+            },
+            unchanged,
+            renewed,
+            jwt,
+            token,
+            issued,
+            expires,
+            early,
+            late,
+            request,
+            templated,
+        })
+    }
+}
+
+/// The request shop/billing with this `spec.target`.
+fn object(target: &Value) -> Result<IdTokenRequest, serde_json::Error> {
+    serde_json::from_value(json!({
+        "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest",
+        "metadata": {
+            "name": "billing", "namespace": "shop", "uid": UID, "generation": 3, "resourceVersion": "481516",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {"audience": AUDIENCE, "serviceAccount": ACCOUNT, "renewBefore": "25m", "target": target},
+    }))
+}
+
+/// A token with the claims that Google's have, and a signature of their length.
+fn jwt(issued: i64) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let header = json!({"alg": "RS256", "kid": "763f7c4cd26a1eb2b1b39a88f4434d1f4d9a368b", "typ": "JWT"});
+    let claims = json!({
+        "aud": AUDIENCE, "azp": "123456789012345678901", "email": ACCOUNT, "email_verified": true,
+        "exp": issued + LIFETIME, "iat": issued, "iss": "https://accounts.google.com", "sub": "123456789012345678901",
+    });
+    let signature = URL_SAFE_NO_PAD.encode([0xa5_u8; 256]);
+    format!("{}.{}.{signature}", part(&header), part(&claims))
+}
+
+/// `rendered` as the API server answers it.
+fn secret(rendered: &Rendered) -> String {
+    let mut secret = rendered.create("shop", "billing");
+    secret["metadata"]["uid"] = "5a0ffb2c-9e07-4be1-8d2a-000000000002".into();
+    secret["metadata"]["resourceVersion"] = "481515".into();
+    secret["metadata"]["creationTimestamp"] = "2026-01-01T00:00:01Z".into();
+    secret.to_string()
+}
+
+/// What a reconcile comes to that leaves `token` in the Secret.
+fn report(request: &Request, token: &IdToken, resource_version: &str) -> Report {
+    let claims = token.claims();
+    Report {
+        held: Some(Held {
+            secret: SecretStatus {
+                name: request.target.name.clone(),
+                resource_version: Some(resource_version.to_owned()),
+            },
+            token: TokenStatus {
+                issue_time: Some(Time(claims.iat)),
+                expiration_time: Some(Time(claims.exp)),
+                audience: Some(claims.aud.clone()),
+                email: claims.email.clone(),
+                subject: Some(claims.sub.clone()),
+            },
+            renewal: plan::renewal(request, claims.iat, claims.exp),
+            unchanged: false,
+        }),
+        source: Some(request.token.source.name()),
+        grant: Some(GrantStatus {
+            name: "team-shop".into(),
+            uid: Some(UID.into()),
+        }),
+        ..Report::default()
+    }
+}
+
+/// The grant that allows the request, and many that do not.
+fn grants() -> Result<GrantSet, serde_json::Error> {
+    let grant = |name: String, namespace: String| -> Result<Grant, serde_json::Error> {
+        let spec = serde_json::from_value(json!({
+            "from": [{"namespace": namespace}],
+            "to": [{"serviceAccounts": ["*@my-project.iam.gserviceaccount.com"], "audiences": [AUDIENCE]}],
+        }))?;
+        Ok(Grant {
+            id: GrantStatus {
+                name,
+                uid: Some(UID.into()),
+            },
+            spec: Arc::new(spec),
+        })
+    };
+    let mut all = vec![grant("team-shop".into(), "shop".into())?];
+    for number in 0..GRANTS {
+        all.push(grant(format!("team-{number}"), format!("team-{number}"))?);
+    }
+    Ok(GrantSet::new(&all, &Namespaces::new(), None))
+}

@@ -1,0 +1,270 @@
+//! `cargo xtask instructions`: how many instructions the decisions of a reconcile take, by callgrind, beside the committed counts.
+//!
+//! Not a library such as gungraun: that measures a profile with debug information, for which every crate would be compiled once more,
+//! needs a runner of its own version, and keeps what it compares with in the target folder. This takes the program as it is released, from
+//! the crates that `cargo xtask image` has compiled, and compares with a file that is reviewed.
+
+mod baseline;
+mod profile;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use baseline::{Baseline, Counts};
+use clap::Args;
+use idtoken_testenv::node::packages;
+use idtoken_testenv::{Progress, oci};
+use profile::Profile;
+
+use crate::crds::shown;
+use crate::image;
+use crate::output::Output;
+
+const PACKAGE: &str = "idtoken-instructions";
+/// The function of that program whose calls are counted.
+const COUNTED: &str = "counted_part";
+/// The case whose functions are listed.
+const HOT: &str = "reconcile/renew";
+/// How many of them.
+const HOT_FUNCTIONS: usize = 15;
+
+/// What is asked for.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InstructionsArgs {
+    /// Make what is counted now the committed counts.
+    #[arg(long)]
+    bless: bool,
+    /// Print the tables of docs/performance.md.
+    #[arg(long)]
+    markdown: bool,
+}
+
+/// A case that was counted.
+struct Counted {
+    name: String,
+    what: String,
+    profile: Profile,
+    /// Where callgrind wrote it.
+    file: PathBuf,
+}
+
+/// Counts, and compares or blesses.
+///
+/// # Errors
+/// When something cannot be built or counted, or a case takes more than it may.
+pub(crate) async fn run(output: &Output, args: &InstructionsArgs) -> Result<()> {
+    let step = output.begin("valgrind");
+    let installed =
+        tokio::task::spawn_blocking(|| packages::install(&packages::VALGRIND, Progress::Stderr)).await?;
+    if let Err(error) = installed {
+        let why = format!("instructions cannot be counted on this machine: {error:#}");
+        crate::unavailable(output, &why);
+    }
+    let valgrind = packages::find("valgrind").context("there is no valgrind")?;
+    step.done("valgrind is there");
+    let arch = oci::Arch::of_this_machine()?;
+    // Without its symbols callgrind finds no function.
+    let flags = ["-Cstrip=none"];
+    let program = image::build_static(output, PACKAGE, arch, image::RELEASE, &flags).await?;
+
+    let step = output.begin("callgrind");
+    let mut all = Vec::new();
+    for (name, what) in cases(&program.path)? {
+        step.progress(&name);
+        let (valgrind, program) = (valgrind.clone(), program.path.clone());
+        all.push(tokio::task::spawn_blocking(move || count(&valgrind, &program, name, what)).await??);
+    }
+    step.done(&format!("{} cases are counted", all.len()));
+
+    let counts: Counts = all
+        .iter()
+        .map(|case| (case.name.clone(), case.profile.counted))
+        .collect();
+    let path = crate::workspace().join("bench/instructions/baseline.json");
+    let mut baseline = Baseline::read(&path)?;
+    let tools = tools(&valgrind)?;
+    let before = baseline.of(std::env::consts::ARCH).cloned();
+    let allowed = before.as_ref().map(|before| &before.cases);
+    if args.markdown {
+        markdown(output, &all);
+    } else {
+        table(output, &all, allowed);
+    }
+    if args.bless {
+        baseline.set(std::env::consts::ARCH, tools, counts);
+        baseline.write(&path)?;
+        output.line(&format!("\n{} is written", shown(&path)));
+        return Ok(());
+    }
+    let Some(before) = before else {
+        output.warn(&format!(
+            "{} has no counts for {}: nothing is compared; --bless writes them",
+            shown(&path),
+            std::env::consts::ARCH
+        ));
+        return Ok(());
+    };
+    if before.counted_with != tools {
+        output.warn(&format!(
+            "the committed counts are of {}; this is {}",
+            before.counted_with.join(", "),
+            tools.join(", ")
+        ));
+    }
+    let comparison = baseline::compare(&before.cases, &counts);
+    if !comparison.less.is_empty() {
+        output.line(&format!(
+            "\nfewer than before by more than {}: `cargo xtask instructions --bless` keeps it so: {}",
+            baseline::limit(),
+            comparison.less.join(", ")
+        ));
+    }
+    if comparison.faults.is_empty() {
+        return Ok(());
+    }
+    let files = all
+        .iter()
+        .filter(|case| comparison.more.contains(&case.name))
+        .map(|case| format!("\n  callgrind_annotate --inclusive=yes {}", shown(&case.file)));
+    bail!(
+        "{}\n  where it goes:{}\n  where it is wanted: cargo xtask instructions --bless, and commit {} with the reason",
+        comparison.faults.join("\n  "),
+        files.collect::<String>(),
+        shown(&path)
+    );
+}
+
+/// The name of each case and what it does.
+fn cases(program: &Path) -> Result<Vec<(String, String)>> {
+    let listed = said(&mut Command::new(program))?;
+    let cases: Vec<_> = listed
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .map(|(name, what)| (name.to_owned(), what.to_owned()))
+        .collect();
+    if cases.is_empty() {
+        bail!("{PACKAGE} lists no cases");
+    }
+    Ok(cases)
+}
+
+/// Runs one case in callgrind.
+fn count(valgrind: &Path, program: &Path, name: String, what: String) -> Result<Counted> {
+    let folder = idtoken_testenv::target_dir().join("instructions");
+    std::fs::create_dir_all(&folder)?;
+    let file = folder.join(format!("{}.out", name.replace('/', "-")));
+    let _ = std::fs::remove_file(&file);
+    let mut command = Command::new(valgrind);
+    command
+        // What stands there moves the stack, and with it the alignment of what is copied.
+        .env_clear()
+        .args([
+            "-q",
+            "--tool=callgrind",
+            "--compress-strings=no",
+            "--compress-pos=no",
+        ])
+        .arg(format!("--toggle-collect=*{COUNTED}*"))
+        .arg(format!("--callgrind-out-file={}", file.display()))
+        .arg(program)
+        .arg(&name);
+    said(&mut command)?;
+    let text =
+        std::fs::read_to_string(&file).with_context(|| format!("callgrind wrote no {}", shown(&file)))?;
+    let profile = Profile::parse(&text, COUNTED).with_context(|| format!("{name}, {}", shown(&file)))?;
+    Ok(Counted {
+        name,
+        what,
+        profile,
+        file,
+    })
+}
+
+/// What a command prints.
+fn said(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {command:?}"))?;
+    if !output.status.success() {
+        bail!(
+            "{command:?}: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// What decides the counts beside the sources: compiler, C library, callgrind.
+fn tools(valgrind: &Path) -> Result<Vec<String>> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    Ok(vec![
+        said(
+            Command::new(rustc)
+                .arg("--version")
+                .current_dir(crate::workspace()),
+        )?,
+        said(Command::new("getconf").arg("GNU_LIBC_VERSION"))?,
+        said(Command::new(valgrind).arg("--version"))?,
+    ])
+}
+
+fn table(output: &Output, all: &[Counted], before: Option<&Counts>) {
+    let width = all.iter().map(|case| case.name.len()).max().unwrap_or(0);
+    output.line(&format!(
+        "\n{:width$} {:>12} {:>12} {:>8}  {:>12}",
+        "case", "instructions", "committed", "", "cryptography"
+    ));
+    for case in all {
+        let counted = case.profile.counted;
+        let (committed, change) = match before.and_then(|before| before.get(&case.name)) {
+            Some(before) => (before.to_string(), baseline::change(*before, counted)),
+            None => ("none".to_owned(), String::new()),
+        };
+        output.line(&format!(
+            "{:width$} {counted:>12} {committed:>12} {change:>8}  {:>12}",
+            case.name, case.profile.cryptography
+        ));
+    }
+}
+
+fn markdown(output: &Output, all: &[Counted]) {
+    output.line("\n| Case | What is done | Instructions |\n|---|---|---:|");
+    for case in all {
+        let counted = thousands(case.profile.counted);
+        output.line(&format!("| `{}` | {} | {counted} |", case.name, case.what));
+    }
+    let Some(hot) = all.iter().find(|case| case.name == HOT) else {
+        return;
+    };
+    let own: BTreeMap<&str, u64> = hot.profile.own_by_group();
+    let mut own: Vec<_> = own.into_iter().collect();
+    own.sort_by_key(|(name, cost)| (std::cmp::Reverse(*cost), *name));
+    output.line("\n| Function | Instructions of its own | Share |\n|---|---:|---:|");
+    for (name, cost) in own.into_iter().take(HOT_FUNCTIONS) {
+        let share = 100.0 * cost as f64 / hot.profile.counted.max(1) as f64;
+        output.line(&format!("| `{name}` | {} | {share:.1} % |", thousands(cost)));
+    }
+}
+
+/// A number with commas.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().collect();
+    let groups: Vec<_> = groups.into_iter().map(String::from_utf8_lossy).collect();
+    groups.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::thousands;
+
+    #[test]
+    fn numbers_have_commas() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(thousands(number), text);
+        }
+    }
+}
