@@ -69,6 +69,13 @@ pub(crate) fn shown(path: &std::path::Path) -> String {
         .to_string()
 }
 
+/// `text` with `inner` between its two `marks`; none where they are not there.
+pub(crate) fn with_between(text: &str, marks: [&str; 2], inner: &str) -> Option<String> {
+    let (before, rest) = text.split_once(marks[0])?;
+    let (_, after) = rest.split_once(marks[1])?;
+    Some(format!("{before}{}{inner}{}{after}", marks[0], marks[1]))
+}
+
 /// The lines that differ, between what both begin and end with; at most 20 of each.
 pub(crate) fn difference(found: &str, wanted: &str) -> String {
     let (found, wanted): (Vec<_>, Vec<_>) = (found.lines().collect(), wanted.lines().collect());

@@ -5,14 +5,14 @@
 //! the crates that `cargo xtask image` has compiled, and compares with a file that is reviewed.
 
 mod baseline;
+mod page;
 mod profile;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use baseline::{Baseline, Counts};
+use baseline::{Baseline, Counts, OfArch};
 use clap::Args;
 use idtoken_testenv::node::packages;
 use idtoken_testenv::{Progress, oci};
@@ -25,18 +25,16 @@ use crate::output::Output;
 const PACKAGE: &str = "idtoken-instructions";
 /// The function of that program whose calls are counted.
 const COUNTED: &str = "counted_part";
-/// The case whose functions are listed.
-const HOT: &str = "reconcile/renew";
-/// How many of them.
-const HOT_FUNCTIONS: usize = 15;
+const BASELINE: &str = "bench/instructions/baseline.json";
+const PAGE: &str = "docs/performance.md";
 
 /// What is asked for.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct InstructionsArgs {
-    /// Make what is counted now the committed counts.
+    /// Make what is counted now the committed counts, and write them to docs/performance.md.
     #[arg(long)]
     bless: bool,
-    /// Print the tables of docs/performance.md.
+    /// Print the tables as Markdown.
     #[arg(long)]
     markdown: bool,
 }
@@ -82,38 +80,41 @@ pub(crate) async fn run(output: &Output, args: &InstructionsArgs) -> Result<()> 
         .iter()
         .map(|case| (case.name.clone(), case.profile.counted))
         .collect();
-    let path = crate::workspace().join("bench/instructions/baseline.json");
+    let path = crate::workspace().join(BASELINE);
     let mut baseline = Baseline::read(&path)?;
-    let tools = tools(&valgrind)?;
-    let before = baseline.of(std::env::consts::ARCH).cloned();
-    let allowed = before.as_ref().map(|before| &before.cases);
+    let now = OfArch {
+        counted_with: tools(&valgrind)?,
+        cases: counts,
+    };
+    let arch = std::env::consts::ARCH;
+    let before = baseline.0.get(arch).cloned();
+    let tables = page::tables(arch, &now.counted_with, &all);
     if args.markdown {
-        markdown(output, &all);
+        output.line(&tables);
     } else {
-        table(output, &all, allowed);
+        table(output, &all, before.as_ref().map(|before| &before.cases));
     }
     if args.bless {
-        baseline.set(std::env::consts::ARCH, tools, counts);
+        baseline.0.insert(arch.to_owned(), now);
         baseline.write(&path)?;
-        output.line(&format!("\n{} is written", shown(&path)));
+        page::write(&crate::workspace().join(PAGE), &tables)?;
+        output.line(&format!("\n{BASELINE} and {PAGE} are written"));
         return Ok(());
     }
     let Some(before) = before else {
         output.warn(&format!(
-            "{} has no counts for {}: nothing is compared; --bless writes them",
-            shown(&path),
-            std::env::consts::ARCH
+            "{BASELINE} has no counts for {arch}: nothing is compared; --bless writes them"
         ));
         return Ok(());
     };
-    if before.counted_with != tools {
+    if before.counted_with != now.counted_with {
         output.warn(&format!(
             "the committed counts are of {}; this is {}",
             before.counted_with.join(", "),
-            tools.join(", ")
+            now.counted_with.join(", ")
         ));
     }
-    let comparison = baseline::compare(&before.cases, &counts);
+    let comparison = baseline::compare(&before.cases, &now.cases);
     if !comparison.less.is_empty() {
         output.line(&format!(
             "\nfewer than before by more than {}: `cargo xtask instructions --bless` keeps it so: {}",
@@ -129,10 +130,9 @@ pub(crate) async fn run(output: &Output, args: &InstructionsArgs) -> Result<()> 
         .filter(|case| comparison.more.contains(&case.name))
         .map(|case| format!("\n  callgrind_annotate --inclusive=yes {}", shown(&case.file)));
     bail!(
-        "{}\n  where it goes:{}\n  where it is wanted: cargo xtask instructions --bless, and commit {} with the reason",
+        "{}\n  where it goes:{}\n  where it is wanted: cargo xtask instructions --bless, and commit {BASELINE} with the reason",
         comparison.faults.join("\n  "),
-        files.collect::<String>(),
-        shown(&path)
+        files.collect::<String>()
     );
 }
 
@@ -227,44 +227,5 @@ fn table(output: &Output, all: &[Counted], before: Option<&Counts>) {
             "{:width$} {counted:>12} {committed:>12} {change:>8}  {:>12}",
             case.name, case.profile.cryptography
         ));
-    }
-}
-
-fn markdown(output: &Output, all: &[Counted]) {
-    output.line("\n| Case | What is done | Instructions |\n|---|---|---:|");
-    for case in all {
-        let counted = thousands(case.profile.counted);
-        output.line(&format!("| `{}` | {} | {counted} |", case.name, case.what));
-    }
-    let Some(hot) = all.iter().find(|case| case.name == HOT) else {
-        return;
-    };
-    let own: BTreeMap<&str, u64> = hot.profile.own_by_group();
-    let mut own: Vec<_> = own.into_iter().collect();
-    own.sort_by_key(|(name, cost)| (std::cmp::Reverse(*cost), *name));
-    output.line("\n| Function | Instructions of its own | Share |\n|---|---:|---:|");
-    for (name, cost) in own.into_iter().take(HOT_FUNCTIONS) {
-        let share = 100.0 * cost as f64 / hot.profile.counted.max(1) as f64;
-        output.line(&format!("| `{name}` | {} | {share:.1} % |", thousands(cost)));
-    }
-}
-
-/// A number with commas.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().collect();
-    let groups: Vec<_> = groups.into_iter().map(String::from_utf8_lossy).collect();
-    groups.join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::thousands;
-
-    #[test]
-    fn numbers_have_commas() {
-        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(thousands(number), text);
-        }
     }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use idtoken_testenv::{Progress, binaries};
 
-use crate::crds::{difference, shown};
+use crate::crds::{difference, shown, with_between};
 use crate::output::Output;
 use crate::{values, values_schema};
 
@@ -153,17 +153,11 @@ fn of_values() -> Result<Files> {
     };
     let entries = values::parse(&read("values.yaml")?)?;
     let readme = read("README.md")?;
-    let parts = readme
-        .split_once(TABLE[0])
-        .and_then(|(before, rest)| Some((before, rest.split_once(TABLE[1])?.1)));
-    let (before, after) = parts.context("the chart's README.md has no place for the table of values")?;
-    let table = values::table(&entries);
+    let readme = with_between(&readme, TABLE, &values::table(&entries))
+        .context("the chart's README.md has no place for the table of values")?;
     Ok(vec![
         (chart.join("values.schema.json"), values_schema::text(&entries)?),
-        (
-            chart.join("README.md"),
-            format!("{before}{}{table}{}{after}", TABLE[0], TABLE[1]),
-        ),
+        (chart.join("README.md"), readme),
     ])
 }
 

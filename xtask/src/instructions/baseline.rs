@@ -16,7 +16,7 @@ pub(crate) type Counts = BTreeMap<String, u64>;
 /// The file: what is counted depends on the processor's architecture.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(transparent)]
-pub(crate) struct Baseline(BTreeMap<String, OfArch>);
+pub(crate) struct Baseline(pub(crate) BTreeMap<String, OfArch>);
 
 /// The counts of an architecture.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -55,14 +55,6 @@ impl Baseline {
         let text = format!("{}\n", serde_json::to_string_pretty(self)?);
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
-
-    pub(crate) fn of(&self, arch: &str) -> Option<&OfArch> {
-        self.0.get(arch)
-    }
-
-    pub(crate) fn set(&mut self, arch: &str, counted_with: Vec<String>, cases: Counts) {
-        self.0.insert(arch.to_owned(), OfArch { counted_with, cases });
-    }
 }
 
 /// Compares new counts with committed ones. A case that stands on one side only is a fault too: nothing would guard it.
@@ -98,10 +90,11 @@ pub(crate) fn limit() -> String {
 
 /// The difference in percent, to be shown.
 pub(crate) fn change(before: u64, now: u64) -> String {
-    if before == now {
+    let percent = (now as f64 / before.max(1) as f64 - 1.0) * 100.0;
+    if percent.abs() < 0.05 {
         return "=".to_owned();
     }
-    format!("{:+.1} %", (now as f64 / before.max(1) as f64 - 1.0) * 100.0)
+    format!("{percent:+.1} %")
 }
 
 #[cfg(test)]
@@ -141,6 +134,7 @@ mod tests {
     #[test]
     fn changes_are_shown_in_percent() {
         assert_eq!(change(200, 200), "=");
+        assert_eq!(change(10_000, 10_004), "=");
         assert_eq!(change(200, 203), "+1.5 %");
         assert_eq!(change(200, 100), "-50.0 %");
     }
