@@ -76,6 +76,31 @@ impl Api {
         self.send(Method::POST, path, "application/json", object).await
     }
 
+    /// Replaces the object at `path`.
+    pub(crate) async fn replace(&self, path: &str, object: &Value) -> Result<Value> {
+        self.send(Method::PUT, path, "application/json", object).await
+    }
+
+    /// Applies `object` at `path` by server-side apply, as the manager of its fields, also of those that another set.
+    pub(crate) async fn apply(&self, path: &str, object: &Value) -> Result<Value> {
+        let path = format!("{path}?fieldManager=bench-apply&force=true");
+        // JSON is YAML.
+        self.send(Method::PATCH, &path, "application/apply-patch+yaml", object)
+            .await
+    }
+
+    /// Reads the text at `path`.
+    pub(crate) async fn text(&self, path: &str) -> Result<String> {
+        let request = self.http.get(format!("{}/{path}", self.url)).timeout(LIMIT);
+        Ok(request.send().await?.error_for_status()?.text().await?)
+    }
+
+    /// The port of the API server.
+    pub(crate) fn port(&self) -> Result<u16> {
+        let port = self.url.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        port.context("the API server's URL has no port")
+    }
+
     /// Merges `patch` into the object at `path`.
     pub(crate) async fn merge(&self, path: &str, patch: &Value) -> Result<Value> {
         self.send(Method::PATCH, path, "application/merge-patch+json", patch)

@@ -1,93 +1,190 @@
-//! Mixed changes for a while: nothing may grow.
+//! Mixed changes for a while: nothing may grow, nothing may be left over, and all is in order at the end.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::growth::growth;
 use crate::report::{Report, median};
-use crate::seen::Seen;
-use crate::system::Program;
-use crate::usage::Usage;
+use crate::served::Served;
 use crate::{Arguments, api, load};
 
-const LIMIT: Duration = Duration::from_secs(900);
+/// How long changes go on, in seconds.
+const SECONDS: u64 = 600;
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// What the first changes need is needed once: caches, pools, buffers. A shorter run leaves its first half out.
+const WARM_UP: usize = 60;
 /// Changes a second.
 const PACE: f64 = 40.0;
-/// Every which mint fails.
+/// Every which call for an ID token fails.
 const FAILS: u64 = 20;
+/// How long ID tokens live meanwhile, in seconds: short enough that renewals are part of it.
+const LIFETIME: u64 = 120;
+/// Before and after: none is renewed then.
+const REST_LIFETIME: u64 = 3600;
+/// How long it may take until all are Ready, and until no connection to Google is left: they are kept for a minute.
+const LIMIT: Duration = Duration::from_secs(300);
+/// By how much a median may move between two thirds of the time: noise of the allocator and of what is under way.
+const MEMORY_GROWTH: f64 = 1.05;
+const COUNT_GROWTH: f64 = 1.2;
+const TAMPERED: &str = "dGFtcGVyZWQ=";
+
+/// What the operator holds at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    mib: f64,
+    files: f64,
+    threads: f64,
+    tasks: f64,
+    /// Connections to the API server and to Google.
+    connections: f64,
+}
+
+const EACH: [(&str, fn(&Held) -> f64, f64); 5] = [
+    ("memory", |held| held.mib, MEMORY_GROWTH),
+    ("open files", |held| held.files, COUNT_GROWTH),
+    ("threads", |held| held.threads, COUNT_GROWTH),
+    ("tasks", |held| held.tasks, COUNT_GROWTH),
+    ("connections", |held| held.connections, COUNT_GROWTH),
+];
+
+impl Held {
+    async fn read(served: &Served) -> Result<Self> {
+        let usage = served.system.usage()?;
+        let (api, google) = served.system.connections(&served.cluster)?;
+        Ok(Self {
+            mib: usage.kib as f64 / 1024.0,
+            files: usage.files as f64,
+            threads: usage.threads as f64,
+            tasks: served.system.counted("idtoken_tasks").await?,
+            connections: (api + google) as f64,
+        })
+    }
+}
 
 /// Measures it with the smallest count.
 pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let count = arguments.counts.iter().copied().min().unwrap_or_default();
-    let scenario = format!("churn of {count} for {} s", arguments.seconds);
-    let cluster = Cluster::start(arguments).await?;
-    // Short enough that renewals are part of it.
-    cluster.google.lifetime(120).await?;
-    let mut seen = Seen::begin(&cluster.admin).await?;
-    let system = Program::Operator(arguments.operator.clone())
-        .start(&cluster)
-        .await?;
-    load::create(&cluster, 0, count).await?;
-    seen.until(count, LIMIT)
-        .await
-        .with_context(|| system.log_tail())?;
-    drop(seen);
-    let end = Instant::now() + Duration::from_secs(arguments.seconds);
-    let mut samples: Vec<Usage> = Vec::new();
-    let watched = async {
-        while Instant::now() < end {
-            tokio::time::sleep(SAMPLE_EVERY).await;
-            samples.push(system.usage()?);
+    let seconds = arguments.seconds.unwrap_or(SECONDS);
+    let scenario = format!("churn of {count} for {seconds} s");
+    let served = Served::requests(arguments, count).await?;
+    let google = &served.cluster.google;
+    let before = at_rest(&served).await?;
+    report.progress(&format!("{scenario}: at rest before it, {before:?}"));
+
+    google.lifetime(LIFETIME).await?;
+    let (asked, minted) = google.asked_and_minted().await?;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let (changes, (), samples) = tokio::try_join!(
+        change(&served.cluster, count, end),
+        fail(&served.cluster, end),
+        sample(&served, end)
+    )?;
+    google.mend().await?;
+    google.lifetime(REST_LIFETIME).await?;
+    let (all_asked, all_minted) = google.asked_and_minted().await?;
+    let (asked, minted) = (all_asked - asked, all_minted - minted);
+    report.told(
+        &scenario,
+        "changes a second",
+        Some(changes as f64 / seconds as f64),
+    );
+    report.told(
+        &scenario,
+        "ID tokens a second",
+        Some(minted as f64 / seconds as f64),
+    );
+    let failed = 100.0 * (1.0 - minted as f64 / asked as f64);
+    report.at_least(
+        &scenario,
+        "percent of Google's answers that were errors",
+        Some(failed),
+        4.0,
+    );
+
+    let warm = WARM_UP.min(samples.len() / 2);
+    for (name, value, most) in EACH {
+        let values: Vec<f64> = samples[warm..].iter().map(value).collect();
+        report.told(
+            &scenario,
+            &format!("{name}{}", unit(name)),
+            Some(median(values.iter().copied())),
+        );
+        let figure = format!("{name}: median of the last third to the first, warm-up left out");
+        report.at_most(&scenario, &figure, Some(growth(&values)), most);
+        report.raw(
+            &format!("{scenario}, {name}"),
+            json!(samples.iter().map(value).collect::<Vec<_>>()),
+        );
+    }
+
+    let wrong = in_order(&served.cluster, count).await?;
+    report.at_most(
+        &scenario,
+        "requests or Secrets in disorder afterwards",
+        Some(wrong as f64),
+        0.0,
+    );
+    let after = at_rest(&served).await?;
+    report.progress(&format!("{scenario}: at rest after it, {after:?}"));
+    for (name, value, _) in EACH {
+        let more = value(&after) - value(&before);
+        let figure = format!("{name}{} at rest, after it minus before", unit(name));
+        match name {
+            // What was free is not always given back.
+            "memory" => report.told(&scenario, &figure, Some(more)),
+            _ => report.at_most(&scenario, &figure, Some(more), 0.0),
         }
-        anyhow::Ok(())
-    };
-    let (changed, failing, watched) =
-        tokio::join!(change(&cluster, count, end), fail(&cluster, end), watched);
-    let changes = changed?;
-    failing?;
-    watched?;
-    let minute = (samples.len() / 3).min(60);
-    let early = &samples[minute..2 * minute];
-    let late = &samples[samples.len() - minute..];
-    let of = |samples: &[Usage], value: fn(&Usage) -> f64| median(samples.iter().map(value));
-    let kib: fn(&Usage) -> f64 = |usage| usage.kib as f64;
-    let files: fn(&Usage) -> f64 = |usage| usage.files as f64;
-    let threads: fn(&Usage) -> f64 = |usage| usage.threads as f64;
-    report.told(&scenario, "changes", Some(changes as f64));
-    report.told(&scenario, "MiB", Some(of(late, kib) / 1024.0));
-    report.at_most(
-        &scenario,
-        "memory of the last minute to the second",
-        Some(of(late, kib) / of(early, kib)),
-        1.05,
-    );
-    report.at_most(
-        &scenario,
-        "files of the last minute to the second",
-        Some(of(late, files) / of(early, files)),
-        1.2,
-    );
-    report.at_most(
-        &scenario,
-        "threads of the last minute to the second",
-        Some(of(late, threads) / of(early, threads)),
-        1.0,
-    );
-    system.stop().await?;
-    cluster.stop().await
+    }
+    served.stop().await
 }
 
-/// Has every so manieth mint fail, as it comes.
+fn unit(name: &str) -> &'static str {
+    if name == "memory" { ", MiB" } else { "" }
+}
+
+/// What the operator holds when nothing is left to do and no connection to Google is kept any more.
+async fn at_rest(served: &Served) -> Result<Held> {
+    let begun = Instant::now();
+    loop {
+        let (_, google) = served.system.connections(&served.cluster)?;
+        if google == 0 || begun.elapsed() > LIMIT {
+            break;
+        }
+        tokio::time::sleep(SAMPLE_EVERY).await;
+    }
+    served.system.quiet().await?;
+    Held::read(served).await
+}
+
+async fn sample(served: &Served, end: Instant) -> Result<Vec<Held>> {
+    let mut samples = Vec::new();
+    let mut ticks = tokio::time::interval(SAMPLE_EVERY);
+    while Instant::now() < end {
+        ticks.tick().await;
+        samples.push(Held::read(served).await?);
+    }
+    Ok(samples)
+}
+
+/// Has every so manieth call fail, each time in another way.
 async fn fail(cluster: &Cluster, end: Instant) -> Result<()> {
-    let fault = json!({"endpoint": "generateIdToken", "times": 1, "kind": {"type": "status", "code": 503}});
-    let mut at = cluster.google.minted().await? + FAILS;
+    let kinds = [
+        json!({"type": "status", "code": 503}),
+        json!({"type": "status", "code": 429}),
+        json!({"type": "reset"}),
+        json!({"type": "status", "code": 500}),
+        json!({"type": "hang"}),
+    ];
+    let mut kinds = kinds.iter().cycle();
+    let mut at = cluster.google.asked_and_minted().await?.0 + FAILS;
     while Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let minted = cluster.google.minted().await?;
-        while at <= minted {
+        let (asked, _) = cluster.google.asked_and_minted().await?;
+        while at <= asked {
+            let fault = json!({"endpoint": "generateIdToken", "times": 1, "kind": kinds.next()});
             cluster.google.fault(&fault).await?;
             at += FAILS;
         }
@@ -109,13 +206,11 @@ async fn change(cluster: &Cluster, count: usize, end: Instant) -> Result<usize> 
         let done = match (changes + changes / count) % 5 {
             0 => {
                 let audience = format!("https://load.example.com/edited-{changes}");
-                admin
-                    .merge(&path, &json!({"spec": {"audience": audience}}))
-                    .await
-                    .map(drop)
+                let patch = json!({"spec": {"audience": audience}});
+                admin.merge(&path, &patch).await.map(drop)
             }
             1 => {
-                let patch = json!({"data": {"token": "dGFtcGVyZWQ="}});
+                let patch = json!({"data": {"token": TAMPERED}});
                 admin.merge(&secret, &patch).await.map(drop)
             }
             2 => {
@@ -125,10 +220,8 @@ async fn change(cluster: &Cluster, count: usize, end: Instant) -> Result<usize> 
             3 => admin.delete(&secret).await,
             _ => {
                 admin.delete(&path).await?;
-                admin
-                    .create(&api::requests(&namespace), &load::object(&namespace, &name))
-                    .await
-                    .map(drop)
+                let object = load::object(&namespace, &name);
+                admin.create(&api::requests(&namespace), &object).await.map(drop)
             }
         };
         // A Secret may be away for the moment that it takes to make it anew.
@@ -140,4 +233,35 @@ async fn change(cluster: &Cluster, count: usize, end: Instant) -> Result<usize> 
         changes += 1;
     }
     Ok(changes)
+}
+
+/// Waits until all is as asked for; gives how many objects are not in the end.
+async fn in_order(cluster: &Cluster, count: usize) -> Result<usize> {
+    let begun = Instant::now();
+    loop {
+        let requests = cluster.admin.get(&api::all_requests()).await?;
+        let requests = requests["items"].as_array().context("no list")?;
+        let secrets = cluster.admin.get(&api::labelled_secrets()).await?;
+        let secrets = secrets["items"].as_array().context("no list")?;
+        let wrong = requests.iter().filter(|request| !is_ready(request)).count()
+            + secrets
+                .iter()
+                .filter(|secret| secret["data"]["token"] == TAMPERED)
+                .count()
+            + requests.len().abs_diff(count)
+            + secrets.len().abs_diff(count);
+        if wrong == 0 || begun.elapsed() > LIMIT {
+            return Ok(wrong);
+        }
+        tokio::time::sleep(SAMPLE_EVERY).await;
+    }
+}
+
+fn is_ready(request: &Value) -> bool {
+    let conditions = request["status"]["conditions"].as_array();
+    let ready = conditions
+        .into_iter()
+        .flatten()
+        .any(|one| one["type"] == "Ready" && one["status"] == "True");
+    ready && request["status"]["observedGeneration"] == request["metadata"]["generation"]
 }

@@ -1,32 +1,65 @@
 //! From the first request's creation until all are Ready, beside the floor and the reference.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::calls::Calls;
 use crate::cluster::Cluster;
 use crate::report::{Report, median};
 use crate::sample::Sample;
 use crate::seen::Seen;
-use crate::system::Program;
+use crate::system::{Program, System};
 use crate::usage::Usage;
 use crate::{Arguments, floor, load};
 
 const LIMIT: Duration = Duration::from_secs(900);
+/// By how much a request may cost more among many than among few.
+pub(crate) const MOST_GROWTH: f64 = 1.1;
+/// How often the operator may look at a request until it is Ready.
+const MOST_RECONCILES: f64 = 2.0;
+/// Calls that are fewer for each request have another cause.
+const LEAST_CALLS: f64 = 0.005;
+
+pub(crate) const SECONDS: fn(&Run) -> f64 = |run| run.seconds;
+/// CPU seconds of the program without its start.
+pub(crate) const WORK: fn(&Run) -> f64 = |run| run.work;
 
 /// What one run took.
-#[derive(Clone, Copy, Debug, Default)]
-struct Run {
-    seconds: f64,
-    /// CPU seconds of the program.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Run {
+    /// Until the last request was seen Ready.
+    pub(crate) seconds: f64,
+    /// CPU seconds of the program, its start included, until it was quiet.
     cpu: f64,
+    /// The same without its start.
+    pub(crate) work: f64,
     /// CPU seconds of etcd and the API server.
     servers: f64,
     /// The most memory of the program, in MiB.
     peak: f64,
     /// ID tokens made.
     minted: u64,
+    /// How many times the operator looked at a request.
+    reconciles: Option<f64>,
+    /// Calls that the API server has answered, the writing of the requests included.
+    calls: BTreeMap<String, f64>,
+    /// Connections of the program to the API server, watches open over them, and connections to Google.
+    connections: [f64; 3],
+}
+
+impl Run {
+    /// For the report.
+    pub(crate) fn json(&self) -> Value {
+        let [api, watches, google] = self.connections;
+        json!({
+            "seconds": self.seconds, "cpu": self.cpu, "cpuWithoutStart": self.work, "servers": self.servers,
+            "peakMiB": self.peak, "minted": self.minted, "reconciles": self.reconciles, "calls": self.calls,
+            "connections": {"apiServer": api, "watches": watches, "google": google},
+        })
+    }
 }
 
 /// Measures it for each count.
@@ -39,6 +72,7 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
         ("other", arguments.other.clone().map(Program::Operator)),
     ];
     sides.extend(others.into_iter().filter(|(_, program)| program.is_some()));
+    let mut costs = Vec::new();
     for &count in &arguments.counts {
         let mut runs: Vec<Vec<Run>> = vec![Vec::new(); sides.len()];
         for pair in 0..arguments.pairs {
@@ -62,6 +96,31 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
             }
         }
         tell(report, count, &sides, &runs);
+        if let Some(side) = sides.iter().position(|(side, _)| *side == "operator") {
+            details(report, count, &runs[side]);
+            costs.push((count, std::mem::take(&mut runs[side]), runs[0].clone()));
+        }
+    }
+    costs.sort_by_key(|(count, ..)| *count);
+    if let [(few, of_few, floor_of_few), .., (many, of_many, floor_of_many)] = &costs[..] {
+        let scenario = format!("cold start of {many} to {few}");
+        let ratio = |more: &[Run], less: &[Run], value: fn(&Run) -> f64| {
+            Some(each(more, *many, value) / each(less, *few, value))
+        };
+        report.at_most(
+            &scenario,
+            "CPU a request",
+            ratio(of_many, of_few, WORK),
+            MOST_GROWTH,
+        );
+        report.at_most(
+            &scenario,
+            "time a request",
+            ratio(of_many, of_few, SECONDS),
+            MOST_GROWTH,
+        );
+        let floor = ratio(floor_of_many, floor_of_few, SECONDS);
+        report.told(&scenario, "time a request, the floor's", floor);
     }
     Ok(())
 }
@@ -76,18 +135,17 @@ fn tell(report: &mut Report, count: usize, sides: &[(&str, Option<Program>)], ru
         Some(median(pairs.map(|(a, b)| value(a) / value(b))))
     };
     let scenario = format!("cold start of {count}");
-    let seconds: fn(&Run) -> f64 = |run| run.seconds;
     let cpu: fn(&Run) -> f64 = |run| run.cpu;
     report.at_most(
         &scenario,
         "time to the floor's",
-        ratio("operator", "floor", seconds),
+        ratio("operator", "floor", SECONDS),
         1.15,
     );
     report.at_most(
         &scenario,
         "time to the reference's",
-        ratio("operator", "reference", seconds),
+        ratio("operator", "reference", SECONDS),
         1.0,
     );
     report.at_most(
@@ -99,12 +157,12 @@ fn tell(report: &mut Report, count: usize, sides: &[(&str, Option<Program>)], ru
     report.told(
         &scenario,
         "the reference's time to the floor's",
-        ratio("reference", "floor", seconds),
+        ratio("reference", "floor", SECONDS),
     );
     report.told(
         &scenario,
         "time to the other build's",
-        ratio("operator", "other", seconds),
+        ratio("operator", "other", SECONDS),
     );
     report.told(
         &scenario,
@@ -119,8 +177,6 @@ fn tell(report: &mut Report, count: usize, sides: &[(&str, Option<Program>)], ru
             extra.map(|extra| extra as f64),
             0.0,
         );
-        let each = median(runs.iter().map(|run| run.cpu * 1e6 / count as f64));
-        report.told(&scenario, "CPU microseconds a request", Some(each));
         report.told(
             &scenario,
             "peak MiB",
@@ -128,16 +184,59 @@ fn tell(report: &mut Report, count: usize, sides: &[(&str, Option<Program>)], ru
         );
     }
     for (side, (name, _)) in sides.iter().enumerate() {
-        let raw: Vec<_> = runs[side]
-            .iter()
-            .map(|run| json!({"seconds": run.seconds, "cpu": run.cpu, "servers": run.servers, "peakMiB": run.peak, "minted": run.minted}))
-            .collect();
+        let raw: Vec<_> = runs[side].iter().map(Run::json).collect();
         report.raw(&format!("{scenario}, {name}"), json!(raw));
     }
 }
 
+/// What each request has cost the operator, without its start.
+fn details(report: &mut Report, count: usize, runs: &[Run]) {
+    let scenario = format!("cold start of {count}");
+    report.told(
+        &scenario,
+        "CPU microseconds a request",
+        Some(each(runs, count, WORK) * 1e6),
+    );
+    let reconciles = runs.iter().filter_map(|run| run.reconciles);
+    let reconciles = median(reconciles.map(|all| all / count as f64));
+    report.at_most(
+        &scenario,
+        "reconciles a request",
+        Some(reconciles),
+        MOST_RECONCILES,
+    );
+    let kinds: BTreeSet<&String> = runs.iter().flat_map(|run| run.calls.keys()).collect();
+    for kind in kinds {
+        let calls = runs
+            .iter()
+            .map(|run| run.calls.get(kind).copied().unwrap_or_default());
+        let mut calls = median(calls) / count as f64;
+        if kind == "POST idtokenrequests" {
+            // The load's own.
+            calls -= 1.0;
+        }
+        if calls >= LEAST_CALLS {
+            report.told(&scenario, &format!("calls a request: {kind}"), Some(calls));
+        }
+    }
+    let names = [
+        "connections to the API server",
+        "watches over them (HTTP/1.1 would need one connection each)",
+        "connections to Google, whose emulator speaks HTTP/1.1",
+    ];
+    for (n, name) in names.into_iter().enumerate() {
+        let middle = median(runs.iter().map(|run| run.connections[n]));
+        report.told(&scenario, name, Some(middle));
+    }
+}
+
+/// The median of `value` for each of `count` requests.
+pub(crate) fn each(runs: &[Run], count: usize, value: fn(&Run) -> f64) -> f64 {
+    median(runs.iter().map(value)) / count as f64
+}
+
 /// One run; the floor's where there is no program.
-async fn once(
+pub(crate) async fn once(
     arguments: &Arguments,
     program: Option<&Program>,
     sample: &Sample,
@@ -145,36 +244,47 @@ async fn once(
 ) -> Result<Run> {
     let cluster = Cluster::start(arguments).await?;
     let mut seen = Seen::begin(&cluster.admin).await?;
+    let watches = Calls::read(&cluster.admin).await?.watches();
     let system = match program {
         Some(program) => Some(program.start(&cluster).await?),
         None => None,
     };
+    if let Some(system) = &system {
+        system.quiet().await?;
+    }
+    let before = Calls::read(&cluster.admin).await?;
     let servers = cluster.pids().await;
     let used = Usage::cpu(&servers)?;
+    let started = system.as_ref().map(System::usage).transpose()?;
     let begun = Instant::now();
     match &system {
         Some(_) => load::create(&cluster, 0, count).await?,
         None => floor::run(&cluster, sample, count).await?,
     }
     let ended = seen.until(count, LIMIT).await;
-    let ended = ended.with_context(|| {
-        system
-            .as_ref()
-            .map(|system| system.log_tail())
-            .unwrap_or_default()
-    })?;
+    let ended = ended.with_context(|| system.as_ref().map(System::log_tail).unwrap_or_default())?;
     let mut run = Run {
         seconds: ended.duration_since(begun).as_secs_f64(),
         servers: Usage::cpu(&servers)? - used,
-        minted: cluster.google.minted().await?,
         ..Run::default()
     };
-    ensure!(run.minted > 0, "nothing was minted");
     if let Some(system) = system {
+        let (api, google) = system.connections(&cluster)?;
+        // What it does after the last one is Ready is work for it too.
+        system.quiet().await?;
         let usage = system.usage()?;
         (run.cpu, run.peak) = (usage.cpu, usage.peak_kib as f64 / 1024.0);
+        run.work = usage.cpu - started.unwrap_or_default().cpu;
+        let calls = Calls::read(&cluster.admin).await?;
+        run.calls = calls.since(&before);
+        run.connections = [api as f64, calls.watches() - watches, google as f64];
+        if matches!(program, Some(Program::Operator(_))) {
+            run.reconciles = Some(system.reconciles().await?);
+        }
         system.stop().await?;
     }
+    run.minted = cluster.google.minted().await?;
+    ensure!(run.minted > 0, "nothing was minted");
     cluster.stop().await?;
     Ok(run)
 }

@@ -18,6 +18,7 @@ pub(crate) const ACCOUNT: &str = "caller@demo-project.iam.gserviceaccount.com";
 pub(crate) struct Google {
     process: Arc<Process>,
     http: reqwest::Client,
+    answer: u64,
     /// Its URL.
     pub(crate) url: String,
 }
@@ -32,11 +33,10 @@ impl Google {
         let google = Self {
             process: Arc::new(process),
             http: reqwest::Client::builder().no_proxy().build()?,
+            answer,
             url,
         };
-        google
-            .fault(&json!({"endpoint": "generateIdToken", "kind": {"type": "delay", "millis": answer}}))
-            .await?;
+        google.delay().await?;
         Ok(google)
     }
 
@@ -68,6 +68,19 @@ impl Google {
         Ok(())
     }
 
+    /// Takes back all faults but the time that answers take.
+    pub(crate) async fn mend(&self) -> Result<()> {
+        let answer = self.http.delete(self.control("faults")).send().await?;
+        answer.error_for_status()?;
+        self.delay().await
+    }
+
+    async fn delay(&self) -> Result<()> {
+        let kind = json!({"type": "delay", "millis": self.answer});
+        self.fault(&json!({"endpoint": "generateIdToken", "kind": kind}))
+            .await
+    }
+
     /// Has ID tokens live this long, in seconds.
     pub(crate) async fn lifetime(&self, seconds: u64) -> Result<()> {
         let settings = json!({ "lifetimeSeconds": seconds });
@@ -85,8 +98,21 @@ impl Google {
 
     /// How many ID tokens were made.
     pub(crate) async fn minted(&self) -> Result<u64> {
+        Ok(self.asked_and_minted().await?.1)
+    }
+
+    /// How many ID tokens were asked for, and how many were made.
+    pub(crate) async fn asked_and_minted(&self) -> Result<(u64, u64)> {
         let counts: Value = self.http.get(self.control("counts")).send().await?.json().await?;
-        counts["minted"].as_u64().context("the emulator does not count")
+        let asked = counts["calls"]["generateIdToken"].as_u64().unwrap_or_default();
+        let minted = counts["minted"].as_u64().context("the emulator does not count")?;
+        Ok((asked, minted))
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> Result<u16> {
+        let port = self.url.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        port.context("the emulator's URL has no port")
     }
 
     /// An access token of the operator's own account, as its metadata server gives it.

@@ -2,65 +2,50 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use serde_json::json;
 
-use crate::cluster::Cluster;
+use crate::Arguments;
+use crate::calls::Calls;
 use crate::report::Report;
-use crate::seen::Seen;
-use crate::system::Program;
-use crate::{Arguments, load};
+use crate::served::Served;
 
-const LIMIT: Duration = Duration::from_secs(900);
+/// How long it is watched, in seconds.
+const SECONDS: u64 = 60;
+/// The counts of allowed requests are written up to 10 s later.
+const AFTERWARDS: Duration = Duration::from_secs(15);
 
 /// Measures it with the largest count.
 pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let count = arguments.counts.iter().copied().max().unwrap_or_default();
+    let seconds = arguments.seconds.unwrap_or(SECONDS);
     let scenario = format!("idle with {count}");
-    let cluster = Cluster::start(arguments).await?;
-    let mut seen = Seen::begin(&cluster.admin).await?;
-    let system = Program::Operator(arguments.operator.clone())
-        .start(&cluster)
-        .await?;
-    load::create(&cluster, 0, count).await?;
-    seen.until(count, LIMIT)
-        .await
-        .with_context(|| system.log_tail())?;
-    // The counts of allowed requests are written up to 10 s later.
-    tokio::time::sleep(Duration::from_secs(15)).await;
-    let (used, calls) = (system.usage()?.cpu, calls(&cluster).await?);
-    tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
+    let served = Served::requests(arguments, count).await?;
+    let (system, admin) = (&served.system, &served.cluster.admin);
+    tokio::time::sleep(AFTERWARDS).await;
+    let reconciles = system.reconciles().await?;
+    let (before, used) = (Calls::read(admin).await?, system.usage()?.cpu);
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
     let used = system.usage()?.cpu - used;
-    let calls = self::calls(&cluster).await? - calls;
+    let calls = Calls::read(admin).await?.since(&before);
     report.at_most(
         &scenario,
-        "percent of one core",
-        Some(100.0 * used / arguments.seconds as f64),
+        "CPU, percent of one core",
+        Some(100.0 * used / seconds as f64),
         1.0,
     );
-    report.at_most(&scenario, "calls but watches and the Lease", Some(calls), 0.0);
-    system.stop().await?;
-    cluster.stop().await
-}
-
-/// How many calls the API server has answered about what the operator works on, watches aside.
-async fn calls(cluster: &Cluster) -> Result<f64> {
-    let kubectl = cluster.plane.kubectl(["get", "--raw", "/metrics"]).await?;
-    let ours = [
-        "idtokenrequests",
-        "idtokengrants",
-        "secrets",
-        "namespaces",
-        "events",
-        "serviceaccounts",
-    ];
-    let counted = kubectl.lines().filter(|line| {
-        line.starts_with("apiserver_request_total{")
-            && !line.contains("verb=\"WATCH\"")
-            && ours
-                .iter()
-                .any(|kind| line.contains(&format!("resource=\"{kind}\"")))
-    });
-    Ok(counted
-        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-        .sum())
+    report.at_most(
+        &scenario,
+        "calls but watches and the Lease",
+        Some(calls.values().sum()),
+        0.0,
+    );
+    report.at_most(
+        &scenario,
+        "reconciles",
+        Some(system.reconciles().await? - reconciles),
+        0.0,
+    );
+    report.raw(&scenario, json!({"cpuSeconds": used, "calls": calls}));
+    served.stop().await
 }

@@ -1,17 +1,14 @@
 //! Memory: with many requests, a list of all of them included, and with many Secrets of others.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 
 use crate::cluster::Cluster;
 use crate::report::Report;
-use crate::seen::Seen;
-use crate::system::Program;
+use crate::served::Served;
+use crate::system::{Program, System};
 use crate::{Arguments, api, load};
 
-const LIMIT: Duration = Duration::from_secs(3600);
 /// Secrets of others, and how large each is in bytes.
 const FOREIGN: (usize, usize) = (20_000, 10 * 1024);
 /// How much memory is allowed, in MiB, for up to so many requests.
@@ -23,14 +20,13 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
     for &count in &arguments.counts {
         let scenario = format!("memory with {count}");
         let allowed = ALLOWED.iter().find(|(up_to, _)| count <= *up_to);
-        let cluster = Cluster::start(arguments).await?;
-        let mut seen = Seen::begin(&cluster.admin).await?;
-        let system = operator.start(&cluster).await?;
-        load::create(&cluster, 0, count).await?;
-        seen.until(count, LIMIT)
-            .await
-            .with_context(|| system.log_tail())?;
-        relist(&cluster, &system, &mut seen, count).await?;
+        let mut served = Served::requests(arguments, count).await?;
+        relist(&mut served, count).await?;
+        let Served {
+            system,
+            seen,
+            cluster,
+        } = served;
         let issued = peak(&system)?;
         report.progress(&format!(
             "{scenario}: {issued:.1} MiB at most, up to a new list of all"
@@ -75,7 +71,7 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
     Ok(())
 }
 
-fn peak(system: &crate::system::System) -> Result<f64> {
+fn peak(system: &System) -> Result<f64> {
     Ok(system.usage()?.peak_kib as f64 / 1024.0)
 }
 
@@ -89,25 +85,16 @@ async fn restarted(operator: &Program, cluster: &Cluster, count: usize) -> Resul
 }
 
 /// Has the operator list everything anew: it sleeps while the API server forgets what it had seen.
-async fn relist(
-    cluster: &Cluster,
-    system: &crate::system::System,
-    seen: &mut Seen,
-    count: usize,
-) -> Result<()> {
-    system.pause()?;
+async fn relist(served: &mut Served, count: usize) -> Result<()> {
+    let cluster = &served.cluster;
+    served.system.pause()?;
     let namespace = &cluster.namespaces[0];
     let patch = json!({"metadata": {"annotations": {"bench": "changed"}}});
-    cluster
-        .admin
-        .merge(&api::request(namespace, "request-0"), &patch)
-        .await?;
+    let path = api::request(namespace, "request-0");
+    cluster.admin.merge(&path, &patch).await?;
     cluster.plane.stop_apiserver().await?;
     cluster.plane.start_apiserver().await?;
-    system.resume()?;
+    served.system.resume()?;
     load::create(cluster, count, count + 1).await?;
-    seen.until(count + 1, LIMIT)
-        .await
-        .with_context(|| system.log_tail())
-        .map(drop)
+    served.until(count + 1).await
 }

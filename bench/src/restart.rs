@@ -1,31 +1,29 @@
 //! A restart with Ready requests: nothing is minted or written, and all is steady soon.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use serde_json::json;
 
 use crate::api::METADATA;
 use crate::cluster::Cluster;
 use crate::report::{Report, median};
-use crate::seen::Seen;
+use crate::served::Served;
 use crate::system::Program;
-use crate::{Arguments, api, load};
-
-const LIMIT: Duration = Duration::from_secs(900);
+use crate::{Arguments, api};
 
 /// Measures it for each count.
 pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let operator = Program::Operator(arguments.operator.clone());
     for &count in &arguments.counts {
         let scenario = format!("restart with {count}");
-        let cluster = Cluster::start(arguments).await?;
-        let mut seen = Seen::begin(&cluster.admin).await?;
-        let system = operator.start(&cluster).await?;
-        load::create(&cluster, 0, count).await?;
-        seen.until(count, LIMIT)
-            .await
-            .with_context(|| system.log_tail())?;
+        let Served {
+            system,
+            seen,
+            cluster,
+        } = Served::requests(arguments, count).await?;
+        system.quiet().await?;
         system.stop().await?;
         drop(seen);
         let (minted, versions) = (cluster.google.minted().await?, versions(&cluster).await?);
@@ -64,6 +62,10 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
         );
         let ratios = steady.iter().zip(&lists).map(|(steady, list)| steady / list);
         report.at_most(&scenario, "time to that of bare lists", Some(median(ratios)), 2.0);
+        report.raw(
+            &scenario,
+            json!({"steadySeconds": steady, "bareListSeconds": lists}),
+        );
         cluster.stop().await?;
     }
     Ok(())

@@ -2,17 +2,23 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use idtoken_testenv::{Process, clean_command};
 
 use crate::cluster::Cluster;
+use crate::sockets::connections;
 use crate::usage::Usage;
 
 static STARTS: AtomicUsize = AtomicUsize::new(0);
 
 const LIMIT: Duration = Duration::from_secs(120);
+/// A program is quiet when it uses less than this share of a core for so long.
+const QUIET: Duration = Duration::from_millis(500);
+const QUIET_SHARE: f64 = 0.05;
+const QUIET_LIMIT: Duration = Duration::from_secs(10);
+
 /// A program that can be measured.
 #[derive(Clone, Debug)]
 pub(crate) enum Program {
@@ -144,11 +150,42 @@ impl System {
         Ok(values.reduce(|sum, value| sum + value))
     }
 
+    /// The value of a metric that it must have.
+    pub(crate) async fn counted(&self, name: &str) -> Result<f64> {
+        let value = self.metric(name).await?;
+        value.with_context(|| format!("it has no metric {name}"))
+    }
+
+    /// How many times it has looked at a request.
+    pub(crate) async fn reconciles(&self) -> Result<f64> {
+        Ok(self.metric("idtoken_reconcile_total").await?.unwrap_or_default())
+    }
+
+    /// How many connections it has to the API server and to Google.
+    pub(crate) fn connections(&self, cluster: &Cluster) -> Result<(usize, usize)> {
+        let to = |port| connections(self.process.pid(), port);
+        Ok((to(cluster.admin.port()?)?, to(cluster.google.port()?)?))
+    }
+
+    /// Waits until what it had begun is done: it uses no more CPU.
+    pub(crate) async fn quiet(&self) -> Result<()> {
+        let begun = Instant::now();
+        let mut before = self.usage()?.cpu;
+        while begun.elapsed() < QUIET_LIMIT {
+            tokio::time::sleep(QUIET).await;
+            let now = self.usage()?.cpu;
+            if now - before < QUIET_SHARE * QUIET.as_secs_f64() {
+                return Ok(());
+            }
+            before = now;
+        }
+        Ok(())
+    }
+
     /// Waits until it has looked at `count` requests and nothing is due.
     pub(crate) async fn looked_at(&self, count: usize) -> Result<()> {
         loop {
-            let done = self.metric("idtoken_reconcile_total").await?.unwrap_or_default();
-            if done >= count as f64 {
+            if self.reconciles().await? >= count as f64 {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -73,6 +73,12 @@ impl Collector for Process {
                 None,
                 read.max_fds.map(|max| max as f64),
             ),
+            (
+                "idtoken_tasks",
+                "Asynchronous tasks that have begun and not ended.",
+                None,
+                tasks(),
+            ),
         ];
         for (name, help, unit, value) in gauges {
             let Some(value) = value else { continue };
@@ -81,6 +87,12 @@ impl Collector for Process {
         }
         Ok(())
     }
+}
+
+/// How many tasks the runtime has; none outside of one.
+fn tasks() -> Option<f64> {
+    let runtime = tokio::runtime::Handle::try_current().ok()?;
+    Some(runtime.metrics().num_alive_tasks() as f64)
 }
 
 fn read() -> Option<Reading> {

@@ -1,0 +1,32 @@
+//! Pure: whether something grows.
+
+use crate::report::median;
+
+/// By what the last third of `values`, which were taken at even times, exceeds the first third: the ratio of their medians. A median is
+/// blind to short peaks, and a leak that goes on lifts one third over the other by two thirds of all that leaked. Not a number
+/// where there are fewer than three values.
+pub(crate) fn growth(values: &[f64]) -> f64 {
+    let third = values.len() / 3;
+    if third == 0 {
+        return f64::NAN;
+    }
+    let first = median(values[..third].iter().copied());
+    let last = median(values[values.len() - third..].iter().copied());
+    last / first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_leak_is_growth_and_peaks_are_not() {
+        let noise = |n: usize| if n % 10 == 0 { 500.0 } else { (n * 7 % 5) as f64 };
+        let steady: Vec<f64> = (0..540).map(|n| 15_000.0 + noise(n)).collect();
+        assert!((0.999..1.001).contains(&growth(&steady)), "{}", growth(&steady));
+        // 3 KiB a second of 15 MiB.
+        let leak: Vec<f64> = (0..540).map(|n| 15_000.0 + noise(n) + 3.0 * n as f64).collect();
+        assert!((1.06..1.08).contains(&growth(&leak)), "{}", growth(&leak));
+        assert!(growth(&[1.0, 2.0]).is_nan());
+    }
+}
