@@ -42,7 +42,10 @@ struct Held {
     connections: f64,
 }
 
-const EACH: [(&str, fn(&Held) -> f64, f64); 5] = [
+/// Its name, its value, and by how much it may grow.
+type Watched = (&'static str, fn(&Held) -> f64, f64);
+
+const EACH: [Watched; 5] = [
     ("memory", |held| held.mib, MEMORY_GROWTH),
     ("open files", |held| held.files, COUNT_GROWTH),
     ("threads", |held| held.threads, COUNT_GROWTH),
@@ -52,13 +55,15 @@ const EACH: [(&str, fn(&Held) -> f64, f64); 5] = [
 
 impl Held {
     async fn read(served: &Served) -> Result<Self> {
+        // First: the connection over which it is asked is a file too, and then there is always one.
+        let tasks = served.system.counted("idtoken_tasks").await?;
         let usage = served.system.usage()?;
         let (api, google) = served.system.connections(&served.cluster)?;
         Ok(Self {
             mib: usage.kib as f64 / 1024.0,
             files: usage.files as f64,
             threads: usage.threads as f64,
-            tasks: served.system.counted("idtoken_tasks").await?,
+            tasks,
             connections: (api + google) as f64,
         })
     }

@@ -21,7 +21,13 @@ mod tests {
 
     #[test]
     fn a_slow_leak_is_growth_and_peaks_are_not() {
-        let noise = |n: usize| if n % 10 == 0 { 500.0 } else { (n * 7 % 5) as f64 };
+        let noise = |n: usize| {
+            if n.is_multiple_of(10) {
+                500.0
+            } else {
+                (n * 7 % 5) as f64
+            }
+        };
         let steady: Vec<f64> = (0..540).map(|n| 15_000.0 + noise(n)).collect();
         assert!((0.999..1.001).contains(&growth(&steady)), "{}", growth(&steady));
         // 3 KiB a second of 15 MiB.

@@ -25,6 +25,8 @@ const AMONG_PACE: f64 = 5.0;
 const RENEWALS: f64 = 5.0;
 /// How long after the last of the others was created they begin to renew.
 const FIRST_RENEWAL: f64 = 10.0;
+/// So many renewals show that they are under way.
+const UNDER_WAY: u64 = 10;
 /// When in its life a token is renewed on average: half of it, minus a jitter of up to a tenth (docs/api.md).
 const RENEWED_AT: f64 = 0.45;
 /// How long tokens live once the others have theirs, in seconds: none is renewed twice.
@@ -68,10 +70,15 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
 
     let scenario = format!("latency while {others} renew");
     load_to_renew(&mut served, ALONE, ALONE + others).await?;
-    tokio::time::sleep(Duration::from_secs_f64(FIRST_RENEWAL)).await;
-    let (begun, minted) = (Instant::now(), served.cluster.google.minted().await?);
+    let google = served.cluster.google.clone();
+    let loaded = google.minted().await?;
+    idtoken_testenv::until("the others renew", LIMIT, async || {
+        Ok((google.minted().await? >= loaded + UNDER_WAY).then_some(()))
+    })
+    .await?;
+    let (begun, minted) = (Instant::now(), google.minted().await?);
     let among = at_a_pace(&mut served, ALONE + others).await?;
-    let minted = served.cluster.google.minted().await? - minted;
+    let minted = google.minted().await? - minted;
     let renewed = (minted as f64 - AMONG as f64) / begun.elapsed().as_secs_f64();
     let p99 = quantile(among.iter().copied(), 0.99);
     // Less would make it easy.
@@ -134,15 +141,14 @@ fn since(seen: &Seen, name: &str, begun: Instant) -> Result<f64> {
 /// second, by nothing but the operator's own schedule.
 async fn load_to_renew(served: &mut Served, from: usize, to: usize) -> Result<()> {
     let google = served.cluster.google.clone();
-    let ready = served.seen.counted();
     let lifetimes = async move {
         let mut left = to - from;
         while left > 0 {
-            // Those that come last are renewed first: how long the load takes does not matter then.
+            // Those that are minted last are renewed first: how long the load takes does not matter then.
             let first = FIRST_RENEWAL + left as f64 / RENEWALS;
             google.lifetime((first / RENEWED_AT).ceil() as u64).await?;
             tokio::time::sleep(Duration::from_millis(50)).await;
-            left = to.saturating_sub(*ready.borrow());
+            left = to.saturating_sub(google.minted().await? as usize);
         }
         google.lifetime(LIFETIME).await
     };

@@ -35,9 +35,8 @@ fn version(program: &Path) -> Option<String> {
 /// The value behind `name` in a file of lines such as `name : value`.
 fn line(file: &str, name: &str) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
-    let found = text.lines().find_map(|line| {
+    text.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;
         (key.trim() == name).then(|| value.trim().to_owned())
-    });
-    found
+    })
 }

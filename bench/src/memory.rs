@@ -1,8 +1,9 @@
 //! Memory: with many requests, a list of all of them included, and with many Secrets of others.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 
+use crate::calls::Calls;
 use crate::cluster::Cluster;
 use crate::report::Report;
 use crate::served::Served;
@@ -96,5 +97,14 @@ async fn relist(served: &mut Served, count: usize) -> Result<()> {
     cluster.plane.start_apiserver().await?;
     served.system.resume()?;
     load::create(cluster, count, count + 1).await?;
-    served.until(count + 1).await
+    served.until(count + 1).await?;
+    // Its counts began anew with it.
+    let calls = Calls::read(&served.cluster.admin).await?.since(&Calls::default());
+    for list in ["LIST idtokenrequests", "LIST secrets"] {
+        ensure!(
+            calls.contains_key(list),
+            "the operator has listed nothing anew: {calls:?}"
+        );
+    }
+    Ok(())
 }

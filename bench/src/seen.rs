@@ -120,11 +120,6 @@ impl Seen {
         }
     }
 
-    /// How many requests are Ready, as it changes.
-    pub(crate) fn counted(&self) -> watch::Receiver<usize> {
-        self.count.clone()
-    }
-
     /// When the request `name` was first seen Ready.
     pub(crate) fn at(&self, name: &str) -> Option<Instant> {
         let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);

@@ -27,7 +27,7 @@ const REFERENCE: GoModule = GoModule {
 /// Builds everything and hands `arguments` to idtoken-bench. With `against`, a commit, its operator is measured by turns with this one.
 ///
 /// # Errors
-/// When something cannot be built, or a measurement fails.
+/// When something cannot be built, a measurement fails, or a goal is missed.
 pub(crate) async fn run(output: &Output, against: Option<&str>, arguments: &[String]) -> Result<()> {
     output.heading("Building");
     let root = crate::workspace();
@@ -81,7 +81,7 @@ pub(crate) async fn run(output: &Output, against: Option<&str>, arguments: &[Str
         match ended {
             None => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
             Some(status) if status.success() => return Ok(()),
-            Some(status) => bail!("idtoken-bench failed ({status})"),
+            Some(status) => bail!("a goal was missed or a measurement failed ({status}); see above"),
         }
     }
 }

@@ -60,7 +60,7 @@ enum Task {
         /// Only tests with this in their name.
         filter: Option<String>,
     },
-    /// Measure the operator beside the floor that the API server sets, and beside a plain operator in Go.
+    /// Measure the operator beside the floor that the API server sets, and beside a plain operator in Go. Fails where a goal is missed.
     Bench {
         /// A commit whose operator is measured by turns with this one.
         #[arg(long, value_name = "REV")]
