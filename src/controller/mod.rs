@@ -34,8 +34,6 @@ pub mod render;
 pub mod retry;
 pub mod schedule;
 pub mod shard;
-#[cfg(test)]
-mod simulation_tests;
 mod source;
 pub mod status;
 mod steps;
@@ -61,7 +59,7 @@ const GRACE: Duration = Duration::from_secs(20);
 /// Added to the time limits of work before it is taken for stuck.
 const LENIENCE: Duration = Duration::from_secs(30);
 /// How many reconciles may wait for Google at once: more than the queue of one namespace holds.
-const WAITING: usize = 2 * MAX_WAITING;
+pub const WAITING: usize = 2 * MAX_WAITING;
 
 /// How the controller works.
 #[derive(Clone, Debug)]

@@ -31,9 +31,11 @@ const USUAL_OVER: Duration = Duration::from_secs(3600);
 
 /// What failed last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
-    pub(crate) reason: Reason,
-    pub(crate) status: Option<u16>,
+pub struct Told {
+    /// What went wrong.
+    pub reason: Reason,
+    /// The HTTP status, if there was an answer.
+    pub status: Option<u16>,
 }
 
 /// Whether a call may start.

@@ -221,7 +221,7 @@ impl fmt::Display for Inner {
 
 impl Error {
     /// An error without an answer. `message` may hold outside text: credentials in it are redacted here.
-    pub(crate) fn new(endpoint: Endpoint, reason: Reason, message: &str) -> Self {
+    pub fn new(endpoint: Endpoint, reason: Reason, message: &str) -> Self {
         Self(Box::new(Inner {
             endpoint,
             reason,
@@ -345,12 +345,16 @@ impl Error {
         self
     }
 
-    pub(crate) fn with_status(mut self, status: u16) -> Self {
+    /// Sets the HTTP status of the answer.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
         self.0.status = Some(status);
         self
     }
 
-    pub(crate) fn with_retry_after(mut self, after: Duration) -> Self {
+    /// Sets how long Google asks to wait; more than [`MAX_RETRY_AFTER`] is taken for that.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.0.retry_after = Some(after.min(MAX_RETRY_AFTER));
         self
     }

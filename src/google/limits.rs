@@ -167,7 +167,7 @@ impl Limits {
 }
 
 /// What is said of a call that does not start; none where it does.
-pub(crate) fn refused(endpoint: Endpoint, verdict: Verdict) -> Option<Error> {
+pub fn refused(endpoint: Endpoint, verdict: Verdict) -> Option<Error> {
     Some(match verdict {
         Verdict::Shut {
             told,
@@ -276,7 +276,7 @@ impl Drop for Admission {
 }
 
 /// What an answer says of the endpoint. Refusals are answers: somebody's missing right is no fault of the endpoint's.
-pub(crate) fn end(error: Option<&Error>) -> End {
+pub fn end(error: Option<&Error>) -> End {
     match error.filter(|error| error.class() == Class::Passing) {
         None => End::Answered,
         Some(error) => End::Failed {

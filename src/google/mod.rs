@@ -305,9 +305,9 @@ pub(crate) fn show_credential_file(content: &[u8]) -> Option<String> {
     Some(format!("{refused} {refused:?}"))
 }
 
-/// For the simulation of the controller: the decisions without the calls.
-#[cfg(test)]
-pub(crate) mod decisions {
-    pub(crate) use super::limits::{MAX_WAITING, end, refused};
-    pub(crate) use super::turns::{Bounds, Ticket, Turns, Verdict};
+/// The limits' decisions without the calls, for who brings a clock and an upstream of his own, such as a simulation.
+pub mod decisions {
+    pub use super::breaker::Told;
+    pub use super::limits::{MAX_WAITING, end, refused};
+    pub use super::turns::{Bounds, Due, End, Ticket, Turns, Verdict};
 }

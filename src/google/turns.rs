@@ -19,21 +19,21 @@ const MEMORY: Duration = Duration::from_secs(3600);
 
 /// The limits.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub struct Bounds {
     /// Time between two calls at the highest rate; zero for no limit.
-    pub(crate) interval: Duration,
+    pub interval: Duration,
     /// Calls under way at once.
-    pub(crate) in_flight: usize,
+    pub in_flight: usize,
     /// Calls that wait in one lane.
-    pub(crate) waiting: usize,
+    pub waiting: usize,
 }
 
 /// Names a waiting call.
-pub(crate) type Ticket = u64;
+pub type Ticket = u64;
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// It starts now.
     Start,
     /// It cannot start: what it goes to does not answer, or asked for a pause.
@@ -52,17 +52,22 @@ pub(crate) enum Verdict {
 
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub enum End {
     /// With an answer, if only a refusal.
     Answered,
     /// With a fault that passes.
-    Failed { told: Told, after: Option<Duration> },
+    Failed {
+        /// What failed.
+        told: Told,
+        /// How long the server asked to wait, where it did.
+        after: Option<Duration>,
+    },
     /// Nobody waited for its end.
     Unknown,
 }
 
 /// The verdicts that are due, and when to ask again though nothing happens.
-pub(crate) type Due = (Vec<(Ticket, Verdict)>, Option<Instant>);
+pub type Due = (Vec<(Ticket, Verdict)>, Option<Instant>);
 
 #[derive(Debug, Default)]
 struct Lane {
@@ -74,7 +79,7 @@ struct Lane {
 
 /// The queue before one endpoint.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub struct Turns {
     bounds: Bounds,
     lanes: HashMap<String, Lane>,
     /// Lanes with waiting calls, the next one first.
@@ -93,7 +98,8 @@ pub(crate) const SPREAD_BY: Duration = Duration::from_secs(60);
 pub(crate) const FULL_BY: Duration = Duration::from_secs(4);
 
 impl Turns {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    /// An empty queue.
+    pub fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
             lanes: HashMap::new(),
@@ -110,12 +116,7 @@ impl Turns {
     ///
     /// # Errors
     /// The verdict, where it is clear at once that it does not wait.
-    pub(crate) fn enter(
-        &mut self,
-        now: Instant,
-        lane: &str,
-        left: Option<Duration>,
-    ) -> Result<Ticket, Verdict> {
+    pub fn enter(&mut self, now: Instant, lane: &str, left: Option<Duration>) -> Result<Ticket, Verdict> {
         if !self.lanes.contains_key(lane) {
             self.lanes.retain(|_, lane| !lane.is_forgotten(now));
             self.lanes.insert(lane.to_owned(), Lane::default());
@@ -152,7 +153,7 @@ impl Turns {
     }
 
     /// A waiting call gives up.
-    pub(crate) fn give_up(&mut self, lane: &str, ticket: Ticket) {
+    pub fn give_up(&mut self, lane: &str, ticket: Ticket) {
         let Some(state) = self.lanes.get_mut(lane) else {
             return;
         };
@@ -163,12 +164,12 @@ impl Turns {
     }
 
     /// What holds all calls back, where something but the limits does.
-    pub(crate) fn why_waiting(&self, now: Instant) -> Option<Verdict> {
+    pub fn why_waiting(&self, now: Instant) -> Option<Verdict> {
         verdict(self.breaker.standing(now, true), now)?.err()
     }
 
     /// A call that started at `started` has ended.
-    pub(crate) fn ended(&mut self, now: Instant, lane: &str, started: Instant, end: End) {
+    pub fn ended(&mut self, now: Instant, lane: &str, started: Instant, end: End) {
         self.in_flight = self.in_flight.saturating_sub(1);
         let state = self.lanes.entry(lane.to_owned()).or_default();
         state.in_flight = state.in_flight.saturating_sub(1);
@@ -189,7 +190,7 @@ impl Turns {
     }
 
     /// What becomes of the waiting calls.
-    pub(crate) fn due(&mut self, now: Instant) -> Due {
+    pub fn due(&mut self, now: Instant) -> Due {
         let mut verdicts = Vec::new();
         let mut wake: Option<Instant> = None;
         let mut soon = |at: Instant| wake = Some(wake.map_or(at, |wake| wake.min(at)));
