@@ -1,5 +1,8 @@
 //! What is to be done at which time: many entries, most of them many seconds ahead.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 /// Milliseconds since long before the start.
 pub(crate) type Time = u64;
 
@@ -16,8 +19,10 @@ const AHEAD: usize = 1 << 13;
 pub(crate) struct Calendar {
     slots: Vec<Vec<(Time, u32)>>,
     second: Time,
-    /// Those of the current second and before it, the earliest last.
+    /// Those of the current second, the earliest last.
     current: Vec<(Time, u32)>,
+    /// Those that came when their second was in order already.
+    late: BinaryHeap<Reverse<(Time, u32)>>,
     later: usize,
 }
 
@@ -28,6 +33,7 @@ impl Calendar {
             // What begins at once is put in order at once.
             second: start / SECOND - 1,
             current: Vec::new(),
+            late: BinaryHeap::new(),
             later: 0,
         }
     }
@@ -35,8 +41,7 @@ impl Calendar {
     pub(crate) fn push(&mut self, time: Time, entry: u32) {
         let second = time / SECOND;
         if second <= self.second {
-            let place = self.current.partition_point(|other| *other > (time, entry));
-            self.current.insert(place, (time, entry));
+            self.late.push(Reverse((time, entry)));
             return;
         }
         assert!(second - self.second < AHEAD as u64, "too far ahead");
@@ -46,19 +51,22 @@ impl Calendar {
 
     /// The time of the next entry.
     pub(crate) fn next(&mut self) -> Option<Time> {
-        while self.current.is_empty() && self.later > 0 {
+        while self.current.is_empty() && self.late.is_empty() && self.later > 0 {
             self.second += 1;
             // The allocation goes with it: each second's is used once.
             self.current = std::mem::take(&mut self.slots[self.second as usize % AHEAD]);
             self.later -= self.current.len();
             self.current.sort_unstable_by(|a, b| b.cmp(a));
         }
-        self.current.last().map(|(time, _)| *time)
+        let late = self.late.peek().map(|Reverse((time, _))| *time);
+        let current = self.current.last().map(|(time, _)| *time);
+        late.into_iter().chain(current).min()
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Time, u32)> {
-        self.next()?;
-        self.current.pop()
+        let next = self.next()?;
+        let current = self.current.pop_if(|(time, _)| *time == next);
+        current.or_else(|| self.late.pop().map(|Reverse(entry)| entry))
     }
 }
 

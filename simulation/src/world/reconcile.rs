@@ -145,7 +145,10 @@ impl World {
         } else if one.expires < self.now {
             self.tally.late(self.now - one.expires);
         }
-        if one.retry.take().is_some() || one.expires < self.now {
+        let is_recovery = one.retry.take().is_some();
+        // The event of the first issue, or of the recovery.
+        self.tally.written[minute] += u32::from(is_recovery || one.expires == 0);
+        if is_recovery || one.expires < self.now {
             self.tally.well = self.now - START;
         }
         one.expires = issued / SECOND * SECOND + LIFETIME;
@@ -194,8 +197,8 @@ impl World {
             };
             let before = one.retry.as_deref();
             let is_news = before.is_none_or(|retry| retry.reason != attempt.reason);
-            // The status says so when it changes.
-            self.tally.written[minute] += u32::from(is_news);
+            // A status and an event, when it changes.
+            self.tally.written[minute] += 2 * u32::from(is_news);
             let basis = self.basis.clone();
             let retry = retry::after(before, attempt, basis, &self.request.uid, now);
             let next = retry.next;
