@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use idtoken_testenv::{GoModule, GoTool, Process, Progress, RunDir, target_dir};
 use serde_json::Value;
 
@@ -89,25 +89,32 @@ pub(crate) async fn run(output: &Output, against: Option<&str>, arguments: &[Str
 /// The operator of the commit `revision`, built in a folder of its own.
 async fn checked_out(output: &Output, revision: &str) -> Result<PathBuf> {
     let commit = git(&["rev-parse", "--verify", &format!("{revision}^{{commit}}")])?;
-    let sources = target_dir().join("bench").join(&commit);
-    if !sources.join("Cargo.toml").exists() {
-        let path = sources
-            .to_str()
-            .context("the target folder's name is not UTF-8")?;
-        git(&["worktree", "prune"])?;
-        git(&["worktree", "add", "--detach", path, &commit])?;
-    }
+    let bench = target_dir().join("bench");
+    let sources = bench.join(&commit);
+    // Files only: a work tree would be listed by git for ever.
+    let archive = bench.join(format!("{commit}.tar"));
+    std::fs::create_dir_all(&sources).with_context(|| format!("cannot make {}", sources.display()))?;
+    git(&["archive", "--output", text(&archive)?, &commit])?;
+    let mut tar = Command::new("tar");
+    tar.args(["-xf", text(&archive)?, "-C", text(&sources)?]);
+    let unpacked = tar.status().context("cannot run tar")?;
+    ensure!(unpacked.success(), "tar cannot unpack {}", archive.display());
+    std::fs::remove_file(&archive)?;
     let built = release(
         output,
         &sources,
         &["idtoken-operator"],
-        Some(&target_dir().join("bench/target")),
+        Some(&bench.join("target")),
     )
     .await?;
     // The next commit is built in the same folder.
-    let kept = target_dir().join("bench").join(format!("operator-{commit}"));
+    let kept = bench.join(format!("operator-{commit}"));
     std::fs::copy(found(&built, "idtoken-operator")?, &kept).context("cannot keep the other operator")?;
     Ok(kept)
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("the target folder's name is not UTF-8")
 }
 
 fn git(arguments: &[&str]) -> Result<String> {
