@@ -24,8 +24,10 @@ const FAILS: u64 = 20;
 const LIFETIME: u64 = 120;
 /// Before and after: none is renewed then.
 const REST_LIFETIME: u64 = 3600;
-/// How long it may take until all are Ready, and until no connection to Google is left: they are kept for a minute.
+/// How long it may take until all are Ready, and until nothing changes any more.
 const LIMIT: Duration = Duration::from_secs(300);
+/// Longer than an unused connection is kept: a minute to Google, and 90 s to the API server.
+const UNUSED: Duration = Duration::from_secs(100);
 /// By how much a median may move between two thirds of the time: noise of the allocator and of what is under way.
 const MEMORY_GROWTH: f64 = 1.05;
 const COUNT_GROWTH: f64 = 1.2;
@@ -150,15 +152,16 @@ fn unit(name: &str) -> &'static str {
     if name == "memory" { ", MiB" } else { "" }
 }
 
-/// What the operator holds when nothing is left to do and no connection to Google is kept any more.
+/// What the operator holds when nothing is left to do and all connections that it no longer needs are closed.
 async fn at_rest(served: &Served) -> Result<Held> {
     let begun = Instant::now();
-    loop {
-        let (_, google) = served.system.connections(&served.cluster)?;
-        if google == 0 || begun.elapsed() > LIMIT {
-            break;
-        }
+    let (mut last, mut since) = (served.system.connections(&served.cluster)?, begun);
+    while since.elapsed() < UNUSED && begun.elapsed() < LIMIT {
         tokio::time::sleep(SAMPLE_EVERY).await;
+        let now = served.system.connections(&served.cluster)?;
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
     }
     served.system.quiet().await?;
     Held::read(served).await
