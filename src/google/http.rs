@@ -20,6 +20,9 @@ use crate::text;
 /// The longest answer that is read, in bytes. Google's are below 4 KiB.
 pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
+/// Room for an answer that does not say how long it is, in bytes.
+const USUAL_ANSWER_BYTES: usize = 4 * 1024;
+
 /// The header that ends up in Google's audit log:
 /// <https://cloud.google.com/logging/docs/audit/understanding-audit-logs#request-reason>.
 const REQUEST_REASON: &str = "x-goog-request-reason";
@@ -106,8 +109,11 @@ impl Http {
         }
         let transport = |error| Error::from_transport(endpoint, error);
         let mut response = request.send().await.map_err(transport)?;
-        // Room for the longest answer at once: growing would leave copies of a token in freed memory.
-        let mut body = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
+        let expected = response
+            .content_length()
+            .and_then(|length| usize::try_from(length).ok());
+        let room = expected.unwrap_or(USUAL_ANSWER_BYTES).min(MAX_ANSWER_BYTES);
+        let mut body = Zeroizing::new(Vec::with_capacity(room));
         while let Some(chunk) = response.chunk().await.map_err(transport)? {
             if body.len() + chunk.len() > MAX_ANSWER_BYTES {
                 let message =
@@ -115,7 +121,7 @@ impl Http {
                 let error = Error::new(endpoint, Reason::UnexpectedResponse, &message);
                 return Err(error.with_status(response.status().as_u16()));
             }
-            body.extend_from_slice(&chunk);
+            append(&mut body, &chunk);
         }
         Ok(Answer {
             status: response.status(),
@@ -123,6 +129,17 @@ impl Http {
             body,
         })
     }
+}
+
+/// Adds `chunk` without leaving a copy of what is there in freed memory, as a Vec does that grows by itself.
+fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
+    let needed = body.len() + chunk.len();
+    if needed > body.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(needed.max(2 * body.capacity())));
+        larger.extend_from_slice(body);
+        *body = larger;
+    }
+    body.extend_from_slice(chunk);
 }
 
 /// Adds a bearer; `None` when it holds what no header can.
@@ -193,6 +210,17 @@ mod tests {
 
     fn http() -> Http {
         Http::new(&GoogleConfig::default()).expect("a client")
+    }
+
+    #[test]
+    fn a_body_grows_without_a_copy_by_the_vec_itself() {
+        let mut body = Zeroizing::new(Vec::with_capacity(4));
+        let mut whole = Vec::new();
+        for chunk in [&b"abc"[..], b"", b"d", b"efghijklmnop", b"q"] {
+            append(&mut body, chunk);
+            whole.extend_from_slice(chunk);
+            assert_eq!(*body, whole);
+        }
     }
 
     #[test]
