@@ -156,6 +156,14 @@ fn looks_like_jwt(text: &str) -> bool {
     long_enough || (text.starts_with("eyJ") && text.len() >= 16)
 }
 
+/// `bytes` as hex digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
+}
+
 /// The messages of an error and its sources, each said once.
 #[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -242,12 +242,7 @@ impl IdToken {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let digest = digest::digest(&digest::SHA256, self.raw.as_bytes());
-        digest
-            .as_ref()
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        crate::text::hex(&digest.as_ref()[..8])
     }
 
     /// How far `iat` is from `now`, when that is more than two minutes. Positive: the local clock is behind Google's.
