@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::Context;
 use super::fault::{KubeFault, code};
 use super::index::{Key, SecretMeta};
-use super::observe::{Content, read_secret};
+use super::observe::{Content, for_metadata, read_secret};
 use super::plan::{Ownership, ownership};
 use super::render::Rendered;
 use super::validate::Request;
@@ -289,9 +289,10 @@ async fn send(
 ) -> Result<Option<SecretMeta>, KubeFault> {
     let namespace = &request.namespace;
     let fault = |error: &kube::Error| KubeFault::new(verb, "secrets", namespace, error);
-    let call = call.map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
+    let mut call = call.map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
+    for_metadata(&mut call);
     match ctx.client.request_text(call).await {
-        Ok(json) => Content::decode(namespace, verb, json).map(|content| Some(content.summary)),
+        Ok(json) => Content::summary(namespace, verb, json).map(Some),
         Err(error) if code(&error).is_some_and(&changed) => Ok(None),
         Err(kube::Error::Api(status)) if namespace_ends(&status) => {
             ctx.index.namespace_refused(namespace);

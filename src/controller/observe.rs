@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use http::HeaderValue;
+use http::header::ACCEPT;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Client;
 use kube::Resource;
 use kube::api::{GetParams, PartialObjectMeta, PostParams};
@@ -20,6 +22,60 @@ use crate::token::IdToken;
 /// GKE's annotation of the Google service account that a Kubernetes ServiceAccount acts as
 /// (<https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity>).
 pub const GCP_SERVICE_ACCOUNT: &str = "iam.gke.io/gcp-service-account";
+
+/// Asks for no more of an object than its metadata
+/// (<https://kubernetes.io/docs/reference/using-api/api-concepts/#metadata-only-fetches>).
+const METADATA_ONLY: HeaderValue =
+    HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
+
+/// Has the API server answer a write with the metadata alone: what was written is known, and a token in an answer would have to be wiped.
+pub(super) fn for_metadata(call: &mut http::Request<Vec<u8>>) {
+    call.headers_mut().insert(ACCEPT, METADATA_ONLY);
+}
+
+/// What is read of an object's metadata. The rest is skipped: managedFields alone are a tree as large as the object.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Metadata {
+    annotations: Option<BTreeMap<String, String>>,
+    creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
+    generation: Option<i64>,
+    labels: Option<BTreeMap<String, String>>,
+    name: Option<String>,
+    namespace: Option<String>,
+    resource_version: Option<String>,
+    uid: Option<String>,
+}
+
+impl From<Metadata> for ObjectMeta {
+    fn from(read: Metadata) -> Self {
+        Self {
+            annotations: read.annotations,
+            creation_timestamp: read.creation_timestamp,
+            deletion_timestamp: read.deletion_timestamp,
+            generation: read.generation,
+            labels: read.labels,
+            name: read.name,
+            namespace: read.namespace,
+            resource_version: read.resource_version,
+            uid: read.uid,
+            ..Self::default()
+        }
+    }
+}
+
+/// Decodes the metadata of an object.
+///
+/// # Errors
+/// It is no object of Kubernetes.
+pub(super) fn metadata(json: &str) -> Result<ObjectMeta, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Object {
+        metadata: Metadata,
+    }
+    serde_json::from_str(json).map(|object: Object| object.metadata.into())
+}
 
 /// A Secret with its data.
 pub struct Content {
@@ -48,12 +104,7 @@ impl Content {
     /// Decodes a Secret from the JSON of an answer, which is wiped.
     pub fn decode(namespace: &str, verb: &'static str, json: String) -> Result<Self, KubeFault> {
         let json = Zeroizing::new(json);
-        let secret: Secret = serde_json::from_str(&json).map_err(|_| KubeFault::Unavailable {
-            verb,
-            resource: "secrets",
-            namespace: namespace.to_owned(),
-            problem: "the answer could not be decoded".into(),
-        })?;
+        let secret: Secret = serde_json::from_str(&json).map_err(|_| undecoded(namespace, verb))?;
         let data = secret.data.unwrap_or_default();
         Ok(Self {
             summary: SecretMeta::from(&secret.metadata),
@@ -65,6 +116,17 @@ impl Content {
                 .map(|(key, value)| (key, Zeroizing::new(value.0)))
                 .collect(),
         })
+    }
+
+    /// Decodes what the cache holds of a Secret from the JSON of an answer, which is wiped.
+    pub(super) fn summary(
+        namespace: &str,
+        verb: &'static str,
+        json: String,
+    ) -> Result<SecretMeta, KubeFault> {
+        let json = Zeroizing::new(json);
+        let meta = metadata(&json).map_err(|_| undecoded(namespace, verb))?;
+        Ok(SecretMeta::from(&meta))
     }
 
     /// The token under `key`, if it is one.
@@ -82,6 +144,15 @@ impl Content {
     /// Value of an annotation.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.meta.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+}
+
+fn undecoded(namespace: &str, verb: &'static str) -> KubeFault {
+    KubeFault::Unavailable {
+        verb,
+        resource: "secrets",
+        namespace: namespace.to_owned(),
+        problem: "the answer could not be decoded".into(),
     }
 }
 

@@ -2,13 +2,17 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
-use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
+use kube::Resource;
+use kube::api::{Patch, PatchParams};
+use kube::core::Request as ApiRequest;
 use kube::runtime::events::{Event, EventType};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::Context;
-use super::fault::KubeFault;
+use super::fault::{KubeFault, code};
 use super::line::Act;
+use super::observe::{for_metadata, metadata};
 use super::schedule::Renewal;
 use crate::api::FIELD_MANAGER;
 use crate::api::conditions::{READY, RECONCILING, RENEWAL_FAILING, STALLED, reason};
@@ -317,6 +321,28 @@ pub fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
     }
 }
 
+/// The patch of a status.
+#[derive(Serialize)]
+struct Change<'a> {
+    metadata: Seen<'a>,
+    status: Value,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Seen<'a> {
+    resource_version: &'a str,
+}
+
+/// What is to be written to turn `previous` into `next`; none where both are written alike.
+fn change(previous: &IdTokenRequestStatus, next: &IdTokenRequestStatus) -> Option<Value> {
+    if previous == next {
+        return None;
+    }
+    let json = |status| serde_json::to_value(status).unwrap_or_default();
+    merge_patch(&json(previous), &json(next))
+}
+
 /// Writes the status where it changed, on the request as of `resource_version`: the API server ignores a UID in a patch of a status,
 /// so that one could hit another request of the same name. Returns the request's resourceVersion after the write; none where nothing
 /// changed or the request is gone.
@@ -334,26 +360,29 @@ pub async fn write(
         meta.namespace.as_deref().unwrap_or_default(),
         meta.name.as_deref().unwrap_or_default(),
     );
-    let json = |status| serde_json::to_value(status).unwrap_or_default();
-    let Some(change) = merge_patch(&json(previous), &json(next)) else {
+    let Some(status) = change(previous, next) else {
         return Ok(None);
     };
-    // Of the answer only the metadata is wanted.
-    let api: Api<PartialObjectMeta<IdTokenRequest>> = Api::namespaced(ctx.client.clone(), namespace);
+    let fault = |error: &kube::Error| KubeFault::new("patch", "idtokenrequests/status", namespace, error);
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.into()),
         ..PatchParams::default()
     };
-    let patch = Patch::Merge(json!({"metadata": {"resourceVersion": resource_version}, "status": change}));
-    match api.patch_status(name, &params, &patch).await {
-        Ok(written) => Ok(written.metadata.resource_version),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        Err(error) => Err(KubeFault::new(
-            "patch",
-            "idtokenrequests/status",
-            namespace,
-            &error,
-        )),
+    let patch = Patch::Merge(Change {
+        metadata: Seen { resource_version },
+        status,
+    });
+    let mut call = ApiRequest::new(IdTokenRequest::url_path(&(), Some(namespace)))
+        .patch_subresource("status", name, &params, &patch)
+        .map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
+    for_metadata(&mut call);
+    match ctx.client.request_text(call).await {
+        Ok(json) => match metadata(&json) {
+            Ok(written) => Ok(written.resource_version),
+            Err(error) => Err(fault(&kube::Error::SerdeError(error))),
+        },
+        Err(error) if code(&error) == Some(404) => Ok(None),
+        Err(error) => Err(fault(&error)),
     }
 }
 

@@ -8,12 +8,13 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::{Deserialize, Deserializer, de};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::Context;
+use super::observe::{Metadata, metadata};
 use super::status::{self, Failure, Report};
 use crate::api::conditions::reason;
-use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestStatus};
+use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestSpec, IdTokenRequestStatus};
 use crate::text::redacted;
 
 /// An IdTokenRequest as a list or watch shows it. kube's `DeserializeGuard` keeps the metadata only: the status is needed too, and the
@@ -22,30 +23,56 @@ use crate::text::redacted;
 pub(super) struct Shown(pub(super) Result<IdTokenRequest, Box<Unreadable>>);
 
 /// An IdTokenRequest that cannot be decoded.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Unreadable {
     pub(super) metadata: ObjectMeta,
+    status: Option<IdTokenRequestStatus>,
+    error: String,
+}
+
+/// What is read of an IdTokenRequest.
+#[derive(Deserialize)]
+struct Readable {
+    metadata: Metadata,
+    spec: IdTokenRequestSpec,
     #[serde(default)]
     status: Option<IdTokenRequestStatus>,
-    #[serde(skip)]
-    error: String,
 }
 
 impl<'de> Deserialize<'de> for Shown {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut json = Value::deserialize(deserializer)?;
-        let error = match IdTokenRequest::deserialize(&json) {
-            Ok(object) => return Ok(Self(Ok(object))),
-            Err(error) => error.to_string(),
+        #[derive(Deserialize)]
+        struct Told {
+            #[serde(default)]
+            status: Option<IdTokenRequestStatus>,
+        }
+        let json = Box::<RawValue>::deserialize(deserializer)?;
+        let error = match serde_json::from_str::<Readable>(json.get()) {
+            Ok(read) => {
+                return Ok(Self(Ok(IdTokenRequest {
+                    metadata: read.metadata.into(),
+                    spec: read.spec,
+                    status: read.status,
+                })));
+            }
+            // Where it is in the text helps nobody who sees the object as YAML.
+            Err(error) => without_position(&error),
         };
-        let mut object = Unreadable::deserialize(&json).or_else(|_| {
-            // A status that cannot be read either is written anew.
-            json["status"] = Value::Null;
-            Unreadable::deserialize(&json).map_err(de::Error::custom)
-        })?;
-        object.error = error;
-        Ok(Self(Err(Box::new(object))))
+        let metadata = metadata(json.get()).map_err(de::Error::custom)?;
+        // A status that cannot be read either is written anew.
+        let told: Option<Told> = serde_json::from_str(json.get()).ok();
+        Ok(Self(Err(Box::new(Unreadable {
+            metadata,
+            status: told.and_then(|told| told.status),
+            error,
+        }))))
     }
+}
+
+fn without_position(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&position).unwrap_or(&text).to_owned()
 }
 
 impl Resource for Shown {
@@ -141,7 +168,7 @@ pub(super) async fn tell(ctx: Arc<Context>, object: Box<Unreadable>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn shown(spec: Value, status: Value) -> Shown {
         let object = json!({
