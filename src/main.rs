@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use idtoken_operator::{app, cli::Cli};
 
-#[tokio::main]
+// One thread: the work waits for others nearly all the time, and what it decides takes a tenth of a millisecond a request. A second
+// thread would cost a switch at most steps, and gain nothing before several thousand writes a second, which no API server takes.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     // One provider for kube and reqwest; fails only where one is set already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
