@@ -6,6 +6,7 @@ use serde_json::json;
 
 pub mod conditions;
 mod grant;
+mod key;
 mod request;
 
 /// The served version of both kinds.
@@ -14,8 +15,7 @@ pub mod v1alpha1 {
     pub use super::request::*;
 }
 
-/// Namespace and name of an object.
-pub type Key = (String, String);
+pub use key::Key;
 
 /// The API group of both kinds.
 pub const GROUP: &str = "idtoken.dev";

@@ -46,19 +46,19 @@ pub async fn write(
     rendered: &Rendered,
     before: Before,
 ) -> Result<Option<SecretMeta>, KubeFault> {
-    let key = (request.namespace.clone(), request.name.clone());
-    let target = (request.namespace.clone(), request.target.name.clone());
+    let key = Key::new(&request.namespace, &request.name);
+    let target = Key::new(&request.namespace, &request.target.name);
     let mut before = before;
     let mut pause = Duration::from_millis(250);
     let mut forbidden = None;
     let mut changes = 0;
     while changes < TRIES {
-        if !ctx.index.is_current(&key, &request.uid) || ctx.index.is_ending(&target.0) {
+        if !ctx.index.is_current(&key, &request.uid) || ctx.index.is_ending(target.namespace()) {
             return Ok(None);
         }
         match attempt(ctx, request, rendered, before).await {
             Ok(Some(meta)) => {
-                ctx.index.secret_written(target, meta.clone());
+                ctx.index.secret_written(target, &meta);
                 return Ok(Some(meta));
             }
             Ok(None) => changes += 1,
@@ -68,7 +68,7 @@ pub async fn write(
         }
         // What is there now decides, also where an unanswered write may have been done.
         before = loop {
-            match read_secret(&ctx.client, &target.0, &target.1).await {
+            match read_secret(&ctx.client, target.namespace(), target.name()).await {
                 Ok(Some(content)) => break Before::Read(Box::new(content)),
                 Ok(None) => {
                     ctx.index.secret_missing(&target);
@@ -82,8 +82,8 @@ pub async fn write(
     Err(KubeFault::Unavailable {
         verb: "patch",
         resource: "secrets",
-        namespace: target.0,
-        problem: format!("Secret {} changed during each of {TRIES} tries", target.1),
+        namespace: target.namespace().to_owned(),
+        problem: format!("Secret {} changed during each of {TRIES} tries", target.name()),
     })
 }
 
@@ -123,7 +123,7 @@ async fn attempt(
 /// # Errors
 /// [`KubeFault::SecretConflict`].
 pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool, KubeFault> {
-    let target: Key = (request.namespace.clone(), request.target.name.clone());
+    let target = Key::new(&request.namespace, &request.target.name);
     let foreign = |owner: &&OwnerReference| {
         let ours = owner.kind == "IdTokenRequest" && owner.api_version.starts_with(&format!("{GROUP}/"));
         owner.controller == Some(true) && !ours
@@ -131,16 +131,13 @@ pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool
     let controller = content.meta.owner_references.iter().flatten().find(foreign);
     let controller = controller.map(|owner| format!("{} {}", owner.kind, owner.name));
     // A named request that still wants this Secret comes after ours: our own rivals were ruled out before.
-    let outranked = |name: &str| {
-        ctx.index
-            .wants(&(request.namespace.clone(), name.to_owned()), &target)
-    };
+    let outranked = |name: &str| ctx.index.wants(&Key::new(&request.namespace, name), &target);
     let adopt = content.annotation(crate::api::annotations::ADOPT);
     let adopted = match ownership(request, &content.summary, adopt, controller.as_deref(), outranked) {
         Ownership::Ours => false,
         Ownership::Adopted => true,
         Ownership::Foreign { why } => {
-            let name = target.1.clone();
+            let name = target.name().to_owned();
             ctx.obstacles.add(target, &content.summary.resource_version);
             return Err(KubeFault::SecretConflict { name, why });
         }
@@ -151,7 +148,7 @@ pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool
              set spec.target.template.type to it, or delete the Secret",
             content.type_
         );
-        let name = target.1.clone();
+        let name = target.name().to_owned();
         ctx.obstacles.add(target, &content.summary.resource_version);
         return Err(KubeFault::SecretConflict { name, why });
     }
@@ -271,7 +268,7 @@ pub async fn delete(ctx: &Context, namespace: &str, name: &str, seen: &SecretMet
         Err(error) if code(&error) == Some(404) => {}
         Err(error) => return Err(fault(&error)),
     }
-    ctx.index.secret_missing(&(namespace.to_owned(), name.to_owned()));
+    ctx.index.secret_missing(&Key::new(namespace, name));
     Ok(())
 }
 

@@ -1,158 +1,51 @@
 //! What is cached: compact projections of Secrets, who wants which Secret, and what we remember of each request between reconciles:
 //! expectations of our own writes, and the failures in a row.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::schedule::Class;
 use super::validate::target_name;
-use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestStatus};
-use crate::api::{LABEL_MANAGED_BY, MANAGED_BY, annotations};
+use crate::api::annotations;
+use crate::api::v1alpha1::IdTokenRequest;
 
+pub use super::memory::{Basis, Memory, Retry, Written};
+use super::secret_meta::Packed;
+pub use super::secret_meta::SecretMeta;
 pub use crate::api::Key;
-
-/// What is kept of a Secret: never its data.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SecretMeta {
-    /// UID.
-    pub uid: String,
-    /// `metadata.resourceVersion`.
-    pub resource_version: String,
-    /// The IdTokenRequest that its annotation names.
-    pub request: Option<String>,
-    /// UID of that request.
-    pub request_uid: Option<String>,
-    /// Hash of what decided the token.
-    pub token_hash: Option<String>,
-    /// Hash of what decided the rendering.
-    pub render_hash: Option<String>,
-    /// Fingerprint of the token as written.
-    pub digest: Option<String>,
-    /// The token's `iat`.
-    pub issued: Option<Timestamp>,
-    /// The token's `exp`.
-    pub expires: Option<Timestamp>,
-    /// Whether it carries our label.
-    pub managed: bool,
-    /// Whether it was somebody else's before: it then stays when its request goes.
-    pub adopted: bool,
-    /// Hash of the renewal by annotation that its token honoured.
-    pub handled_renew: Option<String>,
-}
-
-impl From<&ObjectMeta> for SecretMeta {
-    fn from(meta: &ObjectMeta) -> Self {
-        let note = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key)).cloned();
-        let time = |key: &str| note(key).and_then(|text| text.parse().ok());
-        let label = meta.labels.as_ref().and_then(|all| all.get(LABEL_MANAGED_BY));
-        Self {
-            uid: meta.uid.clone().unwrap_or_default(),
-            resource_version: meta.resource_version.clone().unwrap_or_default(),
-            request: note(annotations::REQUEST),
-            request_uid: note(annotations::REQUEST_UID),
-            token_hash: note(annotations::TOKEN_HASH),
-            render_hash: note(annotations::RENDER_HASH),
-            digest: note(annotations::DIGEST),
-            issued: time(annotations::ISSUED),
-            expires: time(annotations::EXPIRES),
-            adopted: note(annotations::ADOPTED).is_some(),
-            handled_renew: note(annotations::HANDLED_RENEW),
-            managed: label.is_some_and(|value| value == MANAGED_BY),
-        }
-    }
-}
-
-/// Failures in a row of one request.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Retry {
-    /// Stable reason of the last one.
-    pub reason: &'static str,
-    /// What the last one said.
-    pub message: String,
-    /// Class of the last one.
-    pub class: Class,
-    /// How many.
-    pub attempts: u32,
-    /// When the first was.
-    pub since: Timestamp,
-    /// When the last was.
-    pub at: Timestamp,
-    /// When the next attempt is due.
-    pub next: Timestamp,
-    /// Whether somebody has to act, and the Secret is read before the next mint.
-    pub act: bool,
-    /// What they depend on; another value makes them void.
-    pub basis: Basis,
-}
-
-impl Retry {
-    /// Whether the wait still makes sense: what it depends on is the same, and the clock was not set back behind the last attempt.
-    pub fn holds(&self, basis: &Basis, now: Timestamp) -> bool {
-        self.basis == *basis && self.at <= now
-    }
-}
-
-/// What an attempt depends on: a change of any makes waiting pointless.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Basis {
-    /// `metadata.generation`.
-    pub generation: i64,
-    /// The annotation that asks for a renewal.
-    pub renew: Option<String>,
-    /// Name of the allowing grant.
-    pub grant: Option<String>,
-}
-
-/// What we remember of a request, by its UID.
-#[derive(Clone, Debug, Default)]
-pub struct Memory {
-    /// The resourceVersion of the status that we wrote last, and that status until the watch has shown it.
-    pub status: Option<(String, Option<Box<IdTokenRequestStatus>>)>,
-    /// Whether it was written since the last list of requests began.
-    pub expected: bool,
-    /// Failures in a row.
-    pub retry: Option<Retry>,
-    /// When a field of ours was put back, the latest last.
-    pub repairs: Vec<Timestamp>,
-    /// The hashes of token and rendering as we last wrote them: what the Secret says of itself can be edited.
-    pub written: Option<(String, String)>,
-    /// The renewal by annotation that was honoured, until the status says so.
-    pub handled_renew: Option<String>,
-    /// The end of a token that came again unchanged, and when another may come.
-    pub unchanged: Option<(Timestamp, Timestamp)>,
-    /// When a token was issued last, by this machine's clock.
-    pub issued_at: Option<Timestamp>,
-    /// How often in a row the status could not be written.
-    pub unpublished: u32,
-    /// Names of the IdTokenGrants that allow it, once it was looked at.
-    pub allowed_by: Option<Vec<String>>,
-}
 
 /// A request that wants a Secret: the oldest keeps it, then the lowest UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claimant {
     created: Option<Timestamp>,
     /// UID of the request.
-    pub uid: String,
-    /// Name of the request.
-    pub name: String,
+    pub uid: Arc<str>,
+    /// The request.
+    pub request: Key,
 }
 
+/// What a change of the spec, or an order to renew, changes.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
-    uid: String,
+    uid: Arc<str>,
     generation: i64,
-    renew: Option<String>,
+    renew: Option<Box<str>>,
+    created: Option<Timestamp>,
     target: Key,
-    claimant: Claimant,
+}
+
+#[derive(Debug)]
+struct Entry {
+    seen: Seen,
+    memory: Memory,
+    /// Another leader may have served it a moment ago, so that the cache may lack its last write.
+    inherited: bool,
 }
 
 #[derive(Debug)]
 struct Cached {
-    meta: SecretMeta,
+    meta: Packed,
     /// Our own write, which the watch has not shown yet.
     expected: bool,
 }
@@ -164,11 +57,11 @@ struct Inner {
     shown: HashMap<String, String>,
     /// Lists under way, by namespace; that of all namespaces has an empty name.
     listing: HashMap<String, HashSet<Key>>,
-    requests: HashMap<Key, Seen>,
-    claimants: HashMap<Key, BTreeSet<Claimant>>,
-    memory: HashMap<String, Memory>,
-    /// UIDs of the requests that another leader may have served a moment ago, so that the cache may lack its last write.
-    inherited: HashSet<String>,
+    requests: HashMap<Key, Box<Entry>>,
+    /// Who wants a Secret, the one that keeps it first.
+    claimants: HashMap<Key, Vec<Claimant>>,
+    /// The lists of grants that requests are allowed by, which many share.
+    grants: HashSet<Arc<[String]>>,
     /// Of which namespaces, all where the name is empty, a list of requests is under way.
     listing_requests: HashSet<String>,
     /// Namespaces that are being deleted, and whether a watch said so rather than a refused write.
@@ -189,66 +82,70 @@ pub fn older(a: &str, b: &str) -> bool {
     (a.len(), a) < (b.len(), b)
 }
 
-/// Whether `key` is in the namespace `scope`; all are where it is empty.
-pub(super) fn is_within(key: &Key, scope: &str) -> bool {
-    scope.is_empty() || key.0 == scope
-}
-
 impl Index {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a request as the watch shows it. Returns the names, in its namespace, of the requests to reconcile: itself where
-    /// anything but its status changed, and those that wait for the Secret that it gave up.
-    pub fn request_applied(&self, object: &IdTokenRequest) -> Vec<String> {
+    /// Takes in the request `key` as the watch shows it. Returns the requests to reconcile: itself where anything but its status
+    /// changed, and those that wait for the Secret that it gave up.
+    pub fn request_applied(&self, key: &Key, object: &IdTokenRequest) -> Vec<Key> {
         let meta = &object.metadata;
-        let namespace = meta.namespace.clone().unwrap_or_default();
-        let name = meta.name.clone().unwrap_or_default();
-        let uid = meta.uid.clone().unwrap_or_default();
-        let seen = Seen {
-            claimant: Claimant {
-                created: meta.creation_timestamp.as_ref().map(|time| time.0),
-                uid: uid.clone(),
-                name: name.clone(),
-            },
-            uid,
-            generation: meta.generation.unwrap_or_default(),
-            renew: meta
-                .annotations
-                .as_ref()
-                .and_then(|all| all.get(annotations::RENEW))
-                .cloned(),
-            target: (namespace.clone(), target_name(object)),
-        };
-        let key = (namespace, name);
-        let mut inner = self.lock();
+        let uid = meta.uid.as_deref().unwrap_or_default();
         let version = meta.resource_version.as_deref();
-        let turned_back = inner.turned_back(&key, &seen.uid, version);
-        inner.caught_up(&seen.uid, version.unwrap_or_default());
-        match inner.requests.get(&key) {
-            Some(known) if *known == seen => {
-                return turned_back.then_some(key.1).into_iter().collect();
+        let mut inner = self.lock();
+        let turned_back = inner.turned_back(key, uid, version);
+        inner.caught_up(key, uid, version.unwrap_or_default());
+        let renew = meta
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(annotations::RENEW));
+        let seen = Seen {
+            uid: uid.into(),
+            generation: meta.generation.unwrap_or_default(),
+            renew: renew.map(|renew| renew.as_str().into()),
+            created: meta.creation_timestamp.as_ref().map(|time| time.0),
+            target: inner.target(key, target_name(object)),
+        };
+        match inner.requests.get(key) {
+            Some(known) if known.seen == seen => {
+                return turned_back.then(|| key.clone()).into_iter().collect();
             }
             // Nothing new can be made in a namespace that is being deleted: this is another one of its name.
-            Some(known) if known.uid == seen.uid => {}
-            _ if inner.ending.get(&key.0) == Some(&false) => drop(inner.ending.remove(&key.0)),
+            Some(known) if known.seen.uid == seen.uid => {}
+            _ if inner.ending.get(key.namespace()) == Some(&false) => {
+                inner.ending.remove(key.namespace());
+            }
             _ => {}
         }
-        let mut affected = inner.forget(&key, Some(&seen));
-        inner
+        let (before, mut affected) = inner.forget(key, Some(&seen));
+        let claimants = inner
             .claimants
             .entry(seen.target.clone())
-            .or_default()
-            .insert(seen.claimant.clone());
-        inner.requests.insert(key.clone(), seen);
-        affected.push(key.1);
+            .or_insert_with(|| Vec::with_capacity(1));
+        let claimant = Claimant {
+            created: seen.created,
+            uid: seen.uid.clone(),
+            request: key.clone(),
+        };
+        let place = claimants.partition_point(|other| *other < claimant);
+        claimants.insert(place, claimant);
+        let before = before.filter(|before| before.seen.uid == seen.uid);
+        let (memory, inherited) =
+            before.map_or_else(Default::default, |before| (before.memory, before.inherited));
+        let entry = Entry {
+            seen,
+            memory,
+            inherited,
+        };
+        inner.requests.insert(key.clone(), Box::new(entry));
+        affected.push(key.clone());
         affected
     }
 
-    /// Drops a deleted request. Returns the names of the requests that wait for its Secret.
-    pub fn request_deleted(&self, key: &Key) -> Vec<String> {
-        self.lock().forget(key, None)
+    /// Drops a deleted request. Returns the requests that wait for its Secret.
+    pub fn request_deleted(&self, key: &Key) -> Vec<Key> {
+        self.lock().forget(key, None).1
     }
 
     /// The requests of `scope`, a namespace or all where empty, are to be listed anew after the API server was away.
@@ -258,23 +155,15 @@ impl Index {
 
     /// Whether the request `key` may be another than the cached one, or gone, until the list is there.
     pub fn is_behind(&self, key: &Key) -> bool {
-        self.lock().behind.iter().any(|scope| is_within(key, scope))
+        self.lock().behind.iter().any(|scope| key.is_within(scope))
     }
 
     /// A new list of the requests of `scope`, a namespace or all where empty, begins. It shows every status that was written before now.
     pub fn requests_listing(&self, scope: &str) {
         let mut inner = self.lock();
         inner.listing_requests.insert(scope.to_owned());
-        let uids: Vec<String> = inner
-            .requests
-            .iter()
-            .filter(|(key, _)| is_within(key, scope))
-            .map(|(_, seen)| seen.uid.clone())
-            .collect();
-        for uid in uids {
-            if let Some(memory) = inner.memory.get_mut(&uid) {
-                memory.expected = false;
-            }
+        for (_, entry) in inner.requests.iter_mut().filter(|(key, _)| key.is_within(scope)) {
+            entry.memory.expected = false;
         }
     }
 
@@ -286,48 +175,42 @@ impl Index {
         let gone: Vec<Key> = inner
             .requests
             .keys()
-            .filter(|key| is_within(key, scope) && !alive.contains(*key))
+            .filter(|key| key.is_within(scope) && !alive.contains(*key))
             .cloned()
             .collect();
-        gone.iter()
-            .flat_map(|key| {
-                let waiting = inner.forget(key, None);
-                waiting
-                    .into_iter()
-                    .map(|name| (key.0.clone(), name))
-                    .collect::<Vec<_>>()
-            })
-            .collect()
+        let waiting = gone.iter().flat_map(|key| inner.forget(key, None).1).collect();
+        inner.grants.retain(|grants| Arc::strong_count(grants) > 1);
+        waiting
     }
 
     /// The request that comes before `uid` for the Secret `target`, if one does.
     pub fn rival(&self, target: &Key, uid: &str) -> Option<Claimant> {
         let inner = self.lock();
         let first = inner.claimants.get(target)?.first()?;
-        (first.uid != uid).then(|| first.clone())
+        (*first.uid != *uid).then(|| first.clone())
     }
 
     /// Whether the request `key` is still the one with this UID.
     pub fn is_current(&self, key: &Key, uid: &str) -> bool {
-        self.lock().requests.get(key).is_some_and(|seen| seen.uid == uid)
+        self.lock().entry(key, uid).is_some()
     }
 
     /// Whether the request `key` is still the one with this UID, at this generation of its spec.
     pub fn is_at(&self, key: &Key, uid: &str, generation: i64) -> bool {
-        let inner = self.lock();
-        let seen = inner.requests.get(key);
-        seen.is_some_and(|seen| seen.uid == uid && seen.generation == generation)
+        let mut inner = self.lock();
+        let entry = inner.entry(key, uid);
+        entry.is_some_and(|entry| entry.seen.generation == generation)
     }
 
-    /// Names of the requests that want the Secret `target`, the one that keeps it first.
-    pub fn claimants(&self, target: &Key) -> Vec<String> {
+    /// The requests that want the Secret `target`, the one that keeps it first.
+    pub fn claimants(&self, target: &Key) -> Vec<Key> {
         let inner = self.lock();
         inner
             .claimants
             .get(target)
             .into_iter()
             .flatten()
-            .map(|claimant| claimant.name.clone())
+            .map(|claimant| claimant.request.clone())
             .collect()
     }
 
@@ -336,12 +219,12 @@ impl Index {
         self.lock()
             .requests
             .get(key)
-            .is_some_and(|seen| seen.target == *target)
+            .is_some_and(|entry| entry.seen.target == *target)
     }
 
     /// The Secret as last seen or written.
     pub fn secret(&self, key: &Key) -> Option<SecretMeta> {
-        self.lock().secrets.get(key).map(|cached| cached.meta.clone())
+        self.lock().secrets.get(key)?.meta.unpack()
     }
 
     /// A new list of the Secrets in `scope`, a namespace or all where empty, begins. It shows all that was written before now, so only
@@ -352,18 +235,18 @@ impl Index {
         inner
             .shown
             .retain(|namespace, _| !scope.is_empty() && namespace != scope);
-        for (_, cached) in inner.secrets.iter_mut().filter(|(key, _)| is_within(key, scope)) {
+        for (_, cached) in inner.secrets.iter_mut().filter(|(key, _)| key.is_within(scope)) {
             cached.expected = false;
         }
     }
 
     /// Takes in a Secret as the watch or list shows it. False where it was known already, as after our own write.
-    pub fn secret_applied(&self, key: Key, meta: SecretMeta) -> bool {
+    pub fn secret_applied(&self, key: Key, meta: &SecretMeta) -> bool {
         let mut inner = self.lock();
-        let scope = if inner.listing.contains_key(&key.0) {
-            key.0.as_str()
-        } else {
-            ""
+        let key = inner.shared(key);
+        let scope = match inner.listing.contains_key(key.namespace()) {
+            true => key.namespace(),
+            false => "",
         };
         let listing = match inner.listing.get_mut(scope) {
             Some(listed) => {
@@ -372,14 +255,15 @@ impl Index {
             }
             None => false,
         };
-        inner.saw(&key.0, &meta.resource_version);
+        inner.saw(key.namespace(), &meta.resource_version);
         if let Some(cached) = inner.secrets.get_mut(&key) {
             // What a list shows is true even where it is older, as after a restore of etcd, but for what was written since it began.
             let listed = listing && !cached.expected;
-            if !listed && older(&meta.resource_version, &cached.meta.resource_version) {
+            let known = cached.meta.resource_version();
+            if !listed && older(&meta.resource_version, known) {
                 return false;
             }
-            if meta.resource_version == cached.meta.resource_version {
+            if meta.resource_version == *known {
                 cached.expected = false;
                 return false;
             }
@@ -387,7 +271,7 @@ impl Index {
         inner.secrets.insert(
             key,
             Cached {
-                meta,
+                meta: Packed::new(meta),
                 expected: false,
             },
         );
@@ -401,35 +285,37 @@ impl Index {
             return Vec::new();
         };
         let gone = |key: &Key, cached: &mut Cached| {
-            is_within(key, scope) && !cached.expected && !listed.contains(key)
+            key.is_within(scope) && !cached.expected && !listed.contains(key)
         };
         inner
             .secrets
             .extract_if(gone)
-            .map(|(key, cached)| (key, cached.meta))
+            .filter_map(|(key, cached)| Some((key, cached.meta.unpack()?)))
             .collect()
     }
 
     /// Takes in a deletion, unless what is cached was written after it.
     pub fn secret_deleted(&self, key: &Key, resource_version: &str) -> bool {
         let mut inner = self.lock();
-        inner.saw(&key.0, resource_version);
+        inner.saw(key.namespace(), resource_version);
         let current = inner
             .secrets
             .get(key)
-            .is_some_and(|cached| !older(resource_version, &cached.meta.resource_version));
+            .is_some_and(|cached| !older(resource_version, cached.meta.resource_version()));
         current && inner.secrets.remove(key).is_some()
     }
 
     /// Keeps our own write until the watch shows it, so that a lagging watch never causes a second mint.
-    pub fn secret_written(&self, key: Key, meta: SecretMeta) {
+    pub fn secret_written(&self, key: Key, meta: &SecretMeta) {
         let mut inner = self.lock();
+        let key = inner.shared(key);
         // Where the watch is past our write and shows nothing, somebody deleted it before its answer reached us.
         let seen = match inner.secrets.get(&key) {
-            Some(cached) => Some(&cached.meta.resource_version),
-            None => inner.shown.get(&key.0),
+            Some(cached) => Some(cached.meta.resource_version()),
+            None => inner.shown.get(key.namespace()).map(String::as_str),
         };
         if seen.is_none_or(|seen| older(seen, &meta.resource_version)) {
+            let meta = Packed::new(meta);
             inner.secrets.insert(key, Cached { meta, expected: true });
         }
     }
@@ -441,31 +327,51 @@ impl Index {
 
     /// This replica leads from now on. What it remembers is of a time before another led.
     pub fn take_over(&self) {
+        for entry in self.lock().requests.values_mut() {
+            entry.memory = Memory::default();
+            entry.inherited = true;
+        }
+    }
+
+    /// Whether the Secret of the request `key` is to be read before a mint: another leader may have written it unseen.
+    pub fn is_inherited(&self, key: &Key, uid: &str) -> bool {
+        self.lock().entry(key, uid).is_some_and(|entry| entry.inherited)
+    }
+
+    /// The Secret of the request `key` was read.
+    pub fn caught_up(&self, key: &Key, uid: &str) {
+        if let Some(entry) = self.lock().entry(key, uid) {
+            entry.inherited = false;
+        }
+    }
+
+    /// What is remembered of the request `key`.
+    pub fn memory(&self, key: &Key, uid: &str) -> Memory {
         let mut inner = self.lock();
-        inner.memory.clear();
-        inner.inherited = inner.requests.values().map(|seen| seen.uid.clone()).collect();
-    }
-
-    /// Whether the Secret of the request `uid` is to be read before a mint: another leader may have written it unseen.
-    pub fn is_inherited(&self, uid: &str) -> bool {
-        self.lock().inherited.contains(uid)
-    }
-
-    /// The Secret of the request `uid` was read.
-    pub fn caught_up(&self, uid: &str) {
-        self.lock().inherited.remove(uid);
-    }
-
-    /// What is remembered of the request `uid`.
-    pub fn memory(&self, uid: &str) -> Memory {
-        self.lock().memory.get(uid).cloned().unwrap_or_default()
+        let entry = inner.entry(key, uid);
+        entry.map(|entry| entry.memory.clone()).unwrap_or_default()
     }
 
     /// Remembers; nothing is kept of a request that is gone.
     pub fn remember(&self, key: &Key, uid: &str, change: impl FnOnce(&mut Memory)) {
+        if let Some(entry) = self.lock().entry(key, uid) {
+            change(&mut entry.memory);
+        }
+    }
+
+    /// Remembers by which IdTokenGrants a request is allowed.
+    pub fn remember_grants(&self, key: &Key, uid: &str, grants: &[String]) {
         let mut inner = self.lock();
-        if inner.requests.get(key).is_some_and(|seen| seen.uid == uid) {
-            change(inner.memory.entry(uid.to_owned()).or_default());
+        let shared = match inner.grants.get(grants) {
+            Some(shared) => shared.clone(),
+            None => {
+                let shared: Arc<[String]> = grants.into();
+                inner.grants.insert(shared.clone());
+                shared
+            }
+        };
+        if let Some(entry) = inner.entry(key, uid) {
+            entry.memory.allowed_by = Some(shared);
         }
     }
 
@@ -473,9 +379,12 @@ impl Index {
     pub fn allowed(&self) -> Option<HashMap<String, i64>> {
         let inner = self.lock();
         let mut allowed = HashMap::new();
-        for seen in inner.requests.values() {
-            for grant in inner.memory.get(&seen.uid)?.allowed_by.as_ref()? {
-                *allowed.entry(grant.clone()).or_insert(0) += 1;
+        for entry in inner.requests.values() {
+            for grant in entry.memory.allowed_by.as_ref()?.iter() {
+                match allowed.get_mut(grant) {
+                    Some(count) => *count += 1,
+                    None => drop(allowed.insert(grant.clone(), 1)),
+                }
             }
         }
         Some(allowed)
@@ -524,13 +433,35 @@ impl Index {
 }
 
 impl Inner {
+    /// The request `key`, if it is still the one with this UID.
+    fn entry(&mut self, key: &Key, uid: &str) -> Option<&mut Entry> {
+        let entry = self.requests.get_mut(key)?;
+        (*entry.seen.uid == *uid).then_some(entry)
+    }
+
+    /// The key of the Secret `name` that the request `key` wants, as another holds it where one does.
+    fn target(&self, key: &Key, name: String) -> Key {
+        match name == key.name() {
+            true => key.clone(),
+            false => self.shared(Key::new(key.namespace(), &name)),
+        }
+    }
+
+    /// The same key of a Secret as another holds it, so that its text is there once.
+    fn shared(&self, key: Key) -> Key {
+        let held = self.claimants.get_key_value(&key).map(|(held, _)| held);
+        let held = held.or_else(|| self.secrets.get_key_value(&key).map(|(held, _)| held));
+        held.cloned().unwrap_or(key)
+    }
+
     /// Whether a list shows the request `uid` older than we left it, as after a restore of etcd. What we remember of its status is void
     /// then.
     fn turned_back(&mut self, key: &Key, uid: &str, resource_version: Option<&str>) -> bool {
-        let listing = self.listing_requests.iter().any(|scope| is_within(key, scope));
-        let Some(memory) = self.memory.get_mut(uid).filter(|_| listing) else {
+        let listing = self.listing_requests.iter().any(|scope| key.is_within(scope));
+        let Some(entry) = self.entry(key, uid).filter(|_| listing) else {
             return false;
         };
+        let memory = &mut entry.memory;
         let newer = memory.status.as_ref().is_some_and(|(written, _)| {
             resource_version.is_some_and(|listed| older(listed, written)) && !memory.expected
         });
@@ -542,9 +473,9 @@ impl Inner {
     }
 
     /// The watch shows the request `uid` at this resourceVersion: our status, if it is not newer, is in the store too.
-    fn caught_up(&mut self, uid: &str, resource_version: &str) {
-        let memory = self.memory.get_mut(uid);
-        if let Some((written, status)) = memory.and_then(|memory| memory.status.as_mut())
+    fn caught_up(&mut self, key: &Key, uid: &str, resource_version: &str) {
+        let entry = self.entry(key, uid);
+        if let Some((written, status)) = entry.and_then(|entry| entry.memory.status.as_mut())
             && !older(resource_version, written)
         {
             *status = None;
@@ -562,28 +493,27 @@ impl Inner {
         }
     }
 
-    /// Takes `key` out, unless `by` still wants the same. Returns who waits for the Secret that is free now.
-    fn forget(&mut self, key: &Key, by: Option<&Seen>) -> Vec<String> {
+    /// Takes `key` out. Returns what was there, and who waits for the Secret that is free now, which it is not where `by`, its
+    /// successor, still wants it.
+    fn forget(&mut self, key: &Key, by: Option<&Seen>) -> (Option<Box<Entry>>, Vec<Key>) {
         let Some(old) = self.requests.remove(key) else {
-            return Vec::new();
+            return (None, Vec::new());
         };
-        if by.is_none_or(|new| new.uid != old.uid) {
-            self.memory.remove(&old.uid);
-            self.inherited.remove(&old.uid);
-        }
-        let Some(claimants) = self.claimants.get_mut(&old.target) else {
-            return Vec::new();
+        let Some(claimants) = self.claimants.get_mut(&old.seen.target) else {
+            return (Some(old), Vec::new());
         };
-        claimants.remove(&old.claimant);
-        let waiting: Vec<String> = claimants.iter().map(|claimant| claimant.name.clone()).collect();
+        claimants.retain(|claimant| claimant.request != *key);
+        let mut waiting: Vec<Key> = claimants
+            .iter()
+            .map(|claimant| claimant.request.clone())
+            .collect();
         if waiting.is_empty() {
-            self.claimants.remove(&old.target);
+            self.claimants.remove(&old.seen.target);
         }
-        if by.is_some_and(|new| new.target == old.target && new.uid == old.uid) {
-            Vec::new()
-        } else {
-            waiting
+        if by.is_some_and(|new| new.target == old.seen.target && new.uid == old.seen.uid) {
+            waiting.clear();
         }
+        (Some(old), waiting)
     }
 }
 

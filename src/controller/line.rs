@@ -36,8 +36,8 @@ pub(super) fn write(key: &Key, report: &Report, published: &Result<bool, KubeFau
     macro_rules! write {
         ($level:ident) => {
             tracing::$level!(
-                namespace = key.0,
-                name = key.1,
+                namespace = key.namespace(),
+                name = key.name(),
                 source = report.source.unwrap_or("Unknown"),
                 reason = line.reason,
                 duration = (took.as_secs_f64() * 1000.0).round() / 1000.0,

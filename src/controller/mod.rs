@@ -22,6 +22,7 @@ pub mod grants;
 mod hash;
 pub mod index;
 mod line;
+mod memory;
 pub mod mint;
 pub mod names;
 pub mod observe;
@@ -33,6 +34,7 @@ mod reconcile;
 pub mod render;
 pub mod retry;
 pub mod schedule;
+mod secret_meta;
 pub mod shard;
 mod source;
 pub mod status;
@@ -141,6 +143,7 @@ pub async fn run(
         one_receiver,
         all_receiver,
         usize::from(ctx.settings.concurrency) + WAITING,
+        ctx.turns.clone(),
         pulse,
         ctx.metrics.clone(),
     );
@@ -163,9 +166,9 @@ pub async fn run(
     synced.send_replace(true);
     ctx.metrics.synced();
 
-    let start = |key: &Key| {
+    let start = |key: &Key, turn| {
         let there = ctx.requests.holds(key);
-        there.then(|| reconcile::reconcile(key.clone(), ctx.clone()))
+        there.then(|| reconcile::reconcile(key.clone(), ctx.clone(), turn))
     };
     let keys = |scope: &Scope| match scope {
         Scope::Everything => ctx.requests.keys(None),

@@ -86,9 +86,9 @@ pub(super) async fn watch(ctx: Arc<Context>, triggers: Triggers) {
 }
 
 async fn one(ctx: Arc<Context>, triggers: Triggers, key: Key) {
-    let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(ctx.client.clone(), &key.0);
+    let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(ctx.client.clone(), key.namespace());
     let config = watcher::Config::default()
-        .fields(&format!("metadata.name={}", key.1))
+        .fields(&format!("metadata.name={}", key.name()))
         .timeout(WATCH_SECONDS);
     let mut stream = pin!(watcher(secrets, config).backoff(WatchBackoff::default()));
     let mut asked = tokio::time::interval(ASKED_EVERY);
@@ -120,8 +120,8 @@ async fn one(ctx: Arc<Context>, triggers: Triggers, key: Key) {
             None => return,
         };
         if !ctx.obstacles.is_known(&key, shown.as_ref()) {
-            for name in ctx.index.claimants(&key) {
-                triggers.request(&key.0, &name);
+            for claimant in ctx.index.claimants(&key) {
+                triggers.request(claimant);
             }
         }
     }

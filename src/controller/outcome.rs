@@ -95,7 +95,7 @@ impl Work<'_> {
             self.report.held = self.kept();
         }
         let expiry = self.report.held.as_ref().and_then(Held::expiry);
-        let key = (self.request.namespace.clone(), self.request.name.clone());
+        let key = self.key();
         let stop = match end {
             Ok(()) => {
                 if self.memory.retry.is_some() {
@@ -228,7 +228,7 @@ impl Work<'_> {
         let stalled = stalled(&retry, now);
         let attempts = retry.attempts;
         self.ctx.index.remember(key, &self.request.uid, |memory| {
-            memory.retry = Some(retry);
+            memory.retry = Some(Box::new(retry));
         });
         (
             Failure {

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> Key {
-        ("shop".to_owned(), name.to_owned())
+        Key::new("shop", name)
     }
 
     #[test]

@@ -38,20 +38,19 @@ const BEHIND: Duration = Duration::from_millis(500);
 static RECONCILES: AtomicU64 = AtomicU64::new(1);
 
 /// Brings one request to where its spec wants it, and says after which time to look again, if that is not on a change only.
-pub(super) async fn reconcile(key: Key, ctx: Arc<Context>) -> Option<Duration> {
+pub(super) async fn reconcile(key: Key, ctx: Arc<Context>, turn: Turn) -> Option<Duration> {
     // At the level of errors, so that whatever is logged has the number.
     let span = tracing::error_span!("reconcile", id = RECONCILES.fetch_add(1, Ordering::Relaxed));
-    work(key, ctx).instrument(span).await
+    work(key, ctx, turn).instrument(span).await
 }
 
-async fn work(key: Key, ctx: Arc<Context>) -> Option<Duration> {
+async fn work(key: Key, ctx: Arc<Context>, mut turn: Turn) -> Option<Duration> {
     let (object, memory, previous) = current(&ctx, &key)?;
     let started = std::time::Instant::now();
     let uid = object.metadata.uid.clone().unwrap_or_default();
-    if ctx.index.is_ending(&key.0) {
+    if ctx.index.is_ending(key.namespace()) {
         return None;
     }
-    let mut turn = Turn::new(&ctx);
     let attempt = tokio::time::timeout(
         ctx.settings.reconcile_timeout,
         // A bug that one request meets must not end the service of all others. The caches' locks outlive a panic.
@@ -67,7 +66,7 @@ async fn work(key: Key, ctx: Arc<Context>) -> Option<Duration> {
         }
     };
     // What was found out on the way is of no use to anybody.
-    if ctx.index.is_ending(&key.0) {
+    if ctx.index.is_ending(key.namespace()) {
         return None;
     }
     if report.behind {
@@ -131,7 +130,7 @@ fn current(ctx: &Context, key: &Key) -> Option<(IdTokenRequest, Memory, IdTokenR
         let object = ctx.requests.get(key)?;
         let memory = ctx
             .index
-            .memory(object.metadata.uid.as_deref().unwrap_or_default());
+            .memory(key, object.metadata.uid.as_deref().unwrap_or_default());
         Some((object, memory))
     };
     let (mut object, mut memory) = look()?;
@@ -150,9 +149,9 @@ fn current(ctx: &Context, key: &Key) -> Option<(IdTokenRequest, Memory, IdTokenR
 }
 
 fn key(object: &IdTokenRequest) -> Key {
-    (
-        object.metadata.namespace.clone().unwrap_or_default(),
-        object.metadata.name.clone().unwrap_or_default(),
+    Key::new(
+        object.metadata.namespace.as_deref().unwrap_or_default(),
+        object.metadata.name.as_deref().unwrap_or_default(),
     )
 }
 
@@ -192,10 +191,10 @@ async fn publish(
     if let Some(event) = status::event(previous, next)
         && let Err(error) = ctx.recorder.publish(&event, &object.object_ref(&())).await
     {
-        let fault = KubeFault::new("create", "events", &key.0, &error);
+        let fault = KubeFault::new("create", "events", key.namespace(), &error);
         tracing::warn!(
-            namespace = key.0,
-            name = key.1,
+            namespace = key.namespace(),
+            name = key.name(),
             "the event was not written: {fault}"
         );
     }
@@ -209,7 +208,6 @@ async fn phases(
     memory: &Memory,
     turn: &mut Turn,
 ) -> Report {
-    turn.take().await;
     let mut report = Report::default();
     let valid = validate(object)
         .and_then(|request| permitted(&request.token.source, &ctx.settings.sources).map(|()| request));
@@ -241,7 +239,11 @@ async fn phases(
         previous,
         memory,
         denied: allowed.err(),
-        retry: memory.retry.clone().filter(|retry| retry.holds(&basis, now)),
+        retry: memory
+            .retry
+            .as_deref()
+            .filter(|retry| retry.holds(&basis, now))
+            .cloned(),
         observed,
         content: None,
         report,
@@ -264,10 +266,9 @@ fn marked(mut request: Request, ctx: &Context) -> Request {
 
 /// Remembers which grants allow a request, for them to be told.
 fn note_grants(ctx: &Context, object: &IdTokenRequest, memory: &Memory, grants: Vec<String>) {
-    if memory.allowed_by.as_ref() != Some(&grants) {
+    if memory.allowed_by.as_deref() != Some(&*grants) {
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
-        ctx.index
-            .remember(&key(object), uid, |memory| memory.allowed_by = Some(grants));
+        ctx.index.remember_grants(&key(object), uid, &grants);
     }
 }
 
@@ -302,8 +303,11 @@ fn basis(object: &IdTokenRequest, grant: Option<&GrantStatus>) -> Basis {
 }
 
 fn observed(ctx: &Context, request: &Request, previous: &IdTokenRequestStatus, memory: &Memory) -> Observed {
-    let target = (request.namespace.clone(), request.target.name.clone());
-    let recorded = previous.secret.as_ref().filter(|secret| secret.name == target.1);
+    let target = Key::new(&request.namespace, &request.target.name);
+    let recorded = previous
+        .secret
+        .as_ref()
+        .filter(|secret| secret.name == target.name());
     let secret = ctx.index.secret(&target);
     // The Secret tells what the status does not yet, where the operator ended between its two writes.
     let written = secret
@@ -367,7 +371,11 @@ fn unfinished(
         previous,
         memory,
         denied: None,
-        retry: memory.retry.clone().filter(|retry| retry.holds(&basis, now)),
+        retry: memory
+            .retry
+            .as_deref()
+            .filter(|retry| retry.holds(&basis, now))
+            .cloned(),
         observed: observed(ctx, &request, previous, memory),
         content: None,
         report: Report {
@@ -434,13 +442,13 @@ impl Work<'_> {
             self.read().await?;
             plan = self.plan();
         }
-        if matches!(plan, Plan::Mint(_)) && self.ctx.index.is_inherited(&self.request.uid) {
+        if matches!(plan, Plan::Mint(_)) && self.ctx.index.is_inherited(&self.key(), &self.request.uid) {
             self.read().await?;
             plan = self.plan();
         }
         // After an outage the cluster may be another, as after a restore of etcd. A renewal is due in any case; a difference between the
         // request and its Secret may come of one being listed anew and the other not. Secrets are read, requests are waited for.
-        let key = (self.request.namespace.clone(), self.request.name.clone());
+        let key = self.key();
         let differs = matches!(
             plan,
             Plan::Render | Plan::Mint(Cause::Missing | Cause::Changed | Cause::Damaged)
@@ -492,17 +500,17 @@ impl Work<'_> {
     }
 
     pub(super) fn target(&self) -> Key {
-        (self.request.namespace.clone(), self.request.target.name.clone())
+        Key::new(&self.request.namespace, &self.request.target.name)
     }
 
     /// Makes sure that the request is still there, and that the Secret is its to write.
     pub(super) fn rule_out_rivals(&self) -> Result<(), Stop> {
-        let key = (self.request.namespace.clone(), self.request.name.clone());
+        let key = self.key();
         if !self.ctx.index.is_current(&key, &self.request.uid) {
             return Err(Stop::Gone);
         }
         match self.ctx.index.rival(&self.target(), &self.request.uid) {
-            Some(rival) => Err(Stop::Rival(rival.name)),
+            Some(rival) => Err(Stop::Rival(rival.request.name().to_owned())),
             None => Ok(()),
         }
     }

@@ -6,7 +6,7 @@ use kube::Resource;
 
 use super::apply::{self, Before};
 use super::fault::KubeFault;
-use super::index::{Key, SecretMeta};
+use super::index::{Key, SecretMeta, Written};
 use super::line::Act;
 use super::mint::{self, MintError, Minted};
 use super::observe::{Content, read_secret};
@@ -30,8 +30,8 @@ impl Work<'_> {
     /// Reads the Secret, makes sure that it is ours to write, and compares it with what we wrote.
     pub(super) async fn read(&mut self) -> Result<(), Stop> {
         let target = self.target();
-        let content = read_secret(&self.ctx.client, &target.0, &target.1).await?;
-        self.ctx.index.caught_up(&self.request.uid);
+        let content = read_secret(&self.ctx.client, target.namespace(), target.name()).await?;
+        self.ctx.index.caught_up(&self.key(), &self.request.uid);
         let Some(content) = content else {
             self.ctx.index.secret_missing(&target);
             self.ctx.obstacles.remove(&target);
@@ -233,7 +233,7 @@ impl Work<'_> {
         let renew = request.renew_request.clone();
         let issued_at = self.observed.issued_at;
         self.ctx.index.remember(&self.key(), &request.uid, |memory| {
-            memory.written = Some((request.token_hash.clone(), request.render_hash.clone()));
+            memory.written = Some(Written::new(&request.token_hash, &request.render_hash));
             memory.handled_renew = renew;
             memory.issued_at = issued_at;
             memory
@@ -250,8 +250,8 @@ impl Work<'_> {
         }
     }
 
-    fn key(&self) -> Key {
-        (self.request.namespace.clone(), self.request.name.clone())
+    pub(super) fn key(&self) -> Key {
+        Key::new(&self.request.namespace, &self.request.name)
     }
 
     /// Says that this machine's clock is wrong: schedules and checks go by it. At most one event an hour, since every request finds the
@@ -292,14 +292,14 @@ impl Work<'_> {
         self.memory
             .written
             .as_ref()
-            .is_some_and(|(token, _)| *token == self.request.token_hash)
+            .is_some_and(|written| written.token_hash() == self.request.token_hash)
     }
 
     fn wrote_this_rendering(&self) -> bool {
         self.memory
             .written
             .as_ref()
-            .is_some_and(|(_, rendering)| *rendering == self.request.render_hash)
+            .is_some_and(|written| written.render_hash() == self.request.render_hash)
     }
 
     /// Whether the Secret holds a token for this very spec.
@@ -337,7 +337,7 @@ impl Work<'_> {
         let secret = self
             .ctx
             .index
-            .secret(&(self.request.namespace.clone(), old.name.clone()));
+            .secret(&Key::new(&self.request.namespace, &old.name));
         let Some(secret) =
             secret.filter(|secret| secret.request_uid.as_ref() == Some(&self.request.uid) && !secret.adopted)
         else {

@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Context;
-
 /// The right to work, lent out while Google is asked.
 pub(super) struct Turn {
     turns: Arc<Semaphore>,
@@ -14,16 +12,17 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// None yet.
-    pub(super) fn new(ctx: &Context) -> Self {
-        Self {
-            turns: Arc::clone(&ctx.turns),
-            taken: None,
-        }
+    /// One that is free; none where all are taken.
+    pub(super) fn free(turns: &Arc<Semaphore>) -> Option<Self> {
+        let taken = Arc::clone(turns).try_acquire_owned().ok()?;
+        Some(Self {
+            turns: Arc::clone(turns),
+            taken: Some(taken),
+        })
     }
 
     /// Waits for a turn, unless it is held.
-    pub(super) async fn take(&mut self) {
+    async fn take(&mut self) {
         if self.taken.is_none() {
             // An error means that the semaphore was closed, which nobody does.
             self.taken = Arc::clone(&self.turns).acquire_owned().await.ok();

@@ -31,6 +31,8 @@ use crate::text::chain;
 pub(super) const WATCH_SECONDS: u32 = 290;
 /// Silence after which a watch is taken for dead: the API server sends a bookmark about once a minute.
 const SILENCE: Duration = Duration::from_secs(150);
+/// Objects a page of a list: each is decoded whole, and pages of kube's 500 would be most of what a small operator needs.
+const PAGE: u32 = 100;
 /// Longest time for a list, and for the beginning of a watch.
 const ANSWER: Duration = Duration::from_secs(30);
 /// How often the wall clock is compared with the timers' clock, and by how much they may part.
@@ -63,9 +65,9 @@ impl Triggers {
     }
 
     /// Has one request looked at.
-    pub(super) fn request(&self, namespace: &str, name: &str) {
+    pub(super) fn request(&self, key: Key) {
         // Fails only when the operator is about to end.
-        let _ = self.one.send((namespace.to_owned(), name.to_owned()));
+        let _ = self.one.send(key);
     }
 
     fn everything(&self) {
@@ -110,7 +112,7 @@ where
 
 /// Watches the IdTokenRequests of a namespace, or of all where `scope` is empty, into the store and the index.
 pub(super) async fn requests(ctx: Arc<Context>, scope: String, triggers: Triggers, filled: Filled) {
-    let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
+    let mut config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE);
     if let Some(selector) = ctx.settings.shard.selector() {
         config = config.labels(selector);
     }
@@ -144,9 +146,7 @@ pub(super) async fn requests(ctx: Arc<Context>, scope: String, triggers: Trigger
                 if listing {
                     listed.insert(key);
                 } else {
-                    for (namespace, name) in waiting.drain() {
-                        triggers.request(&namespace, &name);
-                    }
+                    waiting.drain().for_each(|key| triggers.request(key));
                 }
                 if !deleted {
                     tokio::spawn(unreadable::tell(ctx.clone(), object));
@@ -160,28 +160,26 @@ pub(super) async fn requests(ctx: Arc<Context>, scope: String, triggers: Trigger
                 ctx.index.requests_listing(&scope);
             }
             watcher::Event::InitApply(object) => {
-                listed.insert(key_of(&object.metadata));
-                waiting.extend(taken_in(&ctx, object));
+                let (key, affected) = taken_in(&ctx, object);
+                listed.insert(key);
+                waiting.extend(affected);
             }
             watcher::Event::InitDone => {
                 ctx.requests.keep_only(&scope, &listed);
                 waiting.extend(ctx.index.requests_listed(&scope, &listed));
                 ctx.metrics.keep_only(&scope, &listed, Timestamp::now());
                 listed = HashSet::new();
-                for (namespace, name) in waiting.drain() {
-                    triggers.request(&namespace, &name);
-                }
+                waiting.drain().for_each(|key| triggers.request(key));
+                waiting = HashSet::new();
                 fill(&filled, Cache::Requests(scope.clone()));
             }
             watcher::Event::Apply(object) => {
-                for (namespace, name) in taken_in(&ctx, object) {
-                    triggers.request(&namespace, &name);
-                }
+                let (_, affected) = taken_in(&ctx, object);
+                affected.into_iter().for_each(|key| triggers.request(key));
             }
             watcher::Event::Delete(object) => {
-                for (namespace, name) in dropped(&ctx, &key_of(&object.metadata)) {
-                    triggers.request(&namespace, &name);
-                }
+                let affected = dropped(&ctx, &key_of(&object.metadata));
+                affected.into_iter().for_each(|key| triggers.request(key));
             }
         }
     }
@@ -198,17 +196,18 @@ fn read(event: watcher::Event<Shown>) -> Result<watcher::Event<IdTokenRequest>, 
     })
 }
 
-/// Takes a request into the store and the index. Returns the requests that are to be reconciled for it.
-fn taken_in(ctx: &Context, object: IdTokenRequest) -> Vec<Key> {
+/// Takes a request into the store and the index. Returns its key as they hold it, and the requests that are to be reconciled for it.
+fn taken_in(ctx: &Context, object: IdTokenRequest) -> (Key, Vec<Key>) {
     let key = key_of(&object.metadata);
     // One that waits for somebody's finalizer gets no token any more.
     if object.metadata.deletion_timestamp.is_some() {
-        return dropped(ctx, &key);
+        let affected = dropped(ctx, &key);
+        return (key, affected);
     }
     // The store first: what the index forgets since the watch has caught up is there then.
-    let object = ctx.requests.put(key.clone(), object);
-    let affected = ctx.index.request_applied(&object);
-    affected.into_iter().map(|name| (key.0.clone(), name)).collect()
+    let (key, object) = ctx.requests.put(key, object);
+    let affected = ctx.index.request_applied(&key, &object);
+    (key, affected)
 }
 
 fn dropped(ctx: &Context, key: &Key) -> Vec<Key> {
@@ -216,7 +215,7 @@ fn dropped(ctx: &Context, key: &Key) -> Vec<Key> {
     // The index first: a reconcile under way asks it before it adds to the metrics.
     let affected = ctx.index.request_deleted(key);
     ctx.metrics.forget(key, Timestamp::now());
-    affected.into_iter().map(|name| (key.0.clone(), name)).collect()
+    affected
 }
 
 /// Watches the metadata of the Secrets that carry our label, in a namespace, or in all where `scope` is empty.
@@ -224,14 +223,15 @@ pub(super) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers
     let api = within::<PartialObjectMeta<Secret>>(&ctx, &scope);
     let config = watcher::Config::default()
         .labels(&ctx.settings.shard.secrets())
-        .timeout(WATCH_SECONDS);
+        .timeout(WATCH_SECONDS)
+        .page_size(PAGE);
     let mut stream = pin!(steady(|| watcher(api.clone(), config.clone())));
     let concerned = |key: &Key, meta: &SecretMeta| {
         if let Some(request) = &meta.request {
-            triggers.request(&key.0, request);
+            triggers.request(Key::new(key.namespace(), request));
         }
-        for name in ctx.index.claimants(key) {
-            triggers.request(&key.0, &name);
+        for claimant in ctx.index.claimants(key) {
+            triggers.request(claimant);
         }
     };
     let mut telling = ctx.metrics.watch("secrets");
@@ -241,7 +241,7 @@ pub(super) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers
             Ok(watcher::Event::Init) => ctx.index.secrets_listing(&scope),
             Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
                 let (key, meta) = (key_of(&secret.metadata), SecretMeta::from(&secret.metadata));
-                if ctx.index.secret_applied(key.clone(), meta.clone()) {
+                if ctx.index.secret_applied(key.clone(), &meta) {
                     concerned(&key, &meta);
                 }
             }
@@ -338,9 +338,9 @@ fn failed(resource: &str, error: &dyn std::error::Error) {
 }
 
 fn key_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Key {
-    (
-        meta.namespace.clone().unwrap_or_default(),
-        meta.name.clone().unwrap_or_default(),
+    Key::new(
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default(),
     )
 }
 

@@ -6,12 +6,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::index::Key;
 use super::queue::Queue;
+use super::turn::Turn;
 use super::watches::Scope;
 use crate::health::Pulse;
 use crate::metrics::Metrics;
@@ -26,6 +28,7 @@ pub(super) struct Desk {
     pub(super) one: UnboundedReceiver<Key>,
     pub(super) all: UnboundedReceiver<Scope>,
     pub(super) limit: usize,
+    pub(super) turns: Arc<Semaphore>,
     pub(super) pulse: Pulse,
     pub(super) metrics: Arc<Metrics>,
     tasks: JoinSet<Option<Duration>>,
@@ -36,6 +39,7 @@ impl Desk {
         one: UnboundedReceiver<Key>,
         all: UnboundedReceiver<Scope>,
         limit: usize,
+        turns: Arc<Semaphore>,
         pulse: Pulse,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -43,6 +47,7 @@ impl Desk {
             one,
             all,
             limit,
+            turns,
             pulse,
             metrics,
             tasks: JoinSet::new(),
@@ -63,11 +68,12 @@ impl Desk {
     }
 
     /// Works on all that `keys` lists and on what comes in, until `stop` resolves and what was under way is finished. `start` gives the
-    /// work on a request, which says after which time it is to be done again; none where the request is gone.
+    /// work on a request, which says after which time it is to be done again; none where the request is gone. It is begun with its turn:
+    /// what waits costs the memory of its key only.
     pub(super) async fn work<F>(
         &mut self,
         keys: impl Fn(&Scope) -> Vec<Key>,
-        start: impl Fn(&Key) -> Option<F>,
+        start: impl Fn(&Key, Turn) -> Option<F>,
         stop: impl Future<Output = ()>,
     ) where
         F: Future<Output = Option<Duration>> + Send + 'static,
@@ -83,9 +89,12 @@ impl Desk {
         }
         loop {
             let now = Instant::now();
-            while !stopping && queue.running() < self.limit {
+            while !stopping && queue.running() < self.limit && queue.next().is_some_and(|due| due <= now) {
+                let Some(turn) = Turn::free(&self.turns) else {
+                    break;
+                };
                 let Some((key, due)) = queue.pop(now) else { break };
-                match start(&key) {
+                match start(&key, turn) {
                     Some(work) => {
                         self.metrics.queued(now.duration_since(due));
                         doing.insert(self.tasks.spawn(work).id(), key);
@@ -101,6 +110,7 @@ impl Desk {
             self.pulse.beat(now, queue.oldest());
             let has_room = !stopping && queue.running() < self.limit;
             let next = queue.next().filter(|_| has_room);
+            let (due, later) = (next.is_some_and(|at| at <= now), next.filter(|at| *at > now));
             tokio::select! {
                 biased;
                 () = &mut stop, if !stopping => stopping = true,
@@ -124,7 +134,9 @@ impl Desk {
                         queue.push(key, now);
                     }
                 }
-                () = async { sleep_until(next.unwrap_or(now)).await }, if next.is_some() => {}
+                () = async { sleep_until(later.unwrap_or(now)).await }, if later.is_some() => {}
+                // One is due and waits for a turn.
+                _ = self.turns.acquire(), if due => {}
                 _ = ticks.tick() => self.metrics.queue(queue.due(Instant::now()), queue.running()),
             }
         }

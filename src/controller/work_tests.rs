@@ -11,7 +11,7 @@ use crate::admin::tests as admin;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn key(name: &str) -> Key {
-    ("shop".to_owned(), name.to_owned())
+    Key::new("shop", name)
 }
 
 fn desk(limit: usize) -> (Desk, UnboundedSender<Key>, UnboundedSender<Scope>) {
@@ -19,7 +19,14 @@ fn desk(limit: usize) -> (Desk, UnboundedSender<Key>, UnboundedSender<Scope>) {
     let (all, alls) = unbounded_channel();
     let pulse = Pulse::new(Duration::from_millis(50));
     (
-        Desk::new(ones, alls, limit, pulse, Arc::new(Metrics::default())),
+        Desk::new(
+            ones,
+            alls,
+            limit,
+            Arc::new(Semaphore::new(limit)),
+            pulse,
+            Arc::new(Metrics::default()),
+        ),
         one,
         all,
     )
@@ -32,8 +39,8 @@ async fn a_reconcile_that_blocks_its_thread_holds_up_no_other_and_is_told_as_stu
     let (free, blocked) = std::sync::mpsc::channel::<()>();
     let blocked = Arc::new(Mutex::new(Some(blocked)));
     let (done, mut finished) = watch::channel(0);
-    let start = |key: &Key| {
-        let blocked = (key.1 == "blocks")
+    let start = |key: &Key, _: Turn| {
+        let blocked = (key.name() == "blocks")
             .then(|| blocked.lock().unwrap().take())
             .flatten();
         let done = done.clone();
@@ -84,7 +91,7 @@ async fn a_panic_is_done_again_and_a_stop_waits_for_what_is_under_way() {
     let (mut desk, _one, _all) = desk(8);
     let tries = Arc::new(AtomicUsize::new(0));
     let stop = Arc::new(Notify::new());
-    let start = |_: &Key| {
+    let start = |_: &Key, _: Turn| {
         let (tries, stop) = (tries.clone(), stop.clone());
         Some(async move {
             if tries.fetch_add(1, Ordering::SeqCst) == 0 {
@@ -111,7 +118,7 @@ async fn what_is_abandoned_ends_before_the_return() {
     }
     let (mut desk, _one, _all) = desk(8);
     let under_way = Arc::new(AtomicUsize::new(0));
-    let start = |_: &Key| {
+    let start = |_: &Key, _: Turn| {
         let under_way = under_way.clone();
         Some(async move {
             under_way.fetch_add(1, Ordering::SeqCst);

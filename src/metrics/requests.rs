@@ -194,7 +194,7 @@ impl Requests {
     /// Drops every request of `scope`, a namespace or all where empty, that `alive` does not hold. Returns the seconds as
     /// [`Self::put`] does.
     pub(super) fn keep_only(&mut self, scope: &str, alive: &HashSet<Key>, now: Timestamp) -> f64 {
-        let gone = |key: &Key, _: &mut Told| (scope.is_empty() || key.0 == scope) && !alive.contains(key);
+        let gone = |key: &Key, _: &mut Told| key.is_within(scope) && !alive.contains(key);
         self.told
             .extract_if(gone)
             .map(|(_, mut told)| told.expired(now))
@@ -218,10 +218,11 @@ impl Requests {
                 family.clear();
             }
         }
-        for ((namespace, name), Told { state, .. }) in &self.told {
+        for (key, Told { state, .. }) in &self.told {
+            let namespace = key.namespace();
             self.ready
                 .get_or_create(&ReadyLabels {
-                    namespace: namespace.clone(),
+                    namespace: namespace.to_owned(),
                     ready: if state.ready { "True" } else { "False" }.to_owned(),
                     reason: state.reason.clone(),
                 })
@@ -229,7 +230,7 @@ impl Requests {
             for (type_, reason) in &state.conditions {
                 self.conditions
                     .get_or_create(&ConditionLabels {
-                        namespace: namespace.clone(),
+                        namespace: namespace.to_owned(),
                         r#type: (*type_).to_owned(),
                         reason: reason.clone(),
                     })
@@ -239,7 +240,7 @@ impl Requests {
             lower(&self.overdue, namespace, state.overdue(now));
             lower(&self.failing, namespace, state.failing_since);
             if let Some(each) = &self.each {
-                each.tell(namespace, name, state);
+                each.tell(namespace, key.name(), state);
             }
         }
     }

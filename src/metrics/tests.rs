@@ -10,7 +10,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn key(name: &str) -> Key {
-    ("shop".to_owned(), name.to_owned())
+    Key::new("shop", name)
 }
 
 /// A request whose token ends at `expires`, and is renewed at `renews` unless it is not what the spec asks for.

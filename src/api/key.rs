@@ -1,0 +1,42 @@
+//! Which object: its namespace and name.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Namespace and name of an object. A copy shares the text, since every cache holds the key of every object.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Arc<str>);
+
+impl Key {
+    /// Of the object `name` in `namespace`.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self(format!("{namespace}/{name}").into())
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        self.split().0
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        self.split().1
+    }
+
+    /// Whether it is in the namespace `scope`; all are where that is empty.
+    pub fn is_within(&self, scope: &str) -> bool {
+        scope.is_empty() || self.namespace() == scope
+    }
+
+    fn split(&self) -> (&str, &str) {
+        // No name of Kubernetes has a slash
+        // (<https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#path-segment-names>).
+        self.0.split_once('/').unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
