@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::client::ClientBuilder;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Config};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use thiserror::Error;
@@ -15,8 +14,8 @@ use tokio::sync::{Semaphore, watch};
 use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::controller::{
-    self, Context, federate::Federated, grants::Grants, grants::GrantsFileError, index::Index,
-    obstacles::Obstacles, store::Store,
+    self, Context, events::Events, federate::Federated, grants::Grants, grants::GrantsFileError,
+    index::Index, obstacles::Obstacles, store::Store,
 };
 use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
 use crate::health::Pulse;
@@ -171,12 +170,8 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
         synced_receiver,
         pulse.clone(),
     ));
-    let reporter = Reporter {
-        controller: FIELD_MANAGER.into(),
-        instance: std::env::var("HOSTNAME").ok(),
-    };
     let ctx = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), reporter),
+        events: Events::new(client.clone(), std::env::var("HOSTNAME").ok()),
         client,
         minter,
         requests: Store::default(),

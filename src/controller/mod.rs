@@ -7,13 +7,13 @@ use std::time::Duration;
 use futures::FutureExt;
 use jiff::Timestamp;
 use kube::Client;
-use kube::runtime::events::Recorder;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 pub mod apply;
 pub mod authorize;
+pub mod events;
 pub mod fault;
 pub mod federate;
 pub mod grant_index;
@@ -97,7 +97,7 @@ pub struct Context {
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Writes events.
-    pub recorder: Recorder,
+    pub events: events::Events,
     /// As many permits as reconciles may run at once.
     pub turns: Arc<Semaphore>,
     /// Settings.

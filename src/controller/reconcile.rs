@@ -189,7 +189,7 @@ async fn publish(
         memory.unpublished = 0;
     });
     if let Some(event) = status::event(previous, next)
-        && let Err(error) = ctx.recorder.publish(&event, &object.object_ref(&())).await
+        && let Err(error) = ctx.events.publish(&event, &object.object_ref(&())).await
     {
         let fault = KubeFault::new("create", "events", key.namespace(), &error);
         tracing::warn!(

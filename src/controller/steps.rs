@@ -280,7 +280,7 @@ impl Work<'_> {
                 uid: Some(self.request.uid.clone()),
                 ..ObjectReference::default()
             };
-            if let Err(error) = self.ctx.recorder.publish(&event, &object).await {
+            if let Err(error) = self.ctx.events.publish(&event, &object).await {
                 let fault = KubeFault::new("create", "events", &self.request.namespace, &error);
                 tracing::warn!("the event was not written: {fault}");
             }

@@ -157,7 +157,7 @@ pub(super) async fn tell(ctx: Arc<Context>, object: Box<Unreadable>) {
     if written.is_some()
         && let Some(event) = status::event(&previous, &next)
         && let Err(error) = ctx
-            .recorder
+            .events
             .publish(&event, &Shown(Err(object)).object_ref(&()))
             .await
     {

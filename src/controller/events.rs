@@ -1,0 +1,193 @@
+//! Writes events. kube's recorder remembers each for minutes and looks through all of them at the next, which thousands of requests that
+//! become Ready at once do not bear; here only warnings are remembered, and a bounded number of them.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::{Event as Object, EventSeries};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::Request;
+use kube::runtime::events::{Event, EventType};
+use kube::{Client, Resource};
+use serde_json::json;
+
+use crate::api::FIELD_MANAGER;
+
+/// How long the same warning is counted on the event that told of it first
+/// (<https://github.com/kubernetes/enhancements/blob/master/keps/sig-instrumentation/383-new-event-api-ga-graduation/README.md>).
+const SERIES: SignedDuration = SignedDuration::from_mins(6);
+/// Most warnings that are remembered for it. Those beyond are events of their own.
+const MAX_REMEMBERED: usize = 512;
+
+/// Whose warning it was, by UID, and its reason.
+type Subject = (String, String);
+
+/// A warning that was written.
+#[derive(Clone, Debug)]
+struct Told {
+    event: String,
+    count: i32,
+    last: Timestamp,
+}
+
+/// Writes events as this operator.
+pub struct Events {
+    client: Client,
+    instance: String,
+    warnings: Mutex<HashMap<Subject, Told>>,
+}
+
+impl Events {
+    /// `instance` names this process among its replicas.
+    pub fn new(client: Client, instance: Option<String>) -> Self {
+        Self {
+            client,
+            instance: instance.unwrap_or_else(|| FIELD_MANAGER.to_owned()),
+            warnings: Mutex::default(),
+        }
+    }
+
+    /// Writes `event` about `regarding`.
+    ///
+    /// # Errors
+    /// The API server refused, or did not answer.
+    pub async fn publish(&self, event: &Event, regarding: &ObjectReference) -> Result<(), kube::Error> {
+        let now = Timestamp::now();
+        let subject = (event.type_ == EventType::Warning)
+            .then(|| (regarding.uid.clone().unwrap_or_default(), event.reason.clone()));
+        let namespace = regarding.namespace.as_deref().unwrap_or("default");
+        let calls = Request::new(Object::url_path(&(), Some(namespace)));
+        let told = subject
+            .as_ref()
+            .and_then(|subject| repeated(&mut self.warnings(), subject, now));
+        if let Some(told) = told {
+            let series = EventSeries {
+                count: told.count,
+                last_observed_time: MicroTime(now),
+            };
+            let patch = Patch::Merge(json!({ "series": series }));
+            let call = calls.patch(&told.event, &PatchParams::default(), &patch);
+            match self.send(call).await {
+                // Events live for an hour, unless somebody deletes them.
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                sent => return sent,
+            }
+        }
+        let object = self.object(event, regarding, now);
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let body = serde_json::to_vec(&object).map_err(kube::Error::SerdeError)?;
+        self.send(calls.create(&PostParams::default(), body)).await?;
+        if let Some(subject) = subject {
+            remember(&mut self.warnings(), subject, name, now);
+        }
+        Ok(())
+    }
+
+    fn warnings(&self) -> std::sync::MutexGuard<'_, HashMap<Subject, Told>> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of the answer nothing is wanted.
+    async fn send(
+        &self,
+        call: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<(), kube::Error> {
+        let call = call.map_err(kube::Error::BuildRequest)?;
+        self.client.request_text(call).await.map(drop)
+    }
+
+    /// The event as the API server wants it
+    /// (<https://kubernetes.io/docs/reference/using-api/deprecation-guide/#event-v125>).
+    fn object(&self, event: &Event, regarding: &ObjectReference, now: Timestamp) -> Object {
+        let name = regarding.name.as_deref().unwrap_or(FIELD_MANAGER);
+        // With the time in nanoseconds it must be a DNS subdomain of 253 characters too.
+        let name = name[..name.floor_char_boundary(230)].trim_end_matches(['-', '.']);
+        Object {
+            action: Some(event.action.clone()),
+            event_time: Some(MicroTime(now)),
+            metadata: ObjectMeta {
+                name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+                namespace: Some(regarding.namespace.as_deref().unwrap_or("default").to_owned()),
+                ..ObjectMeta::default()
+            },
+            note: event.note.clone(),
+            reason: Some(event.reason.clone()),
+            regarding: Some(regarding.clone()),
+            reporting_controller: Some(FIELD_MANAGER.to_owned()),
+            reporting_instance: Some(self.instance.clone()),
+            type_: Some(match event.type_ {
+                EventType::Normal => "Normal".to_owned(),
+                EventType::Warning => "Warning".to_owned(),
+            }),
+            ..Object::default()
+        }
+    }
+}
+
+/// The warning as counted once more, where it was told a moment ago.
+fn repeated(warnings: &mut HashMap<Subject, Told>, subject: &Subject, now: Timestamp) -> Option<Told> {
+    let told = warnings.get_mut(subject)?;
+    if now.duration_since(told.last) > SERIES {
+        warnings.remove(subject);
+        return None;
+    }
+    told.count = told.count.saturating_add(1);
+    told.last = now;
+    Some(told.clone())
+}
+
+fn remember(warnings: &mut HashMap<Subject, Told>, subject: Subject, event: String, now: Timestamp) {
+    if warnings.len() >= MAX_REMEMBERED {
+        warnings.retain(|_, told| now.duration_since(told.last) <= SERIES);
+    }
+    if warnings.len() < MAX_REMEMBERED {
+        let told = Told {
+            event,
+            count: 1,
+            last: now,
+        };
+        warnings.insert(subject, told);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn subject(uid: usize) -> Subject {
+        (uid.to_string(), "NotGranted".to_owned())
+    }
+
+    #[test]
+    fn the_same_warning_is_counted_for_six_minutes_after_the_last() {
+        let mut warnings = HashMap::new();
+        assert!(repeated(&mut warnings, &subject(1), at(0)).is_none());
+        remember(&mut warnings, subject(1), "a.1".to_owned(), at(0));
+        for (seconds, count) in [(10, 2), (370, 3)] {
+            let told = repeated(&mut warnings, &subject(1), at(seconds)).unwrap();
+            assert_eq!((told.event.as_str(), told.count), ("a.1", count));
+        }
+        assert!(repeated(&mut warnings, &subject(2), at(370)).is_none());
+        assert!(repeated(&mut warnings, &subject(1), at(731)).is_none());
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut warnings = HashMap::new();
+        for uid in 0..2 * MAX_REMEMBERED {
+            remember(&mut warnings, subject(uid), "e".to_owned(), at(0));
+        }
+        assert_eq!(warnings.len(), MAX_REMEMBERED);
+        // Those that are over make room.
+        remember(&mut warnings, subject(7777), "e".to_owned(), at(400));
+        assert_eq!(warnings.len(), 1);
+    }
+}
