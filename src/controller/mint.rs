@@ -147,7 +147,7 @@ pub async fn mint(
                 .await?
         }
         (TokenSource::Federation(federation), _) => {
-            let federated = federate::federate(ctx, request, federation, caller).await?;
+            let federated = Box::pin(federate::federate(ctx, request, federation, caller)).await?;
             asked = Some(federated.account);
             federated.token
         }

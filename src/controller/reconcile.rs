@@ -91,7 +91,7 @@ async fn work(key: Key, ctx: Arc<Context>, mut turn: Turn) -> Option<Duration> {
     }
     let published = tokio::time::timeout(
         PUBLISH_TIMEOUT,
-        turn.within(publish(&ctx, &object, &key, &memory, &previous, &next)),
+        turn.within(Box::pin(publish(&ctx, &object, &key, &memory, &previous, &next))),
     )
     .await;
     let published = published.unwrap_or_else(|_| Err(late(PUBLISH_TIMEOUT)));
@@ -464,8 +464,9 @@ impl Work<'_> {
             Plan::Keep { .. } => self.record(),
             // No grant, no write, not even of a token that is there already.
             Plan::Render if self.denied.is_some() => {}
-            Plan::Render => self.repair().await?,
-            Plan::Mint(cause) => self.mint(cause).await?,
+            Plan::Render => Box::pin(self.repair()).await?,
+            // Its own allocation: what waits for Google is to hold what that takes and no more.
+            Plan::Mint(cause) => Box::pin(self.mint(cause)).await?,
             Plan::Suspended => self.report.suspended = true,
             Plan::Denied(denied) => return Err(Stop::Denied(denied)),
             Plan::Wait { .. } => {
@@ -476,7 +477,7 @@ impl Work<'_> {
             // Decided again after a read: then it is never asked for a second time.
             Plan::Read => {}
         }
-        self.remove_renamed().await?;
+        Box::pin(self.remove_renamed()).await?;
         match &self.denied {
             Some(denied) if !self.request.suspend => Err(Stop::Denied(denied.clone())),
             _ => Ok(()),

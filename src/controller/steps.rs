@@ -129,12 +129,15 @@ impl Work<'_> {
         let field = format!("data[{}]", request.target.key);
         self.refuse_a_fight(reverted.then_some(field.as_str()), self.content.as_ref())?;
         if self.was_refused_a_write() {
-            self.rehearse().await?;
+            Box::pin(self.rehearse()).await?;
         }
         let left = self.expiry().map(|expiry| expiry.duration_since(self.now));
         let left = left.and_then(|left| left.try_into().ok());
         let before = before(self.previous, self.holds_this_spec());
-        let minted = self.turn.aside(mint::mint(ctx, request, before, left)).await;
+        let minted = self
+            .turn
+            .aside(Box::pin(mint::mint(ctx, request, before, left)))
+            .await;
         let unchanged = minted
             .as_ref()
             .is_ok_and(|minted| self.is_unchanged(cause, &minted.token));
@@ -151,7 +154,7 @@ impl Work<'_> {
             error => Stop::Mint(error),
         })?;
         self.observed.issued_at = Some(Timestamp::now());
-        self.tell_clock_skew(&token).await;
+        Box::pin(self.tell_clock_skew(&token)).await;
         // The grant, the request itself or its claim on the Secret may have gone while Google answered.
         self.report.grant = ctx
             .grants
@@ -168,7 +171,7 @@ impl Work<'_> {
             (None, Some(secret)) => Before::Untouched(Box::new(secret)),
             (None, None) => Before::Unknown,
         };
-        let written = apply::write(ctx, request, &rendered, before).await?;
+        let written = Box::pin(apply::write(ctx, request, &rendered, before)).await?;
         self.settle(written, &token, reverted)?;
         self.report.handled_renew = request.renew_request.clone();
         self.report.acted = Some(Act::Issued(cause));

@@ -119,7 +119,8 @@ impl Minter {
             std::iter::once(asked.service_account).chain(delegates),
         )?;
         refuse_unknowable(principal.as_ref(), asked)?;
-        let bearer = self.adc.bearer(&self.metadata).await?;
+        // Mostly there already: what fetches one is large, and each of many waits.
+        let bearer = Box::pin(self.adc.bearer(&self.metadata)).await?;
         match self
             .iam_credentials
             .generate_id_token(bearer.expose(), asked)
