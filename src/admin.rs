@@ -10,6 +10,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 
@@ -23,22 +24,39 @@ struct Shared {
     pulse: Pulse,
 }
 
-/// Serves until the process ends. Ready once `synced` is true, alive as `pulse` says.
+/// Serves until the process ends, in a thread of its own: it answers also while the work is stuck, and a scrape holds up no renewal.
+/// Ready once `synced` is true, alive as `pulse` says. What comes back tells when it ended, and how.
 ///
 /// # Errors
-/// The listener failed.
-pub async fn serve(
+/// The thread could not be started.
+pub fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
     synced: Receiver<bool>,
     pulse: Pulse,
-) -> std::io::Result<()> {
+) -> std::io::Result<oneshot::Receiver<std::io::Result<()>>> {
     let shared = Shared {
         metrics,
         synced,
         pulse,
     };
-    axum::serve(listener, router(shared)).await
+    let listener = listener.into_std()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (ended, end) = oneshot::channel();
+    let serving = move || {
+        let served = runtime.block_on(async {
+            let listener = TcpListener::from_std(listener)?;
+            axum::serve(listener, router(shared)).await
+        });
+        // Fails only where nobody waits for it any more.
+        let _ = ended.send(served);
+    };
+    std::thread::Builder::new()
+        .name("admin".to_owned())
+        .spawn(serving)?;
+    Ok(end)
 }
 
 fn router(shared: Shared) -> Router {

@@ -164,12 +164,7 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
 
     let pulse = Pulse::new(controller::longest_work(&settings));
     let (synced, synced_receiver) = watch::channel(false);
-    let mut server = tokio::spawn(admin::serve(
-        listener,
-        metrics.clone(),
-        synced_receiver,
-        pulse.clone(),
-    ));
+    let server = admin::serve(listener, metrics.clone(), synced_receiver, pulse.clone())?;
     let ctx = Arc::new(Context {
         events: Events::new(client.clone(), std::env::var("HOSTNAME").ok()),
         client,
@@ -195,11 +190,8 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
         tracing::info!("the operator ends: it finishes what is under way");
     };
     tokio::select! {
-        ended = controller::run(ctx, elector, pulse, synced, shutdown) => {
-            server.abort();
-            Ok(ended?)
-        }
-        ended = &mut server => Err(AppError::Admin(match ended {
+        ended = controller::run(ctx, elector, pulse, synced, shutdown) => Ok(ended?),
+        ended = server => Err(AppError::Admin(match ended {
             Ok(Ok(())) => "without an error".to_owned(),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),

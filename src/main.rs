@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use idtoken_operator::{app, cli::Cli};
 
-// One thread: the work waits for others nearly all the time, and what it decides takes a tenth of a millisecond a request. A second
-// thread would cost a switch at most steps, and gain nothing before several thousand writes a second, which no API server takes.
+// One thread for all work, and one for probes and metrics (admin.rs): the work waits for others nearly all the time, so that a second
+// thread would cost a switch at most steps and gain little (docs/performance.md).
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     // One provider for kube and reqwest; fails only where one is set already.

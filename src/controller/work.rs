@@ -1,4 +1,4 @@
-//! Does the work that the queue holds: each reconcile is a task of its own, so that all cores are used and a slow one blocks no other.
+//! Does the work that the queue holds: each reconcile is a task of its own, so that one that waits blocks no other.
 
 use std::collections::HashMap;
 use std::future::Future;
