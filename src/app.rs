@@ -166,7 +166,7 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
     let (synced, synced_receiver) = watch::channel(false);
     let server = admin::serve(listener, metrics.clone(), synced_receiver, pulse.clone())?;
     let ctx = Arc::new(Context {
-        events: Events::new(client.clone(), std::env::var("HOSTNAME").ok()),
+        events: Events::new(client.clone(), std::env::var("HOSTNAME").ok(), metrics.clone()),
         client,
         minter,
         requests: Store::default(),

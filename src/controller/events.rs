@@ -1,8 +1,9 @@
-//! Writes events. kube's recorder remembers each for minutes and looks through all of them at the next, which thousands of requests that
-//! become Ready at once do not bear; here only warnings are remembered, and a bounded number of them.
+//! Writes events: hints for people, which status, log and metrics do not depend on. Where thousands of requests change at once, a share of
+//! each namespace is written, as an event costs the API server as much as a Secret. kube's recorder remembers each for minutes and looks
+//! through all of them at the next; here only warnings are remembered, and a bounded number of them.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -15,12 +16,18 @@ use kube::{Client, Resource};
 use serde_json::json;
 
 use crate::api::FIELD_MANAGER;
+use crate::metrics::Metrics;
 
 /// How long the same warning is counted on the event that told of it first
 /// (<https://github.com/kubernetes/enhancements/blob/master/keps/sig-instrumentation/383-new-event-api-ga-graduation/README.md>).
 const SERIES: SignedDuration = SignedDuration::from_mins(6);
 /// Most warnings that are remembered for it. Those beyond are events of their own.
 const MAX_REMEMBERED: usize = 512;
+/// Events that a namespace gets at once, and seconds until it gets one more.
+const BURST: f64 = 100.0;
+const REFILL_SECONDS: f64 = 1.0;
+/// Namespaces after which those that may have all of them again are forgotten.
+const MAX_NAMESPACES: usize = 1024;
 
 /// Whose warning it was, by UID, and its reason.
 type Subject = (String, String);
@@ -33,24 +40,32 @@ struct Told {
     last: Timestamp,
 }
 
+/// What each namespace may have written: how many events, as of when.
+#[derive(Debug, Default)]
+struct Allowance(HashMap<String, (f64, Timestamp)>);
+
 /// Writes events as this operator.
 pub struct Events {
     client: Client,
     instance: String,
+    metrics: Arc<Metrics>,
+    allowance: Mutex<Allowance>,
     warnings: Mutex<HashMap<Subject, Told>>,
 }
 
 impl Events {
     /// `instance` names this process among its replicas.
-    pub fn new(client: Client, instance: Option<String>) -> Self {
+    pub fn new(client: Client, instance: Option<String>, metrics: Arc<Metrics>) -> Self {
         Self {
             client,
             instance: instance.unwrap_or_else(|| FIELD_MANAGER.to_owned()),
+            metrics,
+            allowance: Mutex::default(),
             warnings: Mutex::default(),
         }
     }
 
-    /// Writes `event` about `regarding`.
+    /// Writes `event` about `regarding`, unless its namespace had many a moment ago.
     ///
     /// # Errors
     /// The API server refused, or did not answer.
@@ -59,6 +74,15 @@ impl Events {
         let subject = (event.type_ == EventType::Warning)
             .then(|| (regarding.uid.clone().unwrap_or_default(), event.reason.clone()));
         let namespace = regarding.namespace.as_deref().unwrap_or("default");
+        let allowed = self
+            .allowance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(namespace, now);
+        if !allowed {
+            self.metrics.event_left_out();
+            return Ok(());
+        }
         let calls = Request::new(Object::url_path(&(), Some(namespace)));
         let told = subject
             .as_ref()
@@ -86,7 +110,7 @@ impl Events {
         Ok(())
     }
 
-    fn warnings(&self) -> std::sync::MutexGuard<'_, HashMap<Subject, Told>> {
+    fn warnings(&self) -> MutexGuard<'_, HashMap<Subject, Told>> {
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -127,6 +151,28 @@ impl Events {
     }
 }
 
+impl Allowance {
+    /// Whether the namespace may have one more.
+    fn take(&mut self, namespace: &str, now: Timestamp) -> bool {
+        let left = |(left, at): (f64, Timestamp)| {
+            let since = now.duration_since(at).as_secs_f64().max(0.0);
+            (left + since / REFILL_SECONDS).min(BURST)
+        };
+        if self.0.len() >= MAX_NAMESPACES {
+            self.0.retain(|_, known| left(*known) < BURST);
+        }
+        let known = self.0.get(namespace).copied();
+        let left = known.map_or(BURST, left);
+        let allowed = left >= 1.0;
+        let rest = if allowed { left - 1.0 } else { left };
+        match self.0.get_mut(namespace) {
+            Some(known) => *known = (rest, now),
+            None => drop(self.0.insert(namespace.to_owned(), (rest, now))),
+        }
+        allowed
+    }
+}
+
 /// The warning as counted once more, where it was told a moment ago.
 fn repeated(warnings: &mut HashMap<Subject, Told>, subject: &Subject, now: Timestamp) -> Option<Told> {
     let told = warnings.get_mut(subject)?;
@@ -163,6 +209,29 @@ mod tests {
 
     fn subject(uid: usize) -> Subject {
         (uid.to_string(), "NotGranted".to_owned())
+    }
+
+    #[test]
+    fn a_namespace_gets_many_at_once_and_then_few() {
+        let mut allowance = Allowance::default();
+        let took = |allowance: &mut Allowance, namespace: &str, seconds| {
+            (0..1000)
+                .filter(|_| allowance.take(namespace, at(seconds)))
+                .count()
+        };
+        assert_eq!(took(&mut allowance, "shop", 0), 100);
+        assert_eq!(
+            took(&mut allowance, "bank", 0),
+            100,
+            "another one's are not spent"
+        );
+        assert_eq!(took(&mut allowance, "shop", 7), 7);
+        assert_eq!(took(&mut allowance, "shop", 1), 0, "a clock that was set back");
+        assert_eq!(took(&mut allowance, "shop", 100_000), 100);
+        for number in 0..2 * MAX_NAMESPACES {
+            allowance.take(&number.to_string(), at(200_000 + number as i64));
+        }
+        assert!(allowance.0.len() <= MAX_NAMESPACES);
     }
 
     #[test]

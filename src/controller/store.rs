@@ -148,6 +148,15 @@ mod tests {
     }
 
     #[test]
+    fn what_most_requests_say_alike_is_held_once() {
+        let store = Store::default();
+        let whole = serde_json::to_vec(&object("a")).unwrap().len();
+        store.put(key("shop", "a"), object("a"));
+        let held = store.read()[&key("shop", "a")].len();
+        assert!(held * 2 < whole, "{held} of {whole} bytes");
+    }
+
+    #[test]
     fn a_list_drops_what_it_lacks_in_its_scope_only() {
         let store = Store::default();
         for place in [key("shop", "a"), key("shop", "b"), key("bank", "a")] {

@@ -78,6 +78,7 @@ pub struct Metrics {
     watches: Watches,
     requests: Mutex<Requests>,
     served_expired: Counter<f64, std::sync::atomic::AtomicU64>,
+    events_left_out: Counter,
     queue_seconds: Histogram,
     queue_depth: Gauge,
     reconciles_in_flight: Gauge,
@@ -137,6 +138,10 @@ impl Metrics {
         let help = "Seconds for which tokens were in use after their end, added up over all requests that are not suspended";
         registry.register_with_unit("served_expired", help, Unit::Seconds, served_expired.clone());
 
+        let events_left_out = Counter::default();
+        let help = "Events that were not written, since their namespace had many a moment ago";
+        registry.register("events_left_out", help, events_left_out.clone());
+
         let queue_seconds = seconds();
         let help = "Time from when a reconcile was due until it began";
         registry.register_with_unit("queue_wait", help, Unit::Seconds, queue_seconds.clone());
@@ -173,6 +178,7 @@ impl Metrics {
             watches,
             requests: Mutex::new(requests),
             served_expired,
+            events_left_out,
             queue_seconds,
             queue_depth,
             reconciles_in_flight,
@@ -203,6 +209,11 @@ impl Metrics {
     /// Takes in Google's clock less this machine's.
     pub fn clock_differs(&self, by: jiff::SignedDuration) {
         self.clock_skew.set(by.as_secs());
+    }
+
+    /// Counts an event that was not written.
+    pub fn event_left_out(&self) {
+        self.events_left_out.inc();
     }
 
     /// Counts a reconcile.
