@@ -104,7 +104,7 @@ impl Inputs {
             status: Some(status.clone()),
             ..object
         };
-        let key = (request.namespace.clone(), request.name.clone());
+        let key = Key::new(&request.namespace, &request.name);
         let store = Store::default();
         store.put(key.clone(), object.clone());
         Ok(Self {
