@@ -192,16 +192,6 @@ impl System {
         }
     }
 
-    /// Freezes it; its connections stay.
-    pub(crate) fn pause(&self) -> Result<()> {
-        self.process.pause()
-    }
-
-    /// Lets it go on.
-    pub(crate) fn resume(&self) -> Result<()> {
-        self.process.resume()
-    }
-
     /// Asks it to end, and waits for it.
     pub(crate) async fn stop(self) -> Result<()> {
         self.process.terminate(LIMIT).await.map(drop)
