@@ -171,6 +171,23 @@ fn uid(number: u32, into: &mut String) {
     }
 }
 
+impl Operator {
+    /// One that has just started.
+    fn new(settings: &Settings, term: u16) -> Self {
+        Self {
+            turns: turns(settings),
+            waiting: HashMap::new(),
+            drive: None,
+            due: VecDeque::new(),
+            running: 0,
+            writing: 0,
+            to_write: VecDeque::new(),
+            away: 0,
+            term,
+        }
+    }
+}
+
 impl World {
     pub(crate) fn new(settings: Settings, upstream: Upstream, begin: Begin, length: Time) -> Result<Self> {
         let spec: IdTokenRequestSpec = serde_json::from_value(serde_json::json!({
@@ -188,17 +205,7 @@ impl World {
             lane: random.below(settings.namespaces.into()) as u32,
         });
         let all = all.collect();
-        let operators = (0..settings.shards).map(|_| Operator {
-            turns: turns(&settings),
-            waiting: HashMap::new(),
-            drive: None,
-            due: VecDeque::new(),
-            running: 0,
-            writing: 0,
-            to_write: VecDeque::new(),
-            away: 0,
-            term: 0,
-        });
+        let operators = (0..settings.shards).map(|_| Operator::new(&settings, 0));
         let mut world = Self {
             max_wait: GoogleConfig::default().max_wait.as_millis() as Time,
             start: Instant::now(),
@@ -394,17 +401,7 @@ impl World {
     /// An operator ends: what it remembers goes, and what it is doing is lost.
     fn stop(&mut self, shard: u16) {
         let operator = &mut self.operators[usize::from(shard)];
-        *operator = Operator {
-            turns: turns(&self.settings),
-            waiting: HashMap::new(),
-            drive: None,
-            due: VecDeque::new(),
-            running: 0,
-            writing: 0,
-            to_write: VecDeque::new(),
-            away: 0,
-            term: operator.term + 1,
-        };
+        *operator = Operator::new(&self.settings, operator.term + 1);
         for one in self.all.iter_mut().filter(|one| one.shard == shard) {
             (one.issued_at, one.retry, one.wake) = (0, None, 0);
         }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
 /// Namespace and name of an object. A copy shares the text, since every cache holds the key of every object.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
@@ -11,6 +13,12 @@ impl Key {
     /// Of the object `name` in `namespace`.
     pub fn new(namespace: &str, name: &str) -> Self {
         Self(format!("{namespace}/{name}").into())
+    }
+
+    /// Of the object with this metadata.
+    pub fn of(meta: &ObjectMeta) -> Self {
+        let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
+        Self::new(namespace.unwrap_or_default(), name.unwrap_or_default())
     }
 
     /// The namespace.

@@ -161,14 +161,10 @@ impl Allowance {
         if self.0.len() >= MAX_NAMESPACES {
             self.0.retain(|_, known| left(*known) < BURST);
         }
-        let known = self.0.get(namespace).copied();
-        let left = known.map_or(BURST, left);
+        let known = self.0.entry(namespace.to_owned()).or_insert((BURST, now));
+        let left = left(*known);
         let allowed = left >= 1.0;
-        let rest = if allowed { left - 1.0 } else { left };
-        match self.0.get_mut(namespace) {
-            Some(known) => *known = (rest, now),
-            None => drop(self.0.insert(namespace.to_owned(), (rest, now))),
-        }
+        *known = (if allowed { left - 1.0 } else { left }, now);
         allowed
     }
 }

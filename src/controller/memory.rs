@@ -73,6 +73,14 @@ pub struct Memory {
     pub allowed_by: Option<Arc<[String]>>,
 }
 
+impl Memory {
+    /// The failures in a row, where waiting after them still makes sense.
+    pub fn retry_on(&self, basis: &Basis, now: Timestamp) -> Option<Retry> {
+        let retry = self.retry.as_deref();
+        retry.filter(|retry| retry.holds(basis, now)).cloned()
+    }
+}
+
 /// The hashes of token and rendering as they were written to the Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written(Box<str>);

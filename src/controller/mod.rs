@@ -23,6 +23,7 @@ mod hash;
 pub mod index;
 mod line;
 mod memory;
+mod metadata;
 pub mod mint;
 pub mod names;
 pub mod observe;

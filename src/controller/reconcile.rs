@@ -148,13 +148,6 @@ fn current(ctx: &Context, key: &Key) -> Option<(IdTokenRequest, Memory, IdTokenR
     Some((object, memory, status.unwrap_or_default()))
 }
 
-fn key(object: &IdTokenRequest) -> Key {
-    Key::new(
-        object.metadata.namespace.as_deref().unwrap_or_default(),
-        object.metadata.name.as_deref().unwrap_or_default(),
-    )
-}
-
 fn version(object: &IdTokenRequest) -> &str {
     object.metadata.resource_version.as_deref().unwrap_or_default()
 }
@@ -239,11 +232,7 @@ async fn phases(
         previous,
         memory,
         denied: allowed.err(),
-        retry: memory
-            .retry
-            .as_deref()
-            .filter(|retry| retry.holds(&basis, now))
-            .cloned(),
+        retry: memory.retry_on(&basis, now),
         observed,
         content: None,
         report,
@@ -268,7 +257,8 @@ fn marked(mut request: Request, ctx: &Context) -> Request {
 fn note_grants(ctx: &Context, object: &IdTokenRequest, memory: &Memory, grants: Vec<String>) {
     if memory.allowed_by.as_deref() != Some(&*grants) {
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
-        ctx.index.remember_grants(&key(object), uid, &grants);
+        ctx.index
+            .remember_grants(&Key::of(&object.metadata), uid, &grants);
     }
 }
 
@@ -371,11 +361,7 @@ fn unfinished(
         previous,
         memory,
         denied: None,
-        retry: memory
-            .retry
-            .as_deref()
-            .filter(|retry| retry.holds(&basis, now))
-            .cloned(),
+        retry: memory.retry_on(&basis, now),
         observed: observed(ctx, &request, previous, memory),
         content: None,
         report: Report {

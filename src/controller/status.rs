@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::Context;
 use super::fault::{KubeFault, code};
 use super::line::Act;
-use super::observe::{for_metadata, metadata};
+use super::metadata::{for_metadata, metadata};
 use super::schedule::Renewal;
 use crate::api::FIELD_MANAGER;
 use crate::api::conditions::{READY, RECONCILING, RENEWAL_FAILING, STALLED, reason};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
 
 use super::Context;
-use super::observe::{Metadata, metadata};
+use super::metadata::{Metadata, metadata};
 use super::status::{self, Failure, Report};
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestSpec, IdTokenRequestStatus};

@@ -141,7 +141,7 @@ pub(super) async fn requests(ctx: Arc<Context>, scope: String, triggers: Trigger
         let event = match read(event) {
             Ok(event) => event,
             Err(object) => {
-                let key = key_of(&object.metadata);
+                let key = Key::of(&object.metadata);
                 waiting.extend(dropped(&ctx, &key));
                 if listing {
                     listed.insert(key);
@@ -178,7 +178,7 @@ pub(super) async fn requests(ctx: Arc<Context>, scope: String, triggers: Trigger
                 affected.into_iter().for_each(|key| triggers.request(key));
             }
             watcher::Event::Delete(object) => {
-                let affected = dropped(&ctx, &key_of(&object.metadata));
+                let affected = dropped(&ctx, &Key::of(&object.metadata));
                 affected.into_iter().for_each(|key| triggers.request(key));
             }
         }
@@ -198,7 +198,7 @@ fn read(event: watcher::Event<Shown>) -> Result<watcher::Event<IdTokenRequest>, 
 
 /// Takes a request into the store and the index. Returns its key as they hold it, and the requests that are to be reconciled for it.
 fn taken_in(ctx: &Context, object: IdTokenRequest) -> (Key, Vec<Key>) {
-    let key = key_of(&object.metadata);
+    let key = Key::of(&object.metadata);
     // One that waits for somebody's finalizer gets no token any more.
     if object.metadata.deletion_timestamp.is_some() {
         let affected = dropped(ctx, &key);
@@ -240,7 +240,7 @@ pub(super) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers
         match event {
             Ok(watcher::Event::Init) => ctx.index.secrets_listing(&scope),
             Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
-                let (key, meta) = (key_of(&secret.metadata), SecretMeta::from(&secret.metadata));
+                let (key, meta) = (Key::of(&secret.metadata), SecretMeta::from(&secret.metadata));
                 if ctx.index.secret_applied(key.clone(), &meta) {
                     concerned(&key, &meta);
                 }
@@ -252,7 +252,7 @@ pub(super) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers
                 fill(&filled, Cache::Secrets(scope.clone()));
             }
             Ok(watcher::Event::Delete(secret)) => {
-                let (key, meta) = (key_of(&secret.metadata), SecretMeta::from(&secret.metadata));
+                let (key, meta) = (Key::of(&secret.metadata), SecretMeta::from(&secret.metadata));
                 // Also where it was unknown: a request may wait for somebody else's Secret to go.
                 ctx.index.secret_deleted(&key, &meta.resource_version);
                 concerned(&key, &meta);
@@ -335,13 +335,6 @@ fn note<K>(telling: &mut WatchMetrics, event: &watcher::Result<watcher::Event<K>
 
 fn failed(resource: &str, error: &dyn std::error::Error) {
     tracing::warn!(resource, "the watch failed and is begun anew: {}", chain(error));
-}
-
-fn key_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Key {
-    Key::new(
-        meta.namespace.as_deref().unwrap_or_default(),
-        meta.name.as_deref().unwrap_or_default(),
-    )
 }
 
 /// Watches IdTokenGrants.
