@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::client::ClientBuilder;
-use kube::{Client, Config};
+use kube::Config;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -21,11 +20,7 @@ use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
 use crate::health::Pulse;
 use crate::leader::{self, Elector, Gate};
 use crate::metrics::{self, GrantOrigin, Metrics};
-use crate::{admin, probe, telemetry};
-
-/// Longest time for one answer of the Kubernetes API, watches aside, which speak at least this often.
-const KUBERNETES_READ_TIMEOUT: Duration = Duration::from_secs(295);
-const KUBERNETES_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::{admin, kubernetes, probe, telemetry};
 
 /// Why the operator does not start or run on.
 #[derive(Debug, Error)]
@@ -148,13 +143,13 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
         metrics.granted(GrantOrigin::File, read.len());
         grants.set_file(read);
     }
-    let config = kubernetes().await?;
+    let config = kubernetes::config().await?;
     let elector = match args.leader.leader_elect {
         true => Some(elector(&config, &args.leader, &settings, &gate, metrics.clone())?),
         false => None,
     };
     // Whatever writes has this client, so that no write goes around the gate.
-    let client = ClientBuilder::try_from(config)?.with_layer(&gate.layer()).build();
+    let client = kubernetes::client(config, &gate)?;
     let refused = |source| AppError::Listen {
         address: listen.to_string(),
         source,
@@ -223,15 +218,6 @@ fn elector(
         retry_period: Duration::from_secs(args.retry_period),
     };
     election.check()?;
-    let client = Client::try_from(config.clone())?;
+    let client = kubernetes::client(config.clone(), &Gate::open())?;
     Ok(Elector::new(client, election, gate.clone(), metrics))
-}
-
-async fn kubernetes() -> Result<Config, AppError> {
-    let mut config = Config::infer().await?;
-    // Its own retries would wait behind our backs, where no deadline and no Retry-After rule reaches.
-    config.default_retry = false;
-    config.connect_timeout = Some(KUBERNETES_CONNECT_TIMEOUT);
-    config.read_timeout = Some(KUBERNETES_READ_TIMEOUT);
-    Ok(config)
 }

@@ -61,13 +61,7 @@ impl Program {
                         "--iam-credentials-url",
                         &cluster.google.url,
                     ])
-                    .args([
-                        "--google-max-in-flight",
-                        "128",
-                        "--leader-elect",
-                        "--lease-namespace",
-                        "idtoken-system",
-                    ])
+                    .args(["--leader-elect", "--lease-namespace", "idtoken-system"])
                     .env("KUBECONFIG", cluster.operator_kubeconfig()?)
                     .env("GCE_METADATA_HOST", cluster.google.address());
                 "idtoken-operator"
