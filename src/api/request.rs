@@ -290,7 +290,7 @@ pub struct IdTokenRequestStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready, RenewalFailing, Reconciling and Stalled.
+    /// Ready; and RenewalFailing, Reconciling and Stalled, each from when it was first True: one that is absent is False.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -23,9 +23,15 @@ use crate::metrics::Metrics;
 const SERIES: SignedDuration = SignedDuration::from_mins(6);
 /// Most warnings that are remembered for it. Those beyond are events of their own.
 const MAX_REMEMBERED: usize = 512;
-/// Events that a namespace gets at once, and seconds until it gets one more.
-const BURST: f64 = 100.0;
-const REFILL_SECONDS: f64 = 1.0;
+/// Events that a namespace gets, and that all of them get together.
+const OF_A_NAMESPACE: Rate = Rate {
+    at_once: 100.0,
+    a_second: 1.0,
+};
+const OF_ALL: Rate = Rate {
+    at_once: 200.0,
+    a_second: 20.0,
+};
 /// Namespaces after which those that may have all of them again are forgotten.
 const MAX_NAMESPACES: usize = 1024;
 
@@ -40,9 +46,23 @@ struct Told {
     last: Timestamp,
 }
 
-/// What each namespace may have written: how many events, as of when.
+/// How many events at once, and how many a second after that.
+#[derive(Debug)]
+struct Rate {
+    at_once: f64,
+    a_second: f64,
+}
+
+/// How many events were left, as of when.
+#[derive(Clone, Copy, Debug)]
+struct Left(f64, Timestamp);
+
+/// What each namespace may have written, and all of them together.
 #[derive(Debug, Default)]
-struct Allowance(HashMap<String, (f64, Timestamp)>);
+struct Allowance {
+    namespaces: HashMap<String, Left>,
+    all: Option<Left>,
+}
 
 /// Writes events as this operator.
 pub struct Events {
@@ -151,20 +171,29 @@ impl Events {
     }
 }
 
+impl Left {
+    fn now(self, rate: &Rate, now: Timestamp) -> f64 {
+        let since = now.duration_since(self.1).as_secs_f64().max(0.0);
+        (self.0 + since * rate.a_second).min(rate.at_once)
+    }
+}
+
 impl Allowance {
     /// Whether the namespace may have one more.
     fn take(&mut self, namespace: &str, now: Timestamp) -> bool {
-        let left = |(left, at): (f64, Timestamp)| {
-            let since = now.duration_since(at).as_secs_f64().max(0.0);
-            (left + since / REFILL_SECONDS).min(BURST)
-        };
-        if self.0.len() >= MAX_NAMESPACES {
-            self.0.retain(|_, known| left(*known) < BURST);
+        if self.namespaces.len() >= MAX_NAMESPACES {
+            self.namespaces
+                .retain(|_, left| left.now(&OF_A_NAMESPACE, now) < OF_A_NAMESPACE.at_once);
         }
-        let known = self.0.entry(namespace.to_owned()).or_insert((BURST, now));
-        let left = left(*known);
-        let allowed = left >= 1.0;
-        *known = (if allowed { left - 1.0 } else { left }, now);
+        let all = self.all.map_or(OF_ALL.at_once, |left| left.now(&OF_ALL, now));
+        let known = self.namespaces.get(namespace);
+        let own = known.map_or(OF_A_NAMESPACE.at_once, |left| left.now(&OF_A_NAMESPACE, now));
+        let allowed = all >= 1.0 && own >= 1.0;
+        let spent = if allowed { 1.0 } else { 0.0 };
+        // Kept also where nothing is spent: after a clock was set back, the time counts anew.
+        self.all = Some(Left(all - spent, now));
+        self.namespaces
+            .insert(namespace.to_owned(), Left(own - spent, now));
         allowed
     }
 }
@@ -221,13 +250,15 @@ mod tests {
             100,
             "another one's are not spent"
         );
+        assert_eq!(took(&mut allowance, "zoo", 0), 0, "all of them have had theirs");
         assert_eq!(took(&mut allowance, "shop", 7), 7);
         assert_eq!(took(&mut allowance, "shop", 1), 0, "a clock that was set back");
+        assert_eq!(took(&mut allowance, "shop", 3), 2);
         assert_eq!(took(&mut allowance, "shop", 100_000), 100);
         for number in 0..2 * MAX_NAMESPACES {
-            allowance.take(&number.to_string(), at(200_000 + number as i64));
+            assert!(allowance.take(&number.to_string(), at(200_000 + number as i64)));
         }
-        assert!(allowance.0.len() <= MAX_NAMESPACES);
+        assert!(allowance.namespaces.len() <= MAX_NAMESPACES);
     }
 
     #[test]

@@ -86,6 +86,10 @@ pub struct Report {
 }
 
 /// Computes the status. Equal to `previous` where nothing changed.
+///
+/// RenewalFailing, Reconciling and Stalled are absent until they are True for the first time, as kstatus has it for conditions that tell
+/// of what is abnormal (<https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md>): each takes a tenth of what a
+/// status costs the API server. After that they stay, to tell since when all is well.
 pub fn compute(
     previous: &IdTokenRequestStatus,
     generation: i64,
@@ -136,8 +140,10 @@ pub fn compute(
             None => (STALLED, false, reason::RECONCILED, String::new()),
         },
     ];
+    let known = |type_: &str| previous.conditions.iter().any(|before| before.type_ == type_);
     next.conditions = conditions
         .into_iter()
+        .filter(|(type_, status, ..)| *status || *type_ == READY || known(type_))
         .map(|(type_, status, reason, message)| {
             condition(previous, generation, now, type_, status, reason, message)
         })

@@ -139,7 +139,8 @@ impl Metrics {
         registry.register_with_unit("served_expired", help, Unit::Seconds, served_expired.clone());
 
         let events_left_out = Counter::default();
-        let help = "Events that were not written, since their namespace had many a moment ago";
+        let help =
+            "Events that were not written, since their namespace, or all together, had many a moment ago";
         registry.register("events_left_out", help, events_left_out.clone());
 
         let queue_seconds = seconds();

@@ -20,10 +20,12 @@ pub(crate) fn condition<'a>(object: &'a IdTokenRequest, type_: &str) -> Option<&
         .find(|condition| condition.type_ == type_)
 }
 
-/// Whether the condition has this status and, where it is not empty, this reason.
+/// Whether the condition has this status and, where it is not empty, this reason. One that is absent is False, but for Ready.
 pub(crate) fn has(object: &IdTokenRequest, type_: &str, status: &str, reason: &str) -> bool {
-    condition(object, type_)
-        .is_some_and(|found| found.status == status && (reason.is_empty() || found.reason == reason))
+    match condition(object, type_) {
+        Some(found) => found.status == status && (reason.is_empty() || found.reason == reason),
+        None => type_ != "Ready" && status == "False" && reason.is_empty() && object.status.is_some(),
+    }
 }
 
 /// Whether Ready is True for the spec as it is now.
