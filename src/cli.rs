@@ -243,6 +243,8 @@ impl RunArgs {
         Settings {
             reconcile_timeout: Duration::from_secs(self.reconcile_timeout),
             concurrency: self.concurrency,
+            // Half of the calls of an endpoint are a namespace's at most: the other half is in line, so that none is left idle.
+            of_a_namespace: usize::from(self.concurrency).saturating_add(self.google.google_max_in_flight),
             shard: Shard::new(self.namespaces.clone(), self.selector.clone()),
             grants_file: self.grants_file.clone(),
             sources: SourceSettings {

@@ -71,6 +71,8 @@ pub struct Settings {
     pub reconcile_timeout: Duration,
     /// How many reconciles run at once, those aside that wait for Google.
     pub concurrency: u16,
+    /// How many of one namespace are under way at most, those included that wait for Google.
+    pub of_a_namespace: usize,
     /// Which requests there are to work on.
     pub shard: shard::Shard,
     /// Where grants are read from beside the objects.
@@ -144,6 +146,7 @@ pub async fn run(
         one_receiver,
         all_receiver,
         usize::from(ctx.settings.concurrency) + WAITING,
+        ctx.settings.of_a_namespace,
         ctx.turns.clone(),
         pulse,
         ctx.metrics.clone(),

@@ -28,6 +28,7 @@ pub(super) struct Desk {
     pub(super) one: UnboundedReceiver<Key>,
     pub(super) all: UnboundedReceiver<Scope>,
     pub(super) limit: usize,
+    pub(super) of_a_namespace: usize,
     pub(super) turns: Arc<Semaphore>,
     pub(super) pulse: Pulse,
     pub(super) metrics: Arc<Metrics>,
@@ -39,6 +40,7 @@ impl Desk {
         one: UnboundedReceiver<Key>,
         all: UnboundedReceiver<Scope>,
         limit: usize,
+        of_a_namespace: usize,
         turns: Arc<Semaphore>,
         pulse: Pulse,
         metrics: Arc<Metrics>,
@@ -47,6 +49,7 @@ impl Desk {
             one,
             all,
             limit,
+            of_a_namespace,
             turns,
             pulse,
             metrics,
@@ -78,7 +81,7 @@ impl Desk {
     ) where
         F: Future<Output = Option<Duration>> + Send + 'static,
     {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(self.of_a_namespace);
         let mut doing: HashMap<Id, Key> = HashMap::new();
         let mut stop = pin!(stop);
         let mut stopping = false;

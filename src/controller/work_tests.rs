@@ -23,6 +23,7 @@ fn desk(limit: usize) -> (Desk, UnboundedSender<Key>, UnboundedSender<Scope>) {
             ones,
             alls,
             limit,
+            limit,
             Arc::new(Semaphore::new(limit)),
             pulse,
             Arc::new(Metrics::default()),
