@@ -53,7 +53,7 @@ pub fn client(config: Config, gate: &Gate) -> Result<Client, kube::Error> {
     }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
-    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_connect_timeout(config.connect_timeout);
     tcp.set_nodelay(true);
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(config.rustls_client_config()?)

@@ -193,12 +193,7 @@ fn progress(object: &IdTokenRequest, stamp: &str) -> Progress {
     let Some(status) = &object.status else {
         return Progress::Waiting("the operator has not looked at it yet".to_owned());
     };
-    let condition = |type_: &str| {
-        status
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == type_)
-    };
+    let condition = |type_| status.condition(type_);
     let handled = status.last_handled_renew_request.as_deref() == Some(stamp);
     let ready = condition(READY);
     match (handled, ready) {

@@ -320,6 +320,13 @@ pub struct IdTokenRequestStatus {
     pub grant: Option<GrantStatus>,
 }
 
+impl IdTokenRequestStatus {
+    /// The condition of this type, where there is one.
+    pub fn condition(&self, type_: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.type_ == type_)
+    }
+}
+
 /// The Secret that was last written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -400,12 +400,7 @@ pub(super) struct Work<'a> {
 impl Work<'_> {
     async fn run(&mut self) -> Result<(), Stop> {
         self.rule_out_rivals()?;
-        let shown = self
-            .previous
-            .conditions
-            .iter()
-            .find(|c| c.type_ == READY)
-            .map(|c| c.reason.as_str());
+        let shown = self.previous.condition(READY).map(|c| c.reason.as_str());
         let in_the_way = self
             .memory
             .retry

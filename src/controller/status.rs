@@ -140,10 +140,9 @@ pub fn compute(
             None => (STALLED, false, reason::RECONCILED, String::new()),
         },
     ];
-    let known = |type_: &str| previous.conditions.iter().any(|before| before.type_ == type_);
     next.conditions = conditions
         .into_iter()
-        .filter(|(type_, status, ..)| *status || *type_ == READY || known(type_))
+        .filter(|(type_, status, ..)| *status || *type_ == READY || previous.condition(type_).is_some())
         .map(|(type_, status, reason, message)| {
             condition(previous, generation, now, type_, status, reason, message)
         })
@@ -153,11 +152,7 @@ pub fn compute(
 
 /// Whether `previous` is still true of an attempt that was put off, or says nothing yet: then nothing is written.
 pub fn says_still(previous: &IdTokenRequestStatus, generation: i64, report: &Report) -> bool {
-    let ready = previous
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == READY);
-    ready.is_none_or(|ready| {
+    previous.condition(READY).is_none_or(|ready| {
         previous.observed_generation == Some(generation) && (ready.status == "True") == report.held.is_some()
     })
 }
@@ -208,11 +203,8 @@ fn condition(
     message: String,
 ) -> Condition {
     let status = if status { "True" } else { "False" };
-    let before = previous
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == type_);
-    let since = before
+    let since = previous
+        .condition(type_)
         .filter(|condition| condition.status == status)
         .map(|condition| condition.last_transition_time.clone());
     // The API server keeps whole seconds: a finer time would read back different.
@@ -230,24 +222,19 @@ fn condition(
 /// The event that the change of status deserves: first issue, failure and recovery only.
 pub fn event(previous: &IdTokenRequestStatus, next: &IdTokenRequestStatus) -> Option<Event> {
     let failing = |status: &IdTokenRequestStatus| {
-        let find = |type_: &str| {
-            status
-                .conditions
-                .iter()
-                .find(|condition| condition.type_ == type_)
-        };
         let failing = [RENEWAL_FAILING, RECONCILING, STALLED]
             .iter()
-            .any(|type_| find(type_).is_some_and(|c| c.status == "True"));
-        let told = find(RENEWAL_FAILING)
+            .any(|type_| status.condition(type_).is_some_and(|c| c.status == "True"));
+        let told = status
+            .condition(RENEWAL_FAILING)
             .filter(|c| c.status == "True")
-            .or_else(|| find(READY));
+            .or_else(|| status.condition(READY));
         failing
             .then(|| told.map(|c| (c.reason.clone(), c.message.clone())))
             .flatten()
     };
     let issued = |status: &IdTokenRequestStatus| {
-        let ready = status.conditions.iter().find(|c| c.type_ == READY);
+        let ready = status.condition(READY);
         ready.is_some_and(|c| c.status == "True" && c.reason == reason::ISSUED)
     };
     match (failing(previous), failing(next)) {

@@ -37,19 +37,16 @@ impl RequestState {
     /// From a status that has a Ready condition; none where it has none yet. `suspended` is `spec.suspend`: nobody then waits for a
     /// renewal.
     pub fn new(status: &IdTokenRequestStatus, suspended: bool) -> Option<Self> {
-        let find = |type_: &str| {
-            status
-                .conditions
-                .iter()
-                .find(|condition| condition.type_ == type_)
-        };
         let is_true = |type_: &'static str| {
-            find(type_)
+            status
+                .condition(type_)
                 .filter(|condition| condition.status == "True")
                 .map(|condition| (type_, condition.reason.clone()))
         };
-        let ready = find(READY)?;
-        let failing = find(RENEWAL_FAILING).filter(|condition| condition.status == "True");
+        let ready = status.condition(READY)?;
+        let failing = status
+            .condition(RENEWAL_FAILING)
+            .filter(|condition| condition.status == "True");
         Some(Self {
             ready: ready.status == "True",
             reason: ready.reason.clone(),

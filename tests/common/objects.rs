@@ -13,11 +13,7 @@ use super::{AUDIENCE, CALLER, World};
 
 /// The condition of this type.
 pub(crate) fn condition<'a>(object: &'a IdTokenRequest, type_: &str) -> Option<&'a Condition> {
-    let conditions = object.status.as_ref().map(|status| status.conditions.as_slice());
-    conditions
-        .unwrap_or_default()
-        .iter()
-        .find(|condition| condition.type_ == type_)
+    object.status.as_ref()?.condition(type_)
 }
 
 /// Whether the condition has this status and, where it is not empty, this reason. One that is absent is False, but for Ready.
