@@ -23,6 +23,9 @@ pub const GROUP: &str = "idtoken.dev";
 /// The field manager of every write, as `managedFields` shows it.
 pub const FIELD_MANAGER: &str = "idtoken-operator";
 
+/// `status.observedGeneration` before the operator has seen a request, as the CRD has it by default.
+pub const UNOBSERVED: i64 = -1;
+
 /// Label on every Secret of ours; the metadata watch selects by it.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`LABEL_MANAGED_BY`].
@@ -85,7 +88,7 @@ fn default_status(crd: &mut CustomResourceDefinition) {
             .and_then(|schema| schema.properties.as_mut())
             .and_then(|properties| properties.get_mut("status"));
         if let Some(status) = status {
-            status.default = Some(JSON(json!({"observedGeneration": -1})));
+            status.default = Some(JSON(json!({"observedGeneration": UNOBSERVED})));
         }
     }
 }

@@ -1,10 +1,11 @@
-//! Pure: what happened → the status and the event; then the patch that writes it.
+//! Pure: what happened → the status and the event; then the call that writes it.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use kube::Resource;
-use kube::api::{Patch, PatchParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::Request as ApiRequest;
+use kube::core::request::Error as ApiRequestError;
 use kube::runtime::events::{Event, EventType};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -14,9 +15,9 @@ use super::fault::{KubeFault, code};
 use super::line::Act;
 use super::metadata::{for_metadata, metadata};
 use super::schedule::Renewal;
-use crate::api::FIELD_MANAGER;
 use crate::api::conditions::{READY, RECONCILING, RENEWAL_FAILING, STALLED, reason};
 use crate::api::v1alpha1::{GrantStatus, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus};
+use crate::api::{FIELD_MANAGER, UNOBSERVED};
 
 /// A refusal that lasts this long is shown as Stalled.
 pub const STALLED_AFTER: SignedDuration = SignedDuration::from_mins(10);
@@ -336,9 +337,32 @@ fn change(previous: &IdTokenRequestStatus, next: &IdTokenRequestStatus) -> Optio
     merge_patch(&json(previous), &json(next))
 }
 
+/// The whole request as the API server reads it where its status is replaced: of the rest, it takes these alone
+/// (<https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#status-subresource>).
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct First<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    metadata: Named<'a>,
+    status: &'a IdTokenRequestStatus,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Named<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    uid: &'a str,
+    resource_version: &'a str,
+}
+
 /// Writes the status where it changed, on the request as of `resource_version`: the API server ignores a UID in a patch of a status,
 /// so that one could hit another request of the same name. Returns the request's resourceVersion after the write; none where nothing
 /// changed or the request is gone.
+///
+/// The first one replaces what the API server put there itself, which costs it less than to patch the object; all others are patches,
+/// so that the fields of a newer version stay.
 ///
 /// # Errors
 /// The request changed meanwhile, or the API server refused or did not answer.
@@ -349,25 +373,46 @@ pub async fn write(
     previous: &IdTokenRequestStatus,
     next: &IdTokenRequestStatus,
 ) -> Result<Option<String>, KubeFault> {
-    let (namespace, name) = (
-        meta.namespace.as_deref().unwrap_or_default(),
-        meta.name.as_deref().unwrap_or_default(),
-    );
-    let Some(status) = change(previous, next) else {
-        return Ok(None);
+    let [namespace, name, uid] =
+        [&meta.namespace, &meta.name, &meta.uid].map(|text| text.as_deref().unwrap_or_default());
+    let calls = ApiRequest::new(IdTokenRequest::url_path(&(), Some(namespace)));
+    let (verb, call) = if previous.observed_generation == Some(UNOBSERVED) {
+        let params = PostParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PostParams::default()
+        };
+        let metadata = Named {
+            namespace,
+            name,
+            uid,
+            resource_version,
+        };
+        let body = serde_json::to_vec(&First {
+            api_version: &IdTokenRequest::api_version(&()),
+            kind: &IdTokenRequest::kind(&()),
+            metadata,
+            status: next,
+        });
+        let call = body
+            .map_err(ApiRequestError::SerializeBody)
+            .and_then(|body| calls.replace_subresource("status", name, &params, body));
+        ("update", call)
+    } else {
+        let Some(status) = change(previous, next) else {
+            return Ok(None);
+        };
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(Change {
+            metadata: Seen { resource_version },
+            status,
+        });
+        ("patch", calls.patch_subresource("status", name, &params, &patch))
     };
-    let fault = |error: &kube::Error| KubeFault::new("patch", "idtokenrequests/status", namespace, error);
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PatchParams::default()
-    };
-    let patch = Patch::Merge(Change {
-        metadata: Seen { resource_version },
-        status,
-    });
-    let mut call = ApiRequest::new(IdTokenRequest::url_path(&(), Some(namespace)))
-        .patch_subresource("status", name, &params, &patch)
-        .map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
+    let fault = |error: &kube::Error| KubeFault::new(verb, "idtokenrequests/status", namespace, error);
+    let mut call = call.map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
     for_metadata(&mut call);
     match ctx.client.request_text(call).await {
         Ok(json) => match metadata(&json) {

@@ -2,7 +2,7 @@
 //! process that users run, with exactly the rights of `config/rbac.yaml` and under the admission policies.
 
 mod objects;
-mod relay;
+pub(crate) mod relay;
 mod wire;
 
 use std::net::SocketAddr;

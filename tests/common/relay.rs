@@ -1,5 +1,6 @@
-//! A relay in front of Google's endpoints that records what they are sent and answer.
+//! A relay in front of a server that records what it is sent and answers.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +22,8 @@ pub(crate) struct Relay {
 struct Passed {
     questions: Vec<u8>,
     answers: Vec<u8>,
+    /// Whether it passes on nothing any more.
+    silent: bool,
 }
 
 impl Drop for Relay {
@@ -57,6 +60,19 @@ impl Relay {
         let listener = TcpListener::bind(self.address).await?;
         *self.task.lock().unwrap() = tokio::spawn(serve(listener, self.target, self.passed.clone()));
         Ok(())
+    }
+
+    /// Has the connections of now pass on nothing any more and end neither, as a firewall does that has forgotten them. Returns how many
+    /// there were.
+    pub(crate) fn silence(&self) -> usize {
+        let mut passed = self.passed.lock().unwrap();
+        passed.iter_mut().for_each(|passed| passed.silent = true);
+        passed.len()
+    }
+
+    /// How many connections there have been.
+    pub(crate) fn connections(&self) -> usize {
+        self.passed.lock().unwrap().len()
     }
 
     /// Where it listens.
@@ -125,9 +141,9 @@ async fn pass(client: TcpStream, target: SocketAddr, passed: Arc<Mutex<Vec<Passe
     let asked = async {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
-            passed.lock().unwrap()[number]
-                .questions
-                .extend_from_slice(&buffer[..count]);
+            if !record(&passed, number, |passed| &mut passed.questions, &buffer[..count]) {
+                pending::<()>().await;
+            }
             if to_server.write_all(&buffer[..count]).await.is_err() {
                 break;
             }
@@ -136,9 +152,9 @@ async fn pass(client: TcpStream, target: SocketAddr, passed: Arc<Mutex<Vec<Passe
     let answered = async {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
-            passed.lock().unwrap()[number]
-                .answers
-                .extend_from_slice(&buffer[..count]);
+            if !record(&passed, number, |passed| &mut passed.answers, &buffer[..count]) {
+                pending::<()>().await;
+            }
             if to_client.write_all(&buffer[..count]).await.is_err() {
                 break;
             }
@@ -148,4 +164,18 @@ async fn pass(client: TcpStream, target: SocketAddr, passed: Arc<Mutex<Vec<Passe
         () = asked => {}
         () = answered => {}
     }
+}
+
+/// Whether it is to be passed on.
+fn record(
+    passed: &Mutex<Vec<Passed>>,
+    number: usize,
+    side: fn(&mut Passed) -> &mut Vec<u8>,
+    bytes: &[u8],
+) -> bool {
+    let passed = &mut passed.lock().unwrap()[number];
+    if !passed.silent {
+        side(passed).extend_from_slice(bytes);
+    }
+    !passed.silent
 }

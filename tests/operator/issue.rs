@@ -68,6 +68,11 @@ async fn the_first_token_is_written_once_and_told() -> Result<()> {
     assert_eq!(status.grant.map(|grant| grant.name).as_deref(), Some("shop"));
     assert!(has(&request, "Ready", "True", "Issued"));
     assert_eq!(status.conditions.len(), 1, "{:?}", status.conditions);
+    // To write the status takes nothing of the spec from its author.
+    let managed = request.metadata.managed_fields.clone().unwrap_or_default();
+    let authors = managed.iter().filter(|entry| entry.subresource.is_none());
+    let mut owned = authors.filter_map(|entry| entry.fields_v1.as_ref()?.0.get("f:spec")?.get("f:audience"));
+    assert!(owned.next().is_some(), "{managed:?}");
     let message = condition(&request, "Ready").map(|ready| ready.message.clone());
     assert!(message.is_some_and(|message| message.contains("billing") && message.contains(AUDIENCE)));
 
@@ -82,7 +87,7 @@ async fn the_first_token_is_written_once_and_told() -> Result<()> {
     world.mark().await?;
     let writes = world.writes_since(start)?;
     assert_eq!(of(&writes, "create", "secrets").len(), 1);
-    assert_eq!(of(&writes, "patch", "idtokenrequests/status").len(), 1);
+    assert_eq!(of(&writes, "update", "idtokenrequests/status").len(), 1);
     assert_eq!(writes.len(), 2, "{writes:#?}");
 
     let metrics = world.scrape().await?;

@@ -136,7 +136,7 @@ async fn a_burst_costs_one_mint_and_two_writes_a_request() -> Result<()> {
     let refused: Vec<_> = writes.iter().filter(|call| call.code >= 300).collect();
     assert!(refused.is_empty(), "{refused:#?}");
     assert_eq!(of(&writes, "create", "secrets").len(), COUNT + 1);
-    assert_eq!(of(&writes, "patch", "idtokenrequests/status").len(), COUNT + 1);
+    assert_eq!(of(&writes, "update", "idtokenrequests/status").len(), COUNT + 1);
     // The count of requests on the grant is written every now and then.
     let others = writes.len() - of(&writes, "patch", "idtokengrants/status").len();
     assert_eq!(others, 2 * (COUNT + 1));

@@ -6,10 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures::{TryStreamExt, future, stream};
 use idtoken_emulator::Endpoint;
+use idtoken_testenv::until;
 use jiff::Timestamp;
 use kube::api::ListParams;
 use serde_json::json;
 
+use crate::common::relay::Relay;
 use crate::common::{LIMIT, Setup, World, is_ready, token};
 
 const LIFETIME: u64 = 30;
@@ -136,10 +138,10 @@ async fn an_outage_of_the_api_server_loses_nothing() -> Result<()> {
 }
 
 /// Gives the operator the right to write statuses, or takes it away.
-async fn statuses(world: &World, verb: &str) -> Result<()> {
+async fn statuses(world: &World, verbs: &[&str]) -> Result<()> {
     let patch = json!([
         {"op": "test", "path": "/rules/1/resources", "value": ["idtokenrequests/status"]},
-        {"op": "replace", "path": "/rules/1/verbs", "value": [verb]},
+        {"op": "replace", "path": "/rules/1/verbs", "value": verbs},
     ]);
     let patch = patch.to_string();
     let role = [
@@ -163,7 +165,7 @@ fn refusals(world: &World) -> usize {
 async fn a_status_that_cannot_be_written_costs_no_mint() -> Result<()> {
     let world = World::new().await?;
     world.granted("shop").await?;
-    statuses(&world, "get").await?;
+    statuses(&world, &["get"]).await?;
     world.request("shop", "billing", json!({})).await?;
     world
         .wait("the Secret is written and the status is not", async || {
@@ -173,14 +175,14 @@ async fn a_status_that_cannot_be_written_costs_no_mint() -> Result<()> {
     let written = token(&world.secret("shop", "billing").await?);
     // Between its two writes the operator is killed.
     world.stop_operator(true).await?;
-    statuses(&world, "patch").await?;
+    statuses(&world, &["update", "patch"]).await?;
     world.start_operator().await?;
     world.ready("shop", "billing").await?;
     assert!(written == token(&world.secret("shop", "billing").await?));
     assert_eq!(world.asked(), 1);
 
     // A renewal that was asked for is not done again and again because nobody hears that it was done.
-    statuses(&world, "get").await?;
+    statuses(&world, &["get"]).await?;
     let before = refusals(&world);
     world.renew("shop", "billing", "now").await?;
     world
@@ -191,7 +193,7 @@ async fn a_status_that_cannot_be_written_costs_no_mint() -> Result<()> {
     assert_eq!(world.asked(), 2);
     // Nor where the operator is killed before its second write: the Secret tells.
     world.stop_operator(true).await?;
-    statuses(&world, "patch").await?;
+    statuses(&world, &["update", "patch"]).await?;
     world.start_operator().await?;
     world
         .until("shop", "billing", "the renewal is told", |object| {
@@ -283,5 +285,38 @@ async fn a_cluster_that_is_put_back_is_served_on() -> Result<()> {
             Ok(world.claims("shop", "kept").await.is_ok())
         })
         .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_dies_without_a_word_is_replaced() -> Result<()> {
+    let mut world = World::with(Setup {
+        operator: false,
+        ..Setup::default()
+    })
+    .await?;
+    world.granted("shop").await?;
+    let kubeconfig = std::fs::read_to_string(&world.kubeconfig)?;
+    let server = kubeconfig.split("https://").nth(1).context("no server")?;
+    let server = server.split(['"', '\n']).next().unwrap_or_default();
+    let relay = Relay::start(server.parse().context("the server's address")?).await?;
+    world.kubeconfig = world.cluster.dir().join("relayed.kubeconfig");
+    let relayed = kubeconfig.replace(server, &relay.address().to_string());
+    std::fs::write(&world.kubeconfig, relayed)?;
+    world.start_operator().await?;
+    world.issued("shop", "before", json!({})).await?;
+
+    let silent = relay.silence();
+    assert!(silent > 0, "the operator does not speak through the relay");
+    world.request("shop", "after", json!({})).await?;
+    // Found by a ping that has no answer; a watch that says nothing would be ended after minutes.
+    until("the request is ready", 3 * LIMIT, async || {
+        let request = world.requests("shop").get("after").await?;
+        Ok(is_ready(&request).then_some(()))
+    })
+    .await
+    .with_context(|| world.log_tail())?;
+    assert!(relay.connections() > silent);
+    assert_eq!(world.asked(), 2);
     Ok(())
 }

@@ -205,7 +205,7 @@ async fn without_any_one_right_something_fails() -> Result<()> {
                 world.start_operator().await?;
                 continue;
             }
-            ("secrets", "patch") => world.renew("shop", "base", &name).await?,
+            ("secrets" | "idtokenrequests/status", "patch") => world.renew("shop", "base", &name).await?,
             ("secrets", "get") => {
                 let label = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "me"}}});
                 world.meddle("shop", "base", label).await?;
