@@ -1,15 +1,13 @@
 //! A bare HTTP client of the Kubernetes API: no caches, no retries, no types.
 
 use std::path::Path;
-use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures::{Stream, StreamExt};
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
-use reqwest::{Certificate, Identity, Method, StatusCode};
+use reqwest::{Certificate, Identity, Method, Response, StatusCode};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -144,8 +142,8 @@ impl Api {
         }
     }
 
-    /// Opens a watch from now on of `path`, of the objects' metadata only where `metadata`.
-    pub(crate) async fn watch(&self, path: &str, metadata: bool) -> Result<Lines> {
+    /// Opens a watch of `path` from `version` on, of the objects' metadata only where `metadata`.
+    pub(crate) async fn watch(&self, path: &str, metadata: bool, version: &str) -> Result<Response> {
         let accept = if metadata {
             METADATA_OBJECT
         } else {
@@ -153,7 +151,7 @@ impl Api {
         };
         let separator = if path.contains('?') { '&' } else { '?' };
         let url = format!(
-            "{}/{path}{separator}watch=true&timeoutSeconds=3600&resourceVersion=0",
+            "{}/{path}{separator}watch=true&timeoutSeconds=3600&resourceVersion={version}",
             self.url
         );
         // 429 while the API server fills its own cache of a new kind.
@@ -162,40 +160,8 @@ impl Api {
             let wait = answer.status() == StatusCode::TOO_MANY_REQUESTS;
             Ok((!wait).then_some(answer))
         })
-        .await?
-        .error_for_status()?;
-        Ok(Lines {
-            stream: Box::pin(answer.bytes_stream().map(|chunk| Ok(chunk?.to_vec()))),
-            rest: Vec::new(),
-        })
-    }
-}
-
-type Chunks = Pin<Box<dyn Stream<Item = Result<Vec<u8>>> + Send>>;
-
-/// The lines of a watch.
-pub(crate) struct Lines {
-    stream: Chunks,
-    rest: Vec<u8>,
-}
-
-impl Lines {
-    /// Hands each line to `each`, until the API server ends the watch.
-    pub(crate) async fn read(&mut self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        while let Some(chunk) = self.stream.next().await {
-            let Ok(chunk) = chunk else { break };
-            self.rest.extend_from_slice(&chunk);
-            while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.rest.drain(..=end).collect();
-                each(&line)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads on and drops everything.
-    pub(crate) async fn drain(mut self) {
-        while let Some(Ok(_)) = self.stream.next().await {}
+        .await?;
+        Ok(answer.error_for_status()?)
     }
 }
 

@@ -23,6 +23,10 @@ const MOST_RECONCILES: f64 = 2.0;
 /// Calls that are fewer for each request have another cause.
 const LEAST_CALLS: f64 = 0.005;
 
+/// Where these stand among the sides.
+const FLOOR: usize = 0;
+const OPERATOR: usize = 1;
+
 pub(crate) const SECONDS: fn(&Run) -> f64 = |run| run.seconds;
 /// CPU seconds of the program without its start.
 pub(crate) const WORK: fn(&Run) -> f64 = |run| run.work;
@@ -72,12 +76,15 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
         ("other", arguments.other.clone().map(Program::Operator)),
     ];
     sides.extend(others.into_iter().filter(|(_, program)| program.is_some()));
-    let mut costs = Vec::new();
-    for &count in &arguments.counts {
-        let mut runs: Vec<Vec<Run>> = vec![Vec::new(); sides.len()];
-        for pair in 0..arguments.pairs {
+    let counts: BTreeSet<usize> = arguments.counts.iter().copied().collect();
+    let mut runs: BTreeMap<usize, Vec<Vec<Run>>> = counts
+        .iter()
+        .map(|&count| (count, vec![Vec::new(); sides.len()]))
+        .collect();
+    for pair in 0..arguments.pairs {
+        // By turns, of sides as of counts, so that what changes with time meets all alike.
+        for (&count, runs) in &mut runs {
             let mut order: Vec<usize> = (0..sides.len()).collect();
-            // By turns, so that what changes with time meets all alike.
             order.rotate_left(pair % sides.len());
             for side in order {
                 let (name, program) = &sides[side];
@@ -95,40 +102,50 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
                 runs[side].push(run);
             }
         }
-        tell(report, count, &sides, &runs);
-        if let Some(side) = sides.iter().position(|(side, _)| *side == "operator") {
-            details(report, count, &runs[side]);
-            costs.push((count, std::mem::take(&mut runs[side]), runs[0].clone()));
-        }
     }
-    costs.sort_by_key(|(count, ..)| *count);
-    if let [(few, of_few, floor_of_few), .., (many, of_many, floor_of_many)] = &costs[..] {
-        let scenario = format!("cold start of {many} to {few}");
-        let ratio = |more: &[Run], less: &[Run], value: fn(&Run) -> f64| {
-            Some(each(more, *many, value) / each(less, *few, value))
-        };
-        report.at_most(
-            &scenario,
-            "CPU a request",
-            ratio(of_many, of_few, WORK),
-            MOST_GROWTH,
-        );
-        // The API server's own time grows with what it holds: only what the operator adds to it is the operator's.
-        let (own, floor) = (
-            ratio(of_many, of_few, SECONDS),
-            ratio(floor_of_many, floor_of_few, SECONDS),
-        );
-        let beside = own.zip(floor).map(|(own, floor)| own / floor);
-        report.at_most(
-            &scenario,
-            "time a request, beside the floor's",
-            beside,
-            MOST_GROWTH,
-        );
-        report.told(&scenario, "time a request", own);
-        report.told(&scenario, "time a request, the floor's", floor);
+    for (&count, runs) in &runs {
+        tell(report, count, &sides, runs);
+        details(report, count, &runs[OPERATOR]);
+    }
+    if let (Some(few), Some(many)) = (runs.first_key_value(), runs.last_key_value())
+        && many.0 > few.0
+    {
+        growth(report, many, few);
     }
     Ok(())
+}
+
+/// What a request costs among `many` beside what it costs among `few`, in the median pair.
+fn growth(report: &mut Report, many: (&usize, &Vec<Vec<Run>>), few: (&usize, &Vec<Vec<Run>>)) {
+    let scenario = format!("cold start of {} to {}", many.0, few.0);
+    let more = *many.0 as f64 / *few.0 as f64;
+    let ratios = |side: usize, value: fn(&Run) -> f64| {
+        let pairs = many.1[side].iter().zip(&few.1[side]);
+        pairs
+            .map(|(many, few)| value(many) / value(few) / more)
+            .collect::<Vec<f64>>()
+    };
+    report.at_most(
+        &scenario,
+        "CPU a request",
+        Some(median(ratios(OPERATOR, WORK).into_iter())),
+        MOST_GROWTH,
+    );
+    // The API server's own time grows with what it holds: only what the operator adds to it is the operator's.
+    let (own, floor) = (ratios(OPERATOR, SECONDS), ratios(FLOOR, SECONDS));
+    let beside = own.iter().zip(&floor).map(|(own, floor)| own / floor);
+    report.at_most(
+        &scenario,
+        "time a request, beside the floor's",
+        Some(median(beside)),
+        MOST_GROWTH,
+    );
+    report.told(&scenario, "time a request", Some(median(own.into_iter())));
+    report.told(
+        &scenario,
+        "time a request, the floor's",
+        Some(median(floor.into_iter())),
+    );
 }
 
 fn tell(report: &mut Report, count: usize, sides: &[(&str, Option<Program>)], runs: &[Vec<Run>]) {

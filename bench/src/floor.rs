@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 
 use crate::cluster::Cluster;
+use crate::follow::Follow;
 use crate::sample::Sample;
 use crate::{api, load};
 
@@ -16,7 +17,8 @@ pub(crate) async fn run(cluster: &Cluster, sample: &Sample, count: usize) -> Res
         (api::grants(), false),
         ("api/v1/namespaces".to_owned(), true),
     ] {
-        watches.spawn(cluster.admin.watch(&path, metadata).await?.drain());
+        let watch = Follow::begin(&cluster.admin, &path, metadata).await?;
+        watches.spawn(watch.events(|_| Ok(())));
     }
     let access_token = cluster.google.access_token().await?;
     let (admin, google, sample) = (cluster.admin.clone(), cluster.google.clone(), sample.clone());

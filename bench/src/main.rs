@@ -9,6 +9,7 @@ mod churn;
 mod cluster;
 mod cold;
 mod floor;
+mod follow;
 mod google;
 mod growth;
 mod idle;

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::api::{self, Api};
+use crate::follow::Follow;
 
 #[derive(Deserialize)]
 struct Event {
@@ -51,8 +52,6 @@ struct Condition {
     status: String,
 }
 
-const AGAIN: Duration = Duration::from_millis(50);
-
 /// When each request was first seen Ready.
 type Ready = Arc<Mutex<HashMap<String, Instant>>>;
 
@@ -66,38 +65,23 @@ pub(crate) struct Seen {
 impl Seen {
     /// Begins to look.
     pub(crate) async fn begin(api: &Api) -> Result<Self> {
-        let mut lines = api.watch(&api::all_requests(), false).await?;
+        let watch = Follow::begin(api, &api::all_requests(), false).await?;
         let ready = Ready::default();
         let (sender, count) = watch::channel(0);
-        let (shared, api) = (ready.clone(), api.clone());
-        let task = tokio::spawn(async move {
-            loop {
-                lines
-                    .read(|line| {
-                        let event: Event = serde_json::from_slice(line)?;
-                        // The API server ends the watch after it.
-                        if event.type_ == "ERROR" {
-                            return Ok(());
-                        }
-                        let mut ready = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                        if event.type_ == "DELETED" {
-                            ready.remove(&event.object.metadata.name);
-                        } else if event.object.is_ready() {
-                            ready
-                                .entry(event.object.metadata.name)
-                                .or_insert_with(Instant::now);
-                        }
-                        sender.send_replace(ready.len());
-                        Ok(())
-                    })
-                    .await?;
-                // The API server ends watches when it is stopped, and when a kind has just been made.
-                tokio::time::sleep(AGAIN).await;
-                if let Ok(again) = api.watch(&api::all_requests(), false).await {
-                    lines = again;
-                }
+        let shared = ready.clone();
+        let task = tokio::spawn(watch.events(move |line| {
+            let event: Event = serde_json::from_slice(line)?;
+            let mut ready = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            if event.type_ == "DELETED" {
+                ready.remove(&event.object.metadata.name);
+            } else if event.object.is_ready() {
+                ready
+                    .entry(event.object.metadata.name)
+                    .or_insert_with(Instant::now);
             }
-        });
+            sender.send_replace(ready.len());
+            Ok(())
+        }));
         Ok(Self { ready, count, task })
     }
 
