@@ -21,11 +21,12 @@ const KINDS: [&str; 6] = [
 pub(crate) struct Calls {
     finished: BTreeMap<String, f64>,
     watches: f64,
+    dropped: f64,
 }
 
 impl Calls {
-    /// All calls about the operator's kinds up to now (`apiserver_request_total`), and the watches that are open
-    /// (`apiserver_longrunning_requests`).
+    /// All calls about the operator's kinds up to now (`apiserver_request_total`), the watches that are open
+    /// (`apiserver_longrunning_requests`), and those that it gave up (`apiserver_terminated_watchers_total`).
     pub(crate) async fn read(api: &Api) -> Result<Self> {
         Ok(Self::parse(&api.text("metrics").await?))
     }
@@ -44,6 +45,8 @@ impl Calls {
             let verb = label(series, "verb");
             if series.starts_with("apiserver_longrunning_requests{") && verb == "WATCH" {
                 calls.watches += value;
+            } else if series.starts_with("apiserver_terminated_watchers_total{") {
+                calls.dropped += value;
             } else if series.starts_with("apiserver_request_total{") && verb != "WATCH" {
                 let name = match label(series, "subresource") {
                     "" => format!("{verb} {resource}"),
@@ -67,6 +70,11 @@ impl Calls {
     /// How many watches of the operator's kinds are open.
     pub(crate) fn watches(&self) -> f64 {
         self.watches
+    }
+
+    /// How many watches it has ended since their readers, or it itself, were too slow.
+    pub(crate) fn dropped(&self) -> f64 {
+        self.dropped
     }
 }
 
@@ -99,13 +107,15 @@ mod tests {
              apiserver_request_total{code=\"200\",resource=\"leases\",subresource=\"\",verb=\"PUT\"} 9\n\
              apiserver_request_total{code=\"200\",resource=\"secrets\",subresource=\"\",verb=\"WATCH\"} 9\n\
              apiserver_longrunning_requests{component=\"apiserver\",resource=\"secrets\",verb=\"WATCH\"} 2\n\
-             apiserver_longrunning_requests{component=\"apiserver\",resource=\"pods\",verb=\"WATCH\"} 2\n",
+             apiserver_longrunning_requests{component=\"apiserver\",resource=\"pods\",verb=\"WATCH\"} 2\n\
+             apiserver_terminated_watchers_total{group=\"\",resource=\"secrets\"} 4\n\
+             apiserver_terminated_watchers_total{group=\"\",resource=\"pods\"} 8\n",
         );
         let more = [
             ("PATCH idtokenrequests/status".to_owned(), 2.0),
             ("POST secrets".to_owned(), 3.0),
         ];
         assert_eq!(after.since(&before), more.into());
-        assert_eq!(after.watches(), 2.0);
+        assert_eq!((after.watches(), after.dropped()), (2.0, 4.0));
     }
 }

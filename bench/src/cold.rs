@@ -52,6 +52,8 @@ pub(crate) struct Run {
     calls: BTreeMap<String, f64>,
     /// Connections of the program to the API server, watches open over them, and connections to Google.
     connections: [f64; 3],
+    /// Watches that the API server gave up for being slow: each begins anew from where it was.
+    dropped: f64,
 }
 
 impl Run {
@@ -62,6 +64,7 @@ impl Run {
             "seconds": self.seconds, "cpu": self.cpu, "cpuWithoutStart": self.work, "servers": self.servers,
             "peakMiB": self.peak, "minted": self.minted, "reconciles": self.reconciles, "calls": self.calls,
             "connections": {"apiServer": api, "watches": watches, "google": google},
+            "watchesDropped": self.dropped,
         })
     }
 }
@@ -115,29 +118,21 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
     Ok(())
 }
 
-/// What a request costs among `many` beside what it costs among `few`, in the median pair.
+/// What a request costs among `many` beside what it costs among `few`.
 fn growth(report: &mut Report, many: (&usize, &Vec<Vec<Run>>), few: (&usize, &Vec<Vec<Run>>)) {
     let scenario = format!("cold start of {} to {}", many.0, few.0);
-    let more = *many.0 as f64 / *few.0 as f64;
     let ratios = |side: usize, value: fn(&Run) -> f64| {
-        let pairs = many.1[side].iter().zip(&few.1[side]);
-        pairs
-            .map(|(many, few)| value(many) / value(few) / more)
-            .collect::<Vec<f64>>()
+        each_to_each((&many.1[side], *many.0), (&few.1[side], *few.0), value)
     };
-    report.at_most(
-        &scenario,
-        "CPU a request",
-        Some(median(ratios(OPERATOR, WORK).into_iter())),
-        MOST_GROWTH,
-    );
+    let cpu = median(ratios(OPERATOR, WORK).into_iter());
+    report.at_most(&scenario, "CPU a request", Some(cpu), MOST_GROWTH);
     // The API server's own time grows with what it holds: only what the operator adds to it is the operator's.
     let (own, floor) = (ratios(OPERATOR, SECONDS), ratios(FLOOR, SECONDS));
-    let beside = own.iter().zip(&floor).map(|(own, floor)| own / floor);
+    let beside = median(own.iter().zip(&floor).map(|(own, floor)| own / floor));
     report.at_most(
         &scenario,
         "time a request, beside the floor's",
-        Some(median(beside)),
+        Some(beside),
         MOST_GROWTH,
     );
     report.told(&scenario, "time a request", Some(median(own.into_iter())));
@@ -146,6 +141,15 @@ fn growth(report: &mut Report, many: (&usize, &Vec<Vec<Run>>), few: (&usize, &Ve
         "time a request, the floor's",
         Some(median(floor.into_iter())),
     );
+}
+
+/// Of each pair, `value` for a request among `more` to that among `less`; both are runs and how many requests they had.
+pub(crate) fn each_to_each(more: (&[Run], usize), less: (&[Run], usize), value: fn(&Run) -> f64) -> Vec<f64> {
+    let fewer = less.1 as f64 / more.1 as f64;
+    let pairs = more.0.iter().zip(less.0);
+    pairs
+        .map(|(more, less)| value(more) / value(less) * fewer)
+        .collect()
 }
 
 fn tell(report: &mut Report, count: usize, sides: &[(&str, Option<Program>)], runs: &[Vec<Run>]) {
@@ -242,6 +246,11 @@ fn details(report: &mut Report, count: usize, runs: &[Run]) {
             report.told(&scenario, &format!("calls a request: {kind}"), Some(calls));
         }
     }
+    report.told(
+        &scenario,
+        "watches that the API server ended as too slow",
+        Some(median(runs.iter().map(|run| run.dropped))),
+    );
     let names = [
         "connections to the API server",
         "watches over them (HTTP/1.1 would need one connection each)",
@@ -254,7 +263,7 @@ fn details(report: &mut Report, count: usize, runs: &[Run]) {
 }
 
 /// The median of `value` for each of `count` requests.
-pub(crate) fn each(runs: &[Run], count: usize, value: fn(&Run) -> f64) -> f64 {
+fn each(runs: &[Run], count: usize, value: fn(&Run) -> f64) -> f64 {
     median(runs.iter().map(value)) / count as f64
 }
 
@@ -291,6 +300,7 @@ pub(crate) async fn once(
         servers: Usage::cpu(&servers)? - used,
         ..Run::default()
     };
+    run.dropped = Calls::read(&cluster.admin).await?.dropped() - before.dropped();
     if let Some(system) = system {
         let (api, google) = system.connections(&cluster)?;
         // What it does after the last one is Ready is work for it too.

@@ -1,11 +1,13 @@
 //! What a request costs with many namespaces and grants, beside one of each.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use serde_json::json;
 
 use crate::Arguments;
-use crate::cold::{MOST_GROWTH, Run, SECONDS, WORK, each, once};
-use crate::report::Report;
+use crate::cold::{MOST_GROWTH, Run, SECONDS, WORK, each_to_each, once};
+use crate::report::{Report, median};
 use crate::sample::Sample;
 use crate::system::Program;
 
@@ -28,10 +30,11 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
     ];
     let sample = Sample::take(&sides[0]).await?;
     let operator = Program::Operator(arguments.operator.clone());
-    let mut all: Vec<(usize, [Vec<Run>; 2])> = Vec::new();
-    for &count in &arguments.counts {
-        let mut runs = [Vec::new(), Vec::new()];
-        for pair in 0..arguments.pairs {
+    let mut all: BTreeMap<usize, [Vec<Run>; 2]> = BTreeMap::new();
+    for pair in 0..arguments.pairs {
+        // By turns, of sides as of counts, so that what changes with time meets all alike.
+        for &count in &arguments.counts {
+            let runs = all.entry(count).or_default();
             for turn in 0..2 {
                 let side = (pair + turn) % 2;
                 let run = once(&sides[side], Some(&operator), &sample, count).await?;
@@ -46,19 +49,21 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
                 runs[side].push(run);
             }
         }
+    }
+    for (&count, runs) in &all {
         let scenario = format!("{count} in {} to {}", names[1], names[0]);
         judge(report, &scenario, (&runs[1], count), (&runs[0], count));
         for (side, name) in names.iter().enumerate() {
             let raw: Vec<_> = runs[side].iter().map(Run::json).collect();
             report.raw(&format!("{count} in {name}"), json!(raw));
         }
-        all.push((count, runs));
     }
-    all.sort_by_key(|(count, _)| *count);
-    if let [(few, of_few), .., (many, of_many)] = &all[..] {
+    if let (Some((&few, of_few)), Some((&many, of_many))) = (all.first_key_value(), all.last_key_value())
+        && many > few
+    {
         for (side, name) in names.iter().enumerate() {
             let scenario = format!("{many} to {few} in {name}");
-            judge(report, &scenario, (&of_many[side], *many), (&of_few[side], *few));
+            judge(report, &scenario, (&of_many[side], many), (&of_few[side], few));
         }
     }
     Ok(())
@@ -67,7 +72,7 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
 /// Judges what a request costs in `more` to what it costs in `less`; both are runs and how many requests they had.
 fn judge(report: &mut Report, scenario: &str, more: (&[Run], usize), less: (&[Run], usize)) {
     for (figure, value) in [("CPU a request", WORK), ("time a request", SECONDS)] {
-        let ratio = each(more.0, more.1, value) / each(less.0, less.1, value);
+        let ratio = median(each_to_each(more, less, value).into_iter());
         report.at_most(scenario, figure, Some(ratio), MOST_GROWTH);
     }
 }
