@@ -78,21 +78,58 @@ impl Follow {
                 continue;
             };
             for line in rest[..end].split(|byte| *byte == b'\n') {
-                let event: Event = serde_json::from_slice(line)?;
-                // Its version is too old, after which only a new list helps.
-                if event.type_ == "ERROR" {
-                    self.version = ALL.to_owned();
+                if !went_on(&mut self.version, line)? {
                     return Ok(());
                 }
-                event
-                    .object
-                    .metadata
-                    .resource_version
-                    .clone_into(&mut self.version);
                 each(line)?;
             }
             rest.drain(..=end);
         }
         Ok(())
+    }
+}
+
+/// Sets `version` to where a watch goes on after the event `line`; false where it does not, and must begin there anew.
+fn went_on(version: &mut String, line: &[u8]) -> Result<bool> {
+    let event: Event = serde_json::from_slice(line)?;
+    // Its version is too old, after which only a new list helps.
+    let too_old = event.type_ == "ERROR";
+    let next = if too_old {
+        ALL
+    } else {
+        event.object.metadata.resource_version
+    };
+    next.clone_into(version);
+    Ok(!too_old)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goes_on_after_the_last_event_and_begins_anew_after_an_error() {
+        let mut version = ALL.to_owned();
+        for (line, goes_on, from) in [
+            (
+                r#"{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"7"}}}"#,
+                true,
+                "7",
+            ),
+            (
+                r#"{"type":"BOOKMARK","object":{"kind":"Secret","metadata":{"resourceVersion":"9"}}}"#,
+                true,
+                "9",
+            ),
+            (
+                r#"{"type":"ERROR","object":{"kind":"Status","metadata":{},"code":410}}"#,
+                false,
+                ALL,
+            ),
+        ] {
+            assert_eq!(went_on(&mut version, line.as_bytes()).unwrap(), goes_on, "{line}");
+            assert_eq!(version, from, "{line}");
+        }
+        assert!(went_on(&mut version, b"{\"type\":").is_err());
     }
 }

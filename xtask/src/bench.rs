@@ -86,10 +86,15 @@ pub(crate) async fn run(output: &Output, against: Option<&str>, arguments: &[Str
     }
 }
 
-/// The operator of the commit `revision`, built in a folder of its own.
+/// The operator of the commit `revision`, built in a folder of its own, once.
 async fn checked_out(output: &Output, revision: &str) -> Result<PathBuf> {
     let commit = git(&["rev-parse", "--verify", &format!("{revision}^{{commit}}")])?;
     let bench = target_dir().join("bench");
+    let kept = bench.join(format!("operator-{commit}"));
+    if kept.is_file() {
+        output.line(&format!("the operator of {revision} is kept from before"));
+        return Ok(kept);
+    }
     let sources = bench.join(&commit);
     // Files only: a work tree would be listed by git for ever.
     let archive = bench.join(format!("{commit}.tar"));
@@ -107,9 +112,12 @@ async fn checked_out(output: &Output, revision: &str) -> Result<PathBuf> {
         Some(&bench.join("target")),
     )
     .await?;
-    // The next commit is built in the same folder.
-    let kept = bench.join(format!("operator-{commit}"));
-    std::fs::copy(found(&built, "idtoken-operator")?, &kept).context("cannot keep the other operator")?;
+    // The next commit is built in the same folder. A copy that was cut short must not count as kept.
+    let copy = kept.with_extension("part");
+    std::fs::copy(found(&built, "idtoken-operator")?, &copy)
+        .and_then(|_| std::fs::rename(&copy, &kept))
+        .context("cannot keep the other operator")?;
+    std::fs::remove_dir_all(&sources)?;
     Ok(kept)
 }
 
