@@ -36,7 +36,7 @@ fn request(change: impl FnOnce(&mut Value)) -> IdTokenRequest {
 fn secret(object: &IdTokenRequest, jwt: &str, change: impl FnOnce(&mut Value)) -> SecretView {
     let validated = validate::validate(object).unwrap();
     let rendered = render::render(&validated, &IdToken::parse(jwt.to_owned()).unwrap()).unwrap();
-    let mut secret = rendered.create("shop", "billing");
+    let mut secret = json!(rendered.create("shop", "billing"));
     secret["metadata"]["uid"] = "s-1".into();
     secret["metadata"]["resourceVersion"] = "7".into();
     change(&mut secret);

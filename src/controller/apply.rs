@@ -9,7 +9,8 @@ use kube::Resource;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request as ApiRequest;
 use kube::core::Status;
-use serde_json::Value;
+use kube::core::request::Error as BuildError;
+use serde::Serialize;
 
 use super::Context;
 use super::fault::{KubeFault, code};
@@ -214,14 +215,16 @@ async fn create(
         dry_run,
     };
     let body = rendered.create(&request.namespace, &request.target.name);
-    let call = secrets(&request.namespace).create(&params, body.to_string().into_bytes());
+    let call = serde_json::to_vec(&body)
+        .map_err(BuildError::SerializeBody)
+        .and_then(|body| secrets(&request.namespace).create(&params, body));
     send(ctx, "create", request, call, |code| code == 409).await
 }
 
 async fn patch(
     ctx: &Context,
     request: &Request,
-    body: Value,
+    body: impl Serialize,
     dry_run: bool,
 ) -> Result<Option<SecretMeta>, KubeFault> {
     let params = PatchParams {
@@ -282,7 +285,7 @@ async fn send(
     ctx: &Context,
     verb: &'static str,
     request: &Request,
-    call: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    call: Result<http::Request<Vec<u8>>, BuildError>,
     changed: impl Fn(u16) -> bool,
 ) -> Result<Option<SecretMeta>, KubeFault> {
     let namespace = &request.namespace;

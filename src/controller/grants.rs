@@ -1,5 +1,6 @@
 //! What is granted at the moment: grants from objects and from a file, resolved against the namespaces' labels, and how fresh they are.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -120,8 +121,10 @@ impl Grants {
         if request.token.source.granted_as().is_none() {
             return Ok(None);
         }
-        let mut token = request.token.clone();
-        token.service_account = token.service_account.or(account.map(str::to_owned));
+        let mut token = Cow::Borrowed(&request.token);
+        if token.service_account.is_none() && account.is_some() {
+            token.to_mut().service_account = account.map(str::to_owned);
+        }
         let sources = self.0.read().unwrap_or_else(PoisonError::into_inner);
         sources
             .set

@@ -277,11 +277,11 @@ impl World {
     fn write(&mut self, request: &Request, token: &IdToken, observed: &Observed) {
         let rendered = render(request, token).unwrap();
         let secret = match self.secret.take() {
-            None => rendered.create("shop", "billing"),
+            None => json!(rendered.create("shop", "billing")),
             Some(mut secret) => {
                 let seen = content(&secret);
                 let patch = match observed.content {
-                    None => rendered.renew(&seen.summary.uid, &seen.summary.resource_version),
+                    None => json!(rendered.renew(&seen.summary.uid, &seen.summary.resource_version)),
                     Some(_) => rendered.replace(&seen, false),
                 };
                 apply(&mut secret, &patch);

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::display::Base64Display;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -48,9 +51,65 @@ pub struct Rendered {
     annotations: BTreeMap<String, String>,
     data: BTreeMap<String, Zeroizing<Vec<u8>>>,
     type_: String,
-    owner: Option<Value>,
+    owner: Option<OwnerReference>,
     uid: String,
     handled_renew: Option<String>,
+}
+
+/// A Secret, or a merge patch of one, to be written as JSON. It borrows all and encodes while it is written: no further copy of the
+/// token is made.
+#[derive(Serialize)]
+pub struct Body<'r> {
+    #[serde(flatten)]
+    kind: Option<Kind<'r>>,
+    metadata: Metadata<'r>,
+    #[serde(serialize_with = "encoded")]
+    data: &'r BTreeMap<String, Zeroizing<Vec<u8>>>,
+}
+
+/// What only a whole Secret says.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Kind<'r> {
+    api_version: &'static str,
+    kind: &'static str,
+    #[serde(rename = "type")]
+    type_: &'r str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'r> {
+    #[serde(flatten)]
+    identity: Identity<'r>,
+    labels: &'r BTreeMap<String, String>,
+    annotations: BTreeMap<&'r str, &'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner_references: Option<&'r [OwnerReference]>,
+}
+
+/// Which Secret: a new one, or exactly that which was seen.
+#[derive(Serialize)]
+#[serde(untagged, rename_all_fields = "camelCase")]
+enum Identity<'r> {
+    New { name: &'r str, namespace: &'r str },
+    Seen { uid: &'r str, resource_version: &'r str },
+}
+
+fn encoded<S: Serializer>(
+    data: &BTreeMap<String, Zeroizing<Vec<u8>>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(data.iter().map(|(key, value)| (key, Encoded(value))))
+}
+
+/// Base64 of bytes, made where it is written.
+struct Encoded<'r>(&'r [u8]);
+
+impl Serialize for Encoded<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Base64Display::new(self.0, &STANDARD))
+    }
 }
 
 /// How the annotation on a Secret names a value of the annotation that asks for a renewal: by its hash, since a value can be too long.
@@ -107,10 +166,14 @@ pub fn render(request: &Request, token: &IdToken) -> Result<Rendered, RenderErro
         notes.insert(key.into(), value);
     }
     // No blockOwnerDeletion: it would need the right to update the request's finalizers.
-    let owner = json!({
-        "apiVersion": format!("{GROUP}/v1alpha1"), "kind": "IdTokenRequest",
-        "name": request.name, "uid": request.uid, "controller": true,
-    });
+    let owner = OwnerReference {
+        api_version: format!("{GROUP}/v1alpha1"),
+        kind: "IdTokenRequest".into(),
+        name: request.name.clone(),
+        uid: request.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    };
     Ok(Rendered {
         labels,
         annotations: notes,
@@ -148,28 +211,45 @@ impl Rendered {
     }
 
     /// The whole Secret, to be created.
-    pub fn create(&self, namespace: &str, name: &str) -> Value {
-        json!({
-            "apiVersion": "v1", "kind": "Secret", "type": self.type_,
-            "metadata": {
-                "name": name, "namespace": namespace, "labels": self.labels, "annotations": self.noted(),
-                "ownerReferences": self.owner.iter().collect::<Vec<_>>(),
+    pub fn create<'r>(&'r self, namespace: &'r str, name: &'r str) -> Body<'r> {
+        Body {
+            kind: Some(Kind {
+                api_version: "v1",
+                kind: "Secret",
+                type_: &self.type_,
+            }),
+            metadata: Metadata {
+                owner_references: Some(self.owner.as_slice()),
+                ..self.metadata(Identity::New { name, namespace })
             },
-            "data": self.encoded(),
-        })
+            data: &self.data,
+        }
     }
 
     /// The merge patch (RFC 7396) that puts a new token into a Secret which is otherwise as we wrote it.
-    pub fn renew(&self, uid: &str, resource_version: &str) -> Value {
-        json!({
-            "metadata": {"uid": uid, "resourceVersion": resource_version, "labels": self.labels, "annotations": self.noted()},
-            "data": self.encoded(),
-        })
+    pub fn renew<'r>(&'r self, uid: &'r str, resource_version: &'r str) -> Body<'r> {
+        Body {
+            kind: None,
+            metadata: self.metadata(Identity::Seen {
+                uid,
+                resource_version,
+            }),
+            data: &self.data,
+        }
+    }
+
+    fn metadata<'r>(&'r self, identity: Identity<'r>) -> Metadata<'r> {
+        Metadata {
+            identity,
+            labels: &self.labels,
+            annotations: self.noted(),
+            owner_references: None,
+        }
     }
 
     /// The merge patch that makes `content` ours in full: what we once wrote and want no more goes, what others wrote stays.
     pub fn replace(&self, content: &Content, adopted: bool) -> Value {
-        let mut patch = self.renew(&content.summary.uid, &content.summary.resource_version);
+        let mut patch = json!(self.renew(&content.summary.uid, &content.summary.resource_version));
         for field in stale_fields(self, content) {
             let (kind, key) = field.split_once(':').unwrap_or_default();
             match kind {
@@ -183,22 +263,17 @@ impl Rendered {
             patch["metadata"]["annotations"][annotations::ADOPTED] = "true".into();
         }
         if let Some(owners) = self.owners(content, adopted) {
-            patch["metadata"]["ownerReferences"] = owners;
+            patch["metadata"]["ownerReferences"] = json!(owners);
         }
         patch
     }
 
     /// The ownerReferences as they should be; none where they are so already.
-    fn owners(&self, content: &Content, adopted: bool) -> Option<Value> {
+    fn owners(&self, content: &Content, adopted: bool) -> Option<Vec<OwnerReference>> {
         let current = content.meta.owner_references.as_deref().unwrap_or_default();
-        let ours = |owner: &k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| {
-            owner.kind == "IdTokenRequest" && owner.api_version.starts_with(GROUP)
-        };
-        let mut wanted: Vec<Value> = current
-            .iter()
-            .filter(|owner| !ours(owner))
-            .filter_map(|owner| serde_json::to_value(owner).ok())
-            .collect();
+        let ours =
+            |owner: &OwnerReference| owner.kind == "IdTokenRequest" && owner.api_version.starts_with(GROUP);
+        let others = current.iter().filter(|owner| !ours(owner));
         let own = self
             .owner
             .as_ref()
@@ -211,8 +286,7 @@ impl Rendered {
                 .eq([self.uid.as_str()]),
             None => !current.iter().any(ours),
         };
-        wanted.extend(own.cloned());
-        (!right).then_some(Value::Array(wanted))
+        (!right).then(|| others.chain(own).cloned().collect())
     }
 
     /// The annotations and what is written beside them only: the renewal that was asked for can be ahead of the Secret, which is then
@@ -224,13 +298,6 @@ impl Rendered {
             .map(|(key, value)| (key.as_str(), value.as_str()));
         let handled = self.handled_renew.as_deref();
         all.chain(handled.map(|hash| (annotations::HANDLED_RENEW, hash)))
-            .collect()
-    }
-
-    fn encoded(&self) -> BTreeMap<&str, String> {
-        self.data
-            .iter()
-            .map(|(key, value)| (key.as_str(), STANDARD.encode(value)))
             .collect()
     }
 

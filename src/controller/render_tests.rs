@@ -1,3 +1,5 @@
+use base64::Engine;
+
 use super::fixtures::{ACCOUNT, UID, apply, content, request, stored, token};
 use super::*;
 use crate::controller::template::Template;
@@ -9,9 +11,8 @@ fn decoded(value: &Value) -> String {
 }
 
 fn first(request: &Request) -> Value {
-    let mut secret = render(request, &token(request, T0))
-        .unwrap()
-        .create(&request.namespace, &request.target.name);
+    let rendered = render(request, &token(request, T0)).unwrap();
+    let mut secret = json!(rendered.create(&request.namespace, &request.target.name));
     stored(&mut secret, 10);
     secret
 }
@@ -71,12 +72,12 @@ fn renew_is_bound_to_what_was_seen_and_gives_what_create_would() {
     let request = request(full());
     let mut secret = first(&request);
     let rendered = render(&request, &token(&request, T0 + 1800)).unwrap();
-    let patch = rendered.renew("secret-10", "10");
+    let patch = json!(rendered.renew("secret-10", "10"));
     assert_eq!(patch["metadata"]["uid"], "secret-10");
     assert_eq!(patch["metadata"]["resourceVersion"], "10");
     assert!(patch.get("type").is_none() && patch["metadata"].get("ownerReferences").is_none());
     apply(&mut secret, &patch);
-    let mut fresh = rendered.create("shop", "s");
+    let mut fresh = json!(rendered.create("shop", "s"));
     fresh["metadata"]["uid"] = "secret-10".into();
     fresh["metadata"]["resourceVersion"] = "10".into();
     assert_eq!(secret, fresh);

@@ -172,7 +172,7 @@ fn jwt(issued: i64) -> String {
 
 /// `rendered` as the API server answers it.
 fn secret(rendered: &Rendered) -> String {
-    let mut secret = rendered.create("shop", "billing");
+    let mut secret = json!(rendered.create("shop", "billing"));
     secret["metadata"]["uid"] = "5a0ffb2c-9e07-4be1-8d2a-000000000002".into();
     secret["metadata"]["resourceVersion"] = "481515".into();
     secret["metadata"]["creationTimestamp"] = "2026-01-01T00:00:01Z".into();
