@@ -56,7 +56,7 @@ pub struct Rendered {
     handled_renew: Option<String>,
 }
 
-/// A Secret, or a merge patch of one, to be written as JSON. It borrows all and encodes while it is written: no further copy of the
+/// A Secret, or a merge patch of one, to be written as JSON. It borrows all and encodes while it is written: beside the JSON no copy of the
 /// token is made.
 #[derive(Serialize)]
 pub struct Body<'r> {
