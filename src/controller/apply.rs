@@ -18,9 +18,9 @@ use super::index::{Key, SecretMeta};
 use super::metadata::for_metadata;
 use super::observe::{Content, read_secret};
 use super::plan::{Ownership, ownership};
-use super::render::Rendered;
+use super::render::{Rendered, is_request};
 use super::validate::Request;
-use crate::api::{FIELD_MANAGER, GROUP, conditions::reason};
+use crate::api::{FIELD_MANAGER, conditions::reason};
 
 /// Tries against others that write the same Secret at the same moment.
 const TRIES: u32 = 4;
@@ -126,10 +126,7 @@ async fn attempt(
 /// [`KubeFault::SecretConflict`].
 pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool, KubeFault> {
     let target = Key::new(&request.namespace, &request.target.name);
-    let foreign = |owner: &&OwnerReference| {
-        let ours = owner.kind == "IdTokenRequest" && owner.api_version.starts_with(&format!("{GROUP}/"));
-        owner.controller == Some(true) && !ours
-    };
+    let foreign = |owner: &&OwnerReference| owner.controller == Some(true) && !is_request(owner);
     let controller = content.meta.owner_references.iter().flatten().find(foreign);
     let controller = controller.map(|owner| format!("{} {}", owner.kind, owner.name));
     // A named request that still wants this Secret comes after ours: our own rivals were ruled out before.

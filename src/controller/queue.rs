@@ -53,6 +53,10 @@ impl Queue {
             return;
         }
         self.times.insert(key.clone(), at);
+        if !self.namespaces.contains_key(key.namespace()) {
+            self.namespaces
+                .insert(key.namespace().into(), Namespace::default());
+        }
         self.change(&key.clone(), |namespace| {
             if let Some(before) = before {
                 namespace.order.remove(&(before, key.clone()));
@@ -107,10 +111,6 @@ impl Queue {
 
     /// Does `change` to the namespace of `key`, and brings its place among the others up to date.
     fn change(&mut self, key: &Key, change: impl FnOnce(&mut Namespace)) {
-        if !self.namespaces.contains_key(key.namespace()) {
-            self.namespaces
-                .insert(key.namespace().into(), Namespace::default());
-        }
         let Some(namespace) = self.namespaces.get_mut(key.namespace()) else {
             return;
         };

@@ -112,6 +112,12 @@ impl Serialize for Encoded<'_> {
     }
 }
 
+/// Whether `owner` is an IdTokenRequest, of whichever version.
+pub(super) fn is_request(owner: &OwnerReference) -> bool {
+    let group = owner.api_version.split_once('/').map(|(group, _)| group);
+    group == Some(GROUP) && owner.kind == "IdTokenRequest"
+}
+
 /// How the annotation on a Secret names a value of the annotation that asks for a renewal: by its hash, since a value can be too long.
 pub fn hash_of_renewal(value: &str) -> String {
     hash::versioned("v1", &[value.to_owned()])
@@ -271,9 +277,7 @@ impl Rendered {
     /// The ownerReferences as they should be; none where they are so already.
     fn owners(&self, content: &Content, adopted: bool) -> Option<Vec<OwnerReference>> {
         let current = content.meta.owner_references.as_deref().unwrap_or_default();
-        let ours =
-            |owner: &OwnerReference| owner.kind == "IdTokenRequest" && owner.api_version.starts_with(GROUP);
-        let others = current.iter().filter(|owner| !ours(owner));
+        let others = current.iter().filter(|owner| !is_request(owner));
         let own = self
             .owner
             .as_ref()
@@ -281,10 +285,10 @@ impl Rendered {
         let right = match own {
             Some(_) => current
                 .iter()
-                .filter(|owner| ours(owner))
+                .filter(|owner| is_request(owner))
                 .map(|owner| owner.uid.as_str())
                 .eq([self.uid.as_str()]),
-            None => !current.iter().any(ours),
+            None => !current.iter().any(is_request),
         };
         (!right).then(|| others.chain(own).cloned().collect())
     }

@@ -160,6 +160,25 @@ fn a_reserved_annotation_is_never_taken_for_stale() {
 }
 
 #[test]
+fn an_owner_of_another_group_is_not_ours() {
+    let request = request(full());
+    let mut secret = first(&request);
+    let mut other = secret["metadata"]["ownerReferences"][0].clone();
+    other["apiVersion"] = "idtoken.dev.example.com/v1".into();
+    other["uid"] = "u-1".into();
+    other["controller"] = false.into();
+    let owners = secret["metadata"]["ownerReferences"].as_array_mut().unwrap();
+    owners[0]["uid"] = "an-earlier-life".into();
+    owners.push(other.clone());
+    let rendered = render(&request, &token(&request, T0)).unwrap();
+    let patch = rendered.replace(&content(&secret), false);
+    apply(&mut secret, &patch);
+    let owners = secret["metadata"]["ownerReferences"].as_array().unwrap();
+    assert_eq!((owners.len(), &owners[0]), (2, &other));
+    assert_eq!(owners[1]["uid"], UID);
+}
+
+#[test]
 fn a_stale_owner_of_a_restored_secret_is_replaced() {
     let request = request(json!({}));
     let mut secret = first(&request);

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time
 use kube::Resource;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::Request as ApiRequest;
-use kube::core::request::Error as ApiRequestError;
+use kube::core::request::Error as BuildError;
 use kube::runtime::events::{Event, EventType};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -394,7 +394,7 @@ pub async fn write(
             status: next,
         });
         let call = body
-            .map_err(ApiRequestError::SerializeBody)
+            .map_err(BuildError::SerializeBody)
             .and_then(|body| calls.replace_subresource("status", name, &params, body));
         ("update", call)
     } else {
