@@ -17,7 +17,7 @@ use crate::{Arguments, floor, load};
 
 const LIMIT: Duration = Duration::from_secs(900);
 /// By how much a request may cost more among many than among few.
-pub(crate) const MOST_GROWTH: f64 = 1.1;
+const MOST_GROWTH: f64 = 1.1;
 /// How often the operator may look at a request until it is Ready.
 const MOST_RECONCILES: f64 = 2.0;
 /// Calls that are fewer for each request have another cause.
@@ -27,9 +27,9 @@ const LEAST_CALLS: f64 = 0.005;
 const FLOOR: usize = 0;
 const OPERATOR: usize = 1;
 
-pub(crate) const SECONDS: fn(&Run) -> f64 = |run| run.seconds;
+const SECONDS: fn(&Run) -> f64 = |run| run.seconds;
 /// CPU seconds of the program without its start.
-pub(crate) const WORK: fn(&Run) -> f64 = |run| run.work;
+const WORK: fn(&Run) -> f64 = |run| run.work;
 
 /// What one run took.
 #[derive(Clone, Debug, Default)]
@@ -121,30 +121,25 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
 /// What a request costs among `many` beside what it costs among `few`.
 fn growth(report: &mut Report, many: (&usize, &Vec<Vec<Run>>), few: (&usize, &Vec<Vec<Run>>)) {
     let scenario = format!("cold start of {} to {}", many.0, few.0);
-    let ratios = |side: usize, value: fn(&Run) -> f64| {
-        each_to_each((&many.1[side], *many.0), (&few.1[side], *few.0), value)
-    };
-    let cpu = median(ratios(OPERATOR, WORK).into_iter());
-    report.at_most(&scenario, "CPU a request", Some(cpu), MOST_GROWTH);
-    // The API server's own time grows with what it holds: only what the operator adds to it is the operator's.
-    let (own, floor) = (ratios(OPERATOR, SECONDS), ratios(FLOOR, SECONDS));
-    let beside = median(own.iter().zip(&floor).map(|(own, floor)| own / floor));
-    report.at_most(
-        &scenario,
-        "time a request, beside the floor's",
-        Some(beside),
-        MOST_GROWTH,
-    );
-    report.told(&scenario, "time a request", Some(median(own.into_iter())));
-    report.told(
-        &scenario,
-        "time a request, the floor's",
-        Some(median(floor.into_iter())),
-    );
+    let of = |side: usize| ((&*many.1[side], *many.0), (&*few.1[side], *few.0));
+    let (more, less) = of(OPERATOR);
+    judge(report, &scenario, more, less);
+    // The API server's own time can grow with what it holds: that part is not the operator's.
+    let (more, less) = of(FLOOR);
+    let floor = median(each_to_each(more, less, SECONDS).into_iter());
+    report.told(&scenario, "time a request, the floor's", Some(floor));
 }
 
-/// Of each pair, `value` for a request among `more` to that among `less`; both are runs and how many requests they had.
-pub(crate) fn each_to_each(more: (&[Run], usize), less: (&[Run], usize), value: fn(&Run) -> f64) -> Vec<f64> {
+/// Judges what a request costs in `more` to what it costs in `less`; both are runs and how many requests they had.
+pub(crate) fn judge(report: &mut Report, scenario: &str, more: (&[Run], usize), less: (&[Run], usize)) {
+    for (figure, value) in [("CPU a request", WORK), ("time a request", SECONDS)] {
+        let ratio = median(each_to_each(more, less, value).into_iter());
+        report.at_most(scenario, figure, Some(ratio), MOST_GROWTH);
+    }
+}
+
+/// Of each pair, `value` for a request among `more` to that among `less`.
+fn each_to_each(more: (&[Run], usize), less: (&[Run], usize), value: fn(&Run) -> f64) -> Vec<f64> {
     let fewer = less.1 as f64 / more.1 as f64;
     let pairs = more.0.iter().zip(less.0);
     pairs

@@ -179,7 +179,8 @@ impl Report {
 
 fn number(value: f64) -> String {
     match value {
-        value if value == value.trunc() => format!("{value}"),
+        // A sum of nothing is -0.
+        value if value == value.trunc() => format!("{}", value + 0.0),
         value if value.abs() >= 100.0 => format!("{value:.0}"),
         value if value.abs() < 0.1 => format!("{value:.4}"),
         value => format!("{value:.2}"),

@@ -6,8 +6,8 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::Arguments;
-use crate::cold::{MOST_GROWTH, Run, SECONDS, WORK, each_to_each, once};
-use crate::report::{Report, median};
+use crate::cold::{Run, judge, once};
+use crate::report::Report;
 use crate::sample::Sample;
 use crate::system::Program;
 
@@ -67,12 +67,4 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
         }
     }
     Ok(())
-}
-
-/// Judges what a request costs in `more` to what it costs in `less`; both are runs and how many requests they had.
-fn judge(report: &mut Report, scenario: &str, more: (&[Run], usize), less: (&[Run], usize)) {
-    for (figure, value) in [("CPU a request", WORK), ("time a request", SECONDS)] {
-        let ratio = median(each_to_each(more, less, value).into_iter());
-        report.at_most(scenario, figure, Some(ratio), MOST_GROWTH);
-    }
 }
