@@ -1,10 +1,14 @@
 //! What a failed call of the Kubernetes API means, and what to do about it.
 
+use kube::runtime::watcher;
 use thiserror::Error;
 
 use super::schedule::Class;
 use crate::api::conditions::reason;
-use crate::text::redacted;
+use crate::text::{chain, redacted};
+
+/// Stands for a decoding error, whose text quotes a value of the answer.
+const UNDECODABLE: &str = "the answer could not be decoded";
 
 /// A failed call of the Kubernetes API. Holds no body: those of Secrets are tokens.
 #[derive(Clone, Debug, Error)]
@@ -124,28 +128,22 @@ impl KubeFault {
                     message: bounded(&status.message),
                 }
             }
-            kube::Error::Api(status) => {
-                let problem = format!("{} {}", status.code, bounded(&status.message));
-                Self::Unavailable {
-                    verb,
-                    resource,
-                    namespace,
-                    problem,
-                }
-            }
-            // Their text can quote what was received.
-            kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => Self::Unavailable {
-                verb,
-                resource,
-                namespace,
-                problem: "the answer could not be decoded".into(),
-            },
             other => Self::Unavailable {
                 verb,
                 resource,
                 namespace,
-                problem: bounded(&other.to_string()),
+                problem: problem(other),
             },
+        }
+    }
+
+    /// The answer to a call that would `verb` a `resource` cannot be decoded.
+    pub fn undecodable(verb: &'static str, resource: &'static str, namespace: &str) -> Self {
+        Self::Unavailable {
+            verb,
+            resource,
+            namespace: namespace.to_owned(),
+            problem: UNDECODABLE.to_owned(),
         }
     }
 
@@ -168,6 +166,28 @@ impl KubeFault {
             Self::Unavailable { .. } | Self::TimedOut { .. } => Class::Passing,
             _ => Class::Refused,
         }
+    }
+}
+
+/// What went wrong with a call, for a log line or a condition: nothing of a body, and of a refusal its bounded message.
+pub fn problem(error: &kube::Error) -> String {
+    match error {
+        // kube takes a watch event that it cannot decode for a Status without a field.
+        kube::Error::Api(status) if status.code == 0 => UNDECODABLE.to_owned(),
+        kube::Error::Api(status) => format!("{} {}", status.code, bounded(&status.message)),
+        kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => UNDECODABLE.to_owned(),
+        other => bounded(&chain(other)),
+    }
+}
+
+/// What went wrong with a watch, likewise.
+pub fn watch_problem(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error) => format!("the list failed: {}", problem(error)),
+        watcher::Error::WatchStartFailed(error) => format!("the watch cannot be started: {}", problem(error)),
+        watcher::Error::WatchFailed(error) => problem(error),
+        watcher::Error::WatchError(status) => format!("{} {}", status.code, bounded(&status.message)),
+        watcher::Error::NoResourceVersion => "the list has no resourceVersion".to_owned(),
     }
 }
 

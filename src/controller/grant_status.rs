@@ -6,7 +6,7 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
 use super::Context;
-use super::fault::code;
+use super::fault::{code, problem};
 use super::shard::Shard;
 use crate::api::FIELD_MANAGER;
 use crate::api::v1alpha1::IdTokenGrant;
@@ -32,7 +32,7 @@ pub(super) async fn tell(ctx: &Context) {
             fault = write(ctx, &name, count).await.err().or(fault);
         }
         if let Some(fault) = fault.as_ref().filter(|_| !failing) {
-            tracing::warn!("the status of IdTokenGrants was not written: {fault}");
+            tracing::warn!("the status of IdTokenGrants was not written: {}", problem(fault));
         }
         failing = fault.is_some();
     }

@@ -49,7 +49,8 @@ impl Content {
     /// Decodes a Secret from the JSON of an answer, which is wiped.
     pub fn decode(namespace: &str, verb: &'static str, json: String) -> Result<Self, KubeFault> {
         let json = Zeroizing::new(json);
-        let secret: Secret = serde_json::from_str(&json).map_err(|_| undecoded(namespace, verb))?;
+        let secret: Secret =
+            serde_json::from_str(&json).map_err(|_| KubeFault::undecodable(verb, "secrets", namespace))?;
         let data = secret.data.unwrap_or_default();
         Ok(Self {
             summary: SecretMeta::from(&secret.metadata),
@@ -70,7 +71,7 @@ impl Content {
         json: String,
     ) -> Result<SecretMeta, KubeFault> {
         let json = Zeroizing::new(json);
-        let meta = metadata(&json).map_err(|_| undecoded(namespace, verb))?;
+        let meta = metadata(&json).map_err(|_| KubeFault::undecodable(verb, "secrets", namespace))?;
         Ok(SecretMeta::from(&meta))
     }
 
@@ -89,15 +90,6 @@ impl Content {
     /// Value of an annotation.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.meta.annotations.as_ref()?.get(key).map(String::as_str)
-    }
-}
-
-fn undecoded(namespace: &str, verb: &'static str) -> KubeFault {
-    KubeFault::Unavailable {
-        verb,
-        resource: "secrets",
-        namespace: namespace.to_owned(),
-        problem: "the answer could not be decoded".into(),
     }
 }
 
@@ -195,12 +187,8 @@ pub async fn create_token(
     match client.request_text(request).await {
         Ok(json) => {
             let json = Zeroizing::new(json);
-            let answer: TokenAnswer = serde_json::from_str(&json).map_err(|_| KubeFault::Unavailable {
-                verb,
-                resource,
-                namespace: namespace.to_owned(),
-                problem: "the answer could not be decoded".into(),
-            })?;
+            let answer: TokenAnswer =
+                serde_json::from_str(&json).map_err(|_| KubeFault::undecodable(verb, resource, namespace))?;
             Ok(Some(Zeroizing::new(answer.status.token)))
         }
         Err(error) if code(&error) == Some(404) => Ok(None),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
 
 use super::Context;
+use super::fault::problem;
 use super::metadata::{Metadata, metadata};
 use super::status::{self, Failure, Report};
 use crate::api::conditions::reason;
@@ -161,7 +162,7 @@ pub(super) async fn tell(ctx: Arc<Context>, object: Box<Unreadable>) {
             .publish(&event, &Shown(Err(object)).object_ref(&()))
             .await
     {
-        tracing::debug!(namespace, name, "the event was not written: {error}");
+        tracing::debug!(namespace, name, "the event was not written: {}", problem(&error));
     }
 }
 

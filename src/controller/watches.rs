@@ -20,12 +20,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch::Sender;
 
 use super::Context;
+use super::fault::{problem, watch_problem};
 use super::grants::{Watched, read_file};
 use super::index::{Key, SecretMeta};
 use super::unreadable::{self, Shown, Unreadable};
 use crate::api::v1alpha1::{IdTokenGrant, IdTokenRequest};
 use crate::metrics::{GrantOrigin, WatchMetrics};
-use crate::text::chain;
+use crate::text::redacted;
 
 /// Seconds after which the API server ends a watch, so that it begins anew.
 pub(super) const WATCH_SECONDS: u32 = 290;
@@ -129,7 +130,7 @@ pub(super) async fn requests(ctx: Arc<Context>, scope: String, triggers: Trigger
                 if matches!(error, watcher::Error::WatchStartFailed(_)) {
                     ctx.index.requests_behind(&scope);
                 }
-                failed("idtokenrequests", &error);
+                failed("idtokenrequests", &watch_problem(&error));
                 continue;
             }
         };
@@ -257,7 +258,7 @@ pub(super) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers
                 ctx.index.secret_deleted(&key, &meta.resource_version);
                 concerned(&key, &meta);
             }
-            Err(error) => failed("secrets", &error),
+            Err(error) => failed("secrets", &watch_problem(&error)),
         }
     }
 }
@@ -333,8 +334,8 @@ fn note<K>(telling: &mut WatchMetrics, event: &watcher::Result<watcher::Event<K>
     }
 }
 
-fn failed(resource: &str, error: &dyn std::error::Error) {
-    tracing::warn!(resource, "the watch failed and is begun anew: {}", chain(error));
+fn failed(resource: &str, problem: &str) {
+    tracing::warn!(resource, "the watch failed and is begun anew: {problem}");
 }
 
 /// Watches IdTokenGrants.
@@ -345,7 +346,11 @@ pub(super) async fn grants(ctx: Arc<Context>, triggers: Triggers, filled: Filled
             .0
             .inspect_err(|error| {
                 let name = error.metadata.name.as_deref().unwrap_or_default();
-                tracing::error!(name, "an IdTokenGrant cannot be read and grants nothing: {error}");
+                let problem = redacted(&error.to_string(), 400);
+                tracing::error!(
+                    name,
+                    "an IdTokenGrant cannot be read and grants nothing: {problem}"
+                );
             })
             .ok()
     };
@@ -460,7 +465,7 @@ async fn live<K>(
             Ok(()) => telling.failed(false),
             Err(error) => {
                 telling.failed(true);
-                failed(resource, &error);
+                failed(resource, &problem(&error));
             }
         }
         tokio::time::sleep(backoff.next().unwrap_or(LONGEST_PAUSE)).await;

@@ -29,6 +29,7 @@ pub use clock::Instant;
 pub use decide::{Decision, Observed, Record, Settings, TimesError, decide};
 pub use gate::{Closed, Gate};
 
+use crate::controller::fault::problem;
 use crate::metrics::Metrics;
 
 /// Longest time for giving the Lease back.
@@ -141,7 +142,8 @@ impl Elector {
             Ok(false) => {}
             Err(error) => tracing::warn!(
                 lease = self.settings.name,
-                "the Lease was not given back: {error}"
+                "the Lease was not given back: {}",
+                problem(&error)
             ),
         }
     }
@@ -255,9 +257,10 @@ impl Elector {
         let text = match error {
             kube::Error::Api(status) if status.code == 403 => format!(
                 "the Role needs the verbs get, create and update on leases in namespace {}: {}",
-                self.settings.namespace, status.message
+                self.settings.namespace,
+                problem(error)
             ),
-            other => other.to_string(),
+            other => problem(other),
         };
         if self.told.as_ref() != Some(&text) {
             tracing::warn!(
