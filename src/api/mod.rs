@@ -6,7 +6,7 @@ use serde_json::json;
 
 pub mod conditions;
 mod grant;
-mod key;
+mod object_key;
 mod request;
 
 /// The served version of both kinds.
@@ -15,7 +15,7 @@ pub mod v1alpha1 {
     pub use super::request::*;
 }
 
-pub use key::Key;
+pub use object_key::ObjectKey;
 
 /// The API group of both kinds.
 pub const GROUP: &str = "idtoken.dev";

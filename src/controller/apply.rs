@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::Context;
 use super::fault::{KubeFault, code};
-use super::index::{Key, SecretMeta};
+use super::index::{ObjectKey, SecretMeta};
 use super::metadata::for_metadata;
 use super::observe::{Content, read_secret};
 use super::plan::{Ownership, ownership};
@@ -48,8 +48,8 @@ pub async fn write(
     rendered: &Rendered,
     before: Before,
 ) -> Result<Option<SecretMeta>, KubeFault> {
-    let key = Key::new(&request.namespace, &request.name);
-    let target = Key::new(&request.namespace, &request.target.name);
+    let key = ObjectKey::new(&request.namespace, &request.name);
+    let target = ObjectKey::new(&request.namespace, &request.target.name);
     let mut before = before;
     let mut pause = Duration::from_millis(250);
     let mut forbidden = None;
@@ -125,12 +125,15 @@ async fn attempt(
 /// # Errors
 /// [`KubeFault::SecretConflict`].
 pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool, KubeFault> {
-    let target = Key::new(&request.namespace, &request.target.name);
+    let target = ObjectKey::new(&request.namespace, &request.target.name);
     let foreign = |owner: &&OwnerReference| owner.controller == Some(true) && !is_request(owner);
     let controller = content.meta.owner_references.iter().flatten().find(foreign);
     let controller = controller.map(|owner| format!("{} {}", owner.kind, owner.name));
     // A named request that still wants this Secret comes after ours: our own rivals were ruled out before.
-    let outranked = |name: &str| ctx.index.wants(&Key::new(&request.namespace, name), &target);
+    let outranked = |name: &str| {
+        ctx.index
+            .wants(&ObjectKey::new(&request.namespace, name), &target)
+    };
     let adopt = content.annotation(crate::api::annotations::ADOPT);
     let adopted = match ownership(request, &content.summary, adopt, controller.as_deref(), outranked) {
         Ownership::Ours => false,
@@ -269,7 +272,7 @@ pub async fn delete(ctx: &Context, namespace: &str, name: &str, seen: &SecretMet
         Err(error) if code(&error) == Some(404) => {}
         Err(error) => return Err(fault(&error)),
     }
-    ctx.index.secret_missing(&Key::new(namespace, name));
+    ctx.index.secret_missing(&ObjectKey::new(namespace, name));
     Ok(())
 }
 

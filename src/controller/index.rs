@@ -13,7 +13,7 @@ use crate::api::v1alpha1::IdTokenRequest;
 pub use super::memory::{Basis, Memory, Retry, Written};
 use super::secret_meta::Packed;
 pub use super::secret_meta::SecretMeta;
-pub use crate::api::Key;
+pub use crate::api::ObjectKey;
 
 /// A request that wants a Secret: the oldest keeps it, then the lowest UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +22,7 @@ pub struct Claimant {
     /// UID of the request.
     pub uid: Arc<str>,
     /// The request.
-    pub request: Key,
+    pub request: ObjectKey,
 }
 
 /// What a change of the spec, or an order to renew, changes.
@@ -32,7 +32,7 @@ struct Seen {
     generation: i64,
     renew: Option<Box<str>>,
     created: Option<Timestamp>,
-    target: Key,
+    target: ObjectKey,
 }
 
 #[derive(Debug)]
@@ -52,14 +52,14 @@ struct Cached {
 
 #[derive(Debug, Default)]
 struct Inner {
-    secrets: HashMap<Key, Cached>,
+    secrets: HashMap<ObjectKey, Cached>,
     /// The highest resourceVersion of a Secret that the watch has shown, by namespace.
     shown: HashMap<String, String>,
     /// Lists under way, by namespace; that of all namespaces has an empty name.
-    listing: HashMap<String, HashSet<Key>>,
-    requests: HashMap<Key, Box<Entry>>,
+    listing: HashMap<String, HashSet<ObjectKey>>,
+    requests: HashMap<ObjectKey, Box<Entry>>,
     /// Who wants a Secret, the one that keeps it first.
-    claimants: HashMap<Key, Vec<Claimant>>,
+    claimants: HashMap<ObjectKey, Vec<Claimant>>,
     /// The lists of grants that requests are allowed by, which many share.
     grants: HashSet<Arc<[String]>>,
     /// Of which namespaces, all where the name is empty, a list of requests is under way.
@@ -89,7 +89,7 @@ impl Index {
 
     /// Takes in the request `key` as the watch shows it. Returns the requests to reconcile: itself where anything but its status
     /// changed, and those that wait for the Secret that it gave up.
-    pub fn request_applied(&self, key: &Key, object: &IdTokenRequest) -> Vec<Key> {
+    pub fn request_applied(&self, key: &ObjectKey, object: &IdTokenRequest) -> Vec<ObjectKey> {
         let meta = &object.metadata;
         let uid = meta.uid.as_deref().unwrap_or_default();
         let version = meta.resource_version.as_deref();
@@ -144,7 +144,7 @@ impl Index {
     }
 
     /// Drops a deleted request. Returns the requests that wait for its Secret.
-    pub fn request_deleted(&self, key: &Key) -> Vec<Key> {
+    pub fn request_deleted(&self, key: &ObjectKey) -> Vec<ObjectKey> {
         self.lock().forget(key, None).1
     }
 
@@ -154,28 +154,28 @@ impl Index {
     }
 
     /// Whether the request `key` may be another than the cached one, or gone, until the list is there.
-    pub fn is_behind(&self, key: &Key) -> bool {
-        self.lock().behind.iter().any(|scope| key.is_within(scope))
+    pub fn is_behind(&self, key: &ObjectKey) -> bool {
+        self.lock().behind.iter().any(|scope| key.is_in(scope))
     }
 
     /// A new list of the requests of `scope`, a namespace or all where empty, begins. It shows every status that was written before now.
     pub fn requests_listing(&self, scope: &str) {
         let mut inner = self.lock();
         inner.listing_requests.insert(scope.to_owned());
-        for (_, entry) in inner.requests.iter_mut().filter(|(key, _)| key.is_within(scope)) {
+        for (_, entry) in inner.requests.iter_mut().filter(|(key, _)| key.is_in(scope)) {
             entry.memory.expected = false;
         }
     }
 
     /// Drops every request of `scope`, a namespace or all where empty, that `alive` does not hold, after a new list.
-    pub fn requests_listed(&self, scope: &str, alive: &HashSet<Key>) -> Vec<Key> {
+    pub fn requests_listed(&self, scope: &str, alive: &HashSet<ObjectKey>) -> Vec<ObjectKey> {
         let mut inner = self.lock();
         inner.listing_requests.remove(scope);
         inner.behind.remove(scope);
-        let gone: Vec<Key> = inner
+        let gone: Vec<ObjectKey> = inner
             .requests
             .keys()
-            .filter(|key| key.is_within(scope) && !alive.contains(*key))
+            .filter(|key| key.is_in(scope) && !alive.contains(*key))
             .cloned()
             .collect();
         let waiting = gone.iter().flat_map(|key| inner.forget(key, None).1).collect();
@@ -184,26 +184,26 @@ impl Index {
     }
 
     /// The request that comes before `uid` for the Secret `target`, if one does.
-    pub fn rival(&self, target: &Key, uid: &str) -> Option<Claimant> {
+    pub fn rival(&self, target: &ObjectKey, uid: &str) -> Option<Claimant> {
         let inner = self.lock();
         let first = inner.claimants.get(target)?.first()?;
         (*first.uid != *uid).then(|| first.clone())
     }
 
     /// Whether the request `key` is still the one with this UID.
-    pub fn is_current(&self, key: &Key, uid: &str) -> bool {
+    pub fn is_current(&self, key: &ObjectKey, uid: &str) -> bool {
         self.lock().entry(key, uid).is_some()
     }
 
     /// Whether the request `key` is still the one with this UID, at this generation of its spec.
-    pub fn is_at(&self, key: &Key, uid: &str, generation: i64) -> bool {
+    pub fn is_at(&self, key: &ObjectKey, uid: &str, generation: i64) -> bool {
         let mut inner = self.lock();
         let entry = inner.entry(key, uid);
         entry.is_some_and(|entry| entry.seen.generation == generation)
     }
 
     /// The requests that want the Secret `target`, the one that keeps it first.
-    pub fn claimants(&self, target: &Key) -> Vec<Key> {
+    pub fn claimants(&self, target: &ObjectKey) -> Vec<ObjectKey> {
         let inner = self.lock();
         inner
             .claimants
@@ -215,7 +215,7 @@ impl Index {
     }
 
     /// Whether the request `key` exists and wants the Secret `target`.
-    pub fn wants(&self, key: &Key, target: &Key) -> bool {
+    pub fn wants(&self, key: &ObjectKey, target: &ObjectKey) -> bool {
         self.lock()
             .requests
             .get(key)
@@ -223,7 +223,7 @@ impl Index {
     }
 
     /// The Secret as last seen or written.
-    pub fn secret(&self, key: &Key) -> Option<SecretMeta> {
+    pub fn secret(&self, key: &ObjectKey) -> Option<SecretMeta> {
         self.lock().secrets.get(key)?.meta.unpack()
     }
 
@@ -235,13 +235,13 @@ impl Index {
         inner
             .shown
             .retain(|namespace, _| !scope.is_empty() && namespace != scope);
-        for (_, cached) in inner.secrets.iter_mut().filter(|(key, _)| key.is_within(scope)) {
+        for (_, cached) in inner.secrets.iter_mut().filter(|(key, _)| key.is_in(scope)) {
             cached.expected = false;
         }
     }
 
     /// Takes in a Secret as the watch or list shows it. False where it was known already, as after our own write.
-    pub fn secret_applied(&self, key: Key, meta: &SecretMeta) -> bool {
+    pub fn secret_applied(&self, key: ObjectKey, meta: &SecretMeta) -> bool {
         let mut inner = self.lock();
         let key = inner.shared(key);
         let scope = match inner.listing.contains_key(key.namespace()) {
@@ -279,13 +279,13 @@ impl Index {
     }
 
     /// The list of the Secrets in `scope` ends. Returns those that are gone.
-    pub fn secrets_listed(&self, scope: &str) -> Vec<(Key, SecretMeta)> {
+    pub fn secrets_listed(&self, scope: &str) -> Vec<(ObjectKey, SecretMeta)> {
         let mut inner = self.lock();
         let Some(listed) = inner.listing.remove(scope) else {
             return Vec::new();
         };
-        let gone = |key: &Key, cached: &mut Cached| {
-            key.is_within(scope) && !cached.expected && !listed.contains(key)
+        let gone = |key: &ObjectKey, cached: &mut Cached| {
+            key.is_in(scope) && !cached.expected && !listed.contains(key)
         };
         inner
             .secrets
@@ -295,7 +295,7 @@ impl Index {
     }
 
     /// Takes in a deletion, unless what is cached was written after it.
-    pub fn secret_deleted(&self, key: &Key, resource_version: &str) -> bool {
+    pub fn secret_deleted(&self, key: &ObjectKey, resource_version: &str) -> bool {
         let mut inner = self.lock();
         inner.saw(key.namespace(), resource_version);
         let current = inner
@@ -306,7 +306,7 @@ impl Index {
     }
 
     /// Keeps our own write until the watch shows it, so that a lagging watch never causes a second mint.
-    pub fn secret_written(&self, key: Key, meta: &SecretMeta) {
+    pub fn secret_written(&self, key: ObjectKey, meta: &SecretMeta) {
         let mut inner = self.lock();
         let key = inner.shared(key);
         // Where the watch is past our write and shows nothing, somebody deleted it before its answer reached us.
@@ -321,7 +321,7 @@ impl Index {
     }
 
     /// The Secret turned out not to exist.
-    pub fn secret_missing(&self, key: &Key) {
+    pub fn secret_missing(&self, key: &ObjectKey) {
         self.lock().secrets.remove(key);
     }
 
@@ -334,33 +334,33 @@ impl Index {
     }
 
     /// Whether the Secret of the request `key` is to be read before a mint: another leader may have written it unseen.
-    pub fn is_inherited(&self, key: &Key, uid: &str) -> bool {
+    pub fn is_inherited(&self, key: &ObjectKey, uid: &str) -> bool {
         self.lock().entry(key, uid).is_some_and(|entry| entry.inherited)
     }
 
     /// The Secret of the request `key` was read.
-    pub fn caught_up(&self, key: &Key, uid: &str) {
+    pub fn caught_up(&self, key: &ObjectKey, uid: &str) {
         if let Some(entry) = self.lock().entry(key, uid) {
             entry.inherited = false;
         }
     }
 
     /// What is remembered of the request `key`.
-    pub fn memory(&self, key: &Key, uid: &str) -> Memory {
+    pub fn memory(&self, key: &ObjectKey, uid: &str) -> Memory {
         let mut inner = self.lock();
         let entry = inner.entry(key, uid);
         entry.map(|entry| entry.memory.clone()).unwrap_or_default()
     }
 
     /// Remembers; nothing is kept of a request that is gone.
-    pub fn remember(&self, key: &Key, uid: &str, change: impl FnOnce(&mut Memory)) {
+    pub fn remember(&self, key: &ObjectKey, uid: &str, change: impl FnOnce(&mut Memory)) {
         if let Some(entry) = self.lock().entry(key, uid) {
             change(&mut entry.memory);
         }
     }
 
     /// Remembers by which IdTokenGrants a request is allowed.
-    pub fn remember_grants(&self, key: &Key, uid: &str, grants: &[String]) {
+    pub fn remember_grants(&self, key: &ObjectKey, uid: &str, grants: &[String]) {
         let mut inner = self.lock();
         let shared = match inner.grants.get(grants) {
             Some(shared) => shared.clone(),
@@ -434,21 +434,21 @@ impl Index {
 
 impl Inner {
     /// The request `key`, if it is still the one with this UID.
-    fn entry(&mut self, key: &Key, uid: &str) -> Option<&mut Entry> {
+    fn entry(&mut self, key: &ObjectKey, uid: &str) -> Option<&mut Entry> {
         let entry = self.requests.get_mut(key)?;
         (*entry.seen.uid == *uid).then_some(entry)
     }
 
     /// The key of the Secret `name` that the request `key` wants, as another holds it where one does.
-    fn target(&self, key: &Key, name: String) -> Key {
+    fn target(&self, key: &ObjectKey, name: String) -> ObjectKey {
         match name == key.name() {
             true => key.clone(),
-            false => self.shared(Key::new(key.namespace(), &name)),
+            false => self.shared(ObjectKey::new(key.namespace(), &name)),
         }
     }
 
     /// The same key of a Secret as another holds it, so that its text is there once.
-    fn shared(&self, key: Key) -> Key {
+    fn shared(&self, key: ObjectKey) -> ObjectKey {
         let held = self.claimants.get_key_value(&key).map(|(held, _)| held);
         let held = held.or_else(|| self.secrets.get_key_value(&key).map(|(held, _)| held));
         held.cloned().unwrap_or(key)
@@ -456,8 +456,8 @@ impl Inner {
 
     /// Whether a list shows the request `uid` older than we left it, as after a restore of etcd. What we remember of its status is void
     /// then.
-    fn turned_back(&mut self, key: &Key, uid: &str, resource_version: Option<&str>) -> bool {
-        let listing = self.listing_requests.iter().any(|scope| key.is_within(scope));
+    fn turned_back(&mut self, key: &ObjectKey, uid: &str, resource_version: Option<&str>) -> bool {
+        let listing = self.listing_requests.iter().any(|scope| key.is_in(scope));
         let Some(entry) = self.entry(key, uid).filter(|_| listing) else {
             return false;
         };
@@ -473,7 +473,7 @@ impl Inner {
     }
 
     /// The watch shows the request `uid` at this resourceVersion: our status, if it is not newer, is in the store too.
-    fn caught_up(&mut self, key: &Key, uid: &str, resource_version: &str) {
+    fn caught_up(&mut self, key: &ObjectKey, uid: &str, resource_version: &str) {
         let entry = self.entry(key, uid);
         if let Some((written, status)) = entry.and_then(|entry| entry.memory.status.as_mut())
             && !older(resource_version, written)
@@ -495,7 +495,7 @@ impl Inner {
 
     /// Takes `key` out. Returns what was there, and who waits for the Secret that is free now, which it is not where `by`, its
     /// successor, still wants it.
-    fn forget(&mut self, key: &Key, by: Option<&Seen>) -> (Option<Box<Entry>>, Vec<Key>) {
+    fn forget(&mut self, key: &ObjectKey, by: Option<&Seen>) -> (Option<Box<Entry>>, Vec<ObjectKey>) {
         let Some(old) = self.requests.remove(key) else {
             return (None, Vec::new());
         };
@@ -503,7 +503,7 @@ impl Inner {
             return (Some(old), Vec::new());
         };
         claimants.retain(|claimant| claimant.request != *key);
-        let mut waiting: Vec<Key> = claimants
+        let mut waiting: Vec<ObjectKey> = claimants
             .iter()
             .map(|claimant| claimant.request.clone())
             .collect();

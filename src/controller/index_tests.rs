@@ -6,8 +6,8 @@ use crate::api::v1alpha1::IdTokenRequestStatus;
 use crate::api::{LABEL_MANAGED_BY, MANAGED_BY};
 use crate::controller::render::fixtures::{at, object};
 
-fn key(name: &str) -> Key {
-    Key::new("shop", name)
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("shop", name)
 }
 
 fn secret(version: &str) -> SecretMeta {
@@ -27,13 +27,13 @@ fn wanting(name: &str, uid: &str, target: &str, created: i64) -> IdTokenRequest 
     request
 }
 
-fn names(keys: Vec<Key>) -> Vec<String> {
+fn names(keys: Vec<ObjectKey>) -> Vec<String> {
     keys.iter().map(|key| key.name().to_owned()).collect()
 }
 
 fn applied(index: &Index, request: &IdTokenRequest) -> Vec<String> {
     let namespace = request.metadata.namespace.as_deref().unwrap();
-    let key = Key::new(namespace, request.metadata.name.as_deref().unwrap());
+    let key = ObjectKey::new(namespace, request.metadata.name.as_deref().unwrap());
     names(index.request_applied(&key, request))
 }
 
@@ -86,7 +86,7 @@ fn a_late_answer_does_not_undo_the_watch() {
     index.secret_written(key("s"), &secret("12"));
     assert_eq!(version(&index, "s").as_deref(), Some("12"));
     // What the watch shows of another namespace says nothing.
-    let elsewhere = Key::new("bank", "s");
+    let elsewhere = ObjectKey::new("bank", "s");
     index.secret_written(elsewhere.clone(), &secret("8"));
     assert!(index.secret(&elsewhere).is_some());
 }
@@ -254,7 +254,7 @@ fn whoever_waits_for_a_secret_is_woken_when_it_is_free() {
 
     // And by a deletion that only a new list shows.
     applied(&index, &old);
-    let alive: HashSet<Key> = [key("young")].into();
+    let alive: HashSet<ObjectKey> = [key("young")].into();
     assert_eq!(index.requests_listed("", &alive), [key("young")]);
     assert_eq!(index.request_deleted(&key("young")), Vec::new());
     assert_eq!(index.sizes(), (0, 0));
@@ -289,7 +289,7 @@ fn memory_lives_as_long_as_the_request() {
 #[test]
 fn a_list_of_one_namespace_says_nothing_of_another() {
     let index = Index::default();
-    let other = |name: &str| Key::new("other", name);
+    let other = |name: &str| ObjectKey::new("other", name);
     for key in [key("kept"), key("gone"), other("kept")] {
         assert!(index.secret_applied(key, &secret("5")));
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fault::KubeFault;
-use super::index::Key;
+use super::index::ObjectKey;
 use super::plan::Cause;
 use super::status::{Held, Report};
 use crate::api::conditions::reason;
@@ -29,7 +29,7 @@ struct Line {
 }
 
 /// Writes the line. `published` tells whether the status was written.
-pub(super) fn write(key: &Key, report: &Report, published: &Result<bool, KubeFault>, took: Duration) {
+pub(super) fn write(key: &ObjectKey, report: &Report, published: &Result<bool, KubeFault>, took: Duration) {
     let Some(line) = line(report, published) else {
         return;
     };

@@ -52,7 +52,7 @@ use crate::google::{MAX_WAITING, Minter};
 use crate::health::Pulse;
 use crate::leader::Elector;
 use crate::metrics::Metrics;
-use index::Key;
+use index::ObjectKey;
 use watches::{Cache, Filled, Scope, Triggers};
 use work::Desk;
 
@@ -170,7 +170,7 @@ pub async fn run(
     synced.send_replace(true);
     ctx.metrics.synced();
 
-    let start = |key: &Key, turn| {
+    let start = |key: &ObjectKey, turn| {
         let there = ctx.requests.holds(key);
         there.then(|| reconcile::reconcile(key.clone(), ctx.clone(), turn))
     };

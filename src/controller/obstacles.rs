@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::Context;
-use super::index::Key;
+use super::index::ObjectKey;
 use super::watches::{Triggers, WATCH_SECONDS, WatchBackoff};
 
 /// Most watches at once. Further Secrets are only looked at again by the schedule of failures.
@@ -27,13 +27,13 @@ const ASKED_EVERY: Duration = Duration::from_secs(10);
 /// The Secrets that stand in the way, each with the resourceVersion that was found.
 #[derive(Debug, Default)]
 pub struct Obstacles {
-    found: Mutex<HashMap<Key, String>>,
+    found: Mutex<HashMap<ObjectKey, String>>,
     changed: Notify,
 }
 
 impl Obstacles {
     /// The Secret `key` was found to be somebody else's as of `resource_version`.
-    pub fn add(&self, key: Key, resource_version: &str) {
+    pub fn add(&self, key: ObjectKey, resource_version: &str) {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let full = found.len() >= MAX_WATCHES && !found.contains_key(&key);
         if !full && found.insert(key, resource_version.to_owned()).is_none() {
@@ -42,19 +42,19 @@ impl Obstacles {
     }
 
     /// The Secret `key` is in nobody's way any more.
-    pub fn remove(&self, key: &Key) {
+    pub fn remove(&self, key: &ObjectKey) {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if found.remove(key).is_some() {
             self.changed.notify_one();
         }
     }
 
-    fn keys(&self) -> Vec<Key> {
+    fn keys(&self) -> Vec<ObjectKey> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.keys().cloned().collect()
     }
 
-    fn is_known(&self, key: &Key, resource_version: Option<&String>) -> bool {
+    fn is_known(&self, key: &ObjectKey, resource_version: Option<&String>) -> bool {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.get(key) == resource_version
     }
@@ -63,7 +63,7 @@ impl Obstacles {
 /// Keeps one watch for each obstacle.
 pub(super) async fn watch(ctx: Arc<Context>, triggers: Triggers) {
     let mut watches = JoinSet::new();
-    let mut running: HashMap<Key, AbortHandle> = HashMap::new();
+    let mut running: HashMap<ObjectKey, AbortHandle> = HashMap::new();
     loop {
         let wanted = ctx.obstacles.keys();
         running.retain(|key, watch| {
@@ -85,7 +85,7 @@ pub(super) async fn watch(ctx: Arc<Context>, triggers: Triggers) {
     }
 }
 
-async fn one(ctx: Arc<Context>, triggers: Triggers, key: Key) {
+async fn one(ctx: Arc<Context>, triggers: Triggers, key: ObjectKey) {
     let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(ctx.client.clone(), key.namespace());
     let config = watcher::Config::default()
         .fields(&format!("metadata.name={}", key.name()))

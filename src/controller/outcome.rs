@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::authorize::Denied;
 use super::fault::KubeFault;
-use super::index::{Basis, Key, Retry, SecretMeta};
+use super::index::{Basis, ObjectKey, Retry, SecretMeta};
 use super::mint::MintError;
 use super::plan::{self, Integrity};
 use super::reconcile::Work;
@@ -138,7 +138,7 @@ impl Work<'_> {
         basis: Basis,
         now: Timestamp,
         expiry: Option<Timestamp>,
-        key: &Key,
+        key: &ObjectKey,
     ) -> (Failure, Option<Timestamp>, Option<u32>) {
         let (reason, message, class, retry_after, act) = match stop {
             Stop::Gone => {

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use tokio::time::Instant;
 
-use super::index::Key;
+use super::index::ObjectKey;
 
 /// What waits and what is under way.
 #[derive(Debug)]
@@ -14,17 +14,17 @@ pub(super) struct Queue {
     most: usize,
     namespaces: HashMap<Box<str>, Namespace>,
     /// The first of each namespace that has room.
-    heads: BTreeSet<(Instant, Key)>,
-    times: HashMap<Key, Instant>,
-    running: HashMap<Key, Instant>,
+    heads: BTreeSet<(Instant, ObjectKey)>,
+    times: HashMap<ObjectKey, Instant>,
+    running: HashMap<ObjectKey, Instant>,
     /// Those under way that are to be worked on once more.
-    again: HashMap<Key, Instant>,
+    again: HashMap<ObjectKey, Instant>,
 }
 
 #[derive(Debug, Default)]
 struct Namespace {
-    order: BTreeSet<(Instant, Key)>,
-    head: Option<(Instant, Key)>,
+    order: BTreeSet<(Instant, ObjectKey)>,
+    head: Option<(Instant, ObjectKey)>,
     running: usize,
 }
 
@@ -42,7 +42,7 @@ impl Queue {
     }
 
     /// Has `key` worked on at `at`, or when it is asked for already, if that is earlier.
-    pub(super) fn push(&mut self, key: Key, at: Instant) {
+    pub(super) fn push(&mut self, key: ObjectKey, at: Instant) {
         if self.running.contains_key(&key) {
             let again = self.again.entry(key).or_insert(at);
             *again = at.min(*again);
@@ -67,7 +67,7 @@ impl Queue {
 
     /// Takes the one that is due longest, with the time since which it was; none where none is due. It is under way until
     /// [`Queue::done`].
-    pub(super) fn pop(&mut self, now: Instant) -> Option<(Key, Instant)> {
+    pub(super) fn pop(&mut self, now: Instant) -> Option<(ObjectKey, Instant)> {
         let (at, key) = self.heads.first().filter(|(at, _)| *at <= now)?.clone();
         self.times.remove(&key);
         self.running.insert(key.clone(), now);
@@ -79,7 +79,7 @@ impl Queue {
     }
 
     /// `key` is under way no more.
-    pub(super) fn done(&mut self, key: &Key) {
+    pub(super) fn done(&mut self, key: &ObjectKey) {
         if self.running.remove(key).is_some() {
             self.change(key, |namespace| namespace.running -= 1);
         }
@@ -110,7 +110,7 @@ impl Queue {
     }
 
     /// Does `change` to the namespace of `key`, and brings its place among the others up to date.
-    fn change(&mut self, key: &Key, change: impl FnOnce(&mut Namespace)) {
+    fn change(&mut self, key: &ObjectKey, change: impl FnOnce(&mut Namespace)) {
         let Some(namespace) = self.namespaces.get_mut(key.namespace()) else {
             return;
         };
@@ -136,8 +136,8 @@ mod tests {
 
     use super::*;
 
-    fn key(name: &str) -> Key {
-        Key::new("shop", name)
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::new("shop", name)
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
             queue.push(key(name), now);
         }
         let later = now + Duration::from_secs(1);
-        queue.push(Key::new("bank", "e"), later);
+        queue.push(ObjectKey::new("bank", "e"), later);
         assert_eq!(queue.pop(now), Some((key("a"), now)));
         assert_eq!(queue.pop(now), Some((key("b"), now)));
         assert_eq!(
@@ -193,13 +193,13 @@ mod tests {
         // What is asked for while there is no room has its turn with the others.
         queue.push(key("b"), now - Duration::from_secs(1));
         queue.push(key("d"), now - Duration::from_secs(2));
-        assert_eq!(queue.pop(later), Some((Key::new("bank", "e"), later)));
+        assert_eq!(queue.pop(later), Some((ObjectKey::new("bank", "e"), later)));
         queue.done(&key("b"));
         assert_eq!(queue.pop(now), Some((key("d"), now - Duration::from_secs(2))));
         queue.done(&key("a"));
         assert_eq!(queue.pop(now), Some((key("b"), now - Duration::from_secs(1))));
         assert_eq!((queue.pop(now), queue.running()), (None, 3));
-        for done in [key("b"), key("d"), Key::new("bank", "e")] {
+        for done in [key("b"), key("d"), ObjectKey::new("bank", "e")] {
             queue.done(&done);
         }
         assert_eq!(queue.pop(now), Some((key("c"), now)));

@@ -13,7 +13,7 @@ use tracing::Instrument;
 use super::Context;
 use super::authorize::Denied;
 use super::fault::KubeFault;
-use super::index::{Basis, Key, Memory, Retry, SecretMeta, older};
+use super::index::{Basis, Memory, ObjectKey, Retry, SecretMeta, older};
 use super::line;
 use super::observe::Content;
 use super::outcome::Stop;
@@ -38,13 +38,13 @@ const BEHIND: Duration = Duration::from_millis(500);
 static RECONCILES: AtomicU64 = AtomicU64::new(1);
 
 /// Brings one request to where its spec wants it, and says after which time to look again, if that is not on a change only.
-pub(super) async fn reconcile(key: Key, ctx: Arc<Context>, turn: Turn) -> Option<Duration> {
+pub(super) async fn reconcile(key: ObjectKey, ctx: Arc<Context>, turn: Turn) -> Option<Duration> {
     // At the level of errors, so that whatever is logged has the number.
     let span = tracing::error_span!("reconcile", id = RECONCILES.fetch_add(1, Ordering::Relaxed));
     work(key, ctx, turn).instrument(span).await
 }
 
-async fn work(key: Key, ctx: Arc<Context>, mut turn: Turn) -> Option<Duration> {
+async fn work(key: ObjectKey, ctx: Arc<Context>, mut turn: Turn) -> Option<Duration> {
     let (object, memory, previous) = current(&ctx, &key)?;
     let started = std::time::Instant::now();
     let uid = object.metadata.uid.clone().unwrap_or_default();
@@ -125,7 +125,7 @@ fn after(at: Timestamp) -> Duration {
 }
 
 /// The request, what is remembered of it, and its status as the API server has it: ours, until the watch has caught up with our last write.
-fn current(ctx: &Context, key: &Key) -> Option<(IdTokenRequest, Memory, IdTokenRequestStatus)> {
+fn current(ctx: &Context, key: &ObjectKey) -> Option<(IdTokenRequest, Memory, IdTokenRequestStatus)> {
     let look = || {
         let object = ctx.requests.get(key)?;
         let memory = ctx
@@ -156,7 +156,7 @@ fn version(object: &IdTokenRequest) -> &str {
 async fn publish(
     ctx: &Arc<Context>,
     object: &IdTokenRequest,
-    key: &Key,
+    key: &ObjectKey,
     memory: &Memory,
     previous: &IdTokenRequestStatus,
     next: &IdTokenRequestStatus,
@@ -258,7 +258,7 @@ fn note_grants(ctx: &Context, object: &IdTokenRequest, memory: &Memory, grants: 
     if memory.allowed_by.as_deref() != Some(&*grants) {
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
         ctx.index
-            .remember_grants(&Key::of(&object.metadata), uid, &grants);
+            .remember_grants(&ObjectKey::of(&object.metadata), uid, &grants);
     }
 }
 
@@ -293,7 +293,7 @@ fn basis(object: &IdTokenRequest, grant: Option<&GrantStatus>) -> Basis {
 }
 
 fn observed(ctx: &Context, request: &Request, previous: &IdTokenRequestStatus, memory: &Memory) -> Observed {
-    let target = Key::new(&request.namespace, &request.target.name);
+    let target = ObjectKey::new(&request.namespace, &request.target.name);
     let recorded = previous
         .secret
         .as_ref()
@@ -481,8 +481,8 @@ impl Work<'_> {
         secret.is_some_and(|secret| self.observed.recorded.as_ref() != Some(&secret.resource_version))
     }
 
-    pub(super) fn target(&self) -> Key {
-        Key::new(&self.request.namespace, &self.request.target.name)
+    pub(super) fn target(&self) -> ObjectKey {
+        ObjectKey::new(&self.request.namespace, &self.request.target.name)
     }
 
     /// Makes sure that the request is still there, and that the Secret is its to write.

@@ -6,7 +6,7 @@ use kube::Resource;
 
 use super::apply::{self, Before};
 use super::fault::KubeFault;
-use super::index::{Key, SecretMeta, Written};
+use super::index::{ObjectKey, SecretMeta, Written};
 use super::line::Act;
 use super::mint::{self, MintError, Minted};
 use super::observe::{Content, read_secret};
@@ -253,8 +253,8 @@ impl Work<'_> {
         }
     }
 
-    pub(super) fn key(&self) -> Key {
-        Key::new(&self.request.namespace, &self.request.name)
+    pub(super) fn key(&self) -> ObjectKey {
+        ObjectKey::new(&self.request.namespace, &self.request.name)
     }
 
     /// Says that this machine's clock is wrong: schedules and checks go by it. At most one event an hour, since every request finds the
@@ -340,7 +340,7 @@ impl Work<'_> {
         let secret = self
             .ctx
             .index
-            .secret(&Key::new(&self.request.namespace, &old.name));
+            .secret(&ObjectKey::new(&self.request.namespace, &old.name));
         let Some(secret) =
             secret.filter(|secret| secret.request_uid.as_ref() == Some(&self.request.uid) && !secret.adopted)
         else {

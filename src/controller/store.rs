@@ -7,7 +7,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use lz4_flex::block::{compress_prepend_size_with_dict, decompress_size_prepended_with_dict};
 
-use super::index::Key;
+use super::index::ObjectKey;
 use crate::api::v1alpha1::IdTokenRequest;
 use crate::api::{LABEL_SHARD, annotations};
 
@@ -17,19 +17,19 @@ const USUAL: &[u8] = include_bytes!("usual.json");
 
 /// The requests that are cached.
 #[derive(Debug, Default)]
-pub struct Store(RwLock<HashMap<Key, Box<[u8]>>>);
+pub struct Store(RwLock<HashMap<ObjectKey, Box<[u8]>>>);
 
 impl Store {
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<Key, Box<[u8]>>> {
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<ObjectKey, Box<[u8]>>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Key, Box<[u8]>>> {
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<ObjectKey, Box<[u8]>>> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes in a request as a list or watch shows it; gives back its key as it is held and what is kept of it.
-    pub fn put(&self, key: Key, mut object: IdTokenRequest) -> (Key, IdTokenRequest) {
+    pub fn put(&self, key: ObjectKey, mut object: IdTokenRequest) -> (ObjectKey, IdTokenRequest) {
         object.metadata = kept(object.metadata);
         match serde_json::to_vec(&object) {
             Ok(json) => {
@@ -53,30 +53,30 @@ impl Store {
     }
 
     /// Drops a request.
-    pub fn remove(&self, key: &Key) {
+    pub fn remove(&self, key: &ObjectKey) {
         self.write().remove(key);
     }
 
     /// Drops every request of `scope`, a namespace or all where empty, that `alive` does not hold.
-    pub fn keep_only(&self, scope: &str, alive: &HashSet<Key>) {
+    pub fn keep_only(&self, scope: &str, alive: &HashSet<ObjectKey>) {
         let mut all = self.write();
-        all.retain(|key, _| !key.is_within(scope) || alive.contains(key));
+        all.retain(|key, _| !key.is_in(scope) || alive.contains(key));
         all.shrink_to_fit();
     }
 
     /// The request `key`, as last shown.
-    pub fn get(&self, key: &Key) -> Option<IdTokenRequest> {
+    pub fn get(&self, key: &ObjectKey) -> Option<IdTokenRequest> {
         let json = decompress_size_prepended_with_dict(self.read().get(key)?, USUAL).ok()?;
         serde_json::from_slice(&json).ok()
     }
 
     /// Whether there is a request `key`.
-    pub fn holds(&self, key: &Key) -> bool {
+    pub fn holds(&self, key: &ObjectKey) -> bool {
         self.read().contains_key(key)
     }
 
     /// The requests of `namespace`, or all where none is named.
-    pub fn keys(&self, namespace: Option<&str>) -> Vec<Key> {
+    pub fn keys(&self, namespace: Option<&str>) -> Vec<ObjectKey> {
         let all = self.read();
         let within = all
             .keys()
@@ -111,8 +111,8 @@ mod tests {
 
     use super::*;
 
-    fn key(namespace: &str, name: &str) -> Key {
-        Key::new(namespace, name)
+    fn key(namespace: &str, name: &str) -> ObjectKey {
+        ObjectKey::new(namespace, name)
     }
 
     fn object(name: &str) -> IdTokenRequest {

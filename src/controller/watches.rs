@@ -22,7 +22,7 @@ use tokio::sync::watch::Sender;
 use super::Context;
 use super::fault::{problem, watch_problem};
 use super::grants::{Watched, read_file};
-use super::index::{Key, SecretMeta};
+use super::index::{ObjectKey, SecretMeta};
 use super::unreadable::{self, Shown, Unreadable};
 use crate::api::v1alpha1::{IdTokenGrant, IdTokenRequest};
 use crate::metrics::{GrantOrigin, WatchMetrics};
@@ -46,7 +46,7 @@ const FILE_INTERVAL: Duration = Duration::from_secs(2);
 /// Where the watches put the requests to reconcile.
 #[derive(Clone, Debug)]
 pub(super) struct Triggers {
-    one: UnboundedSender<Key>,
+    one: UnboundedSender<ObjectKey>,
     all: UnboundedSender<Scope>,
 }
 
@@ -61,12 +61,12 @@ pub(super) enum Scope {
 
 impl Triggers {
     /// `one` takes single requests, `all` that many are to be looked at.
-    pub(super) fn new(one: UnboundedSender<Key>, all: UnboundedSender<Scope>) -> Self {
+    pub(super) fn new(one: UnboundedSender<ObjectKey>, all: UnboundedSender<Scope>) -> Self {
         Self { one, all }
     }
 
     /// Has one request looked at.
-    pub(super) fn request(&self, key: Key) {
+    pub(super) fn request(&self, key: ObjectKey) {
         // Fails only when the operator is about to end.
         let _ = self.one.send(key);
     }
@@ -118,9 +118,9 @@ pub(super) async fn requests(ctx: Arc<Context>, scope: String, triggers: Trigger
         config = config.labels(selector);
     }
     let mut stream = pin!(steady(|| watcher(within::<Shown>(&ctx, &scope), config.clone())));
-    let mut listed: HashSet<Key> = HashSet::new();
+    let mut listed: HashSet<ObjectKey> = HashSet::new();
     // Looked at when a list is whole. Kept when it fails halfway: store and index have taken these in already.
-    let mut waiting: HashSet<Key> = HashSet::new();
+    let mut waiting: HashSet<ObjectKey> = HashSet::new();
     let mut telling = ctx.metrics.watch("idtokenrequests");
     while let Some(event) = stream.next().await {
         note(&mut telling, &event);
@@ -142,7 +142,7 @@ pub(super) async fn requests(ctx: Arc<Context>, scope: String, triggers: Trigger
         let event = match read(event) {
             Ok(event) => event,
             Err(object) => {
-                let key = Key::of(&object.metadata);
+                let key = ObjectKey::of(&object.metadata);
                 waiting.extend(dropped(&ctx, &key));
                 if listing {
                     listed.insert(key);
@@ -179,7 +179,7 @@ pub(super) async fn requests(ctx: Arc<Context>, scope: String, triggers: Trigger
                 affected.into_iter().for_each(|key| triggers.request(key));
             }
             watcher::Event::Delete(object) => {
-                let affected = dropped(&ctx, &Key::of(&object.metadata));
+                let affected = dropped(&ctx, &ObjectKey::of(&object.metadata));
                 affected.into_iter().for_each(|key| triggers.request(key));
             }
         }
@@ -198,8 +198,8 @@ fn read(event: watcher::Event<Shown>) -> Result<watcher::Event<IdTokenRequest>, 
 }
 
 /// Takes a request into the store and the index. Returns its key as they hold it, and the requests that are to be reconciled for it.
-fn taken_in(ctx: &Context, object: IdTokenRequest) -> (Key, Vec<Key>) {
-    let key = Key::of(&object.metadata);
+fn taken_in(ctx: &Context, object: IdTokenRequest) -> (ObjectKey, Vec<ObjectKey>) {
+    let key = ObjectKey::of(&object.metadata);
     // One that waits for somebody's finalizer gets no token any more.
     if object.metadata.deletion_timestamp.is_some() {
         let affected = dropped(ctx, &key);
@@ -211,7 +211,7 @@ fn taken_in(ctx: &Context, object: IdTokenRequest) -> (Key, Vec<Key>) {
     (key, affected)
 }
 
-fn dropped(ctx: &Context, key: &Key) -> Vec<Key> {
+fn dropped(ctx: &Context, key: &ObjectKey) -> Vec<ObjectKey> {
     ctx.requests.remove(key);
     // The index first: a reconcile under way asks it before it adds to the metrics.
     let affected = ctx.index.request_deleted(key);
@@ -227,9 +227,9 @@ pub(super) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers
         .timeout(WATCH_SECONDS)
         .page_size(PAGE);
     let mut stream = pin!(steady(|| watcher(api.clone(), config.clone())));
-    let concerned = |key: &Key, meta: &SecretMeta| {
+    let concerned = |key: &ObjectKey, meta: &SecretMeta| {
         if let Some(request) = &meta.request {
-            triggers.request(Key::new(key.namespace(), request));
+            triggers.request(ObjectKey::new(key.namespace(), request));
         }
         for claimant in ctx.index.claimants(key) {
             triggers.request(claimant);
@@ -241,7 +241,10 @@ pub(super) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers
         match event {
             Ok(watcher::Event::Init) => ctx.index.secrets_listing(&scope),
             Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
-                let (key, meta) = (Key::of(&secret.metadata), SecretMeta::from(&secret.metadata));
+                let (key, meta) = (
+                    ObjectKey::of(&secret.metadata),
+                    SecretMeta::from(&secret.metadata),
+                );
                 if ctx.index.secret_applied(key.clone(), &meta) {
                     concerned(&key, &meta);
                 }
@@ -253,7 +256,10 @@ pub(super) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers
                 fill(&filled, Cache::Secrets(scope.clone()));
             }
             Ok(watcher::Event::Delete(secret)) => {
-                let (key, meta) = (Key::of(&secret.metadata), SecretMeta::from(&secret.metadata));
+                let (key, meta) = (
+                    ObjectKey::of(&secret.metadata),
+                    SecretMeta::from(&secret.metadata),
+                );
                 // Also where it was unknown: a request may wait for somebody else's Secret to go.
                 ctx.index.secret_deleted(&key, &meta.resource_version);
                 concerned(&key, &meta);

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::index::Key;
+use super::index::ObjectKey;
 use super::queue::Queue;
 use super::turn::Turn;
 use super::watches::Scope;
@@ -25,7 +25,7 @@ const AFTER_PANIC: Duration = Duration::from_secs(5);
 
 /// Takes in what is to be done, and does it.
 pub(super) struct Desk {
-    pub(super) one: UnboundedReceiver<Key>,
+    pub(super) one: UnboundedReceiver<ObjectKey>,
     pub(super) all: UnboundedReceiver<Scope>,
     pub(super) limit: usize,
     pub(super) of_a_namespace: usize,
@@ -37,7 +37,7 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(
-        one: UnboundedReceiver<Key>,
+        one: UnboundedReceiver<ObjectKey>,
         all: UnboundedReceiver<Scope>,
         limit: usize,
         of_a_namespace: usize,
@@ -75,14 +75,14 @@ impl Desk {
     /// what waits costs the memory of its key only.
     pub(super) async fn work<F>(
         &mut self,
-        keys: impl Fn(&Scope) -> Vec<Key>,
-        start: impl Fn(&Key, Turn) -> Option<F>,
+        keys: impl Fn(&Scope) -> Vec<ObjectKey>,
+        start: impl Fn(&ObjectKey, Turn) -> Option<F>,
         stop: impl Future<Output = ()>,
     ) where
         F: Future<Output = Option<Duration>> + Send + 'static,
     {
         let mut queue = Queue::new(self.of_a_namespace);
-        let mut doing: HashMap<Id, Key> = HashMap::new();
+        let mut doing: HashMap<Id, ObjectKey> = HashMap::new();
         let mut stop = pin!(stop);
         let mut stopping = false;
         let mut ticks = interval(BEAT);

@@ -27,7 +27,7 @@ use self::process::Process;
 use self::requests::Requests;
 use self::upstream::Upstreams;
 use self::watch::Watches;
-use crate::api::Key;
+use crate::api::ObjectKey;
 use crate::google::UpstreamLoad;
 
 pub use self::exposition::Format;
@@ -278,20 +278,20 @@ impl Metrics {
     }
 
     /// Keeps the state of a request as it is at `now`; none leaves what is known.
-    pub fn state(&self, key: &Key, state: Option<RequestState>, now: Timestamp) {
+    pub fn state(&self, key: &ObjectKey, state: Option<RequestState>, now: Timestamp) {
         let Some(state) = state else { return };
         let expired = self.requests().put(key, state, now);
         self.served_expired.inc_by(expired);
     }
 
     /// Drops a request that was deleted.
-    pub fn forget(&self, key: &Key, now: Timestamp) {
+    pub fn forget(&self, key: &ObjectKey, now: Timestamp) {
         let expired = self.requests().drop_one(key, now);
         self.served_expired.inc_by(expired);
     }
 
     /// Drops every request of `scope`, a namespace or all where empty, that `alive` does not hold.
-    pub fn keep_only(&self, scope: &str, alive: &HashSet<Key>, now: Timestamp) {
+    pub fn keep_only(&self, scope: &str, alive: &HashSet<ObjectKey>, now: Timestamp) {
         let expired = self.requests().keep_only(scope, alive, now);
         self.served_expired.inc_by(expired);
     }

@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::exposition::gauge_histogram;
-use crate::api::Key;
+use crate::api::ObjectKey;
 use crate::api::conditions::{READY, RECONCILING, RENEWAL_FAILING, STALLED};
 use crate::api::v1alpha1::IdTokenRequestStatus;
 
@@ -112,7 +112,7 @@ struct RequestLabels {
 /// The requests that this process tells of.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    told: HashMap<Key, Told>,
+    told: HashMap<ObjectKey, Told>,
     ready: Family<ReadyLabels, Gauge>,
     conditions: Family<ConditionLabels, Gauge>,
     earliest: Family<NamespaceLabels, Gauge>,
@@ -177,21 +177,21 @@ impl Requests {
     }
 
     /// Takes in the state of a request at `now`. Returns the seconds since it was last looked at in which its token had expired.
-    pub(super) fn put(&mut self, key: &Key, state: RequestState, now: Timestamp) -> f64 {
+    pub(super) fn put(&mut self, key: &ObjectKey, state: RequestState, now: Timestamp) -> f64 {
         let counted = now;
         let before = self.told.insert(key.clone(), Told { state, counted });
         before.map_or(0.0, |mut told| told.expired(now))
     }
 
     /// Drops a request. Returns the seconds as [`Self::put`] does.
-    pub(super) fn drop_one(&mut self, key: &Key, now: Timestamp) -> f64 {
+    pub(super) fn drop_one(&mut self, key: &ObjectKey, now: Timestamp) -> f64 {
         self.told.remove(key).map_or(0.0, |mut told| told.expired(now))
     }
 
     /// Drops every request of `scope`, a namespace or all where empty, that `alive` does not hold. Returns the seconds as
     /// [`Self::put`] does.
-    pub(super) fn keep_only(&mut self, scope: &str, alive: &HashSet<Key>, now: Timestamp) -> f64 {
-        let gone = |key: &Key, _: &mut Told| key.is_within(scope) && !alive.contains(key);
+    pub(super) fn keep_only(&mut self, scope: &str, alive: &HashSet<ObjectKey>, now: Timestamp) -> f64 {
+        let gone = |key: &ObjectKey, _: &mut Told| key.is_in(scope) && !alive.contains(key);
         self.told
             .extract_if(gone)
             .map(|(_, mut told)| told.expired(now))

@@ -9,8 +9,8 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn key(name: &str) -> Key {
-    Key::new("shop", name)
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("shop", name)
 }
 
 /// A request whose token ends at `expires`, and is renewed at `renews` unless it is not what the spec asks for.

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use idtoken_operator::api::Key;
+use idtoken_operator::api::ObjectKey;
 use idtoken_operator::api::v1alpha1::{
     GrantStatus, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus,
 };
@@ -34,7 +34,7 @@ const GRANTS: usize = 1000;
 
 /// What the cases work on.
 pub(crate) struct Inputs {
-    pub(crate) key: Key,
+    pub(crate) key: ObjectKey,
     /// Holds `object`.
     pub(crate) store: Store,
     /// The request as the API server shows it, with its status.
@@ -104,7 +104,7 @@ impl Inputs {
             status: Some(status.clone()),
             ..object
         };
-        let key = Key::new(&request.namespace, &request.name);
+        let key = ObjectKey::new(&request.namespace, &request.name);
         let store = Store::default();
         store.put(key.clone(), object.clone());
         Ok(Self {

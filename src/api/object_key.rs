@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// Namespace and name of an object. A copy shares the text, since every cache holds the key of every object.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Arc<str>);
+pub struct ObjectKey(Arc<str>);
 
-impl Key {
+impl ObjectKey {
     /// Of the object `name` in `namespace`.
     pub fn new(namespace: &str, name: &str) -> Self {
         // Made for each step of each reconcile: `format!` would take its memory in three parts.
@@ -33,7 +33,7 @@ impl Key {
     }
 
     /// Whether it is in the namespace `scope`; all are where that is empty.
-    pub fn is_within(&self, scope: &str) -> bool {
+    pub fn is_in(&self, scope: &str) -> bool {
         scope.is_empty() || self.namespace() == scope
     }
 
@@ -44,7 +44,7 @@ impl Key {
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for ObjectKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
