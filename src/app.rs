@@ -18,7 +18,7 @@ use crate::controller::{
 };
 use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
 use crate::health::Pulse;
-use crate::leader::{self, Elector, Gate};
+use crate::leader::{self, Elector, Fence};
 use crate::metrics::{self, GrantOrigin, Metrics};
 use crate::{admin, kubernetes, probe, telemetry};
 
@@ -125,12 +125,12 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
             metrics.upstream(call.endpoint, call.code, call.duration, call.waited)
         })
     };
-    let gate = match args.leader.leader_elect {
-        true => Gate::closed(),
-        false => Gate::open(),
+    let fence = match args.leader.leader_elect {
+        true => Fence::closed(),
+        false => Fence::open(),
     };
     let mut google: GoogleConfig = args.google.into();
-    let asked = gate.clone();
+    let asked = fence.clone();
     google.may_call = Some(MayCall::new(move || asked.is_open()));
     let minter = Minter::new(google)?.with_observer(observer);
     let grants = Grants::default();
@@ -145,11 +145,17 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
     }
     let config = kubernetes::config().await?;
     let elector = match args.leader.leader_elect {
-        true => Some(elector(&config, &args.leader, &settings, &gate, metrics.clone())?),
+        true => Some(elector(
+            &config,
+            &args.leader,
+            &settings,
+            &fence,
+            metrics.clone(),
+        )?),
         false => None,
     };
-    // Whatever writes has this client, so that no write goes around the gate.
-    let client = kubernetes::client(config, &gate)?;
+    // Whatever writes has this client, so that no write goes around the fence.
+    let client = kubernetes::client(config, &fence)?;
     let refused = |source| AppError::Listen {
         address: listen.to_string(),
         source,
@@ -199,7 +205,7 @@ fn elector(
     config: &Config,
     args: &LeaderArgs,
     settings: &controller::Settings,
-    gate: &Gate,
+    fence: &Fence,
     metrics: Arc<Metrics>,
 ) -> Result<Elector, AppError> {
     let mut random = [0; 8];
@@ -218,6 +224,6 @@ fn elector(
         retry_period: Duration::from_secs(args.retry_period),
     };
     election.check()?;
-    let client = kubernetes::client(config.clone(), &Gate::open())?;
-    Ok(Elector::new(client, election, gate.clone(), metrics))
+    let client = kubernetes::client(config.clone(), &Fence::open())?;
+    Ok(Elector::new(client, election, fence.clone(), metrics))
 }

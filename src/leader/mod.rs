@@ -1,7 +1,7 @@
 //! Leader election by a Lease, so that of several replicas one works.
 //!
 //! [`decide`] is pure and never trusts another's clock. [`Elector`] reads and writes the Lease; every write carries the resourceVersion
-//! that was read, so that of two that take it at once one is refused. [`Gate`] is asked right before each call that mints and each write:
+//! that was read, so that of two that take it at once one is refused. [`Fence`] is asked right before each call that mints and each write:
 //! it closes `renew_deadline` after the last renewal was *sent*, by a clock that counts sleep, so that what began in time has the rest of
 //! the Lease to end.
 //!
@@ -23,11 +23,11 @@ use kube::{Client, ResourceExt};
 
 mod clock;
 mod decide;
-mod gate;
+mod fence;
 
 pub use clock::Instant;
 pub use decide::{Decision, Observed, Record, Settings, TimesError, decide};
-pub use gate::{Closed, Gate};
+pub use fence::{Fence, FenceClosed};
 
 use crate::controller::fault::problem;
 use crate::metrics::Metrics;
@@ -39,7 +39,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Elector {
     leases: Api<Lease>,
     settings: Settings,
-    gate: Gate,
+    fence: Fence,
     /// The Lease as last read or written by us.
     lease: Option<Lease>,
     observed: Option<Observed>,
@@ -58,12 +58,12 @@ enum Written {
 }
 
 impl Elector {
-    /// `client` must not be one whose writes the gate holds back.
-    pub fn new(client: Client, settings: Settings, gate: Gate, metrics: Arc<Metrics>) -> Self {
+    /// `client` must not be one whose writes the fence holds back.
+    pub fn new(client: Client, settings: Settings, fence: Fence, metrics: Arc<Metrics>) -> Self {
         Self {
             leases: Api::namespaced(client, &settings.namespace),
             settings,
-            gate,
+            fence,
             lease: None,
             observed: None,
             deadline: Instant::from_boot(Duration::ZERO),
@@ -80,7 +80,7 @@ impl Elector {
         }
     }
 
-    /// Returns when the Lease is held; the gate is open then.
+    /// Returns when the Lease is held; the fence is open then.
     pub async fn acquire(&mut self) {
         loop {
             let pause = match self.try_acquire().await {
@@ -102,7 +102,7 @@ impl Elector {
         }
     }
 
-    /// Renews the Lease until it is lost; the gate is closed then.
+    /// Renews the Lease until it is lost; the fence is closed then.
     pub async fn keep(&mut self) {
         let why = loop {
             let left = self.deadline.after(Instant::now());
@@ -118,7 +118,7 @@ impl Elector {
                 Err(error) => self.tell(&error),
             }
         };
-        self.gate.close();
+        self.fence.close();
         tracing::warn!(
             lease = self.settings.name,
             identity = self.settings.identity,
@@ -126,9 +126,9 @@ impl Elector {
         );
     }
 
-    /// Gives the Lease back, so that another replica need not wait for its end. The gate is closed then.
+    /// Gives the Lease back, so that another replica need not wait for its end. The fence is closed then.
     pub async fn release(&mut self) {
-        self.gate.close();
+        self.fence.close();
         let give_back = async {
             self.read(RELEASE_TIMEOUT).await?;
             if self.holder() != self.settings.identity {
@@ -189,7 +189,7 @@ impl Elector {
         let written = self.write(&identity, self.settings.lease_duration, limit).await?;
         if matches!(written, Written::Yes) {
             self.deadline = sent + self.settings.renew_deadline;
-            self.gate.open_until(self.deadline);
+            self.fence.open_until(self.deadline);
             self.told = None;
         }
         Ok(written)

@@ -11,7 +11,7 @@ use kube::config::InferConfigError;
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
 
-use crate::leader::Gate;
+use crate::leader::Fence;
 
 /// Longest time until an answer begins. The API server ends whatever is no watch after 60 seconds.
 const ANSWER: Duration = Duration::from_secs(90);
@@ -40,16 +40,18 @@ pub async fn config() -> Result<Config, InferConfigError> {
     Ok(config)
 }
 
-/// A client whose writes pass only while `gate` is open.
+/// A client whose writes pass only while `fence` is open.
 ///
 /// kube's own client speaks HTTP/1.1, which takes a connection for each call under way and each watch, and with them TLS's buffers on
 /// both sides. Behind a proxy, and where the certificate has another name than the address, it is used nevertheless.
 ///
 /// # Errors
 /// Where the credentials or certificates of `config` cannot be used.
-pub fn client(config: Config, gate: &Gate) -> Result<Client, kube::Error> {
+pub fn client(config: Config, fence: &Fence) -> Result<Client, kube::Error> {
     if config.proxy_url.is_some() || config.tls_server_name.is_some() {
-        return Ok(ClientBuilder::try_from(config)?.with_layer(&gate.layer()).build());
+        return Ok(ClientBuilder::try_from(config)?
+            .with_layer(&fence.layer())
+            .build());
     }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
@@ -76,6 +78,6 @@ pub fn client(config: Config, gate: &Gate) -> Result<Client, kube::Error> {
         .map_err(BoxError::from)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace)
-        .with_layer(&gate.layer())
+        .with_layer(&fence.layer())
         .build())
 }

@@ -13,14 +13,14 @@ use super::clock::Instant;
 /// Asked at every use, right before a call goes out: a process that was stopped for a while finds it closed at its next step, before
 /// any timer or task has told it anything.
 #[derive(Clone, Debug)]
-pub struct Gate(Arc<AtomicU64>);
+pub struct Fence(Arc<AtomicU64>);
 
 /// A write of a process that may not act.
 #[derive(Debug, thiserror::Error)]
 #[error("nothing is written: this replica does not hold the Lease, or could not renew it in time")]
-pub struct Closed;
+pub struct FenceClosed;
 
-impl Gate {
+impl Fence {
     /// Closed.
     pub fn closed() -> Self {
         Self(Arc::new(AtomicU64::new(0)))
@@ -46,16 +46,16 @@ impl Gate {
         Instant::now().as_millis() < self.0.load(Ordering::SeqCst)
     }
 
-    /// A layer for the client of the Kubernetes API that lets writes pass only while the gate is open. Reads always pass: caches are
+    /// A layer for the client of the Kubernetes API that lets writes pass only while the fence is open. Reads always pass: caches are
     /// kept by replicas that do not act, too.
     pub fn layer(
         &self,
     ) -> FilterLayer<impl Fn(Request<Body>) -> Result<Request<Body>, BoxError> + Clone + use<>> {
-        let gate = self.clone();
+        let fence = self.clone();
         FilterLayer::new(move |request: Request<Body>| match *request.method() {
             Method::GET | Method::HEAD | Method::OPTIONS => Ok(request),
-            _ if gate.is_open() => Ok(request),
-            _ => Err(BoxError::from(Closed)),
+            _ if fence.is_open() => Ok(request),
+            _ => Err(BoxError::from(FenceClosed)),
         })
     }
 }
@@ -68,26 +68,26 @@ mod tests {
 
     #[test]
     fn it_closes_by_itself() {
-        let gate = Gate::closed();
-        assert!(!gate.is_open());
-        gate.open_until(Instant::now() + Duration::from_millis(50));
-        let other = gate.clone();
+        let fence = Fence::closed();
+        assert!(!fence.is_open());
+        fence.open_until(Instant::now() + Duration::from_millis(50));
+        let other = fence.clone();
         assert!(other.is_open());
         std::thread::sleep(Duration::from_millis(60));
         assert!(!other.is_open());
-        gate.open_until(Instant::now() + Duration::from_secs(60));
-        gate.close();
+        fence.open_until(Instant::now() + Duration::from_secs(60));
+        fence.close();
         assert!(!other.is_open());
-        assert!(Gate::open().is_open());
+        assert!(Fence::open().is_open());
     }
 
     #[tokio::test]
     async fn only_reads_pass_a_closed_one() {
         use tower::{Layer, Service, ServiceExt};
-        let gate = Gate::closed();
+        let fence = Fence::closed();
         let inner =
             tower::service_fn(async |request: Request<Body>| Ok::<_, BoxError>(request.method().clone()));
-        let mut client = gate.layer().layer(inner);
+        let mut client = fence.layer().layer(inner);
         let mut call = async |method: Method| {
             let request = Request::builder().method(method).body(Body::empty()).unwrap();
             client.ready().await.unwrap().call(request).await
@@ -96,9 +96,9 @@ mod tests {
         assert!(call(Method::GET).await.is_ok());
         for method in &writes {
             let error = call(method.clone()).await.unwrap_err();
-            assert!(error.is::<Closed>(), "{method}: {error}");
+            assert!(error.is::<FenceClosed>(), "{method}: {error}");
         }
-        gate.open_until(Instant::now() + Duration::from_secs(60));
+        fence.open_until(Instant::now() + Duration::from_secs(60));
         for method in writes {
             assert!(call(method).await.is_ok());
         }

@@ -1,0 +1,8 @@
+//! Calls of the Kubernetes API: how they are sent, what they return, and their errors.
+//!
+//! May import [`crate::api`], [`crate::text`], [`crate::token`], and at most the vocabulary of [`crate::google`] and of the schedule. Never
+//! holds a rule of ours: what to write, who may have a token and when to retry are decided by the callers.
+
+mod client;
+
+pub use client::{client, config};
