@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 
-use crate::health::Pulse;
+use crate::liveness::Pulse;
 use crate::metrics::{Format, Metrics};
 
 #[derive(Clone)]

@@ -17,8 +17,8 @@ use crate::controller::{
     index::Index, obstacles::Obstacles, store::Store,
 };
 use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
-use crate::health::Pulse;
 use crate::leader::{self, Elector, Fence};
+use crate::liveness::Pulse;
 use crate::metrics::{self, GrantOrigin, Metrics};
 use crate::{admin, kubernetes, probe, telemetry};
 

@@ -7,7 +7,7 @@
 //! - [`controller`]: watches, caches and the phases.
 //! - [`google`]: Google's token endpoints; knows nothing of Kubernetes.
 //! - [`token`]: the ID token, its claims and its checks; [`text`]: outside text, made safe to show.
-//! - [`leader`]: which of several replicas works; [`health`]: whether it does; [`kubernetes`]: the client all calls go through.
+//! - [`leader`]: which of several replicas works; [`liveness`]: whether it does; [`kubernetes`]: the client all calls go through.
 //! - [`cli`], [`app`], [`telemetry`], [`metrics`], [`admin`], [`probe`]: the process around them.
 
 pub mod admin;
@@ -16,9 +16,9 @@ pub mod app;
 pub mod cli;
 pub mod controller;
 pub mod google;
-pub mod health;
 pub mod kubernetes;
 pub mod leader;
+pub mod liveness;
 pub mod metrics;
 pub mod probe;
 pub mod telemetry;

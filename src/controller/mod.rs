@@ -49,8 +49,8 @@ mod watches;
 mod work;
 
 use crate::google::{MAX_WAITING, Minter};
-use crate::health::Pulse;
 use crate::leader::Elector;
+use crate::liveness::Pulse;
 use crate::metrics::Metrics;
 use index::ObjectKey;
 use watches::{Cache, Filled, Scope, Triggers};

@@ -15,7 +15,7 @@ use super::index::ObjectKey;
 use super::queue::Queue;
 use super::turn::Turn;
 use super::watches::Scope;
-use crate::health::Pulse;
+use crate::liveness::Pulse;
 use crate::metrics::Metrics;
 
 /// How often the loop gives a sign of life when nothing happens.

@@ -69,7 +69,7 @@ async fn a_reconcile_that_blocks_its_thread_holds_up_no_other_and_is_told_as_stu
         }
         let stuck = pulse.check(Instant::now());
         assert!(
-            matches!(stuck, Err(crate::health::Stuck::Endless { .. })),
+            matches!(stuck, Err(crate::liveness::Stuck::Endless { .. })),
             "{stuck:?}"
         );
         let (status, told) = admin::get("/livez", true, &pulse).await;

@@ -1,0 +1,332 @@
+//! Reads and writes the Lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Api, PostParams};
+use kube::{Client, ResourceExt};
+
+use super::{Decision, Fence, Instant, Observed, Record, Settings, decide};
+use crate::controller::fault::problem;
+use crate::metrics::Metrics;
+
+/// Longest time for giving the Lease back.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Takes part in the election.
+pub struct Elector {
+    leases: Api<Lease>,
+    settings: Settings,
+    fence: Fence,
+    /// The Lease as last read or written by us.
+    lease: Option<Lease>,
+    observed: Option<Observed>,
+    /// When our last renewal was sent, plus `renew_deadline`.
+    deadline: Instant,
+    /// What the last try failed with, to be told once.
+    told: Option<String>,
+    metrics: Arc<Metrics>,
+}
+
+/// How a call of ours ended.
+enum Written {
+    Yes,
+    /// Somebody else wrote or created it first.
+    Conflict,
+}
+
+impl Elector {
+    /// `client` must not be one whose writes the fence holds back.
+    pub fn new(client: Client, settings: Settings, fence: Fence, metrics: Arc<Metrics>) -> Self {
+        Self {
+            leases: Api::namespaced(client, &settings.namespace),
+            settings,
+            fence,
+            lease: None,
+            observed: None,
+            deadline: Instant::from_boot(Duration::ZERO),
+            told: None,
+            metrics,
+        }
+    }
+
+    /// Reads the Lease once: a replica that cannot could never take over, so it is not ready.
+    pub async fn look(&mut self) {
+        while let Err(error) = self.read(self.settings.renew_deadline).await {
+            self.tell(&error);
+            tokio::time::sleep(self.settings.retry_period).await;
+        }
+    }
+
+    /// Returns when the Lease is held; the fence is open then.
+    pub async fn acquire(&mut self) {
+        loop {
+            let pause = match self.try_acquire().await {
+                Ok(None) => {
+                    tracing::info!(
+                        lease = self.settings.name,
+                        identity = self.settings.identity,
+                        "this replica leads"
+                    );
+                    return;
+                }
+                Ok(Some(next)) => next.after(Instant::now()),
+                Err(error) => {
+                    self.tell(&error);
+                    self.settings.retry_period
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Renews the Lease until it is lost; the fence is closed then.
+    pub async fn keep(&mut self) {
+        let why = loop {
+            let left = self.deadline.after(Instant::now());
+            tokio::time::sleep(left.min(self.settings.retry_period)).await;
+            let left = self.deadline.after(Instant::now());
+            // Also where a renewal would still be taken: after a sleep or a stop of the process others may have acted.
+            if left.is_zero() {
+                break "it could not be renewed in time".to_owned();
+            }
+            match self.renew(left).await {
+                Ok(true) => {}
+                Ok(false) => break format!("it is held by {:?}", self.holder()),
+                Err(error) => self.tell(&error),
+            }
+        };
+        self.fence.close();
+        tracing::warn!(
+            lease = self.settings.name,
+            identity = self.settings.identity,
+            "this replica leads no more: {why}; it gives up what is under way and stands by"
+        );
+    }
+
+    /// Gives the Lease back, so that another replica need not wait for its end. The fence is closed then.
+    pub async fn release(&mut self) {
+        self.fence.close();
+        let give_back = async {
+            self.read(RELEASE_TIMEOUT).await?;
+            if self.holder() != self.settings.identity {
+                return Ok(false);
+            }
+            let written = self.write("", Duration::from_secs(1), RELEASE_TIMEOUT).await?;
+            Ok::<_, kube::Error>(matches!(written, Written::Yes))
+        };
+        match give_back.await {
+            Ok(true) => tracing::info!(lease = self.settings.name, "the Lease is given back"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(
+                lease = self.settings.name,
+                "the Lease was not given back: {}",
+                problem(&error)
+            ),
+        }
+    }
+
+    fn holder(&self) -> &str {
+        self.observed
+            .as_ref()
+            .map_or("", |seen| seen.record.holder.as_str())
+    }
+
+    /// None when the Lease is ours, else when to look again.
+    async fn try_acquire(&mut self) -> Result<Option<Instant>, kube::Error> {
+        let limit = self.settings.renew_deadline;
+        self.read(limit).await?;
+        match decide(&self.settings, self.observed.as_ref(), Instant::now()) {
+            Decision::Wait(until) => Ok(Some(until)),
+            Decision::Create | Decision::Take => match self.hold(limit).await? {
+                Written::Yes => Ok(None),
+                Written::Conflict => Ok(Some(Instant::now() + self.settings.retry_period)),
+            },
+        }
+    }
+
+    /// Whether the Lease is ours still. A conflict may come from a change of its metadata, or from a write of ours whose answer was lost.
+    async fn renew(&mut self, limit: Duration) -> Result<bool, kube::Error> {
+        let begun = Instant::now();
+        if let Written::Yes = self.hold(limit).await? {
+            return Ok(true);
+        }
+        let left = (begun + limit).after(Instant::now());
+        self.read(left).await?;
+        if self.holder() != self.settings.identity {
+            return Ok(false);
+        }
+        let left = (begun + limit).after(Instant::now());
+        Ok(matches!(self.hold(left).await?, Written::Yes))
+    }
+
+    async fn hold(&mut self, limit: Duration) -> Result<Written, kube::Error> {
+        // Before the call: the others count from when they see it, which is later.
+        let sent = Instant::now();
+        let identity = self.settings.identity.clone();
+        let written = self.write(&identity, self.settings.lease_duration, limit).await?;
+        if matches!(written, Written::Yes) {
+            self.deadline = sent + self.settings.renew_deadline;
+            self.fence.open_until(self.deadline);
+            self.told = None;
+        }
+        Ok(written)
+    }
+
+    async fn read(&mut self, limit: Duration) -> Result<(), kube::Error> {
+        let lease = in_time(limit, self.leases.get_opt(&self.settings.name)).await?;
+        // After the answer: the holder may have renewed it up to then.
+        let now = Instant::now();
+        self.observed = lease
+            .as_ref()
+            .map(|lease| Observed::update(self.observed.take(), record(lease), now));
+        self.lease = lease;
+        self.tell_transitions();
+        Ok(())
+    }
+
+    async fn write(
+        &mut self,
+        holder: &str,
+        duration: Duration,
+        limit: Duration,
+    ) -> Result<Written, kube::Error> {
+        let name = self.settings.name.clone();
+        let (params, now) = (PostParams::default(), MicroTime(Timestamp::now()));
+        let result = match &self.lease {
+            Some(lease) => {
+                let mut lease = lease.clone();
+                lease.managed_fields_mut().clear();
+                lease.spec = Some(next(lease.spec.take(), holder, duration, now));
+                in_time(limit, self.leases.replace(&name, &params, &lease)).await
+            }
+            None => {
+                let lease = Lease {
+                    metadata: ObjectMeta {
+                        name: Some(name),
+                        ..ObjectMeta::default()
+                    },
+                    spec: Some(next(None, holder, duration, now)),
+                };
+                in_time(limit, self.leases.create(&params, &lease)).await
+            }
+        };
+        match result {
+            Ok(lease) => {
+                let at = Instant::now();
+                self.observed = Some(Observed::update(self.observed.take(), record(&lease), at));
+                self.lease = Some(lease);
+                self.tell_transitions();
+                Ok(Written::Yes)
+            }
+            // 404: somebody deleted it.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Written::Conflict),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn tell_transitions(&self) {
+        if let Some(seen) = &self.observed {
+            self.metrics.lease_changed_hands(seen.record.transitions);
+        }
+    }
+
+    fn tell(&mut self, error: &kube::Error) {
+        let text = match error {
+            kube::Error::Api(status) if status.code == 403 => format!(
+                "the Role needs the verbs get, create and update on leases in namespace {}: {}",
+                self.settings.namespace,
+                problem(error)
+            ),
+            other => problem(other),
+        };
+        if self.told.as_ref() != Some(&text) {
+            tracing::warn!(
+                lease = self.settings.name,
+                "the Lease cannot be read or renewed: {text}"
+            );
+            self.told = Some(text);
+        }
+    }
+}
+
+async fn in_time<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        Err(kube::Error::Service(
+            "the API server did not answer in time".into(),
+        ))
+    })
+}
+
+/// What the Lease says when `holder` writes it; an empty one gives it back.
+fn next(before: Option<LeaseSpec>, holder: &str, duration: Duration, now: MicroTime) -> LeaseSpec {
+    let before = before.unwrap_or_default();
+    let same = before.holder_identity.as_deref() == Some(holder);
+    let transitions = before.lease_transitions.unwrap_or_default();
+    let is_handover = !same && !holder.is_empty() && before.renew_time.is_some();
+    LeaseSpec {
+        holder_identity: Some(holder.to_owned()),
+        lease_duration_seconds: Some(i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)),
+        acquire_time: before.acquire_time.filter(|_| same).or(Some(now.clone())),
+        renew_time: Some(now),
+        lease_transitions: Some(transitions.saturating_add(i32::from(is_handover))),
+        ..before
+    }
+}
+
+fn record(lease: &Lease) -> Record {
+    let spec = lease.spec.clone().unwrap_or_default();
+    let seconds = spec
+        .lease_duration_seconds
+        .and_then(|seconds| u64::try_from(seconds).ok());
+    Record {
+        holder: spec.holder_identity.unwrap_or_default(),
+        duration: seconds.map(Duration::from_secs),
+        renewed: spec.renew_time.map(|time| time.0.to_string()),
+        transitions: spec.lease_transitions.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_tells_who_holds_it_since_when_and_how_often_it_changed_hands() {
+        let at = |second| MicroTime(Timestamp::from_second(second).unwrap());
+        let long = Duration::from_secs(15);
+        let first = next(None, "a", long, at(10));
+        assert_eq!(first.holder_identity.as_deref(), Some("a"));
+        assert_eq!(first.lease_duration_seconds, Some(15));
+        assert_eq!(
+            (first.acquire_time.clone(), first.renew_time.clone()),
+            (Some(at(10)), Some(at(10)))
+        );
+        assert_eq!(first.lease_transitions, Some(0));
+        let renewed = next(Some(first), "a", long, at(12));
+        assert_eq!(
+            (renewed.acquire_time.clone(), renewed.renew_time.clone()),
+            (Some(at(10)), Some(at(12)))
+        );
+        assert_eq!(renewed.lease_transitions, Some(0));
+        let mut free = next(Some(renewed), "", Duration::from_secs(1), at(13));
+        assert_eq!(
+            (free.holder_identity.as_deref(), free.lease_transitions),
+            (Some(""), Some(0))
+        );
+        // What others wrote stays.
+        free.strategy = Some("OldestEmulationVersion".into());
+        let taken = next(Some(free), "b", long, at(14));
+        assert_eq!(
+            (taken.acquire_time.clone(), taken.lease_transitions),
+            (Some(at(14)), Some(1))
+        );
+        assert!(taken.strategy.is_some());
+    }
+}
