@@ -49,7 +49,7 @@ pub enum AppError {
     },
     /// Times of the Lease.
     #[error(transparent)]
-    Lease(#[from] leader::TimesError),
+    Lease(#[from] leader::InvalidTimings),
     /// The address of the admin server.
     #[error("--listen {address}: {source}")]
     Listen {
@@ -211,7 +211,7 @@ fn elector(
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| std::io::Error::other("no random numbers"))?;
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| FIELD_MANAGER.into());
-    let election = leader::Settings {
+    let election = leader::ElectionSettings {
         namespace: args
             .lease_namespace
             .clone()

@@ -161,7 +161,7 @@ pub async fn run(
         () = async {
             all_filled(&ctx.settings, filled_receiver).await;
             if let Some(elector) = &mut elector {
-                elector.look().await;
+                elector.wait_readable().await;
             }
         } => {}
     }
@@ -216,7 +216,7 @@ pub async fn run(
 /// Returns when the Lease is lost, which it never is without an election.
 async fn keep(elector: &mut Option<Elector>) {
     match elector {
-        Some(elector) => elector.keep().await,
+        Some(elector) => elector.renew_until_lost().await,
         None => std::future::pending().await,
     }
 }

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 
-use super::{Decision, Fence, Instant, Observed, Record, Settings, decide};
+use super::{Decision, ElectionSettings, Fence, Instant, LeaseRecord, ObservedLease, decide};
 use crate::controller::fault::problem;
 use crate::metrics::Metrics;
 
@@ -19,28 +19,28 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Takes part in the election.
 pub struct Elector {
     leases: Api<Lease>,
-    settings: Settings,
+    settings: ElectionSettings,
     fence: Fence,
     /// The Lease as last read or written by us.
     lease: Option<Lease>,
-    observed: Option<Observed>,
+    observed: Option<ObservedLease>,
     /// When our last renewal was sent, plus `renew_deadline`.
     deadline: Instant,
     /// What the last try failed with, to be told once.
-    told: Option<String>,
+    last_logged: Option<String>,
     metrics: Arc<Metrics>,
 }
 
 /// How a call of ours ended.
-enum Written {
-    Yes,
+enum WriteResult {
+    Written,
     /// Somebody else wrote or created it first.
     Conflict,
 }
 
 impl Elector {
     /// `client` must not be one whose writes the fence holds back.
-    pub fn new(client: Client, settings: Settings, fence: Fence, metrics: Arc<Metrics>) -> Self {
+    pub fn new(client: Client, settings: ElectionSettings, fence: Fence, metrics: Arc<Metrics>) -> Self {
         Self {
             leases: Api::namespaced(client, &settings.namespace),
             settings,
@@ -48,15 +48,15 @@ impl Elector {
             lease: None,
             observed: None,
             deadline: Instant::from_boot(Duration::ZERO),
-            told: None,
+            last_logged: None,
             metrics,
         }
     }
 
     /// Reads the Lease once: a replica that cannot could never take over, so it is not ready.
-    pub async fn look(&mut self) {
+    pub async fn wait_readable(&mut self) {
         while let Err(error) = self.read(self.settings.renew_deadline).await {
-            self.tell(&error);
+            self.log_once(&error);
             tokio::time::sleep(self.settings.retry_period).await;
         }
     }
@@ -75,7 +75,7 @@ impl Elector {
                 }
                 Ok(Some(next)) => next.after(Instant::now()),
                 Err(error) => {
-                    self.tell(&error);
+                    self.log_once(&error);
                     self.settings.retry_period
                 }
             };
@@ -84,7 +84,7 @@ impl Elector {
     }
 
     /// Renews the Lease until it is lost; the fence is closed then.
-    pub async fn keep(&mut self) {
+    pub async fn renew_until_lost(&mut self) {
         let why = loop {
             let left = self.deadline.after(Instant::now());
             tokio::time::sleep(left.min(self.settings.retry_period)).await;
@@ -96,7 +96,7 @@ impl Elector {
             match self.renew(left).await {
                 Ok(true) => {}
                 Ok(false) => break format!("it is held by {:?}", self.holder()),
-                Err(error) => self.tell(&error),
+                Err(error) => self.log_once(&error),
             }
         };
         self.fence.close();
@@ -116,7 +116,7 @@ impl Elector {
                 return Ok(false);
             }
             let written = self.write("", Duration::from_secs(1), RELEASE_TIMEOUT).await?;
-            Ok::<_, kube::Error>(matches!(written, Written::Yes))
+            Ok::<_, kube::Error>(matches!(written, WriteResult::Written))
         };
         match give_back.await {
             Ok(true) => tracing::info!(lease = self.settings.name, "the Lease is given back"),
@@ -141,9 +141,9 @@ impl Elector {
         self.read(limit).await?;
         match decide(&self.settings, self.observed.as_ref(), Instant::now()) {
             Decision::Wait(until) => Ok(Some(until)),
-            Decision::Create | Decision::Take => match self.hold(limit).await? {
-                Written::Yes => Ok(None),
-                Written::Conflict => Ok(Some(Instant::now() + self.settings.retry_period)),
+            Decision::Create | Decision::Take => match self.write_claim(limit).await? {
+                WriteResult::Written => Ok(None),
+                WriteResult::Conflict => Ok(Some(Instant::now() + self.settings.retry_period)),
             },
         }
     }
@@ -151,7 +151,7 @@ impl Elector {
     /// Whether the Lease is ours still. A conflict may come from a change of its metadata, or from a write of ours whose answer was lost.
     async fn renew(&mut self, limit: Duration) -> Result<bool, kube::Error> {
         let begun = Instant::now();
-        if let Written::Yes = self.hold(limit).await? {
+        if let WriteResult::Written = self.write_claim(limit).await? {
             return Ok(true);
         }
         let left = (begun + limit).after(Instant::now());
@@ -160,31 +160,31 @@ impl Elector {
             return Ok(false);
         }
         let left = (begun + limit).after(Instant::now());
-        Ok(matches!(self.hold(left).await?, Written::Yes))
+        Ok(matches!(self.write_claim(left).await?, WriteResult::Written))
     }
 
-    async fn hold(&mut self, limit: Duration) -> Result<Written, kube::Error> {
+    async fn write_claim(&mut self, limit: Duration) -> Result<WriteResult, kube::Error> {
         // Before the call: the others count from when they see it, which is later.
         let sent = Instant::now();
         let identity = self.settings.identity.clone();
         let written = self.write(&identity, self.settings.lease_duration, limit).await?;
-        if matches!(written, Written::Yes) {
+        if matches!(written, WriteResult::Written) {
             self.deadline = sent + self.settings.renew_deadline;
             self.fence.open_until(self.deadline);
-            self.told = None;
+            self.last_logged = None;
         }
         Ok(written)
     }
 
     async fn read(&mut self, limit: Duration) -> Result<(), kube::Error> {
-        let lease = in_time(limit, self.leases.get_opt(&self.settings.name)).await?;
+        let lease = with_timeout(limit, self.leases.get_opt(&self.settings.name)).await?;
         // After the answer: the holder may have renewed it up to then.
         let now = Instant::now();
         self.observed = lease
             .as_ref()
-            .map(|lease| Observed::update(self.observed.take(), record(lease), now));
+            .map(|lease| ObservedLease::update(self.observed.take(), record(lease), now));
         self.lease = lease;
-        self.tell_transitions();
+        self.record_transitions();
         Ok(())
     }
 
@@ -193,7 +193,7 @@ impl Elector {
         holder: &str,
         duration: Duration,
         limit: Duration,
-    ) -> Result<Written, kube::Error> {
+    ) -> Result<WriteResult, kube::Error> {
         let name = self.settings.name.clone();
         let (params, now) = (PostParams::default(), MicroTime(Timestamp::now()));
         let result = match &self.lease {
@@ -201,7 +201,7 @@ impl Elector {
                 let mut lease = lease.clone();
                 lease.managed_fields_mut().clear();
                 lease.spec = Some(next(lease.spec.take(), holder, duration, now));
-                in_time(limit, self.leases.replace(&name, &params, &lease)).await
+                with_timeout(limit, self.leases.replace(&name, &params, &lease)).await
             }
             None => {
                 let lease = Lease {
@@ -211,30 +211,30 @@ impl Elector {
                     },
                     spec: Some(next(None, holder, duration, now)),
                 };
-                in_time(limit, self.leases.create(&params, &lease)).await
+                with_timeout(limit, self.leases.create(&params, &lease)).await
             }
         };
         match result {
             Ok(lease) => {
                 let at = Instant::now();
-                self.observed = Some(Observed::update(self.observed.take(), record(&lease), at));
+                self.observed = Some(ObservedLease::update(self.observed.take(), record(&lease), at));
                 self.lease = Some(lease);
-                self.tell_transitions();
-                Ok(Written::Yes)
+                self.record_transitions();
+                Ok(WriteResult::Written)
             }
             // 404: somebody deleted it.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Written::Conflict),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(WriteResult::Conflict),
             Err(error) => Err(error),
         }
     }
 
-    fn tell_transitions(&self) {
+    fn record_transitions(&self) {
         if let Some(seen) = &self.observed {
             self.metrics.lease_changed_hands(seen.record.transitions);
         }
     }
 
-    fn tell(&mut self, error: &kube::Error) {
+    fn log_once(&mut self, error: &kube::Error) {
         let text = match error {
             kube::Error::Api(status) if status.code == 403 => format!(
                 "the Role needs the verbs get, create and update on leases in namespace {}: {}",
@@ -243,17 +243,17 @@ impl Elector {
             ),
             other => problem(other),
         };
-        if self.told.as_ref() != Some(&text) {
+        if self.last_logged.as_ref() != Some(&text) {
             tracing::warn!(
                 lease = self.settings.name,
                 "the Lease cannot be read or renewed: {text}"
             );
-            self.told = Some(text);
+            self.last_logged = Some(text);
         }
     }
 }
 
-async fn in_time<T>(
+async fn with_timeout<T>(
     limit: Duration,
     call: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, kube::Error> {
@@ -280,12 +280,12 @@ fn next(before: Option<LeaseSpec>, holder: &str, duration: Duration, now: MicroT
     }
 }
 
-fn record(lease: &Lease) -> Record {
+fn record(lease: &Lease) -> LeaseRecord {
     let spec = lease.spec.clone().unwrap_or_default();
     let seconds = spec
         .lease_duration_seconds
         .and_then(|seconds| u64::try_from(seconds).ok());
-    Record {
+    LeaseRecord {
         holder: spec.holder_identity.unwrap_or_default(),
         duration: seconds.map(Duration::from_secs),
         renewed: spec.renew_time.map(|time| time.0.to_string()),

@@ -8,7 +8,7 @@ use super::clock::Instant;
 
 /// Name and times of a Lease and of who wants it.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ElectionSettings {
     /// Namespace of the Lease.
     pub namespace: String,
     /// Name of the Lease.
@@ -28,24 +28,24 @@ pub struct Settings {
 #[error(
     "--lease-duration must be longer than --renew-deadline, and that at least twice --retry-period, which must be more than zero"
 )]
-pub struct TimesError;
+pub struct InvalidTimings;
 
-impl Settings {
+impl ElectionSettings {
     /// Checks that the times fit together.
     ///
     /// # Errors
     /// They do not.
-    pub fn check(&self) -> Result<(), TimesError> {
+    pub fn check(&self) -> Result<(), InvalidTimings> {
         let fits = self.lease_duration > self.renew_deadline
             && self.renew_deadline >= self.retry_period * 2
             && !self.retry_period.is_zero();
-        fits.then_some(()).ok_or(TimesError)
+        fits.then_some(()).ok_or(InvalidTimings)
     }
 }
 
 /// What a Lease says (`coordination.k8s.io/v1`), its metadata aside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct LeaseRecord {
     /// `spec.holderIdentity`; empty when nobody holds it.
     pub holder: String,
     /// `spec.leaseDurationSeconds`, by which the others wait.
@@ -58,16 +58,16 @@ pub struct Record {
 
 /// A Lease as last read, and when by our clock it was first seen so.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Observed {
+pub struct ObservedLease {
     /// What it says.
-    pub record: Record,
+    pub record: LeaseRecord,
     /// When it was first seen to say so.
     pub since: Instant,
 }
 
-impl Observed {
+impl ObservedLease {
     /// Takes in what was read at `now`: only another record starts the wait anew.
-    pub fn update(before: Option<Self>, record: Record, now: Instant) -> Self {
+    pub fn update(before: Option<Self>, record: LeaseRecord, now: Instant) -> Self {
         match before {
             Some(before) if before.record == record => before,
             _ => Self { record, since: now },
@@ -87,8 +87,8 @@ pub enum Decision {
 }
 
 /// Decides what to do about the Lease as observed, at `now`.
-pub fn decide(settings: &Settings, observed: Option<&Observed>, now: Instant) -> Decision {
-    let Some(Observed { record, since }) = observed else {
+pub fn decide(settings: &ElectionSettings, observed: Option<&ObservedLease>, now: Instant) -> Decision {
+    let Some(ObservedLease { record, since }) = observed else {
         return Decision::Create;
     };
     if record.holder.is_empty() || record.holder == settings.identity {
@@ -106,8 +106,8 @@ pub fn decide(settings: &Settings, observed: Option<&Observed>, now: Instant) ->
 mod tests {
     use super::*;
 
-    fn settings() -> Settings {
-        Settings {
+    fn settings() -> ElectionSettings {
+        ElectionSettings {
             namespace: "n".into(),
             name: "l".into(),
             identity: "me".into(),
@@ -117,8 +117,8 @@ mod tests {
         }
     }
 
-    fn record(holder: &str, renewed: &str) -> Record {
-        Record {
+    fn record(holder: &str, renewed: &str) -> LeaseRecord {
+        LeaseRecord {
             holder: holder.into(),
             duration: Some(Duration::from_secs(6)),
             renewed: Some(renewed.into()),
@@ -134,7 +134,7 @@ mod tests {
     fn a_free_lease_is_taken_at_once() {
         assert_eq!(decide(&settings(), None, at(1)), Decision::Create);
         for holder in ["", "me"] {
-            let seen = Observed::update(None, record(holder, "1"), at(1));
+            let seen = ObservedLease::update(None, record(holder, "1"), at(1));
             assert_eq!(
                 decide(&settings(), Some(&seen), at(1)),
                 Decision::Take,
@@ -147,9 +147,9 @@ mod tests {
     fn anothers_lease_is_over_when_it_did_not_change_for_its_own_duration_by_our_clock() {
         // Whatever time it claims: the other's clock may be wrong by years.
         for claimed in ["1970-01-01T00:00:00Z", "2999-01-01T00:00:00Z"] {
-            let mut seen = Observed::update(None, record("other", claimed), at(100));
+            let mut seen = ObservedLease::update(None, record("other", claimed), at(100));
             assert_eq!(decide(&settings(), Some(&seen), at(100)), Decision::Wait(at(102)));
-            seen = Observed::update(Some(seen), record("other", claimed), at(105));
+            seen = ObservedLease::update(Some(seen), record("other", claimed), at(105));
             assert_eq!(decide(&settings(), Some(&seen), at(105)), Decision::Wait(at(106)));
             assert_eq!(decide(&settings(), Some(&seen), at(106)), Decision::Take);
         }
@@ -157,18 +157,18 @@ mod tests {
 
     #[test]
     fn a_renewal_starts_the_wait_anew() {
-        let seen = Observed::update(None, record("other", "1"), at(100));
-        let seen = Observed::update(Some(seen), record("other", "2"), at(105));
+        let seen = ObservedLease::update(None, record("other", "1"), at(100));
+        let seen = ObservedLease::update(Some(seen), record("other", "2"), at(105));
         assert_eq!(decide(&settings(), Some(&seen), at(110)), Decision::Wait(at(111)));
         assert_eq!(decide(&settings(), Some(&seen), at(111)), Decision::Take);
         // Also one by a third, while we did not look.
-        let seen = Observed::update(Some(seen), record("third", "2"), at(112));
+        let seen = ObservedLease::update(Some(seen), record("third", "2"), at(112));
         assert_eq!(decide(&settings(), Some(&seen), at(117)), Decision::Wait(at(118)));
     }
 
     #[test]
     fn a_lease_without_a_duration_is_taken_after_ours() {
-        let mut seen = Observed::update(None, record("other", "1"), at(100));
+        let mut seen = ObservedLease::update(None, record("other", "1"), at(100));
         seen.record.duration = None;
         assert_eq!(decide(&settings(), Some(&seen), at(114)), Decision::Wait(at(115)));
         assert_eq!(decide(&settings(), Some(&seen), at(115)), Decision::Take);
@@ -178,7 +178,7 @@ mod tests {
     fn times_must_fit_together() {
         let times = |lease, renew, retry| {
             let seconds = Duration::from_secs;
-            Settings {
+            ElectionSettings {
                 lease_duration: seconds(lease),
                 renew_deadline: seconds(renew),
                 retry_period: seconds(retry),
@@ -191,7 +191,7 @@ mod tests {
         for (lease, renew, retry) in [(10, 10, 2), (9, 10, 2), (15, 3, 2), (15, 10, 0)] {
             assert_eq!(
                 times(lease, renew, retry),
-                Err(TimesError),
+                Err(InvalidTimings),
                 "{lease} {renew} {retry}"
             );
         }

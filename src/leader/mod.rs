@@ -20,4 +20,4 @@ mod lease;
 pub use clock::Instant;
 pub use elector::Elector;
 pub use fence::{Fence, FenceClosed};
-pub use lease::{Decision, Observed, Record, Settings, TimesError, decide};
+pub use lease::{Decision, ElectionSettings, InvalidTimings, LeaseRecord, ObservedLease, decide};
