@@ -14,18 +14,18 @@ use tokio::sync::oneshot;
 use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 
-use crate::liveness::Pulse;
+use crate::liveness::Liveness;
 use crate::metrics::{Format, Metrics};
 
 #[derive(Clone)]
 struct Shared {
     metrics: Arc<Metrics>,
     synced: Receiver<bool>,
-    pulse: Pulse,
+    liveness: Liveness,
 }
 
 /// Serves until the process ends, in a thread of its own: it answers also while the work is stuck, and a scrape holds up no renewal.
-/// Ready once `synced` is true, alive as `pulse` says. What comes back tells when it ended, and how.
+/// Ready once `synced` is true, alive as `liveness` says. What comes back tells when it ended, and how.
 ///
 /// # Errors
 /// The thread could not be started.
@@ -33,12 +33,12 @@ pub fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
     synced: Receiver<bool>,
-    pulse: Pulse,
+    liveness: Liveness,
 ) -> std::io::Result<oneshot::Receiver<std::io::Result<()>>> {
     let shared = Shared {
         metrics,
         synced,
-        pulse,
+        liveness,
     };
     let listener = listener.into_std()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -68,7 +68,7 @@ fn router(shared: Shared) -> Router {
 }
 
 async fn alive(State(shared): State<Shared>) -> impl IntoResponse {
-    match shared.pulse.check(Instant::now()) {
+    match shared.liveness.check(Instant::now()) {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(stuck) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{stuck}\n")),
     }
@@ -102,12 +102,12 @@ pub(crate) mod tests {
     use super::*;
 
     /// What a GET of `path` is answered, where the caches are filled or not.
-    pub(crate) async fn get(path: &str, synced: bool, pulse: &Pulse) -> (u16, String) {
+    pub(crate) async fn get(path: &str, synced: bool, liveness: &Liveness) -> (u16, String) {
         let (_sender, synced) = watch::channel(synced);
         let mut router = router(Shared {
             metrics: Arc::default(),
             synced,
-            pulse: pulse.clone(),
+            liveness: liveness.clone(),
         });
         let request = Request::get(path).body(Body::empty()).unwrap();
         let answer = router.call(request).await.unwrap();
@@ -118,22 +118,22 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn a_silent_loop_fails_livez_and_empty_caches_fail_readyz() {
-        let pulse = Pulse::new(Duration::from_secs(150));
-        assert_eq!(get("/livez", false, &pulse).await, (200, "ok\n".to_owned()));
+        let liveness = Liveness::new(Duration::from_secs(150));
+        assert_eq!(get("/livez", false, &liveness).await, (200, "ok\n".to_owned()));
         let long_ago = Instant::now().checked_sub(Duration::from_secs(40)).unwrap();
-        pulse.beat(long_ago, None);
-        let (status, told) = get("/livez", true, &pulse).await;
+        liveness.heartbeat(long_ago, None);
+        let (status, text) = get("/livez", true, &liveness).await;
         assert_eq!(status, 500);
-        assert!(told.contains("no sign of life for 4"), "{told}");
-        assert_eq!(get("/readyz", true, &pulse).await.0, 200);
-        let (status, told) = get("/readyz", false, &pulse).await;
-        assert_eq!((status, told.as_str()), (503, "the caches are not filled yet\n"));
+        assert!(text.contains("no heartbeat for 4"), "{text}");
+        assert_eq!(get("/readyz", true, &liveness).await.0, 200);
+        let (status, text) = get("/readyz", false, &liveness).await;
+        assert_eq!((status, text.as_str()), (503, "the caches are not filled yet\n"));
     }
 
     #[tokio::test]
     async fn a_scrape_that_asks_for_nothing_gets_the_older_format() {
-        let pulse = Pulse::new(Duration::from_secs(150));
-        let (status, text) = get("/metrics", true, &pulse).await;
+        let liveness = Liveness::new(Duration::from_secs(150));
+        let (status, text) = get("/metrics", true, &liveness).await;
         assert_eq!(status, 200);
         assert!(text.contains("# TYPE idtoken_build_info gauge\n"), "{text}");
         assert!(!text.contains("# EOF"), "{text}");

@@ -18,7 +18,7 @@ use crate::controller::{
 };
 use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
 use crate::leader::{self, Elector, Fence};
-use crate::liveness::Pulse;
+use crate::liveness::Liveness;
 use crate::metrics::{self, GrantOrigin, Metrics};
 use crate::{admin, kubernetes, probe, telemetry};
 
@@ -163,9 +163,9 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
     let listener = TcpListener::bind(listen).await.map_err(refused)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "the operator starts");
 
-    let pulse = Pulse::new(controller::longest_work(&settings));
+    let liveness = Liveness::new(controller::longest_work(&settings));
     let (synced, synced_receiver) = watch::channel(false);
-    let server = admin::serve(listener, metrics.clone(), synced_receiver, pulse.clone())?;
+    let server = admin::serve(listener, metrics.clone(), synced_receiver, liveness.clone())?;
     let ctx = Arc::new(Context {
         events: Events::new(client.clone(), std::env::var("HOSTNAME").ok(), metrics.clone()),
         client,
@@ -191,7 +191,7 @@ async fn operate(args: RunArgs) -> Result<(), AppError> {
         tracing::info!("the operator ends: it finishes what is under way");
     };
     tokio::select! {
-        ended = controller::run(ctx, elector, pulse, synced, shutdown) => Ok(ended?),
+        ended = controller::run(ctx, elector, liveness, synced, shutdown) => Ok(ended?),
         ended = server => Err(AppError::Admin(match ended {
             Ok(Ok(())) => "without an error".to_owned(),
             Ok(Err(error)) => error.to_string(),

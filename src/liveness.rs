@@ -1,4 +1,4 @@
-//! Whether the process still does its work: the loop of the controller gives signs of life, and [`judge`] tells whether they suffice.
+//! Whether the reconcile loop is alive: it sends heartbeats, and `/livez` fails once they stop or a reconcile is stuck.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -6,85 +6,88 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::Instant;
 
-/// Longest silence of the loop, which gives a sign of life every second.
-const SILENCE: Duration = Duration::from_secs(30);
+/// Longest time between two heartbeats. The loop sends one every second.
+const MAX_SILENCE: Duration = Duration::from_secs(30);
 
-/// What is known of the loop.
+/// The last heartbeat of the loop.
 #[derive(Clone, Copy, Debug)]
-pub struct Signs {
-    /// The last sign of life.
-    pub beat: Instant,
-    /// Since when the work is under way that began first; none where nothing is.
-    pub oldest: Option<Instant>,
+pub struct Heartbeat {
+    /// When it was sent.
+    pub at: Instant,
+    /// When the oldest reconcile in flight started; none if no reconcile is in flight.
+    pub oldest_start: Option<Instant>,
 }
 
-/// What is wrong with the loop.
+/// Why the loop counts as stuck.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Stuck {
-    /// No sign of life.
-    #[error("the reconcile loop has given no sign of life for {seconds}s")]
+    /// No heartbeat.
+    #[error("the reconcile loop has sent no heartbeat for {seconds}s")]
     Silent {
-        /// Since the last one.
+        /// Time since the last heartbeat.
         seconds: u64,
     },
-    /// Work does not end although its own time limits have passed.
-    #[error("the work on a request has been under way for {seconds}s, past its own time limit")]
-    Endless {
-        /// Since it began.
+    /// A reconcile still runs after its own time limits have passed.
+    #[error("a reconcile has been in flight for {seconds}s, past its own time limit")]
+    Overdue {
+        /// Time since the reconcile started.
         seconds: u64,
     },
 }
 
-/// Decides from `signs` whether the loop is stuck at `now`. No work takes longer than `limit`, unless it is stuck.
+/// Checks the last heartbeat at `now`. A reconcile that runs for longer than `limit` is stuck.
 ///
 /// # Errors
-/// It is.
-pub fn judge(signs: Signs, limit: Duration, now: Instant) -> Result<(), Stuck> {
+/// The loop is stuck.
+pub fn check(last: Heartbeat, limit: Duration, now: Instant) -> Result<(), Stuck> {
     let since = |then| now.saturating_duration_since(then);
-    if since(signs.beat) > SILENCE {
-        let seconds = since(signs.beat).as_secs();
+    if since(last.at) > MAX_SILENCE {
+        let seconds = since(last.at).as_secs();
         return Err(Stuck::Silent { seconds });
     }
-    match signs.oldest.map(since).filter(|took| *took > limit) {
-        Some(took) => Err(Stuck::Endless {
-            seconds: took.as_secs(),
+    match last.oldest_start.map(since).filter(|age| *age > limit) {
+        Some(age) => Err(Stuck::Overdue {
+            seconds: age.as_secs(),
         }),
         None => Ok(()),
     }
 }
 
-/// The signs of life, shared between the loop and `/livez`.
+/// The last heartbeat, shared between the loop and `/livez`.
 #[derive(Clone, Debug)]
-pub struct Pulse {
-    signs: Arc<Mutex<Signs>>,
+pub struct Liveness {
+    last: Arc<Mutex<Heartbeat>>,
     limit: Duration,
 }
 
-impl Pulse {
-    /// No work takes longer than `limit`, unless it is stuck.
+impl Liveness {
+    /// Starts at the present. A reconcile that runs for longer than `limit` is stuck.
     pub fn new(limit: Duration) -> Self {
-        let signs = Signs {
-            beat: Instant::now(),
-            oldest: None,
+        let first = Heartbeat {
+            at: Instant::now(),
+            oldest_start: None,
         };
         Self {
-            signs: Arc::new(Mutex::new(signs)),
+            last: Arc::new(Mutex::new(first)),
             limit,
         }
     }
 
-    /// A sign of life at `now`; `oldest` is since when the work is under way that began first.
-    pub fn beat(&self, now: Instant, oldest: Option<Instant>) {
-        *self.signs.lock().unwrap_or_else(PoisonError::into_inner) = Signs { beat: now, oldest };
+    /// Records a heartbeat at `now`; `oldest_start` is when the oldest reconcile in flight started.
+    pub fn heartbeat(&self, now: Instant, oldest_start: Option<Instant>) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Heartbeat {
+            at: now,
+            oldest_start,
+        };
     }
 
-    /// Whether the loop is stuck at `now`.
+    /// Checks the last heartbeat at `now`.
     ///
     /// # Errors
-    /// It is.
+    /// The loop is stuck.
     pub fn check(&self, now: Instant) -> Result<(), Stuck> {
-        let signs = *self.signs.lock().unwrap_or_else(PoisonError::into_inner);
-        judge(signs, self.limit, now)
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        check(last, self.limit, now)
     }
 }
 
@@ -93,24 +96,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_and_endless_work_are_told_apart_from_long_work() {
+    fn silence_and_a_stuck_reconcile_differ_from_a_long_one() {
         let now = Instant::now();
         let later = |seconds| now + Duration::from_secs(seconds);
         let limit = Duration::from_secs(150);
-        let quiet = Signs {
-            beat: now,
-            oldest: None,
+        let quiet = Heartbeat {
+            at: now,
+            oldest_start: None,
         };
-        assert_eq!(judge(quiet, limit, later(30)), Ok(()));
-        assert_eq!(judge(quiet, limit, later(31)), Err(Stuck::Silent { seconds: 31 }));
-        let busy = Signs {
-            beat: later(151),
-            oldest: Some(now),
+        assert_eq!(check(quiet, limit, later(30)), Ok(()));
+        assert_eq!(check(quiet, limit, later(31)), Err(Stuck::Silent { seconds: 31 }));
+        let busy = Heartbeat {
+            at: later(151),
+            oldest_start: Some(now),
         };
-        assert_eq!(judge(busy, limit, later(150)), Ok(()));
+        assert_eq!(check(busy, limit, later(150)), Ok(()));
         assert_eq!(
-            judge(busy, limit, later(152)),
-            Err(Stuck::Endless { seconds: 152 })
+            check(busy, limit, later(152)),
+            Err(Stuck::Overdue { seconds: 152 })
         );
     }
 }

@@ -50,7 +50,7 @@ mod work;
 
 use crate::google::{MAX_WAITING, Minter};
 use crate::leader::Elector;
-use crate::liveness::Pulse;
+use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use index::ObjectKey;
 use watches::{Cache, Filled, Scope, Triggers};
@@ -135,7 +135,7 @@ impl WatchEnded {
 pub async fn run(
     ctx: Arc<Context>,
     mut elector: Option<Elector>,
-    pulse: Pulse,
+    pulse: Liveness,
     synced: watch::Sender<bool>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), WatchEnded> {

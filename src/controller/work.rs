@@ -15,7 +15,7 @@ use super::index::ObjectKey;
 use super::queue::Queue;
 use super::turn::Turn;
 use super::watches::Scope;
-use crate::liveness::Pulse;
+use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 
 /// How often the loop gives a sign of life when nothing happens.
@@ -30,7 +30,7 @@ pub(super) struct Desk {
     pub(super) limit: usize,
     pub(super) of_a_namespace: usize,
     pub(super) turns: Arc<Semaphore>,
-    pub(super) pulse: Pulse,
+    pub(super) pulse: Liveness,
     pub(super) metrics: Arc<Metrics>,
     tasks: JoinSet<Option<Duration>>,
 }
@@ -42,7 +42,7 @@ impl Desk {
         limit: usize,
         of_a_namespace: usize,
         turns: Arc<Semaphore>,
-        pulse: Pulse,
+        pulse: Liveness,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl Desk {
     pub(super) async fn idle(&mut self) {
         let mut ticks = interval(BEAT);
         loop {
-            self.pulse.beat(Instant::now(), None);
+            self.pulse.heartbeat(Instant::now(), None);
             tokio::select! {
                 Some(_) = self.one.recv() => {}
                 Some(_) = self.all.recv() => {}
@@ -107,10 +107,10 @@ impl Desk {
                 }
             }
             if stopping && doing.is_empty() {
-                self.pulse.beat(now, None);
+                self.pulse.heartbeat(now, None);
                 return;
             }
-            self.pulse.beat(now, queue.oldest());
+            self.pulse.heartbeat(now, queue.oldest());
             let has_room = !stopping && queue.running() < self.limit;
             let next = queue.next().filter(|_| has_room);
             let (due, later) = (next.is_some_and(|at| at <= now), next.filter(|at| *at > now));
@@ -149,7 +149,7 @@ impl Desk {
     pub(super) async fn abandon(&mut self) {
         self.tasks.shutdown().await;
         self.metrics.queue(0, 0);
-        self.pulse.beat(Instant::now(), None);
+        self.pulse.heartbeat(Instant::now(), None);
     }
 }
 

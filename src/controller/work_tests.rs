@@ -17,7 +17,7 @@ fn key(name: &str) -> ObjectKey {
 fn desk(limit: usize) -> (Desk, UnboundedSender<ObjectKey>, UnboundedSender<Scope>) {
     let (one, ones) = unbounded_channel();
     let (all, alls) = unbounded_channel();
-    let pulse = Pulse::new(Duration::from_millis(50));
+    let pulse = Liveness::new(Duration::from_millis(50));
     (
         Desk::new(
             ones,
@@ -69,7 +69,7 @@ async fn a_reconcile_that_blocks_its_thread_holds_up_no_other_and_is_told_as_stu
         }
         let stuck = pulse.check(Instant::now());
         assert!(
-            matches!(stuck, Err(crate::liveness::Stuck::Endless { .. })),
+            matches!(stuck, Err(crate::liveness::Stuck::Overdue { .. })),
             "{stuck:?}"
         );
         let (status, told) = admin::get("/livez", true, &pulse).await;
