@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Args};
-use idtoken_operator::api::v1alpha1::GrantStatus;
+use idtoken_operator::api::v1alpha1::GrantRef;
 use idtoken_operator::controller::grants;
 use idtoken_operator::controller::validate::TokenSpec;
 use idtoken_operator::google::shell::quote;
@@ -62,7 +62,7 @@ struct Answer<'a> {
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     delegates: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
-    grant: Option<&'a GrantStatus>,
+    grant: Option<&'a GrantRef>,
     #[serde(skip_serializing_if = "<[Miss]>::is_empty")]
     misses: &'a [Miss],
 }
@@ -140,7 +140,7 @@ fn answer(
     args: &CanArgs,
     cluster: &Cluster,
     token: &TokenSpec,
-    grant: Option<&GrantStatus>,
+    grant: Option<&GrantRef>,
     misses: &[Miss],
 ) -> Result<()> {
     if args.output == Format::Json {

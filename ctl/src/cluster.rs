@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use idtoken_operator::api::v1alpha1::{GrantStatus, IdTokenGrant, IdTokenRequest};
+use idtoken_operator::api::v1alpha1::{GrantRef, IdTokenGrant, IdTokenRequest};
 use idtoken_operator::controller::fault::KubeFault;
 use idtoken_operator::controller::grant_index::Grant;
 use idtoken_operator::controller::observe::{self, Content};
@@ -248,7 +248,7 @@ impl Cluster {
             .await
             .map_err(|error| classify("list", "idtokengrants", None, None, &error))?;
         let grant = |grant: IdTokenGrant| Grant {
-            id: GrantStatus {
+            id: GrantRef {
                 name: grant.name_any(),
                 uid: grant.metadata.uid,
             },

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use idtoken_operator::api::v1alpha1::GrantStatus;
+use idtoken_operator::api::v1alpha1::GrantRef;
 use idtoken_operator::controller::authorize::GrantSet;
 use idtoken_operator::controller::grant_index::{Grant, Namespaces};
 use jiff::Timestamp;
@@ -27,7 +27,7 @@ fn token() -> TokenSpec {
 
 fn allowed(grant: &IdTokenGrant, namespace: &str, token: &TokenSpec) -> bool {
     let grant = Grant {
-        id: GrantStatus {
+        id: GrantRef {
             name: grant.metadata.name.clone().unwrap(),
             uid: None,
         },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use idtoken_operator::api::v1alpha1::{GrantSource, GrantStatus, GrantTo, IdTokenGrantSpec};
+use idtoken_operator::api::v1alpha1::{GrantRef, GrantSource, GrantTo, IdTokenGrantSpec};
 use idtoken_operator::controller::authorize::{GrantSet, allows};
 use idtoken_operator::controller::grant_index::Grant;
 use idtoken_operator::controller::validate::{TokenSource, TokenSpec};
@@ -21,7 +21,7 @@ pub(crate) type Labels = Option<BTreeMap<String, String>>;
 #[derive(Debug, PartialEq)]
 pub(crate) enum Verdict {
     /// This grant allows it.
-    Allowed(GrantStatus),
+    Allowed(GrantRef),
     /// None does; the nearest first.
     Denied(Vec<Miss>),
     /// These would, if their selectors match the namespace, whose labels are not known.
@@ -96,7 +96,7 @@ pub(crate) fn decide(grants: &[Grant], namespace: &str, labels: &Labels, token: 
     Verdict::Denied(misses)
 }
 
-fn authorize(grants: &[Grant], namespace: &str, labels: &Labels, token: &TokenSpec) -> Option<GrantStatus> {
+fn authorize(grants: &[Grant], namespace: &str, labels: &Labels, token: &TokenSpec) -> Option<GrantRef> {
     let namespaces: HashMap<_, _> = labels
         .iter()
         .map(|labels| (namespace.to_owned(), labels.clone()))

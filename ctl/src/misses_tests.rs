@@ -49,7 +49,7 @@ fn names_the_allowing_grant() {
     let verdict = decide(&grants, "shop", &labels(&[("team", "a")]), &token());
     assert_eq!(
         verdict,
-        Verdict::Allowed(GrantStatus {
+        Verdict::Allowed(GrantRef {
             name: "file:right".into(),
             uid: None
         })

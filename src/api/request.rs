@@ -317,7 +317,7 @@ pub struct IdTokenRequestStatus {
 
     /// The IdTokenGrant that allowed the token, if the source needs one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub grant: Option<GrantStatus>,
+    pub grant: Option<GrantRef>,
 }
 
 impl IdTokenRequestStatus {
@@ -361,7 +361,7 @@ pub struct TokenStatus {
 
 /// The IdTokenGrant that allowed a token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct GrantStatus {
+pub struct GrantRef {
     /// Name of the grant; `file:NAME` for one from `--grants-file`.
     pub name: String,
     /// UID of the grant; absent for one from `--grants-file`.

@@ -9,7 +9,7 @@ use super::grant_index::{Grant, GrantIndex, Namespaces};
 use super::names::is_unique_id;
 use super::validate::TokenSpec;
 use crate::api::conditions::reason;
-use crate::api::v1alpha1::{GrantSource, GrantStatus, GrantTo};
+use crate::api::v1alpha1::{GrantRef, GrantSource, GrantTo};
 use crate::google::shell;
 
 /// How long decisions are made from a watch that no longer speaks. The API server sends a bookmark about once a minute
@@ -104,7 +104,7 @@ impl GrantSet {
     }
 
     /// Every grant that allows `namespace` to have `token`, by name.
-    pub fn allowing(&self, namespace: &str, token: &TokenSpec) -> Vec<&GrantStatus> {
+    pub fn allowing(&self, namespace: &str, token: &TokenSpec) -> Vec<&GrantRef> {
         let account = token.service_account.as_deref();
         let found = self.index.find(namespace, account, &token.audience);
         // The index only finds them: whether they allow it is decided here alone.
@@ -112,7 +112,7 @@ impl GrantSet {
             let to = entry.grant.spec.to.get(entry.to);
             to.is_some_and(|to| allows(to, token))
         });
-        let mut allowing: Vec<&GrantStatus> = allowing.map(|entry| &entry.grant.id).collect();
+        let mut allowing: Vec<&GrantRef> = allowing.map(|entry| &entry.grant.id).collect();
         allowing.sort_unstable_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
         allowing.dedup();
         allowing
@@ -128,7 +128,7 @@ impl GrantSet {
         name: &str,
         token: &TokenSpec,
         now: Timestamp,
-    ) -> Result<GrantStatus, Denied> {
+    ) -> Result<GrantRef, Denied> {
         if let Some(until) = self.fresh_until.filter(|until| *until < now) {
             return Err(Denied::Unavailable {
                 since: until - STALE_AFTER,

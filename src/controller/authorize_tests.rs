@@ -121,7 +121,7 @@ fn delegates_and_sources_must_be_named() {
 }
 
 fn grant(name: &str, from: GrantFrom, to: GrantTo) -> Grant {
-    let id = GrantStatus {
+    let id = GrantRef {
         name: name.into(),
         uid: None,
     };

@@ -8,13 +8,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 
 use super::names::is_unique_id;
-use crate::api::v1alpha1::{GrantStatus, IdTokenGrantSpec};
+use crate::api::v1alpha1::{GrantRef, IdTokenGrantSpec};
 
 /// A grant and what it is called.
 #[derive(Clone, Debug)]
 pub struct Grant {
     /// Name, and UID if it is an object.
-    pub id: GrantStatus,
+    pub id: GrantRef,
     /// What it allows.
     pub spec: Arc<IdTokenGrantSpec>,
 }

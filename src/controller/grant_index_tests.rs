@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::v1alpha1::{GrantFrom, GrantSource, GrantStatus, GrantTo, IdTokenGrantSpec};
+use crate::api::v1alpha1::{GrantFrom, GrantRef, GrantSource, GrantTo, IdTokenGrantSpec};
 use crate::controller::authorize::{GrantSet, allows};
 use crate::controller::validate::{TokenSource, TokenSpec};
 
@@ -34,7 +34,7 @@ fn to(accounts: &[&str], audiences: &[&str]) -> GrantTo {
 
 fn grant(name: &str, from: Vec<GrantFrom>, to: Vec<GrantTo>) -> Grant {
     Grant {
-        id: GrantStatus {
+        id: GrantRef {
             name: name.into(),
             uid: Some(name.into()),
         },

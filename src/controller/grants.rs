@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::authorize::{Denied, GrantSet};
 use super::grant_index::{Grant, Namespaces};
 use super::validate::Request;
-use crate::api::v1alpha1::{GrantStatus, IdTokenGrant, IdTokenGrantSpec};
+use crate::api::v1alpha1::{GrantRef, IdTokenGrant, IdTokenGrantSpec};
 
 /// Most bytes of a grants file; a ConfigMap holds 1 MiB.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -51,7 +51,7 @@ pub fn parse_file(yaml: &str) -> Result<Vec<Grant>, GrantsFileError> {
     let grants: Vec<FileGrant> =
         serde_saphyr::from_str(yaml).map_err(|error| GrantsFileError::Parse(error.to_string()))?;
     let grant = |grant: FileGrant| Grant {
-        id: GrantStatus {
+        id: GrantRef {
             name: format!("file:{}", grant.name),
             uid: None,
         },
@@ -104,7 +104,7 @@ impl Grants {
     ///
     /// # Errors
     /// No grant allows it, or the grants are not known to be current.
-    pub fn authorize(&self, request: &Request, now: Timestamp) -> Result<Option<GrantStatus>, Denied> {
+    pub fn authorize(&self, request: &Request, now: Timestamp) -> Result<Option<GrantRef>, Denied> {
         self.authorize_account(request, None, now)
     }
 
@@ -117,7 +117,7 @@ impl Grants {
         request: &Request,
         account: Option<&str>,
         now: Timestamp,
-    ) -> Result<Option<GrantStatus>, Denied> {
+    ) -> Result<Option<GrantRef>, Denied> {
         if request.token.source.granted_as().is_none() {
             return Ok(None);
         }
@@ -252,7 +252,7 @@ impl Sources {
 
 fn named(object: IdTokenGrant) -> (String, Grant) {
     let name = object.metadata.name.unwrap_or_default();
-    let id = GrantStatus {
+    let id = GrantRef {
         name: name.clone(),
         uid: object.metadata.uid,
     };

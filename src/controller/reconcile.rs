@@ -24,7 +24,7 @@ use super::status::{self, Failure, Report};
 use super::turn::Turn;
 use super::validate::{Request, TokenSource, permitted, validate};
 use crate::api::conditions::{READY, reason};
-use crate::api::v1alpha1::{GrantStatus, IdTokenRequest, IdTokenRequestStatus};
+use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus};
 use crate::api::{LABEL_SHARD, annotations};
 use crate::metrics::RequestState;
 
@@ -269,7 +269,7 @@ fn allowed(
     request: &Request,
     previous: &IdTokenRequestStatus,
     now: Timestamp,
-) -> Result<Option<GrantStatus>, Denied> {
+) -> Result<Option<GrantRef>, Denied> {
     let known = previous
         .token
         .as_ref()
@@ -279,7 +279,7 @@ fn allowed(
         .or_else(|_| ctx.grants.authorize(request, now))
 }
 
-fn basis(object: &IdTokenRequest, grant: Option<&GrantStatus>) -> Basis {
+fn basis(object: &IdTokenRequest, grant: Option<&GrantRef>) -> Basis {
     Basis {
         generation: object.metadata.generation.unwrap_or_default(),
         renew: object

@@ -16,7 +16,7 @@ use super::line::Act;
 use super::metadata::{for_metadata, metadata};
 use super::schedule::Renewal;
 use crate::api::conditions::{READY, RECONCILING, RENEWAL_FAILING, STALLED, reason};
-use crate::api::v1alpha1::{GrantStatus, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus};
+use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus};
 use crate::api::{FIELD_MANAGER, UNOBSERVED};
 
 /// A refusal that lasts this long is shown as Stalled.
@@ -69,7 +69,7 @@ pub struct Report {
     /// Name of the source.
     pub source: Option<&'static str>,
     /// The allowing grant.
-    pub grant: Option<GrantStatus>,
+    pub grant: Option<GrantRef>,
     /// The renewal by annotation that was honoured.
     pub handled_renew: Option<String>,
     /// Whether the Secret under the name in the previous status has yet to be removed.

@@ -41,7 +41,7 @@ fn report(held: Option<Held>, failure: Option<Failure>) -> Report {
         failure,
         suspended: false,
         source: Some("Impersonation"),
-        grant: Some(GrantStatus {
+        grant: Some(GrantRef {
             name: "g".into(),
             uid: None,
         }),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use idtoken_operator::api::ObjectKey;
 use idtoken_operator::api::v1alpha1::{
-    GrantStatus, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus,
+    GrantRef, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus,
 };
 use idtoken_operator::controller::authorize::GrantSet;
 use idtoken_operator::controller::grant_index::{Grant, Namespaces};
@@ -199,7 +199,7 @@ fn report(request: &Request, token: &IdToken, resource_version: &str) -> Report 
             unchanged: false,
         }),
         source: Some(request.token.source.name()),
-        grant: Some(GrantStatus {
+        grant: Some(GrantRef {
             name: "team-shop".into(),
             uid: Some(UID.into()),
         }),
@@ -215,7 +215,7 @@ fn grants() -> Result<GrantSet, serde_json::Error> {
             "to": [{"serviceAccounts": ["*@my-project.iam.gserviceaccount.com"], "audiences": [AUDIENCE]}],
         }))?;
         Ok(Grant {
-            id: GrantStatus {
+            id: GrantRef {
                 name,
                 uid: Some(UID.into()),
             },
