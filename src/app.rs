@@ -81,7 +81,7 @@ pub enum AppError {
 /// The operator cannot start, or an essential part of it ended.
 pub async fn run(cli: Cli) -> Result<(), AppError> {
     match cli.command {
-        Command::Run(args) => operate(*args).await,
+        Command::Run(args) => run_operator(*args).await,
         Command::Crds => print_crds(&mut std::io::stdout()),
         Command::Probe { url } => Ok(probe::probe(url).await?),
     }
@@ -111,9 +111,9 @@ fn refuse_core_dumps() -> std::io::Result<()> {
     Ok(setrlimit(Resource::Core, none)?)
 }
 
-async fn operate(args: RunArgs) -> Result<(), AppError> {
+async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     refuse_core_dumps()?;
-    telemetry::start(args.log_format, &args.log)?;
+    telemetry::init(args.log_format, &args.log)?;
     let settings = args.settings();
     let listen = args.listen;
     let metrics = Arc::new(Metrics::new(metrics::Options {

@@ -23,7 +23,7 @@ pub enum LogFormat {
 ///
 /// # Errors
 /// The filter cannot be parsed.
-pub fn start(format: LogFormat, filter: &str) -> Result<(), ParseError> {
+pub fn init(format: LogFormat, filter: &str) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(directives(filter))?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());

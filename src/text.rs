@@ -166,7 +166,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// The messages of an error and its sources, each said once.
 #[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut out = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -21,10 +21,10 @@ pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 pub const GOOGLE_ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
 
 /// How far `iat` may be from the local clock before [`IdToken::clock_skew`] speaks up.
-const TOLERATED_SKEW: SignedDuration = SignedDuration::from_secs(120);
+const MAX_SKEW: SignedDuration = SignedDuration::from_secs(120);
 
 /// The longest piece of a claim that a message shows, in characters.
-const SHOWN_CHARS: usize = 256;
+const MAX_CLAIM_CHARS: usize = 256;
 
 /// An OIDC ID token signed by Google.
 ///
@@ -217,7 +217,7 @@ impl IdToken {
         let RawHeader { alg } = serde_json::from_slice(&header)
             .map_err(|_| TokenError::Malformed("its header is not a JSON object with an alg"))?;
         if alg != "RS256" {
-            return Err(TokenError::WrongAlgorithm(shown(&alg)));
+            return Err(TokenError::WrongAlgorithm(bounded(&alg)));
         }
         let claims: RawClaims = serde_json::from_slice(&payload).map_err(|_| {
             TokenError::Malformed("its claims are not a JSON object with iss, aud, sub, iat and exp")
@@ -251,7 +251,7 @@ impl IdToken {
     #[must_use]
     pub fn clock_skew(&self, now: Timestamp) -> Option<SignedDuration> {
         let skew = self.claims.iat.duration_since(now);
-        (skew.abs() > TOLERATED_SKEW).then_some(skew)
+        (skew.abs() > MAX_SKEW).then_some(skew)
     }
 
     /// Checks that this is the token that was asked for, at the time `now`.
@@ -261,12 +261,12 @@ impl IdToken {
     pub fn verify(&self, expected: &Expected<'_>, now: Timestamp) -> Result<(), TokenError> {
         let claims = &self.claims;
         if !GOOGLE_ISSUERS.contains(&claims.iss.as_str()) {
-            return Err(TokenError::WrongIssuer(shown(&claims.iss)));
+            return Err(TokenError::WrongIssuer(bounded(&claims.iss)));
         }
         if claims.aud.as_bytes() != expected.audience.as_bytes() {
             return Err(TokenError::WrongAudience {
-                asked: shown(expected.audience),
-                got: shown(&claims.aud),
+                asked: bounded(expected.audience),
+                got: bounded(&claims.aud),
             });
         }
         if claims.exp <= claims.iat {
@@ -282,15 +282,15 @@ impl IdToken {
 fn verify_account(claims: &Claims, expected: &Expected<'_>) -> Result<(), TokenError> {
     match (&claims.email, expected.include_email) {
         (Some(email), _) if claims.email_verified == Some(false) => {
-            return Err(TokenError::EmailNotVerified(shown(email)));
+            return Err(TokenError::EmailNotVerified(bounded(email)));
         }
-        (None, true) => return Err(TokenError::EmailMissing(shown(&claims.sub))),
+        (None, true) => return Err(TokenError::EmailMissing(bounded(&claims.sub))),
         _ => {}
     }
     let wrong = |asked: &str, got: &str| {
         Err(TokenError::WrongAccount {
-            asked: shown(asked),
-            got: shown(got),
+            asked: bounded(asked),
+            got: bounded(got),
         })
     };
     match expected.account {
@@ -306,8 +306,8 @@ fn verify_account(claims: &Claims, expected: &Expected<'_>) -> Result<(), TokenE
     }
     match expected.subject {
         Some(pinned) if pinned != claims.sub => Err(TokenError::SubjectChanged {
-            pinned: shown(pinned),
-            got: shown(&claims.sub),
+            pinned: bounded(pinned),
+            got: bounded(&claims.sub),
         }),
         _ => Ok(()),
     }
@@ -360,11 +360,11 @@ fn decode(part: &str, complaint: &'static str) -> Result<Zeroizing<Vec<u8>>, Tok
         .map_err(|_| TokenError::Malformed(complaint))
 }
 
-fn shown(claim: &str) -> String {
+fn bounded(claim: &str) -> String {
     if claim.is_empty() {
         "(empty)".to_owned()
     } else {
-        text::printable(claim, SHOWN_CHARS)
+        text::printable(claim, MAX_CLAIM_CHARS)
     }
 }
 

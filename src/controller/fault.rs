@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use super::schedule::Class;
 use crate::api::conditions::reason;
-use crate::text::{chain, redacted};
+use crate::text::{error_chain, redacted};
 
 /// Stands for a decoding error, whose text quotes a value of the answer.
 const UNDECODABLE: &str = "the answer could not be decoded";
@@ -176,7 +176,7 @@ pub fn problem(error: &kube::Error) -> String {
         kube::Error::Api(status) if status.code == 0 => UNDECODABLE.to_owned(),
         kube::Error::Api(status) => format!("{} {}", status.code, bounded(&status.message)),
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => UNDECODABLE.to_owned(),
-        other => bounded(&chain(other)),
+        other => bounded(&error_chain(other)),
     }
 }
 

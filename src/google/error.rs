@@ -309,7 +309,7 @@ impl Error {
         let made = Self::new(
             endpoint,
             reason,
-            &format!("{} {verb}: {}", endpoint.title(), text::chain(&error)),
+            &format!("{} {verb}: {}", endpoint.title(), text::error_chain(&error)),
         );
         if is_unknown_issuer(&error) {
             return made.with_advice(

@@ -74,7 +74,7 @@ impl Http {
         let build = |builder: reqwest::ClientBuilder| {
             builder
                 .build()
-                .map_err(|error| ConfigError::Client(text::chain(&error.without_url())))
+                .map_err(|error| ConfigError::Client(text::error_chain(&error.without_url())))
         };
         Ok(Self {
             proxied: build(builder())?,

@@ -14,14 +14,14 @@ use tower::{BoxError, ServiceBuilder};
 use crate::leader::Fence;
 
 /// Longest time until an answer begins. The API server ends whatever is no watch after 60 seconds.
-const ANSWER: Duration = Duration::from_secs(90);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Longest time for a connection of HTTP/1.1 to say nothing: longer than a watch lasts.
-const SILENCE: Duration = Duration::from_secs(295);
-const CONNECT: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(295);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The silence after which a ping is sent, and the wait for its answer: as client-go's, by which a connection that died without a word
 /// is found within 45 seconds.
-const PING: Duration = Duration::from_secs(30);
-const PING_ANSWER: Duration = Duration::from_secs(15);
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// What the API server may send ahead on one stream, and on all, in bytes. Each watch is read at once, and a page of a list is smaller
 /// than this or comes in a few turns.
 const STREAM_WINDOW: u32 = 128 << 10;
@@ -35,8 +35,8 @@ pub async fn config() -> Result<Config, InferConfigError> {
     let mut config = Config::infer().await?;
     // Its own retries would wait behind our backs, where no deadline and no Retry-After rule reaches.
     config.default_retry = false;
-    config.connect_timeout = Some(CONNECT);
-    config.read_timeout = Some(SILENCE);
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(IDLE_TIMEOUT);
     Ok(config)
 }
 
@@ -65,8 +65,8 @@ pub fn client(config: Config, fence: &Fence) -> Result<Client, kube::Error> {
     let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
-        .http2_keep_alive_interval(PING)
-        .http2_keep_alive_timeout(PING_ANSWER)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .build(connector);
@@ -74,7 +74,7 @@ pub fn client(config: Config, fence: &Fence) -> Result<Client, kube::Error> {
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
-        .timeout(ANSWER)
+        .timeout(RESPONSE_TIMEOUT)
         .map_err(BoxError::from)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace)
