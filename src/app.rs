@@ -122,7 +122,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     let observer = {
         let metrics = metrics.clone();
         Arc::new(move |call: &CallRecord| {
-            metrics.upstream(call.endpoint, call.code, call.duration, call.waited)
+            metrics.observe_upstream_call(call.endpoint, call.code, call.duration, call.waited)
         })
     };
     let fence = match args.leader.leader_elect {
@@ -140,7 +140,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
             source,
         };
         let read = controller::grants::read_file(path).map_err(refused)?;
-        metrics.granted(GrantOrigin::File, read.len());
+        metrics.set_grants(GrantOrigin::File, read.len());
         grants.set_file(read);
     }
     let config = kubernetes::config().await?;
@@ -180,7 +180,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         settings,
     });
     let asked = ctx.clone();
-    ctx.metrics.ask_for_loads(move || asked.minter.loads());
+    ctx.metrics.register_load_collector(move || asked.minter.loads());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let shutdown = async move {

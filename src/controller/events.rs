@@ -100,7 +100,7 @@ impl Events {
             .unwrap_or_else(PoisonError::into_inner)
             .take(namespace, now);
         if !allowed {
-            self.metrics.event_left_out();
+            self.metrics.count_dropped_event();
             return Ok(());
         }
         let calls = Request::new(Object::url_path(&(), Some(namespace)));

@@ -168,7 +168,7 @@ pub async fn run(
     let (requests, secrets) = ctx.index.sizes();
     tracing::info!(requests, secrets, "the caches are filled");
     synced.send_replace(true);
-    ctx.metrics.synced();
+    ctx.metrics.set_synced();
 
     let start = |key: &ObjectKey, turn| {
         let there = ctx.requests.holds(key);
@@ -188,7 +188,7 @@ pub async fn run(
             }
             ctx.index.take_over();
         }
-        ctx.metrics.lead(true, Timestamp::now());
+        ctx.metrics.set_leader(true, Timestamp::now());
         let ended = tokio::select! {
             () = desk.work(keys, start, shutdown.clone()) => Some(Ok(())),
             Some(ended) = watches.join_next() => Some(Err(WatchEnded::new(ended))),
@@ -201,7 +201,7 @@ pub async fn run(
         };
         // Nothing of this term is left when the next begins, or the Lease is given back.
         desk.abandon().await;
-        ctx.metrics.lead(false, Timestamp::now());
+        ctx.metrics.set_leader(false, Timestamp::now());
         if let Some(ended) = ended {
             break ended;
         }

@@ -79,12 +79,13 @@ async fn work(key: ObjectKey, ctx: Arc<Context>, mut turn: Turn) -> Option<Durat
         .failure
         .as_ref()
         .map_or(reason::RECONCILED, |failure| failure.reason);
-    ctx.metrics.reconciled(outcome, started.elapsed());
+    ctx.metrics.count_reconcile(outcome, started.elapsed());
     let suspended = object.spec.suspend.unwrap_or_default();
-    ctx.metrics.state(&key, RequestState::new(&next, suspended), now);
+    ctx.metrics
+        .set_request(&key, RequestState::new(&next, suspended), now);
     // Asked after it: a watch that sees the end later drops it from the metrics itself.
     if !ctx.index.is_current(&key, &uid) {
-        ctx.metrics.forget(&key, now);
+        ctx.metrics.remove_request(&key, now);
     }
     if report.postponed && status::says_still(&previous, generation, &report) {
         return report.next.map(after);

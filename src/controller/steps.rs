@@ -147,7 +147,7 @@ impl Work<'_> {
                 Ok(_) => reason::ISSUED,
                 Err(error) => error.reason(),
             };
-            ctx.metrics.minted(request.token.source.name(), result);
+            ctx.metrics.count_mint(request.token.source.name(), result);
         }
         let Minted { token, account } = minted.map_err(|error| match error {
             MintError::Denied(denied) => Stop::Denied(denied),
@@ -267,7 +267,7 @@ impl Work<'_> {
         let now = Timestamp::now();
         self.ctx
             .metrics
-            .clock_differs(token.claims().iat.duration_since(now));
+            .set_clock_skew(token.claims().iat.duration_since(now));
         let Some(skew) = token.clock_skew(now) else {
             return;
         };

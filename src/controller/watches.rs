@@ -168,7 +168,7 @@ pub(super) async fn requests(ctx: Arc<Context>, scope: String, triggers: Trigger
             watcher::Event::InitDone => {
                 ctx.requests.keep_only(&scope, &listed);
                 waiting.extend(ctx.index.requests_listed(&scope, &listed));
-                ctx.metrics.keep_only(&scope, &listed, Timestamp::now());
+                ctx.metrics.retain_requests(&scope, &listed, Timestamp::now());
                 listed = HashSet::new();
                 waiting.drain().for_each(|key| triggers.request(key));
                 waiting = HashSet::new();
@@ -215,7 +215,7 @@ fn dropped(ctx: &Context, key: &ObjectKey) -> Vec<ObjectKey> {
     ctx.requests.remove(key);
     // The index first: a reconcile under way asks it before it adds to the metrics.
     let affected = ctx.index.request_deleted(key);
-    ctx.metrics.forget(key, Timestamp::now());
+    ctx.metrics.remove_request(key, Timestamp::now());
     affected
 }
 
@@ -387,7 +387,7 @@ pub(super) async fn grants(ctx: Arc<Context>, triggers: Triggers, filled: Filled
             Live::Alive => false,
         };
         ctx.grants.seen(Watched::Grants, Timestamp::now());
-        ctx.metrics.granted(GrantOrigin::Object, ctx.grants.objects());
+        ctx.metrics.set_grants(GrantOrigin::Object, ctx.grants.objects());
         fill(&filled, Cache::Grants);
         if changed {
             triggers.everything();
@@ -574,7 +574,7 @@ pub(super) async fn grants_file(ctx: Arc<Context>, path: PathBuf, triggers: Trig
         match read_file(&path) {
             Ok(grants) => {
                 tracing::info!(path = %path.display(), grants = grants.len(), "the grants file was read again");
-                ctx.metrics.granted(GrantOrigin::File, grants.len());
+                ctx.metrics.set_grants(GrantOrigin::File, grants.len());
                 ctx.grants.set_file(grants);
                 triggers.everything();
             }

@@ -99,7 +99,7 @@ impl Desk {
                 let Some((key, due)) = queue.pop(now) else { break };
                 match start(&key, turn) {
                     Some(work) => {
-                        self.metrics.queued(now.duration_since(due));
+                        self.metrics.observe_queue_wait(now.duration_since(due));
                         doing.insert(self.tasks.spawn(work).id(), key);
                     }
                     // Gone by its turn.
@@ -140,7 +140,7 @@ impl Desk {
                 () = async { sleep_until(later.unwrap_or(now)).await }, if later.is_some() => {}
                 // One is due and waits for a turn.
                 _ = self.turns.acquire(), if due => {}
-                _ = ticks.tick() => self.metrics.queue(queue.due(Instant::now()), queue.running()),
+                _ = ticks.tick() => self.metrics.set_queue_depth(queue.due(Instant::now()), queue.running()),
             }
         }
     }
@@ -148,7 +148,7 @@ impl Desk {
     /// Ends what is under way, and returns when nothing is any more.
     pub(super) async fn abandon(&mut self) {
         self.tasks.shutdown().await;
-        self.metrics.queue(0, 0);
+        self.metrics.set_queue_depth(0, 0);
         self.pulse.heartbeat(Instant::now(), None);
     }
 }

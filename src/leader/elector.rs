@@ -230,7 +230,7 @@ impl Elector {
 
     fn record_transitions(&self) {
         if let Some(seen) = &self.observed {
-            self.metrics.lease_changed_hands(seen.record.transitions);
+            self.metrics.set_lease_transitions(seen.record.transitions);
         }
     }
 

@@ -1,8 +1,8 @@
-//! Pure: the text formats of a scrape. The registry writes OpenMetrics; who does not ask for that gets the older text format.
+//! Pure: the text formats of a scrape. The registry writes OpenMetrics; a client that does not accept it gets the older text format.
 
 use std::fmt::Write;
 
-/// How a scrape is written.
+/// Text format of a scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// <https://prometheus.io/docs/specs/om/open_metrics_spec/>.
@@ -12,7 +12,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// What a client wants by its `Accept` header.
+    /// The format that a client accepts, by its `Accept` header.
     pub fn accepted(accept: &str) -> Self {
         match accept.contains("application/openmetrics-text") {
             true => Self::OpenMetrics,
@@ -29,8 +29,8 @@ impl Format {
     }
 }
 
-/// Writes a gauge histogram, which counts what is there at the moment and not what was ever seen: the registry has no such type.
-/// `values` are those of the moment, `bounds` the buckets' upper ends without the last.
+/// Writes a gauge histogram: its buckets count the present `values`, not all that were ever observed. The registry has no such type.
+/// `bounds` are the upper bounds of the buckets, without `+Inf`.
 pub(super) fn gauge_histogram(text: &mut String, name: &str, help: &str, bounds: &[f64], values: &[f64]) {
     let count = |bound: f64| values.iter().filter(|value| **value <= bound).count();
     // Writing to a string does not fail.
@@ -55,7 +55,7 @@ pub(super) fn gauge_histogram(text: &mut String, name: &str, help: &str, bounds:
     ));
 }
 
-/// OpenMetrics as the older text format, in which the name of a family is that of its samples.
+/// Converts OpenMetrics to the older text format, in which a family is named as its samples are.
 pub(super) fn as_text(open: &str) -> String {
     let mut text = String::with_capacity(open.len());
     let mut help = "";
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_gets_what_it_asks_for() {
+    fn a_client_gets_the_format_that_it_accepts() {
         let prometheus =
             "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
         assert_eq!(Format::accepted(prometheus), Format::OpenMetrics);

@@ -1,5 +1,5 @@
-//! Counters and gauges for Prometheus. Labels are closed lists and namespaces, never names of objects or error texts; only
-//! [`Options::per_request`] adds names. Every metric is described in `docs/metrics.md`.
+//! Counters and gauges for Prometheus. A label's values are a closed list or namespaces, never names of objects or error texts; only
+//! [`Options::per_request`] adds names. `docs/metrics.md` describes every metric.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -34,14 +34,14 @@ pub use self::exposition::Format;
 pub use self::requests::RequestState;
 pub use self::watch::WatchMetrics;
 
-/// What is told besides the usual.
+/// What is exported beyond the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Whether there are series of single requests, with their names as labels.
+    /// Whether each request has series of its own, with its name as a label.
     pub per_request: bool,
 }
 
-/// Where grants come from.
+/// Where a grant comes from.
 #[derive(Clone, Copy, Debug)]
 pub enum GrantOrigin {
     /// IdTokenGrants.
@@ -74,11 +74,11 @@ pub struct Metrics {
     reconciles: Family<ResultLabels, Counter>,
     reconcile_seconds: Histogram,
     upstreams: Upstreams,
-    loads: OnceLock<Loads>,
+    loads: OnceLock<LoadCollector>,
     watches: Watches,
     requests: Mutex<Requests>,
     served_expired: Counter<f64, std::sync::atomic::AtomicU64>,
-    events_left_out: Counter,
+    events_dropped: Counter,
     queue_seconds: Histogram,
     queue_depth: Gauge,
     reconciles_in_flight: Gauge,
@@ -89,11 +89,11 @@ pub struct Metrics {
     clock_skew: Gauge,
 }
 
-struct Loads(Box<dyn Fn() -> Vec<UpstreamLoad> + Send + Sync>);
+struct LoadCollector(Box<dyn Fn() -> Vec<UpstreamLoad> + Send + Sync>);
 
-impl std::fmt::Debug for Loads {
+impl std::fmt::Debug for LoadCollector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Loads")
+        f.write_str("LoadCollector")
     }
 }
 
@@ -111,9 +111,9 @@ impl Default for Metrics {
 impl Metrics {
     /// All at zero.
     pub fn new(options: Options) -> Self {
-        let mut whole = Registry::default();
-        whole.register_collector(Box::new(Process));
-        let registry = whole.sub_registry_with_prefix("idtoken");
+        let mut root = Registry::default();
+        root.register_collector(Box::new(Process));
+        let registry = root.sub_registry_with_prefix("idtoken");
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What this process was built from", version);
         let requests = Requests::register(registry, options.per_request);
@@ -127,7 +127,7 @@ impl Metrics {
         let help = "Reconciles of an IdTokenRequest, by result";
         registry.register("reconcile", help, reconciles.clone());
         let reconcile_seconds = seconds();
-        let help = "Time of one reconcile";
+        let help = "Duration of a reconcile";
         registry.register_with_unit(
             "reconcile_duration",
             help,
@@ -135,42 +135,40 @@ impl Metrics {
             reconcile_seconds.clone(),
         );
         let served_expired = Counter::default();
-        let help = "Seconds for which tokens were in use after their end, added up over all requests that are not suspended";
+        let help = "Seconds for which Secrets held an expired token, summed over all requests that are not suspended";
         registry.register_with_unit("served_expired", help, Unit::Seconds, served_expired.clone());
 
-        let events_left_out = Counter::default();
+        let events_dropped = Counter::default();
         let help =
-            "Events that were not written, since their namespace, or all together, had many a moment ago";
-        registry.register("events_left_out", help, events_left_out.clone());
+            "Events that were not written, since the event budget of their namespace or of all was used up";
+        registry.register("events_dropped", help, events_dropped.clone());
+        let help = "Former name of idtoken_events_dropped_total";
+        registry.register("events_left_out", help, events_dropped.clone());
 
         let queue_seconds = seconds();
-        let help = "Time from when a reconcile was due until it began";
+        let help = "Time from when a reconcile was due until it started";
         registry.register_with_unit("queue_wait", help, Unit::Seconds, queue_seconds.clone());
         let gauge = |registry: &mut Registry, name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
             gauge
         };
-        let help = "IdTokenRequests whose reconcile is due and has not begun";
+        let help = "IdTokenRequests whose reconcile is due and has not started";
         let queue_depth = gauge(registry, "queue_depth", help);
-        let reconciles_in_flight = gauge(registry, "reconciles_in_flight", "Reconciles under way");
-        let help = "Whether this process does the work: 1 for the replica that holds the Lease, and without an election";
+        let reconciles_in_flight = gauge(registry, "reconciles_in_flight", "Reconciles in flight");
+        let help = "Whether this process reconciles: 1 for the replica that holds the Lease, and without leader election";
         let leader = gauge(registry, "leader", help);
-        let help = "How often the Lease has changed hands, as it says itself; 0 without an election";
+        let help = "How often the Lease has changed hands, by its own count; 0 without leader election";
         let lease_transitions = gauge(registry, "lease_transitions", help);
-        let help = "Whether the caches were filled, as /readyz says";
+        let help = "Whether the caches are synced, as /readyz reports";
         let synced = gauge(registry, "synced", help);
         let grants = Family::default();
-        registry.register(
-            "grants",
-            "Grants that are in force, by where they come from",
-            grants.clone(),
-        );
+        registry.register("grants", "Grants in force, by origin", grants.clone());
         let clock_skew = Gauge::default();
-        let help = "Google's clock less this machine's, by the last token that was issued";
+        let help = "Google's clock minus this machine's, by the last issued token";
         registry.register_with_unit("clock_skew", help, Unit::Seconds, clock_skew.clone());
         Self {
-            registry: whole,
+            registry: root,
             mints,
             reconciles,
             reconcile_seconds,
@@ -179,7 +177,7 @@ impl Metrics {
             watches,
             requests: Mutex::new(requests),
             served_expired,
-            events_left_out,
+            events_dropped,
             queue_seconds,
             queue_depth,
             reconciles_in_flight,
@@ -191,14 +189,14 @@ impl Metrics {
         }
     }
 
-    /// Has each scrape ask how much goes on at Google's endpoints. Only the first call counts.
-    pub fn ask_for_loads(&self, loads: impl Fn() -> Vec<UpstreamLoad> + Send + Sync + 'static) {
-        // An error means that it was set before.
-        let _ = self.loads.set(Loads(Box::new(loads)));
+    /// Registers what reports the load of Google's endpoints on each scrape. Only the first call has an effect.
+    pub fn register_load_collector(&self, loads: impl Fn() -> Vec<UpstreamLoad> + Send + Sync + 'static) {
+        // Fails only if it was set before.
+        let _ = self.loads.set(LoadCollector(Box::new(loads)));
     }
 
     /// Counts an attempt to get a token.
-    pub fn minted(&self, source: &str, result: &str) {
+    pub fn count_mint(&self, source: &str, result: &str) {
         self.mints
             .get_or_create(&MintLabels {
                 source: source.into(),
@@ -207,18 +205,18 @@ impl Metrics {
             .inc();
     }
 
-    /// Takes in Google's clock less this machine's.
-    pub fn clock_differs(&self, by: jiff::SignedDuration) {
+    /// Sets Google's clock minus this machine's.
+    pub fn set_clock_skew(&self, by: jiff::SignedDuration) {
         self.clock_skew.set(by.as_secs());
     }
 
-    /// Counts an event that was not written.
-    pub fn event_left_out(&self) {
-        self.events_left_out.inc();
+    /// Counts an event that exceeded the event budget.
+    pub fn count_dropped_event(&self) {
+        self.events_dropped.inc();
     }
 
     /// Counts a reconcile.
-    pub fn reconciled(&self, result: &str, took: Duration) {
+    pub fn count_reconcile(&self, result: &str, took: Duration) {
         self.reconciles
             .get_or_create(&ResultLabels {
                 result: result.into(),
@@ -227,26 +225,27 @@ impl Metrics {
         self.reconcile_seconds.observe(took.as_secs_f64());
     }
 
-    /// Whether this process does the work from `now` on. One that does not says nothing of requests.
-    pub fn lead(&self, leads: bool, now: Timestamp) {
+    /// Sets whether this process reconciles from `now` on. A process that does not exports no state of requests, so that no request is
+    /// counted twice.
+    pub fn set_leader(&self, leads: bool, now: Timestamp) {
         self.leader.set(i64::from(leads));
         if !leads {
-            self.keep_only("", &HashSet::new(), now);
+            self.retain_requests("", &HashSet::new(), now);
         }
     }
 
-    /// Takes in how often the Lease has changed hands.
-    pub fn lease_changed_hands(&self, times: i32) {
+    /// Sets how often the Lease has changed hands.
+    pub fn set_lease_transitions(&self, times: i32) {
         self.lease_transitions.set(times.into());
     }
 
-    /// The caches are filled.
-    pub fn synced(&self) {
+    /// Records that the caches are synced.
+    pub fn set_synced(&self) {
         self.synced.set(1);
     }
 
     /// Sets how many grants are in force.
-    pub fn granted(&self, origin: GrantOrigin, count: usize) {
+    pub fn set_grants(&self, origin: GrantOrigin, count: usize) {
         let origin = match origin {
             GrantOrigin::Object => "object",
             GrantOrigin::File => "file",
@@ -255,58 +254,65 @@ impl Metrics {
         self.grants.get_or_create(&OriginLabels { origin }).set(count);
     }
 
-    /// Counts how long a reconcile that was due waited for its turn.
-    pub fn queued(&self, waited: Duration) {
+    /// Observes how long a due reconcile waited until it started.
+    pub fn observe_queue_wait(&self, waited: Duration) {
         self.queue_seconds.observe(waited.as_secs_f64());
     }
 
-    /// Sets how many reconciles are due and how many are under way.
-    pub fn queue(&self, due: usize, running: usize) {
+    /// Sets how many reconciles are due and how many are in flight.
+    pub fn set_queue_depth(&self, due: usize, running: usize) {
         self.queue_depth.set(i64::try_from(due).unwrap_or(i64::MAX));
         self.reconciles_in_flight
             .set(i64::try_from(running).unwrap_or(i64::MAX));
     }
 
-    /// Counts a call of one of Google's endpoints, and how long the limits held it back; `code` is the HTTP status or the kind of failure.
-    pub fn upstream(&self, endpoint: &'static str, code: &'static str, took: Duration, waited: Duration) {
-        self.upstreams.called(endpoint, code, took, waited);
+    /// Observes a call to one of Google's endpoints and how long the limits delayed it; `code` is the HTTP status or the reason of the
+    /// failure.
+    pub fn observe_upstream_call(
+        &self,
+        endpoint: &'static str,
+        code: &'static str,
+        took: Duration,
+        waited: Duration,
+    ) {
+        self.upstreams.observe_call(endpoint, code, took, waited);
     }
 
-    /// What a watch of `resource` tells; one for each watch.
+    /// The metrics of one watch of `resource`.
     pub fn watch(&self, resource: &'static str) -> WatchMetrics {
         self.watches.of(resource)
     }
 
-    /// Keeps the state of a request as it is at `now`; none leaves what is known.
-    pub fn state(&self, key: &ObjectKey, state: Option<RequestState>, now: Timestamp) {
+    /// Sets the state of a request at `now`; none leaves the last known state.
+    pub fn set_request(&self, key: &ObjectKey, state: Option<RequestState>, now: Timestamp) {
         let Some(state) = state else { return };
-        let expired = self.requests().put(key, state, now);
+        let expired = self.requests().set(key, state, now);
         self.served_expired.inc_by(expired);
     }
 
-    /// Drops a request that was deleted.
-    pub fn forget(&self, key: &ObjectKey, now: Timestamp) {
-        let expired = self.requests().drop_one(key, now);
+    /// Removes a deleted request.
+    pub fn remove_request(&self, key: &ObjectKey, now: Timestamp) {
+        let expired = self.requests().remove(key, now);
         self.served_expired.inc_by(expired);
     }
 
-    /// Drops every request of `scope`, a namespace or all where empty, that `alive` does not hold.
-    pub fn keep_only(&self, scope: &str, alive: &HashSet<ObjectKey>, now: Timestamp) {
-        let expired = self.requests().keep_only(scope, alive, now);
+    /// Removes each request of `scope` that `alive` does not hold; `scope` is a namespace, or empty for all.
+    pub fn retain_requests(&self, scope: &str, alive: &HashSet<ObjectKey>, now: Timestamp) {
+        let expired = self.requests().retain(scope, alive, now);
         self.served_expired.inc_by(expired);
     }
 
-    /// All metrics as text, as they are at `now`.
+    /// All metrics at `now`, as text.
     ///
     /// # Errors
-    /// Formatting failed, which writing to a string does not.
+    /// Formatting failed; writing to a string does not.
     pub fn encode(&self, format: Format, now: Timestamp) -> Result<String, std::fmt::Error> {
-        // Held to the end: of two scrapes at once none sees the gauges half set.
+        // Locked to the end, so that a concurrent scrape sees no gauges half set.
         let mut requests = self.requests();
         self.served_expired.inc_by(requests.count_expired(now));
-        requests.tell(now);
+        requests.collect(now);
         if let Some(loads) = self.loads.get() {
-            self.upstreams.tell(&(loads.0)());
+            self.upstreams.collect(&(loads.0)());
         }
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;

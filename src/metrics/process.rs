@@ -1,6 +1,6 @@
-//! What every process tells of itself, under the names that Prometheus' own client libraries use
-//! (<https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>). Read from `/proc` on each scrape; where there is
-//! none, nothing is told.
+//! Metrics of the process, under the names that Prometheus' own client libraries use
+//! (<https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>). They are read from `/proc` on each scrape, and
+//! absent on systems without it.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -14,7 +14,7 @@ use rustix::process::{Resource, getrlimit};
 #[derive(Debug)]
 pub(super) struct Process;
 
-/// What is read.
+/// What is read from `/proc`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Reading {
     cpu_seconds: f64,
@@ -25,7 +25,7 @@ struct Reading {
     max_fds: Option<u64>,
 }
 
-/// The kernel's units.
+/// Units of the kernel's figures.
 #[derive(Clone, Copy, Debug)]
 struct Units {
     ticks_per_second: u64,
@@ -75,7 +75,7 @@ impl Collector for Process {
             ),
             (
                 "idtoken_tasks",
-                "Asynchronous tasks that have begun and not ended.",
+                "Asynchronous tasks that run or wait.",
                 None,
                 tasks(),
             ),
@@ -89,7 +89,7 @@ impl Collector for Process {
     }
 }
 
-/// How many tasks the runtime has; none outside of one.
+/// How many tasks the runtime has; none outside of a runtime.
 fn tasks() -> Option<f64> {
     let runtime = tokio::runtime::Handle::try_current().ok()?;
     Some(runtime.metrics().num_alive_tasks() as f64)
@@ -105,7 +105,7 @@ fn read() -> Option<Reading> {
     };
     let open_fds = std::fs::read_dir("/proc/self/fd").ok()?.count();
     Some(Reading {
-        // That of the folder itself.
+        // Without the descriptor of the folder itself.
         open_fds: u64::try_from(open_fds).ok()?.saturating_sub(1),
         max_fds: getrlimit(Resource::Nofile).current,
         ..parse(&stat, units)?
@@ -120,11 +120,11 @@ fn boot_time(stat: &str) -> Option<u64> {
         .ok()
 }
 
-/// Reads `/proc/PID/stat` (proc_pid_stat(5)); files are not counted in it.
+/// Parses `/proc/PID/stat` (proc_pid_stat(5)), which does not hold the number of open files.
 fn parse(stat: &str, units: Units) -> Option<Reading> {
     // The second field is the program's name, which may hold anything, closing parentheses too.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    // Fields are numbered from 1 there, and the third is the first of these.
+    // The manual numbers fields from 1; the first one here is its third.
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
     let seconds = |ticks: u64| ticks as f64 / units.ticks_per_second as f64;
     Some(Reading {

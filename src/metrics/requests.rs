@@ -1,4 +1,4 @@
-//! What a scrape tells of the requests: counts by namespace, how fresh their tokens are, and on demand each one.
+//! Metrics of the requests: counts by namespace, how fresh their tokens are, and on demand series of each request.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,14 +13,14 @@ use crate::api::ObjectKey;
 use crate::api::conditions::{READY, RECONCILING, RENEWAL_FAILING, STALLED};
 use crate::api::v1alpha1::IdTokenRequestStatus;
 
-/// How late a renewal may be before it is told as overdue: what a busy queue and a first repetition take.
+/// How late a renewal may be before it counts as overdue: a busy queue and a first retry take about this long.
 const OVERDUE_AFTER: SignedDuration = SignedDuration::from_secs(60);
-/// Upper ends of the buckets of the remaining time, in seconds. Tokens that have ended are in the first.
+/// Upper bounds of the buckets of the remaining lifetime, in seconds. Expired tokens are in the first bucket.
 const REMAINING: [f64; 9] = [
     0.0, 60.0, 300.0, 900.0, 1800.0, 2700.0, 3600.0, 14_400.0, 43_200.0,
 ];
 
-/// What is told of one request.
+/// What the metrics need of one request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestState {
     ready: bool,
@@ -34,8 +34,7 @@ pub struct RequestState {
 }
 
 impl RequestState {
-    /// From a status that has a Ready condition; none where it has none yet. `suspended` is `spec.suspend`: nobody then waits for a
-    /// renewal.
+    /// From a status; none if it has no Ready condition yet. `suspended` is `spec.suspend`: no renewal is due then.
     pub fn new(status: &IdTokenRequestStatus, suspended: bool) -> Option<Self> {
         let is_true = |type_: &'static str| {
             status
@@ -65,22 +64,23 @@ impl RequestState {
         })
     }
 
-    /// The end of a token that is to be followed by another.
-    fn awaited(&self) -> Option<Timestamp> {
+    /// When the token expires; none if the request is suspended, since the token is not to be renewed then.
+    fn expected_expiry(&self) -> Option<Timestamp> {
         self.expires.filter(|_| !self.suspended)
     }
 
-    /// The same, where the renewal is late. A token that is no more what the spec asks for has no time of renewal, and is late too.
+    /// As [`Self::expected_expiry`], if the renewal is late. A token that does not match the spec has no renewal time, and counts as late
+    /// too.
     fn overdue(&self, now: Timestamp) -> Option<Timestamp> {
         let is_late = |renews: Timestamp| now.duration_since(renews) > OVERDUE_AFTER;
-        self.awaited().filter(|_| self.renews.is_none_or(is_late))
+        self.expected_expiry().filter(|_| self.renews.is_none_or(is_late))
     }
 }
 
 #[derive(Debug)]
-struct Told {
+struct TrackedRequest {
     state: RequestState,
-    /// Up to when its time with an expired token is counted.
+    /// Time with an expired token is counted up to here.
     counted: Timestamp,
 }
 
@@ -109,113 +109,123 @@ struct RequestLabels {
     name: String,
 }
 
-/// The requests that this process tells of.
+/// The requests that this process reconciles.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    told: HashMap<ObjectKey, Told>,
+    tracked: HashMap<ObjectKey, TrackedRequest>,
     ready: Family<ReadyLabels, Gauge>,
     conditions: Family<ConditionLabels, Gauge>,
     earliest: Family<NamespaceLabels, Gauge>,
     overdue: Family<NamespaceLabels, Gauge>,
     failing: Family<NamespaceLabels, Gauge>,
-    each: Option<Each>,
+    per_request: Option<PerRequestSeries>,
 }
 
 /// Series of single requests.
 #[derive(Debug, Default)]
-struct Each {
+struct PerRequestSeries {
     expiration: Family<RequestLabels, Gauge>,
     renewal: Family<RequestLabels, Gauge>,
     ready: Family<RequestLabels, Gauge>,
 }
 
 impl Requests {
-    /// With series of single requests only where `per_request` asks for them.
+    /// With series of each request only if `per_request` is set.
     pub(super) fn register(registry: &mut Registry, per_request: bool) -> Self {
         let all = Self {
-            each: per_request.then(Each::default),
+            per_request: per_request.then(PerRequestSeries::default),
             ..Self::default()
         };
-        let help = "IdTokenRequests, by state of the Ready condition";
+        let help = "IdTokenRequests, by status and reason of the Ready condition";
         registry.register("requests", help, all.ready.clone());
-        let help = "IdTokenRequests whose condition of this type is True, Ready aside";
+        let help = "IdTokenRequests whose condition of this type is True, without Ready";
         registry.register("request_conditions", help, all.conditions.clone());
-        let help = "Unix time at which the first of a namespace's tokens expires, those of suspended requests aside; \
-                    it lies in the past where one has expired";
+        let help = "Unix time at which the first token of a namespace expires, in the past if one has expired; without suspended \
+                    requests";
         registry.register(
             "earliest_expiration_timestamp_seconds",
             help,
             all.earliest.clone(),
         );
-        let help =
-            "The same of those tokens alone whose renewal is more than a minute late; absent where none is";
+        let help = "Unix time at which the first token expires whose renewal is overdue by more than a minute; absent if none is";
         registry.register(
             "earliest_overdue_expiration_timestamp_seconds",
             help,
             all.overdue.clone(),
         );
-        let help = "Unix time since when the request that fails for the longest time has the condition RenewalFailing; \
-                    absent where none has";
+        let help = "Unix time since when the request that has failed for the longest time has the condition RenewalFailing; \
+                    absent if none has";
         registry.register(
             "earliest_renewal_failure_timestamp_seconds",
             help,
             all.failing.clone(),
         );
-        if let Some(each) = &all.each {
+        if let Some(per_request) = &all.per_request {
             let help = "Unix time at which the request's token expires";
             registry.register(
                 "request_expiration_timestamp_seconds",
                 help,
-                each.expiration.clone(),
+                per_request.expiration.clone(),
             );
             let help = "Unix time at which the request's token is renewed";
-            registry.register("request_renewal_timestamp_seconds", help, each.renewal.clone());
+            registry.register(
+                "request_renewal_timestamp_seconds",
+                help,
+                per_request.renewal.clone(),
+            );
             let help = "Whether the request's Ready condition is True";
-            registry.register("request_ready", help, each.ready.clone());
+            registry.register("request_ready", help, per_request.ready.clone());
         }
         all
     }
 
-    /// Takes in the state of a request at `now`. Returns the seconds since it was last looked at in which its token had expired.
-    pub(super) fn put(&mut self, key: &ObjectKey, state: RequestState, now: Timestamp) -> f64 {
+    /// Sets the state of a request at `now`. Returns the seconds since the last count in which its token was expired.
+    pub(super) fn set(&mut self, key: &ObjectKey, state: RequestState, now: Timestamp) -> f64 {
         let counted = now;
-        let before = self.told.insert(key.clone(), Told { state, counted });
-        before.map_or(0.0, |mut told| told.expired(now))
+        let before = self
+            .tracked
+            .insert(key.clone(), TrackedRequest { state, counted });
+        before.map_or(0.0, |mut tracked| tracked.expired(now))
     }
 
-    /// Drops a request. Returns the seconds as [`Self::put`] does.
-    pub(super) fn drop_one(&mut self, key: &ObjectKey, now: Timestamp) -> f64 {
-        self.told.remove(key).map_or(0.0, |mut told| told.expired(now))
+    /// Removes a request. Returns the seconds as [`Self::set`] does.
+    pub(super) fn remove(&mut self, key: &ObjectKey, now: Timestamp) -> f64 {
+        self.tracked
+            .remove(key)
+            .map_or(0.0, |mut tracked| tracked.expired(now))
     }
 
-    /// Drops every request of `scope`, a namespace or all where empty, that `alive` does not hold. Returns the seconds as
-    /// [`Self::put`] does.
-    pub(super) fn keep_only(&mut self, scope: &str, alive: &HashSet<ObjectKey>, now: Timestamp) -> f64 {
-        let gone = |key: &ObjectKey, _: &mut Told| key.is_in(scope) && !alive.contains(key);
-        self.told
+    /// Removes each request of `scope` that `alive` does not hold; `scope` is a namespace, or empty for all. Returns the seconds as
+    /// [`Self::set`] does.
+    pub(super) fn retain(&mut self, scope: &str, alive: &HashSet<ObjectKey>, now: Timestamp) -> f64 {
+        let gone = |key: &ObjectKey, _: &mut TrackedRequest| key.is_in(scope) && !alive.contains(key);
+        self.tracked
             .extract_if(gone)
-            .map(|(_, mut told)| told.expired(now))
+            .map(|(_, mut tracked)| tracked.expired(now))
             .sum()
     }
 
-    /// The seconds as [`Self::put`] returns them, of all requests.
+    /// Returns the seconds as [`Self::set`] does, summed over all requests.
     pub(super) fn count_expired(&mut self, now: Timestamp) -> f64 {
-        self.told.values_mut().map(|told| told.expired(now)).sum()
+        self.tracked
+            .values_mut()
+            .map(|tracked| tracked.expired(now))
+            .sum()
     }
 
     /// Sets the gauges for a scrape at `now`.
-    pub(super) fn tell(&self, now: Timestamp) {
+    pub(super) fn collect(&self, now: Timestamp) {
         self.ready.clear();
         self.conditions.clear();
         for family in [&self.earliest, &self.overdue, &self.failing] {
             family.clear();
         }
-        if let Some(each) = &self.each {
-            for family in [&each.expiration, &each.renewal, &each.ready] {
+        if let Some(per_request) = &self.per_request {
+            for family in [&per_request.expiration, &per_request.renewal, &per_request.ready] {
                 family.clear();
             }
         }
-        for (key, Told { state, .. }) in &self.told {
+        for (key, TrackedRequest { state, .. }) in &self.tracked {
             let namespace = key.namespace();
             self.ready
                 .get_or_create(&ReadyLabels {
@@ -233,43 +243,42 @@ impl Requests {
                     })
                     .inc();
             }
-            lower(&self.earliest, namespace, state.awaited());
-            lower(&self.overdue, namespace, state.overdue(now));
-            lower(&self.failing, namespace, state.failing_since);
-            if let Some(each) = &self.each {
-                each.tell(namespace, key.name(), state);
+            set_min(&self.earliest, namespace, state.expected_expiry());
+            set_min(&self.overdue, namespace, state.overdue(now));
+            set_min(&self.failing, namespace, state.failing_since);
+            if let Some(per_request) = &self.per_request {
+                per_request.collect(namespace, key.name(), state);
             }
         }
     }
 
-    /// Writes what is left of each token at `now`.
+    /// Writes the histogram of the remaining lifetime of the tokens at `now`.
     pub(super) fn write_remaining(&self, text: &mut String, now: Timestamp) {
         let left = |expires: Timestamp| expires.duration_since(now).as_secs_f64().max(0.0);
         let values: Vec<f64> = self
-            .told
+            .tracked
             .values()
-            .filter_map(|told| told.state.awaited())
+            .filter_map(|tracked| tracked.state.expected_expiry())
             .map(left)
             .collect();
-        let help =
-            "Time until the tokens expire, those of suspended requests aside; 0 for those that have expired";
+        let help = "Remaining lifetime of the tokens, 0 for expired ones; without suspended requests";
         gauge_histogram(text, "idtoken_token_remaining_seconds", help, &REMAINING, &values);
     }
 }
 
-impl Told {
-    /// The seconds up to `now` in which the token had expired and that are not counted yet.
+impl TrackedRequest {
+    /// Counts the seconds up to `now` in which the token was expired and which were not counted before.
     fn expired(&mut self, now: Timestamp) -> f64 {
         let since = std::mem::replace(&mut self.counted, now);
-        let Some(expires) = self.state.awaited() else {
+        let Some(expires) = self.state.expected_expiry() else {
             return 0.0;
         };
         now.duration_since(expires.max(since)).as_secs_f64().max(0.0)
     }
 }
 
-impl Each {
-    fn tell(&self, namespace: &str, name: &str, state: &RequestState) {
+impl PerRequestSeries {
+    fn collect(&self, namespace: &str, name: &str, state: &RequestState) {
         let labels = RequestLabels {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -284,8 +293,8 @@ impl Each {
     }
 }
 
-/// Lowers a namespace's gauge to `at`.
-fn lower(family: &Family<NamespaceLabels, Gauge>, namespace: &str, at: Option<Timestamp>) {
+/// Sets a namespace's gauge to `at` unless it is lower already.
+fn set_min(family: &Family<NamespaceLabels, Gauge>, namespace: &str, at: Option<Timestamp>) {
     let Some(at) = at.map(Timestamp::as_second) else {
         return;
     };

@@ -13,7 +13,7 @@ fn key(name: &str) -> ObjectKey {
     ObjectKey::new("shop", name)
 }
 
-/// A request whose token ends at `expires`, and is renewed at `renews` unless it is not what the spec asks for.
+/// A request whose token expires at `expires` and is renewed at `renews`; none if the token does not match the spec.
 fn status(ready: &str, reason: &str, expires: Option<i64>, renews: Option<i64>) -> IdTokenRequestStatus {
     IdTokenRequestStatus {
         conditions: vec![condition(READY, ready, reason, 0)],
@@ -56,10 +56,10 @@ fn scrape(metrics: &Metrics, now: i64) -> String {
 #[test]
 fn states_are_counted_by_namespace_and_forgotten() {
     let metrics = Metrics::default();
-    metrics.state(&key("a"), issued(2000, 1500), at(100));
-    metrics.state(&key("b"), issued(1000, 500), at(100));
+    metrics.set_request(&key("a"), issued(2000, 1500), at(100));
+    metrics.set_request(&key("b"), issued(1000, 500), at(100));
     let denied = RequestState::new(&status("False", "NotGranted", None, None), false);
-    metrics.state(&key("c"), denied, at(100));
+    metrics.set_request(&key("c"), denied, at(100));
     let text = scrape(&metrics, 100);
     let ready = r#"idtoken_requests{namespace="shop",ready="True",reason="Issued"}"#;
     let earliest = r#"idtoken_earliest_expiration_timestamp_seconds{namespace="shop"}"#;
@@ -67,20 +67,20 @@ fn states_are_counted_by_namespace_and_forgotten() {
         (value(&text, ready), value(&text, earliest)),
         (Some(2.0), Some(1000.0))
     );
-    metrics.forget(&key("b"), at(100));
+    metrics.remove_request(&key("b"), at(100));
     let text = scrape(&metrics, 100);
     assert_eq!(
         (value(&text, ready), value(&text, earliest)),
         (Some(1.0), Some(2000.0))
     );
     // No series of a namespace is left when its requests are.
-    metrics.keep_only("shop", &HashSet::new(), at(100));
+    metrics.retain_requests("shop", &HashSet::new(), at(100));
     let text = scrape(&metrics, 100);
     assert!(!text.contains("shop"), "{text}");
 }
 
 #[test]
-fn conditions_are_counted_and_the_longest_failure_is_told() {
+fn conditions_are_counted_and_the_longest_failure_is_exported() {
     let metrics = Metrics::default();
     for (name, since) in [("a", 70), ("b", 50), ("c", 90)] {
         let mut failing = status("True", "Issued", Some(2000), Some(1500));
@@ -89,7 +89,7 @@ fn conditions_are_counted_and_the_longest_failure_is_told() {
         failing
             .conditions
             .push(condition("Stalled", "False", "Reconciled", 0));
-        metrics.state(&key(name), RequestState::new(&failing, false), at(100));
+        metrics.set_request(&key(name), RequestState::new(&failing, false), at(100));
     }
     let failing =
         r#"idtoken_request_conditions{namespace="shop",type="RenewalFailing",reason="QuotaExceeded"}"#;
@@ -101,32 +101,32 @@ fn conditions_are_counted_and_the_longest_failure_is_told() {
     );
     assert!(!text.contains("Stalled"), "{text}");
     for name in ["a", "b", "c"] {
-        metrics.state(&key(name), issued(2000, 1500), at(100));
+        metrics.set_request(&key(name), issued(2000, 1500), at(100));
     }
     let text = scrape(&metrics, 100);
     assert_eq!((value(&text, failing), value(&text, since)), (None, None));
 }
 
 #[test]
-fn a_late_renewal_is_told_apart_from_a_token_that_is_to_end() {
+fn a_late_renewal_differs_from_a_token_that_expires_soon() {
     let metrics = Metrics::default();
     let overdue = r#"idtoken_earliest_overdue_expiration_timestamp_seconds{namespace="shop"}"#;
     let earliest = r#"idtoken_earliest_expiration_timestamp_seconds{namespace="shop"}"#;
-    metrics.state(&key("a"), issued(1000, 500), at(100));
-    metrics.state(&key("later"), issued(4000, 3000), at(100));
+    metrics.set_request(&key("a"), issued(1000, 500), at(100));
+    metrics.set_request(&key("later"), issued(4000, 3000), at(100));
     let seen = |now| {
         let text = scrape(&metrics, now);
         (value(&text, earliest), value(&text, overdue))
     };
     assert_eq!(seen(560), (Some(1000.0), None));
     assert_eq!(seen(561), (Some(1000.0), Some(1000.0)));
-    // Nobody waits for the renewal of a suspended request.
+    // No renewal of a suspended request is due.
     let suspended = RequestState::new(&status("True", "Suspended", Some(1000), Some(500)), true);
-    metrics.state(&key("a"), suspended, at(561));
+    metrics.set_request(&key("a"), suspended, at(561));
     assert_eq!(seen(562), (Some(4000.0), None));
-    // What the Secret holds is not what the spec asks for, and no renewal is planned.
+    // The token does not match the spec, and no renewal is planned.
     let outdated = RequestState::new(&status("False", "InvalidSpec", Some(1000), None), false);
-    metrics.state(&key("a"), outdated, at(562));
+    metrics.set_request(&key("a"), outdated, at(562));
     assert_eq!(seen(563), (Some(1000.0), Some(1000.0)));
 }
 
@@ -134,23 +134,23 @@ fn a_late_renewal_is_told_apart_from_a_token_that_is_to_end() {
 fn seconds_with_an_expired_token_are_counted_once() {
     let metrics = Metrics::default();
     let counted = |now| value(&scrape(&metrics, now), "idtoken_served_expired_seconds_total").unwrap();
-    metrics.state(&key("a"), issued(1000, 500), at(100));
-    metrics.state(&key("b"), issued(1010, 500), at(100));
+    metrics.set_request(&key("a"), issued(1000, 500), at(100));
+    metrics.set_request(&key("b"), issued(1010, 500), at(100));
     assert_eq!((counted(900), counted(1000)), (0.0, 0.0));
     assert_eq!((counted(1005), counted(1005)), (5.0, 5.0));
     // 15 s of a and 5 s of b.
     assert_eq!(counted(1015), 20.0);
-    metrics.state(&key("a"), issued(5000, 4000), at(1020));
-    metrics.forget(&key("b"), at(1020));
+    metrics.set_request(&key("a"), issued(5000, 4000), at(1020));
+    metrics.remove_request(&key("b"), at(1020));
     assert_eq!((counted(1020), counted(2000)), (30.0, 30.0));
     // Not before this process knew of it, nor while it is suspended.
-    metrics.state(&key("old"), issued(1, 0), at(2000));
+    metrics.set_request(&key("old"), issued(1, 0), at(2000));
     assert_eq!(counted(2003), 33.0);
     let suspended = RequestState::new(&status("False", "Suspended", Some(1), None), true);
-    metrics.state(&key("old"), suspended, at(2004));
+    metrics.set_request(&key("old"), suspended, at(2004));
     assert_eq!(counted(3000), 34.0);
-    metrics.state(&key("old"), issued(1, 0), at(3000));
-    metrics.lead(false, at(3002));
+    metrics.set_request(&key("old"), issued(1, 0), at(3000));
+    metrics.set_leader(false, at(3002));
     assert_eq!(counted(4000), 36.0);
 }
 
@@ -158,7 +158,7 @@ fn seconds_with_an_expired_token_are_counted_once() {
 fn what_is_left_of_tokens_is_a_gauge_histogram() {
     let metrics = Metrics::default();
     for (name, expires) in [("a", 90), ("b", 400), ("c", 1000), ("d", 3700)] {
-        metrics.state(&key(name), issued(expires, expires), at(0));
+        metrics.set_request(&key(name), issued(expires, expires), at(0));
     }
     let text = scrape(&metrics, 100);
     let bucket = |le: &str| {
@@ -176,25 +176,25 @@ fn what_is_left_of_tokens_is_a_gauge_histogram() {
 }
 
 #[test]
-fn names_are_told_on_demand_only() {
+fn names_are_exported_on_demand_only() {
     let series = r#"idtoken_request_expiration_timestamp_seconds{namespace="shop",name="a"}"#;
     let metrics = Metrics::default();
-    metrics.state(&key("a"), issued(1000, 500), at(100));
+    metrics.set_request(&key("a"), issued(1000, 500), at(100));
     assert!(!scrape(&metrics, 100).contains("name="));
     let metrics = Metrics::new(Options { per_request: true });
-    metrics.state(&key("a"), issued(1000, 500), at(100));
+    metrics.set_request(&key("a"), issued(1000, 500), at(100));
     let text = scrape(&metrics, 100);
     assert_eq!(value(&text, series), Some(1000.0));
     let ready = r#"idtoken_request_ready{namespace="shop",name="a"}"#;
     assert_eq!(value(&text, ready), Some(1.0));
-    metrics.forget(&key("a"), at(100));
+    metrics.remove_request(&key("a"), at(100));
     assert!(!scrape(&metrics, 100).contains("name="));
 }
 
 #[test]
 fn loads_of_an_endpoint_are_added_up() {
     let metrics = Metrics::default();
-    metrics.ask_for_loads(|| {
+    metrics.register_load_collector(|| {
         let load = |endpoint, in_flight, is_open, open_lanes| UpstreamLoad {
             endpoint,
             in_flight,

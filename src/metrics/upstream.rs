@@ -1,4 +1,4 @@
-//! What a scrape tells of Google's endpoints.
+//! Metrics of the calls to Google's endpoints.
 
 use std::time::Duration;
 
@@ -48,24 +48,22 @@ impl Upstreams {
             waiting: Family::default(),
             circuits_open: Family::default(),
         };
-        let help = "Time of one call of Google's endpoints, by endpoint and HTTP status or kind of failure";
+        let help = "Duration of a call to Google's endpoints, by endpoint and by HTTP status or reason of the failure";
         let name = "upstream_request_duration";
         registry.register_with_unit(name, help, Unit::Seconds, all.seconds.clone());
-        let help =
-            "Time that a call of Google's endpoints was held back by the rate limit and the in-flight cap";
+        let help = "Time that a call to Google's endpoints waited for the rate limit and the in-flight cap";
         registry.register_with_unit("upstream_wait", help, Unit::Seconds, all.wait_seconds.clone());
-        let help = "Calls of Google's endpoints under way";
+        let help = "Calls to Google's endpoints in flight";
         registry.register("upstream_in_flight", help, all.in_flight.clone());
-        let help =
-            "Calls of Google's endpoints that the rate limit and the in-flight cap hold back at the moment";
+        let help = "Calls to Google's endpoints that wait for the rate limit or the in-flight cap";
         registry.register("upstream_waiting", help, all.waiting.clone());
-        let help = "Circuit breakers that hold calls back but for single probes, since what they call fails or asked for a \
-                    pause; scope is endpoint for all calls of an endpoint, namespace for those of one namespace";
+        let help = "Open circuit breakers, which let only single probes through; scope is endpoint for all calls of an endpoint, \
+                    namespace for those of one namespace";
         registry.register("upstream_circuits_open", help, all.circuits_open.clone());
         all
     }
 
-    pub(super) fn called(
+    pub(super) fn observe_call(
         &self,
         endpoint: &'static str,
         code: &'static str,
@@ -80,8 +78,8 @@ impl Upstreams {
             .observe(took.as_secs_f64());
     }
 
-    /// Sets the gauges: `loads` may have several of one endpoint, which are added up.
-    pub(super) fn tell(&self, loads: &[UpstreamLoad]) {
+    /// Sets the gauges. If `loads` has an endpoint several times, its loads are summed.
+    pub(super) fn collect(&self, loads: &[UpstreamLoad]) {
         self.in_flight.clear();
         self.waiting.clear();
         self.circuits_open.clear();

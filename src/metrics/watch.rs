@@ -1,4 +1,4 @@
-//! What a scrape tells of the watches of the Kubernetes API.
+//! Metrics of the watches of the Kubernetes API.
 
 use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -26,13 +26,12 @@ impl Watches {
             failing: Family::default(),
             last_event: Family::default(),
         };
-        let help = "How often a watch of the Kubernetes API failed and was begun anew";
+        let help = "How often a watch of the Kubernetes API failed and was restarted";
         registry.register("watch_restarts", help, all.restarts.clone());
-        let help = "Watches of the Kubernetes API that could not be begun at the last try; there is one for each namespace that is \
-                    served, or one for all";
+        let help = "Watches of the Kubernetes API whose last start failed; there is one for each served namespace, or one for all";
         registry.register("watches_failing", help, all.failing.clone());
-        let help = "Unix time of the last sign of life of a watch; of idtokengrants and namespaces there is one about every minute, of \
-                    the others only when something changes";
+        let help = "Unix time of the last event or bookmark of a watch; idtokengrants and namespaces have one about every minute, the \
+                    others only when an object changes";
         registry.register("watch_last_event_timestamp_seconds", help, all.last_event.clone());
         all
     }
@@ -48,7 +47,7 @@ impl Watches {
     }
 }
 
-/// What one watch tells.
+/// The metrics of one watch.
 #[derive(Debug)]
 pub struct WatchMetrics {
     restarts: Counter,
@@ -58,7 +57,7 @@ pub struct WatchMetrics {
 }
 
 impl WatchMetrics {
-    /// Something came, which shows that the watch works.
+    /// Records an event, which shows that the watch works.
     pub fn alive(&mut self, now: Timestamp) {
         self.last_event.set(now.as_second());
         if std::mem::take(&mut self.fails) {
@@ -66,7 +65,7 @@ impl WatchMetrics {
         }
     }
 
-    /// The watch broke off; `is_down` tells whether it could not even be begun.
+    /// Records that the watch broke off; `is_down` if it could not even be started.
     pub fn failed(&mut self, is_down: bool) {
         self.restarts.inc();
         if is_down && !std::mem::replace(&mut self.fails, true) {
