@@ -21,6 +21,7 @@ pub mod leader;
 pub mod liveness;
 pub mod metrics;
 pub mod probe;
+mod sync;
 pub mod telemetry;
 pub mod text;
 pub mod token;

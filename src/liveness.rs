@@ -1,10 +1,12 @@
 //! Whether the reconcile loop is alive: it sends heartbeats, and `/livez` fails once they stop or a reconcile is stuck.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::time::Instant;
+
+use crate::sync::lock;
 
 /// Longest time between two heartbeats. The loop sends one every second.
 const MAX_SILENCE: Duration = Duration::from_secs(30);
@@ -75,7 +77,7 @@ impl Liveness {
 
     /// Records a heartbeat at `now`; `oldest_start` is when the oldest reconcile in flight started.
     pub fn heartbeat(&self, now: Instant, oldest_start: Option<Instant>) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Heartbeat {
+        *lock(&self.last) = Heartbeat {
             at: now,
             oldest_start,
         };
@@ -86,7 +88,7 @@ impl Liveness {
     /// # Errors
     /// The loop is stuck.
     pub fn check(&self, now: Instant) -> Result<(), Stuck> {
-        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *lock(&self.last);
         check(last, self.limit, now)
     }
 }

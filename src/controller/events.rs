@@ -3,7 +3,7 @@
 //! through all of them at the next; here only warnings are remembered, and a bounded number of them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -17,6 +17,7 @@ use serde_json::json;
 
 use crate::api::FIELD_MANAGER;
 use crate::metrics::Metrics;
+use crate::sync::lock;
 
 /// How long the same warning is counted on the event that told of it first
 /// (<https://github.com/kubernetes/enhancements/blob/master/keps/sig-instrumentation/383-new-event-api-ga-graduation/README.md>).
@@ -94,11 +95,7 @@ impl Events {
         let subject = (event.type_ == EventType::Warning)
             .then(|| (regarding.uid.clone().unwrap_or_default(), event.reason.clone()));
         let namespace = regarding.namespace.as_deref().unwrap_or("default");
-        let allowed = self
-            .allowance
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(namespace, now);
+        let allowed = lock(&self.allowance).take(namespace, now);
         if !allowed {
             self.metrics.count_dropped_event();
             return Ok(());
@@ -131,7 +128,7 @@ impl Events {
     }
 
     fn warnings(&self) -> MutexGuard<'_, HashMap<Subject, Told>> {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.warnings)
     }
 
     /// Of the answer nothing is wanted.

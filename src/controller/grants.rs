@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -14,6 +14,7 @@ use super::authorize::{Denied, GrantSet};
 use super::grant_index::{Grant, Namespaces};
 use super::validate::Request;
 use crate::api::v1alpha1::{GrantRef, IdTokenGrant, IdTokenGrantSpec};
+use crate::sync::{read, write};
 
 /// Most bytes of a grants file; a ConfigMap holds 1 MiB.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -125,7 +126,7 @@ impl Grants {
         if token.service_account.is_none() && account.is_some() {
             token.to_mut().service_account = account.map(str::to_owned);
         }
-        let sources = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let sources = read(&self.0);
         sources
             .set
             .authorize(&request.namespace, &request.name, &token, now)
@@ -134,7 +135,7 @@ impl Grants {
 
     /// Names of the IdTokenGrants that allow `request`.
     pub fn allowing(&self, request: &Request) -> Vec<String> {
-        let sources = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let sources = read(&self.0);
         let all = sources.set.allowing(&request.namespace, &request.token);
         let objects = all.into_iter().filter(|grant| grant.uid.is_some());
         objects.map(|grant| grant.name.clone()).collect()
@@ -142,13 +143,13 @@ impl Grants {
 
     /// How many IdTokenGrants there are.
     pub fn objects(&self) -> usize {
-        let sources = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let sources = read(&self.0);
         sources.objects.len()
     }
 
     /// The IdTokenGrants whose status does not say that they allow as many requests as `allowed` has for them, none being 0.
     pub fn untold(&self, allowed: &HashMap<String, i64>) -> Vec<(String, i64)> {
-        let sources = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let sources = read(&self.0);
         let count = |name: &String| allowed.get(name).copied().unwrap_or(0);
         let untold = sources
             .objects
@@ -158,12 +159,12 @@ impl Grants {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Sources) -> T) -> T {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
+        change(&mut write(&self.0))
     }
 
     /// A watch is alive at `now`.
     pub fn seen(&self, watched: Watched, now: Timestamp) {
-        let mut sources = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = write(&self.0);
         sources.seen[watched as usize] = Some(now);
         if let Some(oldest) = sources.oldest_seen() {
             sources.set.seen_at(oldest);

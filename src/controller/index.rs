@@ -2,13 +2,14 @@
 //! expectations of our own writes, and the failures in a row.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::validate::target_name;
 use crate::api::annotations;
 use crate::api::v1alpha1::IdTokenRequest;
+use crate::sync::lock;
 
 pub use super::memory::{Basis, Memory, Retry, Written};
 use super::secret_meta::Packed;
@@ -84,7 +85,7 @@ pub fn older(a: &str, b: &str) -> bool {
 
 impl Index {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Takes in the request `key` as the watch shows it. Returns the requests to reconcile: itself where anything but its status

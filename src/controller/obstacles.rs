@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::Context;
 use super::index::ObjectKey;
 use super::watches::{Triggers, WATCH_SECONDS, WatchBackoff};
+use crate::sync::lock;
 
 /// Most watches at once. Further Secrets are only looked at again by the schedule of failures.
 const MAX_WATCHES: usize = 100;
@@ -34,7 +35,7 @@ pub struct Obstacles {
 impl Obstacles {
     /// The Secret `key` was found to be somebody else's as of `resource_version`.
     pub fn add(&self, key: ObjectKey, resource_version: &str) {
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = lock(&self.found);
         let full = found.len() >= MAX_WATCHES && !found.contains_key(&key);
         if !full && found.insert(key, resource_version.to_owned()).is_none() {
             self.changed.notify_one();
@@ -43,19 +44,19 @@ impl Obstacles {
 
     /// The Secret `key` is in nobody's way any more.
     pub fn remove(&self, key: &ObjectKey) {
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = lock(&self.found);
         if found.remove(key).is_some() {
             self.changed.notify_one();
         }
     }
 
     fn keys(&self) -> Vec<ObjectKey> {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = lock(&self.found);
         found.keys().cloned().collect()
     }
 
     fn is_known(&self, key: &ObjectKey, resource_version: Option<&String>) -> bool {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = lock(&self.found);
         found.get(key) == resource_version
     }
 }

@@ -2,7 +2,7 @@
 //! worked on; kube's types in its place would take ten times the memory all the time.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use lz4_flex::block::{compress_prepend_size_with_dict, decompress_size_prepended_with_dict};
@@ -10,6 +10,7 @@ use lz4_flex::block::{compress_prepend_size_with_dict, decompress_size_prepended
 use super::index::ObjectKey;
 use crate::api::v1alpha1::IdTokenRequest;
 use crate::api::{LABEL_SHARD, annotations};
+use crate::sync::{read, write};
 
 /// What most requests say alike, so that each holds only in what it differs: LZ4's dictionary, whose end is cheapest to refer to
 /// (<https://github.com/lz4/lz4/blob/v1.10.0/doc/lz4_Block_format.md>).
@@ -21,11 +22,11 @@ pub struct Store(RwLock<HashMap<ObjectKey, Box<[u8]>>>);
 
 impl Store {
     fn read(&self) -> RwLockReadGuard<'_, HashMap<ObjectKey, Box<[u8]>>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.0)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<ObjectKey, Box<[u8]>>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        write(&self.0)
     }
 
     /// Takes in a request as a list or watch shows it; gives back its key as it is held and what is kept of it.

@@ -2,7 +2,7 @@
 //! [`Options::per_request`] adds names. `docs/metrics.md` describes every metric.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -29,6 +29,7 @@ use self::upstream::Upstreams;
 use self::watch::Watches;
 use crate::api::ObjectKey;
 use crate::google::UpstreamLoad;
+use crate::sync::lock;
 
 pub use self::exposition::Format;
 pub use self::requests::RequestState;
@@ -325,6 +326,6 @@ impl Metrics {
     }
 
     fn requests(&self) -> MutexGuard<'_, Requests> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.requests)
     }
 }
