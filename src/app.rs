@@ -1,4 +1,4 @@
-//! Wiring; what starts and stops in which order.
+//! Wires the parts of the process, and starts and stops them in order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,34 +12,36 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
+use crate::clock::Clock;
 use crate::controller::{
     self, Context, events::Events, federate::Federated, grants::Grants, grants::GrantsFileError,
     index::Index, obstacles::Obstacles, store::Store,
 };
 use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
-use crate::leader::{self, Elector, Fence};
+use crate::leader::{self, ElectionSettings, Elector, Fence, FenceClosed};
 use crate::liveness::Liveness;
 use crate::metrics::{self, GrantOrigin, Metrics};
+use crate::random::{Random, RandomError};
 use crate::{admin, kubernetes, probe, telemetry};
 
-/// Why the operator does not start or run on.
+/// Why the operator does not start, or stops.
 #[derive(Debug, Error)]
 pub enum AppError {
-    /// The log filter.
+    /// The log filter cannot be parsed.
     #[error("--log is no filter such as info or info,hyper=debug: {0}")]
     Log(#[from] tracing_subscriber::filter::ParseError),
-    /// No cluster.
+    /// No cluster is configured.
     #[error(
         "no Kubernetes cluster is configured: set KUBECONFIG, or run in a pod with a ServiceAccount: {0}"
     )]
     Kubeconfig(#[from] kube::config::InferConfigError),
-    /// The client of the cluster.
+    /// The client of the cluster cannot be set up.
     #[error("the Kubernetes client cannot be set up: {0}")]
     Kubernetes(#[from] kube::Error),
-    /// Settings of Google's endpoints.
+    /// The settings of Google's endpoints are invalid.
     #[error(transparent)]
     Google(#[from] ConfigError),
-    /// The grants file.
+    /// The grants file cannot be read.
     #[error("--grants-file {path}: {source}")]
     Grants {
         /// The file.
@@ -47,10 +49,10 @@ pub enum AppError {
         /// What is wrong.
         source: GrantsFileError,
     },
-    /// Times of the Lease.
+    /// The timings of the Lease do not fit together.
     #[error(transparent)]
     Lease(#[from] leader::InvalidTimings),
-    /// The address of the admin server.
+    /// The admin server cannot listen.
     #[error("--listen {address}: {source}")]
     Listen {
         /// The address.
@@ -58,19 +60,22 @@ pub enum AppError {
         /// What is wrong.
         source: std::io::Error,
     },
-    /// The controller.
+    /// The controller stopped.
     #[error(transparent)]
     Controller(#[from] controller::WatchEnded),
-    /// The admin server.
-    #[error("the server of --listen ended: {0}")]
+    /// The admin server stopped.
+    #[error("the server of --listen stopped: {0}")]
     Admin(String),
-    /// The probe.
+    /// The probe failed.
     #[error(transparent)]
     Probe(#[from] probe::ProbeError),
-    /// Signals, or standard output.
+    /// Signal handlers, standard output or the limit of core dumps.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// The CustomResourceDefinitions cannot be written.
+    /// No random identity for the Lease.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// The CustomResourceDefinitions cannot be serialized.
     #[error("the CustomResourceDefinitions cannot be written as YAML: {0}")]
     Yaml(String),
 }
@@ -78,7 +83,7 @@ pub enum AppError {
 /// Runs the command.
 ///
 /// # Errors
-/// The operator cannot start, or an essential part of it ended.
+/// The operator cannot start, or an essential part of it stopped.
 pub async fn run(cli: Cli) -> Result<(), AppError> {
     match cli.command {
         Command::Run(args) => run_operator(*args).await,
@@ -90,7 +95,7 @@ pub async fn run(cli: Cli) -> Result<(), AppError> {
 /// Writes the CustomResourceDefinitions as YAML documents.
 ///
 /// # Errors
-/// Writing failed.
+/// Serializing or writing failed.
 pub fn print_crds(out: &mut impl std::io::Write) -> Result<(), AppError> {
     for crd in crds() {
         let yaml = serde_saphyr::to_string(&crd).map_err(|error| AppError::Yaml(error.to_string()))?;
@@ -102,8 +107,8 @@ pub fn print_crds(out: &mut impl std::io::Write) -> Result<(), AppError> {
     Ok(())
 }
 
-/// Whatever kills the process, no file with its memory, and the tokens in it, is left.
-fn refuse_core_dumps() -> std::io::Result<()> {
+/// However the process is killed, it leaves no file with its memory, which holds tokens.
+fn disable_core_dumps() -> std::io::Result<()> {
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),
@@ -112,8 +117,9 @@ fn refuse_core_dumps() -> std::io::Result<()> {
 }
 
 async fn run_operator(args: RunArgs) -> Result<(), AppError> {
-    refuse_core_dumps()?;
+    disable_core_dumps()?;
     telemetry::init(args.log_format, &args.log)?;
+    let (clock, random) = (Clock::system(), Random::system());
     let settings = args.settings();
     let listen = args.listen;
     let metrics = Arc::new(Metrics::new(metrics::Options {
@@ -126,46 +132,58 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         })
     };
     let fence = match args.leader.leader_elect {
-        true => Fence::closed(),
-        false => Fence::open(),
+        true => Fence::closed(clock.clone()),
+        false => Fence::open(clock.clone()),
     };
     let mut google: GoogleConfig = args.google.into();
-    let asked = fence.clone();
-    google.may_call = Some(MayCall::new(move || asked.is_open()));
+    let calls = fence.clone();
+    google.may_call = Some(MayCall::new(move || calls.is_open()));
     let minter = Minter::new(google)?.with_observer(observer);
     let grants = Grants::default();
     if let Some(path) = &settings.grants_file {
-        let refused = |source| AppError::Grants {
+        let grants_error = |source| AppError::Grants {
             path: path.display().to_string(),
             source,
         };
-        let read = controller::grants::read_file(path).map_err(refused)?;
+        let read = controller::grants::read_file(path).map_err(grants_error)?;
         metrics.set_grants(GrantOrigin::File, read.len());
         grants.set_file(read);
     }
     let config = kubernetes::config().await?;
     let elector = match args.leader.leader_elect {
-        true => Some(elector(
-            &config,
-            &args.leader,
-            &settings,
-            &fence,
-            metrics.clone(),
-        )?),
+        true => {
+            let election = election_settings(&args.leader, &settings, &config, &random)?;
+            // Its client is not fenced: it writes the Lease while the fence is closed.
+            let client = kubernetes::client(config.clone(), || Ok::<(), FenceClosed>(()))?;
+            Some(Elector::new(
+                client,
+                election,
+                fence.clone(),
+                metrics.clone(),
+                clock.clone(),
+            ))
+        }
         false => None,
     };
-    // Whatever writes has this client, so that no write goes around the fence.
-    let client = kubernetes::client(config, &fence)?;
-    let refused = |source| AppError::Listen {
+    // Everything else writes by this client, so no write bypasses the fence.
+    let writes = fence.clone();
+    let client = kubernetes::client(config, move || writes.check())?;
+    let listen_error = |source| AppError::Listen {
         address: listen.to_string(),
         source,
     };
-    let listener = TcpListener::bind(listen).await.map_err(refused)?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "the operator starts");
+    let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "starting the operator");
 
-    let liveness = Liveness::new(controller::longest_work(&settings));
+    let liveness = Liveness::new(controller::longest_work(&settings), clock.monotonic());
     let (synced, synced_receiver) = watch::channel(false);
-    let server = admin::serve(listener, metrics.clone(), synced_receiver, liveness.clone())?;
+    let server = admin::serve(
+        listener,
+        metrics.clone(),
+        synced_receiver,
+        liveness.clone(),
+        clock,
+    )?;
     let ctx = Arc::new(Context {
         events: Events::new(client.clone(), std::env::var("HOSTNAME").ok(), metrics.clone()),
         client,
@@ -179,20 +197,22 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         turns: Arc::new(Semaphore::new(settings.concurrency.into())),
         settings,
     });
-    let asked = ctx.clone();
-    ctx.metrics.register_load_collector(move || asked.minter.loads());
+    let loads = ctx.clone();
+    ctx.metrics.register_load_collector(move || loads.minter.loads());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let shutdown = async move {
         tokio::select! {
+            biased;
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("the operator ends: it finishes what is under way");
+        tracing::info!("shutting down, draining in-flight reconciles");
     };
     tokio::select! {
-        ended = controller::run(ctx, elector, liveness, synced, shutdown) => Ok(ended?),
-        ended = server => Err(AppError::Admin(match ended {
+        biased;
+        stopped = controller::run(ctx, elector, liveness, synced, shutdown) => Ok(stopped?),
+        stopped = server => Err(AppError::Admin(match stopped {
             Ok(Ok(())) => "without an error".to_owned(),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
@@ -200,30 +220,49 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     }
 }
 
-/// Sets up the part in the election, with a client of its own.
-fn elector(
-    config: &Config,
+fn election_settings(
     args: &LeaderArgs,
     settings: &controller::Settings,
-    fence: &Fence,
-    metrics: Arc<Metrics>,
-) -> Result<Elector, AppError> {
-    let mut random = [0; 8];
-    aws_lc_rs::rand::fill(&mut random).map_err(|_| std::io::Error::other("no random numbers"))?;
+    config: &Config,
+    random: &Random,
+) -> Result<ElectionSettings, AppError> {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| FIELD_MANAGER.into());
-    let election = leader::ElectionSettings {
+    let election = ElectionSettings {
         namespace: args
             .lease_namespace
             .clone()
             .unwrap_or_else(|| config.default_namespace.clone()),
         name: args.lease_name.clone().unwrap_or_else(|| settings.shard.lease()),
-        // A pod that is started anew has the same name, but not the same memory.
-        identity: format!("{host}_{:016x}", u64::from_ne_bytes(random)),
+        identity: lease_identity(&host, random)?,
         lease_duration: Duration::from_secs(args.lease_duration),
         renew_deadline: Duration::from_secs(args.renew_deadline),
         retry_period: Duration::from_secs(args.retry_period),
     };
     election.check()?;
-    let client = kubernetes::client(config.clone(), &Fence::open())?;
-    Ok(Elector::new(client, election, fence.clone(), metrics))
+    Ok(election)
+}
+
+/// The host's name is not enough: a restarted container has the same name, but not the state of the process before it.
+fn lease_identity(host: &str, random: &Random) -> Result<String, RandomError> {
+    let mut suffix = [0; 8];
+    random.fill(&mut suffix)?;
+    Ok(format!("{host}_{:016x}", u64::from_ne_bytes(suffix)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_process_has_a_lease_identity_of_its_own() {
+        let sevens = Random::new(|bytes| {
+            bytes.fill(7);
+            Ok(())
+        });
+        assert_eq!(lease_identity("pod", &sevens).unwrap(), "pod_0707070707070707");
+        let failing = Random::new(|_| Err(RandomError));
+        assert_eq!(lease_identity("pod", &failing), Err(RandomError));
+        let system = Random::system();
+        assert_ne!(lease_identity("pod", &system), lease_identity("pod", &system));
+    }
 }

@@ -63,10 +63,10 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// Starts at the present. A reconcile that runs for longer than `limit` is stuck.
-    pub fn new(limit: Duration) -> Self {
+    /// The process starts at `now`, which counts as the first heartbeat. A reconcile that runs for longer than `limit` is stuck.
+    pub fn new(limit: Duration, now: Instant) -> Self {
         let first = Heartbeat {
-            at: Instant::now(),
+            at: now,
             oldest_start: None,
         };
         Self {

@@ -17,7 +17,7 @@ fn key(name: &str) -> ObjectKey {
 fn desk(limit: usize) -> (Desk, UnboundedSender<ObjectKey>, UnboundedSender<Scope>) {
     let (one, ones) = unbounded_channel();
     let (all, alls) = unbounded_channel();
-    let pulse = Liveness::new(Duration::from_millis(50));
+    let pulse = Liveness::new(Duration::from_millis(50), Instant::now());
     (
         Desk::new(
             ones,

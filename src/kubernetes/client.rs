@@ -1,7 +1,9 @@
-//! The client of the Kubernetes API: one connection for all calls and watches, by HTTP/2.
+//! The client of the Kubernetes API: one HTTP/2 connection for all calls and watches.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Method, Request};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -9,49 +11,57 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::InferConfigError;
 use kube::{Client, Config};
+use tower::filter::FilterLayer;
 use tower::{BoxError, ServiceBuilder};
 
-use crate::leader::Fence;
-
-/// Longest time until an answer begins. The API server ends whatever is no watch after 60 seconds.
+/// Longest time until a response starts. The API server aborts what is not a watch after 60 seconds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(90);
-/// Longest time for a connection of HTTP/1.1 to say nothing: longer than a watch lasts.
+/// Longest silence on an HTTP/1.1 connection: longer than a watch lasts.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(295);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The silence after which a ping is sent, and the wait for its answer: as client-go's, by which a connection that died without a word
-/// is found within 45 seconds.
+/// Silence on an HTTP/2 connection after which a ping is sent. With [`PING_TIMEOUT`], as in client-go, a connection that broke unnoticed is
+/// found within 45 seconds.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
-/// What the API server may send ahead on one stream, and on all, in bytes. Each watch is read at once, and a page of a list is smaller
-/// than this or comes in a few turns.
+/// Flow-control window of a stream, in bytes. Each watch is read without delay, and a page of a list fits or takes a few round trips.
 const STREAM_WINDOW: u32 = 128 << 10;
+/// Flow-control window of the connection, in bytes.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// Where the cluster is, by KUBECONFIG or the pod's ServiceAccount.
+/// The configuration of the cluster, from KUBECONFIG or the pod's ServiceAccount.
 ///
 /// # Errors
-/// Where neither is there.
+/// There is neither.
 pub async fn config() -> Result<Config, InferConfigError> {
     let mut config = Config::infer().await?;
-    // Its own retries would wait behind our backs, where no deadline and no Retry-After rule reaches.
+    // Retries of the client itself would ignore our deadlines and Retry-After.
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(IDLE_TIMEOUT);
     Ok(config)
 }
 
-/// A client whose writes pass only while `fence` is open.
+/// A client that calls `may_write` right before it sends a write, and fails with that error instead of sending it.
 ///
-/// kube's own client speaks HTTP/1.1, which takes a connection for each call under way and each watch, and with them TLS's buffers on
-/// both sides. Behind a proxy, and where the certificate has another name than the address, it is used nevertheless.
+/// kube's own client speaks HTTP/1.1, which needs a connection with TLS buffers for each call in flight and each watch. It is used only
+/// where ours cannot be: behind a proxy, and if the certificate has another name than the address.
 ///
 /// # Errors
-/// Where the credentials or certificates of `config` cannot be used.
-pub fn client(config: Config, fence: &Fence) -> Result<Client, kube::Error> {
+/// The credentials or certificates of `config` cannot be used.
+pub fn client<E: Into<BoxError>>(
+    config: Config,
+    may_write: impl Fn() -> Result<(), E> + Send + Sync + 'static,
+) -> Result<Client, kube::Error> {
+    // One type for all callers, so that the stack of services is compiled once.
+    build(config, Arc::new(move || may_write().map_err(Into::into)))
+}
+
+type MayWrite = Arc<dyn Fn() -> Result<(), BoxError> + Send + Sync>;
+
+fn build(config: Config, may_write: MayWrite) -> Result<Client, kube::Error> {
+    let fence = fence_writes(may_write);
     if config.proxy_url.is_some() || config.tls_server_name.is_some() {
-        return Ok(ClientBuilder::try_from(config)?
-            .with_layer(&fence.layer())
-            .build());
+        return Ok(ClientBuilder::try_from(config)?.with_layer(&fence).build());
     }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
@@ -78,6 +88,54 @@ pub fn client(config: Config, fence: &Fence) -> Result<Client, kube::Error> {
         .map_err(BoxError::from)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace)
-        .with_layer(&fence.layer())
+        .with_layer(&fence)
         .build())
+}
+
+/// A layer that lets a write pass only if `may_write` does. Reads always pass: a standby keeps its caches synced, too.
+fn fence_writes(
+    may_write: MayWrite,
+) -> FilterLayer<impl Fn(Request<Body>) -> Result<Request<Body>, BoxError> + Clone> {
+    FilterLayer::new(move |request: Request<Body>| match *request.method() {
+        Method::GET | Method::HEAD | Method::OPTIONS => Ok(request),
+        _ => may_write().map(|()| request),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tower::{Layer, Service, ServiceExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_reads_pass_a_closed_fence() {
+        let open = Arc::new(AtomicBool::new(false));
+        let is_open = Arc::clone(&open);
+        let may_write = move || {
+            is_open
+                .load(Ordering::SeqCst)
+                .then_some(())
+                .ok_or("closed".into())
+        };
+        let inner =
+            tower::service_fn(async |request: Request<Body>| Ok::<_, BoxError>(request.method().clone()));
+        let mut client = fence_writes(Arc::new(may_write)).layer(inner);
+        let mut call = async |method: Method| {
+            let request = Request::builder().method(method).body(Body::empty()).unwrap();
+            client.ready().await.unwrap().call(request).await
+        };
+        let writes = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+        assert!(call(Method::GET).await.is_ok());
+        for method in &writes {
+            let error = call(method.clone()).await.unwrap_err();
+            assert_eq!(error.to_string(), "closed", "{method}");
+        }
+        open.store(true, Ordering::SeqCst);
+        for method in writes {
+            assert!(call(method).await.is_ok());
+        }
+    }
 }

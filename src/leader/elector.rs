@@ -1,59 +1,67 @@
-//! Reads and writes the Lease.
+//! Acquires, renews and releases the Lease.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 
-use super::{Decision, ElectionSettings, Fence, Instant, LeaseRecord, ObservedLease, decide};
+use super::{Decision, ElectionSettings, Fence, LeaseRecord, ObservedLease, decide};
+use crate::clock::{BootTime, Clock};
 use crate::controller::fault::problem;
 use crate::metrics::Metrics;
 
-/// Longest time for giving the Lease back.
+/// Longest time for releasing the Lease.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Takes part in the election.
+/// A candidate in the election.
 pub struct Elector {
     leases: Api<Lease>,
     settings: ElectionSettings,
     fence: Fence,
-    /// The Lease as last read or written by us.
+    /// The Lease as we last read or wrote it.
     lease: Option<Lease>,
     observed: Option<ObservedLease>,
     /// When our last renewal was sent, plus `renew_deadline`.
-    deadline: Instant,
-    /// What the last try failed with, to be told once.
+    deadline: BootTime,
+    /// The last logged error, so that one that repeats is logged once.
     last_logged: Option<String>,
     metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
-/// How a call of ours ended.
+/// Result of a write of the Lease.
 enum WriteResult {
     Written,
-    /// Somebody else wrote or created it first.
+    /// Another client wrote, created or deleted it first.
     Conflict,
 }
 
 impl Elector {
-    /// `client` must not be one whose writes the fence holds back.
-    pub fn new(client: Client, settings: ElectionSettings, fence: Fence, metrics: Arc<Metrics>) -> Self {
+    /// `fence` must not fence the writes of `client`: the Lease is written while it is closed.
+    pub fn new(
+        client: Client,
+        settings: ElectionSettings,
+        fence: Fence,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
         Self {
             leases: Api::namespaced(client, &settings.namespace),
             settings,
             fence,
             lease: None,
             observed: None,
-            deadline: Instant::from_boot(Duration::ZERO),
+            deadline: BootTime::new(Duration::ZERO),
             last_logged: None,
             metrics,
+            clock,
         }
     }
 
-    /// Reads the Lease once: a replica that cannot could never take over, so it is not ready.
+    /// Returns once the Lease could be read. A replica that cannot read it could never take over, so it is not ready.
     pub async fn wait_readable(&mut self) {
         while let Err(error) = self.read(self.settings.renew_deadline).await {
             self.log_once(&error);
@@ -61,7 +69,7 @@ impl Elector {
         }
     }
 
-    /// Returns when the Lease is held; the fence is open then.
+    /// Returns once this replica holds the Lease; the fence is open then.
     pub async fn acquire(&mut self) {
         loop {
             let pause = match self.try_acquire().await {
@@ -69,11 +77,11 @@ impl Elector {
                     tracing::info!(
                         lease = self.settings.name,
                         identity = self.settings.identity,
-                        "this replica leads"
+                        "became the leader"
                     );
                     return;
                 }
-                Ok(Some(next)) => next.after(Instant::now()),
+                Ok(Some(next)) => self.time_until(next),
                 Err(error) => {
                     self.log_once(&error);
                     self.settings.retry_period
@@ -83,19 +91,19 @@ impl Elector {
         }
     }
 
-    /// Renews the Lease until it is lost; the fence is closed then.
+    /// Renews the Lease until this replica has lost it; the fence is closed then.
     pub async fn renew_until_lost(&mut self) {
         let why = loop {
-            let left = self.deadline.after(Instant::now());
+            let left = self.time_until(self.deadline);
             tokio::time::sleep(left.min(self.settings.retry_period)).await;
-            let left = self.deadline.after(Instant::now());
-            // Also where a renewal would still be taken: after a sleep or a stop of the process others may have acted.
+            let left = self.time_until(self.deadline);
+            // Even if a renewal might still succeed: while the process slept or was stopped, others may have acted.
             if left.is_zero() {
-                break "it could not be renewed in time".to_owned();
+                break "the Lease could not be renewed in time".to_owned();
             }
             match self.renew(left).await {
                 Ok(true) => {}
-                Ok(false) => break format!("it is held by {:?}", self.holder()),
+                Ok(false) => break format!("the Lease is held by {:?}", self.holder()),
                 Err(error) => self.log_once(&error),
             }
         };
@@ -103,14 +111,14 @@ impl Elector {
         tracing::warn!(
             lease = self.settings.name,
             identity = self.settings.identity,
-            "this replica leads no more: {why}; it gives up what is under way and stands by"
+            "lost leadership: {why}; cancelling in-flight reconciles and standing by"
         );
     }
 
-    /// Gives the Lease back, so that another replica need not wait for its end. The fence is closed then.
+    /// Closes the fence and releases the Lease, so that another replica need not wait until it expires.
     pub async fn release(&mut self) {
         self.fence.close();
-        let give_back = async {
+        let release = async {
             self.read(RELEASE_TIMEOUT).await?;
             if self.holder() != self.settings.identity {
                 return Ok(false);
@@ -118,15 +126,19 @@ impl Elector {
             let written = self.write("", Duration::from_secs(1), RELEASE_TIMEOUT).await?;
             Ok::<_, kube::Error>(matches!(written, WriteResult::Written))
         };
-        match give_back.await {
-            Ok(true) => tracing::info!(lease = self.settings.name, "the Lease is given back"),
+        match release.await {
+            Ok(true) => tracing::info!(lease = self.settings.name, "released the Lease"),
             Ok(false) => {}
             Err(error) => tracing::warn!(
                 lease = self.settings.name,
-                "the Lease was not given back: {}",
+                "the Lease could not be released: {}",
                 problem(&error)
             ),
         }
+    }
+
+    fn time_until(&self, then: BootTime) -> Duration {
+        then.saturating_duration_since(self.clock.boot())
     }
 
     fn holder(&self) -> &str {
@@ -135,37 +147,37 @@ impl Elector {
             .map_or("", |seen| seen.record.holder.as_str())
     }
 
-    /// None when the Lease is ours, else when to look again.
-    async fn try_acquire(&mut self) -> Result<Option<Instant>, kube::Error> {
+    /// None if the Lease is ours, else when to read it again.
+    async fn try_acquire(&mut self) -> Result<Option<BootTime>, kube::Error> {
         let limit = self.settings.renew_deadline;
         self.read(limit).await?;
-        match decide(&self.settings, self.observed.as_ref(), Instant::now()) {
+        match decide(&self.settings, self.observed.as_ref(), self.clock.boot()) {
             Decision::Wait(until) => Ok(Some(until)),
             Decision::Create | Decision::Take => match self.write_claim(limit).await? {
                 WriteResult::Written => Ok(None),
-                WriteResult::Conflict => Ok(Some(Instant::now() + self.settings.retry_period)),
+                WriteResult::Conflict => Ok(Some(self.clock.boot() + self.settings.retry_period)),
             },
         }
     }
 
-    /// Whether the Lease is ours still. A conflict may come from a change of its metadata, or from a write of ours whose answer was lost.
+    /// Whether the Lease is still ours. A conflict may come from a change of its metadata, or from a write of ours whose response was lost.
     async fn renew(&mut self, limit: Duration) -> Result<bool, kube::Error> {
-        let begun = Instant::now();
+        let deadline = self.clock.boot() + limit;
         if let WriteResult::Written = self.write_claim(limit).await? {
             return Ok(true);
         }
-        let left = (begun + limit).after(Instant::now());
+        let left = self.time_until(deadline);
         self.read(left).await?;
         if self.holder() != self.settings.identity {
             return Ok(false);
         }
-        let left = (begun + limit).after(Instant::now());
+        let left = self.time_until(deadline);
         Ok(matches!(self.write_claim(left).await?, WriteResult::Written))
     }
 
     async fn write_claim(&mut self, limit: Duration) -> Result<WriteResult, kube::Error> {
-        // Before the call: the others count from when they see it, which is later.
-        let sent = Instant::now();
+        // Before the call: the others count from when they read the renewal, which is later.
+        let sent = self.clock.boot();
         let identity = self.settings.identity.clone();
         let written = self.write(&identity, self.settings.lease_duration, limit).await?;
         if matches!(written, WriteResult::Written) {
@@ -178,8 +190,8 @@ impl Elector {
 
     async fn read(&mut self, limit: Duration) -> Result<(), kube::Error> {
         let lease = with_timeout(limit, self.leases.get_opt(&self.settings.name)).await?;
-        // After the answer: the holder may have renewed it up to then.
-        let now = Instant::now();
+        // After the response: the holder may have renewed the Lease up to then.
+        let now = self.clock.boot();
         self.observed = lease
             .as_ref()
             .map(|lease| ObservedLease::update(self.observed.take(), record(lease), now));
@@ -195,12 +207,12 @@ impl Elector {
         limit: Duration,
     ) -> Result<WriteResult, kube::Error> {
         let name = self.settings.name.clone();
-        let (params, now) = (PostParams::default(), MicroTime(Timestamp::now()));
+        let (params, now) = (PostParams::default(), MicroTime(self.clock.now()));
         let result = match &self.lease {
             Some(lease) => {
                 let mut lease = lease.clone();
                 lease.managed_fields_mut().clear();
-                lease.spec = Some(next(lease.spec.take(), holder, duration, now));
+                lease.spec = Some(next_spec(lease.spec.take(), holder, duration, now));
                 with_timeout(limit, self.leases.replace(&name, &params, &lease)).await
             }
             None => {
@@ -209,20 +221,20 @@ impl Elector {
                         name: Some(name),
                         ..ObjectMeta::default()
                     },
-                    spec: Some(next(None, holder, duration, now)),
+                    spec: Some(next_spec(None, holder, duration, now)),
                 };
                 with_timeout(limit, self.leases.create(&params, &lease)).await
             }
         };
         match result {
             Ok(lease) => {
-                let at = Instant::now();
+                let at = self.clock.boot();
                 self.observed = Some(ObservedLease::update(self.observed.take(), record(&lease), at));
                 self.lease = Some(lease);
                 self.record_transitions();
                 Ok(WriteResult::Written)
             }
-            // 404: somebody deleted it.
+            // 404: another client deleted it.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(WriteResult::Conflict),
             Err(error) => Err(error),
         }
@@ -264,8 +276,8 @@ async fn with_timeout<T>(
     })
 }
 
-/// What the Lease says when `holder` writes it; an empty one gives it back.
-fn next(before: Option<LeaseSpec>, holder: &str, duration: Duration, now: MicroTime) -> LeaseSpec {
+/// The spec of the Lease as `holder` writes it; an empty holder releases it.
+fn next_spec(before: Option<LeaseSpec>, holder: &str, duration: Duration, now: MicroTime) -> LeaseSpec {
     let before = before.unwrap_or_default();
     let same = before.holder_identity.as_deref() == Some(holder);
     let transitions = before.lease_transitions.unwrap_or_default();
@@ -295,13 +307,15 @@ fn record(lease: &Lease) -> LeaseRecord {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     #[test]
-    fn a_lease_tells_who_holds_it_since_when_and_how_often_it_changed_hands() {
+    fn the_spec_has_the_holder_since_when_and_how_often_the_lease_changed_hands() {
         let at = |second| MicroTime(Timestamp::from_second(second).unwrap());
         let long = Duration::from_secs(15);
-        let first = next(None, "a", long, at(10));
+        let first = next_spec(None, "a", long, at(10));
         assert_eq!(first.holder_identity.as_deref(), Some("a"));
         assert_eq!(first.lease_duration_seconds, Some(15));
         assert_eq!(
@@ -309,20 +323,20 @@ mod tests {
             (Some(at(10)), Some(at(10)))
         );
         assert_eq!(first.lease_transitions, Some(0));
-        let renewed = next(Some(first), "a", long, at(12));
+        let renewed = next_spec(Some(first), "a", long, at(12));
         assert_eq!(
             (renewed.acquire_time.clone(), renewed.renew_time.clone()),
             (Some(at(10)), Some(at(12)))
         );
         assert_eq!(renewed.lease_transitions, Some(0));
-        let mut free = next(Some(renewed), "", Duration::from_secs(1), at(13));
+        let mut free = next_spec(Some(renewed), "", Duration::from_secs(1), at(13));
         assert_eq!(
             (free.holder_identity.as_deref(), free.lease_transitions),
             (Some(""), Some(0))
         );
-        // What others wrote stays.
+        // Fields of other writers stay.
         free.strategy = Some("OldestEmulationVersion".into());
-        let taken = next(Some(free), "b", long, at(14));
+        let taken = next_spec(Some(free), "b", long, at(14));
         assert_eq!(
             (taken.acquire_time.clone(), taken.lease_transitions),
             (Some(at(14)), Some(1))

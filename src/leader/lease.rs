@@ -1,40 +1,40 @@
-//! Pure: whose the Lease is at a moment of our clock. As client-go's leader election does it, no clock but our own decides
-//! (<https://pkg.go.dev/k8s.io/client-go/tools/leaderelection>): a Lease is over when it has not changed for its duration while we
-//! looked on, whatever times are written in it.
+//! Pure: who holds the Lease, by our own clock. As in client-go's leader election
+//! (<https://pkg.go.dev/k8s.io/client-go/tools/leaderelection>), a Lease has expired when we have seen no change of it for its duration,
+//! whatever times are written in it.
 
 use std::time::Duration;
 
-use super::clock::Instant;
+use crate::clock::BootTime;
 
-/// Name and times of a Lease and of who wants it.
+/// The Lease, the candidate and the timings.
 #[derive(Clone, Debug)]
 pub struct ElectionSettings {
     /// Namespace of the Lease.
     pub namespace: String,
     /// Name of the Lease.
     pub name: String,
-    /// Who we are: no other process may be called the same.
+    /// The name of this candidate, which no other process may have.
     pub identity: String,
-    /// How long the others wait for a sign of life of the holder.
+    /// How long the others wait for a renewal before they take the Lease.
     pub lease_duration: Duration,
-    /// How long the holder acts after its last renewal: what it began then has the rest of the Lease to end.
+    /// How long the holder acts after its last renewal. A call that it sent then has the rest of the Lease to finish.
     pub renew_deadline: Duration,
-    /// Between two renewals, and between two looks at another's Lease.
+    /// Time between two renewals, and between two reads of a Lease that another holds.
     pub retry_period: Duration,
 }
 
-/// Times that do not fit together.
+/// Timings that do not fit together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "--lease-duration must be longer than --renew-deadline, and that at least twice --retry-period, which must be more than zero"
+    "--lease-duration must be longer than --renew-deadline, --renew-deadline at least twice --retry-period, and --retry-period more than zero"
 )]
 pub struct InvalidTimings;
 
 impl ElectionSettings {
-    /// Checks that the times fit together.
+    /// Checks that the timings fit together.
     ///
     /// # Errors
-    /// They do not.
+    /// The timings do not fit together.
     pub fn check(&self) -> Result<(), InvalidTimings> {
         let fits = self.lease_duration > self.renew_deadline
             && self.renew_deadline >= self.retry_period * 2
@@ -43,31 +43,31 @@ impl ElectionSettings {
     }
 }
 
-/// What a Lease says (`coordination.k8s.io/v1`), its metadata aside.
+/// The spec of a Lease (`coordination.k8s.io/v1`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaseRecord {
-    /// `spec.holderIdentity`; empty when nobody holds it.
+    /// `spec.holderIdentity`; empty if the Lease is free.
     pub holder: String,
-    /// `spec.leaseDurationSeconds`, by which the others wait.
+    /// `spec.leaseDurationSeconds`: how long the others wait.
     pub duration: Option<Duration>,
-    /// `spec.renewTime` as it is written, only compared for equality.
+    /// `spec.renewTime` as written; only compared for equality.
     pub renewed: Option<String>,
     /// `spec.leaseTransitions`.
     pub transitions: i32,
 }
 
-/// A Lease as last read, and when by our clock it was first seen so.
+/// A Lease as last read, and when we first read it so, by our clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedLease {
-    /// What it says.
+    /// Its spec.
     pub record: LeaseRecord,
-    /// When it was first seen to say so.
-    pub since: Instant,
+    /// When we first read this spec.
+    pub since: BootTime,
 }
 
 impl ObservedLease {
-    /// Takes in what was read at `now`: only another record starts the wait anew.
-    pub fn update(before: Option<Self>, record: LeaseRecord, now: Instant) -> Self {
+    /// Records what was read at `now`. Only a changed record restarts the wait.
+    pub fn update(before: Option<Self>, record: LeaseRecord, now: BootTime) -> Self {
         match before {
             Some(before) if before.record == record => before,
             _ => Self { record, since: now },
@@ -75,31 +75,31 @@ impl ObservedLease {
     }
 }
 
-/// What a process that does not hold the Lease does next.
+/// What a candidate does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// There is no Lease: create it.
     Create,
-    /// Nobody holds it, or its holder has given no sign of life for its duration, or it is ours from a write whose answer was lost.
+    /// The Lease is free, or has expired, or is ours by a write whose response was lost: take it.
     Take,
-    /// Look again at this time.
-    Wait(Instant),
+    /// Another holds the Lease: read it again at this time.
+    Wait(BootTime),
 }
 
-/// Decides what to do about the Lease as observed, at `now`.
-pub fn decide(settings: &ElectionSettings, observed: Option<&ObservedLease>, now: Instant) -> Decision {
+/// Decides at `now` what to do about the observed Lease.
+pub fn decide(settings: &ElectionSettings, observed: Option<&ObservedLease>, now: BootTime) -> Decision {
     let Some(ObservedLease { record, since }) = observed else {
         return Decision::Create;
     };
     if record.holder.is_empty() || record.holder == settings.identity {
         return Decision::Take;
     }
-    let end = *since + record.duration.unwrap_or(settings.lease_duration);
-    if end <= now {
+    let expiry = *since + record.duration.unwrap_or(settings.lease_duration);
+    if expiry <= now {
         return Decision::Take;
     }
-    // Not later than its end, so that a takeover takes no longer than the duration and one period.
-    Decision::Wait(end.min(now + settings.retry_period))
+    // No later than the expiry, so that a takeover takes at most the duration and one period.
+    Decision::Wait(expiry.min(now + settings.retry_period))
 }
 
 #[cfg(test)]
@@ -126,8 +126,8 @@ mod tests {
         }
     }
 
-    fn at(seconds: u64) -> Instant {
-        Instant::from_boot(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> BootTime {
+        BootTime::new(Duration::from_secs(seconds))
     }
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn anothers_lease_is_over_when_it_did_not_change_for_its_own_duration_by_our_clock() {
+    fn anothers_lease_expires_when_it_did_not_change_for_its_own_duration_by_our_clock() {
         // Whatever time it claims: the other's clock may be wrong by years.
         for claimed in ["1970-01-01T00:00:00Z", "2999-01-01T00:00:00Z"] {
             let mut seen = ObservedLease::update(None, record("other", claimed), at(100));
@@ -156,12 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_starts_the_wait_anew() {
+    fn a_renewal_restarts_the_wait() {
         let seen = ObservedLease::update(None, record("other", "1"), at(100));
         let seen = ObservedLease::update(Some(seen), record("other", "2"), at(105));
         assert_eq!(decide(&settings(), Some(&seen), at(110)), Decision::Wait(at(111)));
         assert_eq!(decide(&settings(), Some(&seen), at(111)), Decision::Take);
-        // Also one by a third, while we did not look.
+        // Also a renewal by a third candidate between two reads.
         let seen = ObservedLease::update(Some(seen), record("third", "2"), at(112));
         assert_eq!(decide(&settings(), Some(&seen), at(117)), Decision::Wait(at(118)));
     }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn times_must_fit_together() {
+    fn timings_must_fit_together() {
         let times = |lease, renew, retry| {
             let seconds = Duration::from_secs;
             ElectionSettings {

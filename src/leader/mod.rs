@@ -1,23 +1,23 @@
-//! Leader election by a Lease, so that of several replicas one works.
+//! Leader election by a Lease, so that one of several replicas reconciles.
 //!
-//! [`decide`] is pure and never trusts another's clock. [`Elector`] reads and writes the Lease; every write carries the resourceVersion
-//! that was read, so that of two that take it at once one is refused. [`Fence`] is asked right before each call that mints and each write:
-//! it closes `renew_deadline` after the last renewal was *sent*, by a clock that counts sleep, so that what began in time has the rest of
-//! the Lease to end.
+//! [`decide`] is pure and trusts no clock of another machine. [`Elector`] reads and writes the Lease. Each write carries the
+//! resourceVersion that was read, so of two replicas that take the Lease at once the API server rejects one. [`Fence`] is checked right
+//! before each write and each call that mints. It closes `renew_deadline` after the last renewal was *sent*, by a clock that counts sleep,
+//! so that calls which went out in time have the rest of the Lease to finish.
 //!
-//! A process that loses the Lease steps down instead of ending, as client-go's does: it ends what is under way, waits until that has
-//! ended, forgets all it remembers of requests, and stands by again with its caches filled. An outage of the API server would otherwise
-//! restart every replica at once, and each would read everything again when it comes back.
+//! A process that loses the Lease stands by again instead of exiting, as programs with client-go do: it cancels the reconciles in flight,
+//! waits until they have stopped, and forgets its state of the requests, but keeps its caches. Otherwise an outage of the API server would
+//! restart every replica at once, and each would list everything again.
 //!
-//! A replica that stands by keeps its caches, which costs it the memory of the leader and makes a takeover immediate. They may lack the
-//! last writes of the leader before it; so each Secret that was there already is read once before the first mint for it.
+//! A standby keeps its caches synced. It needs as much memory as the leader, and takes over at once. Its caches may lack the last writes of
+//! the previous leader, so it reads each Secret that existed before once before the first mint for it.
+//!
+//! May import [`crate::clock`] and [`crate::metrics`]; knows nothing of requests.
 
-mod clock;
 mod elector;
 mod fence;
 mod lease;
 
-pub use clock::Instant;
 pub use elector::Elector;
 pub use fence::{Fence, FenceClosed};
 pub use lease::{Decision, ElectionSettings, InvalidTimings, LeaseRecord, ObservedLease, decide};

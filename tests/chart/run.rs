@@ -175,7 +175,7 @@ impl World {
         }
         ensure!(container.get("env").is_none(), "{container}");
         let process = Process::spawn(name, &command, self.cluster.dir())?;
-        let line = process.wait_for_line("the operator starts", LIMIT).await?;
+        let line = process.wait_for_line("starting the operator", LIMIT).await?;
         let address = line
             .split("listen=")
             .nth(1)

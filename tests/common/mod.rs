@@ -297,7 +297,7 @@ impl World {
             runs.push(process.log_path().to_owned());
             process
         };
-        let line = process.wait_for_line("the operator starts", LIMIT).await?;
+        let line = process.wait_for_line("starting the operator", LIMIT).await?;
         let told = line.split("listen=").nth(1);
         // In JSON.
         let told = told.or_else(|| line.split("\"listen\":\"").nth(1));

@@ -304,7 +304,7 @@ async fn a_stopped_leader_does_nothing_when_it_goes_on() -> Result<()> {
     first
         .operator
         .process
-        .wait_for_line("this replica leads no more", LIMIT)
+        .wait_for_line("lost leadership", LIMIT)
         .await?;
     first.stands_by().await?;
     let said = first.operator.process.log()[log..].to_owned();
