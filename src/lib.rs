@@ -24,6 +24,8 @@ pub mod metrics;
 pub mod probe;
 pub mod random;
 mod sync;
+pub mod shell;
+pub mod single_flight;
 pub mod telemetry;
 pub mod text;
 pub mod token;

@@ -7,15 +7,15 @@ use tokio::time::Instant;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::config::{ConfigError, GoogleConfig};
-use super::error::{Endpoint, Error, Reason};
-use super::exchange_advice;
-use super::http::Http;
-use super::iam_credentials::{IamCredentials, Impersonation};
-use super::limits::{Caller, UpstreamLoad};
-use super::provider::Provider;
-use super::sts::{self, FederatedToken};
-use super::upstream::{Observer, Upstream};
+use crate::google::endpoints::iam_credentials::{IamCredentials, Impersonation};
+use crate::google::endpoints::sts::{self, FederatedToken};
+use crate::google::remediation::federation as exchange_advice;
+use crate::google::transport::endpoint_client::{Observer, Upstream};
+use crate::google::transport::http::Http;
+use crate::google::transport::limiter::{Caller, UpstreamLoad};
+use crate::google::vocabulary::config::{ConfigError, GoogleConfig};
+use crate::google::vocabulary::error::{Endpoint, Error, Reason};
+use crate::google::vocabulary::identity_provider::Provider;
 use crate::token::IdToken;
 
 /// Providers whose limits are kept; of more, those are forgotten that were not used for the longest time.

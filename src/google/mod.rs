@@ -1,60 +1,45 @@
 //! The client of Google's token endpoints. It knows nothing of Kubernetes.
 //!
-//! [`Minter`] picks the flow. Each endpoint has a file of its own and an `Upstream` (its address, limits and observer); what
-//! all share is below them: `http` (TLS, time and size limits), `limits` (whose turn it is, decided by `turns` and `breaker`),
-//! and [`Error`], whose messages are safe to show.
-//! `adc` gives the operator's own access token; `iam_credentials` does not care whose access token it is given.
+//! [`Minter`] picks the flow. Imports go down this list only:
+//!
+//! 1. `credentials`: the operator's own access token; `federation`: a tenant's.
+//! 2. `endpoints`: one file for each of Google's APIs.
+//! 3. `remediation`: what to do about an error.
+//! 4. `transport`: admission, HTTP, responses.
+//! 5. `vocabulary`: settings, [`Error`] (whose messages are safe to show), identities and tokens.
 
-mod access_token;
-mod adc;
-mod advice;
-mod answer;
-mod breaker;
-mod cache;
-mod config;
-mod credential_file;
-mod credential_hosts;
-mod error;
-mod exchange_advice;
-mod external_account;
+mod credentials;
+mod endpoints;
 mod federation;
-mod http;
-mod iam_credentials;
-mod limits;
-mod metadata;
-mod metadata_advice;
-mod oauth;
-mod principal;
-mod principal_token;
-mod provider;
-mod service_account_key;
-pub mod shell;
-mod sts;
-mod turns;
-mod upstream;
+mod remediation;
+mod transport;
+mod vocabulary;
 
 use std::fmt;
 
-pub use self::adc::UserIdToken;
-pub use self::cache::Cache;
-pub use self::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig, MayCall, check_endpoint};
-pub use self::error::{Class, Endpoint, Error, MAX_RETRY_AFTER, Reason, parse_retry_after};
-pub use self::exchange_advice::check_subject;
+pub use self::credentials::adc::UserIdToken;
+pub use self::endpoints::iam_credentials::Impersonation;
+pub use self::endpoints::metadata_server::AttachedIdentity;
+pub use self::endpoints::sts::{FEDERATED_SCOPE, FederatedToken};
 pub use self::federation::{SubjectToken, Workload, is_rejected};
-pub use self::iam_credentials::Impersonation;
-pub use self::limits::{Caller, MAX_WAITING, UpstreamLoad};
-pub use self::metadata::AttachedIdentity;
-pub use self::provider::{MAX_SUBJECT_BYTES, NoProvider, Provider, is_gke_pool};
-pub use self::sts::{FEDERATED_SCOPE, FederatedToken};
-pub use self::upstream::{CallRecord, Observer};
+pub use self::remediation::federation::check_subject;
+pub use self::transport::endpoint_client::{CallRecord, Observer};
+pub use self::transport::limiter::{Caller, MAX_WAITING, UpstreamLoad};
+pub use self::vocabulary::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig, MayCall, check_endpoint};
+pub use self::vocabulary::error::{Class, Endpoint, Error, MAX_RETRY_AFTER, Reason, parse_retry_after};
+pub use self::vocabulary::identity_provider::{MAX_SUBJECT_BYTES, NoProvider, Provider, is_gke_pool};
+pub use crate::shell;
+pub use crate::single_flight::Cache;
 
-use self::adc::Adc;
+use self::credentials::adc::Adc;
+use self::endpoints::iam_credentials::IamCredentials;
+use self::endpoints::metadata_server::MetadataServer;
 use self::federation::Federation;
-use self::http::Http;
-use self::iam_credentials::IamCredentials;
-use self::metadata::MetadataServer;
-use self::principal::Principal;
-use self::upstream::Upstream;
+use self::remediation::impersonation as advice;
+use self::remediation::metadata_server as metadata_advice;
+use self::transport::endpoint_client::Upstream;
+use self::transport::http::Http;
+use self::vocabulary::principal::Principal;
 use crate::token::{Account, IdToken};
 
 /// Gets ID tokens from Google. One is enough for a process; share it in an `Arc`.
@@ -290,9 +275,12 @@ impl fmt::Debug for Minter {
 pub(crate) fn show_answer(body: &[u8]) -> String {
     let status = ::http::StatusCode::BAD_REQUEST;
     let mut shown = Error::from_answer(Endpoint::IamCredentials, status, None, body).to_string();
-    for error in [sts::refusal(status, body), Some(metadata::shown(body))]
-        .into_iter()
-        .flatten()
+    for error in [
+        endpoints::sts::refusal(status, body),
+        Some(endpoints::metadata_server::shown(body)),
+    ]
+    .into_iter()
+    .flatten()
     {
         shown.push_str(&error.to_string());
     }
@@ -302,13 +290,13 @@ pub(crate) fn show_answer(body: &[u8]) -> String {
 /// What users see of a credential file that is not accepted; none where it is.
 #[cfg(test)]
 pub(crate) fn show_credential_file(content: &[u8]) -> Option<String> {
-    let refused = credential_file::CredentialFile::parse(content, &GoogleConfig::default()).err()?;
+    let refused = credentials::file::CredentialFile::parse(content, &GoogleConfig::default()).err()?;
     Some(format!("{refused} {refused:?}"))
 }
 
 /// The limits' decisions without the calls, for who brings a clock and an upstream of his own, such as a simulation.
 pub mod decisions {
-    pub use super::breaker::Told;
-    pub use super::limits::{MAX_WAITING, end, refused};
-    pub use super::turns::{Bounds, Due, End, Ticket, Turns, Verdict};
+    pub use super::transport::circuit_breaker::Told;
+    pub use super::transport::fair_queue::{Bounds, Due, End, Ticket, Turns, Verdict};
+    pub use super::transport::limiter::{MAX_WAITING, end, refused};
 }

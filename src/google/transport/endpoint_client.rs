@@ -8,10 +8,10 @@ use reqwest::{Client, RequestBuilder};
 use tokio::time::Instant;
 use url::Url;
 
-use super::config::GoogleConfig;
-use super::error::{Endpoint, Error};
 use super::http::{Answer, Http};
-use super::limits::{Caller, Limits, UpstreamLoad};
+use super::limiter::{Caller, Limits, UpstreamLoad};
+use crate::google::vocabulary::config::GoogleConfig;
+use crate::google::vocabulary::error::{Endpoint, Error};
 
 /// One call that was made (or held back by the limits), for metrics. No label has an unbounded number of values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct CallRecord {
     /// Where it went, such as `iamcredentials`.
     pub endpoint: &'static str,
     /// The HTTP status where it is a common one, `2xx` to `5xx` for the others, else the
-    /// [reason](super::Error::reason) why there was none.
+    /// [reason](crate::google::Error::reason) why there was none.
     pub code: &'static str,
     /// From sending the request to the last byte; zero when it was not sent.
     pub duration: Duration,

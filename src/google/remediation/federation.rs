@@ -1,9 +1,9 @@
 //! What to do about a refusal of a federated workload, with the command that does it.
 
-use super::advice::{bind_openid, describe_account, is_about_tokens, word};
-use super::error::{Endpoint, Error, Reason};
-use super::federation::{SubjectToken, Workload};
-use super::provider::{MAX_SUBJECT_BYTES, Provider};
+use super::impersonation::{bind_openid, describe_account, is_about_tokens, word};
+use crate::google::federation::{SubjectToken, Workload};
+use crate::google::vocabulary::error::{Endpoint, Error, Reason};
+use crate::google::vocabulary::identity_provider::{MAX_SUBJECT_BYTES, Provider};
 use crate::text::printable;
 
 /// The longest outside word in a message, in characters.
@@ -199,5 +199,5 @@ fn project(provider: &Provider) -> String {
 }
 
 #[cfg(test)]
-#[path = "exchange_advice_tests.rs"]
+#[path = "federation_tests.rs"]
 mod tests;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Standing, Told};
+use super::circuit_breaker::{Breaker, Standing, Told};
 
 /// What a call without a valid token is taken for: it comes behind tokens that are about to end, and before all others.
 const NO_TOKEN: Duration = Duration::from_secs(60);
@@ -295,5 +295,5 @@ fn verdict(standing: Standing, now: Instant) -> Option<Result<Instant, Verdict>>
 }
 
 #[cfg(test)]
-#[path = "turns_tests.rs"]
+#[path = "fair_queue_tests.rs"]
 mod tests;

@@ -1,6 +1,6 @@
-use super::super::breaker::LAST_PROBE;
-use super::super::error::Reason;
 use super::*;
+use crate::google::transport::circuit_breaker::LAST_PROBE;
+use crate::google::vocabulary::error::Reason;
 use proptest::prelude::*;
 use proptest::sample::select;
 

@@ -4,10 +4,10 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::error::{Endpoint, Error, Reason};
-use super::http::{with_bearer, with_request_reason};
-use super::limits::{Caller, UpstreamLoad};
-use super::upstream::Upstream;
+use crate::google::transport::endpoint_client::Upstream;
+use crate::google::transport::http::{with_bearer, with_request_reason};
+use crate::google::transport::limiter::{Caller, UpstreamLoad};
+use crate::google::vocabulary::error::{Endpoint, Error, Reason};
 use crate::text::printable;
 use crate::token::IdToken;
 

@@ -13,17 +13,17 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
-use super::access_token::{AccessToken, TokenCache, pause_after};
-use super::config::{ConfigError, GoogleConfig};
-use super::credential_file::{Credential, CredentialFile, MAX_FILE_BYTES};
-use super::error::{Class, Endpoint, Error, Reason};
-use super::http::Http;
-use super::limits::{Caller, UpstreamLoad};
-use super::metadata::MetadataServer;
-use super::oauth;
-use super::principal::Principal;
-use super::principal_token::{PrincipalTokens, for_user};
-use super::upstream::Observer;
+use super::fetch::{PrincipalTokens, for_user};
+use super::file::{Credential, CredentialFile, MAX_FILE_BYTES};
+use super::token_cache::{AccessToken, TokenCache, pause_after};
+use crate::google::endpoints::metadata_server::MetadataServer;
+use crate::google::endpoints::oauth2 as oauth;
+use crate::google::transport::endpoint_client::Observer;
+use crate::google::transport::http::Http;
+use crate::google::transport::limiter::{Caller, UpstreamLoad};
+use crate::google::vocabulary::config::{ConfigError, GoogleConfig};
+use crate::google::vocabulary::error::{Class, Endpoint, Error, Reason};
+use crate::google::vocabulary::principal::Principal;
 use crate::token::IdToken;
 
 /// How often the credential file is read to see whether it changed.

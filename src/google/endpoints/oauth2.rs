@@ -9,12 +9,12 @@ use tokio::time::Instant;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::access_token::AccessToken;
-use super::answer::OauthError;
-use super::error::{Class, Endpoint, Error, Reason};
-use super::http::Answer;
-use super::limits::Caller;
-use super::upstream::Upstream;
+use crate::google::credentials::token_cache::AccessToken;
+use crate::google::transport::endpoint_client::Upstream;
+use crate::google::transport::error_body::OauthError;
+use crate::google::transport::http::Answer;
+use crate::google::transport::limiter::Caller;
+use crate::google::vocabulary::error::{Class, Endpoint, Error, Reason};
 use crate::text;
 use crate::token::IdToken;
 

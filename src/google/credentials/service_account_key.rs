@@ -14,8 +14,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::access_token::{AccessToken, SCOPE};
-use super::credential_file::CredentialFileError;
+use super::file::CredentialFileError;
+use super::token_cache::{AccessToken, SCOPE};
 
 /// The longest that Google accepts.
 const LIFETIME: Duration = Duration::from_secs(3600);

@@ -14,13 +14,13 @@ use tokio::time::timeout;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::config::GoogleConfig;
-use super::credential_file::CredentialFileError;
-use super::credential_hosts::address;
-use super::error::{Class, Endpoint, Error, Reason};
-use super::http::MAX_ANSWER_BYTES;
-use super::limits::Caller;
-use super::upstream::Upstream;
+use super::allowed_hosts::address;
+use super::file::CredentialFileError;
+use crate::google::transport::endpoint_client::Upstream;
+use crate::google::transport::http::MAX_ANSWER_BYTES;
+use crate::google::transport::limiter::Caller;
+use crate::google::vocabulary::config::GoogleConfig;
+use crate::google::vocabulary::error::{Class, Endpoint, Error, Reason};
 use crate::text;
 
 /// How long an executable may run where the file does not say, and at most.

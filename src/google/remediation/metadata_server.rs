@@ -1,8 +1,8 @@
 //! What to do about a refusal of the metadata server, with the command that does it.
 
-use super::advice::{project, word};
-use super::error::{Error, Reason};
-use super::principal::Principal;
+use super::impersonation::{project, word};
+use crate::google::vocabulary::error::{Error, Reason};
+use crate::google::vocabulary::principal::Principal;
 use crate::text::printable;
 
 /// The role by which a Kubernetes ServiceAccount of GKE acts as a Google one:
@@ -100,7 +100,7 @@ fn kubernetes_service_account(said: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::google::error::Endpoint;
+    use crate::google::vocabulary::error::Endpoint;
 
     fn refusal(reason: Reason, said: &str) -> Error {
         Error::new(Endpoint::Metadata, reason, said)

@@ -10,12 +10,12 @@ use serde::Deserialize;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::config::{DEFAULT_UNIVERSE, GoogleConfig};
-use super::credential_hosts::address;
+use super::allowed_hosts::address;
 use super::external_account::{ExternalAccount, RawExternalAccount, RawSource};
-use super::oauth::UserCredentials;
-use super::principal::Principal;
 use super::service_account_key::ServiceAccountKey;
+use crate::google::endpoints::oauth2::UserCredentials;
+use crate::google::vocabulary::config::{DEFAULT_UNIVERSE, GoogleConfig};
+use crate::google::vocabulary::principal::Principal;
 use crate::text;
 
 /// The longest credential file, in bytes; Google's are about 2.5 KiB.

@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
 
-use super::answer::GoogleError;
-use super::http::Answer;
-use super::sts;
+use crate::google::endpoints::sts;
+use crate::google::transport::error_body::GoogleError;
+use crate::google::transport::http::Answer;
 use crate::text;
 use crate::token::TokenError;
 

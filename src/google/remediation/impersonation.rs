@@ -3,9 +3,9 @@
 //! Accounts come from users and answers from outside: every such word is quoted for the shell and made printable, so that a
 //! command copied from a message does nothing but what it shows.
 
-use super::error::{Error, Reason};
-use super::principal::Principal;
-use super::shell::quote;
+use crate::google::vocabulary::error::{Error, Reason};
+use crate::google::vocabulary::principal::Principal;
+use crate::shell::quote;
 use crate::text::printable;
 
 /// The permission that `generateIdToken` needs on the account:
@@ -178,7 +178,7 @@ mod tests {
     use reqwest::StatusCode;
 
     use super::*;
-    use crate::google::error::Endpoint;
+    use crate::google::vocabulary::error::Endpoint;
 
     fn answered(status: u16, message: &str) -> Error {
         let body =

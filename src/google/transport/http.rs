@@ -13,8 +13,8 @@ use rustls::pki_types::pem::PemObject;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::config::{ConfigError, GoogleConfig, MayCall, is_link_local, is_loopback};
-use super::error::{Endpoint, Error, Reason, parse_retry_after};
+use crate::google::vocabulary::config::{ConfigError, GoogleConfig, MayCall, is_link_local, is_loopback};
+use crate::google::vocabulary::error::{Endpoint, Error, Reason, parse_retry_after};
 use crate::text;
 
 /// The longest answer that is read, in bytes. Google's are below 4 KiB.

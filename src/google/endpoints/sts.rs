@@ -7,11 +7,11 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::error::{Endpoint, Error, MAX_MESSAGE_CHARS, Reason};
-use super::http::with_request_reason;
-use super::limits::Caller;
-use super::provider::Provider;
-use super::upstream::Upstream;
+use crate::google::transport::endpoint_client::Upstream;
+use crate::google::transport::http::with_request_reason;
+use crate::google::transport::limiter::Caller;
+use crate::google::vocabulary::error::{Endpoint, Error, MAX_MESSAGE_CHARS, Reason};
+use crate::google::vocabulary::identity_provider::Provider;
 use crate::text::redacted;
 
 /// The scope of a federated access token: all that `generateIdToken` needs, and less than `cloud-platform`
@@ -205,7 +205,7 @@ mod tests {
             assert_eq!(found.reason(), reason, "{description}");
             assert_eq!(
                 (found.status(), found.class()),
-                (Some(400), super::super::error::Class::Refused)
+                (Some(400), crate::google::vocabulary::error::Class::Refused)
             );
             assert!(found.to_string().contains(description), "{found}");
         }

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::error::Error;
+use crate::google::vocabulary::error::Error;
 
 /// The scope of the operator's access token: <https://cloud.google.com/iam/docs/reference/credentials/rest>.
 pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
@@ -166,7 +166,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-    use crate::google::error::{Endpoint, Reason};
+    use crate::google::vocabulary::error::{Endpoint, Reason};
 
     fn failure() -> Error {
         Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, "no")

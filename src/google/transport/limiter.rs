@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::breaker::Told;
-use super::error::{Class, Endpoint, Error, Reason};
-use super::turns::{Bounds, End, Ticket, Turns, Verdict};
+use super::circuit_breaker::Told;
+use super::fair_queue::{Bounds, End, Ticket, Turns, Verdict};
+use crate::google::vocabulary::error::{Class, Endpoint, Error, Reason};
 
 /// Calls that wait in one lane. Who makes calls for many lanes lets more than this wait, so that one lane cannot take all its places.
 pub const MAX_WAITING: usize = 512;
@@ -292,5 +292,5 @@ pub fn end(error: Option<&Error>) -> End {
 }
 
 #[cfg(test)]
-#[path = "limits_tests.rs"]
+#[path = "limiter_tests.rs"]
 mod tests;

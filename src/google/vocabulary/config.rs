@@ -11,7 +11,7 @@ use url::{Host, Url};
 /// The universe of the public Google Cloud.
 pub const DEFAULT_UNIVERSE: &str = "googleapis.com";
 
-/// Settings of a [`Minter`](super::Minter). `Default` is right for the public Google Cloud.
+/// Settings of a [`Minter`](crate::google::Minter). `Default` is right for the public Google Cloud.
 #[derive(Clone, Debug)]
 pub struct GoogleConfig {
     /// The universe domain; endpoints and credentials must be in it.

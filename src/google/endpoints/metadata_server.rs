@@ -12,15 +12,15 @@ use tokio::time::Instant;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::access_token::{AccessToken, SCOPE};
-use super::answer::OauthError;
-use super::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig};
-use super::error::{Class, Endpoint, Error, Reason};
-use super::http::{Answer, Http};
-use super::limits::{Caller, UpstreamLoad};
-use super::metadata_advice as advice;
-use super::principal::Principal;
-use super::upstream::{Observer, Upstream};
+use crate::google::credentials::token_cache::{AccessToken, SCOPE};
+use crate::google::remediation::metadata_server as advice;
+use crate::google::transport::endpoint_client::{Observer, Upstream};
+use crate::google::transport::error_body::OauthError;
+use crate::google::transport::http::{Answer, Http};
+use crate::google::transport::limiter::{Caller, UpstreamLoad};
+use crate::google::vocabulary::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig};
+use crate::google::vocabulary::error::{Class, Endpoint, Error, Reason};
+use crate::google::vocabulary::principal::Principal;
 use crate::text;
 use crate::token::IdToken;
 
@@ -237,7 +237,7 @@ fn refused(answer: &Answer) -> Error {
 
 /// What a refusal of a metadata server's looks like, for the tests of all parsers.
 #[cfg(test)]
-pub(super) fn shown(body: &[u8]) -> Error {
+pub(crate) fn shown(body: &[u8]) -> Error {
     refused(&tests::answer(500, body))
 }
 

@@ -1,0 +1,11 @@
+//! How a call gets to an endpoint and back: admission, HTTP, and what a response means.
+//!
+//! May import `vocabulary` only. Knows no endpoint's request or response but for the bodies of errors, and retries nothing: callers
+//! have a queue of their own.
+
+pub(crate) mod circuit_breaker;
+pub(crate) mod endpoint_client;
+pub(crate) mod error_body;
+pub(crate) mod fair_queue;
+pub(crate) mod http;
+pub(crate) mod limiter;
