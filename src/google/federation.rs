@@ -5,58 +5,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 use url::Url;
-use zeroize::Zeroizing;
 
-use crate::google::endpoints::iam_credentials::{IamCredentials, Impersonation};
-use crate::google::endpoints::sts::{self, FederatedToken};
-use crate::google::remediation::federation as exchange_advice;
-use crate::google::transport::endpoint_client::{Observer, Upstream};
-use crate::google::transport::http::Http;
-use crate::google::transport::limiter::{Caller, UpstreamLoad};
-use crate::google::vocabulary::config::{ConfigError, GoogleConfig};
-use crate::google::vocabulary::error::{Endpoint, Error, Reason};
-use crate::google::vocabulary::identity_provider::Provider;
+use super::endpoints::iam_credentials::{IamCredentials, Impersonation};
+use super::endpoints::sts::{self, FederatedToken};
+use super::remediation::federation as exchange_advice;
+use super::transport::endpoint_client::{Observer, Upstream};
+use super::transport::http::Http;
+use super::transport::limiter::UpstreamLoad;
+use super::vocabulary::{
+    ConfigError, Endpoint, Error, GoogleConfig, Provider, Reason, SubjectToken, Workload,
+};
 use crate::token::IdToken;
 
 /// Providers whose limits are kept; of more, those are forgotten that were not used for the longest time.
 const MAX_PROVIDERS: usize = 1024;
-
-/// A Kubernetes ServiceAccount that is federated.
-#[derive(Clone, Copy, Debug)]
-pub struct Workload<'a> {
-    /// Who vouches for it.
-    pub provider: &'a Provider,
-    /// Its namespace.
-    pub namespace: &'a str,
-    /// Its name.
-    pub name: &'a str,
-    /// The `google.subject` that the provider's mapping makes of it.
-    pub subject: &'a str,
-    /// What the exchange is made for, `namespace/name` of a request; it ends up in Google's audit log.
-    pub request_reason: &'a str,
-    /// For whom the exchange is made.
-    pub caller: Caller<'a>,
-}
-
-/// A workload's own token, to be exchanged.
-pub struct SubjectToken {
-    /// The token.
-    pub token: Zeroizing<String>,
-    /// Its `iss`, for messages.
-    pub issuer: String,
-    /// Its `aud`, for messages.
-    pub audience: String,
-}
-
-impl std::fmt::Debug for SubjectToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SubjectToken")
-            .field("token", &"[redacted]")
-            .field("issuer", &self.issuer)
-            .field("audience", &self.audience)
-            .finish()
-    }
-}
 
 /// Endpoints with limits of their own for each provider, so that one tenant's hung pool or spent quota never delays another.
 pub(crate) struct Federation {

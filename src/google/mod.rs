@@ -21,13 +21,16 @@ pub use self::credentials::adc::UserIdToken;
 pub use self::endpoints::iam_credentials::Impersonation;
 pub use self::endpoints::metadata_server::AttachedIdentity;
 pub use self::endpoints::sts::{FEDERATED_SCOPE, FederatedToken};
-pub use self::federation::{SubjectToken, Workload, is_rejected};
+pub use self::federation::is_rejected;
 pub use self::remediation::federation::check_subject;
 pub use self::transport::endpoint_client::{CallRecord, Observer};
-pub use self::transport::limiter::{Caller, MAX_WAITING, UpstreamLoad};
-pub use self::vocabulary::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig, MayCall, check_endpoint};
-pub use self::vocabulary::error::{Class, Endpoint, Error, MAX_RETRY_AFTER, Reason, parse_retry_after};
-pub use self::vocabulary::identity_provider::{MAX_SUBJECT_BYTES, NoProvider, Provider, is_gke_pool};
+pub use self::transport::limiter::{MAX_WAITING, UpstreamLoad};
+pub use self::transport::response::parse_retry_after;
+pub use self::vocabulary::{
+    Caller, Class, ConfigError, DEFAULT_UNIVERSE, Endpoint, Error, GoogleConfig, MAX_RETRY_AFTER,
+    MAX_SUBJECT_BYTES, MayCall, NoProvider, Provider, Reason, SubjectToken, Workload, check_endpoint,
+    is_gke_pool,
+};
 pub use crate::shell;
 pub use crate::single_flight::Cache;
 
@@ -39,7 +42,7 @@ use self::remediation::impersonation as advice;
 use self::remediation::metadata_server as metadata_advice;
 use self::transport::endpoint_client::Upstream;
 use self::transport::http::Http;
-use self::vocabulary::principal::Principal;
+use self::vocabulary::Principal;
 use crate::token::{Account, IdToken};
 
 /// Gets ID tokens from Google. One is enough for a process; share it in an `Arc`.
@@ -273,10 +276,10 @@ impl fmt::Debug for Minter {
 /// What users see of an answer that is no success, wherever it comes from, for the tests of all parsers.
 #[cfg(test)]
 pub(crate) fn show_answer(body: &[u8]) -> String {
-    let status = ::http::StatusCode::BAD_REQUEST;
-    let mut shown = Error::from_answer(Endpoint::IamCredentials, status, None, body).to_string();
+    let answer = transport::response::Answer::of(400, body);
+    let mut shown = answer.error(Endpoint::IamCredentials).to_string();
     for error in [
-        endpoints::sts::refusal(status, body),
+        endpoints::sts::refusal(answer.status, body),
         Some(endpoints::metadata_server::shown(body)),
     ]
     .into_iter()

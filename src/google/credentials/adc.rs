@@ -15,15 +15,15 @@ use zeroize::Zeroizing;
 
 use super::fetch::{PrincipalTokens, for_user};
 use super::file::{Credential, CredentialFile, MAX_FILE_BYTES};
-use super::token_cache::{AccessToken, TokenCache, pause_after};
+use super::token_cache::{TokenCache, pause_after};
 use crate::google::endpoints::metadata_server::MetadataServer;
 use crate::google::endpoints::oauth2 as oauth;
 use crate::google::transport::endpoint_client::Observer;
 use crate::google::transport::http::Http;
-use crate::google::transport::limiter::{Caller, UpstreamLoad};
-use crate::google::vocabulary::config::{ConfigError, GoogleConfig};
-use crate::google::vocabulary::error::{Class, Endpoint, Error, Reason};
-use crate::google::vocabulary::principal::Principal;
+use crate::google::transport::limiter::UpstreamLoad;
+use crate::google::vocabulary::{
+    AccessToken, Caller, Class, ConfigError, Endpoint, Error, GoogleConfig, Principal, Reason,
+};
 use crate::token::IdToken;
 
 /// How often the credential file is read to see whether it changed.

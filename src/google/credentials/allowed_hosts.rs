@@ -2,8 +2,8 @@
 
 use url::{Host, Url};
 
-use super::file::CredentialFileError;
-use crate::google::vocabulary::config::{DEFAULT_UNIVERSE, GoogleConfig, is_link_local, is_loopback};
+use super::file_error::CredentialFileError;
+use crate::google::vocabulary::{DEFAULT_UNIVERSE, GoogleConfig, is_link_local, is_loopback};
 use crate::text;
 
 /// Reads an address out of the file, and checks its host; none where the field is absent or empty.

@@ -15,12 +15,10 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::allowed_hosts::address;
-use super::file::CredentialFileError;
+use super::file_error::CredentialFileError;
 use crate::google::transport::endpoint_client::Upstream;
 use crate::google::transport::http::MAX_ANSWER_BYTES;
-use crate::google::transport::limiter::Caller;
-use crate::google::vocabulary::config::GoogleConfig;
-use crate::google::vocabulary::error::{Class, Endpoint, Error, Reason};
+use crate::google::vocabulary::{Caller, Class, Endpoint, Error, GoogleConfig, Reason};
 use crate::text;
 
 /// How long an executable may run where the file does not say, and at most.
@@ -132,11 +130,7 @@ impl ExternalAccount {
                 let request = upstream.client_for(url).get(url.clone()).headers(headers.clone());
                 let answer = upstream
                     .call_with(Caller::OPERATOR, request, |endpoint, answer| {
-                        Error::from_words(
-                            endpoint,
-                            &answer,
-                            "it is where the subject token was to come from",
-                        )
+                        answer.error_from_text(endpoint, "it is where the subject token was to come from")
                     })
                     .await?;
                 format.read(&answer.body)

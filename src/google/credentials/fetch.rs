@@ -9,13 +9,12 @@ use zeroize::Zeroizing;
 
 use super::external_account::ExternalAccount;
 use super::file::{Credential, ImpersonatedAccount};
-use super::token_cache::{AccessToken, SCOPE};
 use crate::google::endpoints::oauth2 as oauth;
 use crate::google::transport::endpoint_client::{Observer, Upstream};
 use crate::google::transport::http::{Http, with_bearer};
-use crate::google::transport::limiter::Caller;
-use crate::google::vocabulary::config::GoogleConfig;
-use crate::google::vocabulary::error::{Class, Endpoint, Error, Reason};
+use crate::google::vocabulary::{
+    AccessToken, Caller, Class, ConfigError, Endpoint, Error, GoogleConfig, Reason, SCOPE,
+};
 
 /// Fetches access tokens. All calls together are one endpoint to the limits: whatever the credentials' type, there is one caller.
 pub(crate) struct PrincipalTokens {
@@ -44,7 +43,7 @@ struct Generated {
 }
 
 impl PrincipalTokens {
-    pub(crate) fn new(config: &GoogleConfig, http: Http) -> Result<Self, crate::google::ConfigError> {
+    pub(crate) fn new(config: &GoogleConfig, http: Http) -> Result<Self, ConfigError> {
         let base = config.endpoint("oauth2", None)?;
         Ok(Self {
             upstream: Upstream::new(Endpoint::Credentials, base, http, config),

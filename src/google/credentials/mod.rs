@@ -7,5 +7,6 @@ pub(crate) mod allowed_hosts;
 pub(crate) mod external_account;
 pub(crate) mod fetch;
 pub(crate) mod file;
+pub(crate) mod file_error;
 pub(crate) mod service_account_key;
 pub(crate) mod token_cache;

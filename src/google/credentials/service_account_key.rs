@@ -14,8 +14,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::file::CredentialFileError;
-use super::token_cache::{AccessToken, SCOPE};
+use super::file_error::CredentialFileError;
+use crate::google::vocabulary::{AccessToken, SCOPE};
 
 /// The longest that Google accepts.
 const LIFETIME: Duration = Duration::from_secs(3600);

@@ -1,53 +1,15 @@
-//! An OAuth access token with its end, and a cache that lets one caller fetch for all.
+//! One access token for many callers, of whom one fetches it for all.
 
 use std::sync::{Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
-use crate::google::vocabulary::error::Error;
-
-/// The scope of the operator's access token: <https://cloud.google.com/iam/docs/reference/credentials/rest>.
-pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
-
-/// How long before its end a token is replaced, as Google's libraries do; less for a short one.
-const MARGIN: Duration = Duration::from_secs(225);
-
-/// The longest lifetime that is believed; Google's are at most 12 hours.
-const MAX_LIFETIME: Duration = Duration::from_secs(12 * 3600);
+use crate::google::vocabulary::{AccessToken, Error};
 
 /// The shortest and longest pause after a failure before another fetch.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// An access token. Wiped on drop; hence no `Debug`.
-#[derive(Clone)]
-pub(crate) struct AccessToken {
-    pub(crate) secret: Zeroizing<String>,
-    refresh: Instant,
-    end: Instant,
-}
-
-impl AccessToken {
-    /// A token that lives for `lifetime` from `now` on.
-    pub(crate) fn new(secret: impl Into<Zeroizing<String>>, lifetime: Duration, now: Instant) -> Self {
-        let lifetime = lifetime.min(MAX_LIFETIME);
-        Self {
-            secret: secret.into(),
-            refresh: now + (lifetime - MARGIN.min(lifetime / 4)),
-            end: now + lifetime,
-        }
-    }
-
-    fn is_fresh(&self, now: Instant) -> bool {
-        now < self.refresh
-    }
-
-    fn is_alive(&self, now: Instant) -> bool {
-        now < self.end
-    }
-}
 
 /// One access token for many callers.
 #[derive(Default)]
@@ -166,7 +128,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-    use crate::google::vocabulary::error::{Endpoint, Reason};
+    use crate::google::vocabulary::{Endpoint, Reason};
 
     fn failure() -> Error {
         Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, "no")

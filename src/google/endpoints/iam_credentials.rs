@@ -6,8 +6,8 @@ use zeroize::Zeroizing;
 
 use crate::google::transport::endpoint_client::Upstream;
 use crate::google::transport::http::{with_bearer, with_request_reason};
-use crate::google::transport::limiter::{Caller, UpstreamLoad};
-use crate::google::vocabulary::error::{Endpoint, Error, Reason};
+use crate::google::transport::limiter::UpstreamLoad;
+use crate::google::vocabulary::{Caller, Endpoint, Error, Reason};
 use crate::text::printable;
 use crate::token::IdToken;
 

@@ -12,15 +12,16 @@ use tokio::time::Instant;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::google::credentials::token_cache::{AccessToken, SCOPE};
 use crate::google::remediation::metadata_server as advice;
 use crate::google::transport::endpoint_client::{Observer, Upstream};
 use crate::google::transport::error_body::OauthError;
-use crate::google::transport::http::{Answer, Http};
-use crate::google::transport::limiter::{Caller, UpstreamLoad};
-use crate::google::vocabulary::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig};
-use crate::google::vocabulary::error::{Class, Endpoint, Error, Reason};
-use crate::google::vocabulary::principal::Principal;
+use crate::google::transport::http::Http;
+use crate::google::transport::limiter::UpstreamLoad;
+use crate::google::transport::response::Answer;
+use crate::google::vocabulary::{
+    AccessToken, Caller, Class, ConfigError, DEFAULT_UNIVERSE, Endpoint, Error, GoogleConfig, Principal,
+    Reason, SCOPE,
+};
 use crate::text;
 use crate::token::IdToken;
 
@@ -222,7 +223,7 @@ fn refused(answer: &Answer) -> Error {
         None if body.trim().is_empty() || body.trim_start().starts_with('<') => "no message".to_owned(),
         None => text::redacted(body.trim(), MAX_SAID_CHARS),
     };
-    let error = Error::from_words(Endpoint::Metadata, answer, &said);
+    let error = answer.error_from_text(Endpoint::Metadata, &said);
     // GKE's server passes on what IAM said to it.
     if body.contains("IAM returned 403") || body.contains("iam.serviceAccounts.") {
         return error
@@ -243,19 +244,14 @@ pub(crate) fn shown(body: &[u8]) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use reqwest::StatusCode;
-    use reqwest::header::{HeaderMap, HeaderValue};
+    use reqwest::header::HeaderValue;
 
     use super::*;
 
     pub(super) fn answer(status: u16, body: impl AsRef<[u8]>) -> Answer {
-        let mut headers = HeaderMap::new();
-        headers.insert(FLAVOR, HeaderValue::from_static("Google"));
-        Answer {
-            status: StatusCode::from_u16(status).expect("a status"),
-            headers,
-            body: Zeroizing::new(body.as_ref().to_vec()),
-        }
+        let mut answer = Answer::of(status, body);
+        answer.headers.insert(FLAVOR, HeaderValue::from_static("Google"));
+        answer
     }
 
     #[test]

@@ -9,12 +9,10 @@ use tokio::time::Instant;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::google::credentials::token_cache::AccessToken;
 use crate::google::transport::endpoint_client::Upstream;
 use crate::google::transport::error_body::OauthError;
-use crate::google::transport::http::Answer;
-use crate::google::transport::limiter::Caller;
-use crate::google::vocabulary::error::{Class, Endpoint, Error, Reason};
+use crate::google::transport::response::Answer;
+use crate::google::vocabulary::{AccessToken, Caller, Class, Endpoint, Error, Reason};
 use crate::text;
 use crate::token::IdToken;
 
@@ -105,5 +103,5 @@ fn refused(endpoint: Endpoint, answer: &Answer) -> Error {
     let said = OauthError::parse(&answer.body)
         .map(|error| error.to_string())
         .unwrap_or_else(|| "no error message of Google's".to_owned());
-    Error::from_words(endpoint, answer, &text::redacted(&said, MAX_SAID_CHARS))
+    answer.error_from_text(endpoint, &text::redacted(&said, MAX_SAID_CHARS))
 }

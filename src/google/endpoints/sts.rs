@@ -9,9 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::google::transport::endpoint_client::Upstream;
 use crate::google::transport::http::with_request_reason;
-use crate::google::transport::limiter::Caller;
-use crate::google::vocabulary::error::{Endpoint, Error, MAX_MESSAGE_CHARS, Reason};
-use crate::google::vocabulary::identity_provider::Provider;
+use crate::google::vocabulary::{Caller, Endpoint, Error, MAX_MESSAGE_CHARS, Provider, Reason};
 use crate::text::redacted;
 
 /// The scope of a federated access token: all that `generateIdToken` needs, and less than `cloud-platform`
@@ -78,7 +76,11 @@ pub(crate) async fn exchange(
         ("subject_token_type", JWT),
     ]);
     let answer = upstream
-        .call(caller, with_request_reason(request, request_reason))
+        .call_with(
+            caller,
+            with_request_reason(request, request_reason),
+            |endpoint, answer| refusal(answer.status, &answer.body).unwrap_or_else(|| answer.error(endpoint)),
+        )
         .await?;
     let wrong = |what: &str| {
         let message = format!("the Security Token Service answered {what}");
@@ -205,7 +207,7 @@ mod tests {
             assert_eq!(found.reason(), reason, "{description}");
             assert_eq!(
                 (found.status(), found.class()),
-                (Some(400), crate::google::vocabulary::error::Class::Refused)
+                (Some(400), crate::google::vocabulary::Class::Refused)
             );
             assert!(found.to_string().contains(description), "{found}");
         }

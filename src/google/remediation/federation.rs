@@ -1,9 +1,9 @@
 //! What to do about a refusal of a federated workload, with the command that does it.
 
 use super::impersonation::{bind_openid, describe_account, is_about_tokens, word};
-use crate::google::federation::{SubjectToken, Workload};
-use crate::google::vocabulary::error::{Endpoint, Error, Reason};
-use crate::google::vocabulary::identity_provider::{MAX_SUBJECT_BYTES, Provider};
+use crate::google::vocabulary::{
+    Endpoint, Error, MAX_SUBJECT_BYTES, Provider, Reason, SubjectToken, Workload,
+};
 use crate::text::printable;
 
 /// The longest outside word in a message, in characters.

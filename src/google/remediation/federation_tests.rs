@@ -1,7 +1,7 @@
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::google::vocabulary::error::Class;
+use crate::google::vocabulary::Class;
 
 const POOL: &str = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
 const GKE: &str =
@@ -28,7 +28,7 @@ fn workload<'a>(provider: &'a Provider, subject: &'a str) -> Workload<'a> {
         name: "billing",
         subject,
         request_reason: "shop/billing",
-        caller: crate::google::transport::limiter::Caller::OPERATOR,
+        caller: crate::google::vocabulary::Caller::OPERATOR,
     }
 }
 

@@ -3,8 +3,7 @@
 //! Accounts come from users and answers from outside: every such word is quoted for the shell and made printable, so that a
 //! command copied from a message does nothing but what it shows.
 
-use crate::google::vocabulary::error::{Error, Reason};
-use crate::google::vocabulary::principal::Principal;
+use crate::google::vocabulary::{Error, Principal, Reason};
 use crate::shell::quote;
 use crate::text::printable;
 
@@ -175,16 +174,14 @@ fn project_name(email: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use reqwest::StatusCode;
-
     use super::*;
-    use crate::google::vocabulary::error::Endpoint;
+    use crate::google::transport::response::Answer;
+    use crate::google::vocabulary::Endpoint;
 
     fn answered(status: u16, message: &str) -> Error {
         let body =
             serde_json::json!({"error": {"code": status, "message": message, "status": "X"}}).to_string();
-        let status = StatusCode::from_u16(status).expect("a status");
-        Error::from_answer(Endpoint::IamCredentials, status, None, body.as_bytes())
+        Answer::of(status, body).error(Endpoint::IamCredentials)
     }
 
     fn operator() -> Principal {

@@ -1,8 +1,7 @@
 //! What to do about a refusal of the metadata server, with the command that does it.
 
 use super::impersonation::{project, word};
-use crate::google::vocabulary::error::{Error, Reason};
-use crate::google::vocabulary::principal::Principal;
+use crate::google::vocabulary::{Error, Principal, Reason};
 use crate::text::printable;
 
 /// The role by which a Kubernetes ServiceAccount of GKE acts as a Google one:
@@ -100,7 +99,7 @@ fn kubernetes_service_account(said: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::google::vocabulary::error::Endpoint;
+    use crate::google::vocabulary::Endpoint;
 
     fn refusal(reason: Reason, said: &str) -> Error {
         Error::new(Endpoint::Metadata, reason, said)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::google::vocabulary::error::Reason;
+use crate::google::vocabulary::Reason;
 
 /// Failures in a row that close the way, where the server does not say until when.
 pub(crate) const FAILURES: u32 = 5;

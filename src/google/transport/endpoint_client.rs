@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder};
 use tokio::time::Instant;
 use url::Url;
 
-use super::http::{Answer, Http};
-use super::limiter::{Caller, Limits, UpstreamLoad};
-use crate::google::vocabulary::config::GoogleConfig;
-use crate::google::vocabulary::error::{Endpoint, Error};
+use super::http::Http;
+use super::limiter::{Limits, UpstreamLoad};
+use super::response::Answer;
+use crate::google::vocabulary::{Caller, Endpoint, Error, GoogleConfig};
 
 /// One call that was made (or held back by the limits), for metrics. No label has an unbounded number of values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,11 +87,8 @@ impl Upstream {
 
     /// Waits for the limits, sends, and turns every answer but success into an error, as Google's APIs write theirs.
     pub(crate) async fn call(&self, caller: Caller<'_>, request: RequestBuilder) -> Result<Answer, Error> {
-        self.call_with(caller, request, |endpoint, answer| {
-            let retry_after = answer.retry_after(SystemTime::now());
-            Error::from_answer(endpoint, answer.status, retry_after, &answer.body)
-        })
-        .await
+        self.call_with(caller, request, |endpoint, answer| answer.error(endpoint))
+            .await
     }
 
     /// As [`Self::call`], where errors are written in another way.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::google::vocabulary::error::MAX_MESSAGE_CHARS;
+use crate::google::vocabulary::MAX_MESSAGE_CHARS;
 use crate::text;
 
 /// The longest short value (a status, a reason, a permission) that is kept, in characters.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::google::transport::circuit_breaker::LAST_PROBE;
-use crate::google::vocabulary::error::Reason;
+use crate::google::vocabulary::Reason;
 use proptest::prelude::*;
 use proptest::sample::select;
 

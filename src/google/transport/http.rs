@@ -2,10 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, RequestBuilder, StatusCode};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Client, RequestBuilder};
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
@@ -13,8 +13,10 @@ use rustls::pki_types::pem::PemObject;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::google::vocabulary::config::{ConfigError, GoogleConfig, MayCall, is_link_local, is_loopback};
-use crate::google::vocabulary::error::{Endpoint, Error, Reason, parse_retry_after};
+use super::response::{Answer, transport_error};
+use crate::google::vocabulary::{
+    ConfigError, Endpoint, Error, GoogleConfig, MayCall, Reason, is_link_local, is_loopback,
+};
 use crate::text;
 
 /// The longest answer that is read, in bytes. Google's are below 4 KiB.
@@ -38,20 +40,6 @@ pub(crate) struct Http {
     proxied: Client,
     direct: Client,
     may_call: Option<MayCall>,
-}
-
-/// A whole answer. The body is wiped on drop, since it may hold a token.
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Zeroizing<Vec<u8>>,
-}
-
-impl Answer {
-    /// What `Retry-After` asks for.
-    pub(crate) fn retry_after(&self, now: SystemTime) -> Option<Duration> {
-        parse_retry_after(self.headers.get(RETRY_AFTER)?.to_str().ok()?, now)
-    }
 }
 
 impl Http {
@@ -107,7 +95,7 @@ impl Http {
                 "no call is made: this replica does not hold the Lease, or could not renew it in time";
             return Err(Error::new(endpoint, Reason::NotLeading, message));
         }
-        let transport = |error| Error::from_transport(endpoint, error);
+        let transport = |error| transport_error(endpoint, error);
         let mut response = request.send().await.map_err(transport)?;
         let expected = response
             .content_length()

@@ -13,24 +13,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::circuit_breaker::Told;
 use super::fair_queue::{Bounds, End, Ticket, Turns, Verdict};
-use crate::google::vocabulary::error::{Class, Endpoint, Error, Reason};
+use crate::google::vocabulary::{Caller, Class, Endpoint, Error, Reason};
 
 /// Calls that wait in one lane. Who makes calls for many lanes lets more than this wait, so that one lane cannot take all its places.
 pub const MAX_WAITING: usize = 512;
-
-/// For whom a call is made.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Caller<'a> {
-    /// Those of one lane queue up; lanes take turns. The operator has one for each namespace.
-    pub lane: &'a str,
-    /// What is left of the valid token that the call is to replace; none without one.
-    pub left: Option<Duration>,
-}
-
-impl Caller<'_> {
-    /// The operator itself, for its own credentials.
-    pub const OPERATOR: Self = Self { lane: "", left: None };
-}
 
 /// How much goes on at an endpoint at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,3 +9,4 @@ pub(crate) mod error_body;
 pub(crate) mod fair_queue;
 pub(crate) mod http;
 pub(crate) mod limiter;
+pub(crate) mod response;

@@ -2,7 +2,22 @@
 //!
 //! Imports nothing of `google`. Makes no call and reads no clock, file or environment variable.
 
-pub(crate) mod config;
-pub(crate) mod error;
-pub(crate) mod identity_provider;
-pub(crate) mod principal;
+mod access_token;
+mod call_priority;
+mod config;
+mod error;
+mod identity_provider;
+mod principal;
+mod reason;
+mod workload;
+
+pub(crate) use self::access_token::{AccessToken, SCOPE};
+pub use self::call_priority::Caller;
+pub use self::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig, MayCall, check_endpoint};
+pub(crate) use self::config::{is_link_local, is_loopback};
+pub(crate) use self::error::MAX_MESSAGE_CHARS;
+pub use self::error::{Endpoint, Error, MAX_RETRY_AFTER};
+pub use self::identity_provider::{MAX_SUBJECT_BYTES, NoProvider, Provider, is_gke_pool};
+pub(crate) use self::principal::Principal;
+pub use self::reason::{Class, Reason};
+pub use self::workload::{SubjectToken, Workload};

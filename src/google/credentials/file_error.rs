@@ -1,0 +1,40 @@
+//! Why a credential file is not accepted.
+
+/// What is wrong with a credential file. No message holds a value of it but hosts and type names.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CredentialFileError {
+    #[error("it is not a JSON object of credentials (line {line}, column {column})")]
+    NotJson { line: usize, column: usize },
+    #[error("it is longer than 64 KiB")]
+    TooLong,
+    #[error("it has no {0}")]
+    Missing(&'static str),
+    #[error(
+        "its type is {0:?}; the types that work are service_account, authorized_user, external_account and \
+         impersonated_service_account"
+    )]
+    UnknownType(String),
+    #[error("it has {0}, which the operator cannot use")]
+    Unsupported(&'static str),
+    #[error("its private_key is not the PEM of an RSA key of at least 2048 bits")]
+    NotKey,
+    #[error("it is for the universe {file:?}, but the operator is set to {operator:?}")]
+    OtherUniverse { file: String, operator: String },
+    #[error("its {field} is not a URL")]
+    NotUrl { field: &'static str },
+    #[error("its {field} leads to {host:?} without https")]
+    NotHttps { field: &'static str, host: String },
+    #[error(
+        "its {field} leads to {host:?}, which is not in the universe {universe}; if that is intended, allow that host with \
+         the operator's flag --allowed-credential-host"
+    )]
+    ForeignHost {
+        field: &'static str,
+        host: String,
+        universe: String,
+    },
+    #[error(
+        "it runs an executable; if that is intended, start the operator with --allow-executable-credentials"
+    )]
+    Executable,
+}

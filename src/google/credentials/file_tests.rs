@@ -1,0 +1,221 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn parse(json: &Value, config: &GoogleConfig) -> Result<CredentialFile, CredentialFileError> {
+    CredentialFile::parse(json.to_string().as_bytes(), config)
+}
+
+fn external(changes: &[(&str, Value)]) -> Value {
+    let mut json = json!({
+        "type": "external_account",
+        "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+        "token_url": "https://sts.googleapis.com/v1/token",
+        "credential_source": {"file": "/var/run/token"},
+    });
+    for (key, value) in changes {
+        json[*key] = value.clone();
+    }
+    json
+}
+
+fn user(changes: &[(&str, Value)]) -> Value {
+    let mut json = json!({"type": "authorized_user", "account": "dev@example.com", "client_id": "c",
+        "client_secret": "s", "refresh_token": "r"});
+    for (key, value) in changes {
+        json[*key] = value.clone();
+    }
+    json
+}
+
+#[test]
+fn knows_the_principal() {
+    let config = GoogleConfig::default();
+    let of = |json: &Value| {
+        parse(json, &config)
+            .ok()
+            .and_then(|file| file.principal)
+            .map(|p| p.to_string())
+    };
+    let url = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/x@p.iam.gserviceaccount.com:generateAccessToken";
+    let chained = |url: &str| {
+        json!({"type": "impersonated_service_account", "service_account_impersonation_url": url,
+            "source_credentials": user(&[])})
+    };
+    assert_eq!(of(&user(&[])).as_deref(), Some("dev@example.com"));
+    assert_eq!(of(&user(&[("account", json!(""))])), None);
+    assert_eq!(of(&chained(url)).as_deref(), Some("x@p.iam.gserviceaccount.com"));
+    assert_eq!(of(&chained("https://iamcredentials.googleapis.com/v1/x")), None);
+    let external_url = external(&[("service_account_impersonation_url", json!(url))]);
+    assert_eq!(of(&external_url).as_deref(), Some("x@p.iam.gserviceaccount.com"));
+    assert!(of(&external(&[])).is_some_and(|name| name.contains("workloadIdentityPools/p")));
+}
+
+#[test]
+fn secrets_go_to_google_only() {
+    let config = GoogleConfig::default();
+    for (field, url) in [
+        ("token_url", "https://sts.evil.example/v1/token"),
+        ("token_url", "https://googleapis.com.evil.example/"),
+        ("token_url", "https://evilgoogleapis.com/"),
+        ("token_url", "https://sts.googleapis.com@evil.example/"),
+        ("token_url", "https://10.0.0.1/"),
+        (
+            "service_account_impersonation_url",
+            "https://evil.example/v1/projects/-/serviceAccounts/x:generateAccessToken",
+        ),
+    ] {
+        let result = parse(&external(&[(field, json!(url))]), &config);
+        assert!(
+            matches!(result.err(), Some(CredentialFileError::ForeignHost { .. })),
+            "{url}"
+        );
+    }
+    let plain = external(&[("token_url", json!("http://sts.googleapis.com/"))]);
+    assert!(matches!(
+        parse(&plain, &config).err(),
+        Some(CredentialFileError::NotHttps { .. })
+    ));
+    for url in ["not a url", "https://", "file:///etc/passwd"] {
+        let result = parse(&external(&[("token_url", json!(url))]), &config);
+        assert!(result.is_err(), "{url}");
+    }
+    let nested = json!({"type": "impersonated_service_account",
+        "service_account_impersonation_url": "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/x:generateAccessToken",
+        "source_credentials": user(&[("token_uri", json!("https://evil.example/"))])});
+    assert!(matches!(
+        parse(&nested, &config).err(),
+        Some(CredentialFileError::ForeignHost { .. })
+    ));
+    assert!(
+        parse(
+            &external(&[("token_url", json!("http://127.0.0.1:1/v1/token"))]),
+            &config
+        )
+        .is_ok()
+    );
+}
+
+#[test]
+fn allowed_hosts() {
+    let source = |url: &str| external(&[("credential_source", json!({"url": url}))]);
+    let allowing = |hosts: &[&str]| GoogleConfig {
+        allowed_credential_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        ..GoogleConfig::default()
+    };
+    assert!(
+        parse(
+            &source("https://tokens.corp.example/t"),
+            &allowing(&["tokens.corp.example"])
+        )
+        .is_ok()
+    );
+    assert!(
+        parse(
+            &source("https://tokens.corp.example/t"),
+            &allowing(&[".corp.example"])
+        )
+        .is_ok()
+    );
+    assert!(parse(&source("https://corp.example/t"), &allowing(&[".corp.example"])).is_err());
+    assert!(
+        parse(
+            &source("https://evilcorp.example/t"),
+            &allowing(&[".corp.example"])
+        )
+        .is_err()
+    );
+    assert!(
+        parse(
+            &source("http://tokens.corp.example/t"),
+            &allowing(&["tokens.corp.example"])
+        )
+        .is_err()
+    );
+    let azure = source("http://169.254.169.254/metadata/identity/oauth2/token");
+    assert!(parse(&azure, &allowing(&[])).is_err());
+    assert!(parse(&azure, &allowing(&["169.254.169.254"])).is_ok());
+}
+
+#[test]
+fn what_cannot_be_used_is_said() {
+    let config = GoogleConfig::default();
+    let source = |source: Value| external(&[("credential_source", source)]);
+    let twice = json!({"type": "impersonated_service_account",
+        "service_account_impersonation_url": "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/x:generateAccessToken",
+        "source_credentials": external(&[("service_account_impersonation_url",
+            json!("https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/y:generateAccessToken"))])});
+    let key = json!({"type": "service_account", "client_email": "a@b", "private_key": "SECRET"});
+    for (json, part) in [
+        (source(json!({"environment_id": "aws1"})), "AWS"),
+        (source(json!({"certificate": {}})), "X.509"),
+        (source(json!({})), "credential_source"),
+        (
+            source(json!({"file": "/t", "format": {"type": "json"}})),
+            "subject_token_field_name",
+        ),
+        (source(json!({"file": "/t", "format": {"type": "xml"}})), "format"),
+        (external(&[("client_secret", json!("SECRET"))]), "client_secret"),
+        (twice, "impersonate"),
+        (key, "PEM of an RSA key"),
+        (user(&[("refresh_token", json!(""))]), "refresh_token"),
+    ] {
+        let error = parse(&json, &config).err().expect("refused").to_string();
+        assert!(
+            error.contains(part) && !error.contains("SECRET"),
+            "{json} gave {error}"
+        );
+    }
+}
+
+#[test]
+fn executables_need_a_flag_and_universes_must_agree() {
+    let executable = external(&[("credential_source", json!({"executable": {"command": "/bin/x"}}))]);
+    let config = GoogleConfig::default();
+    assert_eq!(
+        parse(&executable, &config).err(),
+        Some(CredentialFileError::Executable)
+    );
+    assert!(
+        parse(
+            &executable,
+            &GoogleConfig {
+                allow_executable: true,
+                ..config.clone()
+            }
+        )
+        .is_ok()
+    );
+    let elsewhere = external(&[("universe_domain", json!("evil.example"))]);
+    assert!(matches!(
+        parse(&elsewhere, &config).err(),
+        Some(CredentialFileError::OtherUniverse { .. })
+    ));
+    let config = GoogleConfig {
+        universe_domain: "cloud.example".to_owned(),
+        ..config
+    };
+    let json = external(&[
+        ("universe_domain", json!("cloud.example")),
+        ("token_url", json!("https://sts.cloud.example/v1/token")),
+    ]);
+    assert!(parse(&json, &config).is_ok());
+}
+
+#[test]
+fn errors_hold_no_secret() {
+    let config = GoogleConfig::default();
+    let broken = br#"{"type": "service_account", "private_key": "SECRET" "#;
+    let error = CredentialFile::parse(broken, &config).err().expect("broken");
+    assert!(!format!("{error} {error:?}").contains("SECRET"));
+    for bad in [
+        &b"[]"[..],
+        b"{}",
+        b"null",
+        b"{\"type\": 1}",
+        b"{\"type\":\"gdch_service_account\"}",
+    ] {
+        assert!(CredentialFile::parse(bad, &config).is_err());
+    }
+}

@@ -1,0 +1,235 @@
+//! A whole response, and what one that is no success means.
+
+use std::time::{Duration, SystemTime};
+
+use reqwest::StatusCode;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use zeroize::Zeroizing;
+
+use super::error_body::GoogleError;
+use crate::google::vocabulary::{Class, Endpoint, Error, MAX_RETRY_AFTER, Reason};
+use crate::text;
+
+/// A whole answer. The body is wiped on drop, since it may hold a token.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Zeroizing<Vec<u8>>,
+}
+
+impl Answer {
+    /// What `Retry-After` asks for.
+    pub(crate) fn retry_after(&self, now: SystemTime) -> Option<Duration> {
+        parse_retry_after(self.headers.get(RETRY_AFTER)?.to_str().ok()?, now)
+    }
+
+    /// Classifies an answer that is no success and is written as Google's APIs write theirs.
+    pub(crate) fn error(&self, endpoint: Endpoint) -> Error {
+        let google = GoogleError::parse(&self.body);
+        let said = match &google {
+            Some(google) => google.to_string(),
+            None if self.status.is_redirection() => "a redirect, which is not followed".to_owned(),
+            None => "no error message of Google's".to_owned(),
+        };
+        self.classified(endpoint, google.as_ref(), &said)
+            .with_permission(google.and_then(|google| google.permission))
+    }
+
+    /// Classifies an answer that is no success and is written in another way. `said` is safe to show.
+    pub(crate) fn error_from_text(&self, endpoint: Endpoint, said: &str) -> Error {
+        self.classified(endpoint, None, said)
+    }
+
+    fn classified(&self, endpoint: Endpoint, google: Option<&GoogleError>, said: &str) -> Error {
+        let status = self.status.as_u16();
+        let (reason, class) = classify(endpoint, status, google);
+        let message = format!("{} answered {status}: {said}", endpoint.title());
+        let error = Error::new(endpoint, reason, &message)
+            .with_class(class)
+            .with_status(status);
+        match self.retry_after(SystemTime::now()) {
+            Some(after) => error.with_retry_after(after),
+            None => error,
+        }
+    }
+}
+
+/// Names what broke in transport. The address is left out: it can hold what was asked for.
+pub(crate) fn transport_error(endpoint: Endpoint, error: reqwest::Error) -> Error {
+    let reason = if error.is_timeout() {
+        Reason::UpstreamTimeout
+    } else {
+        Reason::UpstreamUnreachable
+    };
+    let verb = if error.is_timeout() {
+        "did not answer in time"
+    } else {
+        "could not be reached"
+    };
+    let error = error.without_url();
+    let made = Error::new(
+        endpoint,
+        reason,
+        &format!("{} {verb}: {}", endpoint.title(), text::error_chain(&error)),
+    );
+    if is_unknown_issuer(&error) {
+        return made.with_advice(
+            "The certificate is of no authority that is trusted here. Where a proxy or a private endpoint has an \
+             authority of its own, give its certificates by --ca-file.",
+        );
+    }
+    made
+}
+
+/// Whether TLS failed because nobody trusted here has signed the server's certificate.
+fn is_unknown_issuer(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An I/O error is transparent: its source is that of the error inside.
+        let inside = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        if inside
+            .and_then(|error| error.downcast_ref())
+            .or(error.downcast_ref())
+            == Some(&rustls::Error::InvalidCertificate(
+                rustls::CertificateError::UnknownIssuer,
+            ))
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+fn classify(endpoint: Endpoint, status: u16, google: Option<&GoogleError>) -> (Reason, Class) {
+    let reason = match status {
+        400 => Reason::InvalidArgument,
+        401 => Reason::CredentialsRejected,
+        403 if google.is_some_and(GoogleError::is_api_disabled) => Reason::ApiDisabled,
+        403 => Reason::PermissionDenied,
+        // Without Google's own body a 404 says that the address is wrong, not the account.
+        404 if endpoint == Endpoint::IamCredentials && google.is_some() => Reason::ServiceAccountNotFound,
+        408 => Reason::UpstreamTimeout,
+        429 => Reason::QuotaExceeded,
+        500..=599 => Reason::UpstreamUnavailable,
+        _ => Reason::UnexpectedResponse,
+    };
+    let class = match status {
+        408 | 429 => Class::Passing,
+        400..=499 => Class::Refused,
+        _ => reason.class(),
+    };
+    (reason, class)
+}
+
+/// Reads a `Retry-After` (RFC 9110, 10.2.3): seconds or an HTTP date, at most [`MAX_RETRY_AFTER`]; a date in the past is
+/// zero; anything else is none.
+#[must_use]
+pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    let after = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        // More digits than fit is longer than any bound.
+        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
+    } else {
+        httpdate::parse_http_date(value)
+            .ok()?
+            .duration_since(now)
+            .unwrap_or(Duration::ZERO)
+    };
+    Some(after.min(MAX_RETRY_AFTER))
+}
+
+#[cfg(test)]
+impl Answer {
+    /// An answer without headers, for the tests of all parsers.
+    pub(crate) fn of(status: u16, body: impl AsRef<[u8]>) -> Self {
+        Self {
+            status: StatusCode::from_u16(status).expect("a status"),
+            headers: HeaderMap::new(),
+            body: Zeroizing::new(body.as_ref().to_vec()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::google::vocabulary::MAX_MESSAGE_CHARS;
+
+    fn answer(status: u16, body: &str) -> Error {
+        Answer::of(status, body).error(Endpoint::IamCredentials)
+    }
+
+    #[test]
+    fn classes_and_reasons() {
+        let body = r#"{"error":{"code":1,"message":"m","status":"S"}}"#;
+        for (status, reason, class) in [
+            (302, "UnexpectedResponse", Class::Passing),
+            (400, "InvalidArgument", Class::Refused),
+            (401, "CredentialsRejected", Class::Refused),
+            (403, "PermissionDenied", Class::Refused),
+            (404, "ServiceAccountNotFound", Class::Refused),
+            (405, "UnexpectedResponse", Class::Refused),
+            (408, "UpstreamTimeout", Class::Passing),
+            (429, "QuotaExceeded", Class::Passing),
+            (500, "UpstreamUnavailable", Class::Passing),
+            (503, "UpstreamUnavailable", Class::Passing),
+        ] {
+            let error = answer(status, body);
+            assert_eq!((error.reason(), error.class()), (reason, class), "{status}");
+            assert_eq!(error.status(), Some(status));
+        }
+        assert_eq!(
+            answer(404, "<html>nothing here</html>").reason(),
+            "UnexpectedResponse"
+        );
+    }
+
+    #[test]
+    fn api_disabled_in_words_and_in_details() {
+        let in_words = answer(
+            403,
+            r#"{"error":{"code":403,"status":"PERMISSION_DENIED","message":"IAM Service Account Credentials API has not been used in project 12 before or it is disabled."}}"#,
+        );
+        assert_eq!(in_words.reason(), "ApiDisabled");
+        let in_details = answer(
+            403,
+            r#"{"error":{"code":403,"message":"no","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"SERVICE_DISABLED"}]}}"#,
+        );
+        assert_eq!(in_details.reason(), "ApiDisabled");
+    }
+
+    #[test]
+    fn raw_bodies_and_tokens_stay_out() {
+        let error = answer(502, "<html>secret page ya29.abcdefghijkl</html>");
+        assert!(!error.to_string().contains("secret page"), "{error}");
+        let error = answer(
+            400,
+            r#"{"error":{"code":400,"message":"bad token eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2ln\u001b[31m"}}"#,
+        );
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("eyJ") && !shown.contains('\u{1b}'), "{shown}");
+        let error = answer(
+            400,
+            &format!(r#"{{"error":{{"message":"{}"}}}}"#, "long ".repeat(1000)),
+        );
+        assert!(error.to_string().chars().count() <= MAX_MESSAGE_CHARS + 1);
+    }
+
+    #[test]
+    fn retry_after() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let read = |value| parse_retry_after(value, now).map(|after| after.as_secs());
+        assert_eq!(read("7"), Some(7));
+        assert_eq!(read(" 7 "), Some(7));
+        assert_eq!(read("999999999999999999999999"), Some(3600));
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:47 GMT"), Some(10));
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:07 GMT"), Some(0));
+        assert_eq!(read("Sat, 06 Nov 2094 08:49:47 GMT"), Some(3600));
+        assert_eq!(read("-1"), None);
+        assert_eq!(read("1.5"), None);
+        assert_eq!(read(""), None);
+    }
+}
