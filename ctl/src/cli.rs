@@ -30,20 +30,20 @@ pub(crate) enum Command {
     #[command(
         override_usage = "kubectl idtoken mint [OPTIONS] --service-account <ACCOUNT> --audience <AUDIENCE>"
     )]
-    Mint(crate::mint::MintArgs),
+    Mint(crate::commands::mint::MintArgs),
 
     /// Explain the state of an IdTokenRequest and of its Secret, and what to do next
     ///
     /// Shows its conditions, the claims of the Secret's token and how long it lasts, what is not as the spec asks, and what
     /// to do about each. Never prints the token. You need to get the request; without getting its Secret less is shown.
-    Explain(crate::explain::ExplainArgs),
+    Explain(crate::commands::explain::ExplainArgs),
 
     /// Print the IdTokenGrant that would allow an IdTokenRequest, and nothing more
     ///
     /// For an administrator of the cluster to read and apply: kubectl idtoken grant NAME | kubectl apply -f -
     ///
     /// Says on standard error whether a grant allows it already, where you may list grants.
-    Grant(crate::grant::GrantArgs),
+    Grant(crate::commands::grant::GrantArgs),
 
     /// Say which IdTokenGrant allows a token, or why none does
     ///
@@ -51,13 +51,13 @@ pub(crate) enum Command {
     /// labels of the namespace, where a grant selects by them. Exits with 0 for yes and 1 for no.
     #[command(override_usage = "kubectl idtoken can [OPTIONS] <NAME>\n       \
                                 kubectl idtoken can [OPTIONS] --service-account <ACCOUNT> --audience <AUDIENCE>")]
-    Can(crate::can::CanArgs),
+    Can(crate::commands::can::CanArgs),
 
     /// Ask the operator for a new token now
     ///
     /// Sets the annotation idtoken.dev/renew to the current time. You need to patch the request, and for --wait to get it.
     #[command(override_usage = "kubectl idtoken renew [OPTIONS] <NAME | --all>")]
-    Renew(crate::renew::RenewArgs),
+    Renew(crate::commands::renew::RenewArgs),
 
     /// List requests with source.federation whose author no admission policy has checked
     ///
@@ -67,7 +67,7 @@ pub(crate) enum Command {
     ///
     /// You need to list idtokenrequests, validatingadmissionpolicies and validatingadmissionpolicybindings. Exits with 0 where there
     /// are none and 1 where there are.
-    Audit(crate::audit::AuditArgs),
+    Audit(crate::commands::audit::AuditArgs),
 }
 
 /// Which cluster, as whom, and where in it; as kubectl's own flags.

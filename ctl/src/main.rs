@@ -1,31 +1,21 @@
 //! `kubectl idtoken`: looks at IdTokenRequests and IdTokenGrants as the caller, by the operator's own code.
 //!
+//! Imports run down this list only:
+//!
 //! | Module | Holds |
 //! |---|---|
-//! | `cli` | the command line |
-//! | `mint`, `explain`, `grant`, `can`, `renew`, `audit` | one command each: what it reads, writes and prints |
-//! | `diagnosis`, `steps`, `document`, `misses`, `guard` | the decisions behind them, pure |
-//! | `cluster` | calls of the Kubernetes API, and what their failures mean |
-//! | `wanted` | flags that become the token of a request |
-//! | `output`, `table`, `times` | what is printed |
+//! | `cli` | the command line: the only file that imports all commands |
+//! | `commands` | one command a file: what it reads, writes and prints |
+//! | `output`, `kubernetes` | the terminal; calls of the Kubernetes API |
+//! | `decisions` | what the commands decide, pure |
+//! | `token_args` | flags that become the token of a request |
 
-mod audit;
-mod can;
 mod cli;
-mod cluster;
-mod diagnosis;
-mod document;
-mod explain;
-mod grant;
-mod guard;
-mod mint;
-mod misses;
+mod commands;
+mod decisions;
+mod kubernetes;
 mod output;
-mod renew;
-mod steps;
-mod table;
-mod times;
-mod wanted;
+mod token_args;
 
 use std::process::ExitCode;
 
@@ -33,7 +23,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::wanted::WrongFlag;
+use crate::token_args::WrongFlag;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -65,11 +55,11 @@ fn start(cli: Cli) -> Result<ExitCode> {
 
 async fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
-        Command::Mint(args) => mint::run(args).await,
-        Command::Explain(args) => explain::run(args).await,
-        Command::Grant(args) => grant::run(args).await,
-        Command::Can(args) => can::run(args).await,
-        Command::Renew(args) => renew::run(args).await,
-        Command::Audit(args) => audit::run(args).await,
+        Command::Mint(args) => commands::mint::run(args).await,
+        Command::Explain(args) => commands::explain::run(args).await,
+        Command::Grant(args) => commands::grant::run(args).await,
+        Command::Can(args) => commands::can::run(args).await,
+        Command::Renew(args) => commands::renew::run(args).await,
+        Command::Audit(args) => commands::audit::run(args).await,
     }
 }

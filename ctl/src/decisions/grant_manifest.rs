@@ -95,5 +95,5 @@ fn grant_name(namespace: &str, name: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "document_tests.rs"]
+#[path = "grant_manifest_tests.rs"]
 mod tests;

@@ -14,7 +14,7 @@ use kube::ResourceExt;
 use tokio::time::{Instant, sleep};
 
 use crate::cli::{ClusterArgs, duration};
-use crate::cluster::{ApiError, Cluster};
+use crate::kubernetes::client::{ApiError, Cluster};
 use crate::output::{self, shown};
 
 /// How often the status is read while waiting.

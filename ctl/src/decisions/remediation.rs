@@ -7,7 +7,7 @@ use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use idtoken_operator::google::shell::quote;
 use jiff::Timestamp;
 
-use crate::diagnosis::{Difference, Held};
+use crate::decisions::diagnosis::{Difference, Held};
 
 /// What to do about a request, in order; empty where there is nothing to do.
 pub(crate) fn next(

@@ -9,9 +9,10 @@ use idtoken_operator::controller::validate::{self, TokenSpec};
 use idtoken_operator::google::shell::quote;
 
 use crate::cli::ClusterArgs;
-use crate::cluster::Cluster;
-use crate::misses::{self, Verdict};
-use crate::{document, output};
+use crate::kubernetes::client::Cluster;
+use crate::decisions::near_misses::{self, Verdict};
+use crate::decisions::grant_manifest;
+use crate::output;
 
 /// Flags of `grant`.
 #[derive(Debug, Args)]
@@ -52,10 +53,10 @@ pub(crate) async fn run(args: GrantArgs) -> Result<ExitCode> {
         );
     }
     let token = known(token(&request)?, &request)?;
-    let grant = document::grant(&cluster.namespace, &args.name, &token)?;
+    let grant = grant_manifest::grant(&cluster.namespace, &args.name, &token)?;
     output::note(standing(&cluster, &token).await);
     match args.output {
-        GrantFormat::Yaml => output::print(document::yaml(&grant)?)?,
+        GrantFormat::Yaml => output::print(grant_manifest::yaml(&grant)?)?,
         GrantFormat::Json => output::json(&grant)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -113,7 +114,7 @@ async fn standing(cluster: &Cluster, token: &TokenSpec) -> String {
         }
     };
     let labels = cluster.namespace_labels().await.ok();
-    match misses::decide(&grants, &cluster.namespace, &labels, token) {
+    match near_misses::decide(&grants, &cluster.namespace, &labels, token) {
         Verdict::Allowed(grant) => format!("IdTokenGrant {} allows it already", output::shown(&grant.name)),
         Verdict::Denied(_) => "no IdTokenGrant allows it yet".to_owned(),
         Verdict::Unknown(names) => format!(

@@ -15,7 +15,7 @@ pub(crate) const LABEL: &str = "idtoken.dev/admission-policy=federation-authors"
 /// Time that API servers have to load a policy: requests created sooner are taken for unchecked.
 pub(crate) const SETTLED: SignedDuration = SignedDuration::from_mins(1);
 
-const POLICIES: &str = include_str!("../../config/admission.yaml");
+const POLICIES: &str = include_str!("../../../config/admission.yaml");
 
 /// Whether authors are checked.
 #[derive(Debug, PartialEq, Eq)]
@@ -132,5 +132,5 @@ fn own() -> Option<ValidatingAdmissionPolicySpec> {
 }
 
 #[cfg(test)]
-#[path = "guard_tests.rs"]
+#[path = "admission_policy_tests.rs"]
 mod tests;

@@ -11,11 +11,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cli::{ClusterArgs, Format};
-use crate::cluster::Cluster;
-use crate::diagnosis::{self, Difference, Held};
+use crate::kubernetes::client::Cluster;
+use crate::decisions::diagnosis::{self, Difference, Held};
 use crate::output::{self, named, shown};
-use crate::times::{relative, span};
-use crate::{mint, steps, table};
+use crate::output::age::{relative, span};
+use crate::commands::mint;
+use crate::decisions::remediation;
+use crate::output::table;
 
 /// Flags of `explain`.
 #[derive(Debug, Args)]
@@ -54,7 +56,7 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
     let now = Timestamp::now();
     let held = diagnosis::held(&view, diagnosis::token_key(&object));
     let differences = diagnosis::differences(&object, &validated, &view, &held);
-    let steps = steps::next(&object, &held, &differences, now);
+    let steps = remediation::next(&object, &held, &differences, now);
     let explanation = Explanation {
         object,
         secret,

@@ -15,8 +15,8 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::output;
-use crate::times::span;
-use crate::wanted::TokenArgs;
+use crate::output::age::span;
+use crate::token_args::TokenArgs;
 
 /// What Google's audit log shows as the reason of the call.
 const REQUEST_REASON: &str = "kubectl-idtoken/mint";

@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::cli::{ClusterArgs, Format};
-use crate::cluster::Cluster;
-use crate::guard::{self, Guard};
+use crate::kubernetes::client::Cluster;
+use crate::decisions::admission_policy::{self, Guard};
 use crate::output::{self, shown};
-use crate::table;
+use crate::output::table;
 
 /// Flags of `audit`.
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ pub(crate) struct Unchecked {
 pub(crate) async fn run(args: AuditArgs) -> Result<ExitCode> {
     let cluster = Cluster::connect(&args.cluster).await?;
     let (policies, bindings) = cluster.admission().await?;
-    let guard = guard::guard(&policies, &bindings);
+    let guard = admission_policy::guard(&policies, &bindings);
     let requests = match args.all_namespaces {
         true => cluster.all_requests().await?,
         false => cluster.requests().await?,
@@ -96,7 +96,7 @@ pub(crate) fn unchecked(requests: &[IdTokenRequest], guard: &Guard) -> Vec<Unche
             let created = meta.creation_timestamp.as_ref().map(|time| time.0);
             let checked = match guard {
                 Guard::Since { since, .. } => {
-                    created.is_some_and(|created| created > *since + guard::SETTLED)
+                    created.is_some_and(|created| created > *since + admission_policy::SETTLED)
                 }
                 Guard::Missing(_) => false,
             };

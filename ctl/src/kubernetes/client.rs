@@ -19,7 +19,7 @@ use kube::{Api, Client, Config, ResourceExt};
 use thiserror::Error;
 
 use crate::cli::ClusterArgs;
-use crate::guard;
+use crate::decisions::admission_policy;
 use crate::output::chain;
 
 /// Objects of one page of a list.
@@ -211,7 +211,7 @@ impl Cluster {
         ),
         ApiError,
     > {
-        let marked = ListParams::default().labels(guard::LABEL);
+        let marked = ListParams::default().labels(admission_policy::LABEL);
         let policies = pages(&Api::all(self.client.clone()), &marked)
             .await
             .map_err(|error| classify("list", "validatingadmissionpolicies", None, None, &error))?;

@@ -1,4 +1,9 @@
 //! What reaches the terminal. Nothing that comes from a cluster is printed as it is: it could hold control sequences.
+//!
+//! Imports nothing of this crate. Never reads a cluster and never decides.
+
+pub(crate) mod age;
+pub(crate) mod table;
 
 use std::fmt::Display;
 use std::io::{self, Write};

@@ -8,7 +8,7 @@ use idtoken_operator::controller::validate::{Request, ValidateError};
 use idtoken_operator::token::{Account, Claims, GOOGLE_ISSUERS, IdToken, TokenError};
 use serde::Serialize;
 
-use crate::cluster::SecretView;
+use crate::kubernetes::client::SecretView;
 
 /// What is shown where something is absent.
 const NOTHING: &str = "nothing";

@@ -279,5 +279,5 @@ fn neutral_entry() -> GrantTo {
 }
 
 #[cfg(test)]
-#[path = "misses_tests.rs"]
+#[path = "near_misses_tests.rs"]
 mod tests;

@@ -12,11 +12,11 @@ use idtoken_operator::google::shell::quote;
 use serde::Serialize;
 
 use crate::cli::{ClusterArgs, Format};
-use crate::cluster::Cluster;
-use crate::grant::{needs_no_grant, token};
-use crate::misses::{self, Labels, Mismatch, Miss, Verdict};
+use crate::kubernetes::client::Cluster;
+use crate::commands::grant::{needs_no_grant, token};
+use crate::decisions::near_misses::{self, Labels, Mismatch, Miss, Verdict};
 use crate::output::{self, shown};
-use crate::wanted::TokenArgs;
+use crate::token_args::TokenArgs;
 
 /// How many of the nearest entries are shown to people.
 const SHOWN: usize = 5;
@@ -93,7 +93,7 @@ pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
         Ok(labels) => (Some(labels), None),
         Err(error) => (Labels::None, Some(error)),
     };
-    match misses::decide(&all, &cluster.namespace, &labels, &token) {
+    match near_misses::decide(&all, &cluster.namespace, &labels, &token) {
         Verdict::Allowed(grant) => {
             answer(&args, &cluster, &token, Some(&grant), &[])?;
             Ok(ExitCode::SUCCESS)

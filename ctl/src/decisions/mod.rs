@@ -1,0 +1,10 @@
+//! What the commands decide: pure functions of objects, flags and the time.
+//!
+//! Imports the operator's library and files of this folder. Never a client, a clock, the environment or a terminal: all input
+//! is an argument, so that each decision has unit tests.
+
+pub(crate) mod admission_policy;
+pub(crate) mod diagnosis;
+pub(crate) mod grant_manifest;
+pub(crate) mod near_misses;
+pub(crate) mod remediation;
