@@ -1,9 +1,16 @@
-//! The command line. Each command's own flags are beside the command; those for the cluster are here.
+//! The command line. Each command's own flags are beside the command.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::commands::audit::{self, AuditArgs};
+use crate::commands::can::{self, CanArgs};
+use crate::commands::explain::{self, ExplainArgs};
+use crate::commands::grant::{self, GrantArgs};
+use crate::commands::mint::{self, MintArgs};
+use crate::commands::renew::{self, RenewArgs};
 
 /// Looks at Google ID tokens in Secrets, and at who may have them.
 #[derive(Debug, Parser)]
@@ -30,20 +37,20 @@ pub(crate) enum Command {
     #[command(
         override_usage = "kubectl idtoken mint [OPTIONS] --service-account <ACCOUNT> --audience <AUDIENCE>"
     )]
-    Mint(crate::commands::mint::MintArgs),
+    Mint(MintArgs),
 
     /// Explain the state of an IdTokenRequest and of its Secret, and what to do next
     ///
     /// Shows its conditions, the claims of the Secret's token and how long it lasts, what is not as the spec asks, and what
     /// to do about each. Never prints the token. You need to get the request; without getting its Secret less is shown.
-    Explain(crate::commands::explain::ExplainArgs),
+    Explain(ExplainArgs),
 
     /// Print the IdTokenGrant that would allow an IdTokenRequest, and nothing more
     ///
     /// For an administrator of the cluster to read and apply: kubectl idtoken grant NAME | kubectl apply -f -
     ///
     /// Says on standard error whether a grant allows it already, where you may list grants.
-    Grant(crate::commands::grant::GrantArgs),
+    Grant(GrantArgs),
 
     /// Say which IdTokenGrant allows a token, or why none does
     ///
@@ -51,13 +58,13 @@ pub(crate) enum Command {
     /// labels of the namespace, where a grant selects by them. Exits with 0 for yes and 1 for no.
     #[command(override_usage = "kubectl idtoken can [OPTIONS] <NAME>\n       \
                                 kubectl idtoken can [OPTIONS] --service-account <ACCOUNT> --audience <AUDIENCE>")]
-    Can(crate::commands::can::CanArgs),
+    Can(CanArgs),
 
     /// Ask the operator for a new token now
     ///
     /// Sets the annotation idtoken.dev/renew to the current time. You need to patch the request, and for --wait to get it.
     #[command(override_usage = "kubectl idtoken renew [OPTIONS] <NAME | --all>")]
-    Renew(crate::commands::renew::RenewArgs),
+    Renew(RenewArgs),
 
     /// List requests with source.federation whose author no admission policy has checked
     ///
@@ -67,52 +74,24 @@ pub(crate) enum Command {
     ///
     /// You need to list idtokenrequests, validatingadmissionpolicies and validatingadmissionpolicybindings. Exits with 0 where there
     /// are none and 1 where there are.
-    Audit(crate::commands::audit::AuditArgs),
+    Audit(AuditArgs),
 }
 
-/// Which cluster, as whom, and where in it; as kubectl's own flags.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Cluster")]
-pub(crate) struct ClusterArgs {
-    /// Namespace of the request [default: that of the context]
-    #[arg(short, long, value_name = "NAMESPACE")]
-    pub(crate) namespace: Option<String>,
-
-    /// Path of the kubeconfig [env: KUBECONFIG, which may list several] [default: ~/.kube/config, or in a pod its
-    /// ServiceAccount]
-    // Not by clap's `env`: the variable can be a list of paths.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kubeconfig: Option<PathBuf>,
-
-    /// Context of the kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) context: Option<String>,
-
-    /// Longest time to wait for one answer of the API server, such as 30s
-    #[arg(long, value_name = "DURATION", env = "IDTOKEN_REQUEST_TIMEOUT", default_value = "30s", value_parser = duration)]
-    pub(crate) request_timeout: Duration,
-}
-
-/// How a command prints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object.
-    Json,
-}
-
-/// Reads a Go duration such as `90s` or `1h30m`, as kubectl writes them.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: kube::core::Duration = text
-        .parse()
-        .map_err(|error| format!("is no duration such as 30s or 1m30s: {error}"))?;
-    let duration = Duration::from(parsed);
-    if parsed.is_negative() || duration.is_zero() {
-        return Err("must be more than zero".to_owned());
+impl Command {
+    /// Runs the command and returns the exit code of the process.
+    ///
+    /// # Errors
+    /// Those of the command.
+    pub(crate) async fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Mint(args) => mint::run(args).await,
+            Self::Explain(args) => explain::run(args).await,
+            Self::Grant(args) => grant::run(args).await,
+            Self::Can(args) => can::run(args).await,
+            Self::Renew(args) => renew::run(args).await,
+            Self::Audit(args) => audit::run(args).await,
+        }
     }
-    Ok(duration)
 }
 
 #[cfg(test)]
@@ -183,15 +162,6 @@ mod tests {
             }
         }
         assert!(named > 10, "only {named} were found");
-    }
-
-    #[test]
-    fn durations() {
-        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        for bad in ["", "0s", "-1s", "1 s", "soon"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
     }
 
     fn usage(args: &[&str]) -> Option<i32> {

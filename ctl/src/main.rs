@@ -8,8 +8,9 @@
 //! | `commands` | one command a file: what it reads, writes and prints |
 //! | `output`, `kubernetes` | the terminal; calls of the Kubernetes API |
 //! | `decisions` | what the commands decide, pure |
-//! | `token_args` | flags that become the token of a request |
+//! | `args`, `token_args` | flags that several commands share |
 
+mod args;
 mod cli;
 mod commands;
 mod decisions;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::Cli;
 use crate::token_args::WrongFlag;
 
 fn main() -> ExitCode {
@@ -50,16 +51,5 @@ fn start(cli: Cli) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("the runtime cannot be started")?
-        .block_on(run(cli))
-}
-
-async fn run(cli: Cli) -> Result<ExitCode> {
-    match cli.command {
-        Command::Mint(args) => commands::mint::run(args).await,
-        Command::Explain(args) => commands::explain::run(args).await,
-        Command::Grant(args) => commands::grant::run(args).await,
-        Command::Can(args) => commands::can::run(args).await,
-        Command::Renew(args) => commands::renew::run(args).await,
-        Command::Audit(args) => commands::audit::run(args).await,
-    }
+        .block_on(cli.command.run())
 }

@@ -8,11 +8,11 @@ use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::cli::{ClusterArgs, Format};
-use crate::kubernetes::client::Cluster;
+use crate::args::{ClusterArgs, OutputFormat};
 use crate::decisions::admission_policy::{self, Guard};
-use crate::output::{self, shown};
+use crate::kubernetes::client::Cluster;
 use crate::output::table;
+use crate::output::{self, shown};
 
 /// Flags of `audit`.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub(crate) struct AuditArgs {
 
     /// Form of the list
     #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
-    output: Format,
+    output: OutputFormat,
 
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -74,13 +74,13 @@ pub(crate) async fn run(args: AuditArgs) -> Result<ExitCode> {
         Guard::Missing(problem) => (None, None, Some(problem)),
     };
     match args.output {
-        Format::Json => output::json(&Answer {
+        OutputFormat::Json => output::json(&Answer {
             policy,
             since,
             problem,
             unchecked,
         })?,
-        Format::Text => output::print(text(policy.as_deref(), since, problem.as_deref(), &unchecked))?,
+        OutputFormat::Text => output::print(text(policy.as_deref(), since, problem.as_deref(), &unchecked))?,
     }
     Ok(code)
 }

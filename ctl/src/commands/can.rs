@@ -11,10 +11,10 @@ use idtoken_operator::controller::validate::TokenSpec;
 use idtoken_operator::google::shell::quote;
 use serde::Serialize;
 
-use crate::cli::{ClusterArgs, Format};
-use crate::kubernetes::client::Cluster;
+use crate::args::{ClusterArgs, OutputFormat};
 use crate::commands::grant::{needs_no_grant, token};
 use crate::decisions::near_misses::{self, Labels, Mismatch, Miss, Verdict};
+use crate::kubernetes::client::Cluster;
 use crate::output::{self, shown};
 use crate::token_args::TokenArgs;
 
@@ -43,7 +43,7 @@ pub(crate) struct CanArgs {
 
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
-    output: Format,
+    output: OutputFormat,
 
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -118,12 +118,12 @@ pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
 
 fn federated(args: &CanArgs, cluster: &Cluster) -> Result<ExitCode> {
     match args.output {
-        Format::Text => {
+        OutputFormat::Text => {
             output::print(
                 "yes: the source federation needs no grant; Google's IAM decides on its Kubernetes ServiceAccount\n",
             )?;
         }
-        Format::Json => output::json(&Answer {
+        OutputFormat::Json => output::json(&Answer {
             allowed: true,
             namespace: &cluster.namespace,
             service_account: None,
@@ -143,7 +143,7 @@ fn answer(
     grant: Option<&GrantRef>,
     misses: &[Miss],
 ) -> Result<()> {
-    if args.output == Format::Json {
+    if args.output == OutputFormat::Json {
         return output::json(&Answer {
             allowed: grant.is_some(),
             namespace: &cluster.namespace,

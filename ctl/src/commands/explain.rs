@@ -10,14 +10,14 @@ use idtoken_operator::token::IdToken;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cli::{ClusterArgs, Format};
-use crate::kubernetes::client::Cluster;
-use crate::decisions::diagnosis::{self, Difference, Held};
-use crate::output::{self, named, shown};
-use crate::output::age::{relative, span};
+use crate::args::{ClusterArgs, OutputFormat};
 use crate::commands::mint;
+use crate::decisions::diagnosis::{self, Difference, Held};
 use crate::decisions::remediation;
+use crate::kubernetes::client::Cluster;
+use crate::output::age::{relative, span};
 use crate::output::table;
+use crate::output::{self, named, shown};
 
 /// Flags of `explain`.
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub(crate) struct ExplainArgs {
 
     /// Form of the explanation
     #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
-    output: Format,
+    output: OutputFormat,
 
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -66,8 +66,8 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
         now,
     };
     match args.output {
-        Format::Text => output::print(explanation.text()?)?,
-        Format::Json => output::json(&explanation.json()?)?,
+        OutputFormat::Text => output::print(explanation.text()?)?,
+        OutputFormat::Json => output::json(&explanation.json()?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,10 +8,10 @@ use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use idtoken_operator::controller::validate::{self, TokenSpec};
 use idtoken_operator::google::shell::quote;
 
-use crate::cli::ClusterArgs;
-use crate::kubernetes::client::Cluster;
-use crate::decisions::near_misses::{self, Verdict};
+use crate::args::ClusterArgs;
 use crate::decisions::grant_manifest;
+use crate::decisions::near_misses::{self, Verdict};
+use crate::kubernetes::client::Cluster;
 use crate::output;
 
 /// Flags of `grant`.

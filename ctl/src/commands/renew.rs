@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::{Instant, sleep};
 
-use crate::cli::{ClusterArgs, duration};
+use crate::args::{ClusterArgs, duration};
 use crate::kubernetes::client::{ApiError, Cluster};
 use crate::output::{self, shown};
 

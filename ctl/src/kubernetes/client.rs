@@ -18,7 +18,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
 use thiserror::Error;
 
-use crate::cli::ClusterArgs;
+use crate::args::ClusterArgs;
 use crate::decisions::admission_policy;
 use crate::output::chain;
 
