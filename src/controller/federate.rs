@@ -4,15 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::Api;
 use kube::api::PostParams;
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::sync::OnceCell;
-use zeroize::Zeroizing;
 
 use super::Context;
 use super::fault::KubeFault;
@@ -25,7 +22,7 @@ use crate::google::{
     self, Cache, Caller, FEDERATED_SCOPE, FederatedToken, Impersonation, Provider, SubjectToken, Workload,
     is_rejected, shell,
 };
-use crate::token::IdToken;
+use crate::token::{IdToken, unverified_claims};
 
 /// Longest time for which a federated access token is used again.
 const LONGEST_USE: Duration = Duration::from_secs(300);
@@ -350,7 +347,7 @@ async fn kubernetes_token(
         }
         Err(fault) => return Err(fault.into()),
     };
-    let claims = claims(&token).filter(|claims| {
+    let claims = unverified_claims::<Claims>(&token).filter(|claims| {
         // Older API servers do not compare the UID themselves.
         claims.sub == format!("system:serviceaccount:{namespace}:{name}")
             && claims.kubernetes.serviceaccount.uid == uid
@@ -368,12 +365,6 @@ async fn kubernetes_token(
         issuer: claims.iss,
         audience: audience.to_owned(),
     })
-}
-
-fn claims(token: &str) -> Option<Claims> {
-    let payload = token.split('.').nth(1)?;
-    let payload = Zeroizing::new(URL_SAFE_NO_PAD.decode(payload).ok()?);
-    serde_json::from_slice(&payload).ok()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use idtoken_operator::controller::validate::{self, Request, ValidateError};
@@ -11,13 +11,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::args::{ClusterArgs, OutputFormat};
-use crate::commands::mint;
 use crate::decisions::diagnosis::{self, Difference, Held};
 use crate::decisions::remediation;
 use crate::kubernetes::client::Cluster;
 use crate::output::age::{relative, span};
 use crate::output::table;
 use crate::output::{self, named, shown};
+
+/// Why a token is not explained.
+const UNREADABLE_CLAIMS: &str = "the token's claims cannot be read";
 
 /// Flags of `explain`.
 #[derive(Debug, Args)]
@@ -192,7 +194,7 @@ impl Explanation {
         } else {
             format!("expired {} ago", span(left))
         };
-        let claims = mint::claims(token)?;
+        let claims = token.all_claims().context(UNREADABLE_CLAIMS)?;
         let mut text = format!("  {state}\n");
         let pairs: Vec<(String, String)> = claims
             .as_object()
@@ -238,7 +240,7 @@ impl Explanation {
     fn token_json(&self, token: &IdToken) -> Result<Value> {
         let left = token.claims().exp.duration_since(self.now);
         Ok(json!({
-            "claims": mint::claims(token)?,
+            "claims": token.all_claims().context(UNREADABLE_CLAIMS)?,
             "expired": !left.is_positive(),
             "secondsLeft": left.as_secs().max(0),
         }))

@@ -4,15 +4,11 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{ArgGroup, Args};
 use idtoken_operator::cli::GoogleArgs;
 use idtoken_operator::google::{Caller, GoogleConfig, Impersonation, Minter};
-use idtoken_operator::token::{Account, Expected, IdToken};
+use idtoken_operator::token::{Account, Expected};
 use jiff::Timestamp;
-use serde_json::Value;
-use zeroize::Zeroizing;
 
 use crate::output;
 use crate::output::age::span;
@@ -86,27 +82,10 @@ pub(crate) async fn run(args: MintArgs) -> Result<ExitCode> {
         ));
     }
     if args.claims {
-        output::json(&claims(&token)?)?;
+        output::json(&token.all_claims().context("the token's claims cannot be read")?)?;
     } else {
         let newline = if std::io::stdout().is_terminal() { "\n" } else { "" };
         output::print(format_args!("{}{newline}", token.expose()))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// All claims of a token, those that the operator does not read among them.
-///
-/// # Errors
-/// The token is none, which [`IdToken::parse`] has made impossible.
-pub(crate) fn claims(token: &IdToken) -> Result<Value> {
-    let payload = token
-        .expose()
-        .split('.')
-        .nth(1)
-        .context("the token has no claims")?;
-    // The parsers' own words could quote the token.
-    let decoded = URL_SAFE_NO_PAD.decode(payload).map(Zeroizing::new).ok();
-    decoded
-        .and_then(|json| serde_json::from_slice(&json).ok())
-        .context("the token's claims cannot be read")
 }
