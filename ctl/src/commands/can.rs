@@ -12,8 +12,8 @@ use idtoken_operator::google::shell::quote;
 use serde::Serialize;
 
 use crate::args::{ClusterArgs, OutputFormat};
-use crate::commands::grant::{needs_no_grant, token};
 use crate::decisions::near_misses::{self, Labels, Mismatch, Miss, Verdict};
+use crate::decisions::requested_token::{needs_no_grant, token_spec};
 use crate::kubernetes::client::Cluster;
 use crate::output::{self, shown};
 use crate::token_args::TokenArgs;
@@ -80,7 +80,7 @@ pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
             if needs_no_grant(&request) {
                 return federated(&args, &cluster);
             }
-            token(&request)?
+            token_spec(&request)?
         }
     };
     let mut all = match &args.grants_file {

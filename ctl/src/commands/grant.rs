@@ -2,15 +2,15 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use idtoken_operator::api::v1alpha1::IdTokenRequest;
-use idtoken_operator::controller::validate::{self, TokenSpec};
+use idtoken_operator::controller::validate::TokenSpec;
 use idtoken_operator::google::shell::quote;
 
 use crate::args::ClusterArgs;
 use crate::decisions::grant_manifest;
 use crate::decisions::near_misses::{self, Verdict};
+use crate::decisions::requested_token::{needs_no_grant, token_spec, with_resolved_account};
 use crate::kubernetes::client::Cluster;
 use crate::output;
 
@@ -52,7 +52,7 @@ pub(crate) async fn run(args: GrantArgs) -> Result<ExitCode> {
             quote(&args.name)
         );
     }
-    let token = known(token(&request)?, &request)?;
+    let token = with_resolved_account(token_spec(&request)?, &request)?;
     let grant = grant_manifest::grant(&cluster.namespace, &args.name, &token)?;
     output::note(standing(&cluster, &token).await);
     match args.output {
@@ -60,46 +60,6 @@ pub(crate) async fn run(args: GrantArgs) -> Result<ExitCode> {
         GrantFormat::Json => output::json(&grant)?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The token with the account that its source has told, which a grant has to name.
-///
-/// # Errors
-/// The spec names no account, and the source has not told one yet.
-fn known(mut token: TokenSpec, request: &IdTokenRequest) -> Result<TokenSpec> {
-    let told = request.status.as_ref().and_then(|status| status.token.as_ref());
-    let told = told.and_then(|token| token.email.clone());
-    token.service_account = token.service_account.or(told);
-    if token.service_account.is_none() {
-        bail!(
-            "IdTokenRequest {} names no account, and a grant has to: set spec.serviceAccount to the account that its source has",
-            quote(request.metadata.name.as_deref().unwrap_or_default())
-        );
-    }
-    Ok(token)
-}
-
-/// Whether Google's IAM alone decides on a request.
-pub(crate) fn needs_no_grant(request: &IdTokenRequest) -> bool {
-    request
-        .spec
-        .source
-        .as_ref()
-        .is_some_and(|source| source.federation.is_some())
-}
-
-/// What decides the token of a request.
-///
-/// # Errors
-/// The operator would refuse the spec.
-pub(crate) fn token(request: &IdTokenRequest) -> Result<TokenSpec> {
-    let name = request.metadata.name.as_deref().unwrap_or_default();
-    validate::token(&request.spec).with_context(|| {
-        format!(
-            "the operator refuses IdTokenRequest {}: correct its spec first",
-            quote(name)
-        )
-    })
 }
 
 /// Whether a grant allows it already, as far as the caller may know.

@@ -8,7 +8,7 @@ use idtoken_operator::controller::validate::{Request, ValidateError};
 use idtoken_operator::token::{Account, Claims, GOOGLE_ISSUERS, IdToken, TokenError};
 use serde::Serialize;
 
-use crate::kubernetes::client::SecretView;
+use crate::decisions::secret_view::SecretView;
 
 /// What is shown where something is absent.
 const NOTHING: &str = "nothing";

@@ -8,3 +8,7 @@ pub(crate) mod diagnosis;
 pub(crate) mod grant_manifest;
 pub(crate) mod near_misses;
 pub(crate) mod remediation;
+pub(crate) mod renewal;
+pub(crate) mod requested_token;
+pub(crate) mod secret_view;
+pub(crate) mod unverified_requests;

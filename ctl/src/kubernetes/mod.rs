@@ -3,3 +3,4 @@
 //! Imports `args` for the flags and `decisions` for the types that decisions take as input. Never decides and never prints.
 
 pub(crate) mod client;
+pub(crate) mod error;

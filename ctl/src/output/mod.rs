@@ -48,7 +48,7 @@ pub(crate) fn error(error: &anyhow::Error) {
     let _ = writeln!(
         io::stderr().lock(),
         "error: {}",
-        text::redacted(&chain(error.as_ref()), MAX_ERROR)
+        text::redacted(&text::chain(error.as_ref()), MAX_ERROR)
     );
 }
 
@@ -68,32 +68,9 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// The messages of an error and its causes, each said once: kube's errors repeat their causes in their own words.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut out = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !out.contains(&message) {
-            out.push_str(": ");
-            out.push_str(&message);
-        }
-        cause = error.source();
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn causes_are_said_once() {
-        let error = anyhow::anyhow!("no route")
-            .context("connect: no route")
-            .context("cannot list");
-        assert_eq!(chain(error.as_ref()), "cannot list: connect: no route");
-    }
 
     #[test]
     fn control_sequences_and_tokens_stay_out() {
