@@ -1,9 +1,11 @@
 //! Flags that several commands share.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use idtoken_operator::controller::validate::{self, ValidateError};
 
 /// Which cluster, as whom, and where in it; as kubectl's own flags.
 #[derive(Clone, Debug, Args)]
@@ -23,9 +25,14 @@ pub(crate) struct ClusterArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) context: Option<String>,
 
-    /// Longest time to wait for one answer of the API server, such as 30s
-    #[arg(long, value_name = "DURATION", env = "IDTOKEN_REQUEST_TIMEOUT", default_value = "30s", value_parser = duration)]
-    pub(crate) request_timeout: Duration,
+    /// Longest time to wait for one response of the API server, such as 30s or 2m; 0 means no limit
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "IDTOKEN_REQUEST_TIMEOUT",
+        default_value = "30s"
+    )]
+    pub(crate) request_timeout: RequestTimeout,
 }
 
 /// How a command prints.
@@ -38,28 +45,83 @@ pub(crate) enum OutputFormat {
     Json,
 }
 
-/// Reads a Go duration such as `90s` or `1h30m`, as kubectl writes them.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: kube::core::Duration = text
-        .parse()
-        .map_err(|error| format!("is no duration such as 30s or 1m30s: {error}"))?;
-    let duration = Duration::from(parsed);
-    if parsed.is_negative() || duration.is_zero() {
-        return Err("must be more than zero".to_owned());
+/// The value of `--request-timeout`: none where there is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequestTimeout(pub(crate) Option<Duration>);
+
+impl FromStr for RequestTimeout {
+    type Err = String;
+
+    /// As kubectl: an integer counts seconds, anything else is a Go duration, and zero means no limit.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_integer = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let timeout = if is_integer {
+            go_duration(&format!("{text}s"))?
+        } else {
+            go_duration(text)?
+        };
+        Ok(Self((!timeout.is_zero()).then_some(timeout)))
     }
-    Ok(duration)
+}
+
+/// Parses a Go duration such as `90s` or `1h30m` that is more than zero.
+///
+/// # Errors
+/// What is wrong with it, for clap's message.
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
+    match go_duration(text)? {
+        Duration::ZERO => Err("must be more than zero".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+/// The longest Go duration: an `i64` of nanoseconds. Timers overflow on much longer ones.
+const MAX_DURATION: Duration = Duration::from_nanos(i64::MAX.unsigned_abs());
+
+fn go_duration(text: &str) -> Result<Duration, String> {
+    let duration = validate::duration(text).map_err(|error| match error {
+        ValidateError::Invalid { problem, .. } => problem,
+        other => other.to_string(),
+    })?;
+    match duration.unsigned_abs() {
+        duration if duration <= MAX_DURATION => Ok(duration),
+        _ => Err("is too long".to_owned()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A number that does not fit, and the longest that the operator's parser accepts and Go's does not.
+    const TOO_LONG: [&str; 2] = ["99999999999999999999h", "2562047h47m16.9s"];
+
     #[test]
     fn durations() {
-        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        for bad in ["", "0s", "-1s", "1 s", "soon"] {
-            assert!(duration(bad).is_err(), "{bad}");
+        assert_eq!(positive_duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(positive_duration("250ms"), Ok(Duration::from_millis(250)));
+        for wrong in ["", "0s", "-1s", "1 s", "soon", "30"] {
+            assert!(positive_duration(wrong).is_err(), "{wrong}");
+        }
+        for long in TOO_LONG {
+            assert_eq!(positive_duration(long), Err("is too long".to_owned()), "{long}");
+        }
+    }
+
+    #[test]
+    fn request_timeouts_are_as_kubectl_reads_them() {
+        let timeout = |text: &str| text.parse::<RequestTimeout>().map(|timeout| timeout.0);
+        for (text, seconds) in [("30s", 30), ("2m", 120), ("45", 45)] {
+            assert_eq!(timeout(text), Ok(Some(Duration::from_secs(seconds))), "{text}");
+        }
+        for unlimited in ["0", "0s", "00"] {
+            assert_eq!(timeout(unlimited), Ok(None), "{unlimited}");
+        }
+        for wrong in ["", "-1", "-1s", "1.5", "soon"] {
+            assert!(timeout(wrong).is_err(), "{wrong}");
+        }
+        for long in TOO_LONG.into_iter().chain(["99999999999999999999"]) {
+            assert_eq!(timeout(long), Err("is too long".to_owned()), "{long}");
         }
     }
 }

@@ -189,6 +189,8 @@ mod tests {
             &["grant"],
             &["explain", "a", "-o", "wide"],
             &["audit", "-A", "-n", "shop"],
+            &["explain", "a", "--request-timeout", "99999999999999999999h"],
+            &["renew", "a", "--wait", "--timeout", "99999999999999999999h"],
         ] {
             assert_eq!(usage(wrong), Some(2), "{wrong:?}");
         }
@@ -205,7 +207,7 @@ mod tests {
             ],
             &["renew", "--all", "--wait", "--timeout", "1s"],
             &["explain", "a", "-n", "shop", "-o", "json"],
-            &["audit", "-A"],
+            &["audit", "-A", "--request-timeout", "0"],
         ] {
             assert_eq!(usage(right), None, "{right:?}");
         }

@@ -178,8 +178,11 @@ pub fn token(spec: &IdTokenRequestSpec) -> Result<TokenSpec, ValidateError> {
     })
 }
 
-/// A Go duration, positive. Not kube's parser: that one panics on numbers which do not fit.
-fn duration(text: &str) -> Result<SignedDuration, ValidateError> {
+/// Parses a Go duration without a sign. kube's parser panics on numbers that do not fit.
+///
+/// # Errors
+/// [`ValidateError::Invalid`] of `renewBefore`, the only field of this kind.
+pub fn duration(text: &str) -> Result<SignedDuration, ValidateError> {
     let wrong = || {
         invalid(
             "renewBefore",

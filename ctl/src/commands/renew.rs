@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::{Instant, sleep};
 
-use crate::args::{ClusterArgs, duration};
+use crate::args::{ClusterArgs, positive_duration};
 use crate::decisions::renewal::{Progress, progress};
 use crate::kubernetes::client::Cluster;
 use crate::kubernetes::error::ApiError;
@@ -37,7 +37,7 @@ pub(crate) struct RenewArgs {
     wait: bool,
 
     /// Longest time to wait, such as 90s or 5m
-    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration, requires = "wait", help_heading = "Renewal")]
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = positive_duration, requires = "wait", help_heading = "Renewal")]
     timeout: Duration,
 
     #[command(flatten)]

@@ -61,8 +61,8 @@ impl Cluster {
                 .await
                 .context("there is no usable kubeconfig; name one by --kubeconfig or KUBECONFIG")?,
         };
-        config.connect_timeout = Some(args.request_timeout);
-        config.read_timeout = Some(args.request_timeout);
+        config.connect_timeout = args.request_timeout.0;
+        config.read_timeout = args.request_timeout.0;
         // A person waits: it is better to be told than to wait for fifteen attempts.
         config.default_retry = false;
         let namespace = args
