@@ -42,7 +42,8 @@ pub(crate) enum Command {
     /// Explain the state of an IdTokenRequest and of its Secret, and what to do next
     ///
     /// Shows its conditions, the claims of the Secret's token and how long it lasts, what is not as the spec asks, and what
-    /// to do about each. Never prints the token. You need to get the request; without getting its Secret less is shown.
+    /// to do about each. Never prints the token. You need to get the request; without getting its Secret less is shown. Exits with
+    /// 0 if the request is Ready and 1 if not.
     Explain(ExplainArgs),
 
     /// Print the IdTokenGrant that would allow an IdTokenRequest, and nothing more

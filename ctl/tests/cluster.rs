@@ -287,7 +287,7 @@ async fn callers_without_rights_are_told_so() {
         .warns("whether a grant allows it already is not known")
         .says("name: shop.billing");
     jane(&["explain", "billing"])
-        .exits(0)
+        .exits(1)
         .says("you may not read Secret billing");
     jane(&["renew", "billing"])
         .exits(1)
@@ -345,7 +345,7 @@ async fn explained_and_renewed_with_the_operator() {
     world.request("shop", "billing", "").await;
     world
         .run(&["explain", "billing", "-n", "shop"])
-        .exits(0)
+        .exits(1)
         .says("No conditions yet")
         .says("none: there is no Secret billing")
         .says("The operator has not looked at the request yet");
@@ -358,7 +358,7 @@ async fn explained_and_renewed_with_the_operator() {
         .await;
     world
         .run(&["explain", "billing", "-n", "shop"])
-        .exits(0)
+        .exits(1)
         .says("NotGranted")
         .says("The grant: kubectl idtoken grant billing -n shop");
     let waited = world
@@ -442,7 +442,7 @@ async fn explained_and_renewed_with_the_operator() {
         .unwrap();
     world
         .run(&["explain", "billing", "-n", "shop"])
-        .exits(0)
+        .exits(1)
         .says("aud: should be https://changed.run.app, is https://billing-x.run.app")
         .says("status.observedGeneration: should be 2, is 1");
     world.cluster.stop().await.unwrap();

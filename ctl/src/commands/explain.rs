@@ -59,6 +59,10 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
     let held = diagnosis::held(&view, diagnosis::token_key(&object));
     let differences = diagnosis::differences(&object, &validated, &view, &held);
     let steps = remediation::next(&object, &held, &differences, now);
+    let code = match diagnosis::is_ready(&object, now) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    };
     let explanation = Explanation {
         object,
         secret,
@@ -71,7 +75,7 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
         OutputFormat::Text => output::print(explanation.text()?)?,
         OutputFormat::Json => output::json(&explanation.json()?)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 impl Explanation {

@@ -1,11 +1,13 @@
 //! Pure: a request, its Secret and the time → what the Secret holds, and what of it is not as the request asks.
 
+use idtoken_operator::api::conditions::READY;
 use idtoken_operator::api::v1alpha1::{CreationPolicy, IdTokenRequest};
 use idtoken_operator::api::{GROUP, annotations};
 use idtoken_operator::controller::observe::Content;
 use idtoken_operator::controller::render;
 use idtoken_operator::controller::validate::{Request, ValidateError};
 use idtoken_operator::token::{Account, Claims, GOOGLE_ISSUERS, IdToken, TokenError};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::decisions::secret_view::SecretView;
@@ -36,6 +38,23 @@ pub(crate) struct Difference {
     pub(crate) expected: String,
     /// As it is.
     pub(crate) found: String,
+}
+
+/// Whether `object` is Ready. As for `kubectl wait --for=condition=Ready`, a condition of an older generation does not count.
+/// An operator that does not run cannot report that the token has expired, so that is checked too.
+pub(crate) fn is_ready(object: &IdTokenRequest, now: Timestamp) -> bool {
+    let Some(status) = &object.status else {
+        return false;
+    };
+    let expires = status
+        .token
+        .as_ref()
+        .and_then(|token| token.expiration_time.as_ref());
+    status
+        .condition(READY)
+        .is_some_and(|ready| ready.status == "True")
+        && status.observed_generation >= object.metadata.generation
+        && expires.is_none_or(|expires| expires.0 > now)
 }
 
 /// The key of the Secret that holds the token.

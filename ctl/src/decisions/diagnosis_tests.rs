@@ -221,3 +221,31 @@ fn refused_spec() {
     assert_eq!(found[0].field, "spec");
     assert!(found[0].found.contains("spec.audience"), "{found:?}");
 }
+
+#[test]
+fn ready_is_the_condition_of_this_generation_while_its_token_is_valid() {
+    let now = Timestamp::from_second(IAT).unwrap();
+    let ready = |condition: &str, observed: i64, expires: i64| {
+        let object = request(|object| {
+            object["status"] = json!({
+                "observedGeneration": observed,
+                "conditions": [{
+                    "type": "Ready", "status": condition, "reason": "Issued", "message": "m",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z",
+                }],
+                "token": {"expirationTime": Timestamp::from_second(IAT + expires).unwrap().to_string()},
+            });
+        });
+        is_ready(&object, now)
+    };
+    assert!(ready("True", 3, 60));
+    assert!(!ready("False", 3, 60));
+    assert!(!ready("Unknown", 3, 60));
+    assert!(!ready("True", 2, 60), "the condition of another spec");
+    assert!(!ready("True", 3, 0), "no operator has reported the expiry");
+    assert!(!is_ready(&request(|_| ()), now), "no condition");
+    assert!(
+        !is_ready(&request(|object| drop(object["status"].take())), now),
+        "no status"
+    );
+}
