@@ -1,7 +1,7 @@
 //! A failed call of the Kubernetes API, in the caller's terms.
 
 use idtoken_operator::google::shell::quote;
-use idtoken_operator::text::chain;
+use idtoken_operator::text::error_chain;
 use thiserror::Error;
 
 /// A failed call, in the caller's terms.
@@ -130,7 +130,7 @@ pub(crate) fn classify(
         // The parser's own words can quote what was received.
         kube::Error::SerdeError(_) => ApiError::Undecodable { resource, place },
         kube::Error::Service(error) => {
-            let problem = chain(error.as_ref());
+            let problem = error_chain(error.as_ref());
             ApiError::Unreachable {
                 verb,
                 resource,
@@ -142,7 +142,7 @@ pub(crate) fn classify(
             verb,
             resource,
             place,
-            problem: chain(other),
+            problem: error_chain(other),
         },
     }
 }

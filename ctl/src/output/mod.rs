@@ -48,7 +48,7 @@ pub(crate) fn error(error: &anyhow::Error) {
     let _ = writeln!(
         io::stderr().lock(),
         "error: {}",
-        text::redacted(&text::chain(error.as_ref()), MAX_ERROR)
+        text::redacted(&text::error_chain(error.as_ref()), MAX_ERROR)
     );
 }
 
