@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::app::App;
 use crate::faults::Fault;
 use crate::policy::Policy;
-use crate::reply::{self, Answer, Request};
+use crate::response::{self, Answer, Request};
+use crate::state::App;
 
 /// Durations to set, in seconds. What is absent stays.
 #[derive(Deserialize)]
@@ -35,18 +35,18 @@ struct KeyFor {
 pub(crate) async fn answer(app: &Arc<App>, request: &Request, path: &str) -> Answer {
     if (&request.method, path) == (&Method::GET, "proxy-ca") {
         return Ok(match app.proxy_ca.get() {
-            Some(certificate) => reply::text(StatusCode::OK, certificate.as_str()),
-            None => reply::text(StatusCode::NOT_FOUND, "there is no proxy; see --proxy"),
+            Some(certificate) => response::text(StatusCode::OK, certificate.as_str()),
+            None => response::text(StatusCode::NOT_FOUND, "there is no proxy; see --proxy"),
         });
     }
     Ok(match route(app, request, path).await {
-        Ok(Some(value)) => reply::json(StatusCode::OK, &value),
-        Ok(None) => reply::text(
+        Ok(Some(value)) => response::json(StatusCode::OK, &value),
+        Ok(None) => response::text(
             StatusCode::NOT_FOUND,
             "no such control; there are: GET healthz, GET|PUT settings, GET|POST|DELETE faults, GET counts, \
              GET|DELETE calls, DELETE caches, PUT policy, GET proxy-ca, POST service-account-keys, POST verify",
         ),
-        Err(error) => reply::text(StatusCode::BAD_REQUEST, format!("{error:#}")),
+        Err(error) => response::text(StatusCode::BAD_REQUEST, format!("{error:#}")),
     })
 }
 

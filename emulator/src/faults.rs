@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::calls::Endpoint;
+use crate::call_log::Endpoint;
 
 /// An order that calls go wrong. In JSON:
 /// `{"endpoint": "generateIdToken", "times": 2, "kind": {"type": "status", "code": 429}}`.

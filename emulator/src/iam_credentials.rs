@@ -3,11 +3,11 @@
 use axum::http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::app::{Exchange, now};
-use crate::calls::Endpoint;
+use crate::call_log::Endpoint;
 use crate::jwt::Jwt;
 use crate::policy::{Permission, Policy, ServiceAccount};
-use crate::reply::{self, Answer, Failure, Request};
+use crate::response::{self, Answer, Failure, Request};
+use crate::state::{Exchange, now};
 use crate::tokens::{CLOUD_PLATFORM, Grant, IAM, IdToken, Principal};
 
 /// Splits `/v1/projects/P/serviceAccounts/X:METHOD` or `…/X/allowedLocations` into project, account and endpoint.
@@ -51,10 +51,12 @@ pub(crate) async fn answer(
     let tampering = exchange.suffer().await?;
 
     if exchange.endpoint == Endpoint::AllowedLocations {
-        return Err(reply::api_error(StatusCode::NOT_FOUND, "Requested entity was not found.", &[]).into());
+        return Err(
+            response::api_error(StatusCode::NOT_FOUND, "Requested entity was not found.", &[]).into(),
+        );
     }
     if request.method != Method::POST {
-        return Err(reply::text(
+        return Err(response::text(
             StatusCode::NOT_FOUND,
             "The requested URL was not found on this server.",
         )
@@ -86,7 +88,7 @@ pub(crate) async fn answer(
             .issue_access_token(principal, wanted.scopes, tampering)?;
         let expires = jiff::Timestamp::from_second(now().saturating_add(lifetime))
             .map_err(|error| anyhow::anyhow!("the lifetime is too long: {error}"))?;
-        return Ok(reply::json(
+        return Ok(response::json(
             StatusCode::OK,
             &json!({"accessToken": token, "expireTime": expires.to_string()}),
         ));
@@ -106,7 +108,7 @@ pub(crate) async fn answer(
             .then(|| json!({"organization_number": policy.organization_number})),
     };
     let minted = exchange.app.mint(&token, tampering)?;
-    Ok(reply::json(StatusCode::OK, &json!({"token": minted.token})))
+    Ok(response::json(StatusCode::OK, &json!({"token": minted.token})))
 }
 
 /// What the body asks for.
@@ -309,7 +311,7 @@ fn authorize<'p>(
         policy.account(name).ok_or_else(|| {
             let kind = if name.contains('@') { "email" } else { "unique id" };
             let message = format!("Not found; Gaia id not found for {kind} {name}");
-            Failure::from(reply::api_error(StatusCode::NOT_FOUND, message, &[]))
+            Failure::from(response::api_error(StatusCode::NOT_FOUND, message, &[]))
         })
     };
     let enabled = |account: &ServiceAccount| {
@@ -343,7 +345,7 @@ fn authorize<'p>(
 
 fn denied(policy: &Policy, permission: Permission) -> Failure {
     let name = permission.name();
-    let info = reply::error_info(
+    let info = response::error_info(
         "IAM_PERMISSION_DENIED",
         "iam.googleapis.com",
         json!({ "permission": name }),
@@ -354,27 +356,27 @@ fn denied(policy: &Policy, permission: Permission) -> Failure {
         Vec::new()
     };
     let message = format!("Permission '{name}' denied on resource (or it may not exist).");
-    reply::api_error(StatusCode::FORBIDDEN, message, &details).into()
+    response::api_error(StatusCode::FORBIDDEN, message, &details).into()
 }
 
 fn insufficient_scope() -> Failure {
     let metadata = json!({"service": "iamcredentials.googleapis.com"});
-    let info = reply::error_info("ACCESS_TOKEN_SCOPE_INSUFFICIENT", "googleapis.com", metadata);
+    let info = response::error_info("ACCESS_TOKEN_SCOPE_INSUFFICIENT", "googleapis.com", metadata);
     let message = "Request had insufficient authentication scopes.";
-    reply::api_error(StatusCode::FORBIDDEN, message, &[info]).into()
+    response::api_error(StatusCode::FORBIDDEN, message, &[info]).into()
 }
 
 fn unauthenticated(message: &str, reason: &str) -> Failure {
     let metadata = json!({"service": "iamcredentials.googleapis.com"});
-    let info = reply::error_info(reason, "googleapis.com", metadata);
-    reply::api_error(StatusCode::UNAUTHORIZED, message, &[info]).into()
+    let info = response::error_info(reason, "googleapis.com", metadata);
+    response::api_error(StatusCode::UNAUTHORIZED, message, &[info]).into()
 }
 
 fn failed_precondition(message: &str) -> Failure {
     let error = json!({"code": 400, "message": message, "status": "FAILED_PRECONDITION"});
-    reply::json(StatusCode::BAD_REQUEST, &json!({ "error": error })).into()
+    response::json(StatusCode::BAD_REQUEST, &json!({ "error": error })).into()
 }
 
 fn invalid(message: impl Into<String>) -> Failure {
-    reply::api_error(StatusCode::BAD_REQUEST, message, &[]).into()
+    response::api_error(StatusCode::BAD_REQUEST, message, &[]).into()
 }

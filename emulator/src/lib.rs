@@ -33,35 +33,35 @@
 //! and answers; `tokens` mints. `admin` offers over HTTP what [`Running`] offers in-process. Clients that cannot be given
 //! the port come by the `proxy`, which answers as Google's hosts with certificates of its own `authority`.
 
-mod account_key;
 mod admin;
-mod app;
-mod authority;
-mod calls;
-mod expression;
+mod call_log;
+mod cel;
 mod faults;
+mod handle;
 mod iam_credentials;
 mod jwt;
+mod key_file;
 mod keys;
 mod metadata;
 mod oauth;
 mod policy;
 mod provider;
 mod proxy;
-mod reply;
-mod running;
+mod proxy_ca;
+mod response;
 mod server;
+mod state;
 mod sts;
-mod subject;
+mod subject_token;
 mod tokens;
 
-pub use calls::{Call, Endpoint};
+pub use call_log::{Call, Endpoint};
 pub use faults::{Fault, FaultKind, RetryAfter, WrongToken};
+pub use handle::{Emulator, Options, Running};
 pub use keys::{Jwk, Jwks, SigningKey};
 pub use policy::{
     AccountKey, Binding, MetadataServer, OPEN_ID_TOKEN_CREATOR, OauthClient, Policy, Project, RefreshToken,
     Secret, ServiceAccount, TOKEN_CREATOR, WORKLOAD_IDENTITY_USER,
 };
 pub use provider::{GkeCluster, IssuerKeys, WorkloadIdentityProvider};
-pub use running::{Emulator, Options, Running};
 pub use tokens::GOOGLE_ISSUER;

@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use axum::http::{HeaderValue, Method, StatusCode};
 use serde_json::json;
 
-use crate::app::{Exchange, now};
 use crate::policy::{Policy, ServiceAccount};
-use crate::reply::{self, Answer, Failure, HttpResponse, Request};
+use crate::response::{self, Answer, Failure, HttpResponse, Request};
+use crate::state::{Exchange, now};
 use crate::tokens::{IdToken, Minted, Principal, seconds};
 
 const ROOT: &str = "/computeMetadata/v1";
@@ -40,19 +40,19 @@ pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer
 
 async fn route(exchange: &mut Exchange, request: &Request) -> Answer {
     if request.header("x-forwarded-for").is_some() {
-        return Err(reply::text(StatusCode::FORBIDDEN, "X-Forwarded-For header is not allowed").into());
+        return Err(response::text(StatusCode::FORBIDDEN, "X-Forwarded-For header is not allowed").into());
     }
     if request.method != Method::GET && request.method != Method::HEAD {
-        return Err(reply::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed").into());
+        return Err(response::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed").into());
     }
     let policy = exchange.app.policy();
     let path = request.path.strip_prefix(ROOT).unwrap_or_default();
     if matches!(path, "" | "/" | "/instance" | "/instance/") {
         exchange.suffer().await?;
-        return Ok(reply::text(StatusCode::OK, "computeMetadata/\n"));
+        return Ok(response::text(StatusCode::OK, "computeMetadata/\n"));
     }
     if request.header("metadata-flavor") != Some("Google") {
-        return Err(reply::text(StatusCode::FORBIDDEN, "Missing Metadata-Flavor:Google header.").into());
+        return Err(response::text(StatusCode::FORBIDDEN, "Missing Metadata-Flavor:Google header.").into());
     }
     if let Some(rest) = path.strip_prefix("/instance/service-accounts") {
         return service_accounts(exchange, request, &policy, rest.trim_start_matches('/')).await;
@@ -69,7 +69,7 @@ async fn route(exchange: &mut Exchange, request: &Request) -> Answer {
         ),
         _ => return Err(not_found()),
     };
-    Ok(reply::body(StatusCode::OK, "application/text", value))
+    Ok(response::body(StatusCode::OK, "application/text", value))
 }
 
 async fn service_accounts(exchange: &mut Exchange, request: &Request, policy: &Policy, path: &str) -> Answer {
@@ -98,7 +98,7 @@ async fn service_accounts(exchange: &mut Exchange, request: &Request, policy: &P
     let tampering = exchange.suffer().await?;
 
     if let Some(account) = &policy.metadata_server.unannotated_kubernetes_service_account {
-        return Err(reply::text(
+        return Err(response::text(
             StatusCode::NOT_FOUND,
             format!(
                 "Your Kubernetes service account ({account}) is not annotated with a target Google service account, \
@@ -109,7 +109,7 @@ async fn service_accounts(exchange: &mut Exchange, request: &Request, policy: &P
         .into());
     }
     let Some(account) = attached.filter(|account| !account.disabled) else {
-        return Err(reply::oauth_error(
+        return Err(response::oauth_error(
             StatusCode::NOT_FOUND,
             "invalid_request",
             "Service account not enabled on this instance",
@@ -120,12 +120,12 @@ async fn service_accounts(exchange: &mut Exchange, request: &Request, policy: &P
     let description = || json!({"aliases": ["default"], "email": account.email, "scopes": scopes});
     if name.is_empty() {
         return Ok(if recursive {
-            reply::json(
+            response::json(
                 StatusCode::OK,
                 &json!({"default": description(), &account.email: description()}),
             )
         } else {
-            reply::body(
+            response::body(
                 StatusCode::OK,
                 "application/text",
                 format!("default/\n{}/\n", account.email),
@@ -136,19 +136,19 @@ async fn service_accounts(exchange: &mut Exchange, request: &Request, policy: &P
         return Err(not_found());
     }
     match what {
-        "" if recursive => Ok(reply::json(StatusCode::OK, &description())),
-        "" => Ok(reply::body(
+        "" if recursive => Ok(response::json(StatusCode::OK, &description())),
+        "" => Ok(response::body(
             StatusCode::OK,
             "application/text",
             "aliases\nemail\nidentity\nscopes\ntoken\n",
         )),
-        "email" => Ok(reply::body(
+        "email" => Ok(response::body(
             StatusCode::OK,
             "application/text",
             account.email.clone(),
         )),
-        "aliases" => Ok(reply::body(StatusCode::OK, "application/text", "default\n")),
-        "scopes" => Ok(reply::body(
+        "aliases" => Ok(response::body(StatusCode::OK, "application/text", "default\n")),
+        "scopes" => Ok(response::body(
             StatusCode::OK,
             "application/text",
             scopes.join("\n") + "\n",
@@ -161,7 +161,7 @@ async fn service_accounts(exchange: &mut Exchange, request: &Request, policy: &P
             let principal = Principal::service_account(&account.email);
             let (token, lifetime) = exchange.app.issue_access_token(principal, scopes, tampering)?;
             let answer = json!({"access_token": token, "expires_in": lifetime, "token_type": "Bearer"});
-            Ok(reply::json(StatusCode::OK, &answer))
+            Ok(response::json(StatusCode::OK, &answer))
         }
         "identity" => identity(exchange, request, policy, account, tampering),
         _ => Err(not_found()),
@@ -173,9 +173,9 @@ fn identity(
     request: &Request,
     policy: &Policy,
     account: &ServiceAccount,
-    tampering: crate::app::Tampering,
+    tampering: crate::state::Tampering,
 ) -> Answer {
-    let bad = |message: &str| Failure::from(reply::text(StatusCode::BAD_REQUEST, message));
+    let bad = |message: &str| Failure::from(response::text(StatusCode::BAD_REQUEST, message));
     let audience = request.query("audience").filter(|audience| !audience.is_empty());
     let audience = audience.ok_or_else(|| bad("non-empty audience parameter required"))?;
     let full = match request.query("format").as_deref() {
@@ -201,7 +201,7 @@ fn identity(
     let margin = seconds(app.settings().metadata_margin);
     cache.retain(|_, minted| minted.expires - margin > now());
     if let Some(minted) = cache.get(&key).filter(|_| untouched) {
-        return Ok(reply::body(StatusCode::OK, "text/html", minted.token.clone()));
+        return Ok(response::body(StatusCode::OK, "text/html", minted.token.clone()));
     }
     let unique_id = account.unique_id();
     let google = full.then(|| {
@@ -230,11 +230,11 @@ fn identity(
     if untouched {
         cache.insert(key, minted);
     }
-    Ok(reply::body(StatusCode::OK, "text/html", token))
+    Ok(response::body(StatusCode::OK, "text/html", token))
 }
 
 fn not_found() -> Failure {
-    reply::body(
+    response::body(
         StatusCode::NOT_FOUND,
         "text/html; charset=UTF-8",
         "<title>Error 404 (Not Found)!!1</title>",

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use axum::http::{Method, StatusCode};
 use serde_json::json;
 
-use crate::app::{Exchange, Tampering, now};
 use crate::jwt::Jwt;
 use crate::policy::ServiceAccount;
-use crate::reply::{self, Answer, Failure, Request};
+use crate::response::{self, Answer, Failure, Request};
+use crate::state::{Exchange, Tampering, now};
 use crate::tokens::{IdToken, Principal};
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -40,7 +40,7 @@ pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer
     }
     let tampering = exchange.suffer().await?;
     if request.method != Method::POST {
-        return Err(reply::text(
+        return Err(response::text(
             StatusCode::NOT_FOUND,
             "The requested URL was not found on this server.",
         )
@@ -90,14 +90,14 @@ fn service_account(exchange: &Exchange, jwt: &Jwt, tampering: Tampering) -> Answ
                 google: None,
             };
             let minted = exchange.app.mint(&wanted, tampering)?;
-            Ok(reply::json(StatusCode::OK, &json!({"id_token": minted.token})))
+            Ok(response::json(StatusCode::OK, &json!({"id_token": minted.token})))
         }
         (None, Some(scope)) => {
             let scopes = scope.split_whitespace().map(str::to_owned).collect();
             let principal = Principal::service_account(&account.email);
             let (token, lifetime) = exchange.app.issue_access_token(principal, scopes, tampering)?;
             let answer = json!({"access_token": token, "expires_in": lifetime, "token_type": "Bearer"});
-            Ok(reply::json(StatusCode::OK, &answer))
+            Ok(response::json(StatusCode::OK, &answer))
         }
         _ => Err(refuse(
             "invalid_scope",
@@ -156,7 +156,7 @@ fn user(
     tampering: Tampering,
 ) -> Answer {
     let unauthorized = |description: &str| {
-        Failure::from(reply::oauth_error(
+        Failure::from(response::oauth_error(
             StatusCode::UNAUTHORIZED,
             "invalid_client",
             description,
@@ -195,7 +195,7 @@ fn user(
         google: None,
     };
     let minted = exchange.app.mint(&wanted, tampering)?;
-    Ok(reply::json(
+    Ok(response::json(
         StatusCode::OK,
         &json!({
             "access_token": token,
@@ -208,5 +208,5 @@ fn user(
 }
 
 fn refuse(error: &str, description: impl Into<String>) -> Failure {
-    reply::oauth_error(StatusCode::BAD_REQUEST, error, description).into()
+    response::oauth_error(StatusCode::BAD_REQUEST, error, description).into()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::expression::{Accessor, Condition};
+use crate::cel::{Accessor, Condition};
 use crate::keys::Jwks;
 
 /// Where an issuer's public keys are: `jwksJson` wins over `jwksUrl`, and without both OIDC discovery is used.

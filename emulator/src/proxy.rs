@@ -15,11 +15,11 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::app::App;
-use crate::authority::Authority;
-use crate::calls::{Call, Endpoint};
-use crate::reply::{self, HttpResponse};
+use crate::call_log::{Call, Endpoint};
+use crate::proxy_ca::Authority;
+use crate::response::{self, HttpResponse};
 use crate::server;
+use crate::state::App;
 
 /// The host of OAuth 2.0 that is outside of every universe.
 const ACCOUNTS: &str = "accounts.google.com";
@@ -77,7 +77,7 @@ async fn answer_as(host: &str, upgrade: OnUpgrade, proxy: &Proxy) -> anyhow::Res
 
 /// The host to answer as; or the refusal.
 fn destination(app: &App, method: &Method, uri: &Uri) -> Result<String, Box<HttpResponse>> {
-    let refuse = |message: String| Err(Box::new(reply::text(StatusCode::FORBIDDEN, message)));
+    let refuse = |message: String| Err(Box::new(response::text(StatusCode::FORBIDDEN, message)));
     let Some(authority) = uri.authority().filter(|_| *method == Method::CONNECT) else {
         return refuse(
             "this proxy takes CONNECT only: Google's endpoints speak https, and the metadata server is \

@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::app::{App, Exchange};
-use crate::calls::Endpoint;
-use crate::reply::{self, Answer, Failure, HttpResponse, Request};
+use crate::call_log::Endpoint;
+use crate::response::{self, Answer, Failure, HttpResponse, Request};
+use crate::state::{App, Exchange};
 use crate::{admin, iam_credentials, metadata, oauth, proxy, sts};
 
 /// The longest body read, in bytes.
@@ -91,7 +91,7 @@ where
 async fn handle(app: Arc<App>, request: axum::http::Request<Body>, host: Option<&str>) -> Answer {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, LONGEST_BODY).await else {
-        return Ok(reply::text(
+        return Ok(response::text(
             StatusCode::PAYLOAD_TOO_LARGE,
             "the request's body is too large or broken off",
         ));
@@ -169,9 +169,9 @@ async fn dispatch(exchange: &mut Exchange, request: &Request) -> Answer {
         // Clients that came by the proxy may ask other APIs, such as for the project's id, and read JSON only.
         _ if exchange.is_proxied => {
             let message = "Requested entity was not found: the emulator has no such API or method.";
-            Err(reply::api_error(StatusCode::NOT_FOUND, message, &[]).into())
+            Err(response::api_error(StatusCode::NOT_FOUND, message, &[]).into())
         }
-        _ => Err(reply::text(
+        _ => Err(response::text(
             StatusCode::NOT_FOUND,
             "The requested URL was not found on this server.",
         )
@@ -182,9 +182,9 @@ async fn dispatch(exchange: &mut Exchange, request: &Request) -> Answer {
 /// The signing key, as a JWKS document or as a map from key id to certificate.
 fn certs(app: &App, path: &str) -> HttpResponse {
     if path == "/oauth2/v3/certs" {
-        return reply::json(StatusCode::OK, &json!({"keys": [app.key.jwk()]}));
+        return response::json(StatusCode::OK, &json!({"keys": [app.key.jwk()]}));
     }
-    reply::json(StatusCode::OK, &json!({ app.key.kid(): app.certificate }))
+    response::json(StatusCode::OK, &json!({ app.key.kid(): app.certificate }))
 }
 
 /// Decodes `%40` and the like. A `+` stays, as it does in paths.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::app::{Exchange, now};
-use crate::calls::Endpoint;
-use crate::reply::{self, Answer, Failure, Request};
-use crate::subject;
+use crate::call_log::Endpoint;
+use crate::response::{self, Answer, Failure, Request};
+use crate::state::{Exchange, now};
+use crate::subject_token;
 use crate::tokens::{Grant, seconds};
 
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -28,7 +28,7 @@ pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer
     }
     let tampering = exchange.suffer().await?;
     if request.method != Method::POST {
-        return Err(reply::text(
+        return Err(response::text(
             StatusCode::NOT_FOUND,
             "The requested URL was not found on this server.",
         )
@@ -100,10 +100,10 @@ pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer
         "token_type": "Bearer",
         "expires_in": lifetime,
     });
-    Ok(reply::json(StatusCode::OK, &answer))
+    Ok(response::json(StatusCode::OK, &answer))
 }
 
-async fn verify(exchange: &Exchange, audience: &str, token: &str) -> Result<subject::Bearer, Failure> {
+async fn verify(exchange: &Exchange, audience: &str, token: &str) -> Result<subject_token::Bearer, Failure> {
     let policy = exchange.app.policy();
     let cache = &exchange.app.issuer_keys;
     let unknown = || {
@@ -118,11 +118,11 @@ async fn verify(exchange: &Exchange, audience: &str, token: &str) -> Result<subj
             .gke_clusters
             .iter()
             .find(|cluster| cluster.audience() == audience);
-        subject::gke(cache, cluster.ok_or_else(unknown)?, policy.project.number, token).await
+        subject_token::gke(cache, cluster.ok_or_else(unknown)?, policy.project.number, token).await
     } else if exchange.endpoint == Endpoint::SecurityToken && is_provider(audience) {
         let mut providers = policy.workload_identity_providers.iter();
         let provider = providers.find(|provider| provider.name == audience && !provider.disabled);
-        subject::federated(cache, provider.ok_or_else(unknown)?, token).await
+        subject_token::federated(cache, provider.ok_or_else(unknown)?, token).await
     } else {
         return Err(refuse(
             "invalid_request",
@@ -175,5 +175,5 @@ fn snake_case(name: &str) -> String {
 }
 
 fn refuse(error: &str, description: impl Into<String>) -> Failure {
-    reply::oauth_error(StatusCode::BAD_REQUEST, error, description).into()
+    response::oauth_error(StatusCode::BAD_REQUEST, error, description).into()
 }

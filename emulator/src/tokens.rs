@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::app::{App, Tampering, now};
 use crate::faults::WrongToken;
 use crate::keys::random_text;
+use crate::state::{App, Tampering, now};
 
 /// `iss` of Google's ID tokens.
 pub const GOOGLE_ISSUER: &str = "https://accounts.google.com";

@@ -11,14 +11,14 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::app::{App, Settings};
-use crate::authority::Authority;
-use crate::calls::{Call, Endpoint};
+use crate::call_log::{Call, Endpoint};
 use crate::faults::Fault;
 use crate::keys::SigningKey;
 use crate::policy::Policy;
 use crate::proxy::{self, Proxy};
+use crate::proxy_ca::Authority;
 use crate::server;
+use crate::state::{App, Settings};
 
 /// How an emulator starts.
 #[derive(Clone, Debug)]

@@ -8,11 +8,11 @@ use anyhow::{Context, anyhow};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::app::now;
-use crate::expression::{Accessor, Condition};
+use crate::cel::{Accessor, Condition};
 use crate::jwt::Jwt;
 use crate::keys::Jwks;
 use crate::provider::{GkeCluster, IssuerKeys, WorkloadIdentityProvider};
+use crate::state::now;
 use crate::tokens::Principal;
 
 /// `google.subject` can be no longer.

@@ -3,9 +3,9 @@
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::app::{App, now};
 use crate::jwt::Jwt;
 use crate::keys::SigningKey;
+use crate::state::{App, now};
 use crate::tokens::GOOGLE_ISSUER;
 
 impl App {

@@ -8,13 +8,13 @@ use std::time::{Duration, SystemTime};
 use axum::http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use crate::calls::{Call, CallLog, Endpoint};
+use crate::call_log::{Call, CallLog, Endpoint};
 use crate::faults::{FaultKind, Faults, RetryAfter, WrongToken};
 use crate::keys::{Jwk, SigningKey};
 use crate::metadata::MetadataCache;
 use crate::policy::{Policy, ServiceAccount};
-use crate::reply::{self, Failure, Request};
-use crate::subject::KeyCache;
+use crate::response::{self, Failure, Request};
+use crate::subject_token::KeyCache;
 use crate::tokens::{AccessTokens, Principal};
 
 /// Settings that can change while the emulator runs.
@@ -213,7 +213,12 @@ impl Exchange {
     }
 
     /// An ordered error, in the endpoint's own shape unless a body is given.
-    fn error(&self, code: u16, body: Option<String>, retry_after: Option<RetryAfter>) -> reply::HttpResponse {
+    fn error(
+        &self,
+        code: u16,
+        body: Option<String>,
+        retry_after: Option<RetryAfter>,
+    ) -> response::HttpResponse {
         let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let reason = status.canonical_reason().unwrap_or("error");
         let metadata = matches!(
@@ -225,14 +230,16 @@ impl Exchange {
             Endpoint::SecurityToken | Endpoint::IdentityBindingToken | Endpoint::OauthToken
         );
         let mut response = match body {
-            Some(body) if body.trim_start().starts_with('{') => reply::body(status, reply::JSON, body),
-            Some(body) => reply::text(status, body),
-            None if metadata => reply::text(status, reason),
+            Some(body) if body.trim_start().starts_with('{') => response::body(status, response::JSON, body),
+            Some(body) => response::text(status, body),
+            None if metadata => response::text(status, reason),
             None if oauth && status.is_server_error() => {
-                reply::oauth_error(status, "internal_failure", format!("{reason}, as ordered"))
+                response::oauth_error(status, "internal_failure", format!("{reason}, as ordered"))
             }
-            None if oauth => reply::oauth_error(status, "invalid_request", format!("{reason}, as ordered")),
-            None => reply::api_error(status, generic_message(status), &[]),
+            None if oauth => {
+                response::oauth_error(status, "invalid_request", format!("{reason}, as ordered"))
+            }
+            None => response::api_error(status, generic_message(status), &[]),
         };
         let header = match retry_after {
             None => None,
@@ -259,7 +266,7 @@ fn generic_message(status: StatusCode) -> &'static str {
     }
 }
 
-fn api_disabled(project: u64) -> reply::HttpResponse {
+fn api_disabled(project: u64) -> response::HttpResponse {
     let url = format!(
         "https://console.developers.google.com/apis/api/iamcredentials.googleapis.com/overview?project={project}"
     );
@@ -272,10 +279,10 @@ fn api_disabled(project: u64) -> reply::HttpResponse {
         "@type": "type.googleapis.com/google.rpc.Help",
         "links": [{"description": "Google developers console API activation", "url": url}],
     });
-    let info = reply::error_info(
+    let info = response::error_info(
         "SERVICE_DISABLED",
         "googleapis.com",
         json!({"service": "iamcredentials.googleapis.com", "consumer": format!("projects/{project}")}),
     );
-    reply::api_error(StatusCode::FORBIDDEN, message, &[help, info])
+    response::api_error(StatusCode::FORBIDDEN, message, &[help, info])
 }
