@@ -28,7 +28,7 @@ async fn operator() {
     idtoken_operator::app::run(cli).await.unwrap();
 }
 
-fn start_operator(cluster: &ControlPlane, google: &idtoken_emulator::Running) -> Process {
+fn start_operator(cluster: &ControlPlane, google: &idtoken_emulator::EmulatorHandle) -> Process {
     let mut command = Command::new(std::env::current_exe().unwrap());
     clean(&mut command, cluster.dir());
     let args = format!(

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::{AUDIENCE, CALLER, FAR, ME, Outcome, finish, google, plugin};
-use idtoken_emulator::Running;
+use idtoken_emulator::EmulatorHandle;
 
 fn home(test: &str) -> PathBuf {
     let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(test);
@@ -16,7 +16,7 @@ fn home(test: &str) -> PathBuf {
 }
 
 /// `mint` with the identity of the metadata server.
-fn mint(google: &Running, home: &std::path::Path) -> Command {
+fn mint(google: &EmulatorHandle, home: &std::path::Path) -> Command {
     let mut command = plugin(home);
     command
         .args(["mint", "--audience", AUDIENCE])

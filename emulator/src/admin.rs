@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 
 use crate::faults::Fault;
 use crate::policy::Policy;
-use crate::response::{self, Answer, Request};
-use crate::state::App;
+use crate::response::{self, HandlerResult, Request};
+use crate::state::EmulatorState;
 
 /// Durations to set, in seconds. What is absent stays.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct NewSettings {
+struct SettingsPatch {
     #[serde(default)]
     lifetime_seconds: Option<u64>,
     #[serde(default)]
@@ -27,19 +27,19 @@ struct NewSettings {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct KeyFor {
+struct KeyRequest {
     service_account: String,
 }
 
 /// Answers a call to `/_emulator/` + `path`.
-pub(crate) async fn answer(app: &Arc<App>, request: &Request, path: &str) -> Answer {
+pub(crate) async fn handle(state: &Arc<EmulatorState>, request: &Request, path: &str) -> HandlerResult {
     if (&request.method, path) == (&Method::GET, "proxy-ca") {
-        return Ok(match app.proxy_ca.get() {
+        return Ok(match state.proxy_ca.get() {
             Some(certificate) => response::text(StatusCode::OK, certificate.as_str()),
             None => response::text(StatusCode::NOT_FOUND, "there is no proxy; see --proxy"),
         });
     }
-    Ok(match route(app, request, path).await {
+    Ok(match route(state, request, path).await {
         Ok(Some(value)) => response::json(StatusCode::OK, &value),
         Ok(None) => response::text(
             StatusCode::NOT_FOUND,
@@ -50,14 +50,14 @@ pub(crate) async fn answer(app: &Arc<App>, request: &Request, path: &str) -> Ans
     })
 }
 
-async fn route(app: &Arc<App>, request: &Request, path: &str) -> anyhow::Result<Option<Value>> {
+async fn route(state: &Arc<EmulatorState>, request: &Request, path: &str) -> anyhow::Result<Option<Value>> {
     let done = || Ok(Some(json!({})));
     match (&request.method, path) {
         (&Method::GET, "healthz") => done(),
-        (&Method::GET, "settings") => Ok(Some(settings(app))),
+        (&Method::GET, "settings") => Ok(Some(settings(state))),
         (&Method::PUT, "settings") => {
-            let new: NewSettings = parse(request)?;
-            app.change_settings(|settings| {
+            let new: SettingsPatch = parse(request)?;
+            state.change_settings(|settings| {
                 let set = |value: &mut Duration, seconds: Option<u64>| {
                     *value = seconds.map_or(*value, Duration::from_secs);
                 };
@@ -68,51 +68,52 @@ async fn route(app: &Arc<App>, request: &Request, path: &str) -> anyhow::Result<
                 );
                 set(&mut settings.metadata_margin, new.metadata_margin_seconds);
             });
-            Ok(Some(settings(app)))
+            Ok(Some(settings(state)))
         }
-        (&Method::GET, "faults") => Ok(Some(json!(app.faults.pending()))),
+        (&Method::GET, "faults") => Ok(Some(json!(state.faults.pending()))),
         (&Method::POST, "faults") => {
             let fault: Fault = parse(request)?;
             fault.validate()?;
-            app.faults.order(fault);
+            state.faults.order(fault);
             done()
         }
         (&Method::DELETE, "faults") => {
-            app.faults.clear();
+            state.faults.clear();
             done()
         }
         (&Method::GET, "counts") => Ok(Some(json!({
-            "calls": app.calls.counts(),
-            "minted": app.minted.load(std::sync::atomic::Ordering::SeqCst),
+            "calls": state.calls.counts(),
+            "minted": state.minted.load(std::sync::atomic::Ordering::SeqCst),
         }))),
-        (&Method::GET, "calls") => Ok(Some(json!(app.calls.calls()))),
+        (&Method::GET, "calls") => Ok(Some(json!(state.calls.calls()))),
         (&Method::DELETE, "calls") => {
-            app.reset_counts();
+            state.reset_counts();
             done()
         }
         (&Method::DELETE, "caches") => {
-            app.metadata_cache.clear();
-            app.access_tokens.clear();
-            app.issuer_keys.clear();
+            state.metadata_cache.clear();
+            state.access_tokens.clear();
+            state.issuer_keys.clear();
             done()
         }
         (&Method::PUT, "policy") => {
-            app.set_policy(Policy::from_yaml(std::str::from_utf8(&request.body)?)?)?;
+            state.set_policy(Policy::from_yaml(std::str::from_utf8(&request.body)?)?)?;
             done()
         }
         (&Method::POST, "service-account-keys") => {
-            let wanted: KeyFor = parse(request)?;
-            let app = app.clone();
-            let made = tokio::task::spawn_blocking(move || app.service_account_key(&wanted.service_account));
+            let wanted: KeyRequest = parse(request)?;
+            let state = state.clone();
+            let made =
+                tokio::task::spawn_blocking(move || state.service_account_key(&wanted.service_account));
             Ok(Some(made.await??))
         }
-        (&Method::POST, "verify") => Ok(Some(app.verify(std::str::from_utf8(&request.body)?.trim())?)),
+        (&Method::POST, "verify") => Ok(Some(state.verify(std::str::from_utf8(&request.body)?.trim())?)),
         _ => Ok(None),
     }
 }
 
-fn settings(app: &App) -> Value {
-    let settings = app.settings();
+fn settings(state: &EmulatorState) -> Value {
+    let settings = state.settings();
     json!({
         "lifetimeSeconds": settings.lifetime.as_secs(),
         "accessTokenLifetimeSeconds": settings.access_token_lifetime.as_secs(),

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 /// Entries kept; older ones are dropped, their counts are not.
-const KEPT: usize = 200_000;
+const MAX_ENTRIES: usize = 200_000;
 
 /// An endpoint of the emulator, for counts, logs and faults. Written in camelCase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ pub enum Endpoint {
 /// One call. A call that is still hanging, or was dropped, has no status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Call {
+pub struct CallRecord {
     /// When it arrived, in milliseconds since 1970.
     pub time_unix_ms: i64,
     /// Where it went.
@@ -62,7 +62,7 @@ pub struct Call {
     pub host: Option<String>,
 }
 
-impl Call {
+impl CallRecord {
     /// A call that arrives now and of which nothing else is known yet.
     pub(crate) fn now(endpoint: Endpoint) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl Call {
 #[derive(Default)]
 struct Log {
     first: u64,
-    calls: VecDeque<Call>,
+    calls: VecDeque<CallRecord>,
     counts: BTreeMap<Endpoint, u64>,
 }
 
@@ -94,20 +94,20 @@ impl CallLog {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a call's arrival, and returns the number to amend it by.
-    pub(crate) fn begin(&self, call: Call) -> u64 {
+    /// Notes a call's arrival, and returns the number to update it by.
+    pub(crate) fn begin(&self, record: CallRecord) -> u64 {
         let mut log = self.log();
-        *log.counts.entry(call.endpoint).or_default() += 1;
-        if log.calls.len() == KEPT {
+        *log.counts.entry(record.endpoint).or_default() += 1;
+        if log.calls.len() == MAX_ENTRIES {
             log.calls.pop_front();
             log.first += 1;
         }
-        log.calls.push_back(call);
+        log.calls.push_back(record);
         log.first + log.calls.len() as u64 - 1
     }
 
     /// Adds to a call what became known later. Nothing happens when it was dropped or reset meanwhile.
-    pub(crate) fn amend(&self, number: u64, change: impl FnOnce(&mut Call)) {
+    pub(crate) fn update(&self, number: u64, change: impl FnOnce(&mut CallRecord)) {
         let mut log = self.log();
         let index = number
             .checked_sub(log.first)
@@ -118,7 +118,7 @@ impl CallLog {
     }
 
     /// All calls kept, oldest first.
-    pub(crate) fn calls(&self) -> Vec<Call> {
+    pub(crate) fn calls(&self) -> Vec<CallRecord> {
         self.log().calls.iter().cloned().collect()
     }
 

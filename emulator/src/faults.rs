@@ -17,7 +17,7 @@ pub struct Fault {
     /// Only calls of this endpoint; all of Google's endpoints where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Endpoint>,
-    /// Only calls about this account: what [`crate::Call::account`] shows, or the same service account by its
+    /// Only calls about this account: what [`crate::CallRecord::account`] shows, or the same service account by its
     /// other name (e-mail or unique id).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
@@ -231,7 +231,7 @@ impl Fault {
 
 /// What the faults that hit one call amount to.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Hit {
+pub(crate) struct MatchedFault {
     /// Wait so long first.
     pub(crate) delay: Duration,
     /// Mint for so long.
@@ -264,8 +264,8 @@ impl Faults {
     }
 
     /// Uses up, once, the faults that match a call about an account with these `names`.
-    pub(crate) fn hit(&self, endpoint: Endpoint, names: &[&str]) -> Hit {
-        let mut hit = Hit::default();
+    pub(crate) fn hit(&self, endpoint: Endpoint, names: &[&str]) -> MatchedFault {
+        let mut hit = MatchedFault::default();
         let mut faults = self.faults();
         for fault in faults.iter_mut().filter(|fault| fault.matches(endpoint, names)) {
             match &fault.kind {

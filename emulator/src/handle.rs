@@ -11,21 +11,21 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::call_log::{Call, Endpoint};
+use crate::call_log::{CallRecord, Endpoint};
 use crate::faults::Fault;
 use crate::keys::SigningKey;
 use crate::policy::Policy;
 use crate::proxy::{self, Proxy};
-use crate::proxy_ca::Authority;
+use crate::proxy_ca::ProxyCa;
 use crate::server;
-use crate::state::{App, Settings};
+use crate::state::{EmulatorState, Settings};
 
 /// How an emulator starts.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where it listens. Default `127.0.0.1:0`, a free port.
     pub listen: SocketAddr,
-    /// The address in [`Running::url`]; `http://` and the listener's where absent.
+    /// The address in [`EmulatorHandle::url`]; `http://` and the listener's where absent.
     pub url: Option<String>,
     /// How long ID tokens live. Default one hour, as Google's do. Whole seconds count.
     pub lifetime: Duration,
@@ -36,7 +36,7 @@ pub struct Options {
     /// A PEM private key (RSA) to sign with, for keys that outlive the process; a new one where absent.
     pub signing_key_pem: Option<String>,
     /// Where an HTTP proxy listens that answers as Google's hosts, for clients whose endpoints are fixed; none where
-    /// absent. Its clients must trust [`Running::proxy_ca_pem`].
+    /// absent. Its clients must trust [`EmulatorHandle::proxy_ca_pem`].
     pub proxy: Option<SocketAddr>,
 }
 
@@ -54,16 +54,30 @@ impl Default for Options {
     }
 }
 
-/// Starts emulators.
-#[derive(Debug)]
-pub struct Emulator;
+/// A running emulator. Dropping it stops it.
+pub struct EmulatorHandle {
+    state: Arc<EmulatorState>,
+    address: SocketAddr,
+    /// The proxy's URL and the certificate of its CA.
+    proxy: Option<(String, String)>,
+    // Dropping it ends them.
+    tasks: JoinSet<()>,
+}
 
-impl Emulator {
+impl std::fmt::Debug for EmulatorHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmulatorHandle")
+            .field("url", &self.state.url)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EmulatorHandle {
     /// Starts an emulator on the current tokio runtime. It answers as soon as this returns.
     ///
     /// # Errors
     /// When the policy or the signing key is refused, or the address cannot be listened on.
-    pub async fn start(policy: Policy, options: Options) -> anyhow::Result<Running> {
+    pub async fn start(policy: Policy, options: Options) -> anyhow::Result<Self> {
         let listener = listen(options.listen).await?;
         let address = listener.local_addr()?;
         let proxy_listener = match options.proxy {
@@ -77,65 +91,39 @@ impl Emulator {
             metadata_margin: options.metadata_margin,
         };
         let pem = options.signing_key_pem;
-        let app = tokio::task::spawn_blocking(move || {
+        let state = tokio::task::spawn_blocking(move || {
             let key = match pem {
                 Some(pem) => SigningKey::from_pem(&pem).context("the signing key")?,
                 None => SigningKey::generate()?,
             };
-            App::new(url.trim_end_matches('/').to_owned(), key, policy, settings)
+            EmulatorState::new(url.trim_end_matches('/').to_owned(), key, policy, settings)
         })
         .await??;
-        let app = Arc::new(app);
+        let state = Arc::new(state);
         let mut tasks = JoinSet::new();
-        tasks.spawn(server::serve(listener, app.clone()));
+        tasks.spawn(server::serve(listener, state.clone()));
         let mut proxy = None;
         if let Some(listener) = proxy_listener {
             let address = listener.local_addr()?;
-            let authority = Authority::new()?;
-            let certificate = authority.certificate().to_owned();
-            app.proxy_ca.get_or_init(|| certificate.clone());
+            let ca = ProxyCa::new()?;
+            let certificate = ca.certificate().to_owned();
+            state.proxy_ca.get_or_init(|| certificate.clone());
             proxy = Some((format!("http://{address}"), certificate));
-            let app = app.clone();
-            tasks.spawn(proxy::serve(listener, Arc::new(Proxy { app, authority })));
+            let state = state.clone();
+            tasks.spawn(proxy::serve(listener, Arc::new(Proxy { state, ca })));
         }
-        Ok(Running {
-            app,
+        Ok(Self {
+            state,
             address,
             proxy,
             tasks,
         })
     }
-}
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}: choose another address or port"))
-}
-
-/// A running emulator. Dropping it stops it.
-pub struct Running {
-    app: Arc<App>,
-    address: SocketAddr,
-    /// The proxy's URL and the certificate of its authority.
-    proxy: Option<(String, String)>,
-    // Dropping it ends them.
-    tasks: JoinSet<()>,
-}
-
-impl std::fmt::Debug for Running {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Running")
-            .field("url", &self.app.url)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Running {
     /// The base URL of all endpoints, `http://127.0.0.1:PORT`, without a slash at the end.
     #[must_use]
     pub fn url(&self) -> &str {
-        &self.app.url
+        &self.state.url
     }
 
     /// Where it listens; `HOST:PORT` is what `GCE_METADATA_HOST` takes.
@@ -162,20 +150,21 @@ impl Running {
     }
 
     /// Sets how long ID tokens minted from now on live. What the metadata server serves again stays as it is; see
-    /// [`Running::clear_caches`].
+    /// [`EmulatorHandle::clear_caches`].
     pub fn set_lifetime(&self, lifetime: Duration) {
-        self.app.change_settings(|settings| settings.lifetime = lifetime);
+        self.state
+            .change_settings(|settings| settings.lifetime = lifetime);
     }
 
     /// Sets how long access tokens issued from now on live.
     pub fn set_access_token_lifetime(&self, lifetime: Duration) {
-        self.app
+        self.state
             .change_settings(|settings| settings.access_token_lifetime = lifetime);
     }
 
     /// Sets how long before its end the metadata server stops serving an identity token again.
     pub fn set_metadata_margin(&self, margin: Duration) {
-        self.app
+        self.state
             .change_settings(|settings| settings.metadata_margin = margin);
     }
 
@@ -184,13 +173,13 @@ impl Running {
     /// # Errors
     /// When [`Policy::validate`] refuses it; the old one stays.
     pub fn set_policy(&self, policy: Policy) -> anyhow::Result<()> {
-        self.app.set_policy(policy)
+        self.state.set_policy(policy)
     }
 
     /// The policy in force.
     #[must_use]
     pub fn policy(&self) -> Policy {
-        Policy::clone(&self.app.policy())
+        Policy::clone(&self.state.policy())
     }
 
     /// Orders a fault.
@@ -199,31 +188,31 @@ impl Running {
     /// When [`Fault::validate`] refuses it.
     pub fn fault(&self, fault: Fault) -> anyhow::Result<()> {
         fault.validate()?;
-        self.app.faults.order(fault);
+        self.state.faults.order(fault);
         Ok(())
     }
 
     /// Clears all faults. Calls that already hang go on hanging.
     pub fn clear_faults(&self) {
-        self.app.faults.clear();
+        self.state.faults.clear();
     }
 
     /// The faults ordered and not used up.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
-        self.app.faults.pending()
+        self.state.faults.pending()
     }
 
     /// How many ID tokens were minted, by any endpoint. A token that the metadata server serves again counts once.
     #[must_use]
     pub fn mint_count(&self) -> u64 {
-        self.app.minted.load(Ordering::SeqCst)
+        self.state.minted.load(Ordering::SeqCst)
     }
 
     /// How many calls each endpoint had. Control calls do not count.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<Endpoint, u64> {
-        self.app.calls.counts()
+        self.state.calls.counts()
     }
 
     /// How many calls one endpoint had.
@@ -234,20 +223,20 @@ impl Running {
 
     /// The calls, oldest first; the last 200,000 are kept. A call is listed from its arrival on.
     #[must_use]
-    pub fn calls(&self) -> Vec<Call> {
-        self.app.calls.calls()
+    pub fn calls(&self) -> Vec<CallRecord> {
+        self.state.calls.calls()
     }
 
-    /// Forgets calls and counts, [`Running::mint_count`] among them.
+    /// Forgets calls and counts, [`EmulatorHandle::mint_count`] among them.
     pub fn reset_counts(&self) {
-        self.app.reset_counts();
+        self.state.reset_counts();
     }
 
     /// Forgets the identity tokens to serve again, all access tokens issued, and the keys fetched from issuers.
     pub fn clear_caches(&self) {
-        self.app.metadata_cache.clear();
-        self.app.access_tokens.clear();
-        self.app.issuer_keys.clear();
+        self.state.metadata_cache.clear();
+        self.state.access_tokens.clear();
+        self.state.issuer_keys.clear();
     }
 
     /// Checks an ID token's signature, issuer and expiry against this emulator's key, and returns its claims.
@@ -255,13 +244,13 @@ impl Running {
     /// # Errors
     /// When the token does not hold; says why, never the token.
     pub fn verify(&self, token: &str) -> anyhow::Result<Value> {
-        self.app.verify(token)
+        self.state.verify(token)
     }
 
     /// The public signing key, as `/oauth2/v3/certs` publishes it.
     #[must_use]
     pub fn signing_jwk(&self) -> crate::keys::Jwk {
-        self.app.key.jwk()
+        self.state.key.jwk()
     }
 
     /// Makes a new key for a service account of the policy, and returns its key file, whose `token_uri` is this
@@ -270,6 +259,12 @@ impl Running {
     /// # Errors
     /// When the policy has no such account.
     pub fn service_account_key(&self, email: &str) -> anyhow::Result<Value> {
-        self.app.service_account_key(email)
+        self.state.service_account_key(email)
     }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}: choose another address or port"))
 }

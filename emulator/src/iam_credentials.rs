@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use crate::call_log::Endpoint;
 use crate::jwt::Jwt;
 use crate::policy::{Permission, Policy, ServiceAccount};
-use crate::response::{self, Answer, Failure, Request};
-use crate::state::{Exchange, now};
+use crate::response::{self, Failure, HandlerResult, Request};
+use crate::state::{Call, now};
 use crate::tokens::{CLOUD_PLATFORM, Grant, IAM, IdToken, Principal};
 
 /// Splits `/v1/projects/P/serviceAccounts/X:METHOD` or `…/X/allowedLocations` into project, account and endpoint.
@@ -28,13 +28,13 @@ pub(crate) fn route(path: &str) -> Option<(String, String, Endpoint)> {
 }
 
 /// Answers a call that [`route`] recognized.
-pub(crate) async fn answer(
-    exchange: &mut Exchange,
+pub(crate) async fn handle(
+    call: &mut Call,
     request: &Request,
     project: &str,
     account: &str,
-) -> Answer {
-    exchange.account(account);
+) -> HandlerResult {
+    call.account(account);
     let body = parse_body(request);
     if let Some(audience) = body
         .as_ref()
@@ -42,15 +42,15 @@ pub(crate) async fn answer(
         .and_then(|body| body.get("audience"))
         .and_then(Value::as_str)
     {
-        exchange.audience(audience);
+        call.audience(audience);
     }
-    let caller = authenticate(exchange, request);
+    let caller = authenticate(call, request);
     if let Ok(grant) = &caller {
-        exchange.principal(&grant.principal);
+        call.principal(&grant.principal);
     }
-    let tampering = exchange.suffer().await?;
+    let overrides = call.apply_faults().await?;
 
-    if exchange.endpoint == Endpoint::AllowedLocations {
+    if call.endpoint == Endpoint::AllowedLocations {
         return Err(
             response::api_error(StatusCode::NOT_FOUND, "Requested entity was not found.", &[]).into(),
         );
@@ -64,7 +64,7 @@ pub(crate) async fn answer(
     }
     let caller = caller?;
     let body = body?;
-    let wanted = Wanted::read(&body, exchange.endpoint)?;
+    let requested = TokenRequest::read(&body, call.endpoint)?;
     if project != "-" {
         return Err(invalid(
             "Invalid form of account ID. The project must be the wildcard `-`.",
@@ -77,15 +77,15 @@ pub(crate) async fn answer(
     {
         return Err(insufficient_scope());
     }
-    let policy = exchange.app.policy();
-    let target = authorize(&policy, caller.principal, account, &wanted)?;
-    if exchange.endpoint == Endpoint::GenerateAccessToken {
-        let mut tampering = tampering;
-        tampering.lifetime = tampering.lifetime.or(wanted.lifetime);
+    let policy = call.state.policy();
+    let target = authorize(&policy, caller.principal, account, &requested)?;
+    if call.endpoint == Endpoint::GenerateAccessToken {
+        let mut overrides = overrides;
+        overrides.lifetime = overrides.lifetime.or(requested.lifetime);
         let principal = Principal::service_account(&target.email);
-        let (token, lifetime) = exchange
-            .app
-            .issue_access_token(principal, wanted.scopes, tampering)?;
+        let (token, lifetime) = call
+            .state
+            .issue_access_token(principal, requested.scopes, overrides)?;
         let expires = jiff::Timestamp::from_second(now().saturating_add(lifetime))
             .map_err(|error| anyhow::anyhow!("the lifetime is too long: {error}"))?;
         return Ok(response::json(
@@ -96,23 +96,23 @@ pub(crate) async fn answer(
     let unique_id = target.unique_id();
     let token = IdToken {
         subject: &unique_id,
-        audience: &wanted.audience,
-        authorized_party: if wanted.use_email_azp {
+        audience: &requested.audience,
+        authorized_party: if requested.use_email_azp {
             &target.email
         } else {
             &unique_id
         },
-        email: wanted.include_email.then_some(target.email.as_str()),
-        google: wanted
+        email: requested.include_email.then_some(target.email.as_str()),
+        google: requested
             .organization_number
             .then(|| json!({"organization_number": policy.organization_number})),
     };
-    let minted = exchange.app.mint(&token, tampering)?;
+    let minted = call.state.mint(&token, overrides)?;
     Ok(response::json(StatusCode::OK, &json!({"token": minted.token})))
 }
 
 /// What the body asks for.
-struct Wanted {
+struct TokenRequest {
     permission: Permission,
     audience: String,
     include_email: bool,
@@ -123,11 +123,11 @@ struct Wanted {
     lifetime: Option<std::time::Duration>,
 }
 
-impl Wanted {
+impl TokenRequest {
     /// Reads the body as protocol buffers' JSON is read: both spellings, `null` as absent, booleans as text too.
     fn read(body: &Map<String, Value>, endpoint: Endpoint) -> Result<Self, Failure> {
         let id_token = endpoint == Endpoint::GenerateIdToken;
-        let mut wanted = Self {
+        let mut requested = Self {
             permission: if id_token {
                 Permission::GetOpenIdToken
             } else {
@@ -143,15 +143,15 @@ impl Wanted {
         };
         for (name, value) in body {
             match (name.as_str(), id_token) {
-                ("audience", true) => wanted.audience = text(name, value)?,
-                ("includeEmail" | "include_email", true) => wanted.include_email = boolean(name, value)?,
+                ("audience", true) => requested.audience = text(name, value)?,
+                ("includeEmail" | "include_email", true) => requested.include_email = boolean(name, value)?,
                 ("organizationNumberIncluded" | "organization_number_included", true) => {
-                    wanted.organization_number = boolean(name, value)?;
+                    requested.organization_number = boolean(name, value)?;
                 }
-                ("useEmailAzp" | "use_email_azp", true) => wanted.use_email_azp = boolean(name, value)?,
-                ("delegates", _) => wanted.delegates = list(name, value)?,
-                ("scope", false) => wanted.scopes = list(name, value)?,
-                ("lifetime", false) => wanted.lifetime = lifetime(&text(name, value)?)?,
+                ("useEmailAzp" | "use_email_azp", true) => requested.use_email_azp = boolean(name, value)?,
+                ("delegates", _) => requested.delegates = list(name, value)?,
+                ("scope", false) => requested.scopes = list(name, value)?,
+                ("lifetime", false) => requested.lifetime = lifetime(&text(name, value)?)?,
                 _ => {
                     return Err(invalid(format!(
                         "Invalid JSON payload received. Unknown name \"{name}\": Cannot find field."
@@ -159,17 +159,17 @@ impl Wanted {
                 }
             }
         }
-        if id_token && wanted.audience.is_empty() {
+        if id_token && requested.audience.is_empty() {
             return Err(invalid(
                 "Request contains an invalid argument. The field `audience` is required.",
             ));
         }
-        if !id_token && wanted.scopes.is_empty() {
+        if !id_token && requested.scopes.is_empty() {
             return Err(invalid(
                 "Request contains an invalid argument. The field `scope` is required.",
             ));
         }
-        for delegate in &mut wanted.delegates {
+        for delegate in &mut requested.delegates {
             match delegate.strip_prefix("projects/-/serviceAccounts/") {
                 Some(name) if !name.is_empty() => *delegate = name.to_owned(),
                 _ => {
@@ -179,7 +179,7 @@ impl Wanted {
                 }
             }
         }
-        Ok(wanted)
+        Ok(requested)
     }
 }
 
@@ -233,7 +233,7 @@ fn lifetime(text: &str) -> Result<Option<std::time::Duration>, Failure> {
 }
 
 /// Finds out who calls, by an access token issued here or a JWT a service account signed itself.
-fn authenticate(exchange: &Exchange, request: &Request) -> Result<Grant, Failure> {
+fn authenticate(call: &Call, request: &Request) -> Result<Grant, Failure> {
     let Some(header) = request.header("authorization") else {
         return Err(unauthenticated(
             "Request is missing required authentication credential. Expected OAuth 2 access token, login cookie or \
@@ -255,11 +255,10 @@ fn authenticate(exchange: &Exchange, request: &Request) -> Result<Grant, Failure
         return Err(rejected());
     }
     let token = token.trim();
-    exchange
-        .app
+    call.state
         .access_tokens
         .grant(token)
-        .or_else(|| self_signed(exchange, &Jwt::parse(token)?))
+        .or_else(|| self_signed(call, &Jwt::parse(token)?))
         .ok_or_else(rejected)
 }
 
@@ -268,8 +267,8 @@ fn authenticate(exchange: &Exchange, request: &Request) -> Result<Grant, Failure
 const LONGEST_SELF_SIGNED: i64 = 3600 + 300;
 
 /// Checks a self-signed JWT: `iss` = `sub` = the account, signed by its key, valid now, for this API or with scopes.
-fn self_signed(exchange: &Exchange, jwt: &Jwt) -> Option<Grant> {
-    let policy = exchange.app.policy();
+fn self_signed(call: &Call, jwt: &Jwt) -> Option<Grant> {
+    let policy = call.state.policy();
     let account = policy
         .account(jwt.text("iss")?)
         .filter(|account| !account.disabled)?;
@@ -278,7 +277,7 @@ fn self_signed(exchange: &Exchange, jwt: &Jwt) -> Option<Grant> {
     if jwt.text("sub") != Some(&account.email) || jwt.text("iss") != jwt.text("sub") || !in_time {
         return None;
     }
-    if !jwt.verified_by(&exchange.app.account_keys(account)) {
+    if !jwt.verified_by(&call.state.account_keys(account)) {
         return None;
     }
     let api = format!("https://iamcredentials.{}", policy.universe_domain);
@@ -288,7 +287,7 @@ fn self_signed(exchange: &Exchange, jwt: &Jwt) -> Option<Grant> {
         .map(|audience| audience.trim_end_matches('/'));
     let scopes = match jwt.text("scope") {
         Some(scope) => scope.split(' ').map(str::to_owned).collect(),
-        None if audiences.any(|audience| audience == api || audience == exchange.app.url) => {
+        None if audiences.any(|audience| audience == api || audience == call.state.url) => {
             vec![CLOUD_PLATFORM.to_owned()]
         }
         None => return None,
@@ -305,7 +304,7 @@ fn authorize<'p>(
     policy: &'p Policy,
     mut caller: Principal,
     name: &str,
-    wanted: &Wanted,
+    requested: &TokenRequest,
 ) -> Result<&'p ServiceAccount, Failure> {
     let find = |name: &str| {
         policy.account(name).ok_or_else(|| {
@@ -324,7 +323,7 @@ fn authorize<'p>(
         Ok(())
     };
     let target = find(name)?;
-    for delegate in &wanted.delegates {
+    for delegate in &requested.delegates {
         let account = find(delegate)?;
         let listed = target
             .delegates
@@ -336,8 +335,8 @@ fn authorize<'p>(
         enabled(account)?;
         caller = Principal::service_account(&account.email);
     }
-    if !target.allows(wanted.permission, |member| caller.is(member)) {
-        return Err(denied(policy, wanted.permission));
+    if !target.allows(requested.permission, |member| caller.is(member)) {
+        return Err(denied(policy, requested.permission));
     }
     enabled(target)?;
     Ok(target)

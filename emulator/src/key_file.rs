@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use crate::jwt::Jwt;
 use crate::keys::SigningKey;
-use crate::state::{App, now};
+use crate::state::{EmulatorState, now};
 use crate::tokens::GOOGLE_ISSUER;
 
-impl App {
+impl EmulatorState {
     /// Makes a key for an account, and returns its key file.
     pub(crate) fn service_account_key(&self, name: &str) -> anyhow::Result<Value> {
         let policy = self.policy();

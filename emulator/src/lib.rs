@@ -6,7 +6,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
-//! use idtoken_emulator::{Emulator, Endpoint, Fault, Options, Policy};
+//! use idtoken_emulator::{EmulatorHandle, Endpoint, Fault, Options, Policy};
 //!
 //! let policy = Policy::from_yaml(
 //!     r#"
@@ -20,7 +20,7 @@
 //!       serviceAccount: operator@p.iam.gserviceaccount.com
 //!     "#,
 //! )?;
-//! let google = Emulator::start(policy, Options::default()).await?;
+//! let google = EmulatorHandle::start(policy, Options::default()).await?;
 //! google.fault(Fault::status(503).on(Endpoint::GenerateIdToken).times(2))?;
 //! println!("{}", google.url());
 //! # google.stop().await;
@@ -29,9 +29,9 @@
 //! ```
 //!
 //! A call's way: `server` accepts it and finds its endpoint; the endpoint (`metadata`, `iam_credentials`, `sts` with
-//! `subject`, `oauth`) notes what it is about in the call log, suffers the faults ordered for it, then checks it strictly
-//! and answers; `tokens` mints. `admin` offers over HTTP what [`Running`] offers in-process. Clients that cannot be given
-//! the port come by the `proxy`, which answers as Google's hosts with certificates of its own `authority`.
+//! `subject_token`, `oauth`) notes what it is about in the call log, suffers the faults ordered for it, then checks it strictly
+//! and answers; `tokens` mints. `admin` offers over HTTP what [`EmulatorHandle`] offers in-process. Clients that cannot be given
+//! the port come by the `proxy`, which answers as Google's hosts with certificates of its own (`proxy_ca`).
 
 mod admin;
 mod call_log;
@@ -55,9 +55,9 @@ mod sts;
 mod subject_token;
 mod tokens;
 
-pub use call_log::{Call, Endpoint};
+pub use call_log::{CallRecord, Endpoint};
 pub use faults::{Fault, FaultKind, RetryAfter, WrongToken};
-pub use handle::{Emulator, Options, Running};
+pub use handle::{EmulatorHandle, Options};
 pub use keys::{Jwk, Jwks, SigningKey};
 pub use policy::{
     AccountKey, Binding, MetadataServer, OPEN_ID_TOKEN_CREATOR, OauthClient, Policy, Project, RefreshToken,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use idtoken_emulator::{Emulator, Options, Policy};
+use idtoken_emulator::{EmulatorHandle, Options, Policy};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -104,16 +104,16 @@ async fn main() -> anyhow::Result<()> {
         signing_key_pem,
         proxy: arguments.proxy,
     };
-    let running = Emulator::start(policy, options).await?;
-    if let (Some(pem), Some(path)) = (running.proxy_ca_pem(), &arguments.proxy_ca) {
+    let emulator = EmulatorHandle::start(policy, options).await?;
+    if let (Some(pem), Some(path)) = (emulator.proxy_ca_pem(), &arguments.proxy_ca) {
         std::fs::write(path, pem)
             .with_context(|| format!("cannot write the proxy's CA to {}", path.display()))?;
     }
-    if let Some(url) = running.proxy_url() {
+    if let Some(url) = emulator.proxy_url() {
         tracing::info!(url, "proxy");
     }
     let mut stdout = std::io::stdout();
-    writeln!(stdout, "{}", running.url())
+    writeln!(stdout, "{}", emulator.url())
         .and_then(|()| stdout.flush())
         .context("cannot print the URL")?;
 
@@ -121,6 +121,6 @@ async fn main() -> anyhow::Result<()> {
         _ = terminate.recv() => tracing::info!("SIGTERM"),
         _ = interrupt.recv() => tracing::info!("SIGINT"),
     }
-    running.stop().await;
+    emulator.stop().await;
     Ok(())
 }

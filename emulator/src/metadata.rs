@@ -7,8 +7,8 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use serde_json::json;
 
 use crate::policy::{Policy, ServiceAccount};
-use crate::response::{self, Answer, Failure, HttpResponse, Request};
-use crate::state::{Exchange, now};
+use crate::response::{self, Failure, HandlerResult, HttpResponse, Request};
+use crate::state::{Call, now};
 use crate::tokens::{IdToken, Minted, Principal, seconds};
 
 const ROOT: &str = "/computeMetadata/v1";
@@ -24,40 +24,40 @@ impl MetadataCache {
 }
 
 /// Answers everything of the metadata server; marks it as such.
-pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer {
+pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult {
     let mark = |mut response: HttpResponse| {
         let headers = response.headers_mut();
         headers.insert("Metadata-Flavor", HeaderValue::from_static("Google"));
         headers.insert("Server", HeaderValue::from_static("Metadata Server for VM"));
         response
     };
-    match route(exchange, request).await {
+    match route(call, request).await {
         Ok(response) => Ok(mark(response)),
-        Err(Failure::Answer(response)) => Err(mark(*response).into()),
+        Err(Failure::Response(response)) => Err(mark(*response).into()),
         Err(Failure::Reset) => Err(Failure::Reset),
     }
 }
 
-async fn route(exchange: &mut Exchange, request: &Request) -> Answer {
+async fn route(call: &mut Call, request: &Request) -> HandlerResult {
     if request.header("x-forwarded-for").is_some() {
         return Err(response::text(StatusCode::FORBIDDEN, "X-Forwarded-For header is not allowed").into());
     }
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(response::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed").into());
     }
-    let policy = exchange.app.policy();
+    let policy = call.state.policy();
     let path = request.path.strip_prefix(ROOT).unwrap_or_default();
     if matches!(path, "" | "/" | "/instance" | "/instance/") {
-        exchange.suffer().await?;
+        call.apply_faults().await?;
         return Ok(response::text(StatusCode::OK, "computeMetadata/\n"));
     }
     if request.header("metadata-flavor") != Some("Google") {
         return Err(response::text(StatusCode::FORBIDDEN, "Missing Metadata-Flavor:Google header.").into());
     }
     if let Some(rest) = path.strip_prefix("/instance/service-accounts") {
-        return service_accounts(exchange, request, &policy, rest.trim_start_matches('/')).await;
+        return service_accounts(call, request, &policy, rest.trim_start_matches('/')).await;
     }
-    exchange.suffer().await?;
+    call.apply_faults().await?;
     let value = match path {
         "/universe/universe-domain" | "/universe/universe_domain" => policy.universe_domain.clone(),
         "/project/project-id" => policy.project.id.clone(),
@@ -72,7 +72,7 @@ async fn route(exchange: &mut Exchange, request: &Request) -> Answer {
     Ok(response::body(StatusCode::OK, "application/text", value))
 }
 
-async fn service_accounts(exchange: &mut Exchange, request: &Request, policy: &Policy, path: &str) -> Answer {
+async fn service_accounts(call: &mut Call, request: &Request, policy: &Policy, path: &str) -> HandlerResult {
     let attached = policy
         .metadata_server
         .service_account
@@ -83,19 +83,19 @@ async fn service_accounts(exchange: &mut Exchange, request: &Request, policy: &P
         .is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let (name, what) = path.split_once('/').unwrap_or((path, ""));
     if !name.is_empty() {
-        exchange.account(
+        call.account(
             attached
                 .filter(|_| name == "default")
                 .map_or(name, |account| &account.email),
         );
     }
     if let Some(account) = attached {
-        exchange.principal(&Principal::service_account(&account.email));
+        call.principal(&Principal::service_account(&account.email));
     }
     if what == "identity" {
-        exchange.audience(&request.query("audience").unwrap_or_default());
+        call.audience(&request.query("audience").unwrap_or_default());
     }
-    let tampering = exchange.suffer().await?;
+    let overrides = call.apply_faults().await?;
 
     if let Some(account) = &policy.metadata_server.unannotated_kubernetes_service_account {
         return Err(response::text(
@@ -159,22 +159,22 @@ async fn service_accounts(exchange: &mut Exchange, request: &Request, policy: &P
                 None => scopes.clone(),
             };
             let principal = Principal::service_account(&account.email);
-            let (token, lifetime) = exchange.app.issue_access_token(principal, scopes, tampering)?;
+            let (token, lifetime) = call.state.issue_access_token(principal, scopes, overrides)?;
             let answer = json!({"access_token": token, "expires_in": lifetime, "token_type": "Bearer"});
             Ok(response::json(StatusCode::OK, &answer))
         }
-        "identity" => identity(exchange, request, policy, account, tampering),
+        "identity" => identity(call, request, policy, account, overrides),
         _ => Err(not_found()),
     }
 }
 
 fn identity(
-    exchange: &Exchange,
+    call: &Call,
     request: &Request,
     policy: &Policy,
     account: &ServiceAccount,
-    tampering: crate::state::Tampering,
-) -> Answer {
+    overrides: crate::state::TokenOverrides,
+) -> HandlerResult {
     let bad = |message: &str| Failure::from(response::text(StatusCode::BAD_REQUEST, message));
     let audience = request.query("audience").filter(|audience| !audience.is_empty());
     let audience = audience.ok_or_else(|| bad("non-empty audience parameter required"))?;
@@ -190,15 +190,15 @@ fn identity(
         Some(_) => return Err(bad("licenses parameter must be one of: TRUE, FALSE")),
     };
 
-    let app = &exchange.app;
+    let state = &call.state;
     let key = (account.email.clone(), audience.clone(), full, licenses && full);
-    let untouched = tampering.wrong.is_none() && tampering.lifetime.is_none() && tampering.clock == 0;
-    let mut cache = app
+    let untouched = overrides.wrong.is_none() && overrides.lifetime.is_none() && overrides.clock == 0;
+    let mut cache = state
         .metadata_cache
         .0
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    let margin = seconds(app.settings().metadata_margin);
+    let margin = seconds(state.settings().metadata_margin);
     cache.retain(|_, minted| minted.expires - margin > now());
     if let Some(minted) = cache.get(&key).filter(|_| untouched) {
         return Ok(response::body(StatusCode::OK, "text/html", minted.token.clone()));
@@ -225,7 +225,7 @@ fn identity(
         email: full.then_some(account.email.as_str()),
         google,
     };
-    let minted = app.mint(&wanted, tampering)?;
+    let minted = state.mint(&wanted, overrides)?;
     let token = minted.token.clone();
     if untouched {
         cache.insert(key, minted);

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::jwt::Jwt;
 use crate::policy::ServiceAccount;
-use crate::response::{self, Answer, Failure, Request};
-use crate::state::{Exchange, Tampering, now};
+use crate::response::{self, Failure, HandlerResult, Request};
+use crate::state::{Call, TokenOverrides, now};
 use crate::tokens::{IdToken, Principal};
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -16,7 +16,7 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const SKEW: i64 = 300;
 
 /// Answers `/token`.
-pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer {
+pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult {
     let fields: BTreeMap<String, String> = if request.is_json() {
         // google-cloud-auth sends `"scopes": null` with a refresh.
         let fields: BTreeMap<String, Option<String>> =
@@ -34,11 +34,11 @@ pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer
         .as_ref()
         .and_then(|jwt| jwt.text("iss"))
         .unwrap_or(field("client_id"));
-    exchange.account(account);
+    call.account(account);
     if let Some(audience) = assertion.as_ref().and_then(|jwt| jwt.text("target_audience")) {
-        exchange.audience(audience);
+        call.audience(audience);
     }
-    let tampering = exchange.suffer().await?;
+    let overrides = call.apply_faults().await?;
     if request.method != Method::POST {
         return Err(response::text(
             StatusCode::NOT_FOUND,
@@ -48,19 +48,19 @@ pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer
     }
     match field("grant_type") {
         JWT_BEARER => match assertion {
-            Some(jwt) => service_account(exchange, &jwt, tampering),
+            Some(jwt) => service_account(call, &jwt, overrides),
             None => Err(refuse(
                 "invalid_grant",
                 "Invalid JWT: Failed to parse the assertion.",
             )),
         },
         "refresh_token" => user(
-            exchange,
+            call,
             field("client_id"),
             field("client_secret"),
             field("refresh_token"),
             field("scope"),
-            tampering,
+            overrides,
         ),
         other => Err(refuse(
             "unsupported_grant_type",
@@ -69,12 +69,12 @@ pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer
     }
 }
 
-fn service_account(exchange: &Exchange, jwt: &Jwt, tampering: Tampering) -> Answer {
-    let policy = exchange.app.policy();
+fn service_account(call: &Call, jwt: &Jwt, overrides: TokenOverrides) -> HandlerResult {
+    let policy = call.state.policy();
     let account = jwt.text("iss").and_then(|name| policy.account(name));
     let account = account.ok_or_else(|| refuse("invalid_grant", "Invalid grant: account not found"))?;
-    check_assertion(exchange, jwt, account, &policy.universe_domain)?;
-    exchange.principal(&Principal::service_account(&account.email));
+    check_assertion(call, jwt, account, &policy.universe_domain)?;
+    call.principal(&Principal::service_account(&account.email));
     let audience = jwt
         .text("target_audience")
         .filter(|audience| !audience.is_empty());
@@ -89,13 +89,13 @@ fn service_account(exchange: &Exchange, jwt: &Jwt, tampering: Tampering) -> Answ
                 email: Some(&account.email),
                 google: None,
             };
-            let minted = exchange.app.mint(&wanted, tampering)?;
+            let minted = call.state.mint(&wanted, overrides)?;
             Ok(response::json(StatusCode::OK, &json!({"id_token": minted.token})))
         }
         (None, Some(scope)) => {
             let scopes = scope.split_whitespace().map(str::to_owned).collect();
             let principal = Principal::service_account(&account.email);
-            let (token, lifetime) = exchange.app.issue_access_token(principal, scopes, tampering)?;
+            let (token, lifetime) = call.state.issue_access_token(principal, scopes, overrides)?;
             let answer = json!({"access_token": token, "expires_in": lifetime, "token_type": "Bearer"});
             Ok(response::json(StatusCode::OK, &answer))
         }
@@ -106,23 +106,18 @@ fn service_account(exchange: &Exchange, jwt: &Jwt, tampering: Tampering) -> Answ
     }
 }
 
-fn check_assertion(
-    exchange: &Exchange,
-    jwt: &Jwt,
-    account: &ServiceAccount,
-    universe: &str,
-) -> Result<(), Failure> {
+fn check_assertion(call: &Call, jwt: &Jwt, account: &ServiceAccount, universe: &str) -> Result<(), Failure> {
     if account.disabled {
         return Err(refuse("invalid_grant", "Robot is disabled."));
     }
-    if !jwt.verified_by(&exchange.app.account_keys(account)) {
+    if !jwt.verified_by(&call.state.account_keys(account)) {
         return Err(refuse("invalid_grant", "Invalid JWT Signature."));
     }
     let ours = [
         format!("https://oauth2.{universe}/token"),
         format!("https://www.{universe}/oauth2/v4/token"),
         "https://accounts.google.com/o/oauth2/token".to_owned(),
-        format!("{}/token", exchange.app.url),
+        format!("{}/token", call.state.url),
     ];
     if !jwt
         .audiences()
@@ -148,13 +143,13 @@ fn check_assertion(
 }
 
 fn user(
-    exchange: &Exchange,
+    call: &Call,
     client_id: &str,
     client_secret: &str,
     refresh_token: &str,
     scope: &str,
-    tampering: Tampering,
-) -> Answer {
+    overrides: TokenOverrides,
+) -> HandlerResult {
     let unauthorized = |description: &str| {
         Failure::from(response::oauth_error(
             StatusCode::UNAUTHORIZED,
@@ -162,7 +157,7 @@ fn user(
             description,
         ))
     };
-    let policy = exchange.app.policy();
+    let policy = call.state.policy();
     let client = policy
         .oauth_clients
         .iter()
@@ -177,7 +172,7 @@ fn user(
         .find(|known| known.token.0 == refresh_token && !known.revoked);
     let known = known.ok_or_else(|| refuse("invalid_grant", "Token has been expired or revoked."))?;
     let principal = Principal::user(&known.user);
-    exchange.principal(&principal);
+    call.principal(&principal);
 
     let scope = if scope.trim().is_empty() {
         "openid https://www.googleapis.com/auth/userinfo.email https://www.googleapis.com/auth/cloud-platform"
@@ -185,7 +180,7 @@ fn user(
         scope
     };
     let scopes: Vec<String> = scope.split_whitespace().map(str::to_owned).collect();
-    let (token, lifetime) = exchange.app.issue_access_token(principal, scopes, tampering)?;
+    let (token, lifetime) = call.state.issue_access_token(principal, scopes, overrides)?;
     let unique_id = ServiceAccount::new(&known.user).unique_id();
     let wanted = IdToken {
         subject: &unique_id,
@@ -194,7 +189,7 @@ fn user(
         email: Some(&known.user),
         google: None,
     };
-    let minted = exchange.app.mint(&wanted, tampering)?;
+    let minted = call.state.mint(&wanted, overrides)?;
     Ok(response::json(
         StatusCode::OK,
         &json!({

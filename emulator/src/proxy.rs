@@ -15,21 +15,21 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::call_log::{Call, Endpoint};
-use crate::proxy_ca::Authority;
+use crate::call_log::{CallRecord, Endpoint};
+use crate::proxy_ca::ProxyCa;
 use crate::response::{self, HttpResponse};
 use crate::server;
-use crate::state::App;
+use crate::state::EmulatorState;
 
 /// The host of OAuth 2.0 that is outside of every universe.
 const ACCOUNTS: &str = "accounts.google.com";
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// The proxy's listener, and the authority it answers by.
+/// What the proxy shares among its connections.
 pub(crate) struct Proxy {
-    pub(crate) app: Arc<App>,
-    pub(crate) authority: Authority,
+    pub(crate) state: Arc<EmulatorState>,
+    pub(crate) ca: ProxyCa,
 }
 
 /// Takes connections until dropped, which ends them all.
@@ -41,7 +41,7 @@ pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>) {
 async fn tunnel(stream: TcpStream, proxy: Arc<Proxy>) {
     let agreed: Arc<Mutex<Option<(String, OnUpgrade)>>> = Arc::default();
     let service = service_fn(|mut request: axum::http::Request<Incoming>| {
-        let response = match destination(&proxy.app, request.method(), request.uri()) {
+        let response = match destination(&proxy.state, request.method(), request.uri()) {
             Ok(host) => {
                 let upgrade = hyper::upgrade::on(&mut request);
                 *agreed.lock().unwrap_or_else(PoisonError::into_inner) = Some((host, upgrade));
@@ -49,7 +49,7 @@ async fn tunnel(stream: TcpStream, proxy: Arc<Proxy>) {
             }
             Err(response) => *response,
         };
-        log(&proxy.app, request.uri(), response.status());
+        log(&proxy.state, request.uri(), response.status());
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
@@ -66,17 +66,17 @@ async fn tunnel(stream: TcpStream, proxy: Arc<Proxy>) {
 
 async fn answer_as(host: &str, upgrade: OnUpgrade, proxy: &Proxy) -> anyhow::Result<()> {
     let stream = TokioIo::new(upgrade.await?);
-    let acceptor = TlsAcceptor::from(proxy.authority.server(host)?);
+    let acceptor = TlsAcceptor::from(proxy.ca.server(host)?);
     let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream))
         .await
         .map_err(|_| anyhow::anyhow!("no TLS handshake within {} s", HANDSHAKE.as_secs()))?
         .map_err(|error| anyhow::anyhow!("{error}: does the client trust the test CA?"))?;
-    server::connection(stream, proxy.app.clone(), Some(host)).await;
+    server::connection(stream, proxy.state.clone(), Some(host)).await;
     Ok(())
 }
 
 /// The host to answer as; or the refusal.
-fn destination(app: &App, method: &Method, uri: &Uri) -> Result<String, Box<HttpResponse>> {
+fn destination(state: &EmulatorState, method: &Method, uri: &Uri) -> Result<String, Box<HttpResponse>> {
     let refuse = |message: String| Err(Box::new(response::text(StatusCode::FORBIDDEN, message)));
     let Some(authority) = uri.authority().filter(|_| *method == Method::CONNECT) else {
         return refuse(
@@ -86,7 +86,7 @@ fn destination(app: &App, method: &Method, uri: &Uri) -> Result<String, Box<Http
         );
     };
     let host = authority.host().to_ascii_lowercase();
-    let universe = app.policy().universe_domain.clone();
+    let universe = state.policy().universe_domain.clone();
     if authority.port_u16() == Some(443) && is_google(&host, &universe) {
         return Ok(host);
     }
@@ -122,11 +122,11 @@ pub(crate) fn serves(host: &str, endpoint: Endpoint, path: &str) -> bool {
     }
 }
 
-fn log(app: &App, uri: &Uri, status: StatusCode) {
-    app.calls.begin(Call {
+fn log(state: &EmulatorState, uri: &Uri, status: StatusCode) {
+    state.calls.begin(CallRecord {
         status: Some(status.as_u16()),
         host: uri.host().map(str::to_owned),
-        ..Call::now(Endpoint::Proxy)
+        ..CallRecord::now(Endpoint::Proxy)
     });
     tracing::info!(host = uri.host(), status = status.as_u16(), "proxy");
 }

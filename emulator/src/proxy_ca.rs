@@ -19,13 +19,13 @@ use rustls::pki_types::PrivateKeyDer;
 const DAYS: i64 = 398;
 
 /// A certificate authority whose key never leaves this process.
-pub(crate) struct Authority {
+pub(crate) struct ProxyCa {
     issuer: CertifiedIssuer<'static, KeyPair>,
     certificate: String,
     leaves: Mutex<HashMap<String, Arc<ServerConfig>>>,
 }
 
-impl Authority {
+impl ProxyCa {
     pub(crate) fn new() -> anyhow::Result<Self> {
         let mut params = named("idtoken-emulator test CA")?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

@@ -44,14 +44,14 @@ impl Request {
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// This answer instead.
-    Answer(Box<Response>),
+    Response(Box<Response>),
     /// No answer: the connection is reset.
     Reset,
 }
 
 impl From<Response> for Failure {
     fn from(response: Response) -> Self {
-        Self::Answer(Box::new(response))
+        Self::Response(Box::new(response))
     }
 }
 
@@ -63,7 +63,7 @@ impl From<anyhow::Error> for Failure {
 }
 
 /// What a handler returns.
-pub(crate) type Answer = Result<Response, Failure>;
+pub(crate) type HandlerResult = Result<Response, Failure>;
 
 /// An answer with a body of this type.
 pub(crate) fn body(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {

@@ -14,8 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::call_log::Endpoint;
-use crate::response::{self, Answer, Failure, HttpResponse, Request};
-use crate::state::{App, Exchange};
+use crate::response::{self, Failure, HandlerResult, HttpResponse, Request};
+use crate::state::{Call, EmulatorState};
 use crate::{admin, iam_credentials, metadata, oauth, proxy, sts};
 
 /// The longest body read, in bytes.
@@ -27,8 +27,8 @@ const LONGEST_BODY: usize = 1 << 20;
 struct ResetConnection;
 
 /// Serves connections until dropped, which ends them all.
-pub(crate) async fn serve(listener: TcpListener, app: Arc<App>) {
-    accept(listener, |stream| direct(stream, app.clone())).await;
+pub(crate) async fn serve(listener: TcpListener, state: Arc<EmulatorState>) {
+    accept(listener, |stream| direct(stream, state.clone())).await;
 }
 
 /// Accepts connections and lets `serve` run each, until dropped, which ends them all.
@@ -56,8 +56,8 @@ where
     }
 }
 
-async fn direct(stream: TcpStream, app: Arc<App>) {
-    let Some(stream) = connection(stream, app, None).await else {
+async fn direct(stream: TcpStream, state: Arc<EmulatorState>) {
+    let Some(stream) = connection(stream, state, None).await else {
         return;
     };
     // Without lingering, closing sends RST instead of FIN.
@@ -68,16 +68,16 @@ async fn direct(stream: TcpStream, app: Arc<App>) {
 
 /// Answers the requests of one connection, as `host` where a proxy's client wanted that. Returns a stream that broke or
 /// is to be broken.
-pub(crate) async fn connection<S>(stream: S, app: Arc<App>, host: Option<&str>) -> Option<S>
+pub(crate) async fn connection<S>(stream: S, state: Arc<EmulatorState>, host: Option<&str>) -> Option<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(move |request: axum::http::Request<Incoming>| {
-        let app = app.clone();
+        let state = state.clone();
         async move {
-            match handle(app, request.map(Body::new), host).await {
+            match respond(state, request.map(Body::new), host).await {
                 Ok(response) => Ok(response),
-                Err(Failure::Answer(response)) => Ok(*response),
+                Err(Failure::Response(response)) => Ok(*response),
                 Err(Failure::Reset) => Err(ResetConnection),
             }
         }
@@ -88,7 +88,11 @@ where
     Some(connection.into_parts().io.into_inner())
 }
 
-async fn handle(app: Arc<App>, request: axum::http::Request<Body>, host: Option<&str>) -> Answer {
+async fn respond(
+    state: Arc<EmulatorState>,
+    request: axum::http::Request<Body>,
+    host: Option<&str>,
+) -> HandlerResult {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, LONGEST_BODY).await else {
         return Ok(response::text(
@@ -108,7 +112,7 @@ async fn handle(app: Arc<App>, request: axum::http::Request<Body>, host: Option<
         .strip_prefix("/_emulator/")
         .filter(|_| host.is_none())
     {
-        return admin::answer(&app, &request, path).await;
+        return admin::handle(&state, &request, path).await;
     }
     let iam = iam_credentials::route(&request.path);
     let endpoint = iam
@@ -117,20 +121,18 @@ async fn handle(app: Arc<App>, request: axum::http::Request<Body>, host: Option<
     let is_served = host.is_none_or(|host| proxy::serves(host, endpoint, &request.path));
     let endpoint = if is_served { endpoint } else { Endpoint::Unknown };
     let iam = iam.filter(|_| is_served);
-    let mut exchange = Exchange::begin(app, endpoint, &request, host);
+    let mut call = Call::begin(state, endpoint, &request, host);
     let answer = match iam {
-        Some((project, account, _)) => {
-            iam_credentials::answer(&mut exchange, &request, &project, &account).await
-        }
-        None => dispatch(&mut exchange, &request).await,
+        Some((project, account, _)) => iam_credentials::handle(&mut call, &request, &project, &account).await,
+        None => dispatch(&mut call, &request).await,
     };
     let status = match &answer {
         Ok(response) => Some(response.status()),
-        Err(Failure::Answer(response)) => Some(response.status()),
+        Err(Failure::Response(response)) => Some(response.status()),
         Err(Failure::Reset) => None,
     };
     if let Some(status) = status {
-        exchange.status(status);
+        call.status(status);
     }
     tracing::info!(method = %request.method, path = request.path, status = status.map(|status| status.as_u16()), "call");
     answer
@@ -155,19 +157,19 @@ fn endpoint(path: &str) -> Endpoint {
     }
 }
 
-async fn dispatch(exchange: &mut Exchange, request: &Request) -> Answer {
-    match exchange.endpoint {
-        Endpoint::SecurityToken | Endpoint::IdentityBindingToken => sts::answer(exchange, request).await,
-        Endpoint::OauthToken => oauth::answer(exchange, request).await,
+async fn dispatch(call: &mut Call, request: &Request) -> HandlerResult {
+    match call.endpoint {
+        Endpoint::SecurityToken | Endpoint::IdentityBindingToken => sts::handle(call, request).await,
+        Endpoint::OauthToken => oauth::handle(call, request).await,
         Endpoint::Certs => {
-            exchange.suffer().await?;
-            Ok(certs(&exchange.app, &request.path))
+            call.apply_faults().await?;
+            Ok(certs(&call.state, &request.path))
         }
         Endpoint::MetadataToken | Endpoint::MetadataIdentity | Endpoint::Metadata => {
-            metadata::answer(exchange, request).await
+            metadata::handle(call, request).await
         }
         // Clients that came by the proxy may ask other APIs, such as for the project's id, and read JSON only.
-        _ if exchange.is_proxied => {
+        _ if call.is_proxied => {
             let message = "Requested entity was not found: the emulator has no such API or method.";
             Err(response::api_error(StatusCode::NOT_FOUND, message, &[]).into())
         }
@@ -180,11 +182,11 @@ async fn dispatch(exchange: &mut Exchange, request: &Request) -> Answer {
 }
 
 /// The signing key, as a JWKS document or as a map from key id to certificate.
-fn certs(app: &App, path: &str) -> HttpResponse {
+fn certs(state: &EmulatorState, path: &str) -> HttpResponse {
     if path == "/oauth2/v3/certs" {
-        return response::json(StatusCode::OK, &json!({"keys": [app.key.jwk()]}));
+        return response::json(StatusCode::OK, &json!({"keys": [state.key.jwk()]}));
     }
-    response::json(StatusCode::OK, &json!({ app.key.kid(): app.certificate }))
+    response::json(StatusCode::OK, &json!({ state.key.kid(): state.certificate }))
 }
 
 /// Decodes `%40` and the like. A `+` stays, as it does in paths.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use axum::http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use crate::call_log::{Call, CallLog, Endpoint};
+use crate::call_log::{CallLog, CallRecord, Endpoint};
 use crate::faults::{FaultKind, Faults, RetryAfter, WrongToken};
 use crate::keys::{Jwk, SigningKey};
 use crate::metadata::MetadataCache;
@@ -26,7 +26,7 @@ pub(crate) struct Settings {
 }
 
 /// The emulator's state.
-pub(crate) struct App {
+pub(crate) struct EmulatorState {
     pub(crate) url: String,
     pub(crate) key: SigningKey,
     pub(crate) certificate: String,
@@ -43,7 +43,7 @@ pub(crate) struct App {
     pub(crate) proxy_ca: OnceLock<String>,
 }
 
-impl App {
+impl EmulatorState {
     pub(crate) fn new(
         url: String,
         key: SigningKey,
@@ -116,7 +116,7 @@ pub(crate) fn now() -> i64 {
 
 /// What faults change about the tokens of one call.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Tampering {
+pub(crate) struct TokenOverrides {
     pub(crate) lifetime: Option<Duration>,
     /// Seconds that the clock of ID tokens is ahead.
     pub(crate) clock: i64,
@@ -124,23 +124,28 @@ pub(crate) struct Tampering {
 }
 
 /// One call to one endpoint: its line in the log, and its faults.
-pub(crate) struct Exchange {
-    pub(crate) app: Arc<App>,
+pub(crate) struct Call {
+    pub(crate) state: Arc<EmulatorState>,
     pub(crate) endpoint: Endpoint,
     pub(crate) is_proxied: bool,
     number: u64,
     account: String,
 }
 
-impl Exchange {
-    pub(crate) fn begin(app: Arc<App>, endpoint: Endpoint, request: &Request, host: Option<&str>) -> Self {
-        let number = app.calls.begin(Call {
+impl Call {
+    pub(crate) fn begin(
+        state: Arc<EmulatorState>,
+        endpoint: Endpoint,
+        request: &Request,
+        host: Option<&str>,
+    ) -> Self {
+        let number = state.calls.begin(CallRecord {
             request_reason: request.header("x-goog-request-reason").map(str::to_owned),
             host: host.map(str::to_owned),
-            ..Call::now(endpoint)
+            ..CallRecord::now(endpoint)
         });
         Self {
-            app,
+            state,
             endpoint,
             is_proxied: host.is_some(),
             number,
@@ -151,53 +156,53 @@ impl Exchange {
     /// Notes the account the call is about.
     pub(crate) fn account(&mut self, name: &str) {
         name.clone_into(&mut self.account);
-        self.app
+        self.state
             .calls
-            .amend(self.number, |call| call.account = Some(name.to_owned()));
+            .update(self.number, |record| record.account = Some(name.to_owned()));
     }
 
     /// Notes the audience the call asks for.
     pub(crate) fn audience(&self, audience: &str) {
-        self.app
+        self.state
             .calls
-            .amend(self.number, |call| call.audience = Some(audience.to_owned()));
+            .update(self.number, |record| record.audience = Some(audience.to_owned()));
     }
 
     /// Notes who calls.
     pub(crate) fn principal(&self, principal: &Principal) {
-        self.app
-            .calls
-            .amend(self.number, |call| call.principal = Some(principal.name.clone()));
+        self.state.calls.update(self.number, |record| {
+            record.principal = Some(principal.name.clone())
+        });
     }
 
     /// Notes how the call ended.
     pub(crate) fn status(&self, status: StatusCode) {
-        self.app
+        self.state
             .calls
-            .amend(self.number, |call| call.status = Some(status.as_u16()));
+            .update(self.number, |record| record.status = Some(status.as_u16()));
     }
 
     /// Suffers the faults ordered for this call.
-    pub(crate) async fn suffer(&self) -> Result<Tampering, Failure> {
-        let policy = self.app.policy();
+    pub(crate) async fn apply_faults(&self) -> Result<TokenOverrides, Failure> {
+        let policy = self.state.policy();
         let mut names = vec![self.account.as_str()];
         let unique_id;
         if let Some(account) = policy.account(&self.account) {
             unique_id = account.unique_id();
             names.extend([account.email.as_str(), unique_id.as_str()]);
         }
-        let hit = self.app.faults.hit(self.endpoint, &names);
+        let hit = self.state.faults.hit(self.endpoint, &names);
         if !hit.delay.is_zero() {
             tokio::time::sleep(hit.delay).await;
         }
-        let mut tampering = Tampering {
+        let mut overrides = TokenOverrides {
             lifetime: hit.lifetime,
             clock: hit.clock,
             wrong: None,
         };
         match hit.kind {
             None | Some(FaultKind::Delay { .. } | FaultKind::Lifetime { .. } | FaultKind::Clock { .. }) => {}
-            Some(FaultKind::Token { wrong }) => tampering.wrong = Some(wrong),
+            Some(FaultKind::Token { wrong }) => overrides.wrong = Some(wrong),
             Some(FaultKind::Hang) => std::future::pending().await,
             Some(FaultKind::Reset) => return Err(Failure::Reset),
             Some(FaultKind::ApiDisabled) => return Err(api_disabled(policy.project.number).into()),
@@ -209,7 +214,7 @@ impl Exchange {
                 return Err(self.error(code, body, retry_after).into());
             }
         }
-        Ok(tampering)
+        Ok(overrides)
     }
 
     /// An ordered error, in the endpoint's own shape unless a body is given.

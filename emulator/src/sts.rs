@@ -6,8 +6,8 @@ use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::call_log::Endpoint;
-use crate::response::{self, Answer, Failure, Request};
-use crate::state::{Exchange, now};
+use crate::response::{self, Failure, HandlerResult, Request};
+use crate::state::{Call, now};
 use crate::subject_token;
 use crate::tokens::{Grant, seconds};
 
@@ -21,12 +21,12 @@ const SUBJECT_TYPES: [&str; 2] = [
 const LONGEST: i64 = 3600;
 
 /// Answers `/v1/token` and `/v1/identitybindingtoken`.
-pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer {
+pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult {
     let fields = read(request);
     if let Some(audience) = fields.as_ref().ok().and_then(|fields| fields.get("audience")) {
-        exchange.account(audience);
+        call.account(audience);
     }
-    let tampering = exchange.suffer().await?;
+    let overrides = call.apply_faults().await?;
     if request.method != Method::POST {
         return Err(response::text(
             StatusCode::NOT_FOUND,
@@ -82,18 +82,18 @@ pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer
         ));
     }
 
-    let app = &exchange.app;
-    let bearer = verify(exchange, field("audience"), field("subject_token")).await?;
-    exchange.principal(&bearer.principal);
+    let state = &call.state;
+    let bearer = verify(call, field("audience"), field("subject_token")).await?;
+    call.principal(&bearer.principal);
     let lifetime = (bearer.expires - now())
         .min(LONGEST)
-        .min(tampering.lifetime.map_or(LONGEST, seconds));
+        .min(overrides.lifetime.map_or(LONGEST, seconds));
     let grant = Grant {
         principal: bearer.principal,
         scopes,
         expires: now() + lifetime,
     };
-    let token = app.access_tokens.issue(grant)?;
+    let token = state.access_tokens.issue(grant)?;
     let answer = json!({
         "access_token": token,
         "issued_token_type": ACCESS_TOKEN,
@@ -103,9 +103,9 @@ pub(crate) async fn answer(exchange: &mut Exchange, request: &Request) -> Answer
     Ok(response::json(StatusCode::OK, &answer))
 }
 
-async fn verify(exchange: &Exchange, audience: &str, token: &str) -> Result<subject_token::Bearer, Failure> {
-    let policy = exchange.app.policy();
-    let cache = &exchange.app.issuer_keys;
+async fn verify(call: &Call, audience: &str, token: &str) -> Result<subject_token::Bearer, Failure> {
+    let policy = call.state.policy();
+    let cache = &call.state.issuer_keys;
     let unknown = || {
         refuse(
             "invalid_target",
@@ -119,7 +119,7 @@ async fn verify(exchange: &Exchange, audience: &str, token: &str) -> Result<subj
             .iter()
             .find(|cluster| cluster.audience() == audience);
         subject_token::gke(cache, cluster.ok_or_else(unknown)?, policy.project.number, token).await
-    } else if exchange.endpoint == Endpoint::SecurityToken && is_provider(audience) {
+    } else if call.endpoint == Endpoint::SecurityToken && is_provider(audience) {
         let mut providers = policy.workload_identity_providers.iter();
         let provider = providers.find(|provider| provider.name == audience && !provider.disabled);
         subject_token::federated(cache, provider.ok_or_else(unknown)?, token).await

@@ -23,13 +23,13 @@ const OLDEST: i64 = 24 * 3600;
 /// Why a subject token is refused: the `error` and `error_description` to answer.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}: {description}")]
-pub(crate) struct Refused {
+pub(crate) struct ExchangeError {
     pub(crate) error: &'static str,
     pub(crate) description: String,
 }
 
-fn invalid_grant(description: impl Into<String>) -> Refused {
-    Refused {
+fn invalid_grant(description: impl Into<String>) -> ExchangeError {
+    ExchangeError {
         error: "invalid_grant",
         description: description.into(),
     }
@@ -71,7 +71,7 @@ pub(crate) async fn federated(
     cache: &KeyCache,
     provider: &WorkloadIdentityProvider,
     token: &str,
-) -> Result<Bearer, Refused> {
+) -> Result<Bearer, ExchangeError> {
     let jwt = parse(token)?;
     issuer_matches(&jwt, &provider.issuer)?;
     let https = format!("https:{}", provider.name);
@@ -85,7 +85,7 @@ pub(crate) async fn federated(
                 .any(|allowed| allowed == audience)
         }
     })?;
-    let expires = in_time(&jwt)?;
+    let expires = check_lifetime(&jwt)?;
     signature_matches(cache, &jwt, &provider.issuer, &provider.keys).await?;
 
     let read = |target: &str, source: &str| {
@@ -95,7 +95,7 @@ pub(crate) async fn federated(
         match value {
             Some(Value::String(text)) => Ok(Some(text)),
             None if target != "google.subject" => Ok(None),
-            _ => Err(Refused {
+            _ => Err(ExchangeError {
                 error: "unauthorized_client",
                 description: format!("The mapped attribute '{target}' must be of type STRING."),
             }),
@@ -132,7 +132,7 @@ pub(crate) async fn federated(
         .transpose();
     if !matches!(condition, Ok(condition) if condition.as_ref().is_none_or(|condition| condition.holds(&jwt.claims)))
     {
-        return Err(Refused {
+        return Err(ExchangeError {
             error: "unauthorized_client",
             description: "The given credential is rejected by the attribute condition.".into(),
         });
@@ -146,12 +146,12 @@ pub(crate) async fn gke(
     cluster: &GkeCluster,
     project_number: u64,
     token: &str,
-) -> Result<Bearer, Refused> {
+) -> Result<Bearer, ExchangeError> {
     let jwt = parse(token)?;
     issuer_matches(&jwt, cluster.issuer())?;
     let workload_pool = &cluster.workload_pool;
     audience_matches(&jwt, |audience| audience == workload_pool)?;
-    let expires = in_time(&jwt)?;
+    let expires = check_lifetime(&jwt)?;
     signature_matches(cache, &jwt, cluster.issuer(), &cluster.keys).await?;
     let account = jwt
         .text("sub")
@@ -174,14 +174,14 @@ pub(crate) async fn gke(
     Ok(Bearer { principal, expires })
 }
 
-fn parse(token: &str) -> Result<Jwt, Refused> {
-    Jwt::parse(token).ok_or_else(|| Refused {
+fn parse(token: &str) -> Result<Jwt, ExchangeError> {
+    Jwt::parse(token).ok_or_else(|| ExchangeError {
         error: "invalid_request",
         description: "Unable to parse the ID Token.".into(),
     })
 }
 
-fn issuer_matches(jwt: &Jwt, expected: &str) -> Result<(), Refused> {
+fn issuer_matches(jwt: &Jwt, expected: &str) -> Result<(), ExchangeError> {
     let issuer = jwt.text("iss").unwrap_or_default();
     if issuer == expected {
         return Ok(());
@@ -191,7 +191,7 @@ fn issuer_matches(jwt: &Jwt, expected: &str) -> Result<(), Refused> {
     )))
 }
 
-fn audience_matches(jwt: &Jwt, is_allowed: impl Fn(&str) -> bool) -> Result<(), Refused> {
+fn audience_matches(jwt: &Jwt, is_allowed: impl Fn(&str) -> bool) -> Result<(), ExchangeError> {
     let audiences = jwt.audiences();
     if audiences.iter().any(|audience| is_allowed(audience)) {
         return Ok(());
@@ -203,7 +203,7 @@ fn audience_matches(jwt: &Jwt, is_allowed: impl Fn(&str) -> bool) -> Result<(), 
 }
 
 /// Returns when the token ends.
-fn in_time(jwt: &Jwt) -> Result<i64, Refused> {
+fn check_lifetime(jwt: &Jwt) -> Result<i64, ExchangeError> {
     let missing = |claim: &str| invalid_grant(format!("The ID Token lacks the claim {claim}."));
     let issued = jwt.time("iat").ok_or_else(|| missing("iat"))?;
     let expires = jwt.time("exp").ok_or_else(|| missing("exp"))?;
@@ -226,7 +226,7 @@ async fn signature_matches(
     jwt: &Jwt,
     issuer: &str,
     keys: &IssuerKeys,
-) -> Result<(), Refused> {
+) -> Result<(), ExchangeError> {
     let wrong = || invalid_grant("Unable to verify the ID Token signature.");
     if let Some(text) = &keys.jwks_json {
         let keys: Jwks = serde_json::from_str(text).map_err(|_| wrong())?;

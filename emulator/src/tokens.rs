@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::faults::WrongToken;
 use crate::keys::random_text;
-use crate::state::{App, Tampering, now};
+use crate::state::{EmulatorState, TokenOverrides, now};
 
 /// `iss` of Google's ID tokens.
 pub const GOOGLE_ISSUER: &str = "https://accounts.google.com";
@@ -109,12 +109,12 @@ pub(crate) struct Minted {
     pub(crate) expires: i64,
 }
 
-impl App {
+impl EmulatorState {
     /// Mints an ID token, tampered with as ordered.
-    pub(crate) fn mint(&self, wanted: &IdToken<'_>, tampering: Tampering) -> anyhow::Result<Minted> {
+    pub(crate) fn mint(&self, wanted: &IdToken<'_>, overrides: TokenOverrides) -> anyhow::Result<Minted> {
         self.minted.fetch_add(1, Ordering::SeqCst);
-        let issued = now().saturating_add(tampering.clock);
-        let lifetime = tampering.lifetime.unwrap_or(self.settings().lifetime);
+        let issued = now().saturating_add(overrides.clock);
+        let lifetime = overrides.lifetime.unwrap_or(self.settings().lifetime);
         let expires = issued.saturating_add(seconds(lifetime));
         let mut claims = json!({
             "iss": GOOGLE_ISSUER,
@@ -131,7 +131,7 @@ impl App {
         if let Some(google) = &wanted.google {
             claims["google"] = google.clone();
         }
-        let token = match tampering.wrong {
+        let token = match overrides.wrong {
             None => self.key.sign(&claims)?,
             Some(wrong) => self.tamper(claims, wrong)?,
         };
@@ -177,10 +177,10 @@ impl App {
         &self,
         principal: Principal,
         scopes: Vec<String>,
-        tampering: Tampering,
+        overrides: TokenOverrides,
     ) -> anyhow::Result<(String, i64)> {
         let lifetime = seconds(
-            tampering
+            overrides
                 .lifetime
                 .unwrap_or(self.settings().access_token_lifetime),
         );

@@ -7,7 +7,7 @@ mod common;
 use std::time::{Duration, Instant, SystemTime};
 
 use common::{AUDIENCE, CALLER, MIDDLE, OPERATOR, World, decode, now, start};
-use idtoken_emulator::{Emulator, Endpoint, Fault, FaultKind, Options, RetryAfter, WrongToken};
+use idtoken_emulator::{EmulatorHandle, Endpoint, Fault, FaultKind, Options, RetryAfter, WrongToken};
 use serde_json::{Value, json};
 
 async fn call(world: &World, bearer: &str, account: &str) -> reqwest::Result<reqwest::Response> {
@@ -237,11 +237,11 @@ async fn stopping_frees_the_port_and_a_key_can_be_kept() {
         signing_key_pem: Some(pem),
         ..Options::default()
     };
-    let first = Emulator::start(Default::default(), options.clone())
+    let first = EmulatorHandle::start(Default::default(), options.clone())
         .await
         .unwrap();
     let (address, key) = (first.address(), first.signing_jwk());
-    let busy = Emulator::start(
+    let busy = EmulatorHandle::start(
         Default::default(),
         Options {
             listen: address,
@@ -251,7 +251,7 @@ async fn stopping_frees_the_port_and_a_key_can_be_kept() {
     .await;
     assert!(busy.unwrap_err().to_string().contains("cannot listen"));
     first.stop().await;
-    let second = Emulator::start(
+    let second = EmulatorHandle::start(
         Default::default(),
         Options {
             listen: address,

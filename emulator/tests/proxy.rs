@@ -5,7 +5,7 @@
 mod common;
 
 use common::{AUDIENCE, CALLER, PROVIDER, World, decode, start_with};
-use idtoken_emulator::{Call, Endpoint, Fault, Options};
+use idtoken_emulator::{CallRecord, Endpoint, Fault, Options};
 use reqwest::{Certificate, Client, ClientBuilder, Proxy};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,7 +28,7 @@ fn trusting(world: &World) -> Client {
     by_proxy(world).tls_certs_only([ca]).build().unwrap()
 }
 
-fn calls(world: &World, endpoint: Endpoint) -> Vec<Call> {
+fn calls(world: &World, endpoint: Endpoint) -> Vec<CallRecord> {
     let calls = world.google.calls().into_iter();
     calls.filter(|call| call.endpoint == endpoint).collect()
 }

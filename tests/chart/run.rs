@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use idtoken_emulator::{
-    Emulator, Policy, Running, ServiceAccount, WORKLOAD_IDENTITY_USER, WorkloadIdentityProvider,
+    EmulatorHandle, Policy, ServiceAccount, WORKLOAD_IDENTITY_USER, WorkloadIdentityProvider,
 };
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use idtoken_testenv::{ControlPlane, Process, until};
@@ -31,7 +31,7 @@ const RELEASE: &str = "idtoken-operator";
 /// A cluster with the chart in it, and Google's endpoints.
 struct World {
     cluster: ControlPlane,
-    google: Running,
+    google: EmulatorHandle,
     helm: Helm,
 }
 
@@ -60,7 +60,7 @@ impl World {
             )],
             ..Policy::default()
         };
-        let google = Emulator::start(policy, idtoken_emulator::Options::default()).await?;
+        let google = EmulatorHandle::start(policy, idtoken_emulator::Options::default()).await?;
         let helm = Helm::new(Version::Three, &cluster.admin_kubeconfig(), cluster.dir()).await?;
         Ok(Self {
             cluster,

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use idtoken_emulator::{Emulator, Endpoint, Policy, Running, ServiceAccount};
+use idtoken_emulator::{EmulatorHandle, Endpoint, Policy, ServiceAccount};
 use idtoken_operator::api::{crds, v1alpha1::IdTokenRequest};
 use idtoken_testenv::{AuditEvent, ControlPlane, Process, until};
 use kube::Client;
@@ -142,7 +142,7 @@ pub(crate) struct World {
     /// A client of the administrator.
     pub(crate) client: Client,
     /// Google's endpoints.
-    pub(crate) google: Running,
+    pub(crate) google: EmulatorHandle,
     /// What the operator and Google's endpoints said to each other, where it is recorded.
     pub(crate) relay: Option<Relay>,
     /// The control plane.
@@ -184,7 +184,7 @@ impl World {
             proxy: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 0))),
             ..idtoken_emulator::Options::default()
         };
-        let google = Emulator::start(policy(), options).await?;
+        let google = EmulatorHandle::start(policy(), options).await?;
         let relay = match setup.recorded {
             true => Some(Relay::start(google.address()).await?),
             false => None,

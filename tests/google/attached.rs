@@ -1,15 +1,15 @@
 //! The metadata server's identity, and a user's own ID token.
 
-use idtoken_emulator::{Emulator, Endpoint, Fault, Options, Running, WrongToken};
+use idtoken_emulator::{EmulatorHandle, Endpoint, Fault, Options, WrongToken};
 use idtoken_operator::google::{AttachedIdentity, Caller, GoogleConfig, Minter};
 use jiff::Timestamp;
 
 use crate::support::*;
 
-async fn server() -> (Running, Minter) {
+async fn server() -> (EmulatorHandle, Minter) {
     let mut policy = policy();
     policy.metadata_server.service_account = Some(OPERATOR.to_owned());
-    let google = Emulator::start(policy, Options::default())
+    let google = EmulatorHandle::start(policy, Options::default())
         .await
         .expect("the emulator starts");
     let minter = Minter::new(GoogleConfig {

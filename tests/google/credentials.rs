@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idtoken_emulator::{Emulator, Endpoint, Fault, Options, Running, ServiceAccount};
+use idtoken_emulator::{EmulatorHandle, Endpoint, Fault, Options, ServiceAccount};
 use idtoken_operator::google::{Class, GoogleConfig, Impersonation, Minter};
 use serde_json::json;
 
@@ -155,7 +155,7 @@ async fn credentials_that_hang_are_built_again() {
 }
 
 /// Runs a test of this binary in a process of its own, whose environment points to the emulator's metadata server.
-pub(crate) async fn in_child(test: &str, google: &Running) {
+pub(crate) async fn in_child(test: &str, google: &EmulatorHandle) {
     let output = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
         .args(["--exact", test, "--ignored", "--nocapture"])
         .env("GCE_METADATA_HOST", google.address().to_string())
@@ -180,7 +180,7 @@ pub(crate) async fn in_child(test: &str, google: &Running) {
 async fn impersonates_by_the_metadata_server() {
     let mut policy = policy();
     policy.metadata_server.service_account = Some(OPERATOR.to_owned());
-    let google = Emulator::start(policy, Options::default())
+    let google = EmulatorHandle::start(policy, Options::default())
         .await
         .expect("the emulator starts");
     in_child("credentials::child_with_metadata_server", &google).await;

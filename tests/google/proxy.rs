@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use idtoken_emulator::{Emulator, Endpoint, Options, Running};
+use idtoken_emulator::{EmulatorHandle, Endpoint, Options};
 use idtoken_operator::google::{Class, Error, GoogleConfig, Minter};
 use serde_json::json;
 
@@ -25,14 +25,14 @@ const VARIABLES: [&str; 10] = [
 ];
 
 /// Google behind a proxy, and the proxy's CA in a file.
-async fn proxied() -> (Running, File) {
+async fn proxied() -> (EmulatorHandle, File) {
     let mut policy = policy();
     policy.metadata_server.service_account = Some(OPERATOR.to_owned());
     let options = Options {
         proxy: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
         ..Options::default()
     };
-    let google = Emulator::start(policy, options)
+    let google = EmulatorHandle::start(policy, options)
         .await
         .expect("the emulator starts");
     let ca = File::absent();
@@ -73,14 +73,14 @@ fn minter() -> Minter {
 }
 
 /// A credential file of [`USER`] with Google's own token endpoint.
-fn user_of_google(google: &Running) -> File {
+fn user_of_google(google: &EmulatorHandle) -> File {
     let mut file = acting_as(google, USER);
     file["token_uri"] = json!("https://oauth2.googleapis.com/token");
     File::with(&file)
 }
 
 /// The hosts that were asked for through the proxy and answered, each once, in order of the calls.
-fn hosts(google: &Running, endpoint: Endpoint) -> Vec<(Option<String>, Option<u16>)> {
+fn hosts(google: &EmulatorHandle, endpoint: Endpoint) -> Vec<(Option<String>, Option<u16>)> {
     let calls = google.calls().into_iter();
     let mut hosts: Vec<_> = calls
         .filter(|call| call.endpoint == endpoint)

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use idtoken_emulator::{
-    Emulator, OauthClient, Options, Policy, RefreshToken, Running, Secret, ServiceAccount, TOKEN_CREATOR,
+    EmulatorHandle, OauthClient, Options, Policy, RefreshToken, Secret, ServiceAccount, TOKEN_CREATOR,
 };
 use idtoken_operator::google::{Caller, Error, GoogleConfig, Impersonation, Minter};
 use idtoken_operator::token::{Account, Expected, IdToken};
@@ -55,7 +55,7 @@ pub(crate) fn refresh_token(user: &str) -> String {
 }
 
 /// A credential file with which the operator is `user`.
-pub(crate) fn acting_as(google: &Running, user: &str) -> Value {
+pub(crate) fn acting_as(google: &EmulatorHandle, user: &str) -> Value {
     json!({
         "type": "authorized_user",
         "account": user,
@@ -66,8 +66,8 @@ pub(crate) fn acting_as(google: &Running, user: &str) -> Value {
     })
 }
 
-pub(crate) async fn google() -> Running {
-    Emulator::start(policy(), Options::default())
+pub(crate) async fn google() -> EmulatorHandle {
+    EmulatorHandle::start(policy(), Options::default())
         .await
         .expect("the emulator starts")
 }
@@ -107,7 +107,7 @@ impl Drop for File {
     }
 }
 
-pub(crate) fn config(google: &Running, credentials: &Path) -> GoogleConfig {
+pub(crate) fn config(google: &EmulatorHandle, credentials: &Path) -> GoogleConfig {
     GoogleConfig {
         iam_credentials_url: Some(google.url().parse().expect("a URL")),
         credentials_file: Some(credentials.to_owned()),
@@ -116,7 +116,7 @@ pub(crate) fn config(google: &Running, credentials: &Path) -> GoogleConfig {
 }
 
 pub(crate) struct Setup {
-    pub(crate) google: Running,
+    pub(crate) google: EmulatorHandle,
     pub(crate) minter: Minter,
     pub(crate) key: File,
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use idtoken_emulator::{
-    Endpoint, Fault, Jwks, Policy, Running, ServiceAccount, SigningKey, TOKEN_CREATOR,
+    EmulatorHandle, Endpoint, Fault, Jwks, Policy, ServiceAccount, SigningKey, TOKEN_CREATOR,
     WorkloadIdentityProvider,
 };
 use idtoken_operator::google::{Class, GoogleConfig, Impersonation, Minter};
@@ -20,7 +20,7 @@ const SUBJECT: &str = "system:serviceaccount:idtoken-system:operator";
 
 /// Google, and an identity provider that it trusts.
 struct World {
-    google: Running,
+    google: EmulatorHandle,
     issuer: SigningKey,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
-use idtoken_emulator::{Emulator, Endpoint, Fault, Running};
+use idtoken_emulator::{EmulatorHandle, Endpoint, Fault};
 use idtoken_testenv::until;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -28,7 +28,7 @@ const LIFETIME: u64 = 24;
 struct Pod {
     name: &'static str,
     operator: Operator,
-    google: Running,
+    google: EmulatorHandle,
     wire: Wire,
     times: [u64; 3],
 }
@@ -46,7 +46,7 @@ async fn world() -> Result<World> {
 async fn operator(
     world: &World,
     name: &str,
-    google: &Running,
+    google: &EmulatorHandle,
     wire: &Wire,
     times: [u64; 3],
 ) -> Result<Operator> {
@@ -72,7 +72,7 @@ async fn pod(world: &World, name: &'static str, times: [u64; 3]) -> Result<Pod> 
         lifetime: Duration::from_secs(LIFETIME),
         ..idtoken_emulator::Options::default()
     };
-    let google = Emulator::start(policy(), options).await?;
+    let google = EmulatorHandle::start(policy(), options).await?;
     let api = world.cluster.url();
     let wire = Wire::to(api.trim_start_matches("https://").parse()?).await?;
     let operator = operator(world, name, &google, &wire, times).await?;

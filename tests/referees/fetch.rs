@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use idtoken_emulator::{
-    Emulator, Endpoint, Fault, Options, Policy, Running, ServiceAccount, SigningKey, TOKEN_CREATOR,
+    EmulatorHandle, Endpoint, Fault, Options, Policy, ServiceAccount, SigningKey, TOKEN_CREATOR,
     WorkloadIdentityProvider,
 };
 use idtoken_operator::google::{Caller, GoogleConfig, Impersonation, Minter};
@@ -31,7 +31,7 @@ const ISSUER: &str = "https://kubernetes.example";
 const SUBJECT: &str = "system:serviceaccount:shop:billing";
 
 /// Google with a proxy, and the issuer of a workload's own tokens.
-async fn google() -> Result<(Running, SigningKey)> {
+async fn google() -> Result<(EmulatorHandle, SigningKey)> {
     let issuer = SigningKey::generate()?;
     let keys = json!({"keys": [issuer.jwk()]}).to_string();
     let operator = format!("serviceAccount:{OPERATOR}");
@@ -53,7 +53,7 @@ async fn google() -> Result<(Running, SigningKey)> {
         proxy: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
         ..Options::default()
     };
-    Ok((Emulator::start(policy, options).await?, issuer))
+    Ok((EmulatorHandle::start(policy, options).await?, issuer))
 }
 
 fn provider() -> String {
@@ -61,14 +61,14 @@ fn provider() -> String {
 }
 
 /// A key file of [`OPERATOR`] as Google's console gives it.
-fn key(google: &Running) -> Result<Value> {
+fn key(google: &EmulatorHandle) -> Result<Value> {
     let mut key = google.service_account_key(OPERATOR)?;
     key["token_uri"] = json!("https://oauth2.googleapis.com/token");
     Ok(key)
 }
 
 /// Checks the signature, the audience and the account of a token, and gives its claims.
-fn checked(google: &Running, token: &str, account: &str) -> Result<Value> {
+fn checked(google: &EmulatorHandle, token: &str, account: &str) -> Result<Value> {
     let claims = google.verify(token)?;
     let policy = google.policy();
     let unique_id = policy.account(account).context("an account")?.unique_id();
@@ -78,7 +78,7 @@ fn checked(google: &Running, token: &str, account: &str) -> Result<Value> {
 }
 
 /// The hosts of the calls to an endpoint that got an answer of success; none for a call without proxy.
-fn hosts(google: &Running, endpoint: Endpoint) -> Vec<Option<String>> {
+fn hosts(google: &EmulatorHandle, endpoint: Endpoint) -> Vec<Option<String>> {
     let calls = google.calls().into_iter();
     let mut hosts: Vec<_> = calls
         .filter(|call| call.endpoint == endpoint && call.status == Some(200))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
-use idtoken_emulator::Running;
+use idtoken_emulator::EmulatorHandle;
 use idtoken_testenv::{GoModule, GoTool, Progress, PythonEnvironment, RunDir};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -82,7 +82,7 @@ impl Referee {
     }
 
     /// Lets it find the metadata server.
-    pub(crate) fn with_metadata(self, google: &Running) -> Self {
+    pub(crate) fn with_metadata(self, google: &EmulatorHandle) -> Self {
         let host = google.address().to_string();
         self.with("GCE_METADATA_HOST", &host)
             .with("GCE_METADATA_IP", &host)
@@ -96,7 +96,7 @@ impl Referee {
     }
 
     /// Has it reach Google's fixed hosts by the emulator's proxy, and trust that.
-    pub(crate) fn with_proxy(self, google: &Running) -> Result<Self> {
+    pub(crate) fn with_proxy(self, google: &EmulatorHandle) -> Result<Self> {
         let ca = self.write("ca.pem", google.proxy_ca_pem().context("no proxy")?)?;
         Ok(self
             .with("HTTPS_PROXY", google.proxy_url().context("no proxy")?)

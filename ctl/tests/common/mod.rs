@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use idtoken_emulator::{Emulator, Options, Policy, Running, ServiceAccount, TOKEN_CREATOR};
+use idtoken_emulator::{EmulatorHandle, Options, Policy, ServiceAccount, TOKEN_CREATOR};
 
 /// The identity of whoever calls.
 pub(crate) const ME: &str = "me@p.iam.gserviceaccount.com";
@@ -93,7 +93,7 @@ pub(crate) fn finish(command: &mut Command) -> Outcome {
 }
 
 /// Google's endpoints, where [`ME`] is the identity of the metadata server.
-pub(crate) async fn google() -> Running {
+pub(crate) async fn google() -> EmulatorHandle {
     let mut policy = Policy {
         organization_number: Some(42),
         service_accounts: vec![
@@ -106,7 +106,7 @@ pub(crate) async fn google() -> Running {
         ..Policy::default()
     };
     policy.metadata_server.service_account = Some(ME.to_owned());
-    Emulator::start(policy, Options::default())
+    EmulatorHandle::start(policy, Options::default())
         .await
         .expect("the emulator starts")
 }

@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use idtoken_emulator::{
-    Emulator, GkeCluster, IssuerKeys, Jwk, Jwks, OauthClient, Options, Policy, RefreshToken, Running, Secret,
+    EmulatorHandle, GkeCluster, IssuerKeys, Jwk, Jwks, OauthClient, Options, Policy, RefreshToken, Secret,
     ServiceAccount, SigningKey, TOKEN_CREATOR, WorkloadIdentityProvider,
 };
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ pub const POOL: &str = "p.svc.id.goog";
 
 /// An emulator with its client.
 pub struct World {
-    pub google: Running,
+    pub google: EmulatorHandle,
     pub client: reqwest::Client,
     pub issuer: SigningKey,
 }
@@ -141,7 +141,7 @@ pub async fn start_with(options: Options, change: impl FnOnce(&mut Policy)) -> W
     let mut policy = policy(&issuer);
     change(&mut policy);
     World {
-        google: Emulator::start(policy, options).await.unwrap(),
+        google: EmulatorHandle::start(policy, options).await.unwrap(),
         client: client(),
         issuer,
     }
