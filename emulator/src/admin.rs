@@ -1,4 +1,4 @@
-//! Control over HTTP, under `/_emulator/`. Whoever reaches the port may use it.
+//! Control over HTTP, under `/_emulator/`. Anyone who reaches the port can use it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::policy::Policy;
 use crate::response::{self, HandlerResult, Request};
 use crate::state::EmulatorState;
 
-/// Durations to set, in seconds. What is absent stays.
+/// Durations to set, in seconds. An absent one stays as it is.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SettingsPatch {
@@ -31,7 +31,7 @@ struct KeyRequest {
     service_account: String,
 }
 
-/// Answers a call to `/_emulator/` + `path`.
+/// Handles a call to `/_emulator/` + `path`.
 pub(crate) async fn handle(state: &Arc<EmulatorState>, request: &Request, path: &str) -> HandlerResult {
     if (&request.method, path) == (&Method::GET, "proxy-ca") {
         return Ok(match state.proxy_ca.get() {
@@ -74,7 +74,7 @@ async fn route(state: &Arc<EmulatorState>, request: &Request, path: &str) -> any
         (&Method::POST, "faults") => {
             let fault: Fault = parse(request)?;
             fault.validate()?;
-            state.faults.order(fault);
+            state.faults.inject(fault);
             done()
         }
         (&Method::DELETE, "faults") => {
@@ -91,9 +91,7 @@ async fn route(state: &Arc<EmulatorState>, request: &Request, path: &str) -> any
             done()
         }
         (&Method::DELETE, "caches") => {
-            state.metadata_cache.clear();
-            state.access_tokens.clear();
-            state.issuer_keys.clear();
+            state.clear_caches();
             done()
         }
         (&Method::PUT, "policy") => {
@@ -101,11 +99,10 @@ async fn route(state: &Arc<EmulatorState>, request: &Request, path: &str) -> any
             done()
         }
         (&Method::POST, "service-account-keys") => {
-            let wanted: KeyRequest = parse(request)?;
+            let key: KeyRequest = parse(request)?;
             let state = state.clone();
-            let made =
-                tokio::task::spawn_blocking(move || state.service_account_key(&wanted.service_account));
-            Ok(Some(made.await??))
+            let file = tokio::task::spawn_blocking(move || state.service_account_key(&key.service_account));
+            Ok(Some(file.await??))
         }
         (&Method::POST, "verify") => Ok(Some(state.verify(std::str::from_utf8(&request.body)?.trim())?)),
         _ => Ok(None),

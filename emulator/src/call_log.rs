@@ -1,11 +1,11 @@
-//! Which calls came in: a bounded log and a count of each endpoint's.
+//! The calls received: a bounded log, and a count for each endpoint.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-/// Entries kept; older ones are dropped, their counts are not.
+/// Older entries are dropped. Their counts stay.
 const MAX_ENTRIES: usize = 200_000;
 
 /// An endpoint of the emulator, for counts, logs and faults. Written in camelCase.
@@ -16,7 +16,7 @@ pub enum Endpoint {
     MetadataToken,
     /// The metadata server's `identity`.
     MetadataIdentity,
-    /// Anything else of the metadata server.
+    /// Every other path of the metadata server.
     Metadata,
     /// IAM Credentials `generateIdToken`.
     GenerateIdToken,
@@ -32,38 +32,38 @@ pub enum Endpoint {
     OauthToken,
     /// The published keys, `/oauth2/v3/certs` and `/oauth2/v1/certs`.
     Certs,
-    /// The proxy itself: a CONNECT, or a request that it refuses.
+    /// The proxy itself: a CONNECT, or a request that it rejects.
     Proxy,
-    /// A path that none of Google's endpoints has, or not at the host it was asked of.
+    /// A path that no endpoint of Google's has, or that another host serves.
     Unknown,
 }
 
-/// One call. A call that is still hanging, or was dropped, has no status.
+/// One received call. A call in flight, or one whose client went away, has no status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CallRecord {
     /// When it arrived, in milliseconds since 1970.
     pub time_unix_ms: i64,
-    /// Where it went.
+    /// The endpoint called.
     pub endpoint: Endpoint,
     /// The service account as the caller named it; for an exchange, the identity provider's resource name;
     /// for `/token`, the assertion's issuer or the client id.
     pub account: Option<String>,
-    /// The audience the ID token was asked for.
+    /// The requested audience.
     pub audience: Option<String>,
-    /// Who called, as IAM names it, once that was established.
+    /// The authenticated caller, as IAM names it.
     pub principal: Option<String>,
-    /// HTTP status answered.
+    /// HTTP status of the response.
     pub status: Option<u16>,
     /// The `X-Goog-Request-Reason` header.
     pub request_reason: Option<String>,
-    /// The host that the client named to the proxy; none for a call without proxy.
+    /// The host of a call through the proxy; none otherwise.
     #[serde(default)]
     pub host: Option<String>,
 }
 
 impl CallRecord {
-    /// A call that arrives now and of which nothing else is known yet.
+    /// A call that arrives now. Everything else is unknown yet.
     pub(crate) fn now(endpoint: Endpoint) -> Self {
         Self {
             time_unix_ms: jiff::Timestamp::now().as_millisecond(),
@@ -94,7 +94,7 @@ impl CallLog {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a call's arrival, and returns the number to update it by.
+    /// Adds a call. Returns its number for [`CallLog::update`].
     pub(crate) fn begin(&self, record: CallRecord) -> u64 {
         let mut log = self.log();
         *log.counts.entry(record.endpoint).or_default() += 1;
@@ -106,7 +106,7 @@ impl CallLog {
         log.first + log.calls.len() as u64 - 1
     }
 
-    /// Adds to a call what became known later. Nothing happens when it was dropped or reset meanwhile.
+    /// Adds what became known later. Does nothing if the call was dropped from the log meanwhile.
     pub(crate) fn update(&self, number: u64, change: impl FnOnce(&mut CallRecord)) {
         let mut log = self.log();
         let index = number
@@ -117,7 +117,7 @@ impl CallLog {
         }
     }
 
-    /// All calls kept, oldest first.
+    /// The calls in the log, oldest first.
     pub(crate) fn calls(&self) -> Vec<CallRecord> {
         self.log().calls.iter().cloned().collect()
     }
@@ -127,7 +127,7 @@ impl CallLog {
         self.log().counts.clone()
     }
 
-    /// Forgets all calls and counts.
+    /// Drops all calls and counts.
     pub(crate) fn reset(&self) {
         let mut log = self.log();
         log.first += log.calls.len() as u64;

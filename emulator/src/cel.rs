@@ -1,4 +1,4 @@
-//! The part of CEL that attribute mappings and conditions are mostly made of: reading a claim, comparing it.
+//! The subset of CEL that most attribute mappings and conditions use: reading a claim, and comparing it.
 
 use anyhow::{anyhow, bail, ensure};
 use serde_json::{Map, Value};
@@ -11,19 +11,19 @@ impl Accessor {
     /// Parses an accessor.
     ///
     /// # Errors
-    /// When it is another expression than this one.
+    /// When the text is any other expression.
     pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
         let (accessor, rest) = Self::prefix(text.trim())?;
         ensure!(
             rest.is_empty(),
-            "`{text}` is not understood: only assertion.CLAIM and assertion['CLAIM'] are"
+            "`{text}` is not supported: only assertion.CLAIM and assertion['CLAIM'] are"
         );
         Ok(accessor)
     }
 
-    /// Parses an accessor at the start of `text`, and returns what follows it. A method's name is left there.
+    /// Parses an accessor at the start of `text`. Returns it with the rest, which begins with a method call if there is one.
     fn prefix(text: &str) -> anyhow::Result<(Self, &str)> {
-        let unknown = || anyhow!("`{text}` is not understood: it must start with assertion.CLAIM");
+        let unknown = || anyhow!("`{text}` is not supported: it must start with assertion.CLAIM");
         let mut rest = text.strip_prefix("assertion").ok_or_else(unknown)?;
         let mut path = Vec::new();
         loop {
@@ -50,7 +50,7 @@ impl Accessor {
         Ok((Self(path), rest))
     }
 
-    /// The claim, where there is one.
+    /// The claim; none if the token lacks it.
     pub(crate) fn read<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c Value> {
         let (first, rest) = self.0.split_first()?;
         rest.iter()
@@ -59,75 +59,75 @@ impl Accessor {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Test {
+enum Comparison {
     Equals(String),
     StartsWith(String),
 }
 
 /// `assertion.X == "…"` and `assertion.X.startsWith("…")`, joined by `&&`.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Condition(Vec<(Accessor, Test)>);
+pub(crate) struct Condition(Vec<(Accessor, Comparison)>);
 
 impl Condition {
     /// Parses a condition.
     ///
     /// # Errors
-    /// When it is outside of what is understood.
+    /// When the condition is outside of this subset.
     pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
         let mut terms = Vec::new();
         let mut rest = text.trim();
         loop {
             let (accessor, tail) = Accessor::prefix(rest)?;
-            let (test, tail) = if let Some(tail) = tail.trim_start().strip_prefix("==") {
+            let (comparison, tail) = if let Some(tail) = tail.trim_start().strip_prefix("==") {
                 let (value, tail) = literal(tail.trim_start())?;
-                (Test::Equals(value), tail)
+                (Comparison::Equals(value), tail)
             } else if let Some(tail) = tail.strip_prefix(".startsWith(") {
                 let (value, tail) = literal(tail.trim_start())?;
                 let tail = tail
                     .trim_start()
                     .strip_prefix(')')
                     .ok_or_else(|| anyhow!("`{text}` lacks a `)`"))?;
-                (Test::StartsWith(value), tail)
+                (Comparison::StartsWith(value), tail)
             } else {
-                bail!("`{text}` is not understood: compare with == \"…\" or .startsWith(\"…\")");
+                bail!("`{text}` is not supported: compare with == \"…\" or .startsWith(\"…\")");
             };
-            terms.push((accessor, test));
+            terms.push((accessor, comparison));
             match tail.trim() {
                 "" => return Ok(Self(terms)),
                 tail => {
                     rest = tail
                         .strip_prefix("&&")
-                        .ok_or_else(|| anyhow!("`{text}` is not understood: join comparisons with &&"))?
+                        .ok_or_else(|| anyhow!("`{text}` is not supported: join comparisons with &&"))?
                         .trim();
                 }
             }
         }
     }
 
-    /// Whether the claims satisfy all comparisons. A claim that is missing or not text satisfies none.
-    pub(crate) fn holds(&self, claims: &Map<String, Value>) -> bool {
-        self.0.iter().all(|(accessor, test)| {
+    /// Whether the claims satisfy all comparisons. A claim that is missing or not a string satisfies none.
+    pub(crate) fn matches(&self, claims: &Map<String, Value>) -> bool {
+        self.0.iter().all(|(accessor, comparison)| {
             let Some(value) = accessor.read(claims).and_then(Value::as_str) else {
                 return false;
             };
-            match test {
-                Test::Equals(wanted) => value == wanted,
-                Test::StartsWith(wanted) => value.starts_with(wanted),
+            match comparison {
+                Comparison::Equals(expected) => value == expected,
+                Comparison::StartsWith(expected) => value.starts_with(expected),
             }
         })
     }
 }
 
-/// A quoted text without escapes at the start of `text`, and what follows it.
+/// Parses a quoted string without escapes at the start of `text`. Returns it with the rest.
 fn literal(text: &str) -> anyhow::Result<(String, &str)> {
     let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''));
     let (Some(quote), Some(inner)) = (quote, text.get(1..)) else {
-        bail!("`{text}` must start with a quoted text");
+        bail!("`{text}` must start with a quoted string");
     };
     let (value, rest) = inner
         .split_once(quote)
         .ok_or_else(|| anyhow!("`{text}` lacks the closing quote"))?;
-    ensure!(!value.contains('\\'), "`{value}`: escapes are not understood");
+    ensure!(!value.contains('\\'), "`{value}`: escapes are not supported");
     Ok((value.to_owned(), rest))
 }
 
@@ -182,7 +182,11 @@ mod tests {
             ),
             ("assertion.n == '1'", false),
         ] {
-            assert_eq!(Condition::parse(text).unwrap().holds(&claims()), holds, "{text}");
+            assert_eq!(
+                Condition::parse(text).unwrap().matches(&claims()),
+                holds,
+                "{text}"
+            );
         }
         for text in [
             "true",

@@ -1,4 +1,4 @@
-//! Faults that can be ordered: what goes wrong, where, and how often.
+//! Injected faults: what goes wrong, where, and how often.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,21 +7,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::call_log::Endpoint;
 
-/// An order that calls go wrong. In JSON:
+/// A fault to inject. In JSON:
 /// `{"endpoint": "generateIdToken", "times": 2, "kind": {"type": "status", "code": 429}}`.
 ///
-/// Delays and lifetimes that match a call all hold; of the other kinds, the one ordered first does.
+/// All delays that match a call add up, the last matching lifetime and clock count, and of the other kinds the one that was
+/// injected first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Fault {
-    /// Only calls of this endpoint; all of Google's endpoints where absent.
+    /// Only calls of this endpoint. Absent: calls of all of Google's endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Endpoint>,
-    /// Only calls about this account: what [`crate::CallRecord::account`] shows, or the same service account by its
-    /// other name (e-mail or unique id).
+    /// Only calls about this account: the value of [`crate::CallRecord::account`], or the same service account by its
+    /// e-mail or unique id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
-    /// How many calls it hits; until cleared where absent.
+    /// How many calls fail. Absent: all calls until the fault is cleared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u32>,
     /// What goes wrong.
@@ -37,16 +38,16 @@ pub struct Fault {
     deny_unknown_fields
 )]
 pub enum FaultKind {
-    /// The answer comes this much later.
+    /// Delays the response.
     Delay {
         /// Milliseconds.
         millis: u64,
     },
-    /// An error answer.
+    /// An error response.
     Status {
         /// HTTP status, 400 to 599.
         code: u16,
-        /// The answer's body; one in the endpoint's own shape where absent.
+        /// The body. Absent: one in the endpoint's own shape.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         body: Option<String>,
         /// A `Retry-After` header.
@@ -55,28 +56,28 @@ pub enum FaultKind {
     },
     /// 403: the IAM Service Account Credentials API is not enabled in the caller's project.
     ApiDisabled,
-    /// The call is accepted and never answered.
+    /// The call is accepted and gets no response.
     Hang,
-    /// The connection is reset without an answer.
+    /// The connection is reset without a response.
     Reset,
-    /// The ID token in the answer is wrong. Without effect on answers that hold none.
+    /// The ID token in the response is wrong. Responses without an ID token stay as they are.
     Token {
-        /// In what way.
+        /// What is wrong.
         wrong: WrongToken,
     },
-    /// Tokens live this long.
+    /// Tokens have this lifetime.
     Lifetime {
         /// Seconds.
         seconds: u64,
     },
-    /// ID tokens are dated by a clock that is this much ahead of this machine's.
+    /// `iat` and `exp` of ID tokens come from a clock that is ahead of this machine's.
     Clock {
-        /// Seconds; behind where negative.
+        /// Seconds. Negative: the clock is behind.
         seconds: i64,
     },
 }
 
-/// How a `Retry-After` header is written (RFC 9110, 10.2.3).
+/// The value of a `Retry-After` header (RFC 9110, 10.2.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RetryAfter {
@@ -86,17 +87,18 @@ pub enum RetryAfter {
     DateIn(u64),
 }
 
-/// In what way an ID token is wrong. All but the garbage, the truncated and the badly signed one carry a valid signature.
+/// What is wrong with an ID token. The signature is valid except for [`Self::Garbage`], [`Self::Truncated`] and
+/// [`Self::Signature`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum WrongToken {
     /// `aud` is another one.
     Audience,
-    /// `aud` is a list that holds the right one.
+    /// `aud` is a list that contains the right one.
     AudienceList,
     /// `sub` and `email` are another account's.
     Account,
-    /// `exp` was a minute ago.
+    /// `exp` is a minute ago.
     Expired,
     /// There is no `exp`.
     NoExpiry,
@@ -106,12 +108,12 @@ pub enum WrongToken {
     Garbage,
     /// The token's second half is missing.
     Truncated,
-    /// The signature is of another message.
+    /// The signature belongs to another message.
     Signature,
 }
 
 impl Fault {
-    /// A fault of all endpoints and accounts, until cleared.
+    /// A fault for all endpoints and accounts, until it is cleared.
     #[must_use]
     pub fn new(kind: FaultKind) -> Self {
         Self {
@@ -122,7 +124,7 @@ impl Fault {
         }
     }
 
-    /// An error answer with the endpoint's own body.
+    /// An error response with a body in the endpoint's own shape.
     #[must_use]
     pub fn status(code: u16) -> Self {
         Self::new(FaultKind::Status {
@@ -132,7 +134,7 @@ impl Fault {
         })
     }
 
-    /// An error answer with a `Retry-After` header.
+    /// An error response with a `Retry-After` header.
     #[must_use]
     pub fn status_retry_after(code: u16, retry_after: RetryAfter) -> Self {
         Self::new(FaultKind::Status {
@@ -142,7 +144,7 @@ impl Fault {
         })
     }
 
-    /// An error answer with this body.
+    /// An error response with this body.
     #[must_use]
     pub fn status_body(code: u16, body: impl Into<String>) -> Self {
         Self::new(FaultKind::Status {
@@ -152,15 +154,15 @@ impl Fault {
         })
     }
 
-    /// Answers that come `by` later.
+    /// Responses that are delayed by this duration.
     #[must_use]
-    pub fn delay(by: Duration) -> Self {
+    pub fn delay(duration: Duration) -> Self {
         Self::new(FaultKind::Delay {
-            millis: u64::try_from(by.as_millis()).unwrap_or(u64::MAX),
+            millis: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
         })
     }
 
-    /// Calls that are never answered.
+    /// Calls that get no response.
     #[must_use]
     pub fn hang() -> Self {
         Self::new(FaultKind::Hang)
@@ -172,7 +174,7 @@ impl Fault {
         Self::new(FaultKind::Reset)
     }
 
-    /// ID tokens dated by a clock that is so many seconds ahead, or behind where negative.
+    /// ID tokens from a clock that is `seconds` ahead, or behind if negative.
     #[must_use]
     pub fn clock(seconds: i64) -> Self {
         Self::new(FaultKind::Clock { seconds })
@@ -184,31 +186,31 @@ impl Fault {
         Self::new(FaultKind::Token { wrong })
     }
 
-    /// The same, of one endpoint only.
+    /// Limits the fault to one endpoint.
     #[must_use]
     pub fn on(mut self, endpoint: Endpoint) -> Self {
         self.endpoint = Some(endpoint);
         self
     }
 
-    /// The same, of one account only.
+    /// Limits the fault to one account.
     #[must_use]
     pub fn for_account(mut self, account: impl Into<String>) -> Self {
         self.account = Some(account.into());
         self
     }
 
-    /// The same, so many times only.
+    /// Limits the fault to this number of calls.
     #[must_use]
     pub fn times(mut self, times: u32) -> Self {
         self.times = Some(times);
         self
     }
 
-    /// Says why the fault cannot be ordered, where it cannot.
+    /// Checks that the fault can be injected.
     ///
     /// # Errors
-    /// When a status is not an error's or `times` is 0.
+    /// When the status is not an error or `times` is 0.
     pub fn validate(&self) -> anyhow::Result<()> {
         if let FaultKind::Status { code, .. } = self.kind {
             anyhow::ensure!(
@@ -229,20 +231,20 @@ impl Fault {
     }
 }
 
-/// What the faults that hit one call amount to.
+/// The sum of the faults that match one call.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct MatchedFault {
-    /// Wait so long first.
+    /// Wait this long first.
     pub(crate) delay: Duration,
-    /// Mint for so long.
+    /// The lifetime of tokens.
     pub(crate) lifetime: Option<Duration>,
-    /// Date ID tokens by a clock that is so many seconds ahead.
+    /// How many seconds the clock of ID tokens is ahead.
     pub(crate) clock: i64,
-    /// What goes wrong besides.
+    /// What goes wrong otherwise.
     pub(crate) kind: Option<FaultKind>,
 }
 
-/// The faults ordered and not yet used up.
+/// The injected faults that still apply.
 #[derive(Default)]
 pub(crate) struct Faults(Mutex<Vec<Fault>>);
 
@@ -251,7 +253,7 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn order(&self, fault: Fault) {
+    pub(crate) fn inject(&self, fault: Fault) {
         self.faults().push(fault);
     }
 
@@ -263,22 +265,22 @@ impl Faults {
         self.faults().clone()
     }
 
-    /// Uses up, once, the faults that match a call about an account with these `names`.
-    pub(crate) fn hit(&self, endpoint: Endpoint, names: &[&str]) -> MatchedFault {
-        let mut hit = MatchedFault::default();
+    /// The faults that match a call about an account with these `names`. Counts the call against their `times`.
+    pub(crate) fn take_matching(&self, endpoint: Endpoint, names: &[&str]) -> MatchedFault {
+        let mut matched = MatchedFault::default();
         let mut faults = self.faults();
         for fault in faults.iter_mut().filter(|fault| fault.matches(endpoint, names)) {
             match &fault.kind {
-                FaultKind::Delay { millis } => hit.delay += Duration::from_millis(*millis),
-                FaultKind::Lifetime { seconds } => hit.lifetime = Some(Duration::from_secs(*seconds)),
-                FaultKind::Clock { seconds } => hit.clock = *seconds,
-                _ if hit.kind.is_some() => continue,
-                kind => hit.kind = Some(kind.clone()),
+                FaultKind::Delay { millis } => matched.delay += Duration::from_millis(*millis),
+                FaultKind::Lifetime { seconds } => matched.lifetime = Some(Duration::from_secs(*seconds)),
+                FaultKind::Clock { seconds } => matched.clock = *seconds,
+                _ if matched.kind.is_some() => continue,
+                kind => matched.kind = Some(kind.clone()),
             }
             fault.times = fault.times.map(|times| times - 1);
         }
         faults.retain(|fault| fault.times != Some(0));
-        hit
+        matched
     }
 }
 
@@ -289,28 +291,28 @@ mod tests {
     #[test]
     fn delays_add_up_and_the_first_error_wins() {
         let faults = Faults::default();
-        faults.order(Fault::delay(Duration::from_millis(2)));
-        faults.order(Fault::delay(Duration::from_millis(3)).times(1));
-        faults.order(Fault::status(500).on(Endpoint::SecurityToken).times(1));
-        faults.order(Fault::hang().times(1));
-        let hit = faults.hit(Endpoint::SecurityToken, &[]);
-        assert_eq!(hit.delay, Duration::from_millis(5));
-        assert!(matches!(hit.kind, Some(FaultKind::Status { code: 500, .. })));
-        let hit = faults.hit(Endpoint::SecurityToken, &[]);
+        faults.inject(Fault::delay(Duration::from_millis(2)));
+        faults.inject(Fault::delay(Duration::from_millis(3)).times(1));
+        faults.inject(Fault::status(500).on(Endpoint::SecurityToken).times(1));
+        faults.inject(Fault::hang().times(1));
+        let matched = faults.take_matching(Endpoint::SecurityToken, &[]);
+        assert_eq!(matched.delay, Duration::from_millis(5));
+        assert!(matches!(matched.kind, Some(FaultKind::Status { code: 500, .. })));
+        let matched = faults.take_matching(Endpoint::SecurityToken, &[]);
         assert_eq!(
-            (hit.delay, hit.kind),
+            (matched.delay, matched.kind),
             (Duration::from_millis(2), Some(FaultKind::Hang))
         );
-        assert_eq!(faults.hit(Endpoint::SecurityToken, &[]).kind, None);
+        assert_eq!(faults.take_matching(Endpoint::SecurityToken, &[]).kind, None);
     }
 
     #[test]
     fn an_account_has_two_names() {
         let faults = Faults::default();
-        faults.order(Fault::reset().for_account("12"));
-        assert_eq!(faults.hit(Endpoint::Metadata, &["b@x"]).kind, None);
+        faults.inject(Fault::reset().for_account("12"));
+        assert_eq!(faults.take_matching(Endpoint::Metadata, &["b@x"]).kind, None);
         assert_eq!(
-            faults.hit(Endpoint::Metadata, &["a@x", "12"]).kind,
+            faults.take_matching(Endpoint::Metadata, &["a@x", "12"]).kind,
             Some(FaultKind::Reset)
         );
     }

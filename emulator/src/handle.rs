@@ -1,4 +1,4 @@
-//! Starting, controlling and stopping an emulator in this process.
+//! Starts, controls and stops an emulator in this process.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,18 +25,18 @@ use crate::state::{EmulatorState, Settings};
 pub struct Options {
     /// Where it listens. Default `127.0.0.1:0`, a free port.
     pub listen: SocketAddr,
-    /// The address in [`EmulatorHandle::url`]; `http://` and the listener's where absent.
+    /// The base URL, for clients that reach the emulator by another address. Absent: `http://` and the listener's address.
     pub url: Option<String>,
-    /// How long ID tokens live. Default one hour, as Google's do. Whole seconds count.
+    /// The lifetime of ID tokens in whole seconds. Default one hour, as Google's have.
     pub lifetime: Duration,
-    /// How long access tokens live. Default one hour.
+    /// The lifetime of access tokens in whole seconds. Default one hour.
     pub access_token_lifetime: Duration,
-    /// How long before its end the metadata server stops serving an identity token again. Default 5 minutes.
+    /// How long before its expiration the metadata server stops returning a cached identity token. Default 5 minutes.
     pub metadata_margin: Duration,
-    /// A PEM private key (RSA) to sign with, for keys that outlive the process; a new one where absent.
+    /// The PEM private key (RSA) that signs ID tokens, for keys that outlive the process. Absent: a new key.
     pub signing_key_pem: Option<String>,
-    /// Where an HTTP proxy listens that answers as Google's hosts, for clients whose endpoints are fixed; none where
-    /// absent. Its clients must trust [`EmulatorHandle::proxy_ca_pem`].
+    /// Where an HTTP proxy listens that responds as Google's hosts, for clients whose endpoints are fixed. Its clients must trust
+    /// [`EmulatorHandle::proxy_ca_pem`]. Absent: no proxy.
     pub proxy: Option<SocketAddr>,
 }
 
@@ -60,7 +60,6 @@ pub struct EmulatorHandle {
     address: SocketAddr,
     /// The proxy's URL and the certificate of its CA.
     proxy: Option<(String, String)>,
-    // Dropping it ends them.
     tasks: JoinSet<()>,
 }
 
@@ -73,10 +72,10 @@ impl std::fmt::Debug for EmulatorHandle {
 }
 
 impl EmulatorHandle {
-    /// Starts an emulator on the current tokio runtime. It answers as soon as this returns.
+    /// Starts an emulator on the current tokio runtime. It accepts calls once this returns.
     ///
     /// # Errors
-    /// When the policy or the signing key is refused, or the address cannot be listened on.
+    /// When the policy or the signing key is invalid, or an address is not available.
     pub async fn start(policy: Policy, options: Options) -> anyhow::Result<Self> {
         let listener = listen(options.listen).await?;
         let address = listener.local_addr()?;
@@ -120,13 +119,13 @@ impl EmulatorHandle {
         })
     }
 
-    /// The base URL of all endpoints, `http://127.0.0.1:PORT`, without a slash at the end.
+    /// The base URL of all endpoints, `http://127.0.0.1:PORT`, without a trailing slash.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.state.url
     }
 
-    /// Where it listens; `HOST:PORT` is what `GCE_METADATA_HOST` takes.
+    /// The address it listens on, also the value of `GCE_METADATA_HOST`.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -144,105 +143,103 @@ impl EmulatorHandle {
         self.proxy.as_ref().map(|(_, pem)| pem.as_str())
     }
 
-    /// Ends all connections and frees the ports before it returns.
+    /// Closes all connections and frees the ports before it returns.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
     }
 
-    /// Sets how long ID tokens minted from now on live. What the metadata server serves again stays as it is; see
+    /// Sets the lifetime of ID tokens minted from now on. The metadata server's cached tokens stay as they are; see
     /// [`EmulatorHandle::clear_caches`].
     pub fn set_lifetime(&self, lifetime: Duration) {
         self.state
             .change_settings(|settings| settings.lifetime = lifetime);
     }
 
-    /// Sets how long access tokens issued from now on live.
+    /// Sets the lifetime of access tokens issued from now on.
     pub fn set_access_token_lifetime(&self, lifetime: Duration) {
         self.state
             .change_settings(|settings| settings.access_token_lifetime = lifetime);
     }
 
-    /// Sets how long before its end the metadata server stops serving an identity token again.
+    /// Sets how long before its expiration the metadata server stops returning a cached identity token.
     pub fn set_metadata_margin(&self, margin: Duration) {
         self.state
             .change_settings(|settings| settings.metadata_margin = margin);
     }
 
-    /// Replaces the policy. Tokens issued before stay valid.
+    /// Replaces the policy. Tokens that were issued before stay valid.
     ///
     /// # Errors
-    /// When [`Policy::validate`] refuses it; the old one stays.
+    /// When [`Policy::validate`] rejects it. The old policy stays.
     pub fn set_policy(&self, policy: Policy) -> anyhow::Result<()> {
         self.state.set_policy(policy)
     }
 
-    /// The policy in force.
+    /// The current policy.
     #[must_use]
     pub fn policy(&self) -> Policy {
         Policy::clone(&self.state.policy())
     }
 
-    /// Orders a fault.
+    /// Injects a fault.
     ///
     /// # Errors
-    /// When [`Fault::validate`] refuses it.
+    /// When [`Fault::validate`] rejects it.
     pub fn fault(&self, fault: Fault) -> anyhow::Result<()> {
         fault.validate()?;
-        self.state.faults.order(fault);
+        self.state.faults.inject(fault);
         Ok(())
     }
 
-    /// Clears all faults. Calls that already hang go on hanging.
+    /// Clears all faults. Calls that already hang stay so.
     pub fn clear_faults(&self) {
         self.state.faults.clear();
     }
 
-    /// The faults ordered and not used up.
+    /// The injected faults that still apply.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         self.state.faults.pending()
     }
 
-    /// How many ID tokens were minted, by any endpoint. A token that the metadata server serves again counts once.
+    /// How many ID tokens all endpoints minted. A cached token of the metadata server counts once.
     #[must_use]
     pub fn mint_count(&self) -> u64 {
         self.state.minted.load(Ordering::SeqCst)
     }
 
-    /// How many calls each endpoint had. Control calls do not count.
+    /// How many calls each endpoint received. Calls to `/_emulator/` do not count.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<Endpoint, u64> {
         self.state.calls.counts()
     }
 
-    /// How many calls one endpoint had.
+    /// How many calls one endpoint received.
     #[must_use]
     pub fn count(&self, endpoint: Endpoint) -> u64 {
         self.counts().get(&endpoint).copied().unwrap_or(0)
     }
 
-    /// The calls, oldest first; the last 200,000 are kept. A call is listed from its arrival on.
+    /// The last 200,000 calls, oldest first, with those in flight.
     #[must_use]
     pub fn calls(&self) -> Vec<CallRecord> {
         self.state.calls.calls()
     }
 
-    /// Forgets calls and counts, [`EmulatorHandle::mint_count`] among them.
+    /// Resets calls and counts, [`EmulatorHandle::mint_count`] included.
     pub fn reset_counts(&self) {
         self.state.reset_counts();
     }
 
-    /// Forgets the identity tokens to serve again, all access tokens issued, and the keys fetched from issuers.
+    /// Clears the cached identity tokens, all issued access tokens, and the keys fetched from issuers.
     pub fn clear_caches(&self) {
-        self.state.metadata_cache.clear();
-        self.state.access_tokens.clear();
-        self.state.issuer_keys.clear();
+        self.state.clear_caches();
     }
 
-    /// Checks an ID token's signature, issuer and expiry against this emulator's key, and returns its claims.
+    /// Verifies an ID token's signature by this emulator's key, its issuer and its expiration. Returns its claims.
     ///
     /// # Errors
-    /// When the token does not hold; says why, never the token.
+    /// When the token is invalid. The error has the reason, never the token.
     pub fn verify(&self, token: &str) -> anyhow::Result<Value> {
         self.state.verify(token)
     }
@@ -253,8 +250,8 @@ impl EmulatorHandle {
         self.state.key.jwk()
     }
 
-    /// Makes a new key for a service account of the policy, and returns its key file, whose `token_uri` is this
-    /// emulator. Takes a moment, as RSA keys do.
+    /// Generates a key for a service account of the policy. Returns the key file, whose `token_uri` is this emulator. Blocks while the
+    /// RSA key is generated.
     ///
     /// # Errors
     /// When the policy has no such account.

@@ -3,38 +3,20 @@
 use axum::http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
+use crate::call::Call;
 use crate::call_log::Endpoint;
+use crate::clock::now;
+use crate::issue::IdTokenClaims;
 use crate::jwt::Jwt;
-use crate::policy::{Permission, Policy, ServiceAccount};
+use crate::policy::Policy;
 use crate::response::{self, Failure, HandlerResult, Request};
-use crate::state::{Call, now};
-use crate::tokens::{CLOUD_PLATFORM, Grant, IAM, IdToken, Principal};
+use crate::routing::AccountResource;
+use crate::service_account::{Permission, ServiceAccount};
+use crate::tokens::{CLOUD_PLATFORM, Grant, IAM, Principal};
 
-/// Splits `/v1/projects/P/serviceAccounts/X:METHOD` or `…/X/allowedLocations` into project, account and endpoint.
-pub(crate) fn route(path: &str) -> Option<(String, String, Endpoint)> {
-    let (project, rest) = path
-        .strip_prefix("/v1/projects/")?
-        .split_once("/serviceAccounts/")?;
-    let (account, endpoint) = if let Some(account) = rest.strip_suffix("/allowedLocations") {
-        (account, Endpoint::AllowedLocations)
-    } else {
-        match rest.rsplit_once(':')? {
-            (account, "generateIdToken") => (account, Endpoint::GenerateIdToken),
-            (account, "generateAccessToken") => (account, Endpoint::GenerateAccessToken),
-            _ => return None,
-        }
-    };
-    Some((project.to_owned(), account.to_owned(), endpoint))
-}
-
-/// Answers a call that [`route`] recognized.
-pub(crate) async fn handle(
-    call: &mut Call,
-    request: &Request,
-    project: &str,
-    account: &str,
-) -> HandlerResult {
-    call.account(account);
+/// Handles a call about an account.
+pub(crate) async fn handle(call: &mut Call, request: &Request, resource: &AccountResource) -> HandlerResult {
+    call.record_account(&resource.account);
     let body = parse_body(request);
     if let Some(audience) = body
         .as_ref()
@@ -42,11 +24,11 @@ pub(crate) async fn handle(
         .and_then(|body| body.get("audience"))
         .and_then(Value::as_str)
     {
-        call.audience(audience);
+        call.record_audience(audience);
     }
     let caller = authenticate(call, request);
     if let Ok(grant) = &caller {
-        call.principal(&grant.principal);
+        call.record_principal(&grant.principal);
     }
     let overrides = call.apply_faults().await?;
 
@@ -64,8 +46,8 @@ pub(crate) async fn handle(
     }
     let caller = caller?;
     let body = body?;
-    let requested = TokenRequest::read(&body, call.endpoint)?;
-    if project != "-" {
+    let requested = TokenRequest::parse(&body, call.endpoint)?;
+    if resource.project != "-" {
         return Err(invalid(
             "Invalid form of account ID. The project must be the wildcard `-`.",
         ));
@@ -78,7 +60,7 @@ pub(crate) async fn handle(
         return Err(insufficient_scope());
     }
     let policy = call.state.policy();
-    let target = authorize(&policy, caller.principal, account, &requested)?;
+    let target = authorize(&policy, caller.principal, &resource.account, &requested)?;
     if call.endpoint == Endpoint::GenerateAccessToken {
         let mut overrides = overrides;
         overrides.lifetime = overrides.lifetime.or(requested.lifetime);
@@ -94,7 +76,7 @@ pub(crate) async fn handle(
         ));
     }
     let unique_id = target.unique_id();
-    let token = IdToken {
+    let claims = IdTokenClaims {
         subject: &unique_id,
         audience: &requested.audience,
         authorized_party: if requested.use_email_azp {
@@ -107,11 +89,11 @@ pub(crate) async fn handle(
             .organization_number
             .then(|| json!({"organization_number": policy.organization_number})),
     };
-    let minted = call.state.mint(&token, overrides)?;
+    let minted = call.state.mint(&claims, overrides)?;
     Ok(response::json(StatusCode::OK, &json!({"token": minted.token})))
 }
 
-/// What the body asks for.
+/// What the body requests.
 struct TokenRequest {
     permission: Permission,
     audience: String,
@@ -124,8 +106,8 @@ struct TokenRequest {
 }
 
 impl TokenRequest {
-    /// Reads the body as protocol buffers' JSON is read: both spellings, `null` as absent, booleans as text too.
-    fn read(body: &Map<String, Value>, endpoint: Endpoint) -> Result<Self, Failure> {
+    /// Parses the body as protocol buffers' JSON mapping does: snake case or camel case, `null` as absent, booleans also as strings.
+    fn parse(body: &Map<String, Value>, endpoint: Endpoint) -> Result<Self, Failure> {
         let id_token = endpoint == Endpoint::GenerateIdToken;
         let mut requested = Self {
             permission: if id_token {
@@ -232,7 +214,7 @@ fn lifetime(text: &str) -> Result<Option<std::time::Duration>, Failure> {
     }
 }
 
-/// Finds out who calls, by an access token issued here or a JWT a service account signed itself.
+/// Authenticates the caller by an access token issued here, or by a self-signed JWT of a service account.
 fn authenticate(call: &Call, request: &Request) -> Result<Grant, Failure> {
     let Some(header) = request.header("authorization") else {
         return Err(unauthenticated(
@@ -262,19 +244,20 @@ fn authenticate(call: &Call, request: &Request) -> Result<Grant, Failure> {
         .ok_or_else(rejected)
 }
 
-/// Longest time between `iat` and `exp` of a self-signed JWT, in seconds: an hour, and room for the skew that client libraries put on
-/// both ends (google-cloud-auth spans 3,620 s).
-const LONGEST_SELF_SIGNED: i64 = 3600 + 300;
+/// The maximum lifetime of a self-signed JWT, in seconds: an hour, and room for the margins that client libraries add (the JWTs
+/// of google-cloud-auth have 3,620 s).
+const MAX_SELF_SIGNED_LIFETIME: i64 = 3600 + 300;
 
-/// Checks a self-signed JWT: `iss` = `sub` = the account, signed by its key, valid now, for this API or with scopes.
+/// Verifies a self-signed JWT: `iss` and `sub` are the account, its key made the signature, the JWT is valid now, and it has scopes or
+/// `aud` is this API.
 fn self_signed(call: &Call, jwt: &Jwt) -> Option<Grant> {
     let policy = call.state.policy();
     let account = policy
         .account(jwt.text("iss")?)
         .filter(|account| !account.disabled)?;
     let (issued, expires) = (jwt.time("iat")?, jwt.time("exp")?);
-    let in_time = expires > now() && issued <= now() + 300 && expires - issued <= LONGEST_SELF_SIGNED;
-    if jwt.text("sub") != Some(&account.email) || jwt.text("iss") != jwt.text("sub") || !in_time {
+    let is_current = expires > now() && issued <= now() + 300 && expires - issued <= MAX_SELF_SIGNED_LIFETIME;
+    if jwt.text("sub") != Some(&account.email) || jwt.text("iss") != jwt.text("sub") || !is_current {
         return None;
     }
     if !jwt.verified_by(&call.state.account_keys(account)) {
@@ -299,7 +282,7 @@ fn self_signed(call: &Call, jwt: &Jwt) -> Option<Grant> {
     })
 }
 
-/// Walks the chain of delegates from the caller to the target, and returns the target.
+/// Authorizes each step from the caller through the delegates to the target. Returns the target.
 fn authorize<'p>(
     policy: &'p Policy,
     mut caller: Principal,

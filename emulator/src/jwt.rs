@@ -1,4 +1,4 @@
-//! Compact JSON Web Tokens (RFC 7519): splitting and checking signatures.
+//! Compact JSON Web Tokens (RFC 7519): parsing, and verifying signatures.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::keys::Jwk;
 
-/// A JWT that was split but not yet verified. Keeps no copy of the token as text.
+/// A parsed JWT whose signature is not verified yet.
 pub(crate) struct Jwt {
     header: Map<String, Value>,
     /// The payload.
@@ -16,7 +16,7 @@ pub(crate) struct Jwt {
 }
 
 impl Jwt {
-    /// Splits `token`; `None` unless it is three base64url parts with JSON objects in the first two.
+    /// Parses `token`. Returns `None` unless it is three base64url parts with JSON objects in the first two.
     pub(crate) fn parse(token: &str) -> Option<Self> {
         let (signing_input, signature) = token.rsplit_once('.')?;
         let (header, claims) = signing_input.split_once('.')?;
@@ -34,7 +34,7 @@ impl Jwt {
         self.header.get("kid")?.as_str()
     }
 
-    /// Whether one of `keys` made the signature. A key whose id differs from the header's is not tried.
+    /// Whether one of `keys` made the signature. Skips keys whose id differs from the header's.
     pub(crate) fn verified_by<'k>(&self, keys: impl IntoIterator<Item = &'k Jwk>) -> bool {
         let Some(alg) = self.header.get("alg").and_then(Value::as_str) else {
             return false;
@@ -45,7 +45,7 @@ impl Jwt {
             .any(|key| key.verifies(alg, &self.signing_input, &self.signature))
     }
 
-    /// A claim that is text.
+    /// A claim that is a string.
     pub(crate) fn text(&self, claim: &str) -> Option<&str> {
         self.claims.get(claim)?.as_str()
     }
@@ -58,7 +58,7 @@ impl Jwt {
             .or_else(|| value.as_f64().map(|seconds| seconds as i64))
     }
 
-    /// `aud`, which may be one text or a list.
+    /// `aud`, which may be one string or a list.
     pub(crate) fn audiences(&self) -> Vec<&str> {
         match self.claims.get("aud") {
             Some(Value::String(one)) => vec![one],

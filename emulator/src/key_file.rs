@@ -1,12 +1,13 @@
-//! Service account key files for accounts of the policy, and checks of tokens by the emulator's own key.
+//! Makes service account key files for accounts of the policy, and verifies tokens by the emulator's own key.
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
+use crate::clock::now;
+use crate::issue::GOOGLE_ISSUER;
 use crate::jwt::Jwt;
 use crate::keys::SigningKey;
-use crate::state::{EmulatorState, now};
-use crate::tokens::GOOGLE_ISSUER;
+use crate::state::EmulatorState;
 
 impl EmulatorState {
     /// Makes a key for an account, and returns its key file.
@@ -37,7 +38,7 @@ impl EmulatorState {
         let jwt = Jwt::parse(token).context("not a JWT")?;
         ensure!(
             jwt.kid() == Some(self.key.kid()),
-            "the JWT names another key than the emulator's"
+            "the JWT's `kid` is not the emulator's key"
         );
         ensure!(jwt.verified_by(&[self.key.jwk()]), "the JWT's signature is wrong");
         ensure!(

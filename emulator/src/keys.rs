@@ -22,7 +22,7 @@ pub struct Jwk {
     /// The only algorithm the key may be used with: `RS256` or `ES256`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alg: Option<String>,
-    /// Intended use; `sig` for all keys here.
+    /// Intended use; `sig` for the emulator's own keys.
     #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
     pub use_: Option<String>,
     /// RSA modulus, base64url.
@@ -118,10 +118,10 @@ impl std::fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// Makes a new RSA-2048 key.
+    /// Generates an RSA-2048 key.
     ///
     /// # Errors
-    /// When the cryptographic library fails to.
+    /// When the cryptographic library fails.
     pub fn generate() -> anyhow::Result<Self> {
         let pair = KeyPair::generate(KeySize::Rsa2048).map_err(|_| anyhow!("cannot generate an RSA key"))?;
         Ok(Self::new(pair))
@@ -149,7 +149,11 @@ impl SigningKey {
             .modulus()
             .big_endian_without_leading_zero()
             .to_vec();
-        let kid = hex(&digest::digest(&digest::SHA256, &modulus).as_ref()[..20]);
+        // As long as Google's: 40 hexadecimal digits.
+        let kid = sha256(&modulus)[..20]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         Self { pair, kid }
     }
 
@@ -173,10 +177,10 @@ impl SigningKey {
         Ok(write_pem("PRIVATE KEY", &self.pkcs8()?))
     }
 
-    /// A self-signed X.509 certificate of this key in PEM, as Google's `oauth2/v1/certs` publishes.
+    /// A self-signed X.509 certificate of this key in PEM, like those that Google publishes at `oauth2/v1/certs`.
     ///
     /// # Errors
-    /// When the certificate cannot be made.
+    /// When the certificate cannot be created.
     pub fn certificate_pem(&self) -> anyhow::Result<String> {
         let key = rcgen::KeyPair::try_from(self.pkcs8()?).context("cannot read the signing key")?;
         let mut params = rcgen::CertificateParams::default();
@@ -187,14 +191,14 @@ impl SigningKey {
         );
         Ok(params
             .self_signed(&key)
-            .context("cannot make a certificate")?
+            .context("cannot create the certificate")?
             .pem())
     }
 
     /// Signs `claims` as a compact JWT (RS256) whose header has this key's `kid`.
     ///
     /// # Errors
-    /// When the cryptographic library fails to sign.
+    /// When the cryptographic library fails.
     pub fn sign(&self, claims: &Value) -> anyhow::Result<String> {
         let header = json!({"alg": "RS256", "kid": self.kid, "typ": "JWT"});
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
@@ -220,22 +224,18 @@ impl SigningKey {
     }
 }
 
-/// Unguessable text of `bytes` random bytes, base64url.
+/// `bytes` random bytes, base64url.
 pub(crate) fn random_text(bytes: usize) -> anyhow::Result<String> {
     let mut buffer = vec![0; bytes];
     SystemRandom::new()
         .fill(&mut buffer)
-        .map_err(|_| anyhow!("no randomness available"))?;
+        .map_err(|_| anyhow!("no random bytes available"))?;
     Ok(URL_SAFE_NO_PAD.encode(buffer))
 }
 
-/// SHA-256 of `text`.
-pub(crate) fn sha256(text: &[u8]) -> Vec<u8> {
-    digest::digest(&digest::SHA256, text).as_ref().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// The SHA-256 digest.
+pub(crate) fn sha256(bytes: &[u8]) -> Vec<u8> {
+    digest::digest(&digest::SHA256, bytes).as_ref().to_vec()
 }
 
 fn read_pem(text: &str) -> anyhow::Result<(String, Vec<u8>)> {

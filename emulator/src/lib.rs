@@ -1,8 +1,8 @@
 //! Google's token endpoints, emulated: the metadata server, IAM Credentials, the Security Token Service, the OAuth 2.0
 //! token endpoint and the published keys, all on one loopback port.
 //!
-//! It decides by a [`Policy`], really verifies what it is given, signs what it issues, and goes wrong on demand
-//! ([`Fault`]). It is for tests, demos and CI: anybody who reaches its port can control it.
+//! It decides by a [`Policy`], verifies the credentials that it receives, signs the tokens that it issues, and fails on demand
+//! ([`Fault`]). It is for tests, demos and CI: anyone who reaches its port can control it. The crate's README lists its files.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -28,17 +28,21 @@
 //! # }
 //! ```
 //!
-//! A call's way: `server` accepts it and finds its endpoint; the endpoint (`metadata`, `iam_credentials`, `sts` with
-//! `subject_token`, `oauth`) notes what it is about in the call log, suffers the faults ordered for it, then checks it strictly
-//! and answers; `tokens` mints. `admin` offers over HTTP what [`EmulatorHandle`] offers in-process. Clients that cannot be given
-//! the port come by the `proxy`, which answers as Google's hosts with certificates of its own (`proxy_ca`).
+//! The flow of a call: `server` accepts it and `routing` finds its endpoint. The endpoint (`metadata`, `iam_credentials`, `sts` with
+//! `subject_token`, `oauth`) records the call in the call log, applies the faults that match it, then validates it strictly and
+//! responds; `issue` mints. `admin` offers over HTTP what [`EmulatorHandle`] offers in-process. Clients whose endpoints are fixed come
+//! through the `proxy`, which responds as Google's hosts with certificates of `proxy_ca`.
 
 mod admin;
+mod call;
 mod call_log;
 mod cel;
+mod clock;
 mod faults;
 mod handle;
 mod iam_credentials;
+mod issue;
+mod issuer_keys;
 mod jwt;
 mod key_file;
 mod keys;
@@ -49,7 +53,9 @@ mod provider;
 mod proxy;
 mod proxy_ca;
 mod response;
+mod routing;
 mod server;
+mod service_account;
 mod state;
 mod sts;
 mod subject_token;
@@ -58,10 +64,10 @@ mod tokens;
 pub use call_log::{CallRecord, Endpoint};
 pub use faults::{Fault, FaultKind, RetryAfter, WrongToken};
 pub use handle::{EmulatorHandle, Options};
+pub use issue::GOOGLE_ISSUER;
 pub use keys::{Jwk, Jwks, SigningKey};
-pub use policy::{
-    AccountKey, Binding, MetadataServer, OPEN_ID_TOKEN_CREATOR, OauthClient, Policy, Project, RefreshToken,
-    Secret, ServiceAccount, TOKEN_CREATOR, WORKLOAD_IDENTITY_USER,
-};
+pub use policy::{MetadataServer, OauthClient, Policy, Project, RefreshToken, Secret};
 pub use provider::{GkeCluster, IssuerKeys, WorkloadIdentityProvider};
-pub use tokens::GOOGLE_ISSUER;
+pub use service_account::{
+    AccountKey, Binding, OPEN_ID_TOKEN_CREATOR, ServiceAccount, TOKEN_CREATOR, WORKLOAD_IDENTITY_USER,
+};

@@ -1,4 +1,4 @@
-//! The emulator as a program: reads a policy, listens, prints its URL, and runs until it is asked to end.
+//! The emulator as a program: reads a policy, listens, prints its URL, and runs until SIGTERM or SIGINT.
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ struct Arguments {
     /// YAML file of service accounts, who may use them, and identity providers.
     #[arg(long, env = "IDTOKEN_EMULATOR_POLICY", value_name = "FILE")]
     policy: PathBuf,
-    /// Address to listen on; port 0 takes a free one. Anybody who reaches it can control the emulator.
+    /// Address to listen on; port 0 means any free port. Anyone who reaches it can control the emulator.
     #[arg(
         long,
         env = "IDTOKEN_EMULATOR_LISTEN",
@@ -26,22 +26,22 @@ struct Arguments {
         value_name = "ADDRESS"
     )]
     listen: SocketAddr,
-    /// Base URL that clients reach it by, where it differs from the listener's.
+    /// Base URL for clients, if it differs from the listener's address.
     #[arg(long, env = "IDTOKEN_EMULATOR_URL", value_name = "URL")]
     url: Option<String>,
-    /// How long ID tokens live.
+    /// Lifetime of ID tokens.
     #[arg(long, env = "IDTOKEN_EMULATOR_LIFETIME", default_value = "1h", value_parser = duration, value_name = "DURATION")]
     lifetime: Duration,
-    /// How long access tokens live.
+    /// Lifetime of access tokens.
     #[arg(long, env = "IDTOKEN_EMULATOR_ACCESS_TOKEN_LIFETIME", default_value = "1h", value_parser = duration, value_name = "DURATION")]
     access_token_lifetime: Duration,
-    /// How long before its end the metadata server stops serving an identity token again.
+    /// How long before its expiration the metadata server stops returning a cached identity token.
     #[arg(long, env = "IDTOKEN_EMULATOR_METADATA_MARGIN", default_value = "5m", value_parser = duration, value_name = "DURATION")]
     metadata_margin: Duration,
-    /// PEM file of the RSA private key to sign with; a new key is made where absent.
+    /// PEM file of the RSA private key that signs ID tokens. Without it, a new key is generated.
     #[arg(long, env = "IDTOKEN_EMULATOR_SIGNING_KEY", value_name = "FILE")]
     signing_key: Option<PathBuf>,
-    /// Address of an HTTP proxy that answers as Google's hosts, for clients whose endpoints are fixed.
+    /// Address of an HTTP proxy that responds as Google's hosts, for clients whose endpoints are fixed.
     #[arg(
         long,
         env = "IDTOKEN_EMULATOR_PROXY",
@@ -67,7 +67,7 @@ struct Arguments {
     log: String,
 }
 
-/// Reads a duration such as `20s`, `5m` or `1h`.
+/// Parses a duration such as `20s`, `5m` or `1h`.
 fn duration(text: &str) -> Result<Duration, String> {
     let signed: jiff::SignedDuration = text
         .parse()

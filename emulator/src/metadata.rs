@@ -1,29 +1,19 @@
 //! The metadata server of Compute Engine, Cloud Run and GKE.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-
 use axum::http::{HeaderValue, Method, StatusCode};
 use serde_json::json;
 
-use crate::policy::{Policy, ServiceAccount};
+use crate::call::Call;
+use crate::clock::seconds;
+use crate::issue::{IdTokenClaims, TokenOverrides};
+use crate::policy::Policy;
 use crate::response::{self, Failure, HandlerResult, HttpResponse, Request};
-use crate::state::{Call, now};
-use crate::tokens::{IdToken, Minted, Principal, seconds};
+use crate::service_account::ServiceAccount;
+use crate::tokens::{IdentityTokenKey, Principal};
 
 const ROOT: &str = "/computeMetadata/v1";
 
-/// Identity tokens served, which are served again until shortly before their end.
-#[derive(Default)]
-pub(crate) struct MetadataCache(Mutex<HashMap<(String, String, bool, bool), Minted>>);
-
-impl MetadataCache {
-    pub(crate) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-}
-
-/// Answers everything of the metadata server; marks it as such.
+/// Handles every path of the metadata server, and adds the headers that identify it.
 pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult {
     let mark = |mut response: HttpResponse| {
         let headers = response.headers_mut();
@@ -83,17 +73,17 @@ async fn service_accounts(call: &mut Call, request: &Request, policy: &Policy, p
         .is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let (name, what) = path.split_once('/').unwrap_or((path, ""));
     if !name.is_empty() {
-        call.account(
+        call.record_account(
             attached
                 .filter(|_| name == "default")
                 .map_or(name, |account| &account.email),
         );
     }
     if let Some(account) = attached {
-        call.principal(&Principal::service_account(&account.email));
+        call.record_principal(&Principal::service_account(&account.email));
     }
     if what == "identity" {
-        call.audience(&request.query("audience").unwrap_or_default());
+        call.record_audience(&request.query("audience").unwrap_or_default());
     }
     let overrides = call.apply_faults().await?;
 
@@ -173,7 +163,7 @@ fn identity(
     request: &Request,
     policy: &Policy,
     account: &ServiceAccount,
-    overrides: crate::state::TokenOverrides,
+    overrides: TokenOverrides,
 ) -> HandlerResult {
     let bad = |message: &str| Failure::from(response::text(StatusCode::BAD_REQUEST, message));
     let audience = request.query("audience").filter(|audience| !audience.is_empty());
@@ -190,19 +180,6 @@ fn identity(
         Some(_) => return Err(bad("licenses parameter must be one of: TRUE, FALSE")),
     };
 
-    let state = &call.state;
-    let key = (account.email.clone(), audience.clone(), full, licenses && full);
-    let untouched = overrides.wrong.is_none() && overrides.lifetime.is_none() && overrides.clock == 0;
-    let mut cache = state
-        .metadata_cache
-        .0
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    let margin = seconds(state.settings().metadata_margin);
-    cache.retain(|_, minted| minted.expires - margin > now());
-    if let Some(minted) = cache.get(&key).filter(|_| untouched) {
-        return Ok(response::body(StatusCode::OK, "text/html", minted.token.clone()));
-    }
     let unique_id = account.unique_id();
     let google = full.then(|| {
         let mut engine = json!({
@@ -218,19 +195,28 @@ fn identity(
         }
         json!({ "compute_engine": engine })
     });
-    let wanted = IdToken {
+    let claims = IdTokenClaims {
         subject: &unique_id,
         audience: &audience,
         authorized_party: &unique_id,
         email: full.then_some(account.email.as_str()),
         google,
     };
-    let minted = state.mint(&wanted, overrides)?;
-    let token = minted.token.clone();
-    if untouched {
-        cache.insert(key, minted);
-    }
-    Ok(response::body(StatusCode::OK, "text/html", token))
+    let state = &call.state;
+    let mint = || state.mint(&claims, overrides);
+    let minted = if overrides == TokenOverrides::default() {
+        let key = IdentityTokenKey {
+            email: account.email.clone(),
+            audience: audience.clone(),
+            full,
+            licenses: licenses && full,
+        };
+        let margin = seconds(state.settings().metadata_margin);
+        state.identity_tokens.get_or_mint(key, margin, mint)?
+    } else {
+        mint()?
+    };
+    Ok(response::body(StatusCode::OK, "text/html", minted.token))
 }
 
 fn not_found() -> Failure {

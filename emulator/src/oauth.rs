@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use axum::http::{Method, StatusCode};
 use serde_json::json;
 
+use crate::call::Call;
+use crate::clock::now;
+use crate::issue::{IdTokenClaims, TokenOverrides};
 use crate::jwt::Jwt;
-use crate::policy::ServiceAccount;
 use crate::response::{self, Failure, HandlerResult, Request};
-use crate::state::{Call, TokenOverrides, now};
-use crate::tokens::{IdToken, Principal};
+use crate::service_account::ServiceAccount;
+use crate::tokens::Principal;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
-/// How far a signer's clock may be ahead, in seconds.
-const SKEW: i64 = 300;
+/// How far the signer's clock may be ahead, in seconds.
+const MAX_CLOCK_SKEW: i64 = 300;
 
-/// Answers `/token`.
+/// Handles `/token`.
 pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult {
     let fields: BTreeMap<String, String> = if request.is_json() {
         // google-cloud-auth sends `"scopes": null` with a refresh.
@@ -34,9 +36,9 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
         .as_ref()
         .and_then(|jwt| jwt.text("iss"))
         .unwrap_or(field("client_id"));
-    call.account(account);
+    call.record_account(account);
     if let Some(audience) = assertion.as_ref().and_then(|jwt| jwt.text("target_audience")) {
-        call.audience(audience);
+        call.record_audience(audience);
     }
     let overrides = call.apply_faults().await?;
     if request.method != Method::POST {
@@ -49,7 +51,7 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
     match field("grant_type") {
         JWT_BEARER => match assertion {
             Some(jwt) => service_account(call, &jwt, overrides),
-            None => Err(refuse(
+            None => Err(oauth_error(
                 "invalid_grant",
                 "Invalid JWT: Failed to parse the assertion.",
             )),
@@ -62,7 +64,7 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
             field("scope"),
             overrides,
         ),
-        other => Err(refuse(
+        other => Err(oauth_error(
             "unsupported_grant_type",
             format!("Invalid grant_type: {other}"),
         )),
@@ -72,9 +74,9 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
 fn service_account(call: &Call, jwt: &Jwt, overrides: TokenOverrides) -> HandlerResult {
     let policy = call.state.policy();
     let account = jwt.text("iss").and_then(|name| policy.account(name));
-    let account = account.ok_or_else(|| refuse("invalid_grant", "Invalid grant: account not found"))?;
+    let account = account.ok_or_else(|| oauth_error("invalid_grant", "Invalid grant: account not found"))?;
     check_assertion(call, jwt, account, &policy.universe_domain)?;
-    call.principal(&Principal::service_account(&account.email));
+    call.record_principal(&Principal::service_account(&account.email));
     let audience = jwt
         .text("target_audience")
         .filter(|audience| !audience.is_empty());
@@ -82,14 +84,14 @@ fn service_account(call: &Call, jwt: &Jwt, overrides: TokenOverrides) -> Handler
     match (audience, scope) {
         (Some(audience), None) => {
             let unique_id = account.unique_id();
-            let wanted = IdToken {
+            let claims = IdTokenClaims {
                 subject: &unique_id,
                 audience,
                 authorized_party: &account.email,
                 email: Some(&account.email),
                 google: None,
             };
-            let minted = call.state.mint(&wanted, overrides)?;
+            let minted = call.state.mint(&claims, overrides)?;
             Ok(response::json(StatusCode::OK, &json!({"id_token": minted.token})))
         }
         (None, Some(scope)) => {
@@ -99,7 +101,7 @@ fn service_account(call: &Call, jwt: &Jwt, overrides: TokenOverrides) -> Handler
             let answer = json!({"access_token": token, "expires_in": lifetime, "token_type": "Bearer"});
             Ok(response::json(StatusCode::OK, &answer))
         }
-        _ => Err(refuse(
+        _ => Err(oauth_error(
             "invalid_scope",
             "Invalid OAuth scope or ID token audience provided.",
         )),
@@ -108,12 +110,12 @@ fn service_account(call: &Call, jwt: &Jwt, overrides: TokenOverrides) -> Handler
 
 fn check_assertion(call: &Call, jwt: &Jwt, account: &ServiceAccount, universe: &str) -> Result<(), Failure> {
     if account.disabled {
-        return Err(refuse("invalid_grant", "Robot is disabled."));
+        return Err(oauth_error("invalid_grant", "Robot is disabled."));
     }
     if !jwt.verified_by(&call.state.account_keys(account)) {
-        return Err(refuse("invalid_grant", "Invalid JWT Signature."));
+        return Err(oauth_error("invalid_grant", "Invalid JWT Signature."));
     }
-    let ours = [
+    let accepted = [
         format!("https://oauth2.{universe}/token"),
         format!("https://www.{universe}/oauth2/v4/token"),
         "https://accounts.google.com/o/oauth2/token".to_owned(),
@@ -122,18 +124,24 @@ fn check_assertion(call: &Call, jwt: &Jwt, account: &ServiceAccount, universe: &
     if !jwt
         .audiences()
         .iter()
-        .any(|audience| ours.iter().any(|ours| ours == audience))
+        .any(|audience| accepted.iter().any(|accepted| accepted == audience))
     {
-        return Err(refuse("invalid_grant", "Invalid JWT: Failed audience check."));
+        return Err(oauth_error(
+            "invalid_grant",
+            "Invalid JWT: Failed audience check.",
+        ));
     }
-    let in_time = match (jwt.time("iat"), jwt.time("exp")) {
+    let is_current = match (jwt.time("iat"), jwt.time("exp")) {
         (Some(issued), Some(expires)) => {
-            expires > now() && issued <= now() + SKEW && expires > issued && expires - issued <= 3600
+            expires > now()
+                && issued <= now() + MAX_CLOCK_SKEW
+                && expires > issued
+                && expires - issued <= 3600
         }
         _ => false,
     };
-    if !in_time {
-        return Err(refuse(
+    if !is_current {
+        return Err(oauth_error(
             "invalid_grant",
             "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat \
              and exp values in the JWT claim.",
@@ -170,9 +178,9 @@ fn user(
         .refresh_tokens
         .iter()
         .find(|known| known.token.0 == refresh_token && !known.revoked);
-    let known = known.ok_or_else(|| refuse("invalid_grant", "Token has been expired or revoked."))?;
+    let known = known.ok_or_else(|| oauth_error("invalid_grant", "Token has been expired or revoked."))?;
     let principal = Principal::user(&known.user);
-    call.principal(&principal);
+    call.record_principal(&principal);
 
     let scope = if scope.trim().is_empty() {
         "openid https://www.googleapis.com/auth/userinfo.email https://www.googleapis.com/auth/cloud-platform"
@@ -182,14 +190,14 @@ fn user(
     let scopes: Vec<String> = scope.split_whitespace().map(str::to_owned).collect();
     let (token, lifetime) = call.state.issue_access_token(principal, scopes, overrides)?;
     let unique_id = ServiceAccount::new(&known.user).unique_id();
-    let wanted = IdToken {
+    let claims = IdTokenClaims {
         subject: &unique_id,
         audience: client_id,
         authorized_party: client_id,
         email: Some(&known.user),
         google: None,
     };
-    let minted = call.state.mint(&wanted, overrides)?;
+    let minted = call.state.mint(&claims, overrides)?;
     Ok(response::json(
         StatusCode::OK,
         &json!({
@@ -202,6 +210,6 @@ fn user(
     ))
 }
 
-fn refuse(error: &str, description: impl Into<String>) -> Failure {
+fn oauth_error(error: &str, description: impl Into<String>) -> Failure {
     response::oauth_error(StatusCode::BAD_REQUEST, error, description).into()
 }

@@ -1,4 +1,4 @@
-//! Who vouches for workloads: providers of workload identity pools, and GKE clusters.
+//! Identity providers: those of workload identity pools, and GKE clusters.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use crate::cel::{Accessor, Condition};
 use crate::keys::Jwks;
 
-/// Where an issuer's public keys are: `jwksJson` wins over `jwksUrl`, and without both OIDC discovery is used.
+/// Where an issuer's public keys are. `jwksJson` takes precedence over `jwksUrl`; without both, OIDC discovery finds them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct IssuerKeys {
-    /// The JWKS document itself, as text.
+    /// The JWKS document itself.
     pub jwks_json: Option<String>,
     /// Where to fetch the JWKS document.
     pub jwks_url: Option<String>,
-    /// PEM certificates to trust, instead of the system's, when fetching.
+    /// PEM certificates to trust for the fetch, instead of the system's.
     pub ca_certificates: Option<String>,
 }
 
@@ -38,12 +38,12 @@ impl IssuerKeys {
 pub struct WorkloadIdentityProvider {
     /// `//iam.googleapis.com/projects/N/locations/global/workloadIdentityPools/P/providers/Q`.
     pub name: String,
-    /// A disabled provider answers `invalid_target`.
+    /// An exchange with a disabled provider fails with `invalid_target`.
     #[serde(default)]
     pub disabled: bool,
     /// The subject tokens' `iss`.
     pub issuer: String,
-    /// The subject tokens' `aud`; where empty, the provider's name with or without `https:`.
+    /// The subject tokens' `aud`. Empty: the provider's name with or without `https:`.
     #[serde(default)]
     pub allowed_audiences: Vec<String>,
     /// The issuer's keys.
@@ -52,13 +52,13 @@ pub struct WorkloadIdentityProvider {
     /// `google.subject` and `attribute.K` from `assertion.X`. Default: `google.subject` from `assertion.sub`.
     #[serde(default = "default_mapping")]
     pub attribute_mapping: BTreeMap<String, String>,
-    /// `assertion.X == "…"` or `assertion.X.startsWith("…")`, several joined by `&&`.
+    /// `assertion.X == "…"` and `assertion.X.startsWith("…")`, joined by `&&`.
     #[serde(default)]
     pub attribute_condition: Option<String>,
 }
 
 impl WorkloadIdentityProvider {
-    /// A provider whose issuer's keys are given, with default audiences and mapping.
+    /// A provider with these keys of its issuer, and default audiences and mapping.
     #[must_use]
     pub fn new(name: impl Into<String>, issuer: impl Into<String>, jwks_json: impl Into<String>) -> Self {
         Self {
@@ -137,15 +137,15 @@ fn default_mapping() -> BTreeMap<String, String> {
     BTreeMap::from([("google.subject".into(), "assertion.sub".into())])
 }
 
-/// A GKE cluster whose Kubernetes ServiceAccounts are known to IAM.
+/// A GKE cluster whose Kubernetes ServiceAccounts IAM knows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GkeCluster {
     /// `https://container.googleapis.com/v1/projects/P/locations/L/clusters/C`: the issuer of its tokens.
     pub name: String,
-    /// `PROJECT.svc.id.goog`: the pool, and the audience of the tokens to exchange.
+    /// `PROJECT.svc.id.goog`: the pool, and the audience of the subject tokens.
     pub workload_pool: String,
-    /// The tokens' `iss`; the cluster's name where absent.
+    /// The tokens' `iss`. Absent: the cluster's name.
     #[serde(default)]
     pub issuer: Option<String>,
     /// The issuer's keys.
@@ -168,7 +168,7 @@ impl GkeCluster {
         self.issuer.as_deref().unwrap_or(&self.name)
     }
 
-    /// The audience that an exchange names.
+    /// The audience of an exchange.
     #[must_use]
     pub fn audience(&self) -> String {
         format!("identitynamespace:{}:{}", self.workload_pool, self.name)

@@ -1,4 +1,4 @@
-//! The certificate authority of the proxy: made when it starts, and a leaf for each host as it is asked for.
+//! The certificate authority of the proxy: created at start; issues a certificate for a host at its first use.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,9 +14,9 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 
-/// How long its certificates hold, in days: what the strictest clients take of a leaf
-/// (<https://support.apple.com/en-us/103769>: 825 from a CA that the user has added).
-const DAYS: i64 = 398;
+/// Validity of the certificates, in days. Stays below the limit of the strictest clients: Apple's accept 825 days from a CA that
+/// the user has added (<https://support.apple.com/en-us/103769>).
+const VALIDITY_DAYS: i64 = 398;
 
 /// A certificate authority whose key never leaves this process.
 pub(crate) struct ProxyCa {
@@ -27,11 +27,11 @@ pub(crate) struct ProxyCa {
 
 impl ProxyCa {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let mut params = named("idtoken-emulator test CA")?;
+        let mut params = certificate_params("idtoken-emulator test CA")?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().context("cannot make the key of the test CA")?;
-        let issuer = CertifiedIssuer::self_signed(params, key).context("cannot make the test CA")?;
+        let key = KeyPair::generate().context("cannot generate the key of the test CA")?;
+        let issuer = CertifiedIssuer::self_signed(params, key).context("cannot create the test CA")?;
         let certificate = issuer.pem();
         Ok(Self {
             issuer,
@@ -40,32 +40,32 @@ impl ProxyCa {
         })
     }
 
-    /// The authority's certificate, PEM.
+    /// The CA's certificate, PEM.
     pub(crate) fn certificate(&self) -> &str {
         &self.certificate
     }
 
-    /// TLS as `host`, a name.
-    pub(crate) fn server(&self, host: &str) -> anyhow::Result<Arc<ServerConfig>> {
+    /// The TLS configuration of a server named `host`.
+    pub(crate) fn server_config(&self, host: &str) -> anyhow::Result<Arc<ServerConfig>> {
         let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = leaves.get(host) {
             return Ok(config.clone());
         }
-        let config = Arc::new(self.make(host)?);
+        let config = Arc::new(self.issue(host)?);
         leaves.insert(host.to_owned(), config.clone());
         Ok(config)
     }
 
-    fn make(&self, host: &str) -> anyhow::Result<ServerConfig> {
-        let mut params = named(host)?;
+    fn issue(&self, host: &str) -> anyhow::Result<ServerConfig> {
+        let mut params = certificate_params(host)?;
         params.subject_alt_names = CertificateParams::new([host.to_owned()])
             .with_context(|| format!("{host} cannot be the name in a certificate"))?
             .subject_alt_names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        // Python's VERIFY_X509_STRICT wants it.
+        // Python's VERIFY_X509_STRICT requires it.
         params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate().context("cannot make a key")?;
+        let key = KeyPair::generate().context("cannot generate a key")?;
         let certificate = params
             .signed_by(&key, &self.issuer)
             .context("cannot sign a certificate")?;
@@ -80,7 +80,7 @@ impl ProxyCa {
     }
 }
 
-fn named(name: &str) -> anyhow::Result<CertificateParams> {
+fn certificate_params(name: &str) -> anyhow::Result<CertificateParams> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -92,8 +92,8 @@ fn named(name: &str) -> anyhow::Result<CertificateParams> {
             date.day().unsigned_abs(),
         )
     };
-    // Since yesterday, for clients whose clock is behind.
+    // Valid since yesterday, for clients whose clock is behind.
     params.not_before = time(today.checked_sub(1.day())?);
-    params.not_after = time(today.checked_add((DAYS - 1).days())?);
+    params.not_after = time(today.checked_add((VALIDITY_DAYS - 1).days())?);
     Ok(params)
 }

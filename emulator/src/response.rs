@@ -1,14 +1,14 @@
-//! Answers in the shapes of Google's endpoints.
+//! Requests that were read in full, and responses in the shapes of Google's endpoints.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-/// An HTTP answer.
+/// An HTTP response.
 pub(crate) type HttpResponse = Response;
 
-/// The media type of JSON answers.
+/// The media type of JSON responses.
 pub(crate) const JSON: &str = "application/json; charset=UTF-8";
 
 /// A request that was read in full.
@@ -21,7 +21,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// A query parameter's first value. Takes unencoded values too, up to the next `&`.
+    /// The first value of a query parameter. Accepts unencoded values too, up to the next `&`.
     pub(crate) fn query(&self, name: &str) -> Option<String> {
         url::form_urlencoded::parse(self.query.as_bytes())
             .find(|(key, _)| key == name)
@@ -40,12 +40,12 @@ impl Request {
     }
 }
 
-/// Why a call gets no regular answer.
+/// Why a call gets no regular response.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// This answer instead.
+    /// This response instead.
     Response(Box<Response>),
-    /// No answer: the connection is reset.
+    /// No response: the connection is reset.
     Reset,
 }
 
@@ -62,10 +62,10 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// What a handler returns.
+/// What the handler of an endpoint returns.
 pub(crate) type HandlerResult = Result<Response, Failure>;
 
-/// An answer with a body of this type.
+/// A response with a body of this type.
 pub(crate) fn body(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
@@ -75,12 +75,12 @@ pub(crate) fn body(status: StatusCode, content_type: &'static str, body: impl In
     response
 }
 
-/// A JSON answer.
+/// A JSON response.
 pub(crate) fn json(status: StatusCode, value: &Value) -> Response {
     body(status, JSON, value.to_string())
 }
 
-/// A plain-text answer.
+/// A plain-text response.
 pub(crate) fn text(status: StatusCode, message: impl Into<String>) -> Response {
     body(status, "text/plain; charset=utf-8", message.into())
 }

@@ -13,25 +13,26 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::call::Call;
 use crate::call_log::Endpoint;
 use crate::response::{self, Failure, HandlerResult, HttpResponse, Request};
-use crate::state::{Call, EmulatorState};
-use crate::{admin, iam_credentials, metadata, oauth, proxy, sts};
+use crate::state::EmulatorState;
+use crate::{admin, iam_credentials, metadata, oauth, routing, sts};
 
-/// The longest body read, in bytes.
-const LONGEST_BODY: usize = 1 << 20;
+/// The maximum size of a request's body.
+const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// Ends a connection without an answer.
+/// Closes a connection without a response.
 #[derive(Debug, thiserror::Error)]
-#[error("connection reset, as ordered")]
+#[error("connection reset by an injected fault")]
 struct ResetConnection;
 
-/// Serves connections until dropped, which ends them all.
+/// Serves connections. Dropping the future closes them all.
 pub(crate) async fn serve(listener: TcpListener, state: Arc<EmulatorState>) {
-    accept(listener, |stream| direct(stream, state.clone())).await;
+    accept(listener, |stream| serve_direct(stream, state.clone())).await;
 }
 
-/// Accepts connections and lets `serve` run each, until dropped, which ends them all.
+/// Accepts connections and runs `serve` for each. Dropping the future closes them all.
 pub(crate) async fn accept<F>(listener: TcpListener, serve: impl Fn(TcpStream) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -56,8 +57,8 @@ where
     }
 }
 
-async fn direct(stream: TcpStream, state: Arc<EmulatorState>) {
-    let Some(stream) = connection(stream, state, None).await else {
+async fn serve_direct(stream: TcpStream, state: Arc<EmulatorState>) {
+    let Some(stream) = serve_connection(stream, state, None).await else {
         return;
     };
     // Without lingering, closing sends RST instead of FIN.
@@ -66,9 +67,9 @@ async fn direct(stream: TcpStream, state: Arc<EmulatorState>) {
     }
 }
 
-/// Answers the requests of one connection, as `host` where a proxy's client wanted that. Returns a stream that broke or
-/// is to be broken.
-pub(crate) async fn connection<S>(stream: S, state: Arc<EmulatorState>, host: Option<&str>) -> Option<S>
+/// Serves the requests of one connection, as `host` if it came through the proxy. Returns the stream if the connection failed or an
+/// injected fault resets it.
+pub(crate) async fn serve_connection<S>(stream: S, state: Arc<EmulatorState>, host: Option<&str>) -> Option<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -94,10 +95,10 @@ async fn respond(
     host: Option<&str>,
 ) -> HandlerResult {
     let (parts, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, LONGEST_BODY).await else {
+    let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
         return Ok(response::text(
             StatusCode::PAYLOAD_TOO_LARGE,
-            "the request's body is too large or broken off",
+            "the request's body is too large or incomplete",
         ));
     };
     let request = Request {
@@ -114,47 +115,22 @@ async fn respond(
     {
         return admin::handle(&state, &request, path).await;
     }
-    let iam = iam_credentials::route(&request.path);
-    let endpoint = iam
-        .as_ref()
-        .map_or_else(|| endpoint(&request.path), |(_, _, endpoint)| *endpoint);
-    let is_served = host.is_none_or(|host| proxy::serves(host, endpoint, &request.path));
-    let endpoint = if is_served { endpoint } else { Endpoint::Unknown };
-    let iam = iam.filter(|_| is_served);
-    let mut call = Call::begin(state, endpoint, &request, host);
-    let answer = match iam {
-        Some((project, account, _)) => iam_credentials::handle(&mut call, &request, &project, &account).await,
+    let route = routing::route(&request.path, host);
+    let mut call = Call::begin(state, route.endpoint, &request, host);
+    let result = match &route.resource {
+        Some(resource) => iam_credentials::handle(&mut call, &request, resource).await,
         None => dispatch(&mut call, &request).await,
     };
-    let status = match &answer {
+    let status = match &result {
         Ok(response) => Some(response.status()),
         Err(Failure::Response(response)) => Some(response.status()),
         Err(Failure::Reset) => None,
     };
     if let Some(status) = status {
-        call.status(status);
+        call.record_status(status);
     }
     tracing::info!(method = %request.method, path = request.path, status = status.map(|status| status.as_u16()), "call");
-    answer
-}
-
-fn endpoint(path: &str) -> Endpoint {
-    match path {
-        "/v1/token" => Endpoint::SecurityToken,
-        "/v1/identitybindingtoken" => Endpoint::IdentityBindingToken,
-        "/token" | "/oauth2/v4/token" | "/o/oauth2/token" => Endpoint::OauthToken,
-        "/oauth2/v3/certs" | "/oauth2/v1/certs" => Endpoint::Certs,
-        "/" => Endpoint::Metadata,
-        path if path.starts_with("/computeMetadata/v1/instance/service-accounts/") => {
-            match path.rsplit('/').next() {
-                Some("token") => Endpoint::MetadataToken,
-                Some("identity") => Endpoint::MetadataIdentity,
-                _ => Endpoint::Metadata,
-            }
-        }
-        path if path == "/computeMetadata" || path.starts_with("/computeMetadata/") => Endpoint::Metadata,
-        _ => Endpoint::Unknown,
-    }
+    result
 }
 
 async fn dispatch(call: &mut Call, request: &Request) -> HandlerResult {
@@ -168,7 +144,7 @@ async fn dispatch(call: &mut Call, request: &Request) -> HandlerResult {
         Endpoint::MetadataToken | Endpoint::MetadataIdentity | Endpoint::Metadata => {
             metadata::handle(call, request).await
         }
-        // Clients that came by the proxy may ask other APIs, such as for the project's id, and read JSON only.
+        // Clients of the proxy may call other APIs, for example for the project's id, and can read only JSON.
         _ if call.is_proxied => {
             let message = "Requested entity was not found: the emulator has no such API or method.";
             Err(response::api_error(StatusCode::NOT_FOUND, message, &[]).into())
@@ -181,7 +157,7 @@ async fn dispatch(call: &mut Call, request: &Request) -> HandlerResult {
     }
 }
 
-/// The signing key, as a JWKS document or as a map from key id to certificate.
+/// The signing key: as a JWKS document, or as a map from key id to certificate.
 fn certs(state: &EmulatorState, path: &str) -> HttpResponse {
     if path == "/oauth2/v3/certs" {
         return response::json(StatusCode::OK, &json!({"keys": [state.key.jwk()]}));
@@ -189,7 +165,7 @@ fn certs(state: &EmulatorState, path: &str) -> HttpResponse {
     response::json(StatusCode::OK, &json!({ state.key.kid(): state.certificate }))
 }
 
-/// Decodes `%40` and the like. A `+` stays, as it does in paths.
+/// Decodes percent-encoding, such as `%40`. A `+` stays a `+`, as in every path.
 fn percent_decoded(path: &str) -> String {
     let kept = path.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
     url::form_urlencoded::parse(kept.as_bytes())

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::call::Call;
 use crate::call_log::Endpoint;
+use crate::clock::{now, seconds};
 use crate::response::{self, Failure, HandlerResult, Request};
-use crate::state::{Call, now};
 use crate::subject_token;
-use crate::tokens::{Grant, seconds};
+use crate::tokens::Grant;
 
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
@@ -17,14 +18,14 @@ const SUBJECT_TYPES: [&str; 2] = [
     "urn:ietf:params:oauth:token-type:jwt",
     "urn:ietf:params:oauth:token-type:id_token",
 ];
-/// Federated access tokens live at most this many seconds.
-const LONGEST: i64 = 3600;
+/// The maximum lifetime of federated access tokens, in seconds.
+const MAX_LIFETIME: i64 = 3600;
 
-/// Answers `/v1/token` and `/v1/identitybindingtoken`.
+/// Handles `/v1/token` and `/v1/identitybindingtoken`.
 pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult {
-    let fields = read(request);
+    let fields = parse_fields(request);
     if let Some(audience) = fields.as_ref().ok().and_then(|fields| fields.get("audience")) {
-        call.account(audience);
+        call.record_account(audience);
     }
     let overrides = call.apply_faults().await?;
     if request.method != Method::POST {
@@ -35,7 +36,7 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
         .into());
     }
     if request.header("authorization").is_some() {
-        return Err(refuse(
+        return Err(oauth_error(
             "invalid_client",
             "An Authorization header is not accepted here: send none.",
         ));
@@ -46,7 +47,7 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
         if allowed.contains(&field(name)) {
             return Ok(());
         }
-        Err(refuse(
+        Err(oauth_error(
             if name == "grant_type" {
                 "unsupported_grant_type"
             } else {
@@ -62,21 +63,21 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
     expect("requested_token_type", &[ACCESS_TOKEN])?;
     expect("subject_token_type", &SUBJECT_TYPES)?;
     if field("subject_token").is_empty() {
-        return Err(refuse(
+        return Err(oauth_error(
             "invalid_request",
             "Missing required field: \"subject_token\".",
         ));
     }
     let scopes: Vec<String> = field("scope").split_whitespace().map(str::to_owned).collect();
     if scopes.is_empty() || !scopes.iter().all(|scope| is_scope(scope)) {
-        return Err(refuse(
+        return Err(oauth_error(
             "invalid_scope",
             "Missing or invalid scope: give at least one OAuth 2.0 scope.",
         ));
     }
     let options = field("options");
     if !options.is_empty() && !matches!(serde_json::from_str(options), Ok(Value::Object(_))) {
-        return Err(refuse(
+        return Err(oauth_error(
             "invalid_request",
             "Invalid value for \"options\". This value should be a JSON object.",
         ));
@@ -84,10 +85,10 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
 
     let state = &call.state;
     let bearer = verify(call, field("audience"), field("subject_token")).await?;
-    call.principal(&bearer.principal);
+    call.record_principal(&bearer.principal);
     let lifetime = (bearer.expires - now())
-        .min(LONGEST)
-        .min(overrides.lifetime.map_or(LONGEST, seconds));
+        .min(MAX_LIFETIME)
+        .min(overrides.lifetime.map_or(MAX_LIFETIME, seconds));
     let grant = Grant {
         principal: bearer.principal,
         scopes,
@@ -107,7 +108,7 @@ async fn verify(call: &Call, audience: &str, token: &str) -> Result<subject_toke
     let policy = call.state.policy();
     let cache = &call.state.issuer_keys;
     let unknown = || {
-        refuse(
+        oauth_error(
             "invalid_target",
             "The target service indicated by the \"audience\" parameters is invalid. This might either be because the \
              pool or provider is disabled or deleted or because it doesn't exist.",
@@ -124,13 +125,13 @@ async fn verify(call: &Call, audience: &str, token: &str) -> Result<subject_toke
         let provider = providers.find(|provider| provider.name == audience && !provider.disabled);
         subject_token::federated(cache, provider.ok_or_else(unknown)?, token).await
     } else {
-        return Err(refuse(
+        return Err(oauth_error(
             "invalid_request",
             "Invalid value for \"audience\". This value should be the full resource name of the Identity Provider. See \
              https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token for the list of possible formats.",
         ));
     };
-    verified.map_err(|refused| refuse(refused.error, refused.description))
+    verified.map_err(|error| oauth_error(error.error, error.description))
 }
 
 fn is_provider(audience: &str) -> bool {
@@ -146,13 +147,13 @@ fn is_scope(scope: &str) -> bool {
     scope.starts_with("https://") || matches!(scope, "openid" | "email" | "profile")
 }
 
-/// Reads a form or a JSON object; of the latter also camelCase names, as protocol buffers allow.
-fn read(request: &Request) -> Result<BTreeMap<String, String>, Failure> {
+/// Parses a form or a JSON object. JSON may have camel case names, as protocol buffers allow.
+fn parse_fields(request: &Request) -> Result<BTreeMap<String, String>, Failure> {
     if !request.is_json() {
         return Ok(url::form_urlencoded::parse(&request.body).into_owned().collect());
     }
     let fields: BTreeMap<String, Value> = serde_json::from_slice(&request.body)
-        .map_err(|_| refuse("invalid_request", "The request body is not a JSON object."))?;
+        .map_err(|_| oauth_error("invalid_request", "The request body is not a JSON object."))?;
     Ok(fields
         .into_iter()
         .filter_map(|(name, value)| match value {
@@ -174,6 +175,6 @@ fn snake_case(name: &str) -> String {
     snake
 }
 
-fn refuse(error: &str, description: impl Into<String>) -> Failure {
+fn oauth_error(error: &str, description: impl Into<String>) -> Failure {
     response::oauth_error(StatusCode::BAD_REQUEST, error, description).into()
 }

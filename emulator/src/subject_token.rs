@@ -1,26 +1,23 @@
-//! Verifies the tokens that workloads bring to an exchange, and says who their bearers are.
+//! Verifies the subject tokens of exchanges, and determines the principals that they stand for.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cel::{Accessor, Condition};
+use crate::clock::now;
+use crate::issuer_keys::{self, KeyCache};
 use crate::jwt::Jwt;
 use crate::keys::Jwks;
 use crate::provider::{GkeCluster, IssuerKeys, WorkloadIdentityProvider};
-use crate::state::now;
 use crate::tokens::Principal;
 
-/// `google.subject` can be no longer.
-const SUBJECT_BYTES: usize = 127;
-/// Subject tokens older than this are refused whatever their `exp` says.
-const OLDEST: i64 = 24 * 3600;
+/// The maximum length of `google.subject`.
+const MAX_SUBJECT_BYTES: usize = 127;
+/// The maximum age of subject tokens in seconds, whatever their `exp`.
+const MAX_AGE: i64 = 24 * 3600;
 
-/// Why a subject token is refused: the `error` and `error_description` to answer.
+/// Why a subject token is rejected: the `error` and `error_description` of the response.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}: {description}")]
 pub(crate) struct ExchangeError {
@@ -35,47 +32,22 @@ fn invalid_grant(description: impl Into<String>) -> ExchangeError {
     }
 }
 
-/// What was fetched from issuers, by URL.
-#[derive(Default)]
-pub(crate) struct KeyCache(Mutex<HashMap<String, Arc<Jwks>>>);
-
-impl KeyCache {
-    pub(crate) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    fn get(&self, url: &str) -> Option<Arc<Jwks>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(url)
-            .cloned()
-    }
-
-    fn put(&self, url: &str, keys: Arc<Jwks>) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(url.to_owned(), keys);
-    }
-}
-
-/// A subject token's bearer, and when the token ends in seconds since 1970.
+/// The principal that a subject token stands for, and when the token expires (seconds since 1970).
 pub(crate) struct Bearer {
     pub(crate) principal: Principal,
     pub(crate) expires: i64,
 }
 
-/// Checks a token against a provider of a workload identity pool.
+/// Verifies a token for a provider of a workload identity pool.
 pub(crate) async fn federated(
     cache: &KeyCache,
     provider: &WorkloadIdentityProvider,
     token: &str,
 ) -> Result<Bearer, ExchangeError> {
     let jwt = parse(token)?;
-    issuer_matches(&jwt, &provider.issuer)?;
+    check_issuer(&jwt, &provider.issuer)?;
     let https = format!("https:{}", provider.name);
-    audience_matches(&jwt, |audience| {
+    check_audience(&jwt, |audience| {
         if provider.allowed_audiences.is_empty() {
             audience == provider.name || audience == https
         } else {
@@ -86,7 +58,7 @@ pub(crate) async fn federated(
         }
     })?;
     let expires = check_lifetime(&jwt)?;
-    signature_matches(cache, &jwt, &provider.issuer, &provider.keys).await?;
+    check_signature(cache, &jwt, &provider.issuer, &provider.keys).await?;
 
     let read = |target: &str, source: &str| {
         let value = Accessor::parse(source)
@@ -111,11 +83,11 @@ pub(crate) async fn federated(
             continue;
         };
         if target == "google.subject" {
-            if value.len() > SUBJECT_BYTES {
+            if value.len() > MAX_SUBJECT_BYTES {
                 return Err(invalid_grant(format!(
-                    "The size of mapped attribute google.subject exceeds the {SUBJECT_BYTES} bytes limit. Either modify \
+                    "The size of mapped attribute google.subject exceeds the {MAX_SUBJECT_BYTES} bytes limit. Either modify \
                      your attribute mapping or the incoming assertion to produce a mapped attribute that is less than \
-                     {SUBJECT_BYTES} bytes."
+                     {MAX_SUBJECT_BYTES} bytes."
                 )));
             }
             principal.name = format!("principal://{pool}/subject/{value}");
@@ -130,7 +102,7 @@ pub(crate) async fn federated(
         .as_deref()
         .map(Condition::parse)
         .transpose();
-    if !matches!(condition, Ok(condition) if condition.as_ref().is_none_or(|condition| condition.holds(&jwt.claims)))
+    if !matches!(condition, Ok(condition) if condition.as_ref().is_none_or(|condition| condition.matches(&jwt.claims)))
     {
         return Err(ExchangeError {
             error: "unauthorized_client",
@@ -140,7 +112,7 @@ pub(crate) async fn federated(
     Ok(Bearer { principal, expires })
 }
 
-/// Checks a token of a GKE cluster against its own pool.
+/// Verifies a token of a GKE cluster for the cluster's own pool.
 pub(crate) async fn gke(
     cache: &KeyCache,
     cluster: &GkeCluster,
@@ -148,11 +120,11 @@ pub(crate) async fn gke(
     token: &str,
 ) -> Result<Bearer, ExchangeError> {
     let jwt = parse(token)?;
-    issuer_matches(&jwt, cluster.issuer())?;
+    check_issuer(&jwt, cluster.issuer())?;
     let workload_pool = &cluster.workload_pool;
-    audience_matches(&jwt, |audience| audience == workload_pool)?;
+    check_audience(&jwt, |audience| audience == workload_pool)?;
     let expires = check_lifetime(&jwt)?;
-    signature_matches(cache, &jwt, cluster.issuer(), &cluster.keys).await?;
+    check_signature(cache, &jwt, cluster.issuer(), &cluster.keys).await?;
     let account = jwt
         .text("sub")
         .and_then(|subject| subject.strip_prefix("system:serviceaccount:"));
@@ -181,7 +153,7 @@ fn parse(token: &str) -> Result<Jwt, ExchangeError> {
     })
 }
 
-fn issuer_matches(jwt: &Jwt, expected: &str) -> Result<(), ExchangeError> {
+fn check_issuer(jwt: &Jwt, expected: &str) -> Result<(), ExchangeError> {
     let issuer = jwt.text("iss").unwrap_or_default();
     if issuer == expected {
         return Ok(());
@@ -191,7 +163,7 @@ fn issuer_matches(jwt: &Jwt, expected: &str) -> Result<(), ExchangeError> {
     )))
 }
 
-fn audience_matches(jwt: &Jwt, is_allowed: impl Fn(&str) -> bool) -> Result<(), ExchangeError> {
+fn check_audience(jwt: &Jwt, is_allowed: impl Fn(&str) -> bool) -> Result<(), ExchangeError> {
     let audiences = jwt.audiences();
     if audiences.iter().any(|audience| is_allowed(audience)) {
         return Ok(());
@@ -202,12 +174,12 @@ fn audience_matches(jwt: &Jwt, is_allowed: impl Fn(&str) -> bool) -> Result<(), 
     )))
 }
 
-/// Returns when the token ends.
+/// Returns when the token expires.
 fn check_lifetime(jwt: &Jwt) -> Result<i64, ExchangeError> {
     let missing = |claim: &str| invalid_grant(format!("The ID Token lacks the claim {claim}."));
     let issued = jwt.time("iat").ok_or_else(|| missing("iat"))?;
     let expires = jwt.time("exp").ok_or_else(|| missing("exp"))?;
-    if expires <= now() || issued < now() - OLDEST {
+    if expires <= now() || issued < now() - MAX_AGE {
         return Err(invalid_grant(format!(
             "ID Token issued at {issued} is stale to sign-in."
         )));
@@ -221,7 +193,7 @@ fn check_lifetime(jwt: &Jwt) -> Result<i64, ExchangeError> {
     Ok(expires)
 }
 
-async fn signature_matches(
+async fn check_signature(
     cache: &KeyCache,
     jwt: &Jwt,
     issuer: &str,
@@ -243,7 +215,7 @@ async fn signature_matches(
     {
         return Ok(());
     }
-    let fetched = fetch(issuer, keys).await.map_err(|error| {
+    let fetched = issuer_keys::fetch(issuer, keys).await.map_err(|error| {
         tracing::warn!(
             issuer,
             error = format!("{error:#}"),
@@ -258,43 +230,4 @@ async fn signature_matches(
     } else {
         Err(wrong())
     }
-}
-
-/// Fetches an issuer's keys, by OIDC discovery unless their URL is given.
-async fn fetch(issuer: &str, keys: &IssuerKeys) -> anyhow::Result<Jwks> {
-    #[derive(Deserialize)]
-    struct Discovery {
-        issuer: String,
-        jwks_uri: String,
-    }
-
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Only a race between two callers can fail here, and then the other one has installed it.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    }
-    let mut builder = reqwest::Client::builder().timeout(Duration::from_secs(10));
-    if let Some(pem) = &keys.ca_certificates {
-        builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem.as_bytes())?);
-    }
-    let client = builder.build().context("cannot make an HTTP client")?;
-    let get = async |url: &str| client.get(url).send().await?.error_for_status()?.bytes().await;
-    let jwks_url = match &keys.jwks_url {
-        Some(url) => url.clone(),
-        None => {
-            let url = format!(
-                "{}/.well-known/openid-configuration",
-                issuer.trim_end_matches('/')
-            );
-            let document: Discovery =
-                serde_json::from_slice(&get(&url).await?).context("the discovery document is malformed")?;
-            if document.issuer != issuer {
-                return Err(anyhow!(
-                    "the discovery document is of the issuer {}",
-                    document.issuer
-                ));
-            }
-            document.jwks_uri
-        }
-    };
-    serde_json::from_slice(&get(&jwks_url).await?).context("the JWKS document is malformed")
 }
