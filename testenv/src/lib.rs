@@ -28,9 +28,10 @@
 mod apiserver;
 mod audit;
 pub mod binaries;
-mod build;
+mod builder;
 pub mod consumers;
 mod control_plane;
+mod digest;
 mod environment;
 mod etcd;
 mod go_module;

@@ -11,11 +11,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use aws_lc_rs::digest;
 use flate2::{Compression, GzBuilder};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tar::{EntryType, Header};
+
+use crate::digest::sha256;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -333,11 +334,6 @@ fn descriptor(media_type: &str, content: &[u8]) -> Value {
 
 fn blob(content: &[u8]) -> String {
     format!("blobs/sha256/{}", sha256(content))
-}
-
-fn sha256(content: &[u8]) -> String {
-    let digest = digest::digest(&digest::SHA256, content);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn gzip(content: &[u8]) -> Result<Vec<u8>> {

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::build::{hash, lock, run};
+use crate::builder::{hash, lock, run};
 use crate::paths;
 use crate::progress::{Progress, Step};
 

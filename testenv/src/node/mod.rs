@@ -8,14 +8,14 @@
 //! not enforce NetworkPolicies.
 
 mod cgroups;
-mod control;
+mod control_plane;
 pub mod isolation;
 mod kubelet;
+mod kubernetes_version;
 mod network;
 pub mod packages;
 mod programs;
 mod runtime;
-mod version;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,12 +54,12 @@ impl Node {
     pub async fn start(programs: &NodePrograms, images: &[PathBuf], sandbox: &str) -> Result<Self> {
         isolation::assert_entered()?;
         network::make_bridge()?;
-        let cluster = control::plane(programs).await?;
+        let cluster = control_plane::start(programs).await?;
         let containerd = Containerd::start(programs, &cluster, sandbox).await?;
         for image in images {
             containerd.import(image).await?;
         }
-        let control = control::start(programs, &cluster)?;
+        let control = control_plane::start_controllers(programs, &cluster)?;
         let network = network::start(programs, &cluster).await?;
         let kubelet_command = kubelet::command(programs, &cluster)?;
         let kubelet = Process::spawn("kubelet", &kubelet_command, cluster.dir())?;

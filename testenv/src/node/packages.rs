@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::build::run;
+use crate::builder::run;
 use crate::progress::{Progress, Step};
 
 /// A program and the package that has it.

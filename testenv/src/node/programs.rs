@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::version;
+use super::kubernetes_version;
 use crate::go_module::{GoModule, GoTool};
 use crate::{Assets, Progress, binaries};
 
@@ -103,7 +103,7 @@ impl NodePrograms {
     /// When Go is missing, too old or fails; when it has no such version.
     pub fn build(version: Option<&str>, progress: Progress) -> Result<Self> {
         let kubernetes = match version {
-            Some(version) => version::kubernetes(version, progress)?,
+            Some(version) => kubernetes_version::module(version, progress)?,
             None => binaries::KUBERNETES,
         };
         Ok(Self {

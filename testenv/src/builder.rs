@@ -1,14 +1,13 @@
 //! What the builders of programs share: content hashes, one builder at a time, and commands whose progress is seen.
 
-use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use aws_lc_rs::digest;
 
+use crate::digest::sha256;
 use crate::progress::{Progress, Step};
 use crate::{Process, RunDir};
 
@@ -16,20 +15,14 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// 16 hexadecimal digits of the SHA-256 of `parts`, each with its length.
 pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
-    let mut context = digest::Context::new(&digest::SHA256);
+    let mut content = Vec::new();
     for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part.as_bytes());
+        content.extend((part.len() as u64).to_be_bytes());
+        content.extend(part.as_bytes());
     }
-    context
-        .finish()
-        .as_ref()
-        .iter()
-        .take(8)
-        .fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    let mut digest = sha256(&content);
+    digest.truncate(16);
+    digest
 }
 
 /// Waits until no other process builds `name`; the lock is held until the file is dropped.

@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::binaries::{KUBERNETES, KUBERNETES_VERSION};
 use crate::go_module::{GoModule, GoTool};
-use crate::{Progress, build, paths, progress};
+use crate::{Progress, builder, paths, progress};
 
 /// The module of `version`, such as `v1.34.2`: the fixed one's with the version changed everywhere, and its other requirements found
 /// anew by `go mod tidy`, which wants the network the first time. Without etcd, which has versions of its own.
-pub(super) fn kubernetes(version: &str, progress: Progress) -> Result<GoModule> {
+pub(super) fn module(version: &str, progress: Progress) -> Result<GoModule> {
     let (minor, patch) = parse(version).with_context(|| {
         format!(
             "{version:?} is no version of Kubernetes 1: write it as v1.34.2 (Go modules begin with v1.34)"
@@ -20,7 +20,7 @@ pub(super) fn kubernetes(version: &str, progress: Progress) -> Result<GoModule> 
     let dir = paths::testenv_dir().join(format!("kubernetes-{version}-module"));
     let tidy = dir.join(".tidy");
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let _lock = build::lock(&dir.join(".lock"), "the module of Kubernetes", progress)?;
+    let _lock = builder::lock(&dir.join(".lock"), "the module of Kubernetes", progress)?;
     if !tidy.is_file() {
         write(&dir.join("go.mod"), &requirements(version, minor, patch))?;
         write(&dir.join("go.sum"), "")?;
@@ -31,7 +31,7 @@ pub(super) fn kubernetes(version: &str, progress: Progress) -> Result<GoModule> 
             .current_dir(&dir)
             .env("GOWORK", "off");
         let what = format!("finding the modules of Kubernetes {version}");
-        let (status, said) = build::run(&command, &what, &mut step)?;
+        let (status, said) = builder::run(&command, &what, &mut step)?;
         ensure!(status.success(), "go cannot find Kubernetes {version}:\n{said}");
         step.finish(&format!("found the modules of Kubernetes {version}"));
         write(&tidy, "")?;

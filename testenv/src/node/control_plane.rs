@@ -10,7 +10,7 @@ use super::network::ADDRESS;
 use crate::{ControlPlane, Options, Process};
 
 /// Starts etcd and kube-apiserver at the address that pods reach.
-pub(super) async fn plane(programs: &NodePrograms) -> Result<ControlPlane> {
+pub(super) async fn start(programs: &NodePrograms) -> Result<ControlPlane> {
     let options = Options {
         address: IpAddr::V4(ADDRESS),
         service_account_admission: true,
@@ -30,7 +30,7 @@ pub(super) async fn plane(programs: &NodePrograms) -> Result<ControlPlane> {
 }
 
 /// Starts kube-controller-manager with all its controllers, and kube-scheduler.
-pub(super) fn start(programs: &NodePrograms, cluster: &ControlPlane) -> Result<Vec<Process>> {
+pub(super) fn start_controllers(programs: &NodePrograms, cluster: &ControlPlane) -> Result<Vec<Process>> {
     let manager = cluster.kubeconfig_for("system:kube-controller-manager", &[])?;
     let mut controllers = Command::new(programs.kubernetes("kube-controller-manager"));
     controllers
