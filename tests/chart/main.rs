@@ -5,6 +5,7 @@ mod cluster;
 mod conform;
 mod helm;
 mod lifecycle;
+mod metadata;
 mod render;
 mod run;
 mod schemas;
