@@ -112,6 +112,20 @@ pub const KUBECONFORM: GoModule = GoModule {
     }],
 };
 
+/// actionlint v1.7.12, which judges GitHub's workflows.
+pub const ACTIONLINT: GoModule = GoModule {
+    name: "actionlint",
+    go_mod: include_str!("../tools/actionlint/go.mod"),
+    go_sum: include_str!("../tools/actionlint/go.sum"),
+    files: &[],
+    ldflags: "-s -w",
+    tags: "",
+    tools: &[GoTool {
+        name: "actionlint",
+        package: "github.com/rhysd/actionlint/cmd/actionlint",
+    }],
+};
+
 const NEEDED: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
 
 /// The programs a [`crate::ControlPlane`] needs.
@@ -185,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_helm_modules_have_the_versions() {
+    fn the_modules_have_the_versions_that_are_said() {
         assert!(
             HELM_4
                 .go_mod
@@ -201,6 +215,7 @@ mod tests {
                 .go_mod
                 .contains("github.com/yannh/kubeconform v0.8.0 ")
         );
+        assert!(ACTIONLINT.go_mod.contains("github.com/rhysd/actionlint v1.7.12 "));
         assert!(HELM.go_mod.contains(&format!("helm.sh/helm/v3 {HELM_VERSION} ")));
         assert!(HELM.ldflags.contains(&format!("version.version={HELM_VERSION} ")));
     }
