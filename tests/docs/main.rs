@@ -4,6 +4,7 @@
 mod links;
 mod names;
 mod objects;
+mod workflows;
 
 use std::path::{Path, PathBuf};
 
