@@ -14,10 +14,12 @@ use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::clock::Clock;
 use crate::controller::{
-    self, Context, events::Events, federate::Federated, grants::Grants, grants::GrantsFileError,
-    index::Index, obstacles::Obstacles, store::Store,
+    self, Context, cache::Index, cache::requests::Store, issue::federation::Federated,
+    watch::foreign_secrets::Obstacles,
 };
 use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
+use crate::grants::store::{Grants, GrantsFileError, read_file};
+use crate::kubernetes::events::Events;
 use crate::leader::{self, ElectionSettings, Elector, Fence, FenceClosed};
 use crate::liveness::Liveness;
 use crate::metrics::{self, GrantOrigin, Metrics};
@@ -145,7 +147,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
             path: path.display().to_string(),
             source,
         };
-        let read = controller::grants::read_file(path).map_err(grants_error)?;
+        let read = read_file(path).map_err(grants_error)?;
         metrics.set_grants(GrantOrigin::File, read.len());
         grants.set_file(read);
     }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use url::Url;
 
-use crate::controller::validate::SourceSettings;
-use crate::controller::{Settings, shard::Shard};
+use crate::controller::Settings;
 use crate::google::{DEFAULT_UNIVERSE, GoogleConfig, Provider};
+use crate::request::SourceSettings;
+use crate::shard::Shard;
 use crate::telemetry::LogFormat;
 
 /// Keeps Google-signed OIDC ID tokens in Kubernetes Secrets, always fresh.

@@ -12,11 +12,11 @@ use proptest::sample::Index;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 
 use crate::api::v1alpha1::GrantTo;
-use crate::controller::authorize::allows;
-use crate::controller::names::is_service_account;
-use crate::controller::template::{MAX_TOTAL, Template, Values};
-use crate::controller::validate;
 use crate::google::{MAX_RETRY_AFTER, parse_retry_after};
+use crate::grants::policy::allows;
+use crate::request as validate;
+use crate::request::syntax::is_service_account;
+use crate::request::template::{MAX_TOTAL, Template, Values};
 use crate::text;
 use crate::token::{Expected, IdToken};
 
@@ -203,7 +203,7 @@ fn claims() {
         let claims = String::from_utf8_lossy(bytes);
         if let Ok(token) = IdToken::parse(jwt(r#"{"alg":"RS256"}"#, &claims)) {
             let _ = token.clock_skew(now);
-            let renewal = crate::controller::schedule::renewal(
+            let renewal = crate::schedule::renewal::renewal(
                 token.claims().iat,
                 token.claims().exp,
                 None,

@@ -17,12 +17,16 @@ pub mod cli;
 pub mod clock;
 pub mod controller;
 pub mod google;
+pub mod grants;
 pub mod kubernetes;
 pub mod leader;
 pub mod liveness;
 pub mod metrics;
 pub mod probe;
 pub mod random;
+pub mod request;
+pub mod schedule;
+pub mod shard;
 pub mod shell;
 pub mod single_flight;
 mod sync;
@@ -30,5 +34,7 @@ pub mod telemetry;
 pub mod text;
 pub mod token;
 
+#[cfg(test)]
+mod fixtures;
 #[cfg(test)]
 mod fuzz_tests;

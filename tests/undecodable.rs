@@ -14,7 +14,7 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
-use idtoken_emulator::{Emulator, Policy, ServiceAccount};
+use idtoken_emulator::{EmulatorHandle, Policy, ServiceAccount};
 use idtoken_testenv::{Process, RunDir, until};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -208,7 +208,7 @@ async fn no_answer_that_cannot_be_decoded_reaches_the_log() -> Result<()> {
         ..Policy::default()
     };
     policy.metadata_server.service_account = Some(OPERATOR.to_owned());
-    let google = Emulator::start(policy, idtoken_emulator::Options::default()).await?;
+    let google = EmulatorHandle::start(policy, idtoken_emulator::Options::default()).await?;
 
     let script = Shared::default();
     let listener = TcpListener::bind("127.0.0.1:0").await?;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use idtoken_operator::controller::validate::{self, ValidateError};
+use idtoken_operator::request::{self as validate, ValidateError};
 
 /// Which cluster, as whom, and where in it; as kubectl's own flags.
 #[derive(Clone, Debug, Args)]

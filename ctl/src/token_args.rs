@@ -2,7 +2,7 @@
 
 use clap::Args;
 use idtoken_operator::api::v1alpha1::{IdTokenRequestSpec, ImpersonationSource, Source};
-use idtoken_operator::controller::validate::{self, TokenSpec, ValidateError};
+use idtoken_operator::request::{self as validate, TokenSpec, ValidateError};
 use thiserror::Error;
 
 /// A token, named by flags.

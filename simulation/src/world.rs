@@ -11,11 +11,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use idtoken_operator::api::v1alpha1::{IdTokenRequest, IdTokenRequestSpec};
 use idtoken_operator::controller::WAITING;
-use idtoken_operator::controller::index::{Basis, Retry, SecretMeta};
-use idtoken_operator::controller::plan::{self, Observed};
-use idtoken_operator::controller::validate::{Request, validate};
+use idtoken_operator::controller::cache::{Basis, Retry, SecretMeta};
+use idtoken_operator::controller::reconcile::plan::{self, Observed};
 use idtoken_operator::google::decisions::{Bounds, MAX_WAITING, Ticket, Turns, refused};
 use idtoken_operator::google::{Endpoint, Error, GoogleConfig, Reason};
+use idtoken_operator::request::{Request, validate};
 use jiff::Timestamp;
 use tokio::time::Instant;
 

@@ -7,54 +7,35 @@ use std::time::Duration;
 use futures::FutureExt;
 use jiff::Timestamp;
 use kube::Client;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch::{self as watch_channel, Receiver, Sender};
 use tokio::task::JoinSet;
 
-pub mod apply;
-pub mod authorize;
-pub mod events;
-pub mod fault;
-pub mod federate;
-pub mod grant_index;
-mod grant_status;
-pub mod grants;
-mod hash;
-pub mod index;
-mod line;
-mod memory;
-mod metadata;
-pub mod mint;
-pub mod names;
-pub mod observe;
-pub mod obstacles;
-mod outcome;
-pub mod plan;
+pub mod cache;
+mod grant_counts;
+pub mod issue;
 mod queue;
-mod reconcile;
-pub mod render;
-pub mod retry;
-pub mod schedule;
-mod secret_meta;
-pub mod shard;
-mod source;
-pub mod status;
-mod steps;
-pub mod store;
-pub mod template;
-mod turn;
-mod unreadable;
-pub mod validate;
-mod watches;
-mod work;
+pub mod reconcile;
+pub mod watch;
 
+use crate::api::ObjectKey;
 use crate::google::{MAX_WAITING, Minter};
+use crate::grants::store as grants;
+use crate::kubernetes::events;
 use crate::leader::Elector;
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;
-use index::ObjectKey;
-use watches::{Cache, Filled, Scope, Triggers};
-use work::Desk;
+use crate::request as validate;
+use crate::shard;
+use cache as index;
+use cache::requests as store;
+use issue::federation as federate;
+use watch as watches;
+use watch::foreign_secrets as obstacles;
+
+use queue::worker::Desk;
+use watch::{Cache, Filled, Scope, Triggers};
 
 /// Time for what is under way when the operator ends: less than a pod's usual grace period of 30 s.
 const GRACE: Duration = Duration::from_secs(20);
@@ -136,12 +117,12 @@ pub async fn run(
     ctx: Arc<Context>,
     mut elector: Option<Elector>,
     pulse: Liveness,
-    synced: watch::Sender<bool>,
+    synced: Sender<bool>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), WatchEnded> {
     let (one, one_receiver) = unbounded_channel();
     let (all, all_receiver) = unbounded_channel();
-    let (filled, filled_receiver) = watch::channel(HashSet::new());
+    let (filled, filled_receiver) = watch_channel::channel(HashSet::new());
     let mut desk = Desk::new(
         one_receiver,
         all_receiver,
@@ -192,7 +173,7 @@ pub async fn run(
         let ended = tokio::select! {
             () = desk.work(keys, start, shutdown.clone()) => Some(Ok(())),
             Some(ended) = watches.join_next() => Some(Err(WatchEnded::new(ended))),
-            () = grant_status::tell(&ctx) => Some(Ok(())),
+            () = grant_counts::tell(&ctx) => Some(Ok(())),
             () = keep(&mut elector) => None,
             () = async { shutdown.clone().await; tokio::time::sleep(GRACE).await } => {
                 tracing::warn!("what is still under way is given up; the next start does it again");
@@ -249,7 +230,7 @@ fn watch_all(ctx: &Arc<Context>, tasks: &mut JoinSet<()>, triggers: Triggers, fi
 }
 
 /// Returns when every cache is filled.
-async fn all_filled(settings: &Settings, mut filled: watch::Receiver<HashSet<Cache>>) {
+async fn all_filled(settings: &Settings, mut filled: Receiver<HashSet<Cache>>) {
     let mut every: Vec<Cache> = Vec::new();
     for scope in settings.shard.scopes() {
         every.extend([Cache::Requests(scope.clone()), Cache::Secrets(scope)]);

@@ -4,5 +4,10 @@
 //! holds a rule of ours: what to write, who may have a token and when to retry are decided by the callers.
 
 mod client;
+pub mod error;
+pub mod events;
+pub mod partial_metadata;
+pub mod secret;
+pub mod secret_summary;
 
 pub use client::{client, config};

@@ -10,7 +10,7 @@ use kube::{Client, ResourceExt};
 
 use super::{Decision, ElectionSettings, Fence, LeaseRecord, ObservedLease, decide};
 use crate::clock::{BootTime, Clock};
-use crate::controller::fault::problem;
+use crate::kubernetes::error::problem;
 use crate::metrics::Metrics;
 
 /// Longest time for releasing the Lease.

@@ -1,4 +1,4 @@
-//! `/livez` and `/readyz` of the process. What `/livez` says of a loop that is stuck is tested at the loop, in `src/controller/work_tests.rs`.
+//! `/livez` and `/readyz` of the process. What `/livez` says of a loop that is stuck is tested at the loop, in `src/controller/queue/worker_tests.rs`.
 
 use anyhow::Result;
 use idtoken_testenv::until;

@@ -2,13 +2,13 @@
 
 use std::hint::black_box;
 
-use idtoken_operator::controller::index::{Retry, SecretMeta};
-use idtoken_operator::controller::observe::Content;
-use idtoken_operator::controller::plan::{self, Plan};
-use idtoken_operator::controller::render::render;
-use idtoken_operator::controller::schedule;
-use idtoken_operator::controller::status::{Report, compute, merge_patch};
-use idtoken_operator::controller::validate::{Request, validate};
+use idtoken_operator::controller::cache::{Retry, SecretMeta};
+use idtoken_operator::controller::issue::render::render;
+use idtoken_operator::controller::reconcile::plan::{self, Plan};
+use idtoken_operator::controller::reconcile::status::{Report, compute, merge_patch};
+use idtoken_operator::kubernetes::secret::Content;
+use idtoken_operator::request::{Request, validate};
+use idtoken_operator::schedule::renewal as schedule;
 use idtoken_operator::token::{Account, Expected, IdToken};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -199,7 +199,7 @@ fn change(i: &Inputs, report: &Report, now: Timestamp) -> Option<Value> {
 mod tests {
     use std::error::Error;
 
-    use idtoken_operator::controller::plan::Cause;
+    use idtoken_operator::controller::reconcile::plan::Cause;
 
     use super::*;
 

@@ -8,16 +8,16 @@ use idtoken_operator::api::ObjectKey;
 use idtoken_operator::api::v1alpha1::{
     GrantRef, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus,
 };
-use idtoken_operator::controller::authorize::GrantSet;
-use idtoken_operator::controller::grant_index::{Grant, Namespaces};
-use idtoken_operator::controller::index::{Basis, Retry, SecretMeta};
-use idtoken_operator::controller::observe::Content;
-use idtoken_operator::controller::plan::{self, Observed};
-use idtoken_operator::controller::render::{Rendered, render};
-use idtoken_operator::controller::schedule::Class;
-use idtoken_operator::controller::status::{Held, Report, compute};
-use idtoken_operator::controller::store::Store;
-use idtoken_operator::controller::validate::{Request, validate};
+use idtoken_operator::controller::cache::requests::Store;
+use idtoken_operator::controller::cache::{Basis, Retry, SecretMeta};
+use idtoken_operator::controller::issue::render::{Rendered, render};
+use idtoken_operator::controller::reconcile::plan::{self, Observed};
+use idtoken_operator::controller::reconcile::status::{Held, Report, compute};
+use idtoken_operator::grants::index::{Grant, Namespaces};
+use idtoken_operator::grants::policy::GrantSet;
+use idtoken_operator::kubernetes::secret::Content;
+use idtoken_operator::request::{Request, validate};
+use idtoken_operator::schedule::renewal::Class;
 use idtoken_operator::token::IdToken;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

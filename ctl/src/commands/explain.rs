@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
-use idtoken_operator::controller::validate::{self, Request, ValidateError};
+use idtoken_operator::request::{self as validate, Request, ValidateError};
 use idtoken_operator::token::IdToken;
 use jiff::Timestamp;
 use serde_json::{Value, json};

@@ -3,9 +3,9 @@
 use idtoken_operator::api::conditions::READY;
 use idtoken_operator::api::v1alpha1::{CreationPolicy, IdTokenRequest};
 use idtoken_operator::api::{GROUP, annotations};
-use idtoken_operator::controller::observe::Content;
-use idtoken_operator::controller::render;
-use idtoken_operator::controller::validate::{Request, ValidateError};
+use idtoken_operator::controller::issue::render;
+use idtoken_operator::kubernetes::secret::Content;
+use idtoken_operator::request::{Request, ValidateError};
 use idtoken_operator::token::{Account, Claims, GOOGLE_ISSUERS, IdToken, TokenError};
 use jiff::Timestamp;
 use serde::Serialize;

@@ -1,6 +1,6 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use idtoken_operator::controller::validate;
+use idtoken_operator::request as validate;
 use serde_json::{Value, json};
 
 use super::*;

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use idtoken_operator::api::v1alpha1::{GrantFrom, GrantSource, GrantTo, IdTokenGrant, IdTokenGrantSpec};
-use idtoken_operator::controller::validate::TokenSpec;
+use idtoken_operator::request::TokenSpec;
 use kube::api::ObjectMeta;
 use serde_saphyr::{ser_options, to_string_with_options};
 use thiserror::Error;

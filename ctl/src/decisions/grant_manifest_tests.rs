@@ -2,12 +2,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use idtoken_operator::api::v1alpha1::GrantRef;
-use idtoken_operator::controller::authorize::GrantSet;
-use idtoken_operator::controller::grant_index::{Grant, Namespaces};
+use idtoken_operator::grants::index::{Grant, Namespaces};
+use idtoken_operator::grants::policy::GrantSet;
 use jiff::Timestamp;
 
 use super::*;
-use idtoken_operator::controller::validate::TokenSource;
+use idtoken_operator::request::TokenSource;
 
 fn chain(delegates: &[&str]) -> TokenSource {
     TokenSource::Impersonation {

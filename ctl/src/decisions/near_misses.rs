@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use idtoken_operator::api::v1alpha1::{GrantRef, GrantSource, GrantTo, IdTokenGrantSpec};
-use idtoken_operator::controller::authorize::{GrantSet, allows};
-use idtoken_operator::controller::grant_index::Grant;
-use idtoken_operator::controller::validate::{TokenSource, TokenSpec};
+use idtoken_operator::grants::index::Grant;
+use idtoken_operator::grants::policy::{GrantSet, allows};
+use idtoken_operator::request::{TokenSource, TokenSpec};
 use jiff::Timestamp;
 use serde::Serialize;
 

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
-use idtoken_operator::controller::validate::{self, TokenSpec};
 use idtoken_operator::google::shell::quote;
+use idtoken_operator::request::{self as validate, TokenSpec};
 
 /// The token with the account that its source has told, which a grant has to name.
 ///

@@ -1,6 +1,6 @@
 //! The Secret of a request, as far as the caller may see it.
 
-use idtoken_operator::controller::observe::Content;
+use idtoken_operator::kubernetes::secret::Content;
 
 /// What a Secret turned out to be.
 #[derive(Debug)]

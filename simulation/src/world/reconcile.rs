@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use idtoken_operator::controller::plan::{self, Plan};
-use idtoken_operator::controller::retry::{self, Attempt};
-use idtoken_operator::controller::schedule;
+use idtoken_operator::controller::reconcile::plan::{self, Plan};
 use idtoken_operator::google::decisions::{Verdict, end, refused};
 use idtoken_operator::google::{Endpoint, Error};
+use idtoken_operator::schedule::backoff::{self as retry, Attempt};
+use idtoken_operator::schedule::renewal as schedule;
 
 use super::{Event, LIFETIME, START, World, stamp, time, uid};
 use crate::calendar::{SECOND, Time};

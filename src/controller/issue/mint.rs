@@ -1,0 +1,230 @@
+//! Gets the token from Google and checks what came back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::api::conditions::reason;
+use crate::api::v1alpha1::TokenStatus;
+use crate::controller::Context;
+use crate::controller::issue::federation::{self as federate, FederateError};
+use crate::google::{self, AttachedIdentity, Caller, Impersonation};
+use crate::grants::policy::Denied;
+use crate::kubernetes::error::KubeFault;
+use crate::request::{Request, TokenSource, ValidateError};
+use crate::schedule::renewal::Class;
+use crate::token::{Account, Expected, IdToken, TokenError};
+
+/// Why there is no token.
+#[derive(Clone, Debug, Error)]
+pub enum MintError {
+    /// Google refused, or did not answer.
+    #[error(transparent)]
+    Google(#[from] google::Error),
+    /// What came back is not the token that was asked for. Nothing is written.
+    #[error("Google's answer was refused and not written: {0}")]
+    Token(#[from] TokenError),
+    /// The account that only the source knew is not granted.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The API server refused, or did not answer.
+    #[error(transparent)]
+    Kubernetes(#[from] KubeFault),
+    /// The Kubernetes ServiceAccount cannot be federated.
+    #[error(transparent)]
+    Federate(#[from] FederateError),
+    /// The operator's flags do not permit the spec; validation refuses it before.
+    #[error(transparent)]
+    Spec(ValidateError),
+    /// A source that this operator does not have; validation refuses it before.
+    #[error("source {0} is not available in this version of the operator")]
+    Unavailable(&'static str),
+}
+
+impl MintError {
+    /// Reason of the condition, the event and the metric.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Google(error) => error.reason(),
+            Self::Token(error) => error.reason(),
+            Self::Denied(denied) => denied.reason(),
+            Self::Kubernetes(fault) => fault.reason(),
+            Self::Federate(error) => error.reason(),
+            Self::Spec(error) => error.reason(),
+            Self::Unavailable(_) => reason::SOURCE_UNAVAILABLE,
+        }
+    }
+
+    /// Whether it is likely to pass by itself.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Google(error) => error.class(),
+            Self::Kubernetes(fault) => fault.class(),
+            Self::Token(_) | Self::Denied(_) | Self::Federate(_) | Self::Spec(_) | Self::Unavailable(_) => {
+                Class::Refused
+            }
+        }
+    }
+
+    /// What the server asked for.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Google(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+
+    /// How long the attempt is put off, where none was made and nothing is wrong.
+    pub fn postponed(&self) -> Option<Duration> {
+        match self {
+            Self::Google(error) => error.postponed(),
+            _ => None,
+        }
+    }
+}
+
+/// A token that was checked.
+#[derive(Debug)]
+pub struct Minted {
+    /// The token.
+    pub token: IdToken,
+    /// Its account, as the source told it: by e-mail where that is known, else by unique ID.
+    pub account: String,
+}
+
+/// The token that the request had before, as its status tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Before<'a> {
+    /// Its claims.
+    pub token: &'a TokenStatus,
+    /// Whether it was minted for the same spec.
+    pub same_spec: bool,
+}
+
+impl Before<'_> {
+    /// The unique ID that `account` had, if the token was of that account. `is_spelled` says whether the spec itself names it.
+    fn subject(&self, account: &str, is_spelled: bool) -> Option<&str> {
+        let same_account = self.token.email.as_deref() == Some(account);
+        let same = same_account || (self.same_spec && is_spelled);
+        self.token.subject.as_deref().filter(|_| same)
+    }
+}
+
+/// Gets the token that `request` asks for; `left` is what is left of the valid token that is held.
+///
+/// # Errors
+/// Google refused or did not answer, or what came back is not what was asked for.
+pub async fn mint(
+    ctx: &Arc<Context>,
+    request: &Request,
+    before: Option<Before<'_>>,
+    left: Option<Duration>,
+) -> Result<Minted, MintError> {
+    let spec = &request.token;
+    let mut audience = spec.audience.clone();
+    let mut attached = None;
+    let mut asked = spec.service_account.clone();
+    let caller = Caller {
+        lane: &request.namespace,
+        left,
+    };
+    let token = match (&spec.source, spec.service_account.as_deref()) {
+        (TokenSource::Impersonation { delegates }, Some(service_account)) => {
+            ctx.minter
+                .impersonate(&Impersonation {
+                    service_account,
+                    audience: &spec.audience,
+                    include_email: spec.include_email,
+                    include_organization_number: spec.include_organization_number,
+                    delegates,
+                    request_reason: &format!("{}/{}", request.namespace, request.name),
+                    caller,
+                })
+                .await?
+        }
+        (TokenSource::Federation(federation), _) => {
+            let federated = Box::pin(federate::federate(ctx, request, federation, caller)).await?;
+            asked = Some(federated.account);
+            federated.token
+        }
+        (TokenSource::MetadataServer { licenses }, service_account) => {
+            if service_account.is_none() {
+                attached = ctx.minter.attached_account().await?;
+                ctx.grants
+                    .authorize_account(request, attached.as_deref(), Timestamp::now())?;
+            }
+            ctx.minter
+                .attached_identity(&AttachedIdentity {
+                    service_account,
+                    audience: &spec.audience,
+                    include_email: spec.include_email,
+                    licenses: *licenses,
+                    caller,
+                })
+                .await?
+        }
+        (TokenSource::Developer, _) => {
+            let google::UserIdToken { token, client_id } = ctx.minter.user_id_token(caller).await?;
+            audience = client_id;
+            token
+        }
+        (source, _) => return Err(MintError::Unavailable(source.name())),
+    };
+    let now = Timestamp::now();
+    let asked = asked.as_deref();
+    let subject = before
+        .as_ref()
+        .zip(asked)
+        .and_then(|(before, account)| before.subject(account, spec.service_account.is_some()));
+    token.verify(
+        &Expected {
+            audience: &audience,
+            account: asked.map(Account::from_name),
+            ..expected(request, subject)
+        },
+        now,
+    )?;
+    let claims = token.claims();
+    let account = claims
+        .email
+        .clone()
+        .or(attached)
+        .unwrap_or_else(|| claims.sub.clone());
+    Ok(Minted { token, account })
+}
+
+/// What looks like a token of `request`, without a signature: for a write that is only tried.
+pub fn placeholder(request: &Request, now: Timestamp) -> Option<IdToken> {
+    let mut claims = json!({
+        "iss": "https://accounts.google.com", "aud": request.token.audience, "sub": "0".repeat(21),
+        "iat": now.as_second(), "exp": now.as_second().saturating_add(3600),
+    });
+    if request.token.include_email {
+        claims["email"] = request
+            .token
+            .service_account
+            .as_deref()
+            .unwrap_or_default()
+            .into();
+        claims["email_verified"] = true.into();
+    }
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    // As long as an RS256 signature.
+    let signature = URL_SAFE_NO_PAD.encode([0_u8; 256]);
+    let raw = format!("{}.{}.{signature}", part(&json!({"alg": "RS256"})), part(&claims));
+    IdToken::parse(raw).ok()
+}
+
+/// What the token of `request` must say, but for a developer's, whose audience is the OAuth client.
+pub fn expected<'a>(request: &'a Request, subject: Option<&'a str>) -> Expected<'a> {
+    Expected {
+        audience: &request.token.audience,
+        account: request.token.service_account.as_deref().map(Account::from_name),
+        include_email: request.token.include_email,
+        subject,
+    }
+}

@@ -1,0 +1,89 @@
+//! What can happen in the model.
+
+use proptest::prelude::*;
+use proptest::sample::select;
+use serde_json::{Value, json};
+
+use crate::api::annotations as notes;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Upstream {
+    Ok,
+    Refused,
+    Passing,
+    /// Passing, with a `Retry-After` of so many seconds.
+    Asked(u64),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    /// A merge patch of the spec.
+    Spec(Value),
+    /// A new value of the annotation that asks for a renewal.
+    Renew(u8),
+    /// A merge patch of the Secret, by somebody else.
+    Secret(Value),
+    Delete,
+    Upstream(Upstream),
+    Restart,
+    /// This machine's clock is set to so many seconds before or after Google's.
+    Clock(i64),
+    /// Seconds that pass.
+    Wait(i64),
+    Grant(bool),
+    /// The API server refuses the status that follows a write.
+    StatusLost,
+}
+
+pub(crate) fn act() -> impl Strategy<Value = Act> {
+    let spec = select(vec![
+        json!({"audience": "https://a.run.app"}),
+        json!({"audience": "https://b.run.app"}),
+        json!({"audience": "not an audience"}),
+        json!({"includeEmail": false}),
+        json!({"includeEmail": null}),
+        json!({"renewBefore": "10m"}),
+        json!({"renewBefore": "3h"}),
+        json!({"renewBefore": "0s"}),
+        json!({"renewBefore": null}),
+        json!({"suspend": true}),
+        json!({"suspend": false}),
+        json!({"target": {"template": {"data": {"header": "Bearer $(token)"}}}}),
+        json!({"target": {"template": {"data": {"header": null, "until": "$(expirationTime)"}}}}),
+        json!({"target": {"template": {"metadata": {"labels": {"team": "shop"}}}}}),
+        json!({"target": {"template": null}}),
+        json!({"target": {"key": "jwt"}}),
+        json!({"target": {"key": null}}),
+        json!({"target": {"creationPolicy": "Orphan"}}),
+        json!({"target": {"creationPolicy": null}}),
+        json!({"audience": "https://b.run.app", "target": {"template": {"data": {"header": null}}}}),
+        json!({"audience": "https://a.run.app", "target": {"template": {"data": {"header": "$(token)"}}}}),
+    ]);
+    let secret = select(vec![
+        json!({"data": {"token": "bm8gdG9rZW4="}}),
+        json!({"data": {"token": null}}),
+        json!({"data": {"header": "eA=="}}),
+        json!({"data": null}),
+        json!({"data": {"foreign": "eA=="}}),
+        json!({"metadata": {"labels": {"foreign": "x"}}}),
+        json!({"metadata": {"labels": {"team": null}}}),
+        json!({"metadata": {"ownerReferences": null}}),
+        json!({"metadata": {"annotations": {(notes::EXPIRES): "2001-01-01T00:00:00Z"}}}),
+        json!({"metadata": {"annotations": {(notes::EXPIRES): "2999-01-01T00:00:00Z"}}}),
+        json!({"metadata": {"annotations": {(notes::ISSUED): null}}}),
+        json!({"metadata": {"annotations": {(notes::RENEWS): null}}}),
+        json!({"metadata": {"annotations": {(notes::RENDER_HASH): "x"}}}),
+    ]);
+    prop_oneof![
+        6 => spec.prop_map(Act::Spec),
+        1 => (0_u8..3).prop_map(Act::Renew),
+        4 => secret.prop_map(Act::Secret),
+        1 => Just(Act::Delete),
+        3 => select(vec![Upstream::Ok, Upstream::Refused, Upstream::Passing, Upstream::Asked(90)]).prop_map(Act::Upstream),
+        2 => Just(Act::Restart),
+        6 => select(vec![1_i64, 60, 1200, 3000, 5000, 9000]).prop_map(Act::Wait),
+        1 => (-1500_i64..1500).prop_map(Act::Clock),
+        2 => any::<bool>().prop_map(Act::Grant),
+        1 => Just(Act::StatusLost),
+    ]
+}

@@ -1,0 +1,419 @@
+//! A model of the world around the pure phases: a clock, one Secret as the API server would keep it, Google in three moods, and an
+//! operator that forgets on restart. Whatever happens in it, the promises hold.
+
+#[path = "plan_model_events.rs"]
+mod acts;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use acts::{Act, Upstream, act};
+
+use crate::api::annotations as notes;
+use crate::controller::issue::render::render;
+use crate::fixtures::{apply, content, object, stored, token};
+use crate::request::validate;
+use crate::schedule::backoff::{self as retry, Attempt};
+use crate::token::IdToken;
+
+#[derive(Debug)]
+struct World {
+    /// By this machine's clock, which is ahead of Google's by `ahead`.
+    now: Timestamp,
+    ahead: SignedDuration,
+    issued_at: Option<Timestamp>,
+    version: u64,
+    spec: Value,
+    renew: Option<String>,
+    generation: i64,
+    secret: Option<Value>,
+    /// The token that was written last, and the hash of what it was minted for.
+    written: Option<(IdToken, String)>,
+    recorded: Option<String>,
+    handled: Option<String>,
+    retry: Option<Retry>,
+    upstream: Upstream,
+    granted: bool,
+    status_lost: bool,
+    next: Option<Timestamp>,
+    mints: usize,
+}
+
+/// What the Secret holds in truth, whatever its annotations say.
+fn truth<'a>(
+    secret: Option<&Value>,
+    written: Option<&'a (IdToken, String)>,
+) -> Option<&'a (IdToken, String)> {
+    let data = content(secret?).data;
+    let (token, _) = written?;
+    data.values()
+        .any(|value| value.as_slice() == token.expose().as_bytes())
+        .then_some(written?)
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: at(T0),
+            ahead: SignedDuration::ZERO,
+            issued_at: None,
+            version: 1,
+            spec: json!({}),
+            renew: None,
+            generation: 1,
+            secret: None,
+            written: None,
+            recorded: None,
+            handled: None,
+            retry: None,
+            upstream: Upstream::Ok,
+            granted: true,
+            status_lost: false,
+            next: None,
+            mints: 0,
+        }
+    }
+
+    fn request(&self) -> Option<Request> {
+        let mut object = object(self.spec.clone());
+        object.metadata.generation = Some(self.generation);
+        if let Some(renew) = &self.renew {
+            object
+                .metadata
+                .annotations
+                .get_or_insert_default()
+                .insert(notes::RENEW.into(), renew.clone());
+        }
+        validate(&object).ok()
+    }
+
+    fn store(&mut self, mut secret: Value) {
+        self.version += 1;
+        stored(&mut secret, self.version);
+        self.secret = Some(secret);
+    }
+
+    fn act(&mut self, act: Act) -> Result<(), TestCaseError> {
+        match act {
+            Act::Spec(patch) => {
+                let before = self.spec.clone();
+                apply(&mut self.spec, &patch);
+                self.generation += i64::from(self.spec != before);
+            }
+            Act::Renew(value) => self.renew = Some(value.to_string()),
+            Act::Secret(patch) => {
+                if let Some(mut secret) = self.secret.take() {
+                    // A key of that name which is not ours would be theirs to keep.
+                    let key = ["token", "header"]
+                        .into_iter()
+                        .find(|key| patch["data"].get(key).is_some());
+                    if key.is_none_or(|key| secret["data"].get(key).is_some()) {
+                        apply(&mut secret, &patch);
+                    }
+                    self.store(secret);
+                }
+            }
+            Act::Delete => self.secret = None,
+            Act::Upstream(upstream) => self.upstream = upstream,
+            Act::Restart => {
+                self.retry = None;
+                self.issued_at = None;
+            }
+            Act::Clock(seconds) => {
+                let ahead = SignedDuration::from_secs(seconds);
+                let step = ahead - self.ahead;
+                self.ahead = ahead;
+                self.now += step;
+                // Timers follow no clock; the step itself is what wakes the operator.
+                self.next = self.next.map(|next| next + step);
+            }
+            Act::Grant(granted) => self.granted = granted,
+            Act::StatusLost => self.status_lost = true,
+            Act::Wait(seconds) => return self.pass(SignedDuration::from_secs(seconds)),
+        }
+        self.reconcile()
+    }
+
+    /// Lets time pass, and reconciles whenever it was asked for.
+    fn pass(&mut self, duration: SignedDuration) -> Result<(), TestCaseError> {
+        let end = self.now + duration;
+        let mut rounds = 0;
+        while let Some(next) = self.next.filter(|next| *next <= end) {
+            self.now = self.now.max(next);
+            self.reconcile()?;
+            rounds += 1;
+            prop_assert!(rounds < 1000, "{rounds} reconciles in {duration}");
+            prop_assert!(self.next.is_none_or(|next| next > self.now), "it would spin");
+        }
+        self.now = end;
+        Ok(())
+    }
+
+    fn reconcile(&mut self) -> Result<(), TestCaseError> {
+        let before = self.secret.clone();
+        let minted = self.mints;
+        self.next = self.phases()?;
+        prop_assert!(self.next.is_none_or(|next| next > self.now), "it would spin");
+        if let Some((token, _)) =
+            truth(before.as_ref(), self.written.as_ref()).filter(|_| minted == self.mints)
+        {
+            prop_assert!(
+                truth(self.secret.as_ref(), self.written.as_ref()).is_some(),
+                "the token until {} was lost",
+                token.claims().exp
+            );
+        }
+        Ok(())
+    }
+
+    /// What the reconciler does with the pure phases. Returns when to look again.
+    fn phases(&mut self) -> Result<Option<Timestamp>, TestCaseError> {
+        let Some(request) = self.request() else {
+            return Ok(None);
+        };
+        let denied = (!self.granted).then(denied);
+        let basis = Basis {
+            generation: self.generation,
+            renew: self.renew.clone(),
+            grant: self.granted.then(String::new),
+        };
+        let retry = self.retry.clone().filter(|retry| retry.holds(&basis, self.now));
+        let mut observed = Observed {
+            unchanged_until: None,
+            secret: self.secret.as_ref().map(|secret| content(secret).summary),
+            content: None,
+            recorded: self.recorded.clone(),
+            handled_renew: self.handled.clone(),
+            issued_at: self.issued_at,
+        };
+        let decide =
+            |observed: &Observed| decide(&request, observed, denied.as_ref(), retry.as_ref(), self.now);
+        let mut plan = decide(&observed);
+        if plan == Plan::Read {
+            self.read(&request, &mut observed);
+            plan = decide(&observed);
+        }
+        match plan {
+            Plan::Read => return Err(TestCaseError::fail("read twice")),
+            Plan::Suspended => {
+                prop_assert!(request.suspend);
+                return Ok(None);
+            }
+            Plan::Denied(_) => {
+                prop_assert!(!self.granted);
+                return Ok(None);
+            }
+            Plan::Keep { until } => {
+                self.check_kept(&request, until)?;
+                self.record();
+                self.retry = None;
+                return Ok(Some(until));
+            }
+            Plan::Wait { until } => {
+                prop_assert!(until > self.now);
+                prop_assert_eq!(Some(until), retry.map(|retry| retry.next));
+                return Ok(Some(until));
+            }
+            Plan::Render => {
+                let (token, hash) = self.written.take().unwrap();
+                prop_assert_eq!(&hash, &request.token_hash, "another spec's token was kept");
+                self.write(&request, &token, &observed);
+                self.written = Some((token, hash));
+            }
+            Plan::Mint(cause) => {
+                self.check_mint(&request, cause)?;
+                let early = retry.as_ref().filter(|retry| retry.next > self.now);
+                prop_assert!(early.is_none(), "tried again before its time");
+                let (class, asked) = match self.upstream {
+                    Upstream::Ok => {
+                        let token = token(&request, (self.now - self.ahead).as_second());
+                        let claims = token.claims().clone();
+                        self.mints += 1;
+                        self.issued_at = Some(self.now);
+                        observed.issued_at = self.issued_at;
+                        self.write(&request, &token, &observed);
+                        self.written = Some((token, request.token_hash.clone()));
+                        self.handled = request.renew_request.clone();
+                        self.retry = None;
+                        return Ok(Some(due(&request, &observed, claims.iat, claims.exp).at));
+                    }
+                    Upstream::Refused => (Class::Refused, None),
+                    Upstream::Passing => (Class::Passing, None),
+                    Upstream::Asked(seconds) => {
+                        (Class::Passing, Some(std::time::Duration::from_secs(seconds)))
+                    }
+                };
+                return self.failed(&request, class, asked, retry, basis).map(Some);
+            }
+        }
+        let times = self.written.as_ref().map(|(token, _)| token.claims());
+        Ok(times.map(|claims| due(&request, &observed, claims.iat, claims.exp).at))
+    }
+
+    fn read(&self, request: &Request, observed: &mut Observed) {
+        let secret = self.secret.as_ref().unwrap();
+        let content = content(secret);
+        let mut summary = content.summary.clone();
+        let stored = content
+            .data
+            .keys()
+            .filter_map(|key| content.token(key))
+            .find(|token| Some(token.fingerprint()) == summary.digest);
+        observed.content = Some(match stored {
+            None => Integrity::Damaged,
+            Some(token) => {
+                summary.issued = Some(token.claims().iat);
+                summary.expires = Some(token.claims().exp);
+                match render(request, &token).map(|rendered| rendered.drift(&content)) {
+                    Ok(None) => Integrity::Intact,
+                    _ => Integrity::Drifted,
+                }
+            }
+        });
+        observed.secret = Some(summary);
+    }
+
+    fn write(&mut self, request: &Request, token: &IdToken, observed: &Observed) {
+        let rendered = render(request, token).unwrap();
+        let secret = match self.secret.take() {
+            None => json!(rendered.create("shop", "billing")),
+            Some(mut secret) => {
+                let seen = content(&secret);
+                let patch = match observed.content {
+                    None => json!(rendered.renew(&seen.summary.uid, &seen.summary.resource_version)),
+                    Some(_) => rendered.replace(&seen, false),
+                };
+                apply(&mut secret, &patch);
+                secret
+            }
+        };
+        self.store(secret);
+        self.record();
+    }
+
+    fn record(&mut self) {
+        if !std::mem::take(&mut self.status_lost) {
+            self.recorded = self
+                .secret
+                .as_ref()
+                .map(|secret| content(secret).summary.resource_version);
+        }
+    }
+
+    fn check_kept(&self, request: &Request, until: Timestamp) -> Result<(), TestCaseError> {
+        let held = truth(self.secret.as_ref(), self.written.as_ref());
+        let Some((token, hash)) = held else {
+            return Err(TestCaseError::fail("kept without a token"));
+        };
+        prop_assert_eq!(hash, &request.token_hash);
+        prop_assert!(token.claims().exp > self.now);
+        prop_assert!(until > self.now && until <= token.claims().exp);
+        let rendered = render(request, token).unwrap();
+        let content = content(self.secret.as_ref().unwrap());
+        prop_assert_eq!(rendered.drift(&content), None);
+        let ours = ["token", "jwt", "header", "until"];
+        let extra = content.data.keys().find(|key| {
+            ours.contains(&key.as_str())
+                && !request.target.data.contains_key(*key)
+                && **key != request.target.key
+        });
+        prop_assert!(
+            extra.is_none(),
+            "{:?} was left behind in {:#}",
+            extra,
+            self.secret.as_ref().unwrap()
+        );
+        Ok(())
+    }
+
+    fn check_mint(&self, request: &Request, cause: Cause) -> Result<(), TestCaseError> {
+        prop_assert!(self.granted && !request.suspend);
+        let requested = request.renew_request.is_some() && request.renew_request != self.handled;
+        let needed = match truth(self.secret.as_ref(), self.written.as_ref()) {
+            None => true,
+            Some((token, hash)) => {
+                let claims = token.claims();
+                *hash != request.token_hash
+                    || renewal(request, claims.iat, claims.exp).at <= self.now
+                    || requested
+            }
+        };
+        prop_assert!(needed, "{cause:?} is no reason for a token");
+        Ok(())
+    }
+
+    fn failed(
+        &mut self,
+        request: &Request,
+        class: Class,
+        asked: Option<std::time::Duration>,
+        before: Option<Retry>,
+        basis: Basis,
+    ) -> Result<Timestamp, TestCaseError> {
+        let held = truth(self.secret.as_ref(), self.written.as_ref());
+        let expiry = held
+            .filter(|(token, hash)| *hash == request.token_hash && token.claims().exp > self.now)
+            .map(|(token, _)| token.claims().exp);
+        let attempt = Attempt {
+            reason: "Failed",
+            message: String::new(),
+            class,
+            retry_after: asked,
+            act: false,
+            expiry,
+        };
+        let retry = retry::after(before.as_ref(), attempt, basis, &request.uid, self.now);
+        let delay = retry.next.duration_since(self.now);
+        let since_first = self.now.duration_since(retry.since);
+        let early = since_first < SignedDuration::from_hours(1);
+        let most = SignedDuration::from_mins(if early || class == Class::Passing { 2 } else { 10 });
+        let second = SignedDuration::from_secs(1);
+        prop_assert!(delay >= second && delay <= most);
+        match asked {
+            Some(asked) => prop_assert!(delay.unsigned_abs() >= asked, "the server asked for {asked:?}"),
+            None => {
+                let left = expiry.map(|expiry| expiry.duration_since(self.now));
+                prop_assert!(left.is_none_or(|left| delay <= (left / 4).max(second)));
+            }
+        }
+        self.retry = Some(retry);
+        Ok(self.now + delay)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases / 4,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn promises_hold_whatever_happens(acts in prop::collection::vec(act(), 1..40)) {
+        let mut world = World::new();
+        world.reconcile()?;
+        for act in acts {
+            world.act(act)?;
+        }
+        // When all is well again, so is the token, and it stays so at about a token each half hour.
+        world.act(Act::Spec(json!({"audience": "https://a.run.app", "suspend": false, "renewBefore": null})))?;
+        world.act(Act::Clock(0))?;
+        world.act(Act::Upstream(Upstream::Ok))?;
+        world.act(Act::Grant(true))?;
+        world.pass(SignedDuration::from_mins(10))?;
+        let request = world.request().unwrap();
+        let before = world.mints;
+        for _ in 0..6 {
+            world.pass(SignedDuration::from_hours(1))?;
+            let (token, hash) = truth(world.secret.as_ref(), world.written.as_ref()).unwrap();
+            prop_assert_eq!(hash, &request.token_hash);
+            prop_assert!(token.claims().exp > world.now);
+        }
+        let mints = world.mints - before;
+        prop_assert!((12..=16).contains(&mints), "{mints} tokens in six hours");
+        // A restart costs nothing.
+        world.act(Act::Restart)?;
+        prop_assert_eq!(world.mints - before, mints);
+    }
+}

@@ -1,0 +1,372 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::fixtures::{apply, at};
+
+const T0: i64 = 1_800_000_000;
+const FAILED: &str = "PermissionDenied";
+
+fn held() -> Held {
+    Held {
+        unchanged: false,
+        secret: SecretStatus {
+            name: "billing".into(),
+            resource_version: Some("7".into()),
+        },
+        token: TokenStatus {
+            issue_time: Some(Time(at(T0))),
+            expiration_time: Some(Time(at(T0 + 3600))),
+            audience: Some("https://a.run.app".into()),
+            ..TokenStatus::default()
+        },
+        renewal: Renewal {
+            at: at(T0 + 1700) + SignedDuration::from_millis(123),
+            clamped_to: None,
+        },
+    }
+}
+
+fn failure(reason: &'static str, stalled: bool) -> Option<Failure> {
+    Some(Failure {
+        reason,
+        message: format!("it was {reason}"),
+        stalled,
+    })
+}
+
+fn report(held: Option<Held>, failure: Option<Failure>) -> Report {
+    Report {
+        held,
+        failure,
+        suspended: false,
+        source: Some("Impersonation"),
+        grant: Some(GrantRef {
+            name: "g".into(),
+            uid: None,
+        }),
+        handled_renew: None,
+        keep_secret_name: false,
+        postponed: false,
+        behind: false,
+        acted: None,
+        attempts: None,
+        next: None,
+    }
+}
+
+fn suspended(held: Option<Held>) -> Report {
+    Report {
+        suspended: true,
+        ..report(held, None)
+    }
+}
+
+fn after(previous: &IdTokenRequestStatus, report: &Report, now: i64) -> IdTokenRequestStatus {
+    compute(previous, 3, report, at(now))
+}
+
+fn fresh(report: &Report) -> IdTokenRequestStatus {
+    after(&IdTokenRequestStatus::default(), report, T0)
+}
+
+fn find<'a>(status: &'a IdTokenRequestStatus, type_: &str) -> &'a Condition {
+    status.conditions.iter().find(|c| c.type_ == type_).unwrap()
+}
+
+/// `-` where the condition is absent.
+fn status_of<'a>(status: &'a IdTokenRequestStatus, type_: &str) -> &'a str {
+    let found = status.conditions.iter().find(|c| c.type_ == type_);
+    found.map_or("-", |c| &c.status)
+}
+
+/// What kstatus makes of the conditions, for an object whose generation is observed
+/// (<https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md>).
+fn kstatus(status: &IdTokenRequestStatus) -> &'static str {
+    let is = |type_: &str, value: &str| status_of(status, type_) == value;
+    if is(RECONCILING, "True") {
+        "InProgress"
+    } else if is(STALLED, "True") {
+        "Failed"
+    } else if is(READY, "True") {
+        "Current"
+    } else {
+        "InProgress"
+    }
+}
+
+#[test]
+fn conditions_of_each_report() {
+    let issued = fresh(&report(Some(held()), None));
+    let none = IdTokenRequestStatus::default();
+    let (issuing, retrying, stalled) = (None, failure(FAILED, false), failure(FAILED, true));
+    let refused = after(&issued, &report(Some(held()), stalled.clone()), T0 + 30);
+    // Ready, its reason, RenewalFailing, Reconciling, Stalled, kstatus.
+    type Row<'a> = (&'a str, &'a IdTokenRequestStatus, Report, [&'a str; 6]);
+    let rows: Vec<Row<'_>> = vec![
+        (
+            "issued",
+            &none,
+            report(Some(held()), None),
+            ["True", "Issued", "-", "-", "-", "Current"],
+        ),
+        (
+            "nothing yet",
+            &none,
+            report(None, issuing),
+            ["False", "Issuing", "-", "-", "-", "InProgress"],
+        ),
+        (
+            "the first attempt failed",
+            &none,
+            report(None, retrying.clone()),
+            ["False", FAILED, "-", "True", "-", "InProgress"],
+        ),
+        (
+            "refused for long",
+            &none,
+            report(None, stalled.clone()),
+            ["False", FAILED, "-", "-", "True", "Failed"],
+        ),
+        (
+            "a renewal failed, the token is kept",
+            &issued,
+            report(Some(held()), retrying.clone()),
+            ["True", "Issued", "True", "-", "-", "Current"],
+        ),
+        (
+            "renewals are refused for long, the token is kept",
+            &issued,
+            report(Some(held()), stalled.clone()),
+            ["True", "Issued", "True", "-", "True", "Failed"],
+        ),
+        (
+            "renewals work again",
+            &refused,
+            report(Some(held()), None),
+            ["True", "Issued", "False", "-", "False", "Current"],
+        ),
+        (
+            "expired while renewals failed",
+            &issued,
+            report(None, retrying),
+            ["False", FAILED, "True", "True", "-", "InProgress"],
+        ),
+        (
+            "the spec was made invalid",
+            &issued,
+            report(None, failure(reason::INVALID_SPEC, true)),
+            ["False", "InvalidSpec", "True", "-", "True", "Failed"],
+        ),
+        (
+            "suspended with a token",
+            &issued,
+            suspended(Some(held())),
+            ["True", "Suspended", "-", "-", "-", "Current"],
+        ),
+        (
+            "suspended without a token",
+            &none,
+            suspended(None),
+            ["False", "Suspended", "-", "-", "-", "InProgress"],
+        ),
+    ];
+    for (name, previous, report, expected) in rows {
+        let status = after(previous, &report, T0 + 60);
+        let of = |type_| status_of(&status, type_);
+        let ready = find(&status, READY);
+        let found = [
+            of(READY),
+            &ready.reason,
+            of(RENEWAL_FAILING),
+            of(RECONCILING),
+            of(STALLED),
+            kstatus(&status),
+        ];
+        assert_eq!(found, expected, "{name}");
+        assert_eq!(status.observed_generation, Some(3), "{name}");
+        for condition in &status.conditions {
+            assert_eq!(condition.observed_generation, Some(3), "{name}");
+            assert!(!condition.reason.is_empty(), "{name}");
+        }
+        if let Some(failure) = &report.failure {
+            let told = status.conditions.iter().any(|c| c.message == failure.message);
+            assert!(told, "{name}: nobody is told what failed");
+        }
+    }
+}
+
+#[test]
+fn the_status_holds_what_was_reported() {
+    let mut first = report(Some(held()), None);
+    first.handled_renew = Some("now".into());
+    let status = fresh(&first);
+    assert_eq!(status.secret, Some(held().secret));
+    assert_eq!(status.token, Some(held().token));
+    assert_eq!(status.source.as_deref(), Some("Impersonation"));
+    assert_eq!(status.grant.as_ref().unwrap().name, "g");
+    assert_eq!(status.last_handled_renew_request.as_deref(), Some("now"));
+    assert!(status.renewal_time.is_some());
+    // A failure keeps what is known: the pinned account, the Secret, the handled renewal.
+    let mut denied = report(None, failure(FAILED, false));
+    denied.grant = None;
+    let status = after(&status, &denied, T0 + 60);
+    assert_eq!(status.secret, Some(held().secret));
+    assert_eq!(status.token, Some(held().token));
+    assert_eq!(status.last_handled_renew_request.as_deref(), Some("now"));
+    assert_eq!((status.grant, status.renewal_time), (None, None));
+}
+
+#[test]
+fn the_old_name_stays_until_its_secret_is_gone() {
+    let status = fresh(&report(Some(held()), None));
+    let mut renamed = report(Some(held()), failure(FAILED, false));
+    renamed.held.as_mut().unwrap().secret.name = "renamed".into();
+    renamed.keep_secret_name = true;
+    let status = after(&status, &renamed, T0);
+    assert_eq!(status.secret.as_ref().unwrap().name, "billing");
+    renamed.keep_secret_name = false;
+    assert_eq!(after(&status, &renamed, T0).secret.unwrap().name, "renamed");
+}
+
+#[test]
+fn a_clamp_is_said() {
+    let mut clamped = report(Some(held()), None);
+    clamped.held.as_mut().unwrap().renewal.clamped_to = Some(SignedDuration::from_millis(2_700_600));
+    let status = fresh(&clamped);
+    let message = &find(&status, READY).message;
+    assert!(message.ends_with("45m is used"), "{message}");
+}
+
+#[test]
+fn transition_times_move_with_the_status_alone() {
+    let first = fresh(&report(None, failure(FAILED, false)));
+    let since = |status: &IdTokenRequestStatus, type_| find(status, type_).last_transition_time.0;
+    let other = after(&first, &report(None, failure("QuotaExceeded", false)), T0 + 100);
+    assert_eq!(find(&other, READY).reason, "QuotaExceeded");
+    assert_eq!(since(&other, READY), at(T0));
+    assert_eq!(since(&other, RECONCILING), at(T0));
+    let well = after(&other, &report(Some(held()), None), T0 + 200);
+    assert_eq!(since(&well, READY), at(T0 + 200));
+    assert_eq!(since(&well, RECONCILING), at(T0 + 200));
+    let renewed = compute(&well, 4, &report(Some(held()), None), at(T0 + 300));
+    assert_eq!(since(&renewed, READY), at(T0 + 200));
+}
+
+#[test]
+fn messages_are_bounded() {
+    let long = Failure {
+        reason: FAILED,
+        message: "é".repeat(10_000),
+        stalled: false,
+    };
+    let before = IdTokenRequestStatus::default();
+    let status = fresh(&report(None, Some(long)));
+    assert_eq!(find(&status, READY).message.chars().count(), 4096);
+    let note = event(&before, &status).unwrap().note.unwrap();
+    assert!(note.len() <= 1024 && note.len() > 1000, "{} bytes", note.len());
+}
+
+#[test]
+fn nothing_is_written_when_nothing_changed() {
+    let reports = [
+        report(Some(held()), None),
+        report(Some(held()), failure(FAILED, false)),
+        report(Some(held()), failure(FAILED, true)),
+        report(None, failure(FAILED, false)),
+        report(None, None),
+        suspended(Some(held())),
+        suspended(None),
+    ];
+    let json = |status: &IdTokenRequestStatus| serde_json::to_value(status).unwrap();
+    for report in reports {
+        let first = compute(&IdTokenRequestStatus::default(), 1, &report, at(T0));
+        assert_eq!(compute(&first, 1, &report, at(T0 + 500)), first);
+        // Also when it comes back from the API server, which keeps whole seconds.
+        let read: IdTokenRequestStatus = serde_json::from_value(json(&first)).unwrap();
+        let again = compute(&read, 1, &report, at(T0 + 500));
+        assert_eq!(merge_patch(&json(&read), &json(&again)), None, "{report:?}");
+        assert!(event(&read, &again).is_none());
+    }
+}
+
+#[test]
+fn the_default_status_of_the_schema_is_replaced() {
+    let default: IdTokenRequestStatus = serde_json::from_value(json!({"observedGeneration": -1})).unwrap();
+    assert_eq!(
+        after(&default, &report(Some(held()), None), T0).observed_generation,
+        Some(3)
+    );
+}
+
+#[test]
+fn events_tell_first_issue_failure_and_recovery_only() {
+    // Each report after the one before it, and the event that it is worth.
+    let story = [
+        (report(None, None), None),
+        (report(None, failure(FAILED, false)), Some(FAILED)),
+        (report(None, failure(FAILED, false)), None),
+        (report(None, failure(FAILED, true)), None),
+        (
+            report(None, failure("QuotaExceeded", false)),
+            Some("QuotaExceeded"),
+        ),
+        (suspended(None), None),
+        (report(None, failure(FAILED, false)), Some(FAILED)),
+        (report(Some(held()), None), Some("Recovered")),
+        (report(Some(held()), None), None),
+        (report(Some(held()), failure(FAILED, false)), Some(FAILED)),
+        (report(None, failure(FAILED, false)), None),
+        (report(Some(held()), None), Some("Recovered")),
+        (suspended(Some(held())), None),
+        (report(Some(held()), None), None),
+    ];
+    let mut status = IdTokenRequestStatus::default();
+    for (step, (report, expected)) in story.into_iter().enumerate() {
+        let next = after(&status, &report, T0 + step as i64);
+        let told = event(&status, &next).map(|event| event.reason);
+        assert_eq!(told.as_deref(), expected, "step {step}");
+        status = next;
+    }
+    let first = event(
+        &IdTokenRequestStatus::default(),
+        &fresh(&report(Some(held()), None)),
+    );
+    assert_eq!(first.unwrap().reason, reason::ISSUED);
+}
+
+/// JSON without null, which no status holds and a merge patch cannot write.
+fn document() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        any::<bool>().prop_map(Value::from),
+        (0..5_i64).prop_map(Value::from),
+        "[ab]{0,2}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::btree_map("[a-d]", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_merge_patch_turns_old_into_new(old in document(), new in document()) {
+        match merge_patch(&old, &new) {
+            None => prop_assert_eq!(old, new),
+            Some(patch) => {
+                prop_assert_ne!(&old, &new);
+                let mut patched = old;
+                apply(&mut patched, &patch);
+                prop_assert_eq!(patched, new);
+            }
+        }
+    }
+
+    #[test]
+    fn a_merge_patch_of_equals_is_none(value in document()) {
+        prop_assert_eq!(merge_patch(&value, &value), None);
+    }
+}

@@ -1,0 +1,406 @@
+use regex::Regex;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixtures::{ACCOUNT, AUDIENCE, UID, apply, object, request};
+
+#[derive(Deserialize)]
+struct Row {
+    name: String,
+    spec: Value,
+    #[serde(default = "yes")]
+    schema: bool,
+    field: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The table that tests against a real API server read as well, and what is too large to be written there.
+fn rows() -> Vec<Row> {
+    let mut rows: Vec<Row> = serde_saphyr::from_str(include_str!("../../tests/data/specs.yaml")).unwrap();
+    let mut refused = |name: &str, spec: Value, field: &str| {
+        rows.push(Row {
+            name: name.into(),
+            spec,
+            schema: false,
+            field: Some(field.into()),
+        });
+    };
+    let many: BTreeMap<String, String> = (0..33).map(|n| (format!("k{n}"), "v".to_owned())).collect();
+    for kind in ["labels", "annotations"] {
+        let field = format!("target.template.metadata.{kind}");
+        refused(
+            kind,
+            json!({"target": {"template": {"metadata": {kind: many}}}}),
+            &field,
+        );
+    }
+    refused(
+        "many keys",
+        json!({"target": {"template": {"data": many}}}),
+        "target.template.data",
+    );
+    refused(
+        "a long template",
+        json!({"target": {"template": {"data": {"x": "y".repeat(8193)}}}}),
+        "target.template.data[x]",
+    );
+    refused(
+        "a long annotation",
+        json!({"target": {"template": {"metadata": {"annotations": {"x": "y".repeat(4097)}}}}}),
+        "target.template.metadata.annotations[x]",
+    );
+    refused(
+        "a long audience",
+        json!({"audience": "a".repeat(2049)}),
+        "audience",
+    );
+    let account = format!("{}@p.io", "a".repeat(250));
+    refused(
+        "a long account",
+        json!({"serviceAccount": account}),
+        "serviceAccount",
+    );
+    for (field, length) in [("name", 254), ("key", 254)] {
+        let spec = json!({"target": {field: "a".repeat(length)}});
+        refused(field, spec, &format!("target.{field}"));
+    }
+    rows
+}
+
+fn whole(spec: &Value) -> Value {
+    let mut whole = json!({"audience": AUDIENCE, "serviceAccount": ACCOUNT});
+    apply(&mut whole, spec);
+    whole
+}
+
+#[test]
+fn every_rule_names_its_field() {
+    for row in rows() {
+        let found = validate(&object(row.spec)).err();
+        if let Some(error) = &found {
+            assert_eq!(error.reason(), reason::INVALID_SPEC, "{}", row.name);
+        }
+        let (found, expected) = (found.map(|error| error.to_string()), row.field.as_ref());
+        let named = match (&found, expected) {
+            (Some(message), Some(field)) => message.starts_with(&format!("spec.{field}: ")),
+            (found, expected) => found.is_none() && expected.is_none(),
+        };
+        assert!(named, "{}: {found:?} instead of {expected:?}", row.name);
+    }
+}
+
+#[test]
+fn sources_that_know_their_account() {
+    let spec = |more: Value| {
+        let mut spec = json!({"serviceAccount": null});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            spec[key] = value.clone();
+        }
+        validate(&object(spec))
+    };
+    let metadata = spec(json!({"source": {"metadataServer": {"licenses": true}}})).unwrap();
+    assert_eq!(
+        metadata.token.source,
+        TokenSource::MetadataServer { licenses: true }
+    );
+    let developer = spec(json!({"source": {"developer": {}}})).unwrap();
+    assert_eq!(developer.token.source, TokenSource::Developer);
+    assert_ne!(metadata.token_hash, developer.token_hash);
+    for (more, field) in [
+        (
+            json!({"source": {"metadataServer": {"licenses": true}}, "includeEmail": false}),
+            "licenses",
+        ),
+        (
+            json!({"source": {"metadataServer": {}}, "includeOrganizationNumber": true}),
+            "includeOrganizationNumber",
+        ),
+        (
+            json!({"source": {"developer": {}}, "includeOrganizationNumber": true}),
+            "includeOrganizationNumber",
+        ),
+    ] {
+        let error = spec(more).unwrap_err();
+        assert_eq!(error.reason(), reason::INVALID_SPEC);
+        assert!(error.to_string().contains(field), "{error}");
+    }
+    let off = SourceSettings::default();
+    assert_eq!(permitted(&metadata.token.source, &off), Ok(()));
+    let error = permitted(&developer.token.source, &off).unwrap_err();
+    assert_eq!(error.reason(), reason::SOURCE_UNAVAILABLE);
+    assert!(error.to_string().contains("--allow-developer-source"), "{error}");
+    let on = SourceSettings {
+        allow_developer: true,
+        ..off
+    };
+    assert_eq!(permitted(&developer.token.source, &on), Ok(()));
+}
+
+/// Whether the CRD's schema accepts `value`, which is pruned of what it does not know.
+fn accepts(schema: &Value, value: &Value) -> bool {
+    let number = |bound: &str| schema[bound].as_u64().map(|bound| bound as usize);
+    let within = |size: usize, kind: &str| {
+        number(&format!("min{kind}")).is_none_or(|least| size >= least)
+            && number(&format!("max{kind}")).is_none_or(|most| size <= most)
+    };
+    let known = schema["enum"].as_array().is_none_or(|all| all.contains(value));
+    known
+        && match (schema["type"].as_str(), value) {
+            (Some("string"), Value::String(text)) => {
+                let matches = |pattern: &str| Regex::new(pattern).unwrap().is_match(text);
+                within(text.chars().count(), "Length") && schema["pattern"].as_str().is_none_or(matches)
+            }
+            (Some("boolean"), Value::Bool(_)) => true,
+            (Some("array"), Value::Array(items)) => {
+                within(items.len(), "Items") && items.iter().all(|item| accepts(&schema["items"], item))
+            }
+            (Some("object"), Value::Object(map)) => {
+                let property = |key: &String| {
+                    let own = schema["properties"].get(key);
+                    own.or_else(|| schema.get("additionalProperties"))
+                };
+                let kept: Vec<_> = map
+                    .iter()
+                    .filter_map(|(key, value)| Some((property(key)?, value)))
+                    .collect();
+                let required = schema["required"].as_array().into_iter().flatten();
+                within(kept.len(), "Properties")
+                    && required
+                        .filter_map(Value::as_str)
+                        .all(|key| map.contains_key(key))
+                    && kept.iter().all(|(schema, value)| accepts(schema, value))
+            }
+            _ => false,
+        }
+}
+
+#[test]
+fn the_schema_and_the_operator_agree() {
+    let crd = serde_json::to_value(&crate::api::crds()[0]).unwrap();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let rules = schema["x-kubernetes-validations"].as_array().unwrap();
+    assert_eq!(rules.len(), 1, "the one rule below is all that CEL decides");
+    let rule = |spec: &Value| {
+        let knows = ["federation", "metadataServer", "developer"];
+        spec.get("serviceAccount").is_some() || knows.iter().any(|source| !spec["source"][source].is_null())
+    };
+    for row in rows() {
+        let spec = whole(&row.spec);
+        let accepted = accepts(schema, &spec) && rule(&spec);
+        assert_eq!(accepted, row.schema, "{}: the schema says {accepted}", row.name);
+        assert!(
+            accepted || row.field.is_some(),
+            "{}: only the schema refuses it",
+            row.name
+        );
+    }
+}
+
+#[test]
+fn defaults_are_resolved() {
+    let request = request(json!({}));
+    assert_eq!(
+        request.token,
+        TokenSpec {
+            audience: AUDIENCE.into(),
+            service_account: Some(ACCOUNT.into()),
+            include_email: true,
+            include_organization_number: false,
+            source: TokenSource::Impersonation {
+                delegates: Vec::new()
+            },
+        }
+    );
+    assert_eq!((request.renew_before, request.suspend), (None, false));
+    assert_eq!(request.renew_request, None);
+    let target = &request.target;
+    assert_eq!((target.name.as_str(), target.key.as_str()), ("billing", "token"));
+    assert_eq!(
+        (target.type_.as_str(), target.policy),
+        ("Opaque", CreationPolicy::Owner)
+    );
+    assert!(target.labels.is_empty() && target.annotations.is_empty() && target.data.is_empty());
+    let identity = (
+        request.namespace.as_str(),
+        request.name.as_str(),
+        request.uid.as_str(),
+    );
+    assert_eq!(identity, ("shop", "billing", UID));
+    assert_eq!(target_name(&object(json!({}))), "billing");
+    assert_eq!(target_name(&object(json!({"target": {"name": "s"}}))), "s");
+}
+
+#[test]
+fn durations_are_gos() {
+    for (text, milliseconds) in [
+        ("20m", 1_200_000),
+        ("1h30m", 5_400_000),
+        ("1.5h", 5_400_000),
+        ("250ms", 250),
+        ("1m0.5s", 60_500),
+        ("2000us", 2),
+        ("0s", 0),
+    ] {
+        let request = request(json!({"renewBefore": text}));
+        let expected = SignedDuration::from_millis(milliseconds);
+        assert_eq!(request.renew_before, Some(expected), "{text}");
+    }
+}
+
+/// `(token hash, render hash)` of the request with `spec`.
+fn hashes(spec: &Value) -> (String, String) {
+    let request = request(spec.clone());
+    (request.token_hash, request.render_hash)
+}
+
+#[test]
+fn each_hash_depends_on_what_it_stands_for_and_nothing_else() {
+    let base = json!({"target": {"template": {
+        "metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}}, "data": {"e": "f$(token)"},
+    }}});
+    let (token, render) = hashes(&base);
+    // A change, and whether it changes the token's hash and the rendering's.
+    let cases = [
+        (json!({"audience": "https://b.run.app"}), true, false),
+        (
+            json!({"serviceAccount": "other@p.iam.gserviceaccount.com"}),
+            true,
+            false,
+        ),
+        (json!({"includeEmail": false}), true, false),
+        (json!({"includeOrganizationNumber": true}), true, false),
+        (
+            json!({"source": {"impersonation": {"delegates": ["a@p.io"]}}}),
+            true,
+            false,
+        ),
+        (json!({"renewBefore": "10m"}), false, true),
+        (json!({"target": {"key": "jwt"}}), false, true),
+        (json!({"target": {"creationPolicy": "Orphan"}}), false, true),
+        (
+            json!({"target": {"template": {"type": "servicebinding.io/x"}}}),
+            false,
+            true,
+        ),
+        (
+            json!({"target": {"template": {"metadata": {"labels": {"a": "x"}}}}}),
+            false,
+            true,
+        ),
+        (
+            json!({"target": {"template": {"metadata": {"labels": {"x": "b"}}}}}),
+            false,
+            true,
+        ),
+        (
+            json!({"target": {"template": {"metadata": {"labels": null}}}}),
+            false,
+            true,
+        ),
+        (
+            json!({"target": {"template": {"metadata": {"annotations": {"c": "x"}}}}}),
+            false,
+            true,
+        ),
+        (json!({"target": {"template": {"data": {"e": "f"}}}}), false, true),
+        (
+            json!({"target": {"template": {"data": {"e": "f$$(token)"}}}}),
+            false,
+            true,
+        ),
+        (json!({"target": {"template": {"data": {"x": "y"}}}}), false, true),
+        // Neither: what is written is the same.
+        (json!({"suspend": true}), false, false),
+        (json!({"target": {"name": "elsewhere"}}), false, false),
+        (json!({"includeEmail": true}), false, false),
+        (json!({"includeOrganizationNumber": false}), false, false),
+        (
+            json!({"source": {"impersonation": {"delegates": []}}}),
+            false,
+            false,
+        ),
+        (
+            json!({"target": {"key": "token", "creationPolicy": "Owner"}}),
+            false,
+            false,
+        ),
+        (json!({"target": {"template": {"type": "Opaque"}}}), false, false),
+    ];
+    for (change, token_changes, render_changes) in cases {
+        let mut spec = base.clone();
+        apply(&mut spec, &change);
+        let changed = hashes(&spec);
+        assert_eq!(changed.0 != token, token_changes, "token hash: {change}");
+        assert_eq!(changed.1 != render, render_changes, "render hash: {change}");
+    }
+    let mut other = object(base);
+    other.metadata.uid = Some("another".into());
+    other.metadata.generation = Some(9);
+    other.metadata.annotations = Some([(annotations::RENEW.to_owned(), "now".to_owned())].into());
+    let other = validate(&other).unwrap();
+    assert_eq!(other.renew_request.as_deref(), Some("now"));
+    assert_eq!(other.token_hash, token);
+    assert_ne!(other.render_hash, render, "the Secret names its owner's UID");
+}
+
+#[test]
+fn the_same_words_in_other_places_are_another_rendering() {
+    let target = |labels: Value, annotations: Value, data: Value| {
+        let metadata = json!({"labels": labels, "annotations": annotations});
+        hashes(&json!({"target": {"template": {"metadata": metadata, "data": data}}})).1
+    };
+    let none = json!({});
+    let renderings = [
+        target(json!({"a": "m"}), json!({"n": "d"}), none.clone()),
+        target(
+            none.clone(),
+            none.clone(),
+            json!({"label": "a", "m": "annotation", "n": "d"}),
+        ),
+        target(json!({"n": "d"}), json!({"a": "m"}), none.clone()),
+        target(json!({"a": "m", "n": "d"}), none.clone(), none.clone()),
+        target(none.clone(), json!({"a": "m", "n": "d"}), none.clone()),
+        target(none.clone(), none, json!({"a": "m", "n": "d"})),
+    ];
+    let different: std::collections::BTreeSet<_> = renderings.iter().collect();
+    assert_eq!(different.len(), renderings.len());
+    let delegates = |all: Value| hashes(&json!({"source": {"impersonation": {"delegates": all}}})).0;
+    assert_ne!(
+        delegates(json!(["a@p.io", "b@p.io"])),
+        delegates(json!(["b@p.io", "a@p.io"]))
+    );
+}
+
+#[test]
+fn hashes_stay_the_same_from_version_to_version() {
+    let spec = json!({
+        "includeOrganizationNumber": true,
+        "source": {"impersonation": {"delegates": ["middle@p.iam.gserviceaccount.com"]}},
+        "renewBefore": "20m",
+        "target": {"key": "jwt", "template": {
+            "metadata": {"labels": {"team": "shop"}, "annotations": {"note": "x"}},
+            "data": {"header": "Authorization: Bearer $(token)"},
+        }},
+    });
+    let (token, render) = hashes(&spec);
+    assert_eq!(
+        token, "v1-60c9297e4ce77235a92872cdc96f0d28",
+        "every Secret carries it: with another value an upgrade mints every token in every cluster anew"
+    );
+    assert_eq!(
+        render, "v1-fc9f05aee3b211ed0f24e9c21a8f92f2",
+        "every Secret carries it: with another value an upgrade reads and writes every Secret in every cluster"
+    );
+}
+
+#[test]
+fn a_long_or_odd_key_is_shown_bounded_and_escaped() {
+    let key = format!("\u{1b}[31m\n{}", "x".repeat(300));
+    let error = validate(&object(json!({"target": {"template": {"data": {key: "v"}}}}))).unwrap_err();
+    let text = error.to_string();
+    assert!(text.len() < 250 && !text.contains(['\u{1b}', '\n']), "{text}");
+}
