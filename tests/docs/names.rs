@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{blocks, pages, root, spans, texts};
 
 /// Flags of other programs that stand in code of their own.
-const FLAGS_OF_OTHERS: [(&str, &[&str]); 9] = [
+const FLAGS_OF_OTHERS: [(&str, &[&str]); 10] = [
     (
         "gcloud",
         &[
@@ -35,6 +35,7 @@ const FLAGS_OF_OTHERS: [(&str, &[&str]); 9] = [
     ("cargo xtask release", &["sign-key"]),
     ("curl", &["header"]),
     ("docker build", &["build-arg"]),
+    ("kubectl idtoken", &["request-timeout"]),
     ("kube-state-metrics", &["custom-resource-state-config-file"]),
     ("idtoken-emulator", &["lifetime", "proxy"]),
     ("every program", &["help"]),
