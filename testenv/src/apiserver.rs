@@ -11,14 +11,14 @@ use crate::pki::{Authority, SigningPair, write_private};
 use crate::ports::Port;
 use crate::{Assets, Options, Process, audit, wait};
 
-/// Generous: 3 s on a fast machine, but several may start at once beside a compiler.
-pub(crate) const READY: Duration = Duration::from_secs(180);
+/// Generous: the start takes 3 s on a fast machine, but several may start at once beside a compiler.
+pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The first address of `SERVICE_RANGE`, which the `kubernetes` Service gets.
 const SERVICE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 const SERVICE_RANGE: &str = "10.96.0.0/16";
 
-/// The files kube-apiserver reads, and where it logs.
+/// The files that kube-apiserver reads, and the audit log that it writes.
 #[derive(Debug)]
 pub(crate) struct Files {
     dir: PathBuf,
@@ -34,7 +34,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Writes them all into `dir`.
+    /// Writes all files into `dir`.
     pub(crate) fn write(dir: &Path, ca: &Authority, issuer: &SigningPair, options: &Options) -> Result<Self> {
         let files = Self {
             dir: dir.to_owned(),
@@ -64,7 +64,7 @@ impl Files {
     }
 }
 
-/// Everything that is the same at each start of one API server.
+/// The settings that stay the same at each start of one API server.
 #[derive(Debug)]
 pub(crate) struct ApiServer {
     binary: PathBuf,
@@ -83,7 +83,7 @@ impl ApiServer {
         })
     }
 
-    /// How clients reach it: `https://host:port`.
+    /// The URL for clients: `https://host:port`.
     pub(crate) fn url(&self) -> String {
         let address = if self.options.address.is_unspecified() {
             IpAddr::V4(Ipv4Addr::LOCALHOST)
@@ -100,7 +100,7 @@ impl ApiServer {
             .unwrap_or_else(|| self.url())
     }
 
-    /// Takes another port. Only for an API server that has not been ready yet.
+    /// Reserves another port. Only for an API server that was never ready.
     pub(crate) fn change_port(&mut self) -> Result<()> {
         self.port = Port::reserve()?;
         Ok(())
@@ -115,7 +115,7 @@ impl ApiServer {
             .arg(format!("--bind-address={}", self.options.address))
             .arg(format!("--secure-port={}", self.port.number))
             .arg(format!("--service-cluster-ip-range={SERVICE_RANGE}"))
-            // Endpoints may not hold a loopback address, and nothing here reads them.
+            // Endpoints must not contain a loopback address, and nothing here reads them.
             .arg("--endpoint-reconciler-type=none")
             .arg(file("tls-cert-file", &files.certificate))
             .arg(file("tls-private-key-file", &files.key))
@@ -133,7 +133,7 @@ impl ApiServer {
             .arg(file("audit-policy-file", &files.policy))
             .arg(file("audit-log-path", &files.audit_log))
             .arg("--audit-log-format=json")
-            // Rotation would hide events from the tests; lumberjack rotates at 100 MB when nothing is said.
+            // Rotation would hide events from the tests; lumberjack rotates at 100 MB by default.
             .arg("--audit-log-maxsize=100000");
         if self.options.address.is_loopback() {
             command.arg(format!("--advertise-address={}", self.options.address));
@@ -146,15 +146,15 @@ impl ApiServer {
     }
 }
 
-/// Waits until `/readyz` says ok, which includes the default RBAC rules.
+/// Waits until `/readyz` returns ok, which includes the default RBAC rules.
 pub(crate) async fn wait_ready(process: &Process, client: &kube::Client) -> Result<()> {
-    let ask = async || {
+    let probe = async || {
         if let Some(status) = process.try_wait()? {
-            bail!("kube-apiserver ended ({status}) before it was ready");
+            bail!("kube-apiserver exited ({status}) before it was ready");
         }
         Ok(ready(client).await.ok())
     };
-    wait::until("kube-apiserver is ready", READY, ask)
+    wait::until("kube-apiserver is ready", READY_TIMEOUT, probe)
         .await
         .with_context(|| format!("the log of kube-apiserver ends with:\n{}\n", process.log_tail()))
 }
@@ -163,6 +163,6 @@ async fn ready(client: &kube::Client) -> Result<()> {
     let request = http::Request::get("/readyz").body(Vec::new())?;
     tokio::time::timeout(Duration::from_secs(5), client.request_text(request))
         .await
-        .map_err(|_| anyhow!("/readyz did not answer within 5 s"))??;
+        .map_err(|_| anyhow!("no response from /readyz within 5 s"))??;
     Ok(())
 }

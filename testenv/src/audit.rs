@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-/// Every request, without bodies, once it is answered. A watch is also logged when it begins
+/// Logs every request without bodies once its response is complete, and a watch also when it starts
 /// ([`AuditEvent::stage`] is `ResponseStarted`).
 pub(crate) const POLICY: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -15,20 +15,20 @@ rules:
 - level: Metadata
 ";
 
-/// One request as the API server's audit log has it (`audit.k8s.io/v1`, level Metadata).
+/// One request in the API server's audit log (`audit.k8s.io/v1`, level Metadata).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEvent {
     /// The request's id; the stages of one request share it.
     pub audit_id: String,
     /// `ResponseStarted` (long-running requests), `ResponseComplete` or `Panic`.
     pub stage: String,
-    /// Who asked.
+    /// The user who sent the request.
     pub user: String,
-    /// The groups of who asked.
+    /// The user's groups.
     pub groups: Vec<String>,
     /// The request's verb, such as `get`, `list`, `watch`, `create`, `update`, `patch` or `delete`.
     pub verb: String,
-    /// The resource, such as `secrets`; empty for a request that names none, such as `/readyz`.
+    /// The resource, such as `secrets`; empty for a request without one, such as `/readyz`.
     pub resource: String,
     /// The resource's API group; empty for the core group.
     pub api_group: String,
@@ -36,9 +36,9 @@ pub struct AuditEvent {
     pub subresource: String,
     /// The namespace; empty if there is none.
     pub namespace: String,
-    /// The object's name; empty if the request does not say it, as in most creations.
+    /// The object's name; empty if the request has none, as most creates.
     pub name: String,
-    /// The HTTP status of the answer; 0 if there was none.
+    /// The HTTP status of the response; 0 if there was none.
     pub code: u16,
     /// When the request was received.
     pub timestamp: Timestamp,
@@ -89,8 +89,7 @@ struct RawStatus {
     code: u16,
 }
 
-/// Reads the audit log. A last line without its end is still being written, and left out; a log that does not exist
-/// yet is empty.
+/// Reads the audit log. Skips an incomplete last line, which is still being written. A log that does not exist yet is empty.
 pub(crate) fn read(path: &Path) -> Result<Vec<AuditEvent>> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
@@ -110,16 +109,16 @@ fn parse(text: &[u8]) -> Result<Vec<AuditEvent>> {
         .filter(|(_, line)| !line.is_empty())
         .filter_map(|(index, line)| match serde_json::from_slice::<Raw>(line) {
             Ok(raw) => Some(Ok(raw.into())),
-            // The start of a line that a killed API server left, and the next one's first line behind it.
-            Err(_) if glued(line).is_some() => glued(line).map(Ok),
+            // A killed API server left an incomplete line, and the next one appended its first event to it.
+            Err(_) if event_after_incomplete(line).is_some() => event_after_incomplete(line).map(Ok),
             Err(error) if error.is_eof() => None,
             Err(error) => Some(Err(error).with_context(|| format!("line {}", index + 1))),
         })
         .collect()
 }
 
-/// The event at the end of a line that begins with a cut one.
-fn glued(line: &[u8]) -> Option<AuditEvent> {
+/// The event at the end of a line that begins with an incomplete one.
+fn event_after_incomplete(line: &[u8]) -> Option<AuditEvent> {
     const START: &[u8] = b"{\"kind\":\"Event\"";
     let last = line.windows(START.len()).rposition(|window| window == START)?;
     let raw: Raw = serde_json::from_slice(line.get(last..)?).ok()?;
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_out_what_is_not_yet_or_never_written_whole() {
+    fn incomplete_lines_are_skipped() {
         let cut = &LINE[..LINE.len() / 2];
         assert_eq!(parse(cut.as_bytes()).unwrap().len(), 0);
         assert_eq!(parse(format!("{LINE}\n{cut}").as_bytes()).unwrap().len(), 1);

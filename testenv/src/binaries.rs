@@ -1,4 +1,4 @@
-//! Where etcd, kube-apiserver, kubectl and the rest of Kubernetes come from.
+//! The programs of Kubernetes, etcd and Helm: found in `KUBEBUILDER_ASSETS` or built.
 
 use std::path::{Path, PathBuf};
 
@@ -10,14 +10,14 @@ use crate::go_module::{GoModule, GoTool};
 /// The Kubernetes version that is built.
 pub const KUBERNETES_VERSION: &str = "v1.37.2";
 
-/// etcd and the programs of Kubernetes, at the versions its `go.mod` names. Only what is asked for is built.
+/// etcd and the programs of Kubernetes, at the versions in `go.mod`. A build builds only the requested ones.
 pub const KUBERNETES: GoModule = GoModule {
     name: "kubernetes",
     go_mod: include_str!("../tools/kubernetes/go.mod"),
     go_sum: include_str!("../tools/kubernetes/go.sum"),
     files: &[],
     tags: "",
-    // What `kubectl version` and the API server's /version say; without it clients take the server for v0.0.0.
+    // The version in `kubectl version` and at the API server's /version. Without it clients see v0.0.0.
     ldflags: "-s -w \
         -X k8s.io/component-base/version.gitVersion=v1.37.2 \
         -X k8s.io/component-base/version.gitMajor=1 \
@@ -67,7 +67,7 @@ pub const HELM: GoModule = GoModule {
     go_mod: include_str!("../tools/helm/go.mod"),
     go_sum: include_str!("../tools/helm/go.sum"),
     files: &[],
-    // Without the version of Kubernetes a chart's kubeVersion and .Capabilities are judged by v1.20.
+    // Without a version of Kubernetes, Helm checks a chart's kubeVersion and .Capabilities against v1.20.
     ldflags: "-s -w \
         -X helm.sh/helm/v3/internal/version.version=v3.22.0 \
         -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 \
@@ -98,7 +98,7 @@ pub const HELM_4: GoModule = GoModule {
     }],
 };
 
-/// kubeconform v0.8.0, which judges manifests by the schemas of Kubernetes.
+/// kubeconform v0.8.0, which validates manifests by the schemas of Kubernetes.
 pub const KUBECONFORM: GoModule = GoModule {
     name: "kubeconform",
     go_mod: include_str!("../tools/kubeconform/go.mod"),
@@ -112,7 +112,7 @@ pub const KUBECONFORM: GoModule = GoModule {
     }],
 };
 
-/// actionlint v1.7.12, which judges GitHub's workflows.
+/// actionlint v1.7.12, which validates GitHub's workflows.
 pub const ACTIONLINT: GoModule = GoModule {
     name: "actionlint",
     go_mod: include_str!("../tools/actionlint/go.mod"),
@@ -126,9 +126,9 @@ pub const ACTIONLINT: GoModule = GoModule {
     }],
 };
 
-const NEEDED: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
+const REQUIRED: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
 
-/// The programs a [`crate::ControlPlane`] needs.
+/// The programs of a [`crate::ControlPlane`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assets {
     /// etcd.
@@ -149,26 +149,26 @@ impl Assets {
     }
 }
 
-/// The programs in `KUBEBUILDER_ASSETS` where it is set; otherwise they are built with Go, once: about 5 minutes on two
-/// cores. Blocks, and is safe to call from several threads and processes at once.
+/// The programs in `KUBEBUILDER_ASSETS` if it is set. Otherwise builds them with Go, once: about 5 minutes on two cores. Blocks.
+/// Several threads and processes may call this at once.
 ///
 /// # Errors
-/// When `KUBEBUILDER_ASSETS` lacks one, or Go is missing, too old or fails.
+/// When `KUBEBUILDER_ASSETS` lacks a program, or Go is missing, too old or fails.
 pub fn locate(progress: Progress) -> Result<Assets> {
     match std::env::var_os("KUBEBUILDER_ASSETS") {
-        Some(dir) if !dir.is_empty() => given(Path::new(&dir)),
+        Some(dir) if !dir.is_empty() => in_assets_dir(Path::new(&dir)),
         _ => {
-            let built = KUBERNETES.build(&NEEDED, progress);
-            let dir = built.context(
-                "etcd, kube-apiserver and kubectl cannot be built (KUBEBUILDER_ASSETS may name a folder that has them)",
+            let build = KUBERNETES.build(&REQUIRED, progress);
+            let dir = build.context(
+                "etcd, kube-apiserver and kubectl cannot be built (KUBEBUILDER_ASSETS may name a folder with them)",
             )?;
             Ok(Assets::in_dir(&dir))
         }
     }
 }
 
-fn given(dir: &Path) -> Result<Assets> {
-    let missing: Vec<_> = NEEDED
+fn in_assets_dir(dir: &Path) -> Result<Assets> {
+    let missing: Vec<_> = REQUIRED
         .into_iter()
         .filter(|name| !dir.join(name).is_file())
         .collect();
@@ -180,7 +180,7 @@ fn given(dir: &Path) -> Result<Assets> {
             missing.join(" and no "),
         );
     }
-    // A relative folder would be looked up anew by programs that run elsewhere.
+    // Programs with another working directory would resolve a relative path differently.
     let absolute = std::path::absolute(dir)?;
     Ok(Assets::in_dir(&absolute))
 }
@@ -191,10 +191,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_which_asset_is_missing() {
+    fn a_missing_asset_is_named() {
         let dir = crate::RunDir::create("assets").unwrap();
         std::fs::write(dir.path().join("etcd"), "").unwrap();
-        let error = given(dir.path()).unwrap_err().to_string();
+        let error = in_assets_dir(dir.path()).unwrap_err().to_string();
         assert!(error.contains("no kube-apiserver and no kubectl"), "{error}");
     }
 

@@ -1,4 +1,4 @@
-//! What the builders of programs share: content hashes, one builder at a time, and commands whose progress is seen.
+//! What the builders of programs share: content hashes, a lock for one builder at a time, and commands with progress.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -25,7 +25,7 @@ pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     digest
 }
 
-/// Waits until no other process builds `name`; the lock is held until the file is dropped.
+/// Waits until no other process builds `name`. Dropping the file releases the lock.
 pub(crate) fn lock(path: &Path, name: &str, progress: Progress) -> Result<File> {
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut step = Step::new(progress);
@@ -43,8 +43,8 @@ pub(crate) fn lock(path: &Path, name: &str, progress: Progress) -> Result<File> 
     }
 }
 
-/// Runs a command to its end, which comes with this process' at the latest: two builds must not write one file. Gives how
-/// it ended and the end of what it said.
+/// Runs a command. Returns its exit status and the last lines of its output. The command never outlives this process, because two
+/// builds must not write one file.
 pub(crate) fn run(command: &Command, what: &str, step: &mut Step) -> Result<(ExitStatus, String)> {
     step.update(what);
     let scratch = RunDir::create("build")?;

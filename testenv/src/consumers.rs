@@ -1,4 +1,4 @@
-//! Programs that read tokens from files, and the CRDs of foreign kinds: what the examples are tested with.
+//! Programs that read tokens from files, and CRDs of other projects, for the tests of the examples.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ pub const PROMETHEUS: GoModule = GoModule {
     go_sum: include_str!("../tools/prometheus/go.sum"),
     files: &[],
     ldflags: "-s -w",
-    // Static targets are all that the tests need; the discoveries of all clouds are most of the build.
+    // The tests need only static targets, and the service discovery of all clouds is most of the build.
     tags: "remove_all_sd",
     tools: &[
         GoTool {
@@ -83,7 +83,7 @@ const CRDS: GoModule = GoModule {
     }],
 };
 
-/// The Go packages with the types of foreign kinds.
+/// The Go packages with the types of other projects' kinds.
 const TYPES: [&str; 4] = [
     "github.com/fluxcd/kustomize-controller/api/v1",
     "github.com/fluxcd/notification-controller/api/v1beta3",
@@ -91,7 +91,7 @@ const TYPES: [&str; 4] = [
     "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1",
 ];
 
-/// The foreign kinds of the examples, the pages and the chart: group and plural.
+/// Other projects' kinds in the examples, the pages and the chart: group and plural.
 const KINDS: [(&str, &str); 7] = [
     ("kustomize.toolkit.fluxcd.io", "kustomizations"),
     ("monitoring.coreos.com", "podmonitors"),
@@ -102,7 +102,7 @@ const KINDS: [(&str, &str); 7] = [
     ("source.toolkit.fluxcd.io", "gitrepositories"),
 ];
 
-/// Builds all programs of this module that are not built yet: about 10 minutes of processor time, once. Blocks.
+/// Builds the programs of this module that are not built yet: about 10 minutes of processor time, once. Blocks.
 ///
 /// # Errors
 /// When Go is missing, too old or fails.
@@ -114,8 +114,8 @@ pub fn build_all(progress: Progress) -> Result<()> {
     Ok(())
 }
 
-/// The CustomResourceDefinitions of the Prometheus operator's and Flux' kinds that the examples, the pages and the chart use, as YAML documents: made
-/// from their projects' own Go types by controller-gen, as those projects make them.
+/// The CustomResourceDefinitions of the Prometheus operator and of Flux that the examples, the pages and the chart use, as YAML
+/// documents. controller-gen generates them from the projects' own Go types, as in those projects.
 ///
 /// # Errors
 /// When controller-gen cannot be built or fails.
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_modules_have_the_versions_that_are_said() {
+    fn the_modules_have_the_documented_versions() {
         assert!(
             PROMETHEUS
                 .go_mod

@@ -17,11 +17,11 @@ use crate::{Assets, AuditEvent, Options, Process, RunDir, audit, binaries, kubec
 
 /// A running control plane: etcd and kube-apiserver, with a folder of their own.
 ///
-/// Stopped by [`ControlPlane::stop`], when dropped, and when the process that started it dies. It is tied to no tokio
-/// runtime: several tests can share one through a static. Clients are tied to the runtime that makes them.
+/// [`ControlPlane::stop`] stops it, and so does dropping it or the death of the process that started it. It belongs to no tokio
+/// runtime, so several tests can share one through a static. A client belongs to the runtime that creates it.
 #[derive(Debug)]
 pub struct ControlPlane {
-    // The order is the order of dropping: the API server before etcd, the folder last.
+    // Fields are dropped in this order: the API server before etcd, the folder last.
     apiserver: Mutex<Option<Process>>,
     etcd: Etcd,
     server: ApiServer,
@@ -34,10 +34,10 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts a control plane and waits until it is ready: about 3 s, plus minutes where the binaries must be built.
+    /// Starts a control plane and waits until it is ready: about 3 s, plus minutes if the binaries must be built.
     ///
     /// # Errors
-    /// When the binaries can be neither found nor built, or do not start: with the end of their logs.
+    /// When the binaries can be neither found nor built, or do not start. The error has the end of their logs.
     pub async fn start(options: Options) -> Result<Self> {
         let assets = match &options.assets {
             Some(assets) => assets.clone(),
@@ -45,7 +45,7 @@ impl ControlPlane {
                 let progress = options.progress;
                 tokio::task::spawn_blocking(move || binaries::locate(progress))
                     .await
-                    .context("looking for the binaries was cut short")??
+                    .context("the search for the binaries was cancelled")??
             }
         };
         let dir = RunDir::create("control-plane")?;
@@ -66,15 +66,15 @@ impl ControlPlane {
         };
         cluster.first_start().await?;
         cluster
-            .open_issuer()
+            .publish_issuer_keys()
             .await
-            .context("cannot open the service-account issuer")?;
+            .context("cannot publish the keys of the service-account issuer")?;
         Ok(cluster)
     }
 
-    /// Lets anyone read the keys of the service-account issuer, as clusters with a public issuer do: outside parties such
-    /// as Google's STS have no credentials for the cluster.
-    async fn open_issuer(&self) -> Result<()> {
+    /// Lets anyone read the keys of the service-account issuer, as in clusters with a public issuer: Google's STS, for example, has
+    /// no credentials for the cluster.
+    async fn publish_issuer_keys(&self) -> Result<()> {
         let group = "rbac.authorization.k8s.io".to_owned();
         let binding = ClusterRoleBinding {
             metadata: ObjectMeta {
@@ -104,7 +104,7 @@ impl ControlPlane {
         loop {
             self.admin = self.kubeconfig_for("admin", &["system:masters"])?;
             let process = self.server.spawn(&self.files)?;
-            let result = apiserver::wait_ready(&process, &self.quick_client().await?).await;
+            let result = apiserver::wait_ready(&process, &self.probe_client().await?).await;
             match result {
                 Ok(()) => {
                     *self.apiserver.get_mut() = Some(process);
@@ -144,28 +144,27 @@ impl ControlPlane {
         self.server.issuer()
     }
 
-    /// The file with the certificate (PEM) of the authority behind the API server's certificate and all client
-    /// certificates, among them the one the API server shows to kubelets.
+    /// The file with the certificate (PEM) of the CA that signed the API server's certificate and all client certificates, including the
+    /// one that the API server presents to kubelets.
     pub fn ca_file(&self) -> &Path {
         &self.files.ca
     }
 
-    /// The file with the private key (PEM, PKCS #8) of service-account tokens, which a kube-controller-manager needs.
+    /// The file with the private key (PEM, PKCS #8) that signs service-account tokens. A kube-controller-manager needs it.
     pub fn service_account_key_file(&self) -> &Path {
         &self.files.issuer_key
     }
 
-    /// A kubeconfig of the user `admin` in the group `system:masters`, who may do everything.
+    /// The kubeconfig of the user `admin` in the group `system:masters`, which has all rights.
     pub fn admin_kubeconfig(&self) -> PathBuf {
         self.admin.clone()
     }
 
-    /// Makes a kubeconfig with a client certificate for `user` in `groups`; `system:authenticated` is added by the API
-    /// server. A service account is the user `system:serviceaccount:<namespace>:<name>`, and the API server does not
-    /// add its groups then.
+    /// Writes a kubeconfig with a client certificate for `user` in `groups`. The API server adds `system:authenticated`. A service
+    /// account is the user `system:serviceaccount:<namespace>:<name>`, and the API server does not add its groups.
     ///
     /// # Errors
-    /// When the certificate cannot be made or the file cannot be written.
+    /// When the certificate cannot be created or the file cannot be written.
     pub fn kubeconfig_for(&self, user: &str, groups: &[&str]) -> Result<PathBuf> {
         let credentials = self.authority.client(user, groups)?;
         let text = kubeconfig::render(&self.url(), &self.authority.certificate(), user, &credentials);
@@ -175,7 +174,7 @@ impl ControlPlane {
         Ok(path)
     }
 
-    /// A client of the user `admin`, for the tokio runtime it is made in.
+    /// A client of the user `admin`, for the current tokio runtime.
     ///
     /// # Errors
     /// When the kubeconfig cannot be read.
@@ -183,7 +182,7 @@ impl ControlPlane {
         self.client_of(&self.admin).await
     }
 
-    /// A client that uses `kubeconfig`, for the tokio runtime it is made in.
+    /// A client with `kubeconfig`, for the current tokio runtime.
     ///
     /// # Errors
     /// When the kubeconfig cannot be read.
@@ -191,16 +190,16 @@ impl ControlPlane {
         Ok(kube::Client::try_from(config(kubeconfig).await?)?)
     }
 
-    /// A client that neither retries nor waits long.
-    async fn quick_client(&self) -> Result<kube::Client> {
+    /// A client without retries and with a short timeout.
+    async fn probe_client(&self) -> Result<kube::Client> {
         let mut config = config(&self.admin).await?;
         config.default_retry = false;
         config.read_timeout = Some(std::time::Duration::from_secs(5));
         Ok(kube::Client::try_from(config)?)
     }
 
-    /// The audit log so far: every answered request, and every watch that has begun, oldest first. The file stays the
-    /// same when the API server is stopped and started.
+    /// The audit log: every completed request and every started watch, oldest first. The file stays the same when the API server
+    /// restarts.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -208,7 +207,7 @@ impl ControlPlane {
         audit::read(&self.files.audit_log)
     }
 
-    /// Kills the API server, as a crash would; etcd and its data stay. Nothing happens if it is stopped already.
+    /// Kills the API server, as a crash would. etcd and its data stay. Does nothing if the API server is stopped.
     ///
     /// # Errors
     /// When it cannot be signalled.
@@ -221,22 +220,21 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Starts the API server again, on the same port with the same data, and waits until it is ready. Nothing happens if
-    /// it runs already.
+    /// Starts the API server again, on the same port with the same data, and waits until it is ready. Does nothing if it runs.
     ///
     /// # Errors
-    /// When it does not start: with the end of its log.
+    /// When it does not start. The error has the end of its log.
     pub async fn start_apiserver(&self) -> Result<()> {
         let mut slot = self.apiserver.lock().await;
         if slot.is_none() {
             let process = self.server.spawn(&self.files)?;
-            apiserver::wait_ready(&process, &self.quick_client().await?).await?;
+            apiserver::wait_ready(&process, &self.probe_client().await?).await?;
             *slot = Some(process);
         }
         Ok(())
     }
 
-    /// Freezes the API server with SIGSTOP: connections stay, and nothing is answered.
+    /// Pauses the API server with SIGSTOP: connections stay open and get no response.
     ///
     /// # Errors
     /// When it is stopped or cannot be signalled.
@@ -244,7 +242,7 @@ impl ControlPlane {
         running(&self.apiserver.lock().await)?.pause()
     }
 
-    /// Lets the API server go on after [`ControlPlane::pause_apiserver`].
+    /// Resumes the API server after [`ControlPlane::pause_apiserver`].
     ///
     /// # Errors
     /// When it is stopped or cannot be signalled.
@@ -252,39 +250,38 @@ impl ControlPlane {
         running(&self.apiserver.lock().await)?.resume()
     }
 
-    /// Copies all data of the cluster. Both processes are stopped for it and started again.
+    /// Copies all data of the cluster. Restarts both processes.
     ///
     /// # Errors
     /// When one does not stop or start, or the data cannot be copied.
     pub async fn snapshot(&self) -> Result<Snapshot> {
         let count = self.kubeconfigs.fetch_add(1, Ordering::Relaxed);
         let snapshot = Snapshot(self.dir().join(format!("snapshot-{count}")));
-        self.without_etcd(|data| copy(data, &snapshot.0)).await?;
+        self.with_etcd_stopped(|data| copy(data, &snapshot.0)).await?;
         Ok(snapshot)
     }
 
-    /// Puts the cluster back to where it was at the snapshot, its resourceVersions included, as a plain restore of etcd does. Both
-    /// processes are stopped for it and started again.
+    /// Restores the cluster's data including resourceVersions, as a plain restore of etcd does. Restarts both processes.
     ///
     /// # Errors
     /// When one does not stop or start, or the data cannot be copied.
     pub async fn restore(&self, snapshot: &Snapshot) -> Result<()> {
-        self.without_etcd(|data| {
+        self.with_etcd_stopped(|data| {
             std::fs::remove_dir_all(data).with_context(|| format!("cannot remove {}", data.display()))?;
             copy(&snapshot.0, data)
         })
         .await
     }
 
-    async fn without_etcd(&self, act: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    async fn with_etcd_stopped(&self, change: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         self.stop_apiserver().await?;
         self.etcd.kill().await?;
-        act(&self.etcd.data())?;
-        self.etcd.start_again().await?;
+        change(&self.etcd.data())?;
+        self.etcd.restart().await?;
         self.start_apiserver().await
     }
 
-    /// The process ids of what runs: etcd first, then the API server unless it is stopped.
+    /// The process ids: etcd first, then the API server unless it is stopped.
     pub async fn pids(&self) -> Vec<u32> {
         let apiserver = self.apiserver.lock().await;
         std::iter::once(self.etcd.pid().await)
@@ -292,7 +289,7 @@ impl ControlPlane {
             .collect()
     }
 
-    /// The API server's log so far; empty while it is stopped.
+    /// The API server's log; empty while it is stopped.
     pub async fn apiserver_log(&self) -> String {
         self.apiserver
             .lock()
@@ -302,7 +299,7 @@ impl ControlPlane {
             .unwrap_or_default()
     }
 
-    /// Stops both and removes the folder (see `IDTOKEN_TESTENV_KEEP`). Nothing has to be saved, so both are killed.
+    /// Kills both processes, since no data must be saved, and removes the folder (see `IDTOKEN_TESTENV_KEEP`).
     ///
     /// # Errors
     /// When one cannot be signalled.
@@ -312,7 +309,7 @@ impl ControlPlane {
     }
 }
 
-/// All data of a cluster at one moment. Removed with the control plane that it is of.
+/// All data of a cluster at one moment. Removed with its control plane.
 #[derive(Debug)]
 pub struct Snapshot(PathBuf);
 

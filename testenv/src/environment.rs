@@ -1,10 +1,10 @@
-//! What the environment of whoever starts a program must not decide.
+//! Commands that do not depend on the caller's environment.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Variables that would steer the operator, the emulator or a client of theirs.
-const FOREIGN: [&str; 12] = [
+/// Variables that change how the operator, the emulator or one of their clients works.
+const CLEARED: [&str; 12] = [
     "GOOGLE_APPLICATION_CREDENTIALS",
     "CLOUDSDK_CONFIG",
     "HTTP_PROXY",
@@ -19,7 +19,7 @@ const FOREIGN: [&str; 12] = [
     "RUST_LOG",
 ];
 
-/// A command without what the caller's environment would tell it: its own flags (`IDTOKEN_*`), credentials, proxies.
+/// A command without the caller's variables for flags (`IDTOKEN_*`), credentials and proxies.
 #[must_use]
 pub fn clean_command(program: &Path) -> Command {
     let mut command = Command::new(program);
@@ -27,7 +27,7 @@ pub fn clean_command(program: &Path) -> Command {
     for name in ours.filter(|name| name.to_string_lossy().starts_with("IDTOKEN_")) {
         command.env_remove(name);
     }
-    for name in FOREIGN {
+    for name in CLEARED {
         command.env_remove(name);
     }
     command

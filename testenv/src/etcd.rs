@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use crate::ports::Port;
 use crate::{Assets, Options, Process};
 
-const READY: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running etcd; its data is in `etcd/` of the run folder.
 #[derive(Debug)]
@@ -23,8 +23,7 @@ pub(crate) struct Etcd {
 }
 
 impl Etcd {
-    /// Starts etcd on free ports and waits until it is healthy. Tried again with other ports when another program was
-    /// faster to take one.
+    /// Starts etcd on free ports and waits until it is healthy. Retries with other ports if another program took one meanwhile.
     pub(crate) async fn start(assets: &Assets, options: &Options, dir: &Path) -> Result<Self> {
         let mut attempt = 1;
         loop {
@@ -48,16 +47,16 @@ impl Etcd {
         self.process.lock().await.pid()
     }
 
-    /// Kills it; its data stay.
+    /// Kills it. Its data stay.
     pub(crate) async fn kill(&self) -> Result<()> {
         self.process.lock().await.kill().await?;
         Ok(())
     }
 
-    /// Starts it again after [`Etcd::kill`], with what is in its data folder then.
-    pub(crate) async fn start_again(&self) -> Result<()> {
+    /// Starts it again after [`Etcd::kill`], with the current data folder.
+    pub(crate) async fn restart(&self) -> Result<()> {
         *self.process.lock().await = Process::spawn("etcd", &self.command, &self.dir)?;
-        self.wait_ready().await.context("etcd does not start again")
+        self.wait_ready().await.context("etcd does not restart")
     }
 
     /// The folder with its data.
@@ -66,10 +65,14 @@ impl Etcd {
     }
 
     async fn wait_ready(&self) -> Result<()> {
-        // Its own word first: where its port was taken, another etcd might be what answers there.
+        // The log first: if the port was taken, another etcd may respond there.
         let process = self.process.lock().await;
-        process.wait_for_line("serving client traffic", READY).await?;
-        process.wait_for_http(&self.address(), "/health", READY).await
+        process
+            .wait_for_line("serving client traffic", READY_TIMEOUT)
+            .await?;
+        process
+            .wait_for_http(&self.address(), "/health", READY_TIMEOUT)
+            .await
     }
 
     fn spawn(assets: &Assets, options: &Options, dir: &Path) -> Result<Self> {
@@ -77,7 +80,7 @@ impl Etcd {
         let client_url = format!("http://127.0.0.1:{}", client.number);
         let peer_url = format!("http://127.0.0.1:{}", peer.number);
         let data = data(dir);
-        // A try that failed may have written its ports into the data.
+        // A failed attempt may have written its ports into the data.
         let _ = std::fs::remove_dir_all(&data);
         let mut command = Command::new(&assets.etcd);
         command
@@ -88,7 +91,7 @@ impl Etcd {
             .arg(format!("--listen-peer-urls={peer_url}"))
             .arg(format!("--initial-advertise-peer-urls={peer_url}"))
             .arg(format!("--initial-cluster=testenv={peer_url}"))
-            // The data is thrown away: only a crash of the machine could lose writes.
+            // Only a crash of the machine could lose writes, and then the data is useless anyway.
             .arg("--unsafe-no-fsync")
             .args(&options.etcd_flags);
         let process = Process::spawn("etcd", &command, dir)?;

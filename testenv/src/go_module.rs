@@ -9,8 +9,8 @@ use crate::builder::{hash, lock, run};
 use crate::paths;
 use crate::progress::{Progress, Step};
 
-/// Arguments of every `go build`; they come after GOFLAGS and win over it. `readonly` keeps go.mod and go.sum as they
-/// are, so that the same sources are built everywhere.
+/// Arguments of every `go build`. They override GOFLAGS. `readonly` keeps go.mod and go.sum as they are, so that every machine builds
+/// the same sources.
 const FLAGS: [&str; 3] = ["-mod=readonly", "-trimpath", "-buildvcs=false"];
 
 /// One program of a [`GoModule`].
@@ -22,7 +22,7 @@ pub struct GoTool {
     pub package: &'static str,
 }
 
-/// Programs that are built at the versions fixed by a `go.mod` and a `go.sum`.
+/// Programs at the versions pinned by a `go.mod` and a `go.sum`.
 #[derive(Clone, Copy, Debug)]
 pub struct GoModule {
     /// A short name, for the folder and for messages.
@@ -33,19 +33,18 @@ pub struct GoModule {
     pub go_sum: &'static str,
     /// Go files of the module's own main package (name and content), which is built as `.`; most modules have none.
     pub files: &'static [(&'static str, &'static str)],
-    /// For `go build -ldflags`.
+    /// The value of `go build -ldflags`.
     pub ldflags: &'static str,
-    /// For `go build -tags`, separated by commas.
+    /// The value of `go build -tags`, separated by commas.
     pub tags: &'static str,
-    /// What can be built.
+    /// The programs.
     pub tools: &'static [GoTool],
 }
 
 impl GoModule {
-    /// Builds those of `names` that are not built yet and gives the folder they are in:
-    /// `target/testenv/<name>-<hash of all that decides the result>`.
+    /// Builds the programs `names` unless they are built. Returns their folder, `target/testenv/<name>-<hash of all inputs>`.
     ///
-    /// Blocks. When several processes want the same, one builds and the others wait.
+    /// Blocks. If several processes build the same programs, one builds and the others wait.
     ///
     /// # Errors
     /// When a name is unknown, when Go is missing, too old or fails, or when the folder cannot be written.
@@ -62,7 +61,7 @@ impl GoModule {
         }
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let _lock = lock(&dir.join(".lock"), self.name, progress)?;
-        // Asked again: another process may have built them while this one waited.
+        // Checked again: another process may have built them while this one waited.
         let todo = missing(&dir, &tools);
         for (index, tool) in todo.iter().enumerate() {
             let what = format!("building {} ({} of {})", tool.name, index + 1, todo.len());
@@ -71,7 +70,7 @@ impl GoModule {
         Ok(dir)
     }
 
-    /// The folder that `go` is run in, with go.mod and go.sum.
+    /// The working directory for `go`, with go.mod and go.sum.
     pub(crate) fn source_dir(&self) -> Result<PathBuf> {
         write_sources(self, &paths::testenv_dir())
     }
@@ -85,7 +84,7 @@ impl GoModule {
         format!("{} -tags={}", FLAGS.join(" "), self.tags)
     }
 
-    /// What `go` is told to read, in the order it is hashed.
+    /// The sources that `go` reads, in the order of the hash.
     fn sources(&self) -> impl Iterator<Item = &str> {
         let files = self.files.iter().flat_map(|(name, content)| [*name, *content]);
         [self.go_mod, self.go_sum].into_iter().chain(files)
@@ -107,7 +106,7 @@ impl GoModule {
         progress: Progress,
     ) -> Result<()> {
         let mut step = Step::new(progress);
-        // A build that is killed leaves only this file, which the next one writes over.
+        // A killed build leaves only this file. The next build overwrites it.
         let part = dir.join(format!(".{}.part", tool.name));
         let mut command = go(sources);
         command
@@ -117,23 +116,23 @@ impl GoModule {
             .arg("-o")
             .arg(&part);
         command.arg(tool.package);
-        let (status, said) = run(&command, what, &mut step)?;
+        let (status, output) = run(&command, what, &mut step)?;
         if !status.success() {
             step.finish(&format!("could not build {}", tool.name));
             bail!(
                 "go cannot build {} ({status}). It needs the modules named in go.mod, from the module cache or by \
-                 GOPROXY. It said:\n{said}",
+                 GOPROXY. Its output:\n{output}",
                 tool.name,
             );
         }
-        let done = dir.join(tool.name);
-        std::fs::rename(&part, &done).with_context(|| format!("cannot write {}", done.display()))?;
+        let program = dir.join(tool.name);
+        std::fs::rename(&part, &program).with_context(|| format!("cannot write {}", program.display()))?;
         step.finish(&format!("built {}", tool.name));
         Ok(())
     }
 }
 
-/// Puts go.mod and go.sum into a folder of their own, since `go` wants to find them in its working directory.
+/// Writes go.mod and go.sum into a folder of their own: `go` reads them from its working directory.
 fn write_sources(module: &GoModule, parent: &Path) -> Result<PathBuf> {
     let dir = parent.join(format!("{}-src-{}", module.name, hash(module.sources())));
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -143,7 +142,7 @@ fn write_sources(module: &GoModule, parent: &Path) -> Result<PathBuf> {
         if std::fs::read_to_string(&path).is_ok_and(|present| present == content) {
             continue;
         }
-        // Renamed into place, so that another process never reads half of it.
+        // Renamed into place, so that another process never reads an incomplete file.
         let part = dir.join(format!(
             ".{name}.{}.{:?}",
             std::process::id(),
@@ -165,7 +164,7 @@ fn missing(dir: &Path, tools: &[GoTool]) -> Vec<GoTool> {
 
 fn go(sources: &Path) -> Command {
     let mut command = Command::new("go");
-    // GOTOOLCHAIN stays as the user has it: `auto` may fetch a newer Go, `local` never does.
+    // GOTOOLCHAIN stays as the user set it: `auto` may download a newer Go, `local` never does.
     command
         .current_dir(sources)
         .env("GOWORK", "off")
@@ -175,9 +174,9 @@ fn go(sources: &Path) -> Command {
     command
 }
 
-/// The version of Go that builds the module: what GOTOOLCHAIN and go.mod choose.
+/// The version of Go that builds the module, as GOTOOLCHAIN and go.mod select it.
 fn go_version(sources: &Path) -> Result<String> {
-    let wanted = "Install Go 1.26 or newer (GOTOOLCHAIN=auto lets an older one fetch it)";
+    let remedy = "Install Go 1.26 or newer (GOTOOLCHAIN=auto lets an older one download it)";
     let output = match go(sources)
         .args(["env", "GOVERSION"])
         .stdin(Stdio::null())
@@ -185,17 +184,17 @@ fn go_version(sources: &Path) -> Result<String> {
     {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("there is no `go` in PATH. {wanted}")
+            bail!("there is no `go` in PATH. {remedy}")
         }
         Err(error) => return Err(error).context("cannot run go"),
     };
     if !output.status.success() {
-        bail!("{}. {wanted}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{}. {remedy}", String::from_utf8_lossy(&output.stderr).trim());
     }
     let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     match minor(&version) {
-        // Before 1.21 Go did not look at the version in go.mod.
-        Some(minor) if minor < 21 => bail!("{version} is too old. {wanted}"),
+        // Before 1.21 Go ignored the version in go.mod.
+        Some(minor) if minor < 21 => bail!("{version} is too old. {remedy}"),
         _ => Ok(version),
     }
 }

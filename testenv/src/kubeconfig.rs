@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::pki::Credentials;
 
-/// A kubeconfig in JSON, which is YAML too. The certificates are inside, so that the file can be copied.
+/// A kubeconfig as JSON, which is also YAML. It contains the certificates, so that the file can be copied.
 pub(crate) fn render(server: &str, ca: &str, user: &str, credentials: &Credentials) -> String {
     json!({
         "apiVersion": "v1",
@@ -25,7 +25,7 @@ pub(crate) fn render(server: &str, ca: &str, user: &str, credentials: &Credentia
     .to_string()
 }
 
-/// A file name for `user`: what is not a letter, digit, dot or dash becomes an underscore.
+/// A file name for `user`, with an underscore for everything but letters, digits, dots and dashes.
 pub(crate) fn file_name(user: &str, count: u32) -> String {
     let safe: String = user
         .chars()

@@ -11,11 +11,11 @@ use tokio::process::Command;
 
 use crate::ControlPlane;
 
-const LIMIT: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 impl ControlPlane {
-    /// kubectl as the user of `kubeconfig`, to be given arguments and run. Its discovery cache is in the control plane's
-    /// folder: other control planes use the same ports later.
+    /// kubectl as the user of `kubeconfig`, without arguments yet. Its discovery cache is in the control plane's folder, because other
+    /// control planes use the same ports later.
     pub fn kubectl_command(&self, kubeconfig: &Path) -> std::process::Command {
         let mut command = std::process::Command::new(&self.assets().kubectl);
         command
@@ -25,10 +25,10 @@ impl ControlPlane {
         command
     }
 
-    /// Runs kubectl as admin and gives its stdout.
+    /// Runs kubectl as admin. Returns its stdout.
     ///
     /// # Errors
-    /// With kubectl's stderr when it fails; when it takes longer than 3 minutes, after which it is killed.
+    /// When kubectl fails, with its stderr; when kubectl takes longer than 3 minutes and is killed.
     pub async fn kubectl<I>(&self, args: I) -> Result<String>
     where
         I: IntoIterator<Item: AsRef<OsStr>>,
@@ -36,7 +36,7 @@ impl ControlPlane {
         self.kubectl_as(&self.admin_kubeconfig(), args).await
     }
 
-    /// Runs kubectl as the user of `kubeconfig` and gives its stdout.
+    /// Runs kubectl as the user of `kubeconfig`. Returns its stdout.
     ///
     /// # Errors
     /// As [`ControlPlane::kubectl`].
@@ -49,7 +49,7 @@ impl ControlPlane {
         run(command, "").await
     }
 
-    /// Applies `yaml` (one or more documents) as admin, server-side, and gives kubectl's stdout.
+    /// Applies `yaml` (one or more documents) as admin, server-side. Returns kubectl's stdout.
     ///
     /// # Errors
     /// As [`ControlPlane::kubectl`].
@@ -57,7 +57,7 @@ impl ControlPlane {
         self.apply_as(&self.admin_kubeconfig(), yaml).await
     }
 
-    /// Applies `yaml` (one or more documents) as the user of `kubeconfig`, server-side, and gives kubectl's stdout.
+    /// Applies `yaml` (one or more documents) as the user of `kubeconfig`, server-side. Returns kubectl's stdout.
     ///
     /// # Errors
     /// As [`ControlPlane::kubectl`].
@@ -70,32 +70,34 @@ impl ControlPlane {
 
 async fn run(command: std::process::Command, input: &str) -> Result<String> {
     let args: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
-    let shown = format!("kubectl {}", args.join(" "));
+    let command_line = format!("kubectl {}", args.join(" "));
     let mut command = Command::from(command);
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    let mut child = command.spawn().with_context(|| format!("cannot run {shown}"))?;
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot run {command_line}"))?;
     let stdin = child.stdin.take();
     let feed = async {
         if let Some(mut stdin) = stdin {
-            // kubectl may end without reading all; its status tells what went wrong.
+            // kubectl may exit without reading all of its input. Its exit status then has the reason.
             let _ = stdin.write_all(input.as_bytes()).await;
         }
     };
     let both = async { tokio::join!(feed, child.wait_with_output()).1 };
-    let output = tokio::time::timeout(LIMIT, both)
+    let output = tokio::time::timeout(TIMEOUT, both)
         .await
-        .with_context(|| format!("{shown} took longer than {} s", LIMIT.as_secs()))?
-        .with_context(|| format!("cannot run {shown}"))?;
+        .with_context(|| format!("{command_line} took longer than {} s", TIMEOUT.as_secs()))?
+        .with_context(|| format!("cannot run {command_line}"))?;
     if !output.status.success() {
         bail!(
-            "{shown} failed ({}): {}",
+            "{command_line} failed ({}): {}",
             output.status,
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    String::from_utf8(output.stdout).with_context(|| format!("{shown} wrote something that is not text"))
+    String::from_utf8(output.stdout).with_context(|| format!("{command_line} wrote output that is not UTF-8"))
 }

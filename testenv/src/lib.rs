@@ -1,16 +1,16 @@
 //! A real Kubernetes control plane for tests and demos.
 //!
 //! [`ControlPlane::start`] runs etcd and kube-apiserver (with TLS, RBAC, audit log and a service-account issuer) in a
-//! folder and on ports of their own, so that several run at once. The binaries come from `KUBEBUILDER_ASSETS` where it
-//! is set; otherwise they are built once from their Go modules (see [`binaries`]).
+//! folder and on ports of their own, so that several run at once. The binaries come from `KUBEBUILDER_ASSETS` if it
+//! is set; otherwise they are built once from their Go modules (see [`binaries`]). The crate's README lists its files.
 //!
-//! Whatever is started through [`Process`] ends with the process that started it, even if that is killed by SIGKILL.
+//! A child started through [`Process`] never outlives the process that started it, even if that is killed by SIGKILL.
 //!
 //! | Environment variable | Meaning |
 //! |---|---|
 //! | `KUBEBUILDER_ASSETS` | folder with `etcd`, `kube-apiserver` and `kubectl`: nothing is built |
 //! | `IDTOKEN_TESTENV_KEEP` | `1`: folders of stopped control planes (logs, audit log, data) are kept |
-//! | `CARGO_TARGET_DIR` | where built binaries and run folders are put, below `testenv/` |
+//! | `CARGO_TARGET_DIR` | folder for built binaries and run folders, below `testenv/` |
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {

@@ -1,8 +1,8 @@
-//! Container images, made from files with no daemon.
+//! Container images, built from files without a daemon.
 //!
 //! An archive is an [OCI image layout] in a tar, which containerd, podman, skopeo and Docker from 25 on load. It also has
-//! the `manifest.json` of `docker save`, for older Docker and for tools that read only that. The same image gives the
-//! same bytes: entries are sorted, belong to root, and carry the image's time.
+//! the `manifest.json` of `docker save`, for older Docker and for tools that read only that file. Builds are reproducible: entries are
+//! sorted, belong to root, and have the image's time.
 //!
 //! [OCI image layout]: https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md
 
@@ -22,11 +22,11 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-/// The name that `ctr images import` gives the image, and with it `kind load image-archive`.
+/// `ctr images import` and `kind load image-archive` name the image by this annotation.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// A processor, by its name in an image (Go's GOARCH).
+/// A processor architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arch {
     /// x86-64.
@@ -36,19 +36,19 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// The processor of this machine.
+    /// The architecture of this machine.
     ///
     /// # Errors
-    /// When it is neither of those.
+    /// When it is neither amd64 nor arm64.
     pub fn of_this_machine() -> Result<Self> {
         match std::env::consts::ARCH {
             "x86_64" => Ok(Self::Amd64),
             "aarch64" => Ok(Self::Arm64),
-            other => bail!("images are made for amd64 and arm64 only; this machine is {other}"),
+            other => bail!("images are built only for amd64 and arm64; this machine is {other}"),
         }
     }
 
-    /// The name in an image's configuration.
+    /// The name in an image's configuration (Go's GOARCH).
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -58,7 +58,7 @@ impl Arch {
     }
 }
 
-/// What a path of the image is.
+/// The content of a path in the image.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// A file with these bytes.
@@ -67,23 +67,23 @@ pub enum Content {
     Copy(PathBuf),
     /// A symbolic link to a path.
     Link(String),
-    /// A folder; those that other paths imply need not be named.
+    /// A folder. Parent folders of other paths are implied.
     Directory,
 }
 
-/// One path of the image. It belongs to root.
+/// One path in the image. It belongs to root.
 #[derive(Clone, Debug)]
 pub struct File {
     /// Its absolute path in the image.
     pub path: String,
-    /// Its permissions, such as 0o644. A link has none.
+    /// Its permissions, such as 0o644; ignored for a link.
     pub mode: u32,
-    /// What it is.
+    /// Its content.
     pub content: Content,
 }
 
 impl File {
-    /// A file that everybody may read.
+    /// A file that every user can read.
     pub fn text(path: impl Into<String>, content: impl Into<Vec<u8>>) -> Self {
         Self {
             path: path.into(),
@@ -111,39 +111,39 @@ impl File {
     }
 }
 
-/// An image for Linux, of one layer.
+/// An image for Linux with one layer.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// Its repository, such as `idtoken-operator`.
     pub repository: String,
     /// Its tag.
     pub tag: String,
-    /// The processor it runs on.
+    /// Its architecture.
     pub arch: Arch,
-    /// When it was made; also the time of its files.
+    /// Its creation time, also of its files.
     pub created: Timestamp,
-    /// What a container of it runs.
+    /// The program that its containers run.
     pub entrypoint: Vec<String>,
-    /// Arguments where a container has none of its own.
+    /// Default arguments of its containers.
     pub command: Vec<String>,
     /// Environment variables.
     pub env: BTreeMap<String, String>,
-    /// Who it runs as: `uid:gid`.
+    /// The user of its containers: `uid:gid`.
     pub user: String,
-    /// `org.opencontainers.image.*` and others; labels of its configuration and annotations of its manifest.
+    /// Labels of its configuration and annotations of its manifest, such as `org.opencontainers.image.*`.
     pub labels: BTreeMap<String, String>,
-    /// What is in it.
+    /// Its files.
     pub files: Vec<File>,
 }
 
-/// What was written.
+/// A written archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// The manifest's digest: what `repository@sha256:…` names.
+    /// The manifest's digest, for `repository@sha256:…`.
     pub digest: String,
     /// The size of the unpacked layer, in bytes.
     pub unpacked: u64,
-    /// The size of the compressed layer, in bytes: about what a node fetches.
+    /// The size of the compressed layer, in bytes: about the download of a node.
     pub packed: u64,
 }
 
@@ -151,7 +151,7 @@ impl Image {
     /// Writes the image as an archive.
     ///
     /// # Errors
-    /// When a file cannot be read, two have one path, or the archive cannot be written.
+    /// When a file cannot be read, two files have the same path, or the archive cannot be written.
     pub fn write(&self, to: &Path) -> Result<Written> {
         let layer = self.layer()?;
         let diff_id = sha256(&layer);
@@ -195,7 +195,7 @@ impl Image {
         Ok(written)
     }
 
-    /// The name as containerd has it, which gives one without a host Docker's.
+    /// The name in containerd, which adds Docker's host to a name without one.
     fn containerd_name(&self) -> String {
         let (name, tag) = (&self.repository, &self.tag);
         match name.split_once('/') {
@@ -250,11 +250,11 @@ impl Image {
         let pairs = self.files.iter().map(|file| Ok((relative(file)?, file)));
         let files: BTreeMap<&str, &File> = pairs.collect::<Result<_>>()?;
         if files.len() != self.files.len() {
-            bail!("two files of the image {} have one path", self.repository);
+            bail!("two files of the image {} have the same path", self.repository);
         }
         let parents: BTreeSet<&str> = files.keys().flat_map(|path| parents(path)).collect();
         let mut layer = tar::Builder::new(Vec::new());
-        // A folder sorts before what is in it.
+        // A folder sorts before its content.
         for path in files.keys().chain(&parents).collect::<BTreeSet<_>>() {
             let Some(file) = files.get(*path) else {
                 self.append_as(&mut layer, EntryType::Directory, &format!("{path}/"), 0o755, &[])?;
@@ -314,11 +314,11 @@ impl Image {
     }
 }
 
-/// A path as a layer has it.
+/// A path in a layer.
 fn relative(file: &File) -> Result<&str> {
     let path = file.path.strip_prefix('/').unwrap_or_default();
     if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        bail!("{:?} is no absolute path of a file", file.path);
+        bail!("{:?} is not an absolute path of a file", file.path);
     }
     Ok(path)
 }
@@ -337,13 +337,13 @@ fn blob(content: &[u8]) -> String {
 }
 
 fn gzip(content: &[u8]) -> Result<Vec<u8>> {
-    // Neither a name nor a time in its header.
+    // Without a name and a time in the header, for reproducible builds.
     let mut encoder = GzBuilder::new().write(Vec::new(), Compression::default());
     encoder.write_all(content)?;
     Ok(encoder.finish()?)
 }
 
-/// Renamed into place, so that nobody reads half of it.
+/// Renamed into place, so that no reader sees an incomplete file.
 fn write_whole(to: &Path, content: &[u8]) -> Result<()> {
     if let Some(parent) = to.parent() {
         std::fs::create_dir_all(parent)?;

@@ -9,8 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
-/// The workspace's target directory: `CARGO_TARGET_DIR` (a relative one is taken from the workspace's root), else
-/// `target` in the workspace's root.
+/// The workspace's target directory: `CARGO_TARGET_DIR`, relative to the workspace's root, or else `target` there.
 pub fn target_dir() -> PathBuf {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     let workspace = crate_dir.parent().unwrap_or(crate_dir);
@@ -20,7 +19,7 @@ pub fn target_dir() -> PathBuf {
     }
 }
 
-/// The folder of everything this crate writes.
+/// The folder for all files of this crate.
 pub(crate) fn testenv_dir() -> PathBuf {
     target_dir().join("testenv")
 }
@@ -31,28 +30,27 @@ fn keep() -> bool {
 
 /// A folder `target/testenv/run/<name>-…` of one run, readable by its owner only and removed when this is dropped.
 ///
-/// With `IDTOKEN_TESTENV_KEEP=1` it stays and its path is said on stderr. The folders of runs that were killed are
-/// removed by the next run.
+/// `IDTOKEN_TESTENV_KEEP=1` keeps it and prints its path to stderr. The next run removes the folders of killed runs.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    // Held for as long as the folder is in use; the kernel releases it even when the process is killed.
+    // Held while the folder is in use. The kernel releases it even if the process is killed.
     _lock: File,
 }
 
 impl RunDir {
-    /// Makes a new, empty folder.
+    /// Creates an empty folder.
     ///
     /// # Errors
-    /// When it cannot be made or locked.
+    /// When it cannot be created or locked.
     pub fn create(name: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let parent = testenv_dir().join("run");
-        std::fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
-        // Making a folder and locking it are two steps: no sweep may come between.
-        let sweeping =
-            File::create(parent.join(".lock")).context("cannot make the lock of the run folders")?;
-        sweeping.lock().context("cannot lock the run folders")?;
+        std::fs::create_dir_all(&parent).with_context(|| format!("cannot create {}", parent.display()))?;
+        // Creating a folder and locking it are two steps. No sweep may run between them.
+        let sweep_lock =
+            File::create(parent.join(".lock")).context("cannot create the lock of the run folders")?;
+        sweep_lock.lock().context("cannot lock the run folders")?;
         sweep(&parent);
         let nanos = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -62,7 +60,7 @@ impl RunDir {
         DirBuilder::new()
             .mode(0o700)
             .create(&path)
-            .with_context(|| format!("cannot make {}", path.display()))?;
+            .with_context(|| format!("cannot create {}", path.display()))?;
         let lock =
             File::create(path.join("lock")).with_context(|| format!("cannot write to {}", path.display()))?;
         lock.lock()
@@ -90,7 +88,7 @@ impl Drop for RunDir {
     }
 }
 
-/// Removes what killed runs left behind.
+/// Removes the folders of killed runs.
 fn sweep(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else {
         return;

@@ -1,4 +1,4 @@
-//! The control plane's certificate authority, and the certificates and keys it needs.
+//! The control plane's certificate authority, certificates and keys.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -46,25 +46,25 @@ impl std::fmt::Debug for Authority {
 
 impl Authority {
     pub(crate) fn new() -> Result<Self> {
-        let mut params = named(CA_NAME)?;
+        let mut params = certificate_params(CA_NAME)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let issuer = CertifiedIssuer::self_signed(params, ec_key()?)
-            .context("cannot make the certificate authority")?;
+            .context("cannot create the certificate authority")?;
         Ok(Self {
             issuer,
             serial: AtomicU32::new(2),
         })
     }
 
-    /// The authority's certificate, PEM.
+    /// The CA's certificate, PEM.
     pub(crate) fn certificate(&self) -> String {
         self.issuer.pem()
     }
 
     /// A server certificate for the API server: its in-cluster names, loopback, and `more`.
     pub(crate) fn server(&self, more: &[IpAddr]) -> Result<Credentials> {
-        let mut params = named("kube-apiserver")?;
+        let mut params = certificate_params("kube-apiserver")?;
         let names = [
             "localhost",
             "kubernetes",
@@ -74,7 +74,7 @@ impl Authority {
         ];
         for name in names {
             params.subject_alt_names.push(SanType::DnsName(
-                name.try_into().context("a DNS name is refused")?,
+                name.try_into().context("a DNS name is invalid")?,
             ));
         }
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -152,9 +152,9 @@ impl Authority {
     }
 }
 
-/// The RSA key with which service-account tokens are signed (RS256, which Google's STS takes).
+/// Generates the RSA key that signs service-account tokens (RS256, which Google's STS accepts).
 pub(crate) fn service_account_key() -> Result<SigningPair> {
-    let pair = KeyPair::generate_for(&PKCS_RSA_SHA256).context("cannot make an RSA key")?;
+    let pair = KeyPair::generate_for(&PKCS_RSA_SHA256).context("cannot generate an RSA key")?;
     Ok(SigningPair {
         public: pair.public_key_pem(),
         key: pair.serialize_pem(),
@@ -175,11 +175,11 @@ pub(crate) fn write_private(path: &Path, content: &str) -> Result<()> {
 }
 
 fn ec_key() -> Result<KeyPair> {
-    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make an ECDSA key")
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot generate an ECDSA key")
 }
 
-fn named(common_name: &str) -> Result<CertificateParams> {
-    let mut params = CertificateParams::new(Vec::new()).context("cannot make a certificate")?;
+fn certificate_params(common_name: &str) -> Result<CertificateParams> {
+    let mut params = CertificateParams::new(Vec::new()).context("cannot create a certificate")?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params
         .distinguished_name

@@ -1,4 +1,4 @@
-//! Ports for servers that cannot be told to take any free one.
+//! Free ports for servers that need a fixed one.
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -8,12 +8,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::paths;
 
-// Below what Linux (32768) and macOS (49152) hand out to outgoing connections, which could otherwise take a port
-// between two starts of the same server; below Kubernetes' node ports (30000) too.
+// Below the ports of outgoing connections on Linux (32768) and macOS (49152), which could otherwise take a port between two starts of
+// the same server. Also below Kubernetes' node ports (30000).
 const FIRST: u16 = 15_000;
 const LAST: u16 = 29_999;
 
-/// A TCP port that no other user of this crate is given while this lives.
+/// A TCP port, reserved among all users of this crate until it is dropped.
 #[derive(Debug)]
 pub struct Port {
     pub(crate) number: u16,
@@ -21,7 +21,7 @@ pub struct Port {
 }
 
 impl Port {
-    /// A port that is free now. Programs that do not use this crate may still take it before the server does.
+    /// Reserves a free port. Programs that do not use this crate may still bind it before the server does.
     ///
     /// # Errors
     /// When none is free, or the lock files cannot be written.
@@ -29,7 +29,7 @@ impl Port {
         let dir = paths::testenv_dir().join("ports");
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let span = LAST - FIRST + 1;
-        // Each RandomState has other keys: where to begin needs no more randomness than that.
+        // Each RandomState has different keys, which is random enough for a start.
         let start = (RandomState::new().hash_one(std::process::id()) % u64::from(span)) as u16;
         for step in 0..span {
             let number = FIRST + (start + step) % span;

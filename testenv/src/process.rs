@@ -1,4 +1,4 @@
-//! Child processes that end with the process that started them.
+//! Child processes that never outlive the process that started them.
 
 use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt;
@@ -13,9 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::wait;
 
 /// The guard: a sub-shell in the program's process group that reads from a pipe whose only writer is the parent. The
-/// pipe closes when the parent drops the [`Process`] or dies, however it dies, and the guard then kills the group. While
-/// the guard lives the group's id cannot be given to another process, so it never kills a stranger. Unlike
-/// PR_SET_PDEATHSIG this works on macOS, does not fire when only the spawning thread ends, and needs no unsafe code.
+/// pipe closes when the parent drops the [`Process`] or dies for any reason, and the guard then kills the group. While
+/// the guard lives, no other process can get the group's id, so it never kills another process. Unlike
+/// PR_SET_PDEATHSIG this works on macOS, does not fire when only the spawning thread exits, and needs no unsafe code.
 const GUARDED_EXEC: &str = "exec 3<&0 </dev/null
 ( trap '' HUP INT QUIT TERM; exec >/dev/null 2>&1; read -r _ <&3; kill -9 -$$ ) &
 exec 3<&-
@@ -26,8 +26,8 @@ const TAIL_LINES: usize = 40;
 
 /// A child process in a process group of its own, with stdout and stderr in one log file.
 ///
-/// It and whatever it started are killed when this is dropped and when the parent dies, even by SIGKILL. It is tied
-/// to no tokio runtime, so it can be shared between tests.
+/// The process and its descendants are killed when this is dropped and when the parent dies, even by SIGKILL. It belongs to no tokio
+/// runtime, so tests can share it.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -44,14 +44,14 @@ struct State {
 }
 
 impl Process {
-    /// Starts `command` with its log in `dir/<name>.log`, which is appended to if it exists.
+    /// Starts `command`. Appends its output to `dir/<name>.log`.
     ///
-    /// Of `command` the program, the arguments, the working directory and the environment variables set or removed one
-    /// by one are used; `env_clear`, its stdio settings and its exec hooks are not.
+    /// Uses the program, the arguments, the working directory and the individual environment variables of `command`. Ignores
+    /// `env_clear`, its stdio settings and its exec hooks.
     ///
     /// # Errors
-    /// When the log cannot be written or no shell can be started. A program that does not exist shows as exit status
-    /// 127 and a line in the log.
+    /// When the log cannot be written or no shell can be started. A program that does not exist has exit status 127 and a line in the
+    /// log.
     pub fn spawn(name: &str, command: &Command, dir: &Path) -> Result<Self> {
         let log = dir.join(format!("{name}.log"));
         let output = OpenOptions::new()
@@ -99,7 +99,7 @@ impl Process {
         &self.log
     }
 
-    /// What the process has written to stdout and stderr so far.
+    /// The output to stdout and stderr.
     pub fn log(&self) -> String {
         std::fs::read(&self.log).map_or_else(
             |_| String::new(),
@@ -117,7 +117,7 @@ impl Process {
     /// The exit status, or `None` while the process runs (or is stopped by SIGSTOP).
     ///
     /// # Errors
-    /// When the operating system cannot say.
+    /// When the operating system reports an error.
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         let mut state = self.state();
         if state.status.is_none() {
@@ -126,34 +126,34 @@ impl Process {
                 .try_wait()
                 .with_context(|| format!("cannot wait for {}", self.name))?;
             if state.status.is_some() {
-                // What it left running goes with it.
+                // Kills the descendants too.
                 state.guard = None;
             }
         }
         Ok(state.status)
     }
 
-    /// Waits until the process ends by itself.
+    /// Waits until the process exits.
     ///
     /// # Errors
-    /// When it still runs after `limit`; it is left running then.
+    /// When it still runs after `limit`. It keeps running.
     pub async fn wait(&self, limit: Duration) -> Result<ExitStatus> {
-        wait::until(&format!("{} ends", self.name), limit, async || self.try_wait()).await
+        wait::until(&format!("{} exits", self.name), limit, async || self.try_wait()).await
     }
 
-    /// Waits for a line with `text` in the log and gives that line.
+    /// Waits for a line with `text` in the log. Returns that line.
     ///
     /// # Errors
-    /// With the end of the log, when the process ends first or `limit` passes.
+    /// When the process exits first or `limit` passes. The error has the end of the log.
     pub async fn wait_for_line(&self, text: &str, limit: Duration) -> Result<String> {
         let what = format!("{} writes a line with {text:?}", self.name);
         let find = async || {
-            // Asked before the log is read, so that the last words of a process that has ended are seen.
-            let ended = self.try_wait()?;
+            // Checked before the log is read, so that the last output of an exited process counts.
+            let exited = self.try_wait()?;
             let log = self.log();
-            match (log.lines().find(|line| line.contains(text)), ended) {
+            match (log.lines().find(|line| line.contains(text)), exited) {
                 (Some(line), _) => Ok(Some(line.to_owned())),
-                (None, Some(status)) => bail!("{} ended ({status}) before it wrote {text:?}", self.name),
+                (None, Some(status)) => bail!("{} exited ({status}) before it wrote {text:?}", self.name),
                 (None, None) => Ok(None),
             }
         };
@@ -162,27 +162,27 @@ impl Process {
             .with_context(|| self.tail_for_errors())
     }
 
-    /// Waits until a GET of `http://<address><path>` gives 200.
+    /// Waits until a GET of `http://<address><path>` returns 200.
     ///
     /// # Errors
-    /// With the end of the log, when the process ends first or `limit` passes.
+    /// When the process exits first or `limit` passes. The error has the end of the log.
     pub async fn wait_for_http(&self, address: &str, path: &str, limit: Duration) -> Result<()> {
-        let what = format!("{} answers http://{address}{path} with 200", self.name);
-        let ask = async || {
+        let what = format!("{} returns 200 at http://{address}{path}", self.name);
+        let probe = async || {
             if let Some(status) = self.try_wait()? {
                 bail!(
-                    "{} ended ({status}) before it served http://{address}{path}",
+                    "{} exited ({status}) before it served http://{address}{path}",
                     self.name
                 );
             }
             Ok((wait::http_status(address, path).await.ok() == Some(200)).then_some(()))
         };
-        wait::until(&what, limit, ask)
+        wait::until(&what, limit, probe)
             .await
             .with_context(|| self.tail_for_errors())
     }
 
-    /// Sends SIGTERM, waits up to `limit`, then SIGKILL. Gives the exit status.
+    /// Sends SIGTERM, waits up to `limit`, then sends SIGKILL. Returns the exit status.
     ///
     /// # Errors
     /// When the process cannot be signalled or waited for.
@@ -194,7 +194,7 @@ impl Process {
         }
     }
 
-    /// Sends SIGKILL to the process and all it started, and waits for its end.
+    /// Sends SIGKILL to the process and its descendants, and waits until it exits.
     ///
     /// # Errors
     /// When the process cannot be signalled or waited for.
@@ -212,7 +212,7 @@ impl Process {
         self.signal(Signal::TERM)
     }
 
-    /// Stops the process with SIGSTOP: it keeps its connections and answers nothing.
+    /// Pauses the process with SIGSTOP: its connections stay open and get no response.
     ///
     /// # Errors
     /// When the process cannot be signalled.
@@ -220,7 +220,7 @@ impl Process {
         self.signal(Signal::STOP)
     }
 
-    /// Lets the process go on after [`Process::pause`].
+    /// Resumes the process after [`Process::pause`].
     ///
     /// # Errors
     /// When the process cannot be signalled.
@@ -229,7 +229,7 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        // Under the lock, so that nobody reaps the child (and frees its id) between the question and the signal.
+        // Under the lock, so that no other thread reaps the child and frees its id between the check and the signal.
         let mut state = self.state();
         if state.status.is_none() {
             state.status = state
@@ -258,8 +258,8 @@ impl Drop for Process {
         state.guard = None;
         if state.status.is_none() {
             let _ = state.child.kill();
-            // Reaped here, so that files and ports are free when this returns; a process in an uninterruptible wait
-            // must not hang a test, hence the limit.
+            // Reaps the child, so that its files and ports are free afterwards. The limit keeps a process in an uninterruptible wait
+            // from hanging a test.
             let started = Instant::now();
             while matches!(state.child.try_wait(), Ok(None)) && started.elapsed() < Duration::from_secs(10) {
                 std::thread::sleep(POLL);

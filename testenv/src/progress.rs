@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Where progress of a long step (building the binaries) is shown.
+/// Where a long step, such as a build of the binaries, reports progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Progress {
     /// On stderr: one line updated in place on a terminal, else one line every 15 s.
@@ -37,7 +37,7 @@ impl Step {
         }
     }
 
-    /// Shows `what` and the seconds since the step began.
+    /// Writes `what` and the seconds since the start of the step.
     pub(crate) fn update(&mut self, what: &str) {
         let due = self.last_line.is_none_or(|at| at.elapsed() >= LINE_INTERVAL);
         let line = format!("testenv: {what}, {} s", self.started.elapsed().as_secs());
@@ -54,7 +54,7 @@ impl Step {
         self.shown = line;
     }
 
-    /// Ends the step with a line that stays. Says nothing if the step never showed anything.
+    /// Writes the step's last line. Writes nothing if the step never wrote anything.
     pub(crate) fn finish(&mut self, what: &str) {
         if self.mode == Progress::Quiet || self.last_line.is_none() {
             return;
@@ -67,7 +67,7 @@ impl Step {
     }
 
     fn write(&self, text: &str) {
-        // Not eprintln!: libtest captures that, and whoever runs the tests would see nothing for minutes.
+        // Not eprintln!: libtest captures that, so the terminal would stay empty for minutes.
         let mut stderr = std::io::stderr().lock();
         let _ = stderr.write_all(text.as_bytes());
         let _ = stderr.flush();

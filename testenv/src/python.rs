@@ -9,12 +9,12 @@ use crate::builder::{hash, lock, run};
 use crate::paths;
 use crate::progress::{Progress, Step};
 
-/// What the packages of a requirements file need at least.
-const OLDEST: (u32, u32) = (3, 10);
-/// Written last, so that an environment whose making was interrupted is made anew.
-const READY: &str = ".ready";
+/// The oldest version that the packages support.
+const MIN_VERSION: (u32, u32) = (3, 10);
+/// Written last, so that an interrupted build of the environment is repeated.
+const READY_MARKER: &str = ".ready";
 
-/// A virtual environment with exactly the packages that a requirements file names, each checked by its hash.
+/// A virtual environment with exactly the packages of a requirements file, each checked by its hash.
 #[derive(Clone, Copy, Debug)]
 pub struct PythonEnvironment {
     /// A short name, for the folder and for messages.
@@ -24,13 +24,13 @@ pub struct PythonEnvironment {
 }
 
 impl PythonEnvironment {
-    /// Makes the environment unless it is there, and gives its interpreter:
-    /// `target/testenv/python-<name>-<hash of all that decides the result>/bin/python`.
+    /// Creates the environment unless it exists. Returns its interpreter,
+    /// `target/testenv/python-<name>-<hash of all inputs>/bin/python`.
     ///
-    /// Blocks. When several processes want the same, one makes it and the others wait.
+    /// Blocks. If several processes build the same environment, one builds it and the others wait.
     ///
     /// # Errors
-    /// When Python is missing or too old, or a package can be had neither from pip's cache nor from its index.
+    /// When Python is missing or too old, or a package is neither in pip's cache nor available from its index.
     pub fn build(&self, progress: Progress) -> Result<PathBuf> {
         let (version, base) = find_python()?;
         let parent = paths::testenv_dir();
@@ -40,24 +40,24 @@ impl PythonEnvironment {
             hash([self.requirements, &version, &base])
         ));
         let python = dir.join("bin/python");
-        if dir.join(READY).is_file() {
+        if dir.join(READY_MARKER).is_file() {
             return Ok(python);
         }
-        std::fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        std::fs::create_dir_all(&parent).with_context(|| format!("cannot create {}", parent.display()))?;
         let _lock = lock(&dir.with_extension("lock"), self.name, progress)?;
-        // Asked again: another process may have made it while this one waited.
-        if dir.join(READY).is_file() {
+        // Checked again: another process may have created it while this one waited.
+        if dir.join(READY_MARKER).is_file() {
             return Ok(python);
         }
 
         let mut step = Step::new(progress);
-        let mut make = Command::new("python3");
-        make.args(["-m", "venv", "--clear"]).arg(&dir);
-        let what = format!("making the Python environment {}", self.name);
-        let (status, said) = run(&make, &what, &mut step)?;
+        let mut create = Command::new("python3");
+        create.args(["-m", "venv", "--clear"]).arg(&dir);
+        let what = format!("creating the Python environment {}", self.name);
+        let (status, output) = run(&create, &what, &mut step)?;
         if !status.success() {
             bail!(
-                "python3 -m venv failed ({status}); Debian and Ubuntu have it in the package python3-venv:\n{said}"
+                "python3 -m venv failed ({status}); Debian and Ubuntu have it in the package python3-venv:\n{output}"
             );
         }
         let requirements = dir.join("requirements.txt");
@@ -74,20 +74,20 @@ impl PythonEnvironment {
         install
             .args(["--require-hashes", "--no-deps", "--requirement"])
             .arg(&requirements);
-        let (status, said) = run(
+        let (status, output) = run(
             &install,
             &format!("installing the packages of {}", self.name),
             &mut step,
         )?;
         if !status.success() {
             bail!(
-                "pip cannot install the packages of {} ({status}); it needs its package index or a cache:\n{said}",
+                "pip cannot install the packages of {} ({status}); it needs its package index or a cache:\n{output}",
                 self.name
             );
         }
-        let ready = dir.join(READY);
+        let ready = dir.join(READY_MARKER);
         std::fs::write(&ready, "").with_context(|| format!("cannot write {}", ready.display()))?;
-        step.finish(&format!("made the Python environment {}", self.name));
+        step.finish(&format!("created the Python environment {}", self.name));
         Ok(python)
     }
 }
@@ -106,21 +106,21 @@ fn find_python() -> Result<(String, String)> {
         }
         Err(error) => return Err(error).context("cannot run python3"),
     };
-    let said = String::from_utf8_lossy(&output.stdout);
-    let mut lines = said.lines().map(str::to_owned);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let mut lines = stdout.lines().map(str::to_owned);
     let (Some(version), Some(base)) = (lines.next(), lines.next()) else {
         bail!(
             "python3 does not work: {}",
             String::from_utf8_lossy(&output.stderr).trim()
         );
     };
-    if parsed(&version).is_none_or(|version| version < OLDEST) {
+    if parse_version(&version).is_none_or(|version| version < MIN_VERSION) {
         bail!("Python {version} is too old: install 3.10 or newer");
     }
     Ok((version, base))
 }
 
-fn parsed(version: &str) -> Option<(u32, u32)> {
+fn parse_version(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.split('.').map(str::parse);
     Some((parts.next()?.ok()?, parts.next()?.ok()?))
 }
@@ -131,8 +131,8 @@ mod tests {
 
     #[test]
     fn reads_python_versions() {
-        assert_eq!(parsed("3.11.7"), Some((3, 11)));
-        assert!(parsed("3.9.2").is_some_and(|version| version < OLDEST));
-        assert_eq!(parsed("nonsense"), None);
+        assert_eq!(parse_version("3.11.7"), Some((3, 11)));
+        assert!(parse_version("3.9.2").is_some_and(|version| version < MIN_VERSION));
+        assert_eq!(parse_version("nonsense"), None);
     }
 }

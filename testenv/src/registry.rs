@@ -1,4 +1,4 @@
-//! An image registry, and crane: the judges of images that are made here.
+//! An image registry and crane, which validate the images that this project builds.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::go_module::{GoModule, GoTool};
 use crate::{Port, Process, Progress, RunDir};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// crane v0.22.1 of go-containerregistry.
 pub const CRANE: GoModule = GoModule {
@@ -26,7 +26,7 @@ pub const CRANE: GoModule = GoModule {
     }],
 };
 
-/// A registry on a port of its own, which keeps images in a folder of its own.
+/// A registry on a port and with a folder of its own.
 #[derive(Debug)]
 pub struct Registry {
     crane: PathBuf,
@@ -37,10 +37,10 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Builds crane where it is not built yet and starts its registry.
+    /// Builds crane unless it is built, and starts its registry.
     ///
     /// # Errors
-    /// When Go is missing or fails, or the registry does not answer.
+    /// When Go is missing or fails, or the registry does not respond.
     pub async fn start(progress: Progress) -> Result<Self> {
         let tools = tokio::task::spawn_blocking(move || CRANE.build(&["crane"], progress)).await??;
         let crane = tools.join("crane");
@@ -50,7 +50,7 @@ impl Registry {
         let mut command = Command::new(&crane);
         command.args(["registry", "serve", "--address", &address]);
         let process = Process::spawn("registry", &command, dir.path())?;
-        process.wait_for_http(&address, "/v2/", LIMIT).await?;
+        process.wait_for_http(&address, "/v2/", TIMEOUT).await?;
         Ok(Self {
             crane,
             address,
@@ -60,13 +60,13 @@ impl Registry {
         })
     }
 
-    /// Checks an archive in both of its forms and pushes it; gives its name in this registry.
+    /// Validates both forms of an archive and pushes it. Returns its name in this registry.
     ///
-    /// `docker save`'s form is what crane reads from a tar; the OCI layout is pushed from a folder. All digests and sizes are
-    /// then computed anew from what the registry gives back.
+    /// crane reads the form of `docker save` from the tar, and pushes the OCI layout from a folder. It then computes all digests and sizes
+    /// again from the registry's responses.
     ///
     /// # Errors
-    /// With what crane said, when it refuses the archive, or when its forms are two images.
+    /// When crane rejects the archive, with crane's output; when the two forms are different images.
     pub fn push(&self, archive: &Path, name: &str) -> Result<String> {
         let reference = format!("{}/{name}", self.address);
         let archived = archive.to_string_lossy();
@@ -94,7 +94,7 @@ impl Registry {
         Ok(reference)
     }
 
-    /// The configuration of an image: what a container runtime goes by.
+    /// The configuration of an image, as a container runtime reads it.
     ///
     /// # Errors
     /// When there is no such image.
@@ -127,12 +127,12 @@ impl Registry {
             .map(drop)
     }
 
-    /// Stops the registry; its images are gone then.
+    /// Stops the registry and removes its images.
     ///
     /// # Errors
     /// When it cannot be stopped.
     pub async fn stop(self) -> Result<()> {
-        self.process.terminate(LIMIT).await.map(drop)
+        self.process.terminate(TIMEOUT).await.map(drop)
     }
 
     fn crane(&self, args: &[&str]) -> Result<String> {
@@ -144,12 +144,12 @@ impl Registry {
             .context("cannot run crane")?;
         if !output.status.success() {
             bail!(
-                "crane {} says: {}",
+                "crane {} failed: {}",
                 args.join(" "),
                 String::from_utf8_lossy(&output.stderr).trim()
             );
         }
-        String::from_utf8(output.stdout).context("crane wrote something that is not text")
+        String::from_utf8(output.stdout).context("crane wrote output that is not UTF-8")
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_module_has_the_version_that_is_said() {
+    fn the_module_has_the_documented_version() {
         assert!(
             CRANE
                 .go_mod

@@ -1,4 +1,4 @@
-//! Waiting for a condition instead of for a time.
+//! Waits for conditions, not for fixed times.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use tokio::net::TcpStream;
 
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Asks `check` every 50 ms until it gives a value.
+/// Calls `check` every 50 ms until it returns a value.
 ///
 /// # Errors
-/// What `check` fails with, or a message with `what` once `limit` has passed.
+/// The error of `check`, or one with `what` after `limit`.
 pub async fn until<T, F, Fut>(what: &str, limit: Duration, mut check: F) -> Result<T>
 where
     F: FnMut() -> Fut,
@@ -23,7 +23,7 @@ where
             return Ok(value);
         }
         if started.elapsed() >= limit {
-            bail!("{what}: still not so after {} s", limit.as_secs());
+            bail!("{what}: not within {} s", limit.as_secs());
         }
         tokio::time::sleep(INTERVAL).await;
     }
@@ -32,7 +32,7 @@ where
 /// The status code of a GET over plain HTTP/1.1 to `address` (`host:port`), within 2 s.
 ///
 /// # Errors
-/// When nothing listens there, or what listens does not speak HTTP.
+/// When nothing listens there, or the server does not speak HTTP.
 pub async fn http_status(address: &str, path: &str) -> Result<u16> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     let exchange = async {
@@ -44,8 +44,8 @@ pub async fn http_status(address: &str, path: &str) -> Result<u16> {
     };
     let head = tokio::time::timeout(Duration::from_secs(2), exchange)
         .await
-        .with_context(|| format!("{address} did not answer within 2 s"))?
-        .with_context(|| format!("{address} cannot be asked"))?;
+        .with_context(|| format!("{address} did not respond within 2 s"))?
+        .with_context(|| format!("cannot connect to {address}"))?;
     String::from_utf8_lossy(&head)
         .strip_prefix("HTTP/1.")
         .and_then(|rest| rest.get(2..5))

@@ -1,4 +1,4 @@
-//! The control groups of a node's pods: below one folder of their own in each hierarchy.
+//! The control groups of a node's pods, below one folder in each hierarchy.
 
 use std::path::{Path, PathBuf};
 
@@ -6,15 +6,15 @@ use anyhow::{Context, Result, bail};
 
 const MOUNT: &str = "/sys/fs/cgroup";
 const PREFIX: &str = "idtoken-testenv-";
-/// What kubelet and runc need of a unified hierarchy (cgroup v2).
+/// The controllers of a unified hierarchy (cgroup v2) that kubelet and runc need.
 const CONTROLLERS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 
-/// The node's control group, as kubelet is told it, for the process `id` that owns the namespaces.
+/// The name of the node's control group for kubelet. The process `id` owns the namespaces.
 pub(super) fn name(id: u32) -> String {
     format!("{PREFIX}{id}")
 }
 
-/// The roots of all hierarchies: one of cgroup v2, or several of v1, perhaps with one of v2 that has no controllers.
+/// The roots of all hierarchies: one of cgroup v2, or several of v1, possibly with one of v2 without controllers.
 fn hierarchies() -> Result<Vec<PathBuf>> {
     let mount = Path::new(MOUNT);
     if mount.join("cgroup.controllers").exists() {
@@ -32,28 +32,28 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The controllers that a hierarchy of cgroup v2 can hand down; none of v1, which hands down what it has.
-fn to_hand_down(root: &Path) -> Vec<&'static str> {
+/// The controllers to enable for children in a hierarchy of cgroup v2; none in v1, where children have all of them.
+fn delegable_controllers(root: &Path) -> Vec<&'static str> {
     let available = std::fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
     let is_available = |wanted: &&str| available.split_whitespace().any(|name| name == *wanted);
     CONTROLLERS.into_iter().filter(is_available).collect()
 }
 
-/// Why no control group can be made here, if so.
+/// Why no control group can be created on this machine, if so.
 pub(super) fn obstacle() -> Option<String> {
     let name = format!("{PREFIX}probe-{}", std::process::id());
-    let result = make(&name);
+    let result = create(&name);
     let _ = remove(&name);
     result.err().map(|error| format!("{error:#}"))
 }
 
-/// Makes the control group in every hierarchy.
+/// Creates the control group in every hierarchy.
 ///
 /// # Errors
-/// When it cannot be made, or controllers cannot be handed down.
-pub(super) fn make(name: &str) -> Result<()> {
+/// When it cannot be created, or controllers cannot be enabled.
+pub(super) fn create(name: &str) -> Result<()> {
     for root in hierarchies()? {
-        let wanted: Vec<_> = to_hand_down(&root)
+        let wanted: Vec<_> = delegable_controllers(&root)
             .iter()
             .map(|name| format!("+{name}"))
             .collect();
@@ -63,12 +63,12 @@ pub(super) fn make(name: &str) -> Result<()> {
                 .with_context(|| format!("cannot write {}", control.display()))?;
         }
         let dir = root.join(name);
-        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
     Ok(())
 }
 
-/// Removes a node's control groups. Nothing may run in them.
+/// Removes a node's control groups. No process may be left in them.
 ///
 /// # Errors
 /// When one cannot be removed.
@@ -79,7 +79,7 @@ pub(super) fn remove(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes what nodes left whose process was killed.
+/// Removes the control groups of killed nodes.
 pub(super) fn sweep() {
     let roots = hierarchies().unwrap_or_default();
     let names = roots
@@ -101,7 +101,7 @@ fn remove_tree(dir: &Path) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return Ok(());
     };
-    // Not remove_dir_all: the files in there cannot be removed, and go with their folder.
+    // Not remove_dir_all: a control group's files cannot be removed, and disappear with their folder.
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_tree(&entry.path())?;

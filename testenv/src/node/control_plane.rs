@@ -1,4 +1,4 @@
-//! The control plane of a node's cluster: the API server as a node wants it, the controllers and the scheduler.
+//! The control plane of a node's cluster: an API server for pods, the controllers and the scheduler.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -9,7 +9,7 @@ use super::NodePrograms;
 use super::network::ADDRESS;
 use crate::{ControlPlane, Options, Process};
 
-/// Starts etcd and kube-apiserver at the address that pods reach.
+/// Starts etcd and kube-apiserver at the address that pods use.
 pub(super) async fn start(programs: &NodePrograms) -> Result<ControlPlane> {
     let options = Options {
         address: IpAddr::V4(ADDRESS),
@@ -19,7 +19,7 @@ pub(super) async fn start(programs: &NodePrograms) -> Result<ControlPlane> {
             format!("--advertise-address={ADDRESS}"),
             // Fills the endpoints of the Service `kubernetes`, which pods use.
             "--endpoint-reconciler-type=lease".to_owned(),
-            // Besides what every control plane of the test environment has.
+            // In addition to the modes and plugins of every control plane here.
             "--authorization-mode=Node".to_owned(),
             "--enable-admission-plugins=NodeRestriction".to_owned(),
             "--kubelet-preferred-address-types=InternalIP".to_owned(),

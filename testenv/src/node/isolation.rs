@@ -1,9 +1,8 @@
-//! Namespaces of a node's own: mounts, processes, network, IPC and host name.
+//! The namespaces of a node: mounts, processes, network, IPC and host name.
 //!
-//! The one who wants a node makes an [`Isolation`] and runs [`Isolation::command`]. The program begun so is the first
-//! process of its namespaces, calls [`enter`] once and can then start a [`super::Node`]. When it ends, by itself or by
-//! SIGKILL, the kernel kills what it left running, takes down mounts, interfaces and rules, and the [`Isolation`] removes
-//! the control groups.
+//! The caller creates an [`Isolation`] and runs [`Isolation::command`]. That program is the first process of its
+//! namespaces, calls [`enter`] once and can then start a [`super::Node`]. When it exits, even by SIGKILL, the kernel kills its
+//! descendants and removes mounts, interfaces and rules, and the [`Isolation`] removes the control groups.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -16,11 +15,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::cgroups;
 
-/// Names the control group to the process inside.
-const CGROUP: &str = "IDTOKEN_TESTENV_CGROUP";
+/// Passes the name of the control group to the process inside.
+const CGROUP_VARIABLE: &str = "IDTOKEN_TESTENV_CGROUP";
 
-/// Folders at fixed places that kubelet, containerd and its plugins write to: memory of the namespace, gone with it.
-const FOLDERS: [&str; 6] = [
+/// Fixed folders that kubelet, containerd and its plugins write to. In the namespace they are in memory and disappear with it.
+const PRIVATE_FOLDERS: [&str; 6] = [
     "/run",
     "/var/lib/cni",
     "/var/lib/containerd",
@@ -29,8 +28,8 @@ const FOLDERS: [&str; 6] = [
     "/var/log/pods",
 ];
 
-/// Settings of the whole machine that kubelet would change, and to what (`setupKernelTunables` of its container manager). It is
-/// given files in their place that have those values already.
+/// Settings of the whole machine that kubelet would change, and its values (`setupKernelTunables` of its container manager). The
+/// namespace has files with these values in their place, so that kubelet leaves the machine alone.
 const TUNABLES: [(&str, &str); 6] = [
     ("/proc/sys/kernel/keys/root_maxbytes", "25000000"),
     ("/proc/sys/kernel/keys/root_maxkeys", "1000000"),
@@ -42,39 +41,39 @@ const TUNABLES: [(&str, &str); 6] = [
 
 const NAMESPACES: [&str; 5] = ["--mount", "--pid", "--net", "--ipc", "--uts"];
 
-/// What the machine must be able to do, as root in namespaces of its own, in the shell's words; and why.
+/// Shell commands that must succeed as root in new namespaces, and what a failure means.
 const PROBES: [(&str, &str); 4] = [
     (
         "ip link add probe type bridge && ip link add probe1 type veth",
-        "the kernel makes no bridges",
+        "the kernel cannot create bridges",
     ),
     (
         "iptables -t nat -A POSTROUTING -m comment --comment probe -j MASQUERADE && \
          iptables -t nat -A OUTPUT -m statistic --mode random --probability 0.5 -j RETURN && \
          iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP",
-        "the kernel has no address translation by iptables",
+        "the kernel does not support address translation by iptables",
     ),
     (
         "mount -t tmpfs probe /mnt && mkdir /mnt/a /mnt/b /mnt/c /mnt/d && \
          mount -t overlay probe -o lowerdir=/mnt/a,upperdir=/mnt/b,workdir=/mnt/c /mnt/d",
-        "the kernel has no overlay file systems",
+        "the kernel does not support overlay file systems",
     ),
     ("runc --version", "runc does not run"),
 ];
 
-/// Held by the one node that a machine can have: two would share mount points.
+/// The lock of the one node that a machine can run: two would share mount points.
 const LOCK: &str = "/run/idtoken-testenv-node.lock";
 
-/// What stays outside of the namespaces: control groups and mount points. They are removed when this is dropped.
+/// The control groups and mount points, which are outside of the namespaces. Dropping this removes them.
 #[derive(Debug)]
 pub struct Isolation {
     cgroup: String,
-    made: Vec<PathBuf>,
+    created: Vec<PathBuf>,
     // Dropped last.
     _lock: File,
 }
 
-/// Why no node can run on this machine for now or ever: nothing that installing [`super::packages`] would change.
+/// Why no node can run on this machine, even with the packages of [`super::packages`], if so.
 #[must_use]
 pub fn obstacle() -> Option<String> {
     if !cfg!(target_os = "linux") {
@@ -83,7 +82,7 @@ pub fn obstacle() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("a node needs root: run it with sudo, or in a virtual machine".to_owned());
     }
-    // https://man7.org/linux/man-pages/man7/user_namespaces.7.html: all ids, as nowhere but outside of every user namespace.
+    // Only outside of every user namespace are all ids mapped (https://man7.org/linux/man-pages/man7/user_namespaces.7.html).
     let ids = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     if !ids.split_whitespace().eq(["0", "0", "4294967295"]) {
         return Some(
@@ -91,12 +90,12 @@ pub fn obstacle() -> Option<String> {
         );
     }
     if let Err(error) = run(&["true"]) {
-        return Some(format!("this machine makes no namespaces: {error:#}"));
+        return Some(format!("this machine cannot create namespaces: {error:#}"));
     }
-    cgroups::obstacle().map(|error| format!("this machine has no control groups to use: {error}"))
+    cgroups::obstacle().map(|error| format!("this machine cannot create control groups: {error}"))
 }
 
-/// Why no node can run on this machine although root may make namespaces and the packages are there.
+/// Why no node can run on this machine although root can create namespaces and the packages are installed, if so.
 #[must_use]
 pub fn missing_feature() -> Option<String> {
     PROBES.iter().find_map(|(script, meaning)| {
@@ -106,55 +105,55 @@ pub fn missing_feature() -> Option<String> {
 }
 
 impl Isolation {
-    /// Makes the control groups and mount points, and removes control groups that killed runs left. Blocks while another node
-    /// runs on this machine, which it says once on stderr.
+    /// Creates the control groups and mount points, and removes the control groups of killed runs. Blocks while another node runs on this
+    /// machine, and reports that once on stderr.
     ///
     /// # Errors
-    /// When one cannot be made.
+    /// When one cannot be created.
     pub fn new() -> Result<Self> {
         let lock = File::create(LOCK).with_context(|| format!("cannot write {LOCK}"))?;
         if lock.try_lock().is_err() {
             let _ = writeln!(
                 std::io::stderr(),
-                "testenv: another node runs on this machine; waiting for its end"
+                "testenv: another node runs on this machine; waiting until it stops"
             );
             lock.lock().with_context(|| format!("cannot lock {LOCK}"))?;
         }
         cgroups::sweep();
         let mut isolation = Self {
             cgroup: cgroups::name(std::process::id()),
-            made: Vec::new(),
+            created: Vec::new(),
             _lock: lock,
         };
-        cgroups::make(&isolation.cgroup)?;
-        for folder in FOLDERS.map(Path::new) {
+        cgroups::create(&isolation.cgroup)?;
+        for folder in PRIVATE_FOLDERS.map(Path::new) {
             if !folder.exists() {
-                std::fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-                isolation.made.push(folder.to_owned());
+                std::fs::create_dir(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+                isolation.created.push(folder.to_owned());
             }
         }
         Ok(isolation)
     }
 
-    /// A command that runs `program` as the first process of new namespaces. All of them end with it.
+    /// A command that runs `program` as the first process of new namespaces. All other processes there die with it.
     #[must_use]
     pub fn command(&self, program: &OsStr) -> Command {
         let mut command = unshare();
-        command.arg(program).env(CGROUP, &self.cgroup);
+        command.arg(program).env(CGROUP_VARIABLE, &self.cgroup);
         command
     }
 }
 
 impl Drop for Isolation {
     fn drop(&mut self) {
-        // Processes leave their groups a moment after the first process of their namespace has ended.
+        // The processes leave their control groups shortly after the first process of their namespace has exited.
         for _ in 0..100 {
             if cgroups::remove(&self.cgroup).is_ok() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        for folder in &self.made {
+        for folder in &self.created {
             let _ = std::fs::remove_dir(folder);
         }
     }
@@ -183,10 +182,10 @@ fn run(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Whether this process was begun by [`Isolation::command`].
+/// Whether [`Isolation::command`] started this process.
 #[must_use]
 pub fn is_inside() -> bool {
-    std::process::id() == 1 && std::env::var_os(CGROUP).is_some()
+    std::process::id() == 1 && std::env::var_os(CGROUP_VARIABLE).is_some()
 }
 
 pub(super) fn assert_entered() -> Result<()> {
@@ -199,22 +198,22 @@ pub(super) fn assert_entered() -> Result<()> {
 
 /// The node's control group.
 pub(super) fn cgroup() -> Result<String> {
-    std::env::var(CGROUP).with_context(|| format!("{CGROUP} is not set"))
+    std::env::var(CGROUP_VARIABLE).with_context(|| format!("{CGROUP_VARIABLE} is not set"))
 }
 
-/// Hides the folders and settings that a node's programs write to behind private ones.
+/// Mounts private folders and settings over those that a node's programs write to.
 ///
 /// # Errors
 /// When something cannot be mounted, or outside of the namespaces.
 pub fn enter() -> Result<()> {
     assert_entered()?;
-    // kubelet wants what it mounts to be seen in containers: shared from here on, within this namespace.
+    // kubelet's mounts must be visible in containers: mounts are shared from here on, within this namespace.
     mount(&["--make-rshared", "/"])?;
-    for folder in FOLDERS {
+    for folder in PRIVATE_FOLDERS {
         mount(&["-t", "tmpfs", "-o", "mode=0755", "testenv", folder])?;
     }
     let dir = Path::new("/run/tunables");
-    std::fs::create_dir(dir).context("cannot make a folder in /run")?;
+    std::fs::create_dir(dir).context("cannot create a folder in /run")?;
     for (name, value) in TUNABLES {
         let file = dir.join(name.replace('/', "_"));
         std::fs::write(&file, format!("{value}\n")).context("cannot write to /run")?;

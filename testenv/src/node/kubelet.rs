@@ -11,11 +11,11 @@ use super::{NAME, NodePrograms, isolation};
 use crate::ControlPlane;
 use crate::pki::write_private;
 
-/// How often a pod is looked at without a reason. Bounds the time from a Secret's change to its file; Kubernetes' default
-/// is 1 minute.
+/// How often kubelet syncs a pod without a change. Bounds the time from a Secret's change to its file. Kubernetes' default is
+/// 1 minute.
 const SYNC_FREQUENCY: &str = "10s";
 
-/// kubelet with its configuration in the control plane's folder.
+/// The command that runs kubelet, with its configuration in the control plane's folder.
 pub(super) fn command(programs: &NodePrograms, cluster: &ControlPlane) -> Result<Command> {
     let resolv = cluster.dir().join("resolv.conf");
     write_private(&resolv, "")?;
@@ -39,7 +39,7 @@ pub(super) fn command(programs: &NodePrograms, cluster: &ControlPlane) -> Result
         "resolvConf": resolv,
         "syncFrequency": SYNC_FREQUENCY,
         "podLogsDir": "/var/log/pods",
-        // The node's disk is memory, and whose machine it is decides how full it may be.
+        // The node's disk is the machine's memory, so kubelet must not evict pods when it is nearly full.
         "localStorageCapacityIsolation": false,
         "evictionHard": {
             "imagefs.available": "0%", "imagefs.inodesFree": "0%", "memory.available": "0%",

@@ -1,4 +1,4 @@
-//! The programs of another Kubernetes version than the one that is fixed.
+//! The Go module of another Kubernetes version than the pinned one.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,17 +9,17 @@ use crate::binaries::{KUBERNETES, KUBERNETES_VERSION};
 use crate::go_module::{GoModule, GoTool};
 use crate::{Progress, builder, paths, progress};
 
-/// The module of `version`, such as `v1.34.2`: the fixed one's with the version changed everywhere, and its other requirements found
-/// anew by `go mod tidy`, which wants the network the first time. Without etcd, which has versions of its own.
+/// The module of `version`, such as `v1.34.2`: the pinned one with the version replaced everywhere, and with the other requirements
+/// that `go mod tidy` finds, which needs the network the first time. Without etcd, which has versions of its own.
 pub(super) fn module(version: &str, progress: Progress) -> Result<GoModule> {
     let (minor, patch) = parse(version).with_context(|| {
         format!(
-            "{version:?} is no version of Kubernetes 1: write it as v1.34.2 (Go modules begin with v1.34)"
+            "{version:?} is not a version of Kubernetes 1: write it as v1.34.2 (Go modules exist from v1.34 on)"
         )
     })?;
     let dir = paths::testenv_dir().join(format!("kubernetes-{version}-module"));
     let tidy = dir.join(".tidy");
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let _lock = builder::lock(&dir.join(".lock"), "the module of Kubernetes", progress)?;
     if !tidy.is_file() {
         write(&dir.join("go.mod"), &requirements(version, minor, patch))?;
@@ -31,8 +31,8 @@ pub(super) fn module(version: &str, progress: Progress) -> Result<GoModule> {
             .current_dir(&dir)
             .env("GOWORK", "off");
         let what = format!("finding the modules of Kubernetes {version}");
-        let (status, said) = builder::run(&command, &what, &mut step)?;
-        ensure!(status.success(), "go cannot find Kubernetes {version}:\n{said}");
+        let (status, output) = builder::run(&command, &what, &mut step)?;
+        ensure!(status.success(), "go cannot find Kubernetes {version}:\n{output}");
         step.finish(&format!("found the modules of Kubernetes {version}"));
         write(&tidy, "")?;
     }
@@ -46,7 +46,7 @@ pub(super) fn module(version: &str, progress: Progress) -> Result<GoModule> {
         .filter(|tool| tool.name != "etcd")
         .copied()
         .collect();
-    // Once in a run: a module's texts are part of the program everywhere else.
+    // Leaked once a run: every other module's texts are part of the program.
     Ok(GoModule {
         go_mod: read(&dir.join("go.mod"))?.leak(),
         go_sum: read(&dir.join("go.sum"))?.leak(),
@@ -62,7 +62,7 @@ fn parse(version: &str) -> Option<(u32, u32)> {
     Some((minor.parse().ok()?, patch.parse().ok()?))
 }
 
-/// The fixed go.mod's tools and replacements, with no requirements but Kubernetes itself.
+/// The pinned go.mod's tools and replacements, with Kubernetes as the only requirement.
 fn requirements(version: &str, minor: u32, patch: u32) -> String {
     let staging = KUBERNETES_VERSION.replacen("v1.", "v0.", 1);
     let mut text = format!("require k8s.io/kubernetes {version}\n\n");

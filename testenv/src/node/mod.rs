@@ -1,11 +1,11 @@
-//! A whole cluster of one node on this machine: the control plane, and what runs pods.
+//! A whole cluster of one node on this machine: the control plane, and the programs that run pods.
 //!
 //! [`Node::start`] works only inside of [`isolation`]: in mount, process and network namespaces of its own. Addresses,
-//! ports, iptables rules and mounts are then nobody else's, and the kernel takes all of them away when the process that
-//! entered the namespaces ends, however it ends.
+//! ports, iptables rules and mounts belong to the node alone, and the kernel removes all of them when the process that
+//! entered the namespaces exits for any reason.
 //!
-//! Pods reach each other, Services, the API server and the cluster's DNS, and nothing outside. The bridge plugin does
-//! not enforce NetworkPolicies.
+//! Pods reach each other, Services, the API server and the cluster's DNS, and nothing else. The bridge plugin does not
+//! enforce NetworkPolicies.
 
 mod cgroups;
 mod control_plane;
@@ -30,13 +30,13 @@ use runtime::Containerd;
 
 /// The node's name.
 pub const NAME: &str = "node-1";
-/// For what takes seconds; a busy machine gets all of it.
-const LIMIT: Duration = Duration::from_secs(180);
+/// Generous: the steps take seconds on an idle machine.
+const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// A running cluster of one node. Everything ends when it is dropped, and with the process that entered the namespaces.
+/// A running cluster of one node. Dropping it stops everything, and so does the exit of the process that entered the namespaces.
 #[derive(Debug)]
 pub struct Node {
-    // The order is the order of dropping: what depends on others goes first.
+    // Fields are dropped in this order: a program before the ones that it depends on.
     kubelet: Mutex<Process>,
     containerd: Containerd,
     _network: Vec<Process>,
@@ -46,14 +46,14 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts everything and waits until the node is Ready and pods are admitted. `images` are archives (OCI or docker) that the node has from
-    /// the start; `sandbox` is the name of the one among them that holds a pod's namespaces.
+    /// Starts everything, and waits until the node is Ready and pods are admitted. `images` are archives (OCI or docker) to import.
+    /// `sandbox` is the name of the one among them that holds a pod's namespaces.
     ///
     /// # Errors
-    /// When a program does not start: with the end of its log. Outside of [`isolation`].
+    /// Outside of [`isolation`]; when a program does not start. The error then has the end of its log.
     pub async fn start(programs: &NodePrograms, images: &[PathBuf], sandbox: &str) -> Result<Self> {
         isolation::assert_entered()?;
-        network::make_bridge()?;
+        network::create_bridge()?;
         let cluster = control_plane::start(programs).await?;
         let containerd = Containerd::start(programs, &cluster, sandbox).await?;
         for image in images {
@@ -81,58 +81,58 @@ impl Node {
         &self.cluster
     }
 
-    /// Adds the images of an archive (OCI or docker) to those that the node has.
+    /// Imports the images of an archive (OCI or docker).
     ///
     /// # Errors
-    /// With what `ctr` said.
+    /// When `ctr` fails. The error has its output.
     pub async fn import(&self, archive: &Path) -> Result<()> {
         self.containerd.import(archive).await
     }
 
-    /// Stops kubelet and containerd. Containers go on, as at an upgrade of a node's software.
+    /// Stops kubelet and containerd. Containers keep running, as during an upgrade of a node's software.
     ///
     /// # Errors
     /// When one cannot be stopped.
     pub async fn stop_runtime(&self) -> Result<()> {
-        self.kubelet.lock().await.terminate(LIMIT).await?;
+        self.kubelet.lock().await.terminate(TIMEOUT).await?;
         self.containerd.stop().await
     }
 
     /// Starts containerd and kubelet again, and waits until the node is Ready.
     ///
     /// # Errors
-    /// When one does not start: with the end of its log.
+    /// When one does not start. The error has the end of its log.
     pub async fn start_runtime(&self) -> Result<()> {
-        self.containerd.start_again().await?;
+        self.containerd.restart().await?;
         let started = jiff::Timestamp::now();
         let process = Process::spawn("kubelet", &self.kubelet_command, self.cluster.dir())?;
         *self.kubelet.lock().await = process;
         self.wait_ready(Some(started)).await
     }
 
-    /// Waits until the controllers have given the first namespace its ServiceAccount, without which no pod is admitted.
+    /// Waits until the controllers have created the first namespace's ServiceAccount. Without it no pod is admitted.
     async fn wait_admitting(&self) -> Result<()> {
-        let ask = async || {
-            let asked = self.cluster.kubectl(["get", "serviceaccount", "default"]).await;
-            Ok(asked.ok().map(drop))
+        let probe = async || {
+            let result = self.cluster.kubectl(["get", "serviceaccount", "default"]).await;
+            Ok(result.ok().map(drop))
         };
-        until("there is a default ServiceAccount", LIMIT, ask).await
+        until("there is a default ServiceAccount", TIMEOUT, probe).await
     }
 
-    /// Waits until the kubelet says that the node is Ready, after `since` where that is given.
+    /// Waits until kubelet reports that the node is Ready, at or after `since` if given.
     async fn wait_ready(&self, since: Option<jiff::Timestamp>) -> Result<()> {
         let path = "{range .status.conditions[?(@.type=='Ready')]}{.status} {.lastHeartbeatTime}{end}";
-        let ask = async || {
+        let probe = async || {
             let kubelet = self.kubelet.lock().await;
             if let Some(status) = kubelet.try_wait()? {
-                anyhow::bail!("kubelet ended ({status})");
+                anyhow::bail!("kubelet exited ({status})");
             }
-            let asked = self
+            let result = self
                 .cluster
                 .kubectl(["get", "node", NAME, "-o", &format!("jsonpath={path}")])
                 .await;
-            let Ok(said) = asked else { return Ok(None) };
-            let Some(time) = said.strip_prefix("True ") else {
+            let Ok(condition) = result else { return Ok(None) };
+            let Some(time) = condition.strip_prefix("True ") else {
                 return Ok(None);
             };
             let time: jiff::Timestamp = time.trim().parse()?;
@@ -140,7 +140,7 @@ impl Node {
                 .is_none_or(|since| time.as_second() >= since.as_second())
                 .then_some(()))
         };
-        let result = until("the node is Ready", LIMIT, ask).await;
+        let result = until("the node is Ready", TIMEOUT, probe).await;
         let kubelet = self.kubelet.lock().await;
         result.with_context(|| format!("the log of kubelet ends with:\n{}\n", kubelet.log_tail()))
     }

@@ -1,4 +1,4 @@
-//! The pods' network: a bridge, Services by kube-proxy, and names by CoreDNS.
+//! The pods' network: a bridge, kube-proxy for Services, and CoreDNS for names.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -7,20 +7,20 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::{LIMIT, NAME, NodePrograms};
+use super::{NAME, NodePrograms, TIMEOUT};
 use crate::pki::write_private;
 use crate::{ControlPlane, Process};
 
 /// The node's address: the bridge's, so that pods reach it.
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
-/// Where CoreDNS listens.
+/// The address of CoreDNS.
 pub(super) const DNS: Ipv4Addr = ADDRESS;
 const DNS_READY: u16 = 8181;
 const SUBNET: &str = "10.88.0.0/24";
 const BRIDGE: &str = "cni0";
 
-/// Makes the bridge before its plugin does, since the API server listens at its address.
-pub(super) fn make_bridge() -> Result<()> {
+/// Creates the bridge before its CNI plugin does, because the API server listens on its address.
+pub(super) fn create_bridge() -> Result<()> {
     ip("link set lo up")?;
     ip(&format!("link add {BRIDGE} type bridge"))?;
     ip(&format!("addr add {ADDRESS}/24 dev {BRIDGE}"))?;
@@ -41,10 +41,10 @@ fn ip(arguments: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes the CNI configuration and gives its folder.
+/// Writes the CNI configuration. Returns its folder.
 pub(super) fn cni(cluster: &ControlPlane) -> Result<PathBuf> {
     let dir = cluster.dir().join("cni");
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let config = json!({
         "cniVersion": "1.0.0",
         "name": "testenv",
@@ -72,7 +72,7 @@ pub(super) fn cni(cluster: &ControlPlane) -> Result<PathBuf> {
 pub(super) async fn start(programs: &NodePrograms, cluster: &ControlPlane) -> Result<Vec<Process>> {
     let proxy = proxy(programs, cluster)?;
     let dns = dns(programs, cluster)?;
-    dns.wait_for_http(&format!("{DNS}:{DNS_READY}"), "/ready", LIMIT)
+    dns.wait_for_http(&format!("{DNS}:{DNS_READY}"), "/ready", TIMEOUT)
         .await?;
     Ok(vec![proxy, dns])
 }
@@ -85,9 +85,9 @@ fn proxy(programs: &NodePrograms, cluster: &ControlPlane) -> Result<Process> {
         "clientConnection": {"kubeconfig": cluster.kubeconfig_for("system:kube-proxy", &[])?},
         "hostnameOverride": NAME,
         "clusterCIDR": SUBNET,
-        // A Service's pod on the same bridge would answer past the node where the kernel has no br_netfilter.
+        // Without br_netfilter in the kernel, a Service's pod on the same bridge would respond directly, past the node.
         "iptables": {"masqueradeAll": true},
-        // The kernel's own limits; they are not a network namespace's to set.
+        // Keeps the kernel's limits: a network namespace cannot set them.
         "conntrack": {
             "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",
         },

@@ -1,4 +1,4 @@
-//! Programs that are not built: packages of Debian and Ubuntu.
+//! Programs from packages of Debian and Ubuntu.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,13 +8,13 @@ use anyhow::{Result, bail};
 use crate::builder::run;
 use crate::progress::{Progress, Step};
 
-/// A program and the package that has it.
+/// A program and its package.
 pub type Package = (&'static str, &'static str);
 
-/// What counts instructions: <https://valgrind.org/docs/manual/cl-manual.html>.
+/// Counts instructions: <https://valgrind.org/docs/manual/cl-manual.html>.
 pub const VALGRIND: [Package; 1] = [("valgrind", "valgrind")];
 
-/// What a node needs. A plain Go build of runc lacks seccomp.
+/// The packages of a node. runc is among them because a plain Go build of it lacks seccomp.
 pub const NODE: [Package; 8] = [
     ("busybox", "busybox-static"),
     ("conntrack", "conntrack"),
@@ -32,7 +32,7 @@ fn missing(programs: &[Package]) -> Vec<&'static str> {
     absent.map(|(_, package)| *package).collect()
 }
 
-/// Where a program is.
+/// The path of a program.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -42,37 +42,37 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Installs what is missing of `programs` with apt-get. Blocks; needs root.
+/// Installs the missing ones of `programs` with apt-get. Blocks. Needs root.
 ///
 /// # Errors
-/// When there is no apt-get, or it fails: with its words.
+/// When there is no apt-get, or it fails. The error has its output.
 pub fn install(programs: &[Package], progress: Progress) -> Result<()> {
     let packages = missing(programs);
     if packages.is_empty() {
         return Ok(());
     }
-    let wanted = packages.join(" ");
+    let names = packages.join(" ");
     if find("apt-get").is_none() {
-        bail!("these programs' packages are missing, and there is no apt-get to install them: {wanted}");
+        bail!("these programs' packages are missing, and there is no apt-get to install them: {names}");
     }
     let mut step = Step::new(progress);
-    let what = format!("installing {wanted}");
-    // The package lists of a fresh machine are often empty or old.
+    let what = format!("installing {names}");
+    // The package lists of a new machine are often empty or old.
     if !apt_get(&packages, &what, &mut step)?.0 {
         apt_get(&["update"], "reading the package lists", &mut step)?;
-        let (installed, said) = apt_get(&packages, &what, &mut step)?;
+        let (installed, output) = apt_get(&packages, &what, &mut step)?;
         if !installed {
-            bail!("apt-get cannot install {wanted}:\n{said}");
+            bail!("apt-get cannot install {names}:\n{output}");
         }
     }
-    step.finish(&format!("installed {wanted}"));
+    step.finish(&format!("installed {names}"));
     match missing(programs) {
         missing if missing.is_empty() => Ok(()),
         missing => bail!("apt-get installed no program of {}", missing.join(" ")),
     }
 }
 
-/// Runs `apt-get update`, or installs packages. Gives whether it went well, and what it said.
+/// Runs `apt-get update`, or installs packages. Returns whether it succeeded, and its output.
 fn apt_get(arguments: &[&str], what: &str, step: &mut Step) -> Result<(bool, String)> {
     let mut command = Command::new("apt-get");
     command
@@ -83,6 +83,6 @@ fn apt_get(arguments: &[&str], what: &str, step: &mut Step) -> Result<(bool, Str
         command.args(["install", "--yes", "--no-install-recommends"]);
     }
     command.args(arguments);
-    let (status, said) = run(&command, what, step)?;
-    Ok((status.success(), said))
+    let (status, output) = run(&command, what, step)?;
+    Ok((status.success(), output))
 }

@@ -1,4 +1,4 @@
-//! The programs of a node: built from Go modules; runc and iptables are Debian's (see [`super::packages`]).
+//! The programs of a node, built from Go modules. runc and iptables are packages (see [`super::packages`]).
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -61,7 +61,7 @@ const CNI: GoModule = GoModule {
     ],
 };
 
-/// CoreDNS v1.15.0 with the plugins that the cluster's own names need.
+/// CoreDNS v1.15.0 with the plugins for the cluster's own names.
 const COREDNS: GoModule = GoModule {
     name: "coredns",
     go_mod: include_str!("../../tools/coredns/go.mod"),
@@ -75,7 +75,7 @@ const COREDNS: GoModule = GoModule {
     }],
 };
 
-/// What a node needs of Kubernetes.
+/// The programs of Kubernetes that a node needs.
 const KUBERNETES: [&str; 6] = [
     "kube-apiserver",
     "kube-controller-manager",
@@ -85,7 +85,7 @@ const KUBERNETES: [&str; 6] = [
     "kubelet",
 ];
 
-/// Where the programs of a node are.
+/// The paths of a node's programs.
 #[derive(Clone, Debug)]
 pub struct NodePrograms {
     etcd: PathBuf,
@@ -96,11 +96,11 @@ pub struct NodePrograms {
 }
 
 impl NodePrograms {
-    /// Builds what is not built yet: about 10 minutes on two cores, once. Blocks. Of Kubernetes the fixed version is built, or
-    /// another one, such as `v1.34.2`.
+    /// Builds the programs that are not built yet: about 10 minutes on two cores, once. Blocks. `version` selects another Kubernetes
+    /// version than the pinned one, such as `v1.34.2`.
     ///
     /// # Errors
-    /// When Go is missing, too old or fails; when it has no such version.
+    /// When Go is missing, too old or fails; when there is no such version.
     pub fn build(version: Option<&str>, progress: Progress) -> Result<Self> {
         let kubernetes = match version {
             Some(version) => kubernetes_version::module(version, progress)?,
@@ -141,7 +141,7 @@ impl NodePrograms {
         self.coredns.join("coredns")
     }
 
-    /// `PATH` with the shim, which containerd looks for there, and runc.
+    /// A `PATH` in which containerd finds its shim and runc.
     pub(super) fn path(&self) -> Result<OsString> {
         let inherited = std::env::var_os("PATH").unwrap_or_default();
         let folders = std::iter::once(self.containerd.clone())
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_modules_have_the_versions_that_are_said() {
+    fn the_modules_have_the_documented_versions() {
         for (module, line) in [
             (CONTAINERD, "github.com/containerd/containerd/v2 v2.4.2"),
             (CNI, "github.com/containernetworking/plugins v1.9.1"),

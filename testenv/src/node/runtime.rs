@@ -1,4 +1,4 @@
-//! containerd and the images it has.
+//! containerd and its images.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use tokio::sync::Mutex;
 
-use super::{LIMIT, NodePrograms, network};
+use super::{NodePrograms, TIMEOUT, network};
 use crate::pki::write_private;
 use crate::{ControlPlane, Process, until};
 
@@ -23,7 +23,7 @@ pub(super) struct Containerd {
 }
 
 impl Containerd {
-    /// Starts containerd and waits until it answers.
+    /// Starts containerd and waits until it responds.
     pub(super) async fn start(
         programs: &NodePrograms,
         cluster: &ControlPlane,
@@ -46,35 +46,35 @@ impl Containerd {
         Ok(containerd)
     }
 
-    /// Stops it; containers go on.
+    /// Stops it. Containers keep running.
     pub(super) async fn stop(&self) -> Result<()> {
-        self.process.lock().await.terminate(LIMIT).await?;
+        self.process.lock().await.terminate(TIMEOUT).await?;
         Ok(())
     }
 
     /// Starts it after [`Containerd::stop`].
-    pub(super) async fn start_again(&self) -> Result<()> {
+    pub(super) async fn restart(&self) -> Result<()> {
         *self.process.lock().await = Process::spawn("containerd", &self.command, &self.dir)?;
         self.wait_ready().await
     }
 
-    /// Adds the images of an archive.
+    /// Imports the images of an archive.
     pub(super) async fn import(&self, archive: &Path) -> Result<()> {
         let archive = archive.display().to_string();
         self.ctr(&["images", "import", "--local", &archive])
             .await
-            .with_context(|| format!("containerd cannot take the image {archive}"))
+            .with_context(|| format!("containerd cannot import the image {archive}"))
             .map(drop)
     }
 
     async fn wait_ready(&self) -> Result<()> {
-        let ask = async || {
+        let probe = async || {
             if let Some(status) = self.process.lock().await.try_wait()? {
-                bail!("containerd ended ({status})");
+                bail!("containerd exited ({status})");
             }
             Ok(self.ctr(&["version"]).await.ok().map(drop))
         };
-        let result = until("containerd answers", LIMIT, ask).await;
+        let result = until("containerd responds", TIMEOUT, probe).await;
         let process = self.process.lock().await;
         result.with_context(|| format!("the log of containerd ends with:\n{}\n", process.log_tail()))
     }
@@ -85,9 +85,9 @@ impl Containerd {
             .args(["--address", SOCKET, "--namespace", "k8s.io"])
             .args(arguments)
             .kill_on_drop(true);
-        let output = tokio::time::timeout(LIMIT, command.output())
+        let output = tokio::time::timeout(TIMEOUT, command.output())
             .await
-            .context("ctr takes too long")?
+            .context("ctr timed out")?
             .context("cannot run ctr")?;
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
@@ -111,7 +111,7 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
   sandbox = "{sandbox}"
 
 [plugins.'io.containerd.cri.v1.runtime']
-  # Without CAP_SYS_RESOURCE no score can be lowered.
+  # Without CAP_SYS_RESOURCE the score cannot be lowered.
   restrict_oom_score_adj = true
 
 [plugins.'io.containerd.cri.v1.runtime'.cni]
