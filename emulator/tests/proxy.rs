@@ -142,7 +142,7 @@ async fn nothing_else_is_reached() {
         .header("Metadata-Flavor", "Google");
     let refused = metadata.send().await.unwrap();
     assert_eq!(refused.status(), 403);
-    assert!(refused.text().await.unwrap().contains("never reached by a proxy"));
+    assert!(refused.text().await.unwrap().contains("without a proxy"));
     let seen = calls(&world, Endpoint::Proxy);
     assert_eq!(seen.len(), 4);
     assert!(seen.iter().all(|call| call.status == Some(403)), "{seen:?}");
