@@ -1,63 +1,63 @@
-//! Days of a million requests in seconds: the decisions of the operator, a virtual clock, and a Google with outages and quotas.
-//!
-//! `cargo run --release --package idtoken-simulation` prints a table; docs/performance.md says what follows from it.
+//! Simulates days of a million requests in seconds: the operator's own decisions, a virtual clock, and a Google with outages and quotas.
+//! The README lists the modules and the commands.
 
-mod calendar;
+mod event_queue;
 mod scenarios;
-mod tally;
+mod simulation;
+mod statistics;
 #[cfg(test)]
 mod tests;
+mod time;
 mod upstream;
-mod world;
 
 use std::num::NonZeroU32;
 
 use anyhow::Result;
 use clap::Parser;
-use scenarios::What;
+use scenarios::Scenario;
 
-/// Simulates the schedule of many requests, and prints what came of it as a table in Markdown.
+/// Simulates the schedule of many requests, and prints the results as a table in Markdown.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "idtoken-simulation")]
 struct Arguments {
-    /// What is simulated; absent means all.
+    /// Scenarios to simulate; all by default.
     #[arg(value_enum)]
-    what: Vec<What>,
-    /// How many requests.
+    scenarios: Vec<Scenario>,
+    /// Number of requests.
     #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000,1000000", value_parser = clap::value_parser!(u32).range(1..))]
     counts: Vec<u32>,
-    /// How many operators share them.
+    /// Number of operators that share the requests.
     #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
     shards: Vec<u16>,
-    /// How many namespaces they are spread over.
+    /// Number of namespaces of the requests.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     namespaces: u32,
-    /// How long steady operation is simulated, in hours.
+    /// Length of the steady scenario, in hours.
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..))]
     hours: u64,
-    /// How long outages of Google last, in minutes.
+    /// Lengths of Google's outages, in minutes.
     #[arg(long, value_delimiter = ',', default_value = "10,30,60")]
     outages: Vec<u64>,
-    /// Each operator's flag of this name.
+    /// The operator's `--google-rate`.
     #[arg(long)]
     google_rate: Option<NonZeroU32>,
-    /// Each operator's flag of this name.
+    /// The operator's `--google-max-in-flight`.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     google_max_in_flight: u16,
-    /// Each operator's flag of this name.
+    /// The operator's `--concurrency`.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
-    /// Tokens that Google issues in a minute, for all operators together; it answers 429 to calls beyond.
+    /// Tokens that Google issues in a minute to all operators together. Further calls get 429.
     #[arg(long, default_value_t = 60_000)]
     quota: u64,
-    /// How long an answer of Google's usually takes, in milliseconds.
+    /// Mean latency of Google's responses, in milliseconds.
     #[arg(long, default_value_t = 200)]
     answer: u64,
-    /// How long the writes of a Secret and a status take together, in milliseconds.
+    /// Time for the writes of a Secret and a status together, in milliseconds.
     #[arg(long, default_value_t = 20)]
     writes: u64,
 }
 
 fn main() -> Result<()> {
-    scenarios::run(&Arguments::parse())
+    scenarios::run_all(&Arguments::parse())
 }

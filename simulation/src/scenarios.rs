@@ -1,4 +1,4 @@
-//! What is simulated, and the table of what came of it.
+//! The scenarios, and the table of their results.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,78 +7,83 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::Arguments;
-use crate::calendar::{HOUR, MINUTE, SECOND, Time};
-use crate::tally::{Tally, mean, peak};
+use crate::simulation::{InitialState, Settings, Simulation};
+use crate::statistics::{Statistics, mean, peak};
+use crate::time::{HOUR, MINUTE, SECOND, START, Time};
 use crate::upstream::{Outage, Upstream};
-use crate::world::{Begin, START, Settings, World};
 
-/// When something happens to a settled world.
+/// When the failover or the outage starts.
 const INCIDENT: Time = HOUR;
-/// How long it is watched after that.
+/// How long the simulation continues after it.
 const AFTERMATH: Time = 3 * HOUR;
-/// How long a leader that was killed is missed: lease duration and retry period.
+/// How long a killed leader has no successor: lease duration and retry period.
 const FAILOVER: Time = 17 * SECOND;
 
-/// What is simulated.
+/// What happens in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum What {
-    /// Nothing special, after many hours.
+pub(crate) enum Scenario {
+    /// Undisturbed operation, after many hours.
     Steady,
-    /// All requests are made at once.
+    /// All requests are created at once.
     Cold,
-    /// Every operator is killed and another takes over.
+    /// All leaders are killed at once, and their standbys take over.
     Failover,
-    /// Google is away.
+    /// Google returns 503.
     Outage,
 }
 
-/// One run.
-struct Job {
+/// One simulation, and its row of the table.
+struct Run {
     name: String,
-    what: What,
+    scenario: Scenario,
     settings: Settings,
     upstream: Upstream,
-    /// Minutes of the outage.
+    /// Length of the outage, in minutes.
     outage: Time,
     length: Time,
 }
 
-fn jobs(arguments: &Arguments) -> Vec<Job> {
-    let all = [What::Steady, What::Cold, What::Failover, What::Outage];
-    let mut jobs = Vec::new();
+fn all_runs(arguments: &Arguments) -> Vec<Run> {
+    let all = [
+        Scenario::Steady,
+        Scenario::Cold,
+        Scenario::Failover,
+        Scenario::Outage,
+    ];
+    let mut runs = Vec::new();
     for requests in &arguments.counts {
         for shards in &arguments.shards {
-            for what in all {
-                if !arguments.what.is_empty() && !arguments.what.contains(&what) {
+            for scenario in all {
+                if !arguments.scenarios.is_empty() && !arguments.scenarios.contains(&scenario) {
                     continue;
                 }
-                let outages: &[Time] = match what {
-                    What::Outage => &arguments.outages,
+                let outages: &[Time] = match scenario {
+                    Scenario::Outage => &arguments.outages,
                     _ => &[0],
                 };
                 for outage in outages {
-                    jobs.push(job(arguments, what, *requests, *shards, *outage));
+                    runs.push(new_run(arguments, scenario, *requests, *shards, *outage));
                 }
             }
         }
     }
-    jobs
+    runs
 }
 
-fn job(arguments: &Arguments, what: What, requests: u32, shards: u16, outage: Time) -> Job {
+fn new_run(arguments: &Arguments, scenario: Scenario, requests: u32, shards: u16, outage: Time) -> Run {
     let from = START + INCIDENT;
-    let outages = match what {
-        What::Outage => vec![(from, from + outage * MINUTE, Outage::Refuses)],
+    let outages = match scenario {
+        Scenario::Outage => vec![(from, from + outage * MINUTE, Outage::Unavailable)],
         _ => Vec::new(),
     };
-    Job {
-        name: match what {
-            What::Steady => "steady".into(),
-            What::Cold => "all new at once".into(),
-            What::Failover => "failover of all".into(),
-            What::Outage => format!("{outage} min without Google"),
+    Run {
+        name: match scenario {
+            Scenario::Steady => "steady".into(),
+            Scenario::Cold => "all new at once".into(),
+            Scenario::Failover => "failover of all".into(),
+            Scenario::Outage => format!("{outage} min without Google"),
         },
-        what,
+        scenario,
         settings: Settings {
             requests,
             shards,
@@ -91,61 +96,64 @@ fn job(arguments: &Arguments, what: What, requests: u32, shards: u16, outage: Ti
         upstream: Upstream {
             outages,
             quota: Some(arguments.quota),
-            answer: arguments.answer,
+            latency: arguments.answer,
             ..Upstream::default()
         },
         outage,
-        length: match what {
-            What::Steady => arguments.hours * HOUR,
+        length: match scenario {
+            Scenario::Steady => arguments.hours * HOUR,
             _ => INCIDENT + outage * MINUTE + AFTERMATH,
         },
     }
 }
 
-impl Job {
+impl Run {
     fn run(&self) -> Result<Vec<String>> {
-        let begin = match self.what {
-            What::Cold => Begin::New,
-            _ => Begin::Settled,
+        let initial = match self.scenario {
+            Scenario::Cold => InitialState::New,
+            _ => InitialState::Settled,
         };
-        let mut world = World::new(self.settings.clone(), self.upstream.clone(), begin, self.length)?;
-        if self.what == What::Failover {
-            world.restart(START + INCIDENT, FAILOVER);
+        let mut simulation =
+            Simulation::new(self.settings.clone(), self.upstream.clone(), initial, self.length)?;
+        if self.scenario == Scenario::Failover {
+            simulation.restart(START + INCIDENT, FAILOVER);
         }
-        world.run(self.length)?;
-        Ok(self.row(&world.tally))
+        simulation.run(self.length)?;
+        Ok(self.row(&simulation.statistics))
     }
 
-    fn row(&self, tally: &Tally) -> Vec<String> {
+    fn row(&self, statistics: &Statistics) -> Vec<String> {
         let minutes = (self.length / MINUTE) as usize;
         let seconds = |a_minute: f64| figure(a_minute / 60.0);
         let within = |counts: &[u32], from: Time| peak(&counts[(from / MINUTE) as usize..minutes]);
-        let incident = match self.what {
-            What::Steady | What::Cold => 0,
-            What::Failover | What::Outage => INCIDENT,
+        let incident = match self.scenario {
+            Scenario::Steady | Scenario::Cold => 0,
+            Scenario::Failover | Scenario::Outage => INCIDENT,
         };
-        let well = match self.what {
-            What::Steady => "–".into(),
-            _ if tally.well == Time::MAX => "not within 3 h".into(),
-            What::Cold => duration(tally.ready),
-            What::Failover | What::Outage => {
-                duration(tally.well.saturating_sub(INCIDENT + self.outage * MINUTE))
-            }
+        let recovered = match self.scenario {
+            Scenario::Steady => "–".into(),
+            _ if statistics.recovered == Time::MAX => "not within 3 h".into(),
+            Scenario::Cold => duration(statistics.ready),
+            Scenario::Failover | Scenario::Outage => duration(
+                statistics
+                    .recovered
+                    .saturating_sub(INCIDENT + self.outage * MINUTE),
+            ),
         };
         vec![
             thousands(self.settings.requests.into()),
             self.settings.shards.to_string(),
             self.name.clone(),
-            seconds(mean(&tally.minted[..minutes])),
-            seconds(within(&tally.minted, incident)),
-            seconds(peak(&tally.minted[minutes - 60..minutes])),
-            seconds(within(&tally.written, incident)),
-            seconds(within(&tally.reconciled, incident)),
-            thousands(tally.over_quota),
-            thousands(tally.expired),
-            duration(tally.longest),
-            well,
-            format!("{:.2}", tally.imbalance()),
+            seconds(mean(&statistics.minted[..minutes])),
+            seconds(within(&statistics.minted, incident)),
+            seconds(peak(&statistics.minted[minutes - 60..minutes])),
+            seconds(within(&statistics.written, incident)),
+            seconds(within(&statistics.reconciled, incident)),
+            thousands(statistics.over_quota),
+            thousands(statistics.expired),
+            duration(statistics.longest_expired),
+            recovered,
+            format!("{:.2}", statistics.imbalance()),
         ]
     }
 }
@@ -153,22 +161,22 @@ impl Job {
 const HEAD: [&str; 13] = [
     "Requests",
     "Shards",
-    "What",
+    "Scenario",
     "Tokens/s, mean",
     "in the peak minute",
-    "in the last hour's",
+    "in the last hour's peak minute",
     "API writes/s, peak",
-    "Looked at/s, peak",
+    "Reconciles/s, peak",
     "429",
-    "Tokens that ended",
+    "Expired tokens",
     "for up to",
-    "All well after",
+    "Recovered after",
     "Busiest shard",
 ];
 
-/// Runs all that is asked for, on all processors, and prints the table.
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let jobs = jobs(arguments);
+/// Runs the requested scenarios on all processors, and prints the table.
+pub(crate) fn run_all(arguments: &Arguments) -> Result<()> {
+    let runs = all_runs(arguments);
     let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -176,8 +184,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(job) = jobs.get(number) else { break };
-                    let row = job.run();
+                    let Some(run) = runs.get(number) else { break };
+                    let row = run.run();
                     if let Ok(mut rows) = rows.lock() {
                         rows.push((number, row));
                     }

@@ -1,15 +1,15 @@
-//! What is done to and by Google: answer times, a quota, outages and errors.
+//! The simulated Google: latency, a quota, outages and errors.
 
 use std::time::Duration;
 
 use idtoken_operator::google::{Endpoint, Error, Reason};
 
-use crate::calendar::{MINUTE, SECOND, Time};
+use crate::time::{MINUTE, SECOND, Time};
 
-/// How long a call hangs before it is given up, as in the operator's default.
-const TIMEOUT: Time = 20 * SECOND;
+/// The operator's default timeout of a call.
+const CALL_TIMEOUT: Time = 20 * SECOND;
 
-/// SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>): the same in each run.
+/// SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>), with the same numbers in each run.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -25,49 +25,50 @@ impl Random {
     }
 }
 
-/// How a time without Google is felt.
+/// How calls fail in an outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outage {
     #[cfg_attr(
         not(test),
-        expect(dead_code, reason = "what tells less of the operator than a refusal")
+        expect(dead_code, reason = "the table shows the harder case, errors without delay")
     )]
-    /// Calls end by the operator's time limit.
-    Hangs,
-    /// Calls are answered with 503 at once.
-    Refuses,
+    /// Calls get no response and time out.
+    Timeout,
+    /// Calls get 503 without delay.
+    Unavailable,
 }
 
-/// What is done to Google, and what it can take.
+/// The settings of the simulated Google.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Upstream {
-    /// From, until.
+    /// Start and end.
     pub(crate) outages: Vec<(Time, Time, Outage)>,
-    /// From, until: each second call is one too many, and is told to wait for up to a minute.
+    /// Start and end. Half of the calls get 429 with a `Retry-After` of up to a minute.
     pub(crate) bursts: Vec<(Time, Time)>,
-    /// Of a thousand calls, answered with 500.
+    /// How many of a thousand calls get 500.
     pub(crate) errors: u64,
-    /// Calls that are answered in a minute; those beyond get 429.
+    /// Calls in a minute. Further calls get 429.
     pub(crate) quota: Option<u64>,
-    /// The usual time of an answer; each takes half to one and a half of it.
-    pub(crate) answer: Time,
+    /// The mean latency. Each response takes half to one and a half of it.
+    pub(crate) latency: Time,
 }
 
-/// An answer to come, or none: status 0.
+/// A response at a future time, or a timeout (status 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) at: Time,
-    /// Seconds that it asks to wait; 0 for none.
-    pub(crate) after: u8,
+    /// Seconds of `Retry-After`; 0 for none.
+    pub(crate) retry_after: u8,
 }
 
-/// Google, with what it counts.
+/// The simulated Google.
 pub(crate) struct Google {
     upstream: Upstream,
     random: Random,
-    /// A minute, and its calls.
+    /// The current minute, and its calls.
     counted: (Time, u64),
+    /// Calls during outages.
     pub(crate) in_outages: u64,
 }
 
@@ -81,11 +82,11 @@ impl Google {
         }
     }
 
-    /// A call comes in.
-    pub(crate) fn call(&mut self, now: Time) -> Answer {
+    /// Receives a call.
+    pub(crate) fn call(&mut self, now: Time) -> Response {
         let Self { upstream, random, .. } = self;
         let dice = random.below(1000);
-        let quick = upstream.answer / 2 + random.below(upstream.answer.max(1));
+        let latency = upstream.latency / 2 + random.below(upstream.latency.max(1));
         let minute = now / MINUTE;
         if self.counted.0 != minute {
             self.counted = (minute, 0);
@@ -99,33 +100,37 @@ impl Google {
             .bursts
             .iter()
             .any(|(from, until)| (*from..*until).contains(&now));
-        let (status, takes, after) = match outage {
-            Some((.., Outage::Hangs)) => (0, TIMEOUT, 0),
-            Some((.., Outage::Refuses)) => (503, quick, 0),
-            None if upstream.quota.is_some_and(|quota| self.counted.1 > quota) => (429, quick, 0),
-            None if dice < upstream.errors => (500, quick, 0),
-            None if is_burst && dice.is_multiple_of(2) => (429, quick, 1 + random.below(60) as u8),
-            None => (200, quick, 0),
+        let (status, delay, retry_after) = match outage {
+            Some((.., Outage::Timeout)) => (0, CALL_TIMEOUT, 0),
+            Some((.., Outage::Unavailable)) => (503, latency, 0),
+            None if upstream.quota.is_some_and(|quota| self.counted.1 > quota) => (429, latency, 0),
+            None if dice < upstream.errors => (500, latency, 0),
+            None if is_burst && dice.is_multiple_of(2) => (429, latency, 1 + random.below(60) as u8),
+            None => (200, latency, 0),
         };
         self.in_outages += u64::from(outage.is_some());
-        let at = now + takes;
-        Answer { status, at, after }
+        let at = now + delay;
+        Response {
+            status,
+            at,
+            retry_after,
+        }
     }
 }
 
-impl Answer {
-    /// What the operator makes of it; none where it is a token.
+impl Response {
+    /// The operator's error for this response; none if it is a token.
     pub(crate) fn error(self) -> Option<Error> {
-        let error = |reason| Error::new(Endpoint::IamCredentials, reason, "no");
+        let error = |reason| Error::new(Endpoint::IamCredentials, reason, "simulated");
         Some(match self.status {
             200 => return None,
             0 => error(Reason::UpstreamTimeout),
-            429 if self.after == 0 => error(Reason::QuotaExceeded).with_status(429),
+            429 if self.retry_after == 0 => error(Reason::QuotaExceeded).with_status(429),
             429 => {
-                let after = Duration::from_secs(self.after.into());
+                let retry_after = Duration::from_secs(self.retry_after.into());
                 error(Reason::QuotaExceeded)
                     .with_status(429)
-                    .with_retry_after(after)
+                    .with_retry_after(retry_after)
             }
             status => error(Reason::UpstreamUnavailable).with_status(status),
         })

@@ -1,38 +1,39 @@
-//! What is counted.
+//! The counts of a simulation.
 
-use crate::calendar::{MINUTE, Time};
+use crate::time::{MINUTE, Time};
 
-/// Counts, by minute and altogether. Times are those of the simulation.
-pub(crate) struct Tally {
+/// Counts by minute and in total. Times count from the start of the simulation.
+pub(crate) struct Statistics {
     start: Time,
-    /// Tokens issued, by minute.
+    /// Issued tokens, by minute.
     pub(crate) minted: Vec<u32>,
-    /// Calls that failed, by minute.
+    /// Failed calls, by minute.
     pub(crate) failed: Vec<u32>,
     /// Writes to the API server, by minute.
     pub(crate) written: Vec<u32>,
-    /// Requests that were looked at, by minute.
+    /// Reconciles, by minute.
     pub(crate) reconciled: Vec<u32>,
-    /// Tokens issued, by shard.
+    /// Issued tokens, by shard.
     pub(crate) by_shard: Vec<u64>,
-    /// Calls that got 429.
+    /// Calls with the response 429.
     pub(crate) over_quota: u64,
-    /// Reconciles that found Google unreachable without a call, or waited too long for their turn.
-    pub(crate) held_back: u64,
-    /// Reconciles that were put off since many came at once.
-    pub(crate) put_off: u64,
-    /// Tokens that ended before they were renewed.
+    /// Reconciles without a call, because the circuit breaker was open or the call waited too long.
+    pub(crate) rejected_locally: u64,
+    /// Reconciles that were deferred because many came at once.
+    pub(crate) deferred: u64,
+    /// Tokens that expired before they were renewed.
     pub(crate) expired: u64,
-    /// For how long altogether, and the longest.
+    /// How long requests had an expired token, in total.
     pub(crate) expired_for: Time,
-    pub(crate) longest: Time,
+    /// How long one request had an expired token at most.
+    pub(crate) longest_expired: Time,
     /// When the last request got its first token.
     pub(crate) ready: Time,
-    /// When the last request got a token that had been without one, or whose call had failed.
-    pub(crate) well: Time,
+    /// When the last request got a token after its token had expired or a call had failed. `Time::MAX` if one has none at the end.
+    pub(crate) recovered: Time,
 }
 
-impl Tally {
+impl Statistics {
     pub(crate) fn new(start: Time, length: Time, shards: usize) -> Self {
         let minutes = vec![0; (length / MINUTE) as usize + 2];
         Self {
@@ -43,25 +44,26 @@ impl Tally {
             reconciled: minutes,
             by_shard: vec![0; shards],
             over_quota: 0,
-            held_back: 0,
-            put_off: 0,
+            rejected_locally: 0,
+            deferred: 0,
             expired: 0,
             expired_for: 0,
-            longest: 0,
+            longest_expired: 0,
             ready: 0,
-            well: 0,
+            recovered: 0,
         }
     }
 
-    /// Which minute of the run it is.
+    /// The minute of the run, from 0.
     pub(crate) fn minute(&self, now: Time) -> usize {
         ((now - self.start) / MINUTE) as usize
     }
 
-    pub(crate) fn late(&mut self, by: Time) {
+    /// Counts a token that was expired for `duration`.
+    pub(crate) fn record_expired(&mut self, duration: Time) {
         self.expired += 1;
-        self.expired_for += by;
-        self.longest = self.longest.max(by);
+        self.expired_for += duration;
+        self.longest_expired = self.longest_expired.max(duration);
     }
 
     /// The busiest shard's tokens, as a multiple of the mean.

@@ -1,0 +1,51 @@
+//! The state of one operator.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use idtoken_operator::google::decisions::{Bounds, MAX_WAITING, Ticket, Turns};
+
+use super::Settings;
+use crate::time::Time;
+
+/// One operator: its queue of requests, and its calls to Google.
+pub(super) struct Operator {
+    pub(super) turns: Turns,
+    /// The requests whose calls wait in `turns`.
+    pub(super) waiting: HashMap<Ticket, u32>,
+    /// When `turns` is polled next.
+    pub(super) next_poll: Option<Time>,
+    pub(super) due: VecDeque<u32>,
+    pub(super) running: usize,
+    pub(super) writing: usize,
+    /// Requests with a token to write, and when it was issued.
+    pub(super) to_write: VecDeque<(u32, Time)>,
+    /// Until when it does not run.
+    pub(super) away: Time,
+    /// Counts its starts. Results of calls from an earlier term are lost.
+    pub(super) term: u16,
+}
+
+impl Operator {
+    /// An operator that has just started.
+    pub(super) fn new(settings: &Settings, term: u16) -> Self {
+        let interval = settings
+            .rate
+            .map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.get());
+        Self {
+            turns: Turns::new(Bounds {
+                interval,
+                in_flight: settings.in_flight,
+                waiting: MAX_WAITING,
+            }),
+            waiting: HashMap::new(),
+            next_poll: None,
+            due: VecDeque::new(),
+            running: 0,
+            writing: 0,
+            to_write: VecDeque::new(),
+            away: 0,
+            term,
+        }
+    }
+}

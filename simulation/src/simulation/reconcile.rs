@@ -1,0 +1,262 @@
+//! One reconcile of an operator, from the permit to the two writes.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use idtoken_operator::controller::reconcile::plan::{self, Plan};
+use idtoken_operator::schedule::backoff::{self as retry, Attempt};
+use idtoken_operator::schedule::renewal as schedule;
+use idtoken_operator::google::decisions::{Ticket, Verdict, end, refused};
+use idtoken_operator::google::{Endpoint, Error, Reason};
+
+use super::request::write_uid;
+use super::{Event, LIFETIME, Simulation};
+use crate::time::{SECOND, START, Time, from_timestamp, to_timestamp};
+use crate::upstream::Response;
+
+impl Simulation {
+    /// Decides what to do with a request, and starts it.
+    pub(super) fn reconcile(&mut self, number: u32) -> Result<()> {
+        let minute = self.statistics.minute(self.now);
+        self.statistics.reconciled[minute] += 1;
+        self.load_into_template(number)?;
+        let request = &self.requests[number as usize];
+        let plan = plan::decide(
+            &self.template,
+            &self.observed,
+            None,
+            request.retry.as_deref(),
+            to_timestamp(self.now)?,
+        );
+        match plan {
+            Plan::Keep { until } | Plan::Wait { until } => {
+                let until = from_timestamp(until);
+                ensure!(until > self.now, "the reconcile would be repeated at once");
+                self.complete(number, until);
+            }
+            Plan::Mint(_) => {
+                let remaining = request.expires.checked_sub(self.now).filter(|left| *left > 0);
+                let (now, shard) = (self.instant(self.now), request.shard);
+                let flow = &self.flows[request.flow as usize];
+                let operator = &mut self.operators[usize::from(shard)];
+                let remaining = remaining.map(Duration::from_millis);
+                match operator.turns.enter(now, flow, remaining) {
+                    Ok(ticket) => {
+                        operator.waiting.insert(ticket, number);
+                        let term = operator.term;
+                        self.poll(shard)?;
+                        if self.operators[usize::from(shard)].waiting.contains_key(&ticket) {
+                            let event = Event::WaitTimedOut {
+                                request: number,
+                                ticket,
+                                term,
+                            };
+                            self.push_event(self.now + self.max_wait, event);
+                        }
+                    }
+                    Err(verdict) => self.not_admitted(number, verdict)?,
+                }
+            }
+            other => bail!("unexpected plan: {other:?}"),
+        }
+        Ok(())
+    }
+
+    /// Completes a reconcile. The next one of the request is at `next`.
+    fn complete(&mut self, number: u32, next: Time) {
+        let shard = self.requests[number as usize].shard;
+        self.operators[usize::from(shard)].running -= 1;
+        self.schedule(number, next);
+    }
+
+    /// Starts the calls that an operator's limits admit now, and fails those that they reject.
+    pub(super) fn poll(&mut self, shard: u16) -> Result<()> {
+        let now = self.instant(self.now);
+        let (verdicts, next) = self.operators[usize::from(shard)].turns.due(now);
+        for (ticket, verdict) in verdicts {
+            let operator = &mut self.operators[usize::from(shard)];
+            let number = operator
+                .waiting
+                .remove(&ticket)
+                .context("no call waits with this ticket")?;
+            if verdict == Verdict::Start {
+                let (started, term) = (self.now, operator.term);
+                let response = self.google.call(started);
+                let event = Event::Responded {
+                    request: number,
+                    started,
+                    response,
+                    term,
+                };
+                self.push_event(response.at, event);
+            } else {
+                self.not_admitted(number, verdict)?;
+            }
+        }
+        if let Some(next) = next {
+            let next = next.duration_since(self.start).as_millis() as Time + 1;
+            let operator = &mut self.operators[usize::from(shard)];
+            if operator.next_poll.is_none_or(|poll| next < poll) {
+                operator.next_poll = Some(next);
+                self.push_event(next, Event::Poll { shard });
+            }
+        }
+        Ok(())
+    }
+
+    /// Cancels a call that has waited for the maximum time. Returns the request's shard.
+    pub(super) fn wait_timed_out(&mut self, number: u32, ticket: Ticket, term: u16) -> Result<u16> {
+        let now = self.instant(self.now);
+        let request = &self.requests[number as usize];
+        let (shard, flow) = (request.shard, &self.flows[request.flow as usize]);
+        let operator = &mut self.operators[usize::from(shard)];
+        if operator.term == term && operator.waiting.remove(&ticket).is_some() {
+            operator.turns.give_up(flow, ticket);
+            let verdict = operator.turns.why_waiting(now);
+            let error = verdict.and_then(|verdict| refused(Endpoint::IamCredentials, verdict));
+            let error = error.unwrap_or_else(|| {
+                Error::new(
+                    Endpoint::IamCredentials,
+                    Reason::LocallyLimited,
+                    "waited too long",
+                )
+            });
+            self.not_issued(number, &error)?;
+        }
+        Ok(shard)
+    }
+
+    /// Handles Google's response: writes the token, or backs off. Returns the request's shard.
+    pub(super) fn responded(
+        &mut self,
+        number: u32,
+        started: Time,
+        response: Response,
+        term: u16,
+    ) -> Result<u16> {
+        let request = &self.requests[number as usize];
+        let (shard, flow) = (request.shard, request.flow as usize);
+        let minute = self.statistics.minute(self.now);
+        let error = response.error();
+        if error.is_none() {
+            self.statistics.minted[minute] += 1;
+            self.statistics.by_shard[usize::from(shard)] += 1;
+        } else {
+            self.statistics.failed[minute] += 1;
+            self.statistics.over_quota += u64::from(response.status == 429);
+        }
+        let (now, started) = (self.instant(self.now), self.instant(started));
+        let operator = &mut self.operators[usize::from(shard)];
+        if operator.term != term {
+            return Ok(shard);
+        }
+        operator
+            .turns
+            .ended(now, &self.flows[flow], started, end(error.as_ref()));
+        match error {
+            Some(error) => self.not_issued(number, &error)?,
+            None if operator.writing < self.settings.concurrency => {
+                operator.writing += 1;
+                self.start_write(number, self.now, term);
+            }
+            None => operator.to_write.push_back((number, self.now)),
+        }
+        self.poll(shard)?;
+        Ok(shard)
+    }
+
+    fn start_write(&mut self, number: u32, issued: Time, term: u16) {
+        let event = Event::Written {
+            request: number,
+            issued,
+            term,
+        };
+        self.push_event(self.now + self.settings.writes, event);
+    }
+
+    /// The Secret and the status are written. Returns the request's shard.
+    pub(super) fn written(&mut self, number: u32, issued: Time, term: u16) -> Result<u16> {
+        let minute = self.statistics.minute(self.now);
+        self.statistics.written[minute] += 2;
+        let request = &mut self.requests[number as usize];
+        let shard = request.shard;
+        let operator = &mut self.operators[usize::from(shard)];
+        if operator.term != term {
+            return Ok(shard);
+        }
+        if request.expires == 0 {
+            self.statistics.ready = self.now - START;
+        } else if request.expires < self.now {
+            self.statistics.record_expired(self.now - request.expires);
+        }
+        let is_recovery = request.retry.take().is_some();
+        // The event of the first issue, or of the recovery.
+        self.statistics.written[minute] += u32::from(is_recovery || request.expires == 0);
+        if is_recovery || request.expires < self.now {
+            self.statistics.recovered = self.now - START;
+        }
+        request.expires = issued / SECOND * SECOND + LIFETIME;
+        request.issued_at = issued;
+        let expires = request.expires;
+        match operator.to_write.pop_front() {
+            Some((next, issued)) => self.start_write(next, issued, term),
+            None => operator.writing -= 1,
+        }
+        self.load_into_template(number)?;
+        let due = plan::due(
+            &self.template,
+            &self.observed,
+            to_timestamp(expires - LIFETIME)?,
+            to_timestamp(expires)?,
+        );
+        self.complete(number, from_timestamp(due.at));
+        Ok(shard)
+    }
+
+    fn not_admitted(&mut self, number: u32, verdict: Verdict) -> Result<()> {
+        let error = refused(Endpoint::IamCredentials, verdict).context("the call was admitted")?;
+        self.not_issued(number, &error)
+    }
+
+    /// Defers the request or backs off, as the reconciler does without a token.
+    fn not_issued(&mut self, number: u32, error: &Error) -> Result<()> {
+        write_uid(number, &mut self.template.uid);
+        let now = to_timestamp(self.now)?;
+        let minute = self.statistics.minute(self.now);
+        let request = &mut self.requests[number as usize];
+        let expiry = (request.expires > self.now)
+            .then(|| to_timestamp(request.expires))
+            .transpose()?;
+        let next = if let Some(by) = error.postponed() {
+            self.statistics.deferred += 1;
+            let remaining = expiry.map(|expiry| expiry.duration_since(now));
+            now + schedule::postponed_delay(by, remaining, &self.template.uid, now)
+        } else {
+            self.statistics.rejected_locally += u64::from(error.status().is_none());
+            let attempt = Attempt {
+                reason: error.reason(),
+                message: String::new(),
+                class: error.class(),
+                retry_after: error.retry_after(),
+                act: false,
+                expiry,
+            };
+            let previous = request.retry.as_deref();
+            let is_new_reason = previous.is_none_or(|retry| retry.reason != attempt.reason);
+            // A status and an event, if the reason changes.
+            self.statistics.written[minute] += 2 * u32::from(is_new_reason);
+            let basis = self.basis.clone();
+            let retry = retry::after(previous, attempt, basis, &self.template.uid, now);
+            let next = retry.next;
+            request.retry = Some(Box::new(retry));
+            next
+        };
+        let next = from_timestamp(next);
+        ensure!(
+            next >= self.now + SECOND,
+            "the reconcile would be repeated at once"
+        );
+        self.complete(number, next);
+        Ok(())
+    }
+}
