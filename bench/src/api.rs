@@ -10,11 +10,11 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Certificate, Identity, Method, Response, StatusCode};
 use serde_json::Value;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const REQUESTS: &str = "apis/idtoken.dev/v1alpha1";
-/// Asks for the metadata of a list's objects only.
+/// The media type of a list with only the objects' metadata.
 pub(crate) const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
-/// Asks for the metadata of a watch's objects only.
+/// The media type of a watch with only the objects' metadata.
 const METADATA_OBJECT: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 /// A client with one user's certificate. Clones share its connections.
@@ -25,7 +25,7 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// A client as `kubeconfig`, a file of the test environment's, says.
+    /// A client with a kubeconfig of the test environment.
     pub(crate) fn new(kubeconfig: &Path) -> Result<Self> {
         let config: Value = serde_json::from_slice(&std::fs::read(kubeconfig)?)?;
         let cluster = &config["clusters"][0]["cluster"];
@@ -55,14 +55,14 @@ impl Api {
             .http
             .request(method.clone(), format!("{}/{path}", self.url))
             .header(CONTENT_TYPE, content)
-            .timeout(LIMIT);
+            .timeout(TIMEOUT);
         let request = match body {
             Value::Null => request,
             body => request.body(serde_json::to_vec(body)?),
         };
-        let answer = request.send().await?;
-        let status = answer.status();
-        let text = answer.bytes().await?;
+        let response = request.send().await?;
+        let status = response.status();
+        let text = response.bytes().await?;
         if !status.is_success() {
             bail!("{method} {path}: {status}: {}", String::from_utf8_lossy(&text));
         }
@@ -79,7 +79,7 @@ impl Api {
         self.send(Method::PUT, path, "application/json", object).await
     }
 
-    /// Applies `object` at `path` by server-side apply, as the manager of its fields, also of those that another set.
+    /// Applies `object` at `path` by server-side apply, and takes ownership of its fields.
     pub(crate) async fn apply(&self, path: &str, object: &Value) -> Result<Value> {
         let path = format!("{path}?fieldManager=bench-apply&force=true");
         // JSON is YAML.
@@ -89,7 +89,7 @@ impl Api {
 
     /// Reads the text at `path`.
     pub(crate) async fn text(&self, path: &str) -> Result<String> {
-        let request = self.http.get(format!("{}/{path}", self.url)).timeout(LIMIT);
+        let request = self.http.get(format!("{}/{path}", self.url)).timeout(TIMEOUT);
         Ok(request.send().await?.error_for_status()?.text().await?)
     }
 
@@ -111,18 +111,18 @@ impl Api {
             .await
     }
 
-    /// Deletes what is at `path`.
+    /// Deletes the object at `path`.
     pub(crate) async fn delete(&self, path: &str) -> Result<()> {
         self.send(Method::DELETE, path, "application/json", &Value::Null)
             .await
             .map(drop)
     }
 
-    /// Reads a list of `path` page by page, as what `accept` names, and decodes it; gives how many objects there are.
+    /// Reads and decodes a list of `path` page by page, in the media type `accept`. Returns the number of objects.
     pub(crate) async fn list(&self, path: &str, accept: &str) -> Result<usize> {
         let (mut count, mut token) = (0, String::new());
         loop {
-            let answer = self
+            let response = self
                 .http
                 .get(format!("{}/{path}", self.url))
                 .query(&[("limit", "500"), ("continue", &token)])
@@ -130,7 +130,7 @@ impl Api {
                 .send()
                 .await?
                 .error_for_status()?;
-            let page: Value = serde_json::from_slice(&answer.bytes().await?)?;
+            let page: Value = serde_json::from_slice(&response.bytes().await?)?;
             count += page["items"].as_array().map_or(0, Vec::len);
             token = page["metadata"]["continue"]
                 .as_str()
@@ -142,7 +142,7 @@ impl Api {
         }
     }
 
-    /// Opens a watch of `path` from `version` on, of the objects' metadata only where `metadata`.
+    /// Opens a watch of `path` from `version`, of the objects' metadata only if `metadata`.
     pub(crate) async fn watch(&self, path: &str, metadata: bool, version: &str) -> Result<Response> {
         let accept = if metadata {
             METADATA_OBJECT
@@ -154,43 +154,43 @@ impl Api {
             "{}/{path}{separator}watch=true&timeoutSeconds=3600&resourceVersion={version}",
             self.url
         );
-        // 429 while the API server fills its own cache of a new kind.
-        let answer = idtoken_testenv::until("the watch begins", LIMIT, async || {
-            let answer = self.http.get(&url).header(ACCEPT, accept).send().await?;
-            let wait = answer.status() == StatusCode::TOO_MANY_REQUESTS;
-            Ok((!wait).then_some(answer))
+        // The API server returns 429 while it fills its cache of a new kind.
+        let response = idtoken_testenv::until("the watch starts", TIMEOUT, async || {
+            let response = self.http.get(&url).header(ACCEPT, accept).send().await?;
+            let wait = response.status() == StatusCode::TOO_MANY_REQUESTS;
+            Ok((!wait).then_some(response))
         })
         .await?;
-        Ok(answer.error_for_status()?)
+        Ok(response.error_for_status()?)
     }
 }
 
-/// Where the requests of `namespace` are.
+/// The path of the requests in `namespace`.
 pub(crate) fn requests(namespace: &str) -> String {
     format!("{REQUESTS}/namespaces/{namespace}/idtokenrequests")
 }
 
-/// Where the request `name` is.
+/// The path of the request `name`.
 pub(crate) fn request(namespace: &str, name: &str) -> String {
     format!("{}/{name}", requests(namespace))
 }
 
-/// Where all requests are.
+/// The path of all requests.
 pub(crate) fn all_requests() -> String {
     format!("{REQUESTS}/idtokenrequests")
 }
 
-/// Where the Secrets of `namespace` are.
+/// The path of the Secrets in `namespace`.
 pub(crate) fn secrets(namespace: &str) -> String {
     format!("api/v1/namespaces/{namespace}/secrets")
 }
 
-/// Where the Secrets that are labelled as the operator's are.
+/// The path of all Secrets with the operator's label.
 pub(crate) fn labelled_secrets() -> String {
     "api/v1/secrets?labelSelector=app.kubernetes.io%2Fmanaged-by%3Didtoken-operator".to_owned()
 }
 
-/// Where grants are.
+/// The path of all grants.
 pub(crate) fn grants() -> String {
     format!("{REQUESTS}/idtokengrants")
 }

@@ -1,4 +1,4 @@
-//! Mixed changes for a while: nothing may grow, nothing may be left over, and all is in order at the end.
+//! Mixed changes for some minutes. Nothing may grow, nothing may be left over, and all requests must be Ready at the end.
 
 use std::time::{Duration, Instant};
 
@@ -6,36 +6,36 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::growth::growth;
+use crate::environment::Environment;
+use crate::leak::growth;
 use crate::report::{Report, median};
-use crate::served::Served;
-use crate::{Arguments, api, load};
+use crate::{Arguments, api, workload};
 
-/// How long changes go on, in seconds.
+/// How long the changes continue, in seconds.
 const SECONDS: u64 = 600;
-const SAMPLE_EVERY: Duration = Duration::from_secs(1);
-/// What the first changes need is needed once: caches, pools, buffers. A shorter run leaves its first half out.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Samples to skip: the first changes fill caches, pools and buffers. A shorter run skips its first half.
 const WARM_UP: usize = 60;
 /// Changes a second.
-const PACE: f64 = 40.0;
-/// Every which call for an ID token fails.
-const FAILS: u64 = 20;
-/// How long ID tokens live meanwhile, in seconds: short enough that renewals are part of it.
+const RATE: f64 = 40.0;
+/// One of so many calls for an ID token fails.
+const CALLS_PER_FAULT: u64 = 20;
+/// The lifetime of ID tokens meanwhile, in seconds: short enough for renewals.
 const LIFETIME: u64 = 120;
-/// Before and after: none is renewed then.
-const REST_LIFETIME: u64 = 3600;
-/// How long it may take until all are Ready, and until nothing changes any more.
-const LIMIT: Duration = Duration::from_secs(300);
-/// Longer than an unused connection is kept: a minute to Google, and 90 s to the API server.
-const UNUSED: Duration = Duration::from_secs(100);
-/// By how much a median may move between two thirds of the time: noise of the allocator and of what is under way.
+/// The lifetime of ID tokens before and after, in seconds: too long for renewals.
+const IDLE_LIFETIME: u64 = 3600;
+/// The timeout until all requests are Ready, and until connections no longer change.
+const TIMEOUT: Duration = Duration::from_secs(300);
+/// Longer than idle connections stay open: a minute to Google, and 90 s to the API server.
+const CONNECTION_IDLE: Duration = Duration::from_secs(100);
+/// How much a median may grow from the first to the last third: noise of the allocator and of work in flight.
 const MEMORY_GROWTH: f64 = 1.05;
 const COUNT_GROWTH: f64 = 1.2;
 const TAMPERED: &str = "dGFtcGVyZWQ=";
 
-/// What the operator holds at one moment.
+/// The resources of the operator at one moment.
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct Residue {
     mib: f64,
     files: f64,
     threads: f64,
@@ -44,23 +44,23 @@ struct Held {
     connections: f64,
 }
 
-/// Its name, its value, and by how much it may grow.
-type Watched = (&'static str, fn(&Held) -> f64, f64);
+/// A resource: its name, its value, and how much it may grow.
+type Resource = (&'static str, fn(&Residue) -> f64, f64);
 
-const EACH: [Watched; 5] = [
-    ("memory", |held| held.mib, MEMORY_GROWTH),
-    ("open files", |held| held.files, COUNT_GROWTH),
-    ("threads", |held| held.threads, COUNT_GROWTH),
-    ("tasks", |held| held.tasks, COUNT_GROWTH),
-    ("connections", |held| held.connections, COUNT_GROWTH),
+const RESOURCES: [Resource; 5] = [
+    ("memory", |residue| residue.mib, MEMORY_GROWTH),
+    ("open files", |residue| residue.files, COUNT_GROWTH),
+    ("threads", |residue| residue.threads, COUNT_GROWTH),
+    ("tasks", |residue| residue.tasks, COUNT_GROWTH),
+    ("connections", |residue| residue.connections, COUNT_GROWTH),
 ];
 
-impl Held {
-    async fn read(served: &Served) -> Result<Self> {
-        // First: the connection over which it is asked is a file too, and then there is always one.
-        let tasks = served.system.counted("idtoken_tasks").await?;
-        let usage = served.system.usage()?;
-        let (api, google) = served.system.connections(&served.cluster)?;
+impl Residue {
+    async fn read(environment: &Environment) -> Result<Self> {
+        // Read first: the connection of this call is a file too, and so it is always counted.
+        let tasks = environment.subject.counted("idtoken_tasks").await?;
+        let usage = environment.subject.usage()?;
+        let (api, google) = environment.subject.connections(&environment.cluster)?;
         Ok(Self {
             mib: usage.kib as f64 / 1024.0,
             files: usage.files as f64,
@@ -71,55 +71,55 @@ impl Held {
     }
 }
 
-/// Measures it with the smallest count.
+/// Measures the smallest count.
 pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let count = arguments.counts.iter().copied().min().unwrap_or_default();
     let seconds = arguments.seconds.unwrap_or(SECONDS);
     let scenario = format!("churn of {count} for {seconds} s");
-    let served = Served::requests(arguments, count).await?;
-    let google = &served.cluster.google;
-    let before = at_rest(&served).await?;
-    report.progress(&format!("{scenario}: at rest before it, {before:?}"));
+    let environment = Environment::with_requests(arguments, count).await?;
+    let google = &environment.cluster.google;
+    let before = residue(&environment).await?;
+    report.progress(&format!("{scenario}: resources before, {before:?}"));
 
-    google.lifetime(LIFETIME).await?;
-    let (asked, minted) = google.asked_and_minted().await?;
+    google.set_lifetime(LIFETIME).await?;
+    let (requested, minted) = google.requested_and_minted().await?;
     let end = Instant::now() + Duration::from_secs(seconds);
     let (changes, (), samples) = tokio::try_join!(
-        change(&served.cluster, count, end),
-        fail(&served.cluster, end),
-        sample(&served, end)
+        change(&environment.cluster, count, end),
+        fail(&environment.cluster, end),
+        sample(&environment, end)
     )?;
-    google.mend().await?;
-    google.lifetime(REST_LIFETIME).await?;
-    let (all_asked, all_minted) = google.asked_and_minted().await?;
-    let (asked, minted) = (all_asked - asked, all_minted - minted);
-    report.told(
+    google.clear_faults().await?;
+    google.set_lifetime(IDLE_LIFETIME).await?;
+    let (all_requested, all_minted) = google.requested_and_minted().await?;
+    let (requested, minted) = (all_requested - requested, all_minted - minted);
+    report.record(
         &scenario,
         "changes a second",
         Some(changes as f64 / seconds as f64),
     );
-    report.told(
+    report.record(
         &scenario,
         "ID tokens a second",
         Some(minted as f64 / seconds as f64),
     );
-    let failed = 100.0 * (1.0 - minted as f64 / asked as f64);
+    let failed = 100.0 * (1.0 - minted as f64 / requested as f64);
     report.at_least(
         &scenario,
-        "percent of Google's answers that were errors",
+        "errors among Google's responses, percent",
         Some(failed),
         4.0,
     );
 
     let warm = WARM_UP.min(samples.len() / 2);
-    for (name, value, most) in EACH {
+    for (name, value, most) in RESOURCES {
         let values: Vec<f64> = samples[warm..].iter().map(value).collect();
-        report.told(
+        report.record(
             &scenario,
             &format!("{name}{}", unit(name)),
             Some(median(values.iter().copied())),
         );
-        let figure = format!("{name}: median of the last third to the first, warm-up left out");
+        let figure = format!("{name}: median of the last third, ratio to the first");
         report.at_most(&scenario, &figure, Some(growth(&values)), most);
         report.raw(
             &format!("{scenario}, {name}"),
@@ -127,57 +127,57 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
         );
     }
 
-    let wrong = in_order(&served.cluster, count).await?;
+    let wrong = verify(&environment.cluster, count).await?;
     report.at_most(
         &scenario,
-        "requests or Secrets in disorder afterwards",
+        "requests or Secrets in a wrong state afterwards",
         Some(wrong as f64),
         0.0,
     );
-    let after = at_rest(&served).await?;
-    report.progress(&format!("{scenario}: at rest after it, {after:?}"));
-    for (name, value, _) in EACH {
+    let after = residue(&environment).await?;
+    report.progress(&format!("{scenario}: resources after, {after:?}"));
+    for (name, value, _) in RESOURCES {
         let more = value(&after) - value(&before);
-        let figure = format!("{name}{} at rest, after it minus before", unit(name));
+        let figure = format!("{name}{} left over afterwards", unit(name));
         match name {
-            // What was free is not always given back.
-            "memory" => report.told(&scenario, &figure, Some(more)),
+            // The allocator does not always return freed memory.
+            "memory" => report.record(&scenario, &figure, Some(more)),
             _ => report.at_most(&scenario, &figure, Some(more), 0.0),
         }
     }
-    served.stop().await
+    environment.stop().await
 }
 
 fn unit(name: &str) -> &'static str {
     if name == "memory" { ", MiB" } else { "" }
 }
 
-/// What the operator holds when nothing is left to do and all connections that it no longer needs are closed.
-async fn at_rest(served: &Served) -> Result<Held> {
-    let begun = Instant::now();
-    let (mut last, mut since) = (served.system.connections(&served.cluster)?, begun);
-    while since.elapsed() < UNUSED && begun.elapsed() < LIMIT {
-        tokio::time::sleep(SAMPLE_EVERY).await;
-        let now = served.system.connections(&served.cluster)?;
+/// The operator's resources once it is idle and its idle connections are closed.
+async fn residue(environment: &Environment) -> Result<Residue> {
+    let started = Instant::now();
+    let (mut last, mut since) = (environment.subject.connections(&environment.cluster)?, started);
+    while since.elapsed() < CONNECTION_IDLE && started.elapsed() < TIMEOUT {
+        tokio::time::sleep(SAMPLE_INTERVAL).await;
+        let now = environment.subject.connections(&environment.cluster)?;
         if now != last {
             (last, since) = (now, Instant::now());
         }
     }
-    served.system.quiet().await?;
-    Held::read(served).await
+    environment.subject.wait_idle().await?;
+    Residue::read(environment).await
 }
 
-async fn sample(served: &Served, end: Instant) -> Result<Vec<Held>> {
+async fn sample(environment: &Environment, end: Instant) -> Result<Vec<Residue>> {
     let mut samples = Vec::new();
-    let mut ticks = tokio::time::interval(SAMPLE_EVERY);
+    let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
     while Instant::now() < end {
         ticks.tick().await;
-        samples.push(Held::read(served).await?);
+        samples.push(Residue::read(environment).await?);
     }
     Ok(samples)
 }
 
-/// Has every so manieth call fail, each time in another way.
+/// Injects a fault into one of [`CALLS_PER_FAULT`] calls, a different one each time.
 async fn fail(cluster: &Cluster, end: Instant) -> Result<()> {
     let kinds = [
         json!({"type": "status", "code": 503}),
@@ -187,31 +187,31 @@ async fn fail(cluster: &Cluster, end: Instant) -> Result<()> {
         json!({"type": "hang"}),
     ];
     let mut kinds = kinds.iter().cycle();
-    let mut at = cluster.google.asked_and_minted().await?.0 + FAILS;
+    let mut at = cluster.google.requested_and_minted().await?.0 + CALLS_PER_FAULT;
     while Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let (asked, _) = cluster.google.asked_and_minted().await?;
-        while at <= asked {
+        let (requested, _) = cluster.google.requested_and_minted().await?;
+        while at <= requested {
             let fault = json!({"endpoint": "generateIdToken", "times": 1, "kind": kinds.next()});
             cluster.google.fault(&fault).await?;
-            at += FAILS;
+            at += CALLS_PER_FAULT;
         }
     }
     Ok(())
 }
 
-/// Creates, deletes, edits, tampers and asks for renewals. Gives how many changes there were.
+/// Creates, deletes, edits and tampers, and requests renewals. Returns the number of changes.
 async fn change(cluster: &Cluster, count: usize, end: Instant) -> Result<usize> {
-    let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / PACE));
+    let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / RATE));
     let mut changes = 0;
     while Instant::now() < end {
         ticks.tick().await;
-        // Another one each time, and another kind of change when its turn comes again.
-        let (namespace, name) = load::key(&cluster.namespaces, changes % count);
+        // Each change is of the next request, and in the next round of a different kind.
+        let (namespace, name) = workload::key(&cluster.namespaces, changes % count);
         let path = api::request(&namespace, &name);
         let secret = format!("{}/{name}", api::secrets(&namespace));
         let admin = &cluster.admin;
-        let done = match (changes + changes / count) % 5 {
+        let result = match (changes + changes / count) % 5 {
             0 => {
                 let audience = format!("https://load.example.com/edited-{changes}");
                 let patch = json!({"spec": {"audience": audience}});
@@ -228,12 +228,12 @@ async fn change(cluster: &Cluster, count: usize, end: Instant) -> Result<usize> 
             3 => admin.delete(&secret).await,
             _ => {
                 admin.delete(&path).await?;
-                let object = load::object(&namespace, &name);
+                let object = workload::object(&namespace, &name);
                 admin.create(&api::requests(&namespace), &object).await.map(drop)
             }
         };
-        // A Secret may be away for the moment that it takes to make it anew.
-        if let Err(error) = done
+        // A Secret is missing until the operator recreates it.
+        if let Err(error) = result
             && !error.to_string().contains("404")
         {
             return Err(error);
@@ -243,9 +243,9 @@ async fn change(cluster: &Cluster, count: usize, end: Instant) -> Result<usize> 
     Ok(changes)
 }
 
-/// Waits until all is as asked for; gives how many objects are not in the end.
-async fn in_order(cluster: &Cluster, count: usize) -> Result<usize> {
-    let begun = Instant::now();
+/// Waits until all requests and Secrets are as they should be. Returns how many are not.
+async fn verify(cluster: &Cluster, count: usize) -> Result<usize> {
+    let started = Instant::now();
     loop {
         let requests = cluster.admin.get(&api::all_requests()).await?;
         let requests = requests["items"].as_array().context("no list")?;
@@ -258,10 +258,10 @@ async fn in_order(cluster: &Cluster, count: usize) -> Result<usize> {
                 .count()
             + requests.len().abs_diff(count)
             + secrets.len().abs_diff(count);
-        if wrong == 0 || begun.elapsed() > LIMIT {
+        if wrong == 0 || started.elapsed() > TIMEOUT {
             return Ok(wrong);
         }
-        tokio::time::sleep(SAMPLE_EVERY).await;
+        tokio::time::sleep(SAMPLE_INTERVAL).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! A fresh control plane and emulator, with namespaces and grants.
+//! A new control plane and emulator, with namespaces and grants.
 
 use std::path::PathBuf;
 
@@ -9,20 +9,20 @@ use serde_json::json;
 
 use crate::Arguments;
 use crate::api::{self, Api};
-use crate::google::{ACCOUNT, Google};
+use crate::emulator::{ACCOUNT, Emulator};
 
-/// The user that the API server sees for the ServiceAccount of config/rbac.yaml.
+/// The username of the ServiceAccount in config/rbac.yaml.
 const OPERATOR_USER: &str = "system:serviceaccount:idtoken-system:idtoken-operator";
-/// Writers of the load and of the floor.
+/// How many requests of the workload are written at once.
 pub(crate) const WRITERS: usize = 32;
 
 /// etcd, kube-apiserver and the emulator.
 pub(crate) struct Cluster {
-    /// Google.
-    pub(crate) google: Google,
-    /// The administrator.
+    /// The emulator of Google's endpoints.
+    pub(crate) google: Emulator,
+    /// A client with all rights.
     pub(crate) admin: Api,
-    /// Where the requests go.
+    /// The namespaces of the requests.
     pub(crate) namespaces: Vec<String>,
     /// The control plane.
     pub(crate) plane: ControlPlane,
@@ -32,9 +32,9 @@ impl Cluster {
     /// Starts everything.
     pub(crate) async fn start(arguments: &Arguments) -> Result<Self> {
         let options = Options {
-            // A log of each call would be measured with the calls.
+            // Without the audit log, whose cost would count as cost of the calls.
             apiserver_flags: vec!["--audit-log-path=".to_owned(), "--audit-policy-file=".to_owned()],
-            // 100,000 requests with the revisions of five minutes come near etcd's default of 2 GiB.
+            // 100,000 requests with the revisions of five minutes nearly fill etcd's default of 2 GiB.
             etcd_flags: vec!["--quota-backend-bytes=8589934592".to_owned()],
             ..Options::default()
         };
@@ -56,7 +56,7 @@ impl Cluster {
         ];
         plane.kubectl(established).await?;
         let policy = file("examples/demo/policy.yaml");
-        let google = Google::start(&arguments.emulator, &policy, arguments.answer, plane.dir()).await?;
+        let google = Emulator::start(&arguments.emulator, &policy, arguments.answer, plane.dir()).await?;
         let admin = Api::new(&plane.admin_kubeconfig())?;
         let namespaces: Vec<String> = (0..arguments.namespaces.unwrap_or(1))
             .map(|n| format!("load-{n}"))
@@ -83,7 +83,7 @@ impl Cluster {
             .try_collect::<Vec<_>>()
             .await?;
         let grants = (0..grants).map(|n| {
-            // All but one are about others: each is looked at nevertheless.
+            // All but one are for other accounts, but match the namespaces.
             let (account, audience) = match n {
                 0 => (ACCOUNT.to_owned(), "https://load.example.com/*".to_owned()),
                 n => (
@@ -107,7 +107,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The file by which the operator reaches the API server, with the rights of config/rbac.yaml.
+    /// A kubeconfig for the operator, with the rights of config/rbac.yaml.
     pub(crate) fn operator_kubeconfig(&self) -> Result<PathBuf> {
         self.plane.kubeconfig_for(OPERATOR_USER, &[])
     }

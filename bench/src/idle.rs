@@ -1,4 +1,4 @@
-//! What the operator does while nothing happens.
+//! CPU and calls of the idle operator.
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::Arguments;
-use crate::calls::Calls;
+use crate::apiserver_calls::Calls;
+use crate::environment::Environment;
 use crate::report::Report;
-use crate::served::Served;
 
-/// How long it is watched, in seconds.
+/// How long it is measured, in seconds.
 const SECONDS: u64 = 60;
-/// The counts of allowed requests are written up to 10 s later.
-const AFTERWARDS: Duration = Duration::from_secs(15);
+/// Grants get their counts of allowed requests up to 10 s after a change.
+const SETTLE_TIME: Duration = Duration::from_secs(15);
 
-/// Measures it with the largest count.
+/// Measures the largest count.
 pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let count = arguments.counts.iter().copied().max().unwrap_or_default();
     let seconds = arguments.seconds.unwrap_or(SECONDS);
     let scenario = format!("idle with {count}");
-    let served = Served::requests(arguments, count).await?;
-    let (system, admin) = (&served.system, &served.cluster.admin);
-    tokio::time::sleep(AFTERWARDS).await;
-    let reconciles = system.reconciles().await?;
-    let (before, used) = (Calls::read(admin).await?, system.usage()?.cpu);
+    let environment = Environment::with_requests(arguments, count).await?;
+    let (subject, admin) = (&environment.subject, &environment.cluster.admin);
+    tokio::time::sleep(SETTLE_TIME).await;
+    let reconciles = subject.reconciles().await?;
+    let (before, used) = (Calls::read(admin).await?, subject.usage()?.cpu);
     tokio::time::sleep(Duration::from_secs(seconds)).await;
-    let used = system.usage()?.cpu - used;
+    let used = subject.usage()?.cpu - used;
     let calls = Calls::read(admin).await?.since(&before);
     report.at_most(
         &scenario,
@@ -36,16 +36,16 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
     );
     report.at_most(
         &scenario,
-        "calls but watches and the Lease",
+        "calls except watches and the Lease",
         Some(calls.values().sum()),
         0.0,
     );
     report.at_most(
         &scenario,
         "reconciles",
-        Some(system.reconciles().await? - reconciles),
+        Some(subject.reconciles().await? - reconciles),
         0.0,
     );
     report.raw(&scenario, json!({"cpuSeconds": used, "calls": calls}));
-    served.stop().await
+    environment.stop().await
 }

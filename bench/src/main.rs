@@ -1,31 +1,30 @@
 //! Measures a program that keeps ID tokens in Secrets from outside: on a real etcd and kube-apiserver, with the emulator as Google.
 //!
-//! Machines differ, so each figure that takes time is a ratio: to the floor, which is a bare client that makes the same writes in the
-//! same minutes, to a plain Go operator, or to another build of this one. `cargo xtask bench` builds everything and runs it.
+//! Machines differ, so each time is a ratio: to the baseline, a bare client that makes the same writes, to a plain Go operator, or to
+//! another build of this one. `cargo xtask bench` builds everything and runs it. The README lists the modules.
 
 mod api;
-mod calls;
+mod apiserver_calls;
+mod baseline_client;
 mod churn;
 mod cluster;
-mod cold;
-mod floor;
-mod follow;
-mod google;
-mod growth;
+mod cold_start;
+mod emulator;
+mod environment;
+mod host;
 mod idle;
 mod latency;
-mod load;
-mod machine;
+mod leak;
 mod memory;
+mod namespaces;
+mod process;
+mod ready_watch;
 mod report;
 mod restart;
-mod sample;
-mod seen;
-mod served;
-mod sockets;
-mod spread;
-mod system;
-mod usage;
+mod resuming_watch;
+mod subject;
+mod template;
+mod workload;
 mod writes;
 
 use std::path::PathBuf;
@@ -35,9 +34,9 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use report::Report;
 
-/// Measures the operator beside the floor that the API server sets.
+/// Measures the operator, compared with a bare client that makes the same calls.
 ///
-/// Ends with status 1 where a goal is missed; the summary at the end says which.
+/// Exits with status 1 if a target is missed. The summary at the end lists the missed ones.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Arguments {
@@ -56,62 +55,62 @@ struct Arguments {
     /// The workspace.
     #[arg(long, value_name = "FOLDER", hide = true)]
     workspace: PathBuf,
-    /// What to measure; absent means all.
+    /// What to measure; everything by default.
     #[arg(value_enum)]
-    what: Vec<What>,
-    /// How many requests.
+    scenarios: Vec<Scenario>,
+    /// Numbers of requests.
     #[arg(long, value_delimiter = ',', default_value = "1000,10000", value_parser = at_least_one)]
     counts: Vec<usize>,
-    /// How often a comparison of times is repeated, the sides by turns; the median pair counts.
+    /// Repetitions of a comparison, with alternating sides; the median pair counts.
     #[arg(long, default_value_t = 7)]
     pairs: usize,
-    /// How many namespaces the requests are spread over; absent means 1, and 500 for `spread`.
+    /// Number of namespaces of the requests. Default: 1, and 500 for `spread`.
     #[arg(long, value_parser = at_least_one)]
     namespaces: Option<usize>,
-    /// How many grants there are, one of which allows the requests; absent means 1, and 1,000 for `spread`.
+    /// Number of grants, of which one allows the requests. Default: 1, and 1,000 for `spread`.
     #[arg(long, value_parser = at_least_one)]
     grants: Option<usize>,
-    /// How long each answer of Google's takes, in milliseconds.
+    /// Latency of Google's responses with an ID token, in milliseconds.
     #[arg(long, default_value_t = 20)]
     answer: u64,
-    /// How long idleness and churn are watched, in seconds; absent means 60 for `idle` and 600 for `churn`.
+    /// Length of `idle` and `churn`, in seconds. Default: 60 for `idle` and 600 for `churn`.
     #[arg(long, value_parser = clap::value_parser!(u64).range(10..))]
     seconds: Option<u64>,
-    /// Where the figures are written as JSON.
+    /// File to write the figures to, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
-/// What is measured.
+/// What to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum What {
-    /// From the first request's creation until all are Ready, and what each request costs.
+enum Scenario {
+    /// The time from the first request's creation until all are Ready, and the cost of each request.
     Cold,
-    /// The same with many namespaces and grants, beside one of each.
+    /// The same with many namespaces and grants, compared with one of each.
     Spread,
-    /// Memory after a list of all requests, and with many Secrets of others.
+    /// Memory after a list of all requests, and with many foreign Secrets.
     Memory,
-    /// From the start until nothing is left to do, with Ready requests.
+    /// The time from the start until all Ready requests are reconciled.
     Restart,
-    /// From one request's creation until it is Ready, alone and while others renew.
+    /// The time from one request's creation until it is Ready, alone and while others renew.
     Latency,
-    /// CPU and calls when nothing happens.
+    /// CPU and calls without changes.
     Idle,
     /// Growth of memory, connections, tasks and files under mixed changes.
     Churn,
-    /// What full updates, merge patches and server-side apply cost the API server.
+    /// The API server's cost of full updates, merge patches and server-side apply.
     Writes,
 }
 
-const ALL: [What; 8] = [
-    What::Cold,
-    What::Spread,
-    What::Memory,
-    What::Restart,
-    What::Latency,
-    What::Idle,
-    What::Churn,
-    What::Writes,
+const ALL: [Scenario; 8] = [
+    Scenario::Cold,
+    Scenario::Spread,
+    Scenario::Memory,
+    Scenario::Restart,
+    Scenario::Latency,
+    Scenario::Idle,
+    Scenario::Churn,
+    Scenario::Writes,
 ];
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -124,33 +123,33 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    // One provider for every TLS client; fails only where one is set already.
+    // One provider for every TLS client. Fails only if one is set already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments = Arguments::parse();
-    let what = match arguments.what.is_empty() {
+    let scenarios = match arguments.scenarios.is_empty() {
         true => ALL.to_vec(),
-        false => arguments.what.clone(),
+        false => arguments.scenarios.clone(),
     };
     let mut report = Report::new(&arguments);
-    for what in &what {
+    for scenario in &scenarios {
         let before = report.len();
-        match what {
-            What::Cold => cold::measure(&arguments, &mut report).await?,
-            What::Spread => spread::measure(&arguments, &mut report).await?,
-            What::Memory => memory::measure(&arguments, &mut report).await?,
-            What::Restart => restart::measure(&arguments, &mut report).await?,
-            What::Latency => latency::measure(&arguments, &mut report).await?,
-            What::Idle => idle::measure(&arguments, &mut report).await?,
-            What::Churn => churn::measure(&arguments, &mut report).await?,
-            What::Writes => writes::measure(&arguments, &mut report).await?,
+        match scenario {
+            Scenario::Cold => cold_start::measure(&arguments, &mut report).await?,
+            Scenario::Spread => namespaces::measure(&arguments, &mut report).await?,
+            Scenario::Memory => memory::measure(&arguments, &mut report).await?,
+            Scenario::Restart => restart::measure(&arguments, &mut report).await?,
+            Scenario::Latency => latency::measure(&arguments, &mut report).await?,
+            Scenario::Idle => idle::measure(&arguments, &mut report).await?,
+            Scenario::Churn => churn::measure(&arguments, &mut report).await?,
+            Scenario::Writes => writes::measure(&arguments, &mut report).await?,
         }
-        // What was measured is not lost when what comes next fails.
+        // Written now, so that the figures are not lost if the next scenario fails.
         report.print(before);
         if let Some(file) = &arguments.json {
             report.write(file)?;
         }
     }
-    if what.len() > 1 {
+    if scenarios.len() > 1 {
         report.print(0);
     }
     match report.summary() {

@@ -1,4 +1,4 @@
-//! A restart with Ready requests: nothing is minted or written, and all is steady soon.
+//! A restart with Ready requests: the operator issues and writes nothing, and is steady soon.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -8,49 +8,49 @@ use serde_json::json;
 
 use crate::api::METADATA;
 use crate::cluster::Cluster;
+use crate::environment::Environment;
 use crate::report::{Report, median};
-use crate::served::Served;
-use crate::system::Program;
+use crate::subject::Program;
 use crate::{Arguments, api};
 
-/// Measures it for each count.
+/// Measures each count.
 pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let operator = Program::Operator(arguments.operator.clone());
     for &count in &arguments.counts {
         let scenario = format!("restart with {count}");
-        let Served {
-            system,
-            seen,
+        let Environment {
+            subject,
+            watch,
             cluster,
-        } = Served::requests(arguments, count).await?;
-        system.quiet().await?;
-        system.stop().await?;
-        drop(seen);
+        } = Environment::with_requests(arguments, count).await?;
+        subject.wait_idle().await?;
+        subject.stop().await?;
+        drop(watch);
         let (minted, versions) = (cluster.google.minted().await?, versions(&cluster).await?);
         let (mut steady, mut lists) = (Vec::new(), Vec::new());
         for round in 0..arguments.pairs {
-            let begun = Instant::now();
+            let started = Instant::now();
             cluster
                 .admin
                 .list(&api::all_requests(), "application/json")
                 .await?;
             cluster.admin.list(&api::labelled_secrets(), METADATA).await?;
-            lists.push(begun.elapsed().as_secs_f64());
-            // The Lease was released when the last one stopped, so the start is what it takes to get it.
-            let begun = Instant::now();
-            let system = operator.start(&cluster).await?;
-            system.looked_at(count).await?;
-            steady.push(begun.elapsed().as_secs_f64());
+            lists.push(started.elapsed().as_secs_f64());
+            // The last operator released the Lease when it stopped, so the start includes only the time to acquire it.
+            let started = Instant::now();
+            let subject = operator.start(&cluster).await?;
+            subject.wait_reconciled(count).await?;
+            steady.push(started.elapsed().as_secs_f64());
             report.progress(&format!(
                 "{scenario}, round {}: steady after {:.2} s, bare lists {:.2} s",
                 round + 1,
                 steady[round],
                 lists[round]
             ));
-            system.stop().await?;
+            subject.stop().await?;
         }
         let more = cluster.google.minted().await? - minted;
-        report.at_most(&scenario, "mints", Some(more as f64), 0.0);
+        report.at_most(&scenario, "tokens issued", Some(more as f64), 0.0);
         let changed = changed(&versions, &self::versions(&cluster).await?);
         report.at_most(&scenario, "writes", Some(changed as f64), 0.0);
         let middle = median(steady.iter().copied());
@@ -61,7 +61,7 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
             5.0,
         );
         let ratios = steady.iter().zip(&lists).map(|(steady, list)| steady / list);
-        report.at_most(&scenario, "time to that of bare lists", Some(median(ratios)), 2.0);
+        report.at_most(&scenario, "time, ratio to bare lists", Some(median(ratios)), 2.0);
         report.raw(
             &scenario,
             json!({"steadySeconds": steady, "bareListSeconds": lists}),
@@ -71,7 +71,7 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
     Ok(())
 }
 
-/// Which version each request and each Secret has.
+/// The resourceVersion of each request and each Secret, by UID.
 async fn versions(cluster: &Cluster) -> Result<BTreeMap<String, String>> {
     let mut versions = BTreeMap::new();
     for path in [api::all_requests(), api::labelled_secrets()] {

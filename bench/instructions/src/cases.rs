@@ -1,4 +1,4 @@
-//! The cases: each is one phase, and two are all that a reconcile decides. What a phase gives is dropped inside, as a reconcile does.
+//! The cases: each is one phase of a reconcile, and two are all of its decisions. A case drops its results inside, as a reconcile does.
 
 use std::hint::black_box;
 
@@ -15,10 +15,10 @@ use serde_json::Value;
 
 use crate::inputs::Inputs;
 
-/// One thing to count.
+/// One case to count.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    /// What is done, for the table.
+    /// What the case does, for the table.
     pub(crate) what: &'static str,
     pub(crate) run: fn(&Inputs),
 }
@@ -28,7 +28,7 @@ const fn case(name: &'static str, what: &'static str, run: fn(&Inputs)) -> Case 
 }
 
 pub(crate) const CASES: [Case; 20] = [
-    case("store/get", "a request out of the cache", |i| {
+    case("store/get", "a request from the cache", |i| {
         black_box(i.store.get(&i.key));
     }),
     case("validate", "the spec, its defaults and its two hashes", |i| {
@@ -38,9 +38,13 @@ pub(crate) const CASES: [Case; 20] = [
         let token = &i.request.token;
         let _ = black_box(i.grants.authorize("shop", "billing", token, i.early));
     }),
-    case("project", "what the cache keeps of a Secret's metadata", |i| {
-        black_box(SecretMeta::from(&i.content.meta));
-    }),
+    case(
+        "project",
+        "the summary of a Secret's metadata for the cache",
+        |i| {
+            black_box(SecretMeta::from(&i.content.meta));
+        },
+    ),
     case("plan/keep", "nothing is due", |i| {
         black_box(decide(i, &i.request, None, i.early));
     }),
@@ -54,7 +58,7 @@ pub(crate) const CASES: [Case; 20] = [
         let before = Some(SignedDuration::from_mins(25));
         black_box(schedule::renewal(i.issued, i.expires, before, &i.request.uid));
     }),
-    case("schedule/retry", "when to try again", |i| {
+    case("schedule/retry", "when to retry", |i| {
         let failure = schedule::Failure {
             class: i.retry.class,
             attempts: i.retry.attempts,
@@ -65,13 +69,17 @@ pub(crate) const CASES: [Case; 20] = [
         };
         black_box(schedule::retry_delay(&failure, &i.request.uid));
     }),
-    case("schedule/postpone", "when to come back to a busy endpoint", |i| {
-        let (by, left) = (
-            std::time::Duration::from_secs(3),
-            i.expires.duration_since(i.late),
-        );
-        black_box(schedule::postponed_delay(by, Some(left), &i.request.uid, i.late));
-    }),
+    case(
+        "schedule/postpone",
+        "how long to defer for a busy endpoint",
+        |i| {
+            let (by, left) = (
+                std::time::Duration::from_secs(3),
+                i.expires.duration_since(i.late),
+            );
+            black_box(schedule::postponed_delay(by, Some(left), &i.request.uid, i.late));
+        },
+    ),
     case(
         "schedule/unchanged",
         "when the metadata server has another token",
@@ -81,7 +89,7 @@ pub(crate) const CASES: [Case; 20] = [
     ),
     case(
         "verify",
-        "a token parsed, and its claims compared with what was asked for",
+        "a token parsed, and its claims compared with the request",
         |i| {
             black_box(verified(i, &i.request));
         },
@@ -100,23 +108,15 @@ pub(crate) const CASES: [Case; 20] = [
             black_box(patch(i, &i.templated, &i.token));
         },
     ),
-    case("read", "a Secret decoded from the API server's answer", |i| {
+    case("read", "a Secret decoded from the API server's response", |i| {
         let _ = black_box(Content::decode("shop", "get", i.secret.clone()));
     }),
-    case(
-        "drift",
-        "a Secret that was read compared with what was rendered",
-        |i| {
-            black_box(i.rendered.drift(&i.content));
-        },
-    ),
-    case(
-        "status/unchanged",
-        "the status of a request that is as it was",
-        |i| {
-            black_box(change(i, &i.unchanged, i.early));
-        },
-    ),
+    case("drift", "a Secret compared with its rendering", |i| {
+        black_box(i.rendered.drift(&i.content));
+    }),
+    case("status/unchanged", "the status of an unchanged request", |i| {
+        black_box(change(i, &i.unchanged, i.early));
+    }),
     case(
         "status/renewed",
         "the status after a renewal, and its patch",
@@ -126,28 +126,28 @@ pub(crate) const CASES: [Case; 20] = [
     ),
     case(
         "reconcile/keep",
-        "all that is decided of a request that is as it should be",
+        "all decisions for a request that needs nothing",
         |i| {
             black_box(keep(i));
         },
     ),
     case(
         "reconcile/renew",
-        "all that is decided, checked and made in a renewal",
+        "all decisions, checks and bodies of a renewal",
         |i| {
             black_box(renew(i));
         },
     ),
 ];
 
-/// All phases of a request whose plan is to keep what there is. Gives the change of its status.
+/// All phases of a request that needs nothing. Returns the change of its status.
 fn keep(i: &Inputs) -> Option<Value> {
     let (_, plan) = begin(i, i.early)?;
     let change = change(i, &i.unchanged, i.early);
     matches!(plan, Plan::Keep { .. }).then_some(change)?
 }
 
-/// All phases of a renewal. Gives the patch of the Secret and the change of the status.
+/// All phases of a renewal. Returns the patch of the Secret and the change of the status.
 fn renew(i: &Inputs) -> Option<(String, Value)> {
     let (request, plan) = begin(i, i.late)?;
     let token = verified(i, &request).filter(|_| matches!(plan, Plan::Mint(_)))?;
@@ -169,7 +169,7 @@ fn decide(i: &Inputs, request: &Request, retry: Option<&Retry>, now: Timestamp) 
     plan::decide(request, &i.observed, None, retry, now)
 }
 
-/// The token that came from Google, where it is the one that was asked for.
+/// Google's token, if it matches the request.
 fn verified(i: &Inputs, request: &Request) -> Option<IdToken> {
     let token = IdToken::parse(i.jwt.clone()).ok()?;
     let expected = Expected {
@@ -182,14 +182,14 @@ fn verified(i: &Inputs, request: &Request) -> Option<IdToken> {
     Some(token)
 }
 
-/// The body of the request that puts the token into the Secret.
+/// The body of the patch that writes the token to the Secret.
 fn patch(i: &Inputs, request: &Request, token: &IdToken) -> Option<String> {
     let rendered = render(request, token).ok()?;
     let uid = &i.content.summary.uid;
     serde_json::to_string(&rendered.renew(uid, &i.content.summary.resource_version)).ok()
 }
 
-/// What is to be written of the status that `report` makes; none where it is as it was.
+/// The patch of the status for `report`; none if the status is unchanged.
 fn change(i: &Inputs, report: &Report, now: Timestamp) -> Option<Value> {
     let json = |status| serde_json::to_value(status).ok();
     merge_patch(&json(&i.status)?, &json(&compute(&i.status, 3, report, now))?)
@@ -203,9 +203,9 @@ mod tests {
 
     use super::*;
 
-    /// A case that went another way would be counted all the same.
+    /// The counter would not notice a case that takes another path.
     #[test]
-    fn each_case_goes_the_way_it_says() -> Result<(), Box<dyn Error>> {
+    fn each_case_takes_its_path() -> Result<(), Box<dyn Error>> {
         let i = Inputs::new()?;
         assert!(i.store.get(&i.key).is_some());
         assert!(matches!(decide(&i, &i.request, None, i.early), Plan::Keep { .. }));
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(change(&i, &i.unchanged, i.early), None);
         assert!(begin(&i, i.early).is_some_and(|(_, plan)| matches!(plan, Plan::Keep { .. })));
         assert_eq!(keep(&i), None);
-        let (patch, status) = renew(&i).ok_or("nothing is renewed")?;
+        let (patch, status) = renew(&i).ok_or("no renewal")?;
         assert!(patch.contains("resourceVersion") && status["token"]["expirationTime"].is_string());
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What the cases work on: an ordinary request whose token is held, as the API server shows it, and a token as Google makes them.
+//! The inputs of the cases: an ordinary request with a current token, as the API server sends it, and a token like Google's.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -29,42 +29,42 @@ const LIFETIME: i64 = 3600;
 const UID: &str = "0b9a66cb-61a4-4f4e-8a3c-000000000001";
 const ACCOUNT: &str = "caller@my-project.iam.gserviceaccount.com";
 const AUDIENCE: &str = "https://billing-4nrmvqjxda-ew.a.run.app";
-/// How many grants there are beside the one that allows the request.
+/// The number of grants besides the one that allows the request.
 const GRANTS: usize = 1000;
 
-/// What the cases work on.
+/// The inputs of the cases.
 pub(crate) struct Inputs {
     pub(crate) key: ObjectKey,
-    /// Holds `object`.
+    /// Contains `object`.
     pub(crate) store: Store,
-    /// The request as the API server shows it, with its status.
+    /// The request as the API server sends it, with its status.
     pub(crate) object: IdTokenRequest,
     pub(crate) status: IdTokenRequestStatus,
-    /// The request, whose Secret has the token alone.
+    /// The request, whose Secret has only the token.
     pub(crate) request: Request,
     /// The same with a template for two more keys and metadata.
     pub(crate) templated: Request,
     pub(crate) grants: GrantSet,
-    /// The Secret as the request left it.
+    /// The unchanged Secret of the request.
     pub(crate) observed: Observed,
-    /// The Secret as the API server answers it.
+    /// The Secret as the API server sends it.
     pub(crate) secret: String,
     pub(crate) content: Content,
     pub(crate) rendered: Rendered,
     /// After a failed renewal.
     pub(crate) retry: Retry,
-    /// What a look at a Secret that is as it should be comes to.
+    /// The result of a reconcile that finds an unchanged Secret.
     pub(crate) unchanged: Report,
-    /// What a renewal comes to.
+    /// The result of a renewal.
     pub(crate) renewed: Report,
-    /// A token as Google answers it.
+    /// A token as Google sends it.
     pub(crate) jwt: String,
     pub(crate) token: IdToken,
     pub(crate) issued: Timestamp,
     pub(crate) expires: Timestamp,
-    /// A while after the issue: nothing is due.
+    /// Some time after the issue: nothing is due.
     pub(crate) early: Timestamp,
-    /// The renewal is due.
+    /// When the renewal is due.
     pub(crate) late: Timestamp,
 }
 
@@ -158,7 +158,7 @@ fn object(target: &Value) -> Result<IdTokenRequest, serde_json::Error> {
     }))
 }
 
-/// A token with the claims that Google's have, and a signature of their length.
+/// A token with the claims of Google's, and a signature of the same length.
 fn jwt(issued: i64) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let header = json!({"alg": "RS256", "kid": "763f7c4cd26a1eb2b1b39a88f4434d1f4d9a368b", "typ": "JWT"});
@@ -170,7 +170,7 @@ fn jwt(issued: i64) -> String {
     format!("{}.{}.{signature}", part(&header), part(&claims))
 }
 
-/// `rendered` as the API server answers it.
+/// `rendered` as the API server sends it.
 fn secret(rendered: &Rendered) -> String {
     let mut secret = json!(rendered.create("shop", "billing"));
     secret["metadata"]["uid"] = "5a0ffb2c-9e07-4be1-8d2a-000000000002".into();
@@ -179,7 +179,7 @@ fn secret(rendered: &Rendered) -> String {
     secret.to_string()
 }
 
-/// What a reconcile comes to that leaves `token` in the Secret.
+/// The result of a reconcile that leaves `token` in the Secret.
 fn report(request: &Request, token: &IdToken, resource_version: &str) -> Report {
     let claims = token.claims();
     Report {

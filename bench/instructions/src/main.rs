@@ -1,5 +1,5 @@
-//! The pure phases of a reconcile, one by one, for callgrind to count: `cargo xtask instructions` builds this program as the operator
-//! is released and runs each case in a process of its own. With no argument it lists the cases.
+//! The pure phases of a reconcile, one by one, for callgrind to count. `cargo xtask instructions` builds this program like the released
+//! operator and runs each case in a process of its own. Without an argument it lists the cases.
 
 mod cases;
 mod inputs;
@@ -10,7 +10,7 @@ use std::hint::black_box;
 use cases::CASES;
 use inputs::Inputs;
 
-/// Before what is counted: what happens once in a process is no part of a reconcile, and the allocator has its pages.
+/// Calls before the counted one, so that work that happens once in a process does not count, and the allocator has its pages.
 const WARM_UP: usize = 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Callgrind counts from the entry of this function to its return; it is found by its name.
+/// Callgrind counts from the entry of this function to its return. It finds the function by its name.
 #[inline(never)]
 fn counted_part(run: fn(&Inputs), inputs: &Inputs) {
     black_box(run)(black_box(inputs));

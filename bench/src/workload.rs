@@ -1,4 +1,4 @@
-//! The requests that are written.
+//! The requests that the benchmark creates.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,14 +9,14 @@ use tokio::task::JoinSet;
 
 use crate::api;
 use crate::cluster::{Cluster, WRITERS};
-use crate::google::ACCOUNT;
+use crate::emulator::ACCOUNT;
 
 /// The namespace and name of request `n`.
 pub(crate) fn key(namespaces: &[String], n: usize) -> (String, String) {
     (namespaces[n % namespaces.len()].clone(), format!("request-{n}"))
 }
 
-/// Request `name`, as users write them.
+/// Request `name`, as a user writes it.
 pub(crate) fn object(namespace: &str, name: &str) -> Value {
     json!({
         "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest",
@@ -30,7 +30,7 @@ pub(crate) fn audience(name: &str) -> String {
     format!("https://load.example.com/{name}")
 }
 
-/// Creates the requests `from..to` as fast as the API server takes them.
+/// Creates the requests `from..to` as fast as the API server accepts them.
 pub(crate) async fn create(cluster: &Cluster, from: usize, to: usize) -> Result<()> {
     let admin = cluster.admin.clone();
     each(&cluster.namespaces, from..to, move |namespace, name| {
@@ -45,7 +45,7 @@ pub(crate) async fn create(cluster: &Cluster, from: usize, to: usize) -> Result<
     .await
 }
 
-/// Does `work` for each request of `range`, by as many writers as there are.
+/// Calls `work` for each request of `range`, for [`WRITERS`] requests at once.
 pub(crate) async fn each<F>(
     namespaces: &[String],
     range: std::ops::Range<usize>,
@@ -70,8 +70,8 @@ where
             }
         });
     }
-    while let Some(ended) = writers.join_next().await {
-        ended??;
+    while let Some(result) = writers.join_next().await {
+        result??;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! From the first request's creation until all are Ready, beside the floor and the reference.
+//! A cold start: from the first request's creation until all are Ready, compared with the baseline and the reference.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -6,53 +6,53 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::calls::Calls;
+use crate::apiserver_calls::Calls;
 use crate::cluster::Cluster;
+use crate::process::Usage;
+use crate::ready_watch::ReadyWatch;
 use crate::report::{Report, median};
-use crate::sample::Sample;
-use crate::seen::Seen;
-use crate::system::{Program, System};
-use crate::usage::Usage;
-use crate::{Arguments, floor, load};
+use crate::subject::{ProcessUnderTest, Program};
+use crate::template::Template;
+use crate::{Arguments, baseline_client, workload};
 
-const LIMIT: Duration = Duration::from_secs(900);
-/// By how much a request may cost more among many than among few.
-const MOST_GROWTH: f64 = 1.1;
-/// How often the operator may look at a request until it is Ready.
-const MOST_RECONCILES: f64 = 2.0;
-/// Calls that are fewer for each request have another cause.
-const LEAST_CALLS: f64 = 0.005;
+const TIMEOUT: Duration = Duration::from_secs(900);
+/// How much more a request may cost among many requests than among few.
+const MAX_GROWTH: f64 = 1.1;
+/// The target of reconciles until a request is Ready.
+const MAX_RECONCILES: f64 = 2.0;
+/// Kinds of calls with fewer calls a request are not part of serving it.
+const MIN_CALLS: f64 = 0.005;
 
-/// Where these stand among the sides.
-const FLOOR: usize = 0;
+/// The positions of two sides in a comparison.
+const BASELINE: usize = 0;
 const OPERATOR: usize = 1;
 
 const SECONDS: fn(&Run) -> f64 = |run| run.seconds;
 /// CPU seconds of the program without its start.
 const WORK: fn(&Run) -> f64 = |run| run.work;
 
-/// What one run took.
+/// The results of one run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
-    /// Until the last request was seen Ready.
+    /// The time until the last request was seen Ready.
     pub(crate) seconds: f64,
-    /// CPU seconds of the program, its start included, until it was quiet.
+    /// CPU seconds of the program from its start until it was idle.
     cpu: f64,
-    /// The same without its start.
+    /// CPU seconds of the program without its start.
     pub(crate) work: f64,
     /// CPU seconds of etcd and the API server.
     servers: f64,
-    /// The most memory of the program, in MiB.
+    /// The peak of the program's memory, in MiB.
     peak: f64,
-    /// ID tokens made.
+    /// Issued ID tokens.
     minted: u64,
-    /// How many times the operator looked at a request.
+    /// The operator's reconciles.
     reconciles: Option<f64>,
-    /// Calls that the API server has answered, the writing of the requests included.
+    /// Calls that the API server received, including the creation of the requests.
     calls: BTreeMap<String, f64>,
-    /// Connections of the program to the API server, watches open over them, and connections to Google.
+    /// The program's connections to the API server, open watches, and connections to Google.
     connections: [f64; 3],
-    /// Watches that the API server gave up for being slow: each begins anew from where it was.
+    /// Watches that the API server closed as too slow. Each resumes.
     dropped: f64,
 }
 
@@ -61,19 +61,19 @@ impl Run {
     pub(crate) fn json(&self) -> Value {
         let [api, watches, google] = self.connections;
         json!({
-            "seconds": self.seconds, "cpu": self.cpu, "cpuWithoutStart": self.work, "servers": self.servers,
+            "seconds": self.seconds, "cpu": self.cpu, "cpuWithoutStart": self.work, "apiServerAndEtcdCpu": self.servers,
             "peakMiB": self.peak, "minted": self.minted, "reconciles": self.reconciles, "calls": self.calls,
             "connections": {"apiServer": api, "watches": watches, "google": google},
-            "watchesDropped": self.dropped,
+            "watchesClosed": self.dropped,
         })
     }
 }
 
-/// Measures it for each count.
+/// Measures each count.
 pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
-    let sample = Sample::take(arguments).await?;
+    let template = Template::take(arguments).await?;
     let operator = Program::Operator(arguments.operator.clone());
-    let mut sides = vec![("floor", None), ("operator", Some(operator))];
+    let mut sides = vec![("baseline", None), ("operator", Some(operator))];
     let others = [
         ("reference", arguments.reference.clone().map(Program::Reference)),
         ("other", arguments.other.clone().map(Program::Operator)),
@@ -85,15 +85,15 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
         .map(|&count| (count, vec![Vec::new(); sides.len()]))
         .collect();
     for pair in 0..arguments.pairs {
-        // By turns, of sides as of counts, so that what changes with time meets all alike.
+        // Alternates sides and counts, so that changes of the machine over time affect all of them.
         for (&count, runs) in &mut runs {
             let mut order: Vec<usize> = (0..sides.len()).collect();
             order.rotate_left(pair % sides.len());
             for side in order {
                 let (name, program) = &sides[side];
-                let run = once(arguments, program.as_ref(), &sample, count).await?;
+                let run = run_once(arguments, program.as_ref(), &template, count).await?;
                 report.progress(&format!(
-                    "cold start, {count} requests, pair {} of {}: {name} {:.1} s, CPU {:.1} s, API server and etcd {:.1} s, {:.1} MiB, {} minted",
+                    "cold start, {count} requests, pair {} of {}: {name} {:.1} s, CPU {:.1} s, API server and etcd {:.1} s, {:.1} MiB, {} tokens",
                     pair + 1,
                     arguments.pairs,
                     run.seconds,
@@ -107,39 +107,39 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
         }
     }
     for (&count, runs) in &runs {
-        tell(report, count, &sides, runs);
-        details(report, count, &runs[OPERATOR]);
+        record_comparison(report, count, &sides, runs);
+        record_costs(report, count, &runs[OPERATOR]);
     }
     if let (Some(few), Some(many)) = (runs.first_key_value(), runs.last_key_value())
         && many.0 > few.0
     {
-        growth(report, many, few);
+        record_growth(report, many, few);
     }
     Ok(())
 }
 
-/// What a request costs among `many` beside what it costs among `few`.
-fn growth(report: &mut Report, many: (&usize, &Vec<Vec<Run>>), few: (&usize, &Vec<Vec<Run>>)) {
-    let scenario = format!("cold start of {} to {}", many.0, few.0);
+/// Records the cost of a request among `many`, compared with its cost among `few`.
+fn record_growth(report: &mut Report, many: (&usize, &Vec<Vec<Run>>), few: (&usize, &Vec<Vec<Run>>)) {
+    let scenario = format!("cold start of {}, compared with {}", many.0, few.0);
     let of = |side: usize| ((&*many.1[side], *many.0), (&*few.1[side], *few.0));
     let (more, less) = of(OPERATOR);
-    judge(report, &scenario, more, less);
-    // The API server's own time can grow with what it holds: that part is not the operator's.
-    let (more, less) = of(FLOOR);
-    let floor = median(each_to_each(more, less, SECONDS).into_iter());
-    report.told(&scenario, "time a request, the floor's", Some(floor));
+    evaluate(report, &scenario, more, less);
+    // The API server can be slower with more objects. That part is not the operator's.
+    let (more, less) = of(BASELINE);
+    let baseline = median(pairwise_ratios(more, less, SECONDS).into_iter());
+    report.record(&scenario, "time a request of the baseline, ratio", Some(baseline));
 }
 
-/// Judges what a request costs in `more` to what it costs in `less`; both are runs and how many requests they had.
-pub(crate) fn judge(report: &mut Report, scenario: &str, more: (&[Run], usize), less: (&[Run], usize)) {
-    for (figure, value) in [("CPU a request", WORK), ("time a request", SECONDS)] {
-        let ratio = median(each_to_each(more, less, value).into_iter());
-        report.at_most(scenario, figure, Some(ratio), MOST_GROWTH);
+/// Compares the cost of a request in `more` with that in `less`, each the runs and their number of requests, with the target.
+pub(crate) fn evaluate(report: &mut Report, scenario: &str, more: (&[Run], usize), less: (&[Run], usize)) {
+    for (figure, value) in [("CPU a request, ratio", WORK), ("time a request, ratio", SECONDS)] {
+        let ratio = median(pairwise_ratios(more, less, value).into_iter());
+        report.at_most(scenario, figure, Some(ratio), MAX_GROWTH);
     }
 }
 
-/// Of each pair, `value` for a request among `more` to that among `less`.
-fn each_to_each(more: (&[Run], usize), less: (&[Run], usize), value: fn(&Run) -> f64) -> Vec<f64> {
+/// For each pair, the ratio of `value` a request in `more` to that in `less`.
+fn pairwise_ratios(more: (&[Run], usize), less: (&[Run], usize), value: fn(&Run) -> f64) -> Vec<f64> {
     let fewer = less.1 as f64 / more.1 as f64;
     let pairs = more.0.iter().zip(less.0);
     pairs
@@ -147,7 +147,12 @@ fn each_to_each(more: (&[Run], usize), less: (&[Run], usize), value: fn(&Run) ->
         .collect()
 }
 
-fn tell(report: &mut Report, count: usize, sides: &[(&str, Option<Program>)], runs: &[Vec<Run>]) {
+fn record_comparison(
+    report: &mut Report,
+    count: usize,
+    sides: &[(&str, Option<Program>)],
+    runs: &[Vec<Run>],
+) {
     let of = |name: &str| {
         let side = sides.iter().position(|(side, _)| *side == name)?;
         Some(&runs[side])
@@ -160,48 +165,48 @@ fn tell(report: &mut Report, count: usize, sides: &[(&str, Option<Program>)], ru
     let cpu: fn(&Run) -> f64 = |run| run.cpu;
     report.at_most(
         &scenario,
-        "time to the floor's",
-        ratio("operator", "floor", SECONDS),
+        "time, ratio to the baseline",
+        ratio("operator", "baseline", SECONDS),
         1.15,
     );
     report.at_most(
         &scenario,
-        "time to the reference's",
+        "time, ratio to the reference",
         ratio("operator", "reference", SECONDS),
         1.0,
     );
     report.at_most(
         &scenario,
-        "CPU to the reference's",
+        "CPU, ratio to the reference",
         ratio("operator", "reference", cpu),
         0.5,
     );
-    report.told(
+    report.record(
         &scenario,
-        "the reference's time to the floor's",
-        ratio("reference", "floor", SECONDS),
+        "time of the reference, ratio to the baseline",
+        ratio("reference", "baseline", SECONDS),
     );
-    report.told(
+    report.record(
         &scenario,
-        "time to the other build's",
+        "time, ratio to the other build",
         ratio("operator", "other", SECONDS),
     );
-    report.told(
+    report.record(
         &scenario,
-        "CPU to the other build's",
+        "CPU, ratio to the other build",
         ratio("operator", "other", cpu),
     );
     if let Some(runs) = of("operator") {
         let extra = runs.iter().map(|run| run.minted.abs_diff(count as u64)).max();
         report.at_most(
             &scenario,
-            "mints too many or too few",
+            "tokens issued too many or too few",
             extra.map(|extra| extra as f64),
             0.0,
         );
-        report.told(
+        report.record(
             &scenario,
-            "peak MiB",
+            "peak memory, MiB",
             Some(median(runs.iter().map(|run| run.peak))),
         );
     }
@@ -211,13 +216,13 @@ fn tell(report: &mut Report, count: usize, sides: &[(&str, Option<Program>)], ru
     }
 }
 
-/// What each request has cost the operator, without its start.
-fn details(report: &mut Report, count: usize, runs: &[Run]) {
+/// Records the operator's cost of a request, without its start.
+fn record_costs(report: &mut Report, count: usize, runs: &[Run]) {
     let scenario = format!("cold start of {count}");
-    report.told(
+    report.record(
         &scenario,
-        "CPU microseconds a request",
-        Some(each(runs, count, WORK) * 1e6),
+        "CPU a request, microseconds",
+        Some(median_per_request(runs, count, WORK) * 1e6),
     );
     let reconciles = runs.iter().filter_map(|run| run.reconciles);
     let reconciles = median(reconciles.map(|all| all / count as f64));
@@ -225,7 +230,7 @@ fn details(report: &mut Report, count: usize, runs: &[Run]) {
         &scenario,
         "reconciles a request",
         Some(reconciles),
-        MOST_RECONCILES,
+        MAX_RECONCILES,
     );
     let kinds: BTreeSet<&String> = runs.iter().flat_map(|run| run.calls.keys()).collect();
     for kind in kinds {
@@ -234,85 +239,90 @@ fn details(report: &mut Report, count: usize, runs: &[Run]) {
             .map(|run| run.calls.get(kind).copied().unwrap_or_default());
         let mut calls = median(calls) / count as f64;
         if kind == "POST idtokenrequests" {
-            // The load's own.
+            // The workload's own call.
             calls -= 1.0;
         }
-        if calls >= LEAST_CALLS {
-            report.told(&scenario, &format!("calls a request: {kind}"), Some(calls));
+        if calls >= MIN_CALLS {
+            report.record(&scenario, &format!("calls a request: {kind}"), Some(calls));
         }
     }
-    report.told(
+    report.record(
         &scenario,
-        "watches that the API server ended as too slow",
+        "watches that the API server closed as too slow",
         Some(median(runs.iter().map(|run| run.dropped))),
     );
     let names = [
         "connections to the API server",
-        "watches over them (HTTP/1.1 would need one connection each)",
+        "watches over them (with HTTP/1.1 one connection each)",
         "connections to Google, whose emulator speaks HTTP/1.1",
     ];
     for (n, name) in names.into_iter().enumerate() {
-        let middle = median(runs.iter().map(|run| run.connections[n]));
-        report.told(&scenario, name, Some(middle));
+        let value = median(runs.iter().map(|run| run.connections[n]));
+        report.record(&scenario, name, Some(value));
     }
 }
 
 /// The median of `value` for each of `count` requests.
-fn each(runs: &[Run], count: usize, value: fn(&Run) -> f64) -> f64 {
+fn median_per_request(runs: &[Run], count: usize, value: fn(&Run) -> f64) -> f64 {
     median(runs.iter().map(value)) / count as f64
 }
 
-/// One run; the floor's where there is no program.
-pub(crate) async fn once(
+/// Runs a cold start of `program`, or of the baseline without one.
+pub(crate) async fn run_once(
     arguments: &Arguments,
     program: Option<&Program>,
-    sample: &Sample,
+    template: &Template,
     count: usize,
 ) -> Result<Run> {
     let cluster = Cluster::start(arguments).await?;
-    let mut seen = Seen::begin(&cluster.admin).await?;
+    let mut watch = ReadyWatch::begin(&cluster.admin).await?;
     let watches = Calls::read(&cluster.admin).await?.watches();
-    let system = match program {
+    let subject = match program {
         Some(program) => Some(program.start(&cluster).await?),
         None => None,
     };
-    if let Some(system) = &system {
-        system.quiet().await?;
+    if let Some(subject) = &subject {
+        subject.wait_idle().await?;
     }
     let before = Calls::read(&cluster.admin).await?;
     let servers = cluster.pids().await;
     let used = Usage::cpu(&servers)?;
-    let started = system.as_ref().map(System::usage).transpose()?;
-    let begun = Instant::now();
-    match &system {
-        Some(_) => load::create(&cluster, 0, count).await?,
-        None => floor::run(&cluster, sample, count).await?,
+    let startup = subject.as_ref().map(ProcessUnderTest::usage).transpose()?;
+    let started = Instant::now();
+    match &subject {
+        Some(_) => workload::create(&cluster, 0, count).await?,
+        None => baseline_client::run(&cluster, template, count).await?,
     }
-    let ended = seen.until(count, LIMIT).await;
-    let ended = ended.with_context(|| system.as_ref().map(System::log_tail).unwrap_or_default())?;
+    let ready = watch.wait_for(count, TIMEOUT).await;
+    let ready = ready.with_context(|| {
+        subject
+            .as_ref()
+            .map(ProcessUnderTest::log_tail)
+            .unwrap_or_default()
+    })?;
     let mut run = Run {
-        seconds: ended.duration_since(begun).as_secs_f64(),
+        seconds: ready.duration_since(started).as_secs_f64(),
         servers: Usage::cpu(&servers)? - used,
         ..Run::default()
     };
     run.dropped = Calls::read(&cluster.admin).await?.dropped() - before.dropped();
-    if let Some(system) = system {
-        let (api, google) = system.connections(&cluster)?;
-        // What it does after the last one is Ready is work for it too.
-        system.quiet().await?;
-        let usage = system.usage()?;
+    if let Some(subject) = subject {
+        let (api, google) = subject.connections(&cluster)?;
+        // Its work after the last request is Ready counts too.
+        subject.wait_idle().await?;
+        let usage = subject.usage()?;
         (run.cpu, run.peak) = (usage.cpu, usage.peak_kib as f64 / 1024.0);
-        run.work = usage.cpu - started.unwrap_or_default().cpu;
+        run.work = usage.cpu - startup.unwrap_or_default().cpu;
         let calls = Calls::read(&cluster.admin).await?;
         run.calls = calls.since(&before);
         run.connections = [api as f64, calls.watches() - watches, google as f64];
         if matches!(program, Some(Program::Operator(_))) {
-            run.reconciles = Some(system.reconciles().await?);
+            run.reconciles = Some(subject.reconciles().await?);
         }
-        system.stop().await?;
+        subject.stop().await?;
     }
     run.minted = cluster.google.minted().await?;
-    ensure!(run.minted > 0, "nothing was minted");
+    ensure!(run.minted > 0, "no token was issued");
     cluster.stop().await?;
     Ok(run)
 }

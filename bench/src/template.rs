@@ -1,4 +1,4 @@
-//! What the operator writes for one request, for the floor to write the same.
+//! The Secret and the status that the operator writes for one request, for the baseline to write the same.
 
 use std::time::Duration;
 
@@ -6,33 +6,33 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::seen::Seen;
-use crate::system::Program;
-use crate::{Arguments, api, load};
+use crate::ready_watch::ReadyWatch;
+use crate::subject::Program;
+use crate::{Arguments, api, workload};
 
-const LIMIT: Duration = Duration::from_secs(60);
-const NAME: &str = "sample";
+const TIMEOUT: Duration = Duration::from_secs(60);
+const NAME: &str = "template";
 
-/// A Secret and a status as the operator wrote them.
+/// A Secret and a status of the operator.
 #[derive(Clone, Debug)]
-pub(crate) struct Sample {
+pub(crate) struct Template {
     secret: Value,
     status: Value,
 }
 
-impl Sample {
-    /// Lets the operator serve one request, and keeps what it wrote.
+impl Template {
+    /// Runs the operator with one request, and reads what it wrote.
     pub(crate) async fn take(arguments: &Arguments) -> Result<Self> {
         let cluster = Cluster::start(arguments).await?;
-        let system = Program::Operator(arguments.operator.clone())
+        let subject = Program::Operator(arguments.operator.clone())
             .start(&cluster)
             .await?;
-        let mut seen = Seen::begin(&cluster.admin).await?;
+        let mut watch = ReadyWatch::begin(&cluster.admin).await?;
         let namespace = &cluster.namespaces[0];
-        let object = load::object(namespace, NAME);
+        let object = workload::object(namespace, NAME);
         cluster.admin.create(&api::requests(namespace), &object).await?;
-        let ready = seen.until(1, LIMIT).await;
-        ready.with_context(|| system.log_tail())?;
+        let ready = watch.wait_for(1, TIMEOUT).await;
+        ready.with_context(|| subject.log_tail())?;
         let request = cluster.admin.get(&api::request(namespace, NAME)).await?;
         let path = format!("{}/{NAME}", api::secrets(namespace));
         let mut secret = cluster.admin.get(&path).await?;
@@ -49,7 +49,7 @@ impl Sample {
         ] {
             metadata.remove(field);
         }
-        system.stop().await?;
+        subject.stop().await?;
         cluster.stop().await?;
         Ok(Self {
             secret,
@@ -70,7 +70,7 @@ impl Sample {
         secret
     }
 
-    /// The patch of the status, where the Secret has this resourceVersion.
+    /// The patch of the status for this Secret.
     pub(crate) fn status(&self, secret: &Value) -> Value {
         let mut status = self.status.clone();
         status["secret"] = json!({

@@ -1,4 +1,4 @@
-//! What the API server has answered, by its own count.
+//! The calls that the API server received, by its own metrics.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::api::Api;
 
-/// Kinds that the operator works on. The API server calls itself about others.
+/// The kinds that the operator reads and writes. The API server also calls itself, for other kinds.
 const KINDS: [&str; 6] = [
     "idtokenrequests",
     "idtokengrants",
@@ -16,7 +16,7 @@ const KINDS: [&str; 6] = [
     "serviceaccounts",
 ];
 
-/// How many calls there were of each verb and resource, such as `PATCH idtokenrequests/status`.
+/// The number of calls of each verb and resource, such as `PATCH idtokenrequests/status`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Calls {
     finished: BTreeMap<String, f64>,
@@ -25,8 +25,8 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    /// All calls about the operator's kinds up to now (`apiserver_request_total`), the watches that are open
-    /// (`apiserver_longrunning_requests`), and those that it gave up (`apiserver_terminated_watchers_total`).
+    /// Reads the calls for the operator's kinds (`apiserver_request_total`), the open watches (`apiserver_longrunning_requests`), and
+    /// the closed ones (`apiserver_terminated_watchers_total`).
     pub(crate) async fn read(api: &Api) -> Result<Self> {
         Ok(Self::parse(&api.text("metrics").await?))
     }
@@ -58,7 +58,7 @@ impl Calls {
         calls
     }
 
-    /// What has come since `before`; kinds of calls that have not are left out.
+    /// The calls since `before`, without the kinds that had none.
     pub(crate) fn since(&self, before: &Self) -> BTreeMap<String, f64> {
         let more = self.finished.iter().map(|(name, count)| {
             let before = before.finished.get(name).copied().unwrap_or_default();
@@ -67,12 +67,12 @@ impl Calls {
         more.filter(|(_, more)| *more > 0.0).collect()
     }
 
-    /// How many watches of the operator's kinds are open.
+    /// The open watches of the operator's kinds.
     pub(crate) fn watches(&self) -> f64 {
         self.watches
     }
 
-    /// How many watches it has ended since their readers, or it itself, were too slow.
+    /// The watches that the API server closed because the client or itself was too slow.
     pub(crate) fn dropped(&self) -> f64 {
         self.dropped
     }
@@ -82,7 +82,7 @@ fn label<'s>(series: &'s str, name: &str) -> &'s str {
     let Some((_, labels)) = series.split_once('{') else {
         return "";
     };
-    // None of the labels' values holds a comma or a quotation mark.
+    // No label value contains a comma or a quotation mark.
     let found = labels.trim_end_matches('}').split(',').find_map(|pair| {
         let (label, value) = pair.split_once('=')?;
         (label == name).then(|| value.trim_matches('"'))

@@ -1,4 +1,4 @@
-//! What a request costs with many namespaces and grants, beside one of each.
+//! The cost of a request with many namespaces and grants, compared with one of each.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::Arguments;
-use crate::cold::{Run, judge, once};
+use crate::cold_start::{Run, evaluate, run_once};
 use crate::report::Report;
-use crate::sample::Sample;
-use crate::system::Program;
+use crate::subject::Program;
+use crate::template::Template;
 
 const NAMESPACES: usize = 500;
 const GRANTS: usize = 1000;
 
-/// Measures it for each count.
+/// Measures each count.
 pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let of = |namespaces, grants| Arguments {
         namespaces: Some(namespaces),
@@ -28,16 +28,16 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
         "1 namespace and 1 grant".to_owned(),
         format!("{namespaces} namespaces and {grants} grants"),
     ];
-    let sample = Sample::take(&sides[0]).await?;
+    let template = Template::take(&sides[0]).await?;
     let operator = Program::Operator(arguments.operator.clone());
     let mut all: BTreeMap<usize, [Vec<Run>; 2]> = BTreeMap::new();
     for pair in 0..arguments.pairs {
-        // By turns, of sides as of counts, so that what changes with time meets all alike.
+        // Alternates sides and counts, so that changes of the machine over time affect all of them.
         for &count in &arguments.counts {
             let runs = all.entry(count).or_default();
             for turn in 0..2 {
                 let side = (pair + turn) % 2;
-                let run = once(&sides[side], Some(&operator), &sample, count).await?;
+                let run = run_once(&sides[side], Some(&operator), &template, count).await?;
                 report.progress(&format!(
                     "{count} requests, {}, pair {} of {}: {:.2} s, CPU {:.2} s",
                     names[side],
@@ -51,8 +51,8 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
         }
     }
     for (&count, runs) in &all {
-        let scenario = format!("{count} in {} to {}", names[1], names[0]);
-        judge(report, &scenario, (&runs[1], count), (&runs[0], count));
+        let scenario = format!("{count} in {}, compared with {}", names[1], names[0]);
+        evaluate(report, &scenario, (&runs[1], count), (&runs[0], count));
         for (side, name) in names.iter().enumerate() {
             let raw: Vec<_> = runs[side].iter().map(Run::json).collect();
             report.raw(&format!("{count} in {name}"), json!(raw));
@@ -62,8 +62,8 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
         && many > few
     {
         for (side, name) in names.iter().enumerate() {
-            let scenario = format!("{many} to {few} in {name}");
-            judge(report, &scenario, (&of_many[side], many), (&of_few[side], few));
+            let scenario = format!("{many} compared with {few}, in {name}");
+            evaluate(report, &scenario, (&of_many[side], many), (&of_few[side], few));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The programs that are measured.
+//! The programs under test.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,16 +8,16 @@ use anyhow::{Context, Result};
 use idtoken_testenv::{Process, clean_command};
 
 use crate::cluster::Cluster;
-use crate::sockets::connections;
-use crate::usage::Usage;
+use crate::process::Usage;
+use crate::process::connections;
 
 static STARTS: AtomicUsize = AtomicUsize::new(0);
 
-const LIMIT: Duration = Duration::from_secs(120);
-/// A program is quiet when it uses less than this share of a core for so long.
-const QUIET: Duration = Duration::from_millis(500);
-const QUIET_SHARE: f64 = 0.05;
-const QUIET_LIMIT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// A program is idle if it uses less than [`IDLE_SHARE`] of a core for this time.
+const IDLE_TIME: Duration = Duration::from_millis(500);
+const IDLE_SHARE: f64 = 0.05;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A program that can be measured.
 #[derive(Clone, Debug)]
@@ -28,19 +28,19 @@ pub(crate) enum Program {
     Reference(PathBuf),
 }
 
-/// It, running.
-pub(crate) struct System {
+/// A running program.
+pub(crate) struct ProcessUnderTest {
     process: Process,
-    /// Where its probes and metrics are; none where it has none.
+    /// The address of its probes and metrics, if it has any.
     address: Option<String>,
     http: reqwest::Client,
 }
 
 impl Program {
-    /// Starts it and waits until it works.
-    pub(crate) async fn start(&self, cluster: &Cluster) -> Result<System> {
-        let system = self.spawn(cluster)?;
-        system.ready().await
+    /// Starts it, and waits until it works.
+    pub(crate) async fn start(&self, cluster: &Cluster) -> Result<ProcessUnderTest> {
+        let subject = self.spawn(cluster)?;
+        subject.ready().await
     }
 
     /// Starts it.
@@ -49,7 +49,7 @@ impl Program {
             Self::Operator(path) | Self::Reference(path) => path,
         };
         let mut command = clean_command(path);
-        // No gcloud credentials of whoever runs it are found there.
+        // Hides the caller's gcloud credentials.
         command.env("HOME", cluster.plane.dir());
         let name = match self {
             Self::Operator(_) => {
@@ -73,7 +73,7 @@ impl Program {
                 "reference"
             }
         };
-        // A log of its own for each start: what the one before said is not this one's.
+        // A log for each start, so that lines of an earlier one do not count.
         let name = format!("{name}-{}", STARTS.fetch_add(1, Ordering::Relaxed));
         let process = Process::spawn(&name, &command, cluster.plane.dir())?;
         Ok(Starting {
@@ -83,54 +83,54 @@ impl Program {
     }
 }
 
-/// A program that was started a moment ago.
+/// A program that is starting.
 pub(crate) struct Starting {
     process: Process,
     is_operator: bool,
 }
 
 impl Starting {
-    /// Waits until it works: the operator until it leads, the reference until its workers run.
-    pub(crate) async fn ready(self) -> Result<System> {
+    /// Waits until it works: until the operator leads, or the reference's workers run.
+    pub(crate) async fn ready(self) -> Result<ProcessUnderTest> {
         let http = reqwest::Client::builder().no_proxy().build()?;
         if !self.is_operator {
-            self.process.wait_for_line("Starting workers", LIMIT).await?;
-            return Ok(System {
+            self.process.wait_for_line("Starting workers", TIMEOUT).await?;
+            return Ok(ProcessUnderTest {
                 process: self.process,
                 address: None,
                 http,
             });
         }
-        let line = self.process.wait_for_line("listen=", LIMIT).await?;
+        let line = self.process.wait_for_line("listen=", TIMEOUT).await?;
         let listen = line
             .rsplit_once("listen=")
             .and_then(|(_, rest)| rest.split_whitespace().next());
         let address = listen
-            .context("the operator does not say where it listens")?
+            .context("the operator does not log its address")?
             .to_owned();
-        self.process.wait_for_http(&address, "/readyz", LIMIT).await?;
-        let system = System {
+        self.process.wait_for_http(&address, "/readyz", TIMEOUT).await?;
+        let subject = ProcessUnderTest {
             process: self.process,
             address: Some(address),
             http,
         };
-        idtoken_testenv::until("the operator leads", LIMIT, async || {
-            Ok((system.metric("idtoken_leader").await? == Some(1.0)).then_some(()))
+        idtoken_testenv::until("the operator leads", TIMEOUT, async || {
+            Ok((subject.metric("idtoken_leader").await? == Some(1.0)).then_some(()))
         })
         .await?;
-        Ok(system)
+        Ok(subject)
     }
 }
 
-impl System {
-    /// What it has used.
+impl ProcessUnderTest {
+    /// Its resources.
     pub(crate) fn usage(&self) -> Result<Usage> {
         Usage::of(self.process.pid())
     }
 
-    /// The value of a metric, all its series together; none where it has none yet.
+    /// The sum of all series of a metric; none if there is no series yet.
     pub(crate) async fn metric(&self, name: &str) -> Result<Option<f64>> {
-        let address = self.address.as_ref().context("it has no metrics")?;
+        let address = self.address.as_ref().context("the program has no metrics")?;
         let url = format!("http://{address}/metrics");
         let text = self.http.get(url).send().await?.text().await?;
         let values = text.lines().filter_map(|line| {
@@ -144,31 +144,31 @@ impl System {
         Ok(values.reduce(|sum, value| sum + value))
     }
 
-    /// The value of a metric that it must have.
+    /// The sum of all series of a metric that must exist.
     pub(crate) async fn counted(&self, name: &str) -> Result<f64> {
         let value = self.metric(name).await?;
-        value.with_context(|| format!("it has no metric {name}"))
+        value.with_context(|| format!("the program has no metric {name}"))
     }
 
-    /// How many times it has looked at a request.
+    /// The number of its reconciles.
     pub(crate) async fn reconciles(&self) -> Result<f64> {
         Ok(self.metric("idtoken_reconcile_total").await?.unwrap_or_default())
     }
 
-    /// How many connections it has to the API server and to Google.
+    /// The number of its connections to the API server and to Google.
     pub(crate) fn connections(&self, cluster: &Cluster) -> Result<(usize, usize)> {
         let to = |port| connections(self.process.pid(), port);
         Ok((to(cluster.admin.port()?)?, to(cluster.google.port()?)?))
     }
 
-    /// Waits until what it had begun is done: it uses no more CPU.
-    pub(crate) async fn quiet(&self) -> Result<()> {
-        let begun = Instant::now();
+    /// Waits until it uses no more CPU.
+    pub(crate) async fn wait_idle(&self) -> Result<()> {
+        let started = Instant::now();
         let mut before = self.usage()?.cpu;
-        while begun.elapsed() < QUIET_LIMIT {
-            tokio::time::sleep(QUIET).await;
+        while started.elapsed() < IDLE_TIMEOUT {
+            tokio::time::sleep(IDLE_TIME).await;
             let now = self.usage()?.cpu;
-            if now - before < QUIET_SHARE * QUIET.as_secs_f64() {
+            if now - before < IDLE_SHARE * IDLE_TIME.as_secs_f64() {
                 return Ok(());
             }
             before = now;
@@ -176,8 +176,8 @@ impl System {
         Ok(())
     }
 
-    /// Waits until it has looked at `count` requests and nothing is due.
-    pub(crate) async fn looked_at(&self, count: usize) -> Result<()> {
+    /// Waits until it has reconciled `count` requests.
+    pub(crate) async fn wait_reconciled(&self, count: usize) -> Result<()> {
         loop {
             if self.reconciles().await? >= count as f64 {
                 return Ok(());
@@ -186,9 +186,9 @@ impl System {
         }
     }
 
-    /// Asks it to end, and waits for it.
+    /// Stops it, and waits until it exits.
     pub(crate) async fn stop(self) -> Result<()> {
-        self.process.terminate(LIMIT).await.map(drop)
+        self.process.terminate(TIMEOUT).await.map(drop)
     }
 
     /// The end of its log.

@@ -9,34 +9,35 @@ use anyhow::{Context, Result};
 use idtoken_testenv::Process;
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(30);
-/// The account that tokens are asked for.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The account of the requested tokens.
 pub(crate) const ACCOUNT: &str = "caller@demo-project.iam.gserviceaccount.com";
 
-/// The running emulator. Clones are clients of the same one.
+/// The running emulator. Clones are clients of the same process.
 #[derive(Clone)]
-pub(crate) struct Google {
+pub(crate) struct Emulator {
     process: Arc<Process>,
     http: reqwest::Client,
-    answer: u64,
+    /// The latency of its responses with a token, in milliseconds.
+    latency: u64,
     /// Its URL.
     pub(crate) url: String,
 }
 
-impl Google {
-    /// Starts it. Each answer that mints takes `answer` milliseconds.
-    pub(crate) async fn start(program: &Path, policy: &Path, answer: u64, dir: &Path) -> Result<Self> {
+impl Emulator {
+    /// Starts it. Each response with an ID token takes `latency` milliseconds.
+    pub(crate) async fn start(program: &Path, policy: &Path, latency: u64, dir: &Path) -> Result<Self> {
         let mut command = Command::new(program);
         command.arg("--policy").arg(policy).args(["--log", "error"]);
         let process = Process::spawn("idtoken-emulator", &command, dir)?;
-        let url = process.wait_for_line("http://", LIMIT).await?.trim().to_owned();
+        let url = process.wait_for_line("http://", TIMEOUT).await?.trim().to_owned();
         let google = Self {
             process: Arc::new(process),
             http: reqwest::Client::builder().no_proxy().build()?,
-            answer,
+            latency,
             url,
         };
-        google.delay().await?;
+        google.inject_latency().await?;
         Ok(google)
     }
 
@@ -45,68 +46,70 @@ impl Google {
         self.url.trim_start_matches("http://")
     }
 
-    /// Ends it.
+    /// Stops it.
     pub(crate) async fn stop(&self) -> Result<()> {
-        self.process.terminate(LIMIT).await.map(drop)
+        self.process.terminate(TIMEOUT).await.map(drop)
     }
 
     fn control(&self, path: &str) -> String {
         format!("{}/_emulator/{path}", self.url)
     }
 
-    /// Orders a fault.
+    /// Injects a fault.
     pub(crate) async fn fault(&self, fault: &Value) -> Result<()> {
-        let answer = self
+        let response = self
             .http
             .post(self.control("faults"))
             .body(fault.to_string())
             .send()
             .await?;
-        answer
+        response
             .error_for_status()
-            .context("the emulator refuses the fault")?;
+            .context("the emulator rejects the fault")?;
         Ok(())
     }
 
-    /// Takes back all faults but the time that answers take.
-    pub(crate) async fn mend(&self) -> Result<()> {
-        let answer = self.http.delete(self.control("faults")).send().await?;
-        answer.error_for_status()?;
-        self.delay().await
+    /// Clears all faults except the latency.
+    pub(crate) async fn clear_faults(&self) -> Result<()> {
+        let response = self.http.delete(self.control("faults")).send().await?;
+        response.error_for_status()?;
+        self.inject_latency().await
     }
 
-    async fn delay(&self) -> Result<()> {
-        let kind = json!({"type": "delay", "millis": self.answer});
+    async fn inject_latency(&self) -> Result<()> {
+        let kind = json!({"type": "delay", "millis": self.latency});
         self.fault(&json!({"endpoint": "generateIdToken", "kind": kind}))
             .await
     }
 
-    /// Has ID tokens live this long, in seconds.
-    pub(crate) async fn lifetime(&self, seconds: u64) -> Result<()> {
+    /// Sets the lifetime of ID tokens, in seconds.
+    pub(crate) async fn set_lifetime(&self, seconds: u64) -> Result<()> {
         let settings = json!({ "lifetimeSeconds": seconds });
-        let answer = self
+        let response = self
             .http
             .put(self.control("settings"))
             .body(settings.to_string())
             .send()
             .await?;
-        answer
+        response
             .error_for_status()
-            .context("the emulator refuses the settings")?;
+            .context("the emulator rejects the settings")?;
         Ok(())
     }
 
-    /// How many ID tokens were made.
+    /// How many ID tokens were issued.
     pub(crate) async fn minted(&self) -> Result<u64> {
-        Ok(self.asked_and_minted().await?.1)
+        Ok(self.requested_and_minted().await?.1)
     }
 
-    /// How many ID tokens were asked for, and how many were made.
-    pub(crate) async fn asked_and_minted(&self) -> Result<(u64, u64)> {
+    /// How many ID tokens were requested, and how many were issued.
+    pub(crate) async fn requested_and_minted(&self) -> Result<(u64, u64)> {
         let counts: Value = self.http.get(self.control("counts")).send().await?.json().await?;
-        let asked = counts["calls"]["generateIdToken"].as_u64().unwrap_or_default();
-        let minted = counts["minted"].as_u64().context("the emulator does not count")?;
-        Ok((asked, minted))
+        let requested = counts["calls"]["generateIdToken"].as_u64().unwrap_or_default();
+        let minted = counts["minted"]
+            .as_u64()
+            .context("the emulator reports no count")?;
+        Ok((requested, minted))
     }
 
     /// Its port.
@@ -115,15 +118,15 @@ impl Google {
         port.context("the emulator's URL has no port")
     }
 
-    /// An access token of the operator's own account, as its metadata server gives it.
+    /// An access token of the operator's own account, from the metadata server.
     pub(crate) async fn access_token(&self) -> Result<String> {
         let url = format!(
             "{}/computeMetadata/v1/instance/service-accounts/default/token",
             self.url
         );
         let request = self.http.get(url).header("Metadata-Flavor", "Google");
-        let answer: Value = request.send().await?.error_for_status()?.json().await?;
-        let token = answer["access_token"].as_str().context("no access token")?;
+        let response: Value = request.send().await?.error_for_status()?.json().await?;
+        let token = response["access_token"].as_str().context("no access token")?;
         Ok(token.to_owned())
     }
 
@@ -138,8 +141,8 @@ impl Google {
             .post(url)
             .bearer_auth(access_token)
             .json(&json!({"audience": audience, "includeEmail": true}));
-        let answer: Value = request.send().await?.error_for_status()?.json().await?;
-        let token = answer["token"].as_str().context("no ID token")?;
+        let response: Value = request.send().await?.error_for_status()?.json().await?;
+        let token = response["token"].as_str().context("no ID token")?;
         Ok(token.to_owned())
     }
 }

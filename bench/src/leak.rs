@@ -1,10 +1,9 @@
-//! Pure: whether something grows.
+//! Whether a resource grows. Pure.
 
 use crate::report::median;
 
-/// By what the last third of `values`, which were taken at even times, exceeds the first third: the ratio of their medians. A median is
-/// blind to short peaks, and a leak that goes on lifts one third over the other by two thirds of all that leaked. Not a number
-/// where there are fewer than three values.
+/// The growth of `values`, which were sampled at equal intervals: the ratio of the medians of the last and the first third. A median
+/// ignores short peaks, and a steady leak raises it by two thirds of all that leaked. NaN for fewer than three values.
 pub(crate) fn growth(values: &[f64]) -> f64 {
     let third = values.len() / 3;
     if third == 0 {

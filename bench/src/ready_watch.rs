@@ -1,4 +1,4 @@
-//! What a watch of the requests shows: which are Ready, and since when.
+//! A watch of the requests: which are Ready, and since when.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::api::{self, Api};
-use crate::follow::Follow;
+use crate::resuming_watch::ResumingWatch;
 
 #[derive(Deserialize)]
 struct Event {
@@ -56,16 +56,16 @@ struct Condition {
 type Ready = Arc<Mutex<HashMap<String, Instant>>>;
 
 /// A watch of all requests.
-pub(crate) struct Seen {
+pub(crate) struct ReadyWatch {
     ready: Ready,
     count: watch::Receiver<usize>,
     task: JoinHandle<Result<()>>,
 }
 
-impl Seen {
-    /// Begins to look.
+impl ReadyWatch {
+    /// Starts the watch.
     pub(crate) async fn begin(api: &Api) -> Result<Self> {
-        let watch = Follow::begin(api, &api::all_requests(), false).await?;
+        let watch = ResumingWatch::begin(api, &api::all_requests(), false).await?;
         let ready = Ready::default();
         let (sender, count) = watch::channel(0);
         let shared = ready.clone();
@@ -85,16 +85,16 @@ impl Seen {
         Ok(Self { ready, count, task })
     }
 
-    /// Waits until `count` requests are Ready; fails when `limit` passes.
-    pub(crate) async fn until(&mut self, count: usize, limit: Duration) -> Result<Instant> {
-        let waited = tokio::time::timeout(limit, self.count.wait_for(|seen| *seen >= count)).await;
-        match waited.map(|waited| waited.map(drop)) {
+    /// Waits until `count` requests are Ready. Fails after `limit`.
+    pub(crate) async fn wait_for(&mut self, count: usize, limit: Duration) -> Result<Instant> {
+        let result = tokio::time::timeout(limit, self.count.wait_for(|ready| *ready >= count)).await;
+        match result.map(|result| result.map(drop)) {
             Ok(Ok(())) => Ok(Instant::now()),
             Ok(Err(_)) => {
                 (&mut self.task)
                     .await?
                     .context("the watch of the requests failed")?;
-                bail!("the watch of the requests ended")
+                bail!("the watch of the requests stopped")
             }
             Err(_) => bail!(
                 "{} of {count} requests are Ready after {} s",
@@ -105,13 +105,13 @@ impl Seen {
     }
 
     /// When the request `name` was first seen Ready.
-    pub(crate) fn at(&self, name: &str) -> Option<Instant> {
+    pub(crate) fn ready_at(&self, name: &str) -> Option<Instant> {
         let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         ready.get(name).copied()
     }
 }
 
-impl Drop for Seen {
+impl Drop for ReadyWatch {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -119,8 +119,12 @@ impl Drop for Seen {
 
 impl Object {
     fn is_ready(&self) -> bool {
-        let ready = self.status.conditions.iter().find(|one| one.type_ == "Ready");
+        let ready = self
+            .status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == "Ready");
         self.status.observed_generation == self.metadata.generation
-            && ready.is_some_and(|one| one.status == "True")
+            && ready.is_some_and(|condition| condition.status == "True")
     }
 }

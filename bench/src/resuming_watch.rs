@@ -1,4 +1,4 @@
-//! A watch that goes on where the API server has ended it, as client-go's do.
+//! A watch that resumes after the API server closes it, as client-go's do.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use serde::Deserialize;
 
 use crate::api::Api;
 
-/// Where a watch begins that knows of no version yet: with all objects that there are.
+/// The resourceVersion of a watch that starts with all objects.
 const ALL: &str = "0";
-const AGAIN: Duration = Duration::from_millis(50);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 #[derive(Deserialize)]
 struct Event<'a> {
@@ -32,20 +32,20 @@ struct Metadata<'a> {
     resource_version: &'a str,
 }
 
-/// A watch that is open.
-pub(crate) struct Follow {
+/// An open watch.
+pub(crate) struct ResumingWatch {
     api: Api,
     path: String,
     metadata: bool,
     version: String,
-    answer: Response,
+    response: Response,
 }
 
-impl Follow {
-    /// Opens a watch of all objects at `path`, of their metadata only where `metadata`.
+impl ResumingWatch {
+    /// Opens a watch of all objects at `path`, of their metadata only if `metadata`.
     pub(crate) async fn begin(api: &Api, path: &str, metadata: bool) -> Result<Self> {
         Ok(Self {
-            answer: api.watch(path, metadata, ALL).await?,
+            response: api.watch(path, metadata, ALL).await?,
             api: api.clone(),
             path: path.to_owned(),
             metadata,
@@ -53,32 +53,32 @@ impl Follow {
         })
     }
 
-    /// Hands each event to `each`, as its line; ends only where an event is not as it should be.
+    /// Calls `each` with the line of each event. Returns only if an event is malformed.
     pub(crate) async fn events(mut self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         loop {
             self.read(&mut each).await?;
-            // The API server ends a watch whose reader is slow, when a kind has just been made, and when it stops itself. From the
-            // beginning, each would cost it all objects again.
+            // The API server closes a watch of a slow client, a watch of a new kind, and all watches when it stops. A restart from the
+            // beginning would send all objects again.
             loop {
-                tokio::time::sleep(AGAIN).await;
-                if let Ok(answer) = self.api.watch(&self.path, self.metadata, &self.version).await {
-                    self.answer = answer;
+                tokio::time::sleep(RETRY_DELAY).await;
+                if let Ok(response) = self.api.watch(&self.path, self.metadata, &self.version).await {
+                    self.response = response;
                     break;
                 }
             }
         }
     }
 
-    /// Reads until the API server ends the watch.
+    /// Reads until the API server closes the watch.
     async fn read(&mut self, each: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut rest = Vec::new();
-        while let Some(Ok(chunk)) = self.answer.chunk().await.transpose() {
+        while let Some(Ok(chunk)) = self.response.chunk().await.transpose() {
             rest.extend_from_slice(&chunk);
             let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else {
                 continue;
             };
             for line in rest[..end].split(|byte| *byte == b'\n') {
-                if !went_on(&mut self.version, line)? {
+                if !advance(&mut self.version, line)? {
                     return Ok(());
                 }
                 each(line)?;
@@ -89,10 +89,11 @@ impl Follow {
     }
 }
 
-/// Sets `version` to where a watch goes on after the event `line`; false where it does not, and must begin there anew.
-fn went_on(version: &mut String, line: &[u8]) -> Result<bool> {
+/// Sets `version` to the resourceVersion after the event `line`. Returns false if the watch cannot resume and must start again with all
+/// objects.
+fn advance(version: &mut String, line: &[u8]) -> Result<bool> {
     let event: Event = serde_json::from_slice(line)?;
-    // Its version is too old, after which only a new list helps.
+    // The version is too old, so that a relist is necessary.
     let too_old = event.type_ == "ERROR";
     let next = if too_old {
         ALL
@@ -108,9 +109,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn goes_on_after_the_last_event_and_begins_anew_after_an_error() {
+    fn resumes_after_the_last_event_and_relists_after_an_error() {
         let mut version = ALL.to_owned();
-        for (line, goes_on, from) in [
+        for (line, resumes, from) in [
             (
                 r#"{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"7"}}}"#,
                 true,
@@ -127,9 +128,9 @@ mod tests {
                 ALL,
             ),
         ] {
-            assert_eq!(went_on(&mut version, line.as_bytes()).unwrap(), goes_on, "{line}");
+            assert_eq!(advance(&mut version, line.as_bytes()).unwrap(), resumes, "{line}");
             assert_eq!(version, from, "{line}");
         }
-        assert!(went_on(&mut version, b"{\"type\":").is_err());
+        assert!(advance(&mut version, b"{\"type\":").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine and the software of a measurement.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::Arguments;
 
-/// The machine and the versions of what runs on it. What cannot be learned is null.
+/// The machine and the versions of the programs. Unknown values are null.
 pub(crate) fn describe(arguments: &Arguments) -> Value {
     let assets = binaries::locate(Progress::default()).ok();
     let etcd = assets.as_ref().and_then(|assets| version(&assets.etcd));
@@ -25,14 +25,14 @@ pub(crate) fn describe(arguments: &Arguments) -> Value {
     })
 }
 
-/// The first line that a program says about its version.
+/// The first line of a program's `--version`.
 fn version(program: &Path) -> Option<String> {
     let output = Command::new(program).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     text.lines().next().map(str::to_owned)
 }
 
-/// The value behind `name` in a file of lines such as `name : value`.
+/// The value of `name` in a file with lines such as `name : value`.
 fn line(file: &str, name: &str) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     text.lines().find_map(|line| {
