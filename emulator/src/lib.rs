@@ -2,7 +2,7 @@
 //! token endpoint and the published keys, all on one loopback port.
 //!
 //! It decides by a [`Policy`], verifies the credentials that it receives, signs the tokens that it issues, and fails on demand
-//! ([`Fault`]). It is for tests, demos and CI: anyone who reaches its port can control it. The crate's README lists its files.
+//! ([`Fault`]). It is for tests, demos and CI: anyone who reaches its port can control it. The crate's README lists its modules.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! [`ControlPlane::start`] runs etcd and kube-apiserver (with TLS, RBAC, audit log and a service-account issuer) in a
 //! folder and on ports of their own, so that several run at once. The binaries come from `KUBEBUILDER_ASSETS` if it
-//! is set; otherwise they are built once from their Go modules (see [`binaries`]). The crate's README lists its files.
+//! is set; otherwise they are built once from their Go modules (see [`binaries`]). The crate's README lists its modules.
 //!
 //! A child started through [`Process`] never outlives the process that started it, even if that is killed by SIGKILL.
 //!
