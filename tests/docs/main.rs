@@ -1,6 +1,7 @@
 //! The pages say what is: their links lead somewhere, and the flags, values, metrics, objects and tests that they name exist.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod forms;
 mod links;
 mod names;
 mod objects;
