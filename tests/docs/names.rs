@@ -32,7 +32,7 @@ const FLAGS_OF_OTHERS: [(&str, &[&str]); 10] = [
             "url",
         ],
     ),
-    ("cargo xtask release", &["sign-key"]),
+    ("cargo xtask release", &["arch", "sign-key", "snapshot"]),
     ("curl", &["header"]),
     ("docker build", &["build-arg"]),
     ("kubectl idtoken", &["request-timeout"]),

@@ -1,0 +1,121 @@
+//! What only an owner decides: names, addresses and contacts. Placeholders stand in their places until then.
+
+use anyhow::{Context, Result, bail};
+
+use crate::output::Output;
+
+/// One thing to decide.
+struct Decision {
+    /// As docs/releasing.md calls it.
+    what: &'static str,
+    /// The file that it stands in.
+    path: &'static str,
+    /// What the file holds until it is decided.
+    placeholder: &'static str,
+}
+
+/// docs/releasing.md explains each.
+const DECISIONS: [Decision; 7] = [
+    Decision {
+        what: "Domain of the API group",
+        path: "src/api/mod.rs",
+        placeholder: "\"idtoken.dev\"",
+    },
+    Decision {
+        what: "Address of the repository",
+        path: "charts/idtoken-operator/Chart.yaml",
+        placeholder: "home: https://example.com/",
+    },
+    Decision {
+        what: "Registry",
+        path: "charts/idtoken-operator/values.yaml",
+        placeholder: "repository: idtoken-operator\n",
+    },
+    Decision {
+        what: "Contact of the maintainers",
+        path: "charts/idtoken-operator/Chart.yaml",
+        placeholder: "email: maintainers@example.com",
+    },
+    Decision {
+        what: "Who reviews changes",
+        path: "CODEOWNERS",
+        placeholder: "maintainers@example.com",
+    },
+    Decision {
+        what: "Address for reports of vulnerabilities",
+        path: "SECURITY.md",
+        placeholder: "security@example.com",
+    },
+    Decision {
+        what: "Identity that signs",
+        path: "docs/releasing.md",
+        placeholder: "IDENTITY=https://example.com/",
+    },
+];
+
+/// Refuses a release while something is not decided; a snapshot only warns.
+///
+/// # Errors
+/// With what is not decided, and where it stands.
+pub(crate) fn check(output: &Output, snapshot: bool) -> Result<()> {
+    let open = open(|path| {
+        let path = crate::workspace().join(path);
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    })?;
+    if open.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "an owner has not decided these yet (docs/releasing.md):\n  {}",
+        open.join("\n  ")
+    );
+    if !snapshot {
+        bail!(message);
+    }
+    output.warn(&message);
+    Ok(())
+}
+
+/// What is not decided, each with its file.
+fn open(read: impl Fn(&str) -> Result<String>) -> Result<Vec<String>> {
+    let mut open = Vec::new();
+    for decision in &DECISIONS {
+        if read(decision.path)?.contains(decision.placeholder) {
+            open.push(format!("{}: {}", decision.what, decision.path));
+        }
+    }
+    Ok(open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_placeholder_is_open_until_it_is_gone() {
+        let decided = open(|_| Ok("home: https://git.acme.org/operator\n".to_owned())).expect("files");
+        assert!(decided.is_empty(), "{decided:?}");
+        let one = open(|path| {
+            let code = path == "CODEOWNERS";
+            Ok(if code { "* maintainers@example.com\n" } else { "" }.to_owned())
+        });
+        assert_eq!(one.expect("files"), ["Who reviews changes: CODEOWNERS"]);
+        assert!(open(|_| bail!("it is gone")).is_err());
+    }
+
+    #[test]
+    fn the_page_lists_each_decision_with_its_place() {
+        let read = |path: &str| {
+            std::fs::read_to_string(crate::workspace().join(path)).with_context(|| path.to_owned())
+        };
+        let page = read("docs/releasing.md").expect("the page");
+        for Decision { what, path, .. } in &DECISIONS {
+            assert!(
+                page.contains(&format!("\n| {what} | `{path}` |")),
+                "{what}: {path}"
+            );
+        }
+        // Every place is there.
+        open(read).expect("the files");
+    }
+}
