@@ -4,7 +4,12 @@
 # docker buildx build --target idtoken-emulator --build-arg PACKAGE=idtoken-emulator --tag idtoken-emulator .
 #
 # The program is compiled on the builder's own processor for that of the image, so nothing is emulated. `cargo xtask image`
-# makes the same image with no Docker, and that is the one that the tests open and run. See docs/images.md.
+# makes the same image with no Docker, and that is the one that the tests open and run, and that is released. See docs/images.md.
+#
+# The two images of others, this file's syntax and Rust, are named by tags. The tag of Rust names the version of
+# rust-toolchain.toml, which `cargo xtask release` compares; a digest says nothing about the version, and would also fix
+# Debian's packages without their security fixes. Whoever needs the same bytes again names a digest:
+# `--build-arg RUST_IMAGE=rust@sha256:…`. The images are made from scratch, so nothing of either is in them but the C library.
 
 ARG RUST_IMAGE=rust:1.95.0-bookworm
 
