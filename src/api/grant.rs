@@ -1,4 +1,4 @@
-//! `IdTokenGrant`: which namespaces may spend the operator's Google identity, on which accounts and audiences.
+//! `IdTokenGrant`: which namespaces may use the operator's Google identity, for which accounts and audiences.
 #![expect(
     clippy::duplicated_attributes,
     reason = "each printcolumn has its own name, type and path"
@@ -40,17 +40,17 @@ pub struct IdTokenGrantSpec {
     #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub from: Vec<GrantFrom>,
 
-    /// What is allowed; any of these entries, of which each field must match.
+    /// What is allowed: a request must match every field of one of these entries.
     #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub to: Vec<GrantTo>,
 }
 
-/// What the operator says of a grant.
+/// What the operator reports about a grant.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IdTokenGrantStatus {
-    /// How many IdTokenRequests it allows, as of some 10 seconds ago; also those that another grant allows as well. Absent where the
-    /// operators share the requests among each other by namespaces or labels, so that none of them knows.
+    /// How many IdTokenRequests the grant allows, including those that another grant allows too; updated about every 10 seconds. Absent
+    /// if operators are sharded by namespaces or labels, since no operator knows the total.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_requests: Option<i64>,
 }
@@ -68,8 +68,8 @@ pub struct GrantFrom {
     )]
     pub namespace: Option<String>,
 
-    /// Selects namespaces by their labels; an empty selector selects all. Who may edit a namespace's labels can give
-    /// itself what this grants: prefer labels under `grants.idtoken.dev/`.
+    /// Selects namespaces by their labels; an empty selector selects all. Anyone who can edit a namespace's labels can give
+    /// the namespace this access: prefer labels under `grants.idtoken.dev/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<LabelSelector>,
 }
@@ -89,7 +89,7 @@ pub struct GrantTo {
     )]
     pub service_accounts: Vec<String>,
 
-    /// Audiences: exact, or a URL of which a final `*` stands somewhere after the host's slash and matches the rest.
+    /// Audiences: exact, or a URL with a final `*` after the host's slash, which matches any rest.
     #[schemars(
         length(min = 1, max = 64),
         inner(
@@ -100,7 +100,7 @@ pub struct GrantTo {
     )]
     pub audiences: Vec<String>,
 
-    /// Accounts that may stand in a delegation chain, exact. Absent means that no chain is allowed.
+    /// Accounts that a delegation chain may contain, exact. Absent means that no chain is allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 64),
@@ -118,7 +118,7 @@ pub struct GrantTo {
     pub sources: Option<Vec<GrantSource>>,
 }
 
-/// A source that spends the operator's own identity.
+/// A source that uses the operator's own identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum GrantSource {
     /// Impersonation by the operator's Application Default Credentials.

@@ -1,4 +1,4 @@
-//! The Kubernetes API of the operator: the kinds, their conditions, and the names it writes on objects.
+//! The Kubernetes API of the operator: the kinds, their conditions, labels and annotations.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use kube::CustomResourceExt;
@@ -23,53 +23,54 @@ pub const GROUP: &str = "idtoken.dev";
 /// The field manager of every write, as `managedFields` shows it.
 pub const FIELD_MANAGER: &str = "idtoken-operator";
 
-/// `status.observedGeneration` before the operator has seen a request, as the CRD has it by default.
+/// `status.observedGeneration` before the operator has seen a request: the default in the CRD.
 pub const UNOBSERVED: i64 = -1;
 
-/// Label on every Secret of ours; the metadata watch selects by it.
+/// Label on each Secret of ours; the watch of Secrets selects by it.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`LABEL_MANAGED_BY`].
 pub const MANAGED_BY: &str = "idtoken-operator";
 
-/// Label on the Secrets of a shard that is chosen by labels of requests: which one, so that each watches its own only.
+/// Label on the Secrets of a shard that selects requests by labels: the name of the shard, so that each shard watches only its own.
 pub const LABEL_SHARD: &str = "idtoken.dev/shard";
 
-/// Prefix that users may set on no label or annotation of a template, but for [`GRANT_LABEL_PREFIX`] on namespaces.
+/// Prefix that no label or annotation of a template may have.
 pub const RESERVED_PREFIX: &str = "idtoken.dev/";
 /// Recommended prefix of the namespace labels that a grant selects.
 pub const GRANT_LABEL_PREFIX: &str = "grants.idtoken.dev/";
 
 /// Annotations and labels of ours.
 pub mod annotations {
-    /// On a Secret: name of the IdTokenRequest that it belongs to.
+    /// On a Secret: name of the IdTokenRequest that owns it.
     pub const REQUEST: &str = "idtoken.dev/request";
     /// On a Secret: UID of the IdTokenRequest that wrote it.
     pub const REQUEST_UID: &str = "idtoken.dev/request-uid";
-    /// On a Secret: versioned hash of all that decides the token.
+    /// On a Secret: versioned hash of all inputs of the token.
     pub const TOKEN_HASH: &str = "idtoken.dev/token-hash";
-    /// On a Secret: versioned hash of all that decides how the token is written.
+    /// On a Secret: versioned hash of all inputs of the Secret's content besides the token.
     pub const RENDER_HASH: &str = "idtoken.dev/render-hash";
     /// On a Secret: the token's `iat`, RFC 3339.
     pub const ISSUED: &str = "idtoken.dev/issue-time";
     /// On a Secret: the token's `exp`, RFC 3339.
     pub const EXPIRES: &str = "idtoken.dev/expiration-time";
-    /// On a Secret: fingerprint of the token, by which a change of it is seen.
+    /// On a Secret: fingerprint of the token, which shows whether another client changed it.
     pub const DIGEST: &str = "idtoken.dev/token-digest";
     /// On a Secret: when the token is renewed, RFC 3339.
     pub const RENEWS: &str = "idtoken.dev/renewal-time";
-    /// On a Secret: names, comma separated, of the keys, labels and annotations that we wrote, so that a removed one can be taken back.
+    /// On a Secret: comma-separated names of the keys, labels and annotations that we wrote, so that those which the template no longer has
+    /// can be removed.
     pub const OWNED: &str = "idtoken.dev/owned-fields";
-    /// On a Secret: it was adopted, and stays when its request is deleted.
+    /// On a Secret: the Secret was adopted, and stays when its request is deleted.
     pub const ADOPTED: &str = "idtoken.dev/adopted";
-    /// On a Secret: hash of the last value of [`RENEW`] that was honoured.
+    /// On a Secret: hash of the last handled value of [`RENEW`].
     pub const HANDLED_RENEW: &str = "idtoken.dev/handled-renew-request";
-    /// On an IdTokenRequest, by its author: any new value asks for a new token now.
+    /// On an IdTokenRequest, by its author: any new value requests a new token now.
     pub const RENEW: &str = "idtoken.dev/renew";
-    /// On a foreign Secret, by its owner: the IdTokenRequest that may take it over.
+    /// On a foreign Secret, by its owner: the IdTokenRequest that may adopt it.
     pub const ADOPT: &str = "idtoken.dev/adopt";
 }
 
-/// Both CustomResourceDefinitions, as `crds/` holds them and `idtoken-operator crds` prints them.
+/// Both CustomResourceDefinitions, as in `crds/` and as `idtoken-operator crds` prints them.
 ///
 /// The status default makes kstatus read a new object as InProgress before the operator has seen it
 /// (<https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md>).

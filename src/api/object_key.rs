@@ -1,22 +1,22 @@
-//! Which object: its namespace and name.
+//! The namespace and name of an object.
 
 use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-/// Namespace and name of an object. A copy shares the text, since every cache holds the key of every object.
+/// Namespace and name of an object. A clone shares the text, since each cache holds the key of each object.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(Arc<str>);
 
 impl ObjectKey {
-    /// Of the object `name` in `namespace`.
+    /// The key of the object `name` in `namespace`.
     pub fn new(namespace: &str, name: &str) -> Self {
-        // Made for each step of each reconcile: `format!` would take its memory in three parts.
+        // Called often in each reconcile: `format!` would allocate three times.
         Self([namespace, "/", name].concat().into())
     }
 
-    /// Of the object with this metadata.
+    /// The key of the object with this metadata.
     pub fn of(meta: &ObjectMeta) -> Self {
         let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
         Self::new(namespace.unwrap_or_default(), name.unwrap_or_default())
@@ -32,13 +32,13 @@ impl ObjectKey {
         self.split().1
     }
 
-    /// Whether it is in the namespace `scope`; all are where that is empty.
+    /// Whether the object is in the namespace `scope`; always, if `scope` is empty.
     pub fn is_in(&self, scope: &str) -> bool {
         scope.is_empty() || self.namespace() == scope
     }
 
     fn split(&self) -> (&str, &str) {
-        // No name of Kubernetes has a slash
+        // No name in Kubernetes has a slash
         // (<https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#path-segment-names>).
         self.0.split_once('/').unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! `IdTokenRequest`: one audience-bound token that a namespace wants kept fresh in a Secret.
+//! `IdTokenRequest`: one token for one audience, kept valid in a Secret.
 #![expect(
     clippy::duplicated_attributes,
     reason = "each printcolumn has its own name, type and path"
@@ -70,12 +70,12 @@ use serde::{Deserialize, Serialize};
 ]))]
 pub struct IdTokenRequestSpec {
     /// Audience of the token, its `aud` claim, byte for byte: the URL of a Cloud Run service or function, an OAuth
-    /// client ID for IAP, or whatever the verifier demands.
+    /// client ID for IAP, or whatever the verifier requires.
     #[schemars(length(min = 1, max = 2048), regex(pattern = r"^[!-~]+$"))]
     pub audience: String,
 
-    /// Google service account that the token is for: its e-mail address or its numeric unique ID. May be absent only
-    /// where the source knows the account.
+    /// Google service account of the token: its e-mail address or its numeric unique ID. May be absent only if the source
+    /// knows the account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 254),
@@ -97,8 +97,8 @@ pub struct IdTokenRequestSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
 
-    /// How long before the token's expiry it is renewed, as a Go duration such as `30m`. Absent means half of the
-    /// token's lifetime; too large a value is clamped and the Ready condition says so.
+    /// How long before its expiry the token is renewed, as a Go duration such as `30m`. Absent means half of the token's
+    /// lifetime. A value that is too large is reduced, and the Ready condition reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 2, max = 32),
@@ -106,7 +106,7 @@ pub struct IdTokenRequestSpec {
     )]
     pub renew_before: Option<String>,
 
-    /// Stops issuing and renewing while true; the Secret stays as it is until its token ends. Absent means false.
+    /// Stops issuing and renewing while true; the Secret keeps its token, which expires. Absent means false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
 
@@ -175,7 +175,7 @@ pub struct FederationSource {
     )]
     pub provider: Option<String>,
 
-    /// Audience of the Kubernetes token that is exchanged. Absent means the one that the provider expects by default.
+    /// Audience of the Kubernetes token that is exchanged. Absent means the default audience of the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = r"^[!-~]+$"))]
     pub token_audience: Option<String>,
@@ -222,7 +222,7 @@ pub struct Target {
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: Option<String>,
 
-    /// What else the Secret holds.
+    /// What the Secret holds in addition to the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Template>,
 
@@ -241,7 +241,7 @@ pub enum CreationPolicy {
     Orphan,
 }
 
-/// What a Secret holds beside the token.
+/// What a Secret holds in addition to the token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Template {
@@ -270,19 +270,19 @@ pub struct Template {
 /// Labels and annotations of a Secret.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TemplateMetadata {
-    /// Labels of the Secret. Keys under `idtoken.dev/`, `kubernetes.io/` and `k8s.io/` are refused, as is
+    /// Labels of the Secret. Keys under `idtoken.dev/`, `kubernetes.io/` and `k8s.io/` are rejected, as is
     /// `app.kubernetes.io/managed-by`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub labels: Option<BTreeMap<String, String>>,
 
-    /// Annotations of the Secret. Keys under `idtoken.dev/`, `kubernetes.io/` and `k8s.io/` are refused.
+    /// Annotations of the Secret. Keys under `idtoken.dev/`, `kubernetes.io/` and `k8s.io/` are rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
     pub annotations: Option<BTreeMap<String, String>>,
 }
 
-/// What the operator last saw and did. Never holds a token.
+/// What the operator last observed and did. Never holds a token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IdTokenRequestStatus {
@@ -290,7 +290,7 @@ pub struct IdTokenRequestStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready; and RenewalFailing, Reconciling and Stalled, each from when it was first True: one that is absent is False.
+    /// Ready, and each of RenewalFailing, Reconciling and Stalled once it was True. An absent condition is False.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -311,7 +311,7 @@ pub struct IdTokenRequestStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal_time: Option<Time>,
 
-    /// The last value of the annotation `idtoken.dev/renew` that was honoured.
+    /// The last handled value of the annotation `idtoken.dev/renew`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_renew_request: Option<String>,
 
@@ -321,7 +321,7 @@ pub struct IdTokenRequestStatus {
 }
 
 impl IdTokenRequestStatus {
-    /// The condition of this type, where there is one.
+    /// The condition of this type, if there is one.
     pub fn condition(&self, type_: &str) -> Option<&Condition> {
         self.conditions.iter().find(|condition| condition.type_ == type_)
     }
@@ -354,12 +354,12 @@ pub struct TokenStatus {
     /// The token's `email` claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
-    /// The token's `sub` claim, the account's numeric unique ID. Once known, another one is refused.
+    /// The token's `sub` claim, the account's numeric unique ID. Once known, a token with another one is rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
 }
 
-/// The IdTokenGrant that allowed a token.
+/// A reference to the IdTokenGrant that allowed a token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GrantRef {
     /// Name of the grant; `file:NAME` for one from `--grants-file`.
