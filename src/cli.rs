@@ -18,22 +18,22 @@ use crate::telemetry::LogFormat;
 #[derive(Debug, Parser)]
 #[command(name = "idtoken-operator", version, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the operator against the cluster of KUBECONFIG or of its own pod. Of a flag that is given twice the last one counts.
+    /// Run the operator against the cluster of KUBECONFIG or of its own pod. If a flag is given twice, the last one counts.
     #[command(args_override_self = true)]
     Run(Box<RunArgs>),
     /// Print the CustomResourceDefinitions as YAML, for kubectl apply -f -.
     Crds,
-    /// Ask a URL once, such as /readyz of an operator, and fail unless it answers with 2xx: the image has no other program.
+    /// Send one GET to a URL, such as /readyz of an operator, and fail unless the status is 2xx. The image has no other program for it.
     Probe {
-        /// What to ask.
+        /// The URL.
         url: Url,
     },
 }
@@ -50,7 +50,7 @@ pub struct RunArgs {
     )]
     pub listen: SocketAddr,
 
-    /// Tell of each request by name in /metrics, beside the counts: some series for each, so not for many thousands.
+    /// Export metrics of each request by name, in addition to the counts. Each request adds three series, so not for many thousands.
     #[arg(
         long,
         env = "IDTOKEN_METRICS_PER_REQUEST",
@@ -63,7 +63,7 @@ pub struct RunArgs {
     )]
     pub metrics_per_request: bool,
 
-    /// Form of the log lines.
+    /// Format of the log lines.
     #[arg(
         long,
         env = "IDTOKEN_LOG_FORMAT",
@@ -73,20 +73,20 @@ pub struct RunArgs {
     )]
     pub log_format: LogFormat,
 
-    /// What is logged: info, debug or another level of the operator itself; info,hyper=debug adds a library beyond its
-    /// warnings, all=debug all of them.
+    /// What to log: a level of the operator itself, such as info or debug. info,hyper=debug adds a library, all=debug all
+    /// libraries, which otherwise log only warnings.
     #[arg(long, env = "IDTOKEN_LOG", default_value = "info", help_heading = "Operation")]
     pub log: String,
 
-    /// How many requests are worked on at once, those aside that wait for Google.
+    /// How many requests are reconciled at once, without those that wait for Google.
     #[arg(long, env = "IDTOKEN_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Operation")]
     pub concurrency: u16,
 
-    /// Longest time for one request's work, in seconds.
+    /// Longest time for one reconcile, in seconds.
     #[arg(long, env = "IDTOKEN_RECONCILE_TIMEOUT", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Operation")]
     pub reconcile_timeout: u64,
 
-    /// Namespace to work in; repeatable, absent means all. Nothing is read cluster-wide then: grants come from --grants-file alone.
+    /// Namespace whose requests are reconciled; repeatable, absent means all. With it nothing is read cluster-wide, so grants come from --grants-file alone.
     #[arg(
         long = "namespace",
         env = "IDTOKEN_NAMESPACES",
@@ -95,19 +95,19 @@ pub struct RunArgs {
     )]
     pub namespaces: Vec<String>,
 
-    /// Label selector of the requests to work on, such as shard=a; absent means all.
+    /// Label selector of the requests to reconcile, such as shard=a; absent means all.
     #[arg(long, env = "IDTOKEN_SELECTOR", help_heading = "Operation")]
     pub selector: Option<String>,
 
-    /// Grants beside the IdTokenGrant objects: a YAML list of {name, from, to}, read again whenever it changes.
+    /// File with grants in addition to the IdTokenGrant objects: a YAML list of {name, from, to}, reloaded when it changes.
     #[arg(long, env = "IDTOKEN_GRANTS_FILE", help_heading = "Authorization")]
     pub grants_file: Option<PathBuf>,
 
-    /// Provider of federation for requests that name none: that of a workload identity pool, or GKE's identitynamespace:….
+    /// Provider for federation requests that name none: a workload identity pool provider, or GKE's identitynamespace:….
     #[arg(long, env = "IDTOKEN_FEDERATION_PROVIDER", help_heading = "Sources")]
     pub federation_provider: Option<Provider>,
 
-    /// Audience that a request may have in the Kubernetes token besides its provider's own; repeatable.
+    /// Audience that federation requests may set for the Kubernetes token, in addition to their provider's default; repeatable.
     #[arg(
         long = "allowed-token-audience",
         env = "IDTOKEN_ALLOWED_TOKEN_AUDIENCES",
@@ -116,16 +116,16 @@ pub struct RunArgs {
     )]
     pub allowed_token_audiences: Vec<String>,
 
-    /// What google.subject is for a ServiceAccount, such as prod:{namespace}:{name} or {uid}, where the attribute
-    /// mapping is not google.subject=assertion.sub. Messages name the principal by it.
+    /// The google.subject of a ServiceAccount, such as prod:{namespace}:{name} or {uid}, if the attribute mapping is not
+    /// google.subject=assertion.sub. Messages name the principal by it.
     #[arg(long, env = "IDTOKEN_FEDERATION_SUBJECT_TEMPLATE", help_heading = "Sources")]
     pub federation_subject_template: Option<String>,
 
-    /// Let requests have generic ID tokens of the operator's gcloud user credentials, which only Cloud Run and Cloud Functions accept.
+    /// Allow requests for generic ID tokens of the operator's gcloud user credentials, which only Cloud Run and Cloud Functions accept.
     #[arg(long, env = "IDTOKEN_ALLOW_DEVELOPER_SOURCE", help_heading = "Sources")]
     pub allow_developer_source: bool,
 
-    /// Election of a leader.
+    /// Leader election.
     #[command(flatten)]
     pub leader: LeaderArgs,
 
@@ -134,11 +134,11 @@ pub struct RunArgs {
     pub google: GoogleArgs,
 }
 
-/// Election of a leader among several replicas.
+/// Leader election among several replicas.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Leader election")]
 pub struct LeaderArgs {
-    /// Work only while holding a Lease, so that several replicas can run.
+    /// Reconcile only while holding a Lease, so that several replicas can run.
     #[arg(
         long,
         env = "IDTOKEN_LEADER_ELECT",
@@ -150,23 +150,23 @@ pub struct LeaderArgs {
     )]
     pub leader_elect: bool,
 
-    /// Name of the Lease; absent means idtoken-operator, with a hash of --namespace and --selector where there are any.
+    /// Name of the Lease; absent means idtoken-operator, with a hash of --namespace and --selector if either is set.
     #[arg(long, env = "IDTOKEN_LEASE_NAME")]
     pub lease_name: Option<String>,
 
-    /// Namespace of the Lease; absent means that of the pod.
+    /// Namespace of the Lease; absent means the namespace of the pod.
     #[arg(long, env = "IDTOKEN_LEASE_NAMESPACE")]
     pub lease_namespace: Option<String>,
 
-    /// How long the others wait for a sign of life of the leader, in seconds.
+    /// How long other replicas wait for a renewal by the leader before they take the Lease, in seconds.
     #[arg(long, env = "IDTOKEN_LEASE_DURATION", default_value_t = 15)]
     pub lease_duration: u64,
 
-    /// How long a leader that cannot renew the Lease goes on, in seconds.
+    /// How long a leader that cannot renew the Lease continues to act, in seconds.
     #[arg(long, env = "IDTOKEN_RENEW_DEADLINE", default_value_t = 10)]
     pub renew_deadline: u64,
 
-    /// Time between two renewals, and between two looks at another's Lease, in seconds.
+    /// Time between two renewals, and between two reads of a Lease that another replica holds, in seconds.
     #[arg(long, env = "IDTOKEN_RETRY_PERIOD", default_value_t = 2)]
     pub retry_period: u64,
 }
@@ -187,11 +187,11 @@ pub struct GoogleArgs {
     #[arg(long, env = "IDTOKEN_STS_URL")]
     pub sts_url: Option<Url>,
 
-    /// PEM file of certificates that are trusted besides the platform's.
+    /// PEM file of certificates to trust in addition to the platform's.
     #[arg(long, env = "IDTOKEN_CA_FILE")]
     pub ca_file: Option<PathBuf>,
 
-    /// Longest time for one call, in seconds.
+    /// Timeout of one call, in seconds.
     #[arg(long, env = "IDTOKEN_GOOGLE_TIMEOUT", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub google_timeout: u64,
 
@@ -199,15 +199,15 @@ pub struct GoogleArgs {
     #[arg(long, env = "IDTOKEN_GOOGLE_RATE")]
     pub google_rate: Option<NonZeroU32>,
 
-    /// Calls under way at once for each endpoint; one namespace alone gets half of them.
+    /// Calls in flight at once for each endpoint; one namespace gets at most half of them.
     #[arg(long, env = "IDTOKEN_GOOGLE_MAX_IN_FLIGHT", default_value_t = 32)]
     pub google_max_in_flight: usize,
 
-    /// Credential file, in place of GOOGLE_APPLICATION_CREDENTIALS.
+    /// Credential file, instead of GOOGLE_APPLICATION_CREDENTIALS.
     #[arg(long, env = "IDTOKEN_CREDENTIALS_FILE")]
     pub credentials_file: Option<PathBuf>,
 
-    /// Host that a credential file may name besides those of the universe; repeatable.
+    /// Host that a credential file may name in addition to those of the universe; repeatable.
     #[arg(
         long = "allowed-credential-host",
         env = "IDTOKEN_ALLOWED_CREDENTIAL_HOSTS",
@@ -244,7 +244,7 @@ impl RunArgs {
         Settings {
             reconcile_timeout: Duration::from_secs(self.reconcile_timeout),
             concurrency: self.concurrency,
-            // Half of the calls of an endpoint are a namespace's at most: the other half is in line, so that none is left idle.
+            // A namespace has at most half of the calls of an endpoint in flight; as many wait, so that no slot stays idle.
             of_a_namespace: usize::from(self.concurrency).saturating_add(self.google.google_max_in_flight),
             shard: Shard::new(self.namespaces.clone(), self.selector.clone()),
             grants_file: self.grants_file.clone(),

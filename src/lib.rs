@@ -1,13 +1,14 @@
 //! Keeps Google-signed OIDC ID tokens in Kubernetes Secrets, always fresh.
 //!
-//! A request flows from a watch to a Secret through the phases of [`controller`]: validate → observe → authorize → plan → mint →
-//! render → apply → status. Phases that decide are pure and take the time as an argument; those with effects are at the edges.
+//! A request passes from a watch to a Secret through the phases of [`controller`]. Phases that decide are pure and take the time as an
+//! argument; phases with effects are at the edges.
 //!
 //! - [`api`]: the kinds, conditions and annotations.
 //! - [`controller`]: watches, caches and the phases.
 //! - [`google`]: Google's token endpoints; knows nothing of Kubernetes.
-//! - [`token`]: the ID token, its claims and its checks; [`text`]: outside text, made safe to show.
-//! - [`leader`]: which of several replicas works; [`liveness`]: whether it does; [`kubernetes`]: the client all calls go through.
+//! - [`token`]: the ID token, its claims and its checks; [`text`]: makes outside text safe to show.
+//! - [`leader`]: which of several replicas reconciles; [`liveness`]: whether its loop is alive; [`kubernetes`]: calls of the Kubernetes API.
+//! - [`clock`], [`random`]: the only sources of time and randomness.
 //! - [`cli`], [`app`], [`telemetry`], [`metrics`], [`admin`], [`probe`]: the process around them.
 
 pub mod admin;

@@ -1,57 +1,57 @@
-//! `idtoken-operator probe`: asks one URL, for images that hold no other program.
+//! `idtoken-operator probe`: requests one URL, for images without another program.
 
 use std::time::Duration;
 
 use thiserror::Error;
 use url::Url;
 
-/// Time for the answer.
+/// Longest time until the response is complete.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most bytes of an answer that are shown.
+/// Longest part of a response body that is shown, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// Why the probe fails.
+/// Why the probe failed.
 #[derive(Debug, Error)]
 pub enum ProbeError {
-    /// No answer.
+    /// There was no response.
     #[error("{url} does not answer: {source}")]
     NoAnswer {
-        /// What was asked.
+        /// The URL.
         url: Url,
-        /// Why not.
+        /// The error.
         source: reqwest::Error,
     },
-    /// An answer other than 2xx.
+    /// The status of the response is not 2xx.
     #[error("{url} answers {status}: {text}")]
-    Refused {
-        /// What was asked.
+    Rejected {
+        /// The URL.
         url: Url,
-        /// The status.
+        /// The status of the response.
         status: reqwest::StatusCode,
-        /// The beginning of the answer.
+        /// The start of the response body, redacted.
         text: String,
     },
 }
 
-/// Asks `url` once, through no proxy.
+/// Sends one GET to `url`, through no proxy.
 ///
 /// # Errors
-/// It does not answer with 2xx within 10 seconds.
+/// There is no response with a 2xx status within 10 seconds.
 pub async fn probe(url: Url) -> Result<(), ProbeError> {
-    let ask = async {
+    let response = async {
         let client = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(TIMEOUT)
             .build()?;
-        let answer = client.get(url.clone()).send().await?;
-        let status = answer.status();
-        Ok((status, answer.text().await.unwrap_or_default()))
+        let response = client.get(url.clone()).send().await?;
+        let status = response.status();
+        Ok((status, response.text().await.unwrap_or_default()))
     };
-    match ask.await {
+    match response.await {
         Ok((status, _)) if status.is_success() => Ok(()),
-        Ok((status, text)) => Err(ProbeError::Refused {
+        Ok((status, text)) => Err(ProbeError::Rejected {
             url,
             status,
             text: crate::text::redacted(text.trim(), MAX_SHOWN),

@@ -1,12 +1,12 @@
-//! Makes outside text fit to show: secrets redacted, control characters escaped, length bounded; errors with what caused them.
+//! Makes outside text safe to show: redacts secrets, escapes control characters and bounds the length. Joins an error with its sources.
 
-/// What stands in for a secret.
+/// Replaces a secret.
 const REDACTED: &str = "[redacted]";
 
-/// An unbroken run of mixed letters and digits of this length is taken for key material.
+/// A run of mixed letters and digits of this length counts as key material.
 const OPAQUE_RUN: usize = 64;
 
-/// Escapes control and direction-changing characters and cuts after `max_chars`, for values that are no secrets.
+/// Escapes control and direction-changing characters, and truncates after `max_chars`. For values that are not secret.
 #[must_use]
 pub fn printable(text: &str, max_chars: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max_chars));
@@ -24,10 +24,10 @@ pub fn printable(text: &str, max_chars: usize) -> String {
     out
 }
 
-/// As [`printable`], after everything that looks like a credential was taken out.
+/// As [`printable`], with everything redacted that looks like a credential.
 #[must_use]
 pub fn redacted(text: &str, max_chars: usize) -> String {
-    // Redaction comes first: a token cut in the middle would no longer be recognized.
+    // Redacted first, since a truncated token would not be recognized.
     printable(&redact(text), max_chars)
 }
 
@@ -65,7 +65,7 @@ fn redact(text: &str) -> String {
     out
 }
 
-/// `user:password@` after `://`, as in a proxy's address.
+/// Redacts `user:password@` after `://`, as in the URL of a proxy.
 fn push_unless_userinfo<'t>(out: &mut String, run: &str, after: &'t str, rest: &mut &'t str) {
     let mut gap_end = after.find(is_token_char).unwrap_or(after.len());
     let in_authority = out.ends_with(':') && run.starts_with("//");
@@ -93,7 +93,7 @@ fn is_token_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~' | '+' | '=' | '%' | '/')
 }
 
-/// Whether the text so far ends in `Bearer `, `Basic ` or a key that names a secret.
+/// Whether `before` ends in `Bearer `, `Basic ` or a key that names a secret.
 fn follows_scheme(before: &str) -> bool {
     let tail: String = before
         .chars()
@@ -119,10 +119,10 @@ fn follows_scheme(before: &str) -> bool {
         .any(|scheme| word.ends_with(scheme))
 }
 
-/// Where in a run of token characters a credential begins.
+/// Where a credential starts in a run of token characters.
 fn secret_start(run: &str) -> Option<usize> {
-    // Google's access tokens, refresh tokens, OAuth client secrets and API keys. Not only at the start of a word: what
-    // comes before may be percent-encoded.
+    // Google's access tokens, refresh tokens, OAuth client secrets and API keys. They count in the middle of a run too, since
+    // percent-encoded text may precede them.
     let marked = ["ya29.", "1//0", "GOCSPX-", "AIza"]
         .iter()
         .filter_map(|mark| run.find(mark).filter(|i| run.len() - i >= 12))
@@ -148,7 +148,7 @@ fn secret_start(run: &str) -> Option<usize> {
 }
 
 fn looks_like_jwt(text: &str) -> bool {
-    // `eyJ` is `{"` in base64; a JWT's header may also begin with a space or a line break after the brace.
+    // `eyJ` is `{"` in base64. A header with a space or a line break after the brace has other characters.
     let mut parts = text.split('.');
     let long_enough = [16, 16, 4]
         .iter()
@@ -164,7 +164,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// The messages of an error and its sources, each said once.
+/// The messages of an error and its sources, each once.
 #[must_use]
 pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut out = error.to_string();

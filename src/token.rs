@@ -1,7 +1,7 @@
-//! A Google-signed ID token: parsed, checked against what was asked for, and kept out of sight.
+//! A Google-signed ID token: parsed, checked against the request, and never shown.
 //!
-//! The signature is not verified here: the token comes straight from Google over TLS, and its readers verify it. What is
-//! checked is that it is the token that was asked for, so that a wrong one is never written to a Secret.
+//! The signature is not verified here: the token comes from Google over TLS, and its verifiers check the signature. The checks here ensure
+//! that it is the requested token, so that a wrong one is never written to a Secret.
 
 use std::fmt;
 
@@ -15,60 +15,60 @@ use zeroize::Zeroizing;
 
 use crate::text;
 
-/// The longest token that is accepted, in bytes. Google's are between 700 and 1,500 bytes; a Secret holds 1 MiB.
+/// The longest accepted token, in bytes. Google's have 700 to 1,500 bytes; a Secret holds 1 MiB.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// The values of `iss` in Google's ID tokens; Google's verifiers take the second for the first.
+/// The values of `iss` in Google's ID tokens; Google's verifiers accept both.
 pub const GOOGLE_ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
 
-/// How far `iat` may be from the local clock before [`IdToken::clock_skew`] speaks up.
+/// The largest difference between `iat` and the local clock that [`IdToken::clock_skew`] does not report.
 const MAX_SKEW: SignedDuration = SignedDuration::from_secs(120);
 
-/// The longest piece of a claim that a message shows, in characters.
+/// The longest part of a claim that a message shows, in characters.
 const MAX_CLAIM_CHARS: usize = 256;
 
 /// An OIDC ID token signed by Google.
 ///
-/// The bytes are wiped from memory on drop. There is no `Display`, no `Serialize` and no `Clone`, and `Debug` shows the
-/// claims' times only; [`IdToken::expose`] is the one way to the token itself.
+/// The bytes are wiped from memory on drop. There is no `Display`, `Serialize` or `Clone`, and `Debug` shows only the times of the claims;
+/// only [`IdToken::expose`] returns the token itself.
 pub struct IdToken {
     raw: Zeroizing<String>,
     claims: Claims,
 }
 
-/// The claims of an ID token that the operator reads. See
+/// The claims of an ID token that the operator reads:
 /// <https://openid.net/specs/openid-connect-core-1_0.html#IDToken>.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// Who signed: one of [`GOOGLE_ISSUERS`] in a token of Google's.
+    /// The issuer: one of [`GOOGLE_ISSUERS`] in a token from Google.
     pub iss: String,
-    /// For whom: the one audience.
+    /// The single audience.
     pub aud: String,
-    /// The numeric unique id of the account.
+    /// The numeric unique ID of the account.
     pub sub: String,
     /// The authorized party; for service accounts the same as `sub`.
     pub azp: Option<String>,
-    /// The account's e-mail, present only when it was asked for.
+    /// The e-mail address of the account, present only if requested.
     pub email: Option<String>,
     /// Whether Google vouches for `email`.
     pub email_verified: Option<bool>,
-    /// When it was issued.
+    /// When the token was issued.
     pub iat: Timestamp,
-    /// When it ends.
+    /// When the token expires.
     pub exp: Timestamp,
 }
 
-/// The account a token was asked for.
+/// The account of a requested token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Account<'a> {
-    /// By e-mail, compared with the claim `email`.
+    /// By e-mail address, compared with the claim `email`.
     Email(&'a str),
-    /// By numeric unique id, compared with the claim `sub`.
+    /// By numeric unique ID, compared with the claim `sub`.
     UniqueId(&'a str),
 }
 
 impl<'a> Account<'a> {
-    /// Reads an account as users write it: all digits is a unique id, anything else an e-mail.
+    /// Parses an account as users write it: only digits are a unique ID, anything else is an e-mail address.
     #[must_use]
     pub fn from_name(name: &'a str) -> Self {
         if !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit()) {
@@ -78,7 +78,7 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// The name as it was written.
+    /// The account as written.
     #[must_use]
     pub fn name(&self) -> &'a str {
         match *self {
@@ -87,68 +87,68 @@ impl<'a> Account<'a> {
     }
 }
 
-/// What a token must say to be the one that was asked for.
+/// The claims that the requested token must have.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
     /// The audience, compared byte by byte.
     pub audience: &'a str,
-    /// The account; `None` where only the source knows it (the identity attached to a pod or node).
+    /// The account; `None` if only the source knows it (the identity attached to a pod or node).
     pub account: Option<Account<'a>>,
-    /// Whether the claim `email` was asked for; if so, it must be there.
+    /// Whether the claim `email` was requested; the token must have it then.
     pub include_email: bool,
-    /// The `sub` seen in an earlier token. A different one means that the account was deleted and made anew.
+    /// The `sub` of an earlier token. Another `sub` means that the account was deleted and recreated.
     pub subject: Option<&'a str>,
 }
 
-/// Why a token was not accepted. Messages show claims (bounded, control characters escaped), never the token.
+/// Why a token was rejected. Messages show claims (bounded, control characters escaped), never the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It is not a signed JWT with the claims of an ID token.
-    #[error("what came back is not an ID token: {0}")]
+    /// The token is not a signed JWT with the claims of an ID token.
+    #[error("the response is not an ID token: {0}")]
     Malformed(&'static str),
-    /// It is signed with another algorithm than Google's.
-    #[error("the token that came back is signed with {0}, not RS256")]
+    /// The token is signed with another algorithm than Google's.
+    #[error("the returned token is signed with {0}, not RS256")]
     WrongAlgorithm(String),
-    /// Someone else issued it.
-    #[error("the token that came back is issued by {0}, not by https://accounts.google.com")]
+    /// The token has another issuer.
+    #[error("the returned token is issued by {0}, not by https://accounts.google.com")]
     WrongIssuer(String),
-    /// It is for another audience.
-    #[error("the token that came back is for the audience {got}, not {asked}")]
+    /// The token is for another audience.
+    #[error("the returned token is for the audience {got}, not {requested}")]
     WrongAudience {
-        /// The audience that was asked for.
-        asked: String,
+        /// The requested audience.
+        requested: String,
         /// The audience in the token.
         got: String,
     },
-    /// It is of another account.
-    #[error("the token that came back is of the account {got}, not {asked}")]
+    /// The token is for another account.
+    #[error("the returned token is for the account {got}, not {requested}")]
     WrongAccount {
-        /// The account that was asked for.
-        asked: String,
+        /// The requested account.
+        requested: String,
         /// The account in the token.
         got: String,
     },
-    /// `email` was asked for and is not there.
-    #[error("the token that came back (sub {0}) has no email claim, although it was asked for")]
+    /// The claim `email` was requested and is missing.
+    #[error("the returned token (sub {0}) has no email claim, although it was requested")]
     EmailMissing(String),
     /// `email_verified` is false.
-    #[error("the token that came back has the email {0}, which Google marks as not verified")]
+    #[error("the returned token has the email {0}, which Google marks as not verified")]
     EmailNotVerified(String),
-    /// The e-mail now belongs to another account than before.
+    /// The e-mail address belongs to another account than before.
     #[error(
-        "the token that came back is of the account with the unique id {got}, but earlier ones were of {pinned}: the \
-         account was deleted and made anew; if that is intended, delete and create the request again"
+        "the returned token is for the account with the unique ID {got}, but earlier tokens were for {pinned}: the account \
+         was deleted and recreated; if that is intended, delete and recreate the request"
     )]
     SubjectChanged {
-        /// The unique id seen before.
+        /// The unique ID of earlier tokens.
         pinned: String,
-        /// The unique id in the token.
+        /// The unique ID in the token.
         got: String,
     },
-    /// It has ended already.
-    #[error("the token that came back ended at {exp}, and it is {now} here; check this machine's clock")]
+    /// The token has expired already.
+    #[error("the returned token expired at {exp}, and this machine's clock says {now}; check this clock")]
     Expired {
-        /// The end in the token.
+        /// The expiry in the token.
         exp: Timestamp,
         /// The local time.
         now: Timestamp,
@@ -156,7 +156,7 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// A CamelCase word for conditions, events and metrics.
+    /// The reason in conditions, events and metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -191,10 +191,10 @@ struct RawClaims {
 }
 
 impl IdToken {
-    /// Reads a compact JWT: three non-empty base64url parts, RS256, and the claims of an ID token with a single audience.
+    /// Parses a compact JWT: three non-empty base64url parts, RS256, and the claims of an ID token with a single audience.
     ///
     /// # Errors
-    /// [`TokenError::Malformed`] or [`TokenError::WrongAlgorithm`]; neither holds any byte of the token's signature.
+    /// [`TokenError::Malformed`] or [`TokenError::WrongAlgorithm`]; neither holds a byte of the signature.
     pub fn parse(raw: impl Into<Zeroizing<String>>) -> Result<Self, TokenError> {
         let raw = raw.into();
         if raw.len() > MAX_TOKEN_BYTES {
@@ -227,13 +227,13 @@ impl IdToken {
         Ok(Self { raw, claims })
     }
 
-    /// The token itself, for the one place that writes it into a Secret.
+    /// The token itself, for the code that writes it to a Secret.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.raw
     }
 
-    /// What the token says.
+    /// The claims of the token.
     #[must_use]
     pub fn claims(&self) -> &Claims {
         &self.claims
@@ -246,26 +246,26 @@ impl IdToken {
         unverified_claims(&self.raw)
     }
 
-    /// The first 16 hex digits of the token's SHA-256: tells two tokens apart and gives nothing away.
+    /// The first 16 hex digits of the token's SHA-256: distinguishes tokens and reveals nothing of them.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let digest = digest::digest(&digest::SHA256, self.raw.as_bytes());
         crate::text::hex(&digest.as_ref()[..8])
     }
 
-    /// How far `iat` is from `now`, when that is more than two minutes. Positive: the local clock is behind Google's.
+    /// The difference between `iat` and `now` if it is more than two minutes. Positive if the local clock is behind Google's.
     ///
-    /// Means something for a token that was just minted; one that a metadata server had cached is rightly older.
+    /// Valid only for a token that was just minted: a metadata server may return an older one from its cache.
     #[must_use]
     pub fn clock_skew(&self, now: Timestamp) -> Option<SignedDuration> {
         let skew = self.claims.iat.duration_since(now);
         (skew.abs() > MAX_SKEW).then_some(skew)
     }
 
-    /// Checks that this is the token that was asked for, at the time `now`.
+    /// Checks at `now` that this is the requested token.
     ///
     /// # Errors
-    /// The first thing that is wrong: the issuer, the audience, the times, then the account.
+    /// The first failed check, in this order: issuer, audience, times, account.
     pub fn verify(&self, expected: &Expected<'_>, now: Timestamp) -> Result<(), TokenError> {
         let claims = &self.claims;
         if !GOOGLE_ISSUERS.contains(&claims.iss.as_str()) {
@@ -273,12 +273,12 @@ impl IdToken {
         }
         if claims.aud.as_bytes() != expected.audience.as_bytes() {
             return Err(TokenError::WrongAudience {
-                asked: bounded(expected.audience),
+                requested: bounded(expected.audience),
                 got: bounded(&claims.aud),
             });
         }
         if claims.exp <= claims.iat {
-            return Err(TokenError::Malformed("it ends before it begins"));
+            return Err(TokenError::Malformed("it expires before it is issued"));
         }
         if claims.exp <= now {
             return Err(TokenError::Expired { exp: claims.exp, now });
@@ -302,19 +302,19 @@ fn verify_account(claims: &Claims, expected: &Expected<'_>) -> Result<(), TokenE
         (None, true) => return Err(TokenError::EmailMissing(bounded(&claims.sub))),
         _ => {}
     }
-    let wrong = |asked: &str, got: &str| {
+    let wrong = |requested: &str, got: &str| {
         Err(TokenError::WrongAccount {
-            asked: bounded(asked),
+            requested: bounded(requested),
             got: bounded(got),
         })
     };
     match expected.account {
         Some(Account::UniqueId(id)) if claims.sub != id => return wrong(id, &claims.sub),
-        Some(Account::Email(asked)) => {
+        Some(Account::Email(requested)) => {
             if let Some(email) = &claims.email
-                && !email.eq_ignore_ascii_case(asked)
+                && !email.eq_ignore_ascii_case(requested)
             {
-                return wrong(asked, email);
+                return wrong(requested, email);
             }
         }
         _ => {}

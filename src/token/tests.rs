@@ -56,7 +56,7 @@ fn reason(changes: serde_json::Value, expected: &Expected<'_>) -> &'static str {
 }
 
 #[test]
-fn accepts_what_was_asked_for() {
+fn accepts_the_requested_token() {
     assert_eq!(reason(json!({}), &expected()), "Ok");
     assert_eq!(reason(json!({"iss": "accounts.google.com"}), &expected()), "Ok");
     let by_id = Expected {
@@ -76,7 +76,7 @@ fn accepts_what_was_asked_for() {
 }
 
 #[test]
-fn refuses_another_token() {
+fn rejects_another_token() {
     let want = expected();
     for (changes, reason_wanted) in [
         (
@@ -117,7 +117,7 @@ fn refuses_another_token() {
 }
 
 #[test]
-fn refuses_what_is_no_jwt() {
+fn rejects_what_is_no_jwt() {
     let good = jwt(&json!({"alg": "RS256"}), &claims());
     for bad in [
         "",
