@@ -6,9 +6,9 @@
 //! - [`api`]: the kinds, conditions and annotations.
 //! - [`controller`]: watches, caches and the phases.
 //! - [`google`]: Google's token endpoints; knows nothing of Kubernetes.
-//! - [`token`]: the ID token, its claims and its checks; [`text`]: makes outside text safe to show.
+//! - [`token`]: the ID token, its claims and its checks; [`text`], [`shell`]: make outside text safe to show and to run.
 //! - [`leader`]: which of several replicas reconciles; [`liveness`]: whether its loop is alive; [`kubernetes`]: calls of the Kubernetes API.
-//! - [`clock`], [`random`]: the only sources of time and randomness.
+//! - [`clock`], [`random`]: the sources of time and randomness, which the process makes once; [`single_flight`]: one fetch for many callers.
 //! - [`cli`], [`app`], [`telemetry`], [`metrics`], [`admin`], [`probe`]: the process around them.
 
 pub mod admin;

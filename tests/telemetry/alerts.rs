@@ -1,4 +1,4 @@
-//! The alerts: promtool's opinion, their cases in its virtual time, and what each must say.
+//! The alerts: promtool checks them and runs their cases in virtual time; each has what a reader needs.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The dashboard: its structure. Grafana itself does not run here; its queries are asked in `run.rs`.
+//! The structure of the dashboard. Grafana itself does not run here; `run.rs` sends the queries to Prometheus.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ pub(crate) fn dashboard() -> Result<Value> {
     ))?)?)
 }
 
-/// The panels, rows aside.
+/// The panels, without the rows.
 pub(crate) fn panels(dashboard: &Value) -> Vec<Value> {
     let all = dashboard["panels"].as_array().cloned().unwrap_or_default();
     all.into_iter().filter(|panel| panel["type"] != "row").collect()

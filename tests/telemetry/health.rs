@@ -1,4 +1,4 @@
-//! `/livez` and `/readyz` of the process. What `/livez` says of a loop that is stuck is tested at the loop, in `src/controller/queue/worker_tests.rs`.
+//! `/livez` and `/readyz` of the process. The tests of the loop itself cover `/livez` of a stuck loop.
 
 use anyhow::Result;
 use idtoken_testenv::until;
@@ -53,7 +53,7 @@ async fn it_is_ready_once_it_has_seen_the_cluster_and_stays_so() -> Result<()> {
     metric(&operator, "idtoken_synced", 1.0).await?;
     metric(&operator, "idtoken_watches_failing", 0.0).await?;
 
-    // As with other controllers: nothing is routed to it, and a restart would not bring the API server back.
+    // As with other controllers: no traffic is routed to it, and a restart would not bring the API server back.
     wire.cut();
     world.cluster.stop_apiserver().await?;
     metric(
@@ -101,7 +101,7 @@ async fn a_replica_that_stands_by_is_ready() -> Result<()> {
     for replica in &replicas {
         let leads = replica.metric("idtoken_leader").await?;
         leaders += leads;
-        // Who does not work tells of no requests, so that none is counted twice.
+        // A standby exports no requests, so that none is counted twice.
         assert_eq!(replica.metric("idtoken_requests{").await?, leads);
         assert_eq!(status(replica, "/readyz").await?, 200);
     }

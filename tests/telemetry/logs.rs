@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use crate::common::{LOCKED, Setup, World, has};
 
-/// The lines that tell of reconciles.
+/// The lines about reconciles.
 fn outcomes(lines: &[Value]) -> Vec<&Value> {
     lines.iter().filter(|line| !line["duration"].is_null()).collect()
 }
 
-/// Makes requests that succeed, are refused, and are wrong, and gives all lines.
+/// Creates requests that succeed, are rejected, and are invalid, and returns all log lines.
 async fn lines(log: &'static str) -> Result<(World, Vec<Value>)> {
     let world = World::with(Setup {
         log,
@@ -40,16 +40,16 @@ async fn lines(log: &'static str) -> Result<(World, Vec<Value>)> {
         .await?;
     for (name, type_) in [("locked", "Reconciling"), ("wrong", "Stalled")] {
         world
-            .until("shop", name, "it is told", |object| {
+            .until("shop", name, "the condition is set", |object| {
                 has(object, type_, "True", "")
             })
             .await?;
     }
-    let told = "idtoken_mint_total{source=\"Impersonation\",result=\"PermissionDenied\"}";
+    let rejected = "idtoken_mint_total{source=\"Impersonation\",result=\"PermissionDenied\"}";
     world
         .wait(
-            "it was tried again",
-            async || Ok(world.metric(told).await? >= 2.0),
+            "it was retried",
+            async || Ok(world.metric(rejected).await? >= 2.0),
         )
         .await?;
     world.stop_operator(false).await?;
@@ -117,7 +117,7 @@ async fn each_outcome_is_one_line_of_json() -> Result<()> {
         "{}",
         issued[0]
     );
-    // No line of those for anything else: nothing is said where nothing was done.
+    // One line each: a reconcile without an action writes none.
     for name in ["b", "c"] {
         let all = outcomes.iter().filter(|line| line["name"] == name).count();
         assert_eq!(all, 1, "{outcomes:#?}");
@@ -152,7 +152,7 @@ async fn each_outcome_is_one_line_of_json() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn libraries_speak_when_they_are_asked() -> Result<()> {
+async fn libraries_log_on_demand() -> Result<()> {
     let (_world, lines) = lines("info,hyper_util=debug").await?;
     let by = |target: &str| {
         let found = lines

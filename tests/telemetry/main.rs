@@ -1,5 +1,5 @@
-//! What the operator tells of itself, and what is shipped to watch it with: health, logs, metrics, alerts, the dashboard, and the
-//! configuration of kube-state-metrics; with a real Prometheus and kube-state-metrics.
+//! Health, logs and metrics of the operator, and the shipped alerts, dashboard and configuration of kube-state-metrics; with a real
+//! Prometheus and kube-state-metrics.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../common/mod.rs"]

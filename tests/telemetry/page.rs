@@ -1,11 +1,11 @@
-//! `docs/metrics.md`: its table of metrics is what a scrape gives.
+//! The tables of `docs/metrics.md` list the metrics of a scrape.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use regex::Regex;
 
-/// A metric as the page or a scrape tells it: its type, and its labels but `le`.
+/// Metrics by name, on the page or in a scrape: the type, and the labels without `le`.
 pub(crate) type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 
 /// A file of the project.

@@ -17,13 +17,13 @@ pub(crate) fn file(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// A program that is built where it is not built yet.
+/// Builds the program unless it is built already.
 async fn built(module: GoModule, name: &'static str) -> Result<PathBuf> {
     let dir = tokio::task::spawn_blocking(move || module.build(&[name], Progress::Stderr)).await??;
     Ok(dir.join(name))
 }
 
-/// Runs promtool with a file as its input, and gives what it says.
+/// Runs promtool with a file as its input, and returns its output.
 pub(crate) async fn promtool(args: &[&str], dir: &Path, input: Option<&Path>) -> Result<String> {
     let mut command = Command::new(built(PROMETHEUS, "promtool").await?);
     command.args(args).current_dir(dir);
@@ -32,10 +32,10 @@ pub(crate) async fn promtool(args: &[&str], dir: &Path, input: Option<&Path>) ->
         None => Stdio::null(),
     });
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    ensure!(output.status.success(), "promtool {args:?} says\n{said}");
-    Ok(said)
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    ensure!(output.status.success(), "promtool {args:?} says\n{text}");
+    Ok(text)
 }
 
 /// A Prometheus that scrapes every second.
@@ -46,7 +46,7 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it with the shipped alerts; `jobs` are names and addresses.
+    /// Starts Prometheus with the shipped alerts; `jobs` are names and addresses.
     pub(crate) async fn start(dir: &Path, jobs: &[(&str, &str)]) -> Result<Self> {
         let job = |(name, address): &(&str, &str)| json!({"job_name": name, "honor_labels": true, "static_configs": [{"targets": [address]}]});
         let config = json!({
@@ -77,7 +77,7 @@ impl Prometheus {
         })
     }
 
-    /// Calls its API, and gives the data.
+    /// Calls the API of Prometheus, and returns the data.
     pub(crate) async fn api(&self, path: &str, query: &[(&str, &str)]) -> Result<Value> {
         let url = format!("http://{}/api/v1/{path}", self.address);
         let answer: Value = self.client.get(url).query(query).send().await?.json().await?;
@@ -91,7 +91,7 @@ impl Prometheus {
         Ok(answer["data"].clone())
     }
 
-    /// The series that a query gives at the moment, each with its labels and its value.
+    /// The present series of a query, each with its labels and value.
     pub(crate) async fn query(&self, expr: &str) -> Result<Vec<(Value, f64)>> {
         let data = self.api("query", &[("query", expr)]).await?;
         let series = |series: &Value| {
@@ -116,7 +116,7 @@ pub(crate) struct KubeStateMetrics {
 }
 
 impl KubeStateMetrics {
-    /// Starts it; what it tells of other kinds is left out.
+    /// Starts kube-state-metrics with metrics of our kinds only.
     pub(crate) async fn start(dir: &Path, kubeconfig: &Path) -> Result<Self> {
         let ports = [Port::reserve()?, Port::reserve()?];
         let mut command = Command::new(built(KUBE_STATE_METRICS, "kube-state-metrics").await?);
@@ -145,7 +145,7 @@ impl KubeStateMetrics {
         })
     }
 
-    /// What it has logged.
+    /// The log.
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }

@@ -1,5 +1,5 @@
-//! A real run: operator, Google's endpoints, API server, kube-state-metrics and Prometheus. All that is shipped to watch the operator
-//! with must work on it.
+//! A real run: operator, Google's endpoints, API server, kube-state-metrics and Prometheus. Everything that is shipped for monitoring must
+//! work on it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -34,7 +34,7 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: kube-sta
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: kube-state-metrics}]
 ";
 
-/// All that runs.
+/// The running programs.
 struct Run {
     world: World,
     prometheus: Prometheus,
@@ -42,7 +42,7 @@ struct Run {
     dir: RunDir,
 }
 
-/// Starts all, with requests in every state that alerts and dashboard tell of.
+/// Starts everything, with requests in each state that alerts and dashboard show.
 async fn run() -> Result<Run> {
     let flags = [
         "--leader-elect",
@@ -72,7 +72,7 @@ async fn run() -> Result<Run> {
         .await?;
     let suspend = json!({"spec": {"suspend": true}});
     world.change("shop", "suspended", suspend).await?;
-    // What its Secret holds is not what it asks for any more, and what it asks for is not granted.
+    // Its token no longer matches the spec, and the new spec is not granted.
     let other = json!({"spec": {"audience": "https://elsewhere.example.com"}});
     world.change("shop", "outdated", other).await?;
     let outage = Fault::status(503)
@@ -87,7 +87,7 @@ async fn run() -> Result<Run> {
         ("locked", "Reconciling", "True"),
     ] {
         world
-            .until("shop", name, "its state is told", |object| {
+            .until("shop", name, "its condition is set", |object| {
                 has(object, type_, status, "")
             })
             .await?;
@@ -115,7 +115,7 @@ async fn run() -> Result<Run> {
 async fn what_is_shipped_works_on_a_real_run() -> Result<()> {
     let run = run().await?;
     the_scrape_is_legal_and_documented(&run).await?;
-    kube_state_metrics_tells_what_the_status_does(&run).await?;
+    kube_state_metrics_exports_the_status(&run).await?;
     every_metric_of_the_alerts_exists_and_every_alert_is_evaluated(&run).await?;
     the_right_alerts_fire(&run).await?;
     every_query_of_the_dashboard_has_an_answer(&run).await?;
@@ -135,18 +135,18 @@ async fn the_scrape_is_legal_and_documented(run: &Run) -> Result<()> {
     let open = client
         .get(format!("http://{}/metrics", run.world.running()?.address))
         .header("accept", "application/openmetrics-text; version=1.0.0");
-    let told = scraped(&open.send().await?.text().await?);
+    let exported = scraped(&open.send().await?.text().await?);
     let page = documented(&read("docs/metrics.md"));
     let names = |metrics: &crate::page::Metrics| metrics.keys().cloned().collect::<BTreeSet<_>>();
-    let (told_names, documented_names) = (names(&told), names(&page));
-    let undocumented: Vec<_> = told_names.difference(&documented_names).collect();
+    let (exported_names, documented_names) = (names(&exported), names(&page));
+    let undocumented: Vec<_> = exported_names.difference(&documented_names).collect();
     assert!(
         undocumented.is_empty(),
         "not in docs/metrics.md: {undocumented:?}"
     );
-    let gone: Vec<_> = documented_names.difference(&told_names).collect();
+    let gone: Vec<_> = documented_names.difference(&exported_names).collect();
     assert!(gone.is_empty(), "only in docs/metrics.md: {gone:?}");
-    for (name, (kind, labels)) in told {
+    for (name, (kind, labels)) in exported {
         let (documented_kind, documented_labels) = &page[&name];
         assert_eq!(*documented_kind, kind, "{name}");
         assert!(
@@ -157,7 +157,7 @@ async fn the_scrape_is_legal_and_documented(run: &Run) -> Result<()> {
     Ok(())
 }
 
-async fn kube_state_metrics_tells_what_the_status_does(run: &Run) -> Result<()> {
+async fn kube_state_metrics_exports_the_status(run: &Run) -> Result<()> {
     let of = |metric: &str, name: &str| {
         format!("kube_idtokenrequest_{metric}{{namespace=\"shop\",name=\"{name}\"}}")
     };
@@ -178,11 +178,11 @@ async fn kube_state_metrics_tells_what_the_status_does(run: &Run) -> Result<()> 
         .token
         .and_then(|token| token.expiration_time)
         .context("a token")?;
-    let told = one(of("status_token_expiration_timestamp_seconds", "fresh")).await?;
-    assert_eq!(told, expires.0.as_second() as f64);
-    let told = one(of("status_renewal_timestamp_seconds", "fresh")).await?;
+    let seen = one(of("status_token_expiration_timestamp_seconds", "fresh")).await?;
+    assert_eq!(seen, expires.0.as_second() as f64);
+    let seen = one(of("status_renewal_timestamp_seconds", "fresh")).await?;
     assert_eq!(
-        told,
+        seen,
         status.renewal_time.context("a renewal")?.0.as_second() as f64
     );
     assert_eq!(one(of("spec_suspend", "fresh")).await?, 0.0);
@@ -228,7 +228,7 @@ async fn every_metric_of_the_alerts_exists_and_every_alert_is_evaluated(run: &Ru
 }
 
 async fn the_right_alerts_fire(run: &Run) -> Result<()> {
-    // No renewal is planned for what it holds, and less than 15 minutes are left.
+    // No renewal of its token is planned, and less than 15 minutes are left.
     for alert in [
         r#"ALERTS{alertname="IdTokenExpiringSoon",alertstate="firing",namespace="shop",severity="critical"}"#,
         r#"ALERTS{alertname="IdTokenRequestExpiringSoon",alertstate="firing",namespace="shop",name="outdated"}"#,
@@ -270,7 +270,7 @@ async fn every_query_of_the_dashboard_has_an_answer(run: &Run) -> Result<()> {
         metadata["idtoken_token_remaining_seconds"][0]["type"],
         "gaugehistogram"
     );
-    // Of the four with a token, the suspended one is left out.
+    // Four have a token, and the suspended one does not count.
     let counted = run
         .prometheus
         .query("idtoken_token_remaining_seconds_gcount")
@@ -281,7 +281,7 @@ async fn every_query_of_the_dashboard_has_an_answer(run: &Run) -> Result<()> {
     Ok(())
 }
 
-/// The operator dies: what it told is gone at once, and only kube-state-metrics goes on.
+/// The operator dies: its metrics disappear at once, and only those of kube-state-metrics remain.
 async fn every_metric_but_a_dead_operators_is_gone_with_it(run: &Run) -> Result<()> {
     run.world.stop_operator(true).await?;
     until("Prometheus has noticed", LIMIT, async || {

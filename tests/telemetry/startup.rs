@@ -1,4 +1,4 @@
-//! How long a start takes where there are many requests: what the startup probe of the chart must allow.
+//! How long a start with many requests takes: the startup probe of the chart must allow for it.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::common::{Setup, World};
 
 const COUNT: usize = 10_000;
-/// Time that the chart's startup probe allows at the least.
+/// The least time that the chart's startup probe allows.
 const ALLOWED: Duration = Duration::from_secs(60);
 
 /// Takes minutes: `cargo test --test telemetry -- --ignored --nocapture startup`.
