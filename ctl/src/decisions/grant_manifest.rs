@@ -3,6 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use idtoken_operator::api::v1alpha1::{GrantFrom, GrantSource, GrantTo, IdTokenGrant, IdTokenGrantSpec};
 use idtoken_operator::request::TokenSpec;
+use idtoken_operator::text::hex;
 use kube::api::ObjectMeta;
 use serde_saphyr::{ser_options, to_string_with_options};
 use thiserror::Error;
@@ -86,12 +87,9 @@ fn grant_name(namespace: &str, name: &str) -> String {
     if whole.len() <= WHOLE {
         return whole;
     }
-    let hex: String = digest(&SHA256, format!("{namespace}/{name}").as_bytes()).as_ref()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash = hex(&digest(&SHA256, format!("{namespace}/{name}").as_bytes()).as_ref()[..16]);
     // No separator: after a dash or a dot that the cut may leave, neither of them is a DNS name's.
-    format!("{}h{hex}", whole.get(..CUT).unwrap_or(&whole))
+    format!("{}h{hash}", whole.get(..CUT).unwrap_or(&whole))
 }
 
 #[cfg(test)]
