@@ -1,4 +1,4 @@
-//! Flags that several commands share.
+//! Flags that several commands share. Imports nothing of this crate.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,25 +7,25 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use idtoken_operator::request::{self as validate, ValidateError};
 
-/// Which cluster, as whom, and where in it; as kubectl's own flags.
+/// Cluster, user and namespace, named as kubectl names these flags.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Cluster")]
 pub(crate) struct ClusterArgs {
-    /// Namespace of the request [default: that of the context]
+    /// Namespace of the request [default: the context's namespace]
     #[arg(short, long, value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,
 
-    /// Path of the kubeconfig [env: KUBECONFIG, which may list several] [default: ~/.kube/config, or in a pod its
-    /// ServiceAccount]
-    // Not by clap's `env`: the variable can be a list of paths.
+    /// Path to the kubeconfig [env: KUBECONFIG, which may list several] [default: ~/.kube/config, or the ServiceAccount of
+    /// the pod]
+    // Not with clap's `env`: the variable can be a list of paths.
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
 
-    /// Context of the kubeconfig [default: its current one]
+    /// Context of the kubeconfig [default: the current context]
     #[arg(long, value_name = "NAME")]
     pub(crate) context: Option<String>,
 
-    /// Longest time to wait for one response of the API server, such as 30s or 2m; 0 means no limit
+    /// Longest time to wait for a single response of the API server, such as 30s or 2m; 0 means no limit
     #[arg(
         long,
         value_name = "DURATION",
@@ -35,13 +35,13 @@ pub(crate) struct ClusterArgs {
     pub(crate) request_timeout: RequestTimeout,
 }
 
-/// How a command prints.
+/// The output format of a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
-    /// For people.
+    /// Text for people
     #[default]
     Text,
-    /// One JSON object.
+    /// One JSON object
     Json,
 }
 

@@ -1,4 +1,4 @@
-//! The command line. Each command's own flags are beside the command.
+//! The command line. The flags of a command are beside the command.
 
 use std::process::ExitCode;
 
@@ -12,14 +12,14 @@ use crate::commands::grant::{self, GrantArgs};
 use crate::commands::mint::{self, MintArgs};
 use crate::commands::renew::{self, RenewArgs};
 
-/// Looks at Google ID tokens in Secrets, and at who may have them.
+/// Inspect Google ID tokens in Secrets, and who may have them.
 #[derive(Debug, Parser)]
 #[command(
     name = "kubectl-idtoken",
     bin_name = "kubectl idtoken",
     version,
     disable_help_subcommand = true,
-    after_help = "Exit codes: 0 success or yes, 1 failure or no, 2 wrong usage."
+    after_help = "Exit codes: 0 success or yes, 1 failure or no, 2 invalid usage."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -28,53 +28,59 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Mint one ID token with your own Google credentials, by the operator's code
+    /// Mint one ID token with your own Google credentials
     ///
-    /// Takes the way that the operator takes for spec.source.impersonation, with your Application Default Credentials in
-    /// place of the operator's. They need roles/iam.serviceAccountOpenIdTokenCreator on the service account.
+    /// Calls Google as the operator does for spec.source.impersonation, but with your Application Default Credentials. They
+    /// need roles/iam.serviceAccountOpenIdTokenCreator on the service account.
     ///
-    /// Prints the token alone, with a newline only on a terminal; or by --claims what it says.
+    /// Prints only the token, with a newline only on a terminal. With --claims, prints the claims instead.
     #[command(
         override_usage = "kubectl idtoken mint [OPTIONS] --service-account <ACCOUNT> --audience <AUDIENCE>"
     )]
     Mint(MintArgs),
 
-    /// Explain the state of an IdTokenRequest and of its Secret, and what to do next
+    /// Explain the state of an IdTokenRequest and its Secret, and what to do next
     ///
-    /// Shows its conditions, the claims of the Secret's token and how long it lasts, what is not as the spec asks, and what
-    /// to do about each. Never prints the token. You need to get the request; without getting its Secret less is shown. Exits with
-    /// 0 if the request is Ready and 1 if not.
+    /// Shows the conditions, the claims and the remaining lifetime of the token in the Secret, differences from the spec, and
+    /// what to do about them. Never prints the token. You need permission to get the request. Without permission to get its
+    /// Secret, the token is not shown.
+    ///
+    /// Exits with 0 if the request is Ready and 1 if not.
     Explain(ExplainArgs),
 
-    /// Print the IdTokenGrant that would allow an IdTokenRequest, and nothing more
+    /// Print the IdTokenGrant that allows an IdTokenRequest and nothing else
     ///
-    /// For an administrator of the cluster to read and apply: kubectl idtoken grant NAME | kubectl apply -f -
+    /// For a cluster administrator to review and apply: kubectl idtoken grant NAME | kubectl apply -f -
     ///
-    /// Says on standard error whether a grant allows it already, where you may list grants.
+    /// Says on standard error whether a grant already allows the request, if you may list grants.
     Grant(GrantArgs),
 
-    /// Say which IdTokenGrant allows a token, or why none does
+    /// Check which IdTokenGrant allows a token, or why none does
     ///
-    /// Decides by the operator's code and with what you may read: the grants, which you must be allowed to list, and the
-    /// labels of the namespace, where a grant selects by them. Exits with 0 for yes and 1 for no.
+    /// Decides with the operator's code. You need permission to list grants, and to get the namespace if a grant selects it
+    /// by labels.
+    ///
+    /// Exits with 0 for yes and 1 for no.
     #[command(override_usage = "kubectl idtoken can [OPTIONS] <NAME>\n       \
                                 kubectl idtoken can [OPTIONS] --service-account <ACCOUNT> --audience <AUDIENCE>")]
     Can(CanArgs),
 
-    /// Ask the operator for a new token now
+    /// Request a new token now
     ///
-    /// Sets the annotation idtoken.dev/renew to the current time. You need to patch the request, and for --wait to get it.
+    /// Sets the annotation idtoken.dev/renew to the current time. You need permission to patch the request, to get it for
+    /// --wait, and to list requests for --all.
     #[command(override_usage = "kubectl idtoken renew [OPTIONS] <NAME | --all>")]
     Renew(RenewArgs),
 
     /// List requests with source.federation whose author no admission policy has checked
     ///
-    /// The chart's policy lets only those write such a request who may create tokens of its ServiceAccount. It cannot look back: what
-    /// was stored before it, or while it was away or changed, is listed here. A time of creation is the API server's own; who wrote
-    /// an object cannot be told from the object, so no guess is made.
+    /// The chart's admission policy lets a user write such a request only if the user may create tokens of its ServiceAccount.
+    /// The policy checks writes, not stored objects. Listed are the requests that were created before the policy was installed
+    /// or last changed. Only the creation time counts, because the API server sets it: an object does not prove who wrote it.
     ///
-    /// You need to list idtokenrequests, validatingadmissionpolicies and validatingadmissionpolicybindings. Exits with 0 where there
-    /// are none and 1 where there are.
+    /// You need permission to list idtokenrequests, validatingadmissionpolicies and validatingadmissionpolicybindings.
+    ///
+    /// Exits with 0 if there are none and 1 if there are some.
     Audit(AuditArgs),
 }
 
@@ -116,7 +122,7 @@ mod tests {
         }
     }
 
-    /// Every page of Markdown, but for what is built or hidden.
+    /// Every Markdown page outside of hidden folders and `target`.
     fn pages(dir: &std::path::Path) -> Vec<String> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -162,7 +168,7 @@ mod tests {
                 named += 1;
             }
         }
-        assert!(named > 10, "only {named} were found");
+        assert!(named > 10, "found only {named}");
     }
 
     fn usage(args: &[&str]) -> Option<i32> {
@@ -171,8 +177,8 @@ mod tests {
     }
 
     #[test]
-    fn wrong_usage_is_2() {
-        for wrong in [
+    fn invalid_usage_is_2() {
+        for invalid in [
             &["mint", "--audience", "a"][..],
             &["can"],
             &["can", "--audience", "a"],
@@ -193,9 +199,9 @@ mod tests {
             &["explain", "a", "--request-timeout", "99999999999999999999h"],
             &["renew", "a", "--wait", "--timeout", "99999999999999999999h"],
         ] {
-            assert_eq!(usage(wrong), Some(2), "{wrong:?}");
+            assert_eq!(usage(invalid), Some(2), "{invalid:?}");
         }
-        for right in [
+        for valid in [
             &["can", "billing"][..],
             &[
                 "can",
@@ -210,7 +216,7 @@ mod tests {
             &["explain", "a", "-n", "shop", "-o", "json"],
             &["audit", "-A", "--request-timeout", "0"],
         ] {
-            assert_eq!(usage(right), None, "{right:?}");
+            assert_eq!(usage(valid), None, "{valid:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! `kubectl idtoken`: looks at IdTokenRequests and IdTokenGrants as the caller, by the operator's own code.
+//! `kubectl idtoken`: inspects IdTokenRequests and IdTokenGrants as the caller, with the operator's own code.
 //!
-//! Imports run down this list only:
+//! Imports run down this table only:
 //!
 //! | Module | Holds |
 //! |---|---|
@@ -24,7 +24,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::cli::Cli;
-use crate::token_args::WrongFlag;
+use crate::token_args::InvalidFlag;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -33,8 +33,8 @@ fn main() -> ExitCode {
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);
-            // As clap does for what it can see itself.
-            if error.is::<WrongFlag>() {
+            // As clap exits for the errors that it finds.
+            if error.is::<InvalidFlag>() {
                 ExitCode::from(2)
             } else {
                 ExitCode::FAILURE
@@ -44,12 +44,12 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<ExitCode> {
-    // Refused only where one is installed already.
+    // Fails only if a provider is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .context("the runtime cannot be started")?
+        .context("cannot start the runtime")?
         .block_on(cli.command.run())
 }

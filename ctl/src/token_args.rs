@@ -1,45 +1,45 @@
-//! The token that flags ask for, checked as the operator checks a request's spec.
+//! Flags that name a token, checked as the operator checks a spec. Imports nothing of this crate.
 
 use clap::Args;
 use idtoken_operator::api::v1alpha1::{IdTokenRequestSpec, ImpersonationSource, Source};
 use idtoken_operator::request::{self as validate, TokenSpec, ValidateError};
 use thiserror::Error;
 
-/// A token, named by flags.
+/// Flags that name a token.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Token")]
 pub(crate) struct TokenArgs {
-    /// Google service account that the token is for: e-mail address or numeric unique ID
+    /// Google service account of the token: e-mail address or numeric unique ID
     #[arg(long, value_name = "ACCOUNT", requires = "audience")]
     pub(crate) service_account: Option<String>,
 
-    /// Audience of the token, byte for byte
+    /// Audience of the token, exactly as its verifier expects it
     #[arg(long, value_name = "AUDIENCE", requires = "service_account")]
     pub(crate) audience: Option<String>,
 
-    /// Account in the delegation chain, the first one first; repeat for each
+    /// Service account in the delegation chain, in order; repeat for each
     #[arg(long = "delegate", value_name = "ACCOUNT", requires = "service_account")]
     pub(crate) delegates: Vec<String>,
 }
 
-/// A flag that the operator's checks refuse.
+/// A flag with a value that the operator rejects in a spec.
 #[derive(Debug, Error)]
 #[error("{flag} {problem}")]
-pub(crate) struct WrongFlag {
+pub(crate) struct InvalidFlag {
     flag: String,
     problem: String,
 }
 
 impl TokenArgs {
-    /// The same as a request's spec would ask for.
+    /// The token that a spec with these values requests.
     ///
     /// # Errors
-    /// The first flag whose value no spec may have.
+    /// The first flag with an invalid value.
     pub(crate) fn token(
         &self,
         include_email: bool,
         organization_number: bool,
-    ) -> Result<TokenSpec, WrongFlag> {
+    ) -> Result<TokenSpec, InvalidFlag> {
         let delegates = (!self.delegates.is_empty()).then(|| self.delegates.clone());
         let spec = IdTokenRequestSpec {
             audience: self.audience.clone().unwrap_or_default(),
@@ -55,11 +55,11 @@ impl TokenArgs {
             target: None,
         };
         validate::token(&spec).map_err(|error| match error {
-            ValidateError::Invalid { field, problem } => WrongFlag {
+            ValidateError::Invalid { field, problem } => InvalidFlag {
                 flag: flag(&field),
                 problem,
             },
-            other => WrongFlag {
+            other => InvalidFlag {
                 flag: "the token".to_owned(),
                 problem: other.to_string(),
             },
@@ -89,12 +89,12 @@ mod tests {
     }
 
     #[test]
-    fn faults_name_the_flag() {
-        let said = |args: TokenArgs| args.token(true, false).unwrap_err().to_string();
-        assert!(said(args("a b", "1", &[])).starts_with("--audience must be"));
-        assert!(said(args("a", "Nobody", &[])).starts_with("--service-account must be"));
-        assert!(said(args("a", "1", &["x"])).starts_with("--delegate must be"));
-        assert!(said(args("a", "1", &["1"; 5])).starts_with("--delegate at most 4"));
+    fn errors_name_the_flag() {
+        let error = |args: TokenArgs| args.token(true, false).unwrap_err().to_string();
+        assert!(error(args("a b", "1", &[])).starts_with("--audience must be"));
+        assert!(error(args("a", "Nobody", &[])).starts_with("--service-account must be"));
+        assert!(error(args("a", "1", &["x"])).starts_with("--delegate must be"));
+        assert!(error(args("a", "1", &["1"; 5])).starts_with("--delegate at most 4"));
     }
 
     #[test]

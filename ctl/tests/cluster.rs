@@ -1,4 +1,4 @@
-//! The commands that read a cluster, against a real API server; where tokens are needed, with the operator.
+//! The commands that call a cluster, against a real API server; with the operator if they need tokens.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -13,13 +13,13 @@ use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use idtoken_testenv::{ControlPlane, Options, Process, until};
 use kube::Api;
 
-/// Long, since others may use the machine too.
+/// Longest wait for the operator; long, because the machine may be busy.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Set for the process of the operator.
+/// Arguments of the operator, set in its process only.
 const OPERATE: &str = "IDTOKEN_TESTENV_OPERATE";
 
-/// The operator, in a process of its own: [`start_operator`] runs this test again with [`OPERATE`] set.
+/// The operator in a process of its own: [`start_operator`] runs this test with [`OPERATE`] set.
 #[tokio::test(flavor = "multi_thread")]
 async fn operator() {
     let Ok(args) = std::env::var(OPERATE) else { return };
@@ -84,7 +84,7 @@ impl World {
         self.cluster.apply(&yaml).await.unwrap();
     }
 
-    /// A user who may `verbs` what `resources` says, in namespace shop or in the whole cluster.
+    /// Creates a user with `rules` of verbs, resource and whether they hold in all namespaces or in namespace shop only.
     async fn user(&self, name: &str, rules: &[(&str, &str, bool)]) -> PathBuf {
         for (index, (verbs, resource, whole)) in rules.iter().enumerate() {
             let id = format!("{name}-{index}");
@@ -179,7 +179,7 @@ async fn grants_are_printed_applied_and_found() {
     world
         .run(&["grant", "billing", "-n", "shop"])
         .exits(0)
-        .warns("IdTokenGrant shop.billing allows it already");
+        .warns("IdTokenGrant shop.billing already allows it");
     let json = world
         .run(&["can", "billing", "-n", "shop", "-o", "json"])
         .exits(0)
@@ -194,13 +194,13 @@ async fn grants_are_printed_applied_and_found() {
     can(&[AUDIENCE, "-n", "shop"]).exits(0);
     can(&["https://other.run.app", "-n", "shop"])
         .exits(1)
-        .says("shop.billing\n    spec.to[0].audiences does not have https://other.run.app: it has https://billing-x.run.app");
+        .says("shop.billing\n    spec.to[0].audiences does not contain https://other.run.app: it contains https://billing-x.run.app");
     can(&[AUDIENCE, "-n", "other"])
         .exits(1)
-        .says("spec.from does not have other: it has shop");
+        .says("spec.from does not contain other: it contains shop");
     can(&[AUDIENCE, "-n", "shop", "--delegate", "5678"])
         .exits(1)
-        .says("spec.to[0].delegates does not have 5678: it has 1234");
+        .says("spec.to[0].delegates does not contain 5678: it contains 1234");
     let json = can(&["https://other.run.app", "-n", "other", "-o", "json"])
         .exits(1)
         .json();
@@ -252,7 +252,7 @@ async fn requests_stored_before_the_policy_are_listed() {
         .run(&["audit", "-n", "shop"])
         .exits(0)
         .says("has checked every author since")
-        .says("There is no request");
+        .says("No request with source.federation has an unchecked author");
     let (grants, requests) = ("idtokengrants.idtoken.dev", "idtokenrequests.idtoken.dev");
     let jane = world
         .user("jane", &[("list", grants, true), ("list", requests, true)])
@@ -265,7 +265,7 @@ async fn requests_stored_before_the_policy_are_listed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_without_rights_are_told_so() {
+async fn callers_without_rights_get_an_error_that_says_so() {
     let world = World::start().await;
     world.install().await;
     world.request("shop", "billing", "").await;
@@ -281,10 +281,10 @@ async fn callers_without_rights_are_told_so() {
     jane(&["can", "billing"])
         .exits(1)
         .warns("error: you may not list idtokengrants")
-        .warns("ask an administrator");
+        .warns("ask a cluster administrator");
     jane(&["grant", "billing"])
         .exits(0)
-        .warns("whether a grant allows it already is not known")
+        .warns("unknown whether a grant already allows it")
         .says("name: shop.billing");
     jane(&["explain", "billing"])
         .exits(1)
@@ -302,10 +302,10 @@ async fn callers_without_rights_are_told_so() {
     let joe = |args: &[&str]| world.run_as(&joe, &[args, &["-n", "shop"]].concat());
     joe(&["can", "billing"])
         .exits(1)
-        .warns("IdTokenGrant by-label may allow it by labels of namespace shop");
+        .warns("IdTokenGrant by-label may allow it, depending on labels of namespace shop");
     joe(&["grant", "billing"])
         .exits(0)
-        .warns("by labels of the namespace that you may not read");
+        .warns("by-label may already allow it, depending on labels of the namespace");
     world
         .run(&["can", "billing", "-n", "shop"])
         .exits(0)
@@ -327,7 +327,7 @@ async fn callers_without_rights_are_told_so() {
         .exits(1)
         .warns("error: the kubeconfig");
 
-    // As kubectl finds it.
+    // kubectl finds the plugin in PATH.
     let folder = Path::new(env!("CARGO_BIN_EXE_kubectl-idtoken")).parent().unwrap();
     let mut kubectl = world.cluster.kubectl_command(&world.admin);
     kubectl
@@ -348,7 +348,7 @@ async fn explained_and_renewed_with_the_operator() {
         .exits(1)
         .says("No conditions yet")
         .says("none: there is no Secret billing")
-        .says("The operator has not looked at the request yet");
+        .says("The operator has not reconciled the request yet");
 
     let operator = start_operator(&world.cluster, &google);
     world
@@ -406,7 +406,7 @@ async fn explained_and_renewed_with_the_operator() {
     let grant = world
         .run(&["grant", "second", "-n", "shop"])
         .exits(0)
-        .warns("shop.billing allows it already")
+        .warns("shop.billing already allows it")
         .stdout;
     assert!(grant.contains("name: shop.second"), "{grant}");
     world
@@ -424,7 +424,7 @@ async fn explained_and_renewed_with_the_operator() {
         .warns("there is no IdTokenRequest in namespace other");
     drop(operator);
 
-    // Nobody repairs it now.
+    // Without the operator, the Secret stays as it is.
     let patch = r#"{"spec":{"audience":"https://changed.run.app"}}"#;
     world
         .cluster

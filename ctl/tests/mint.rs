@@ -1,4 +1,4 @@
-//! `mint` against Google's endpoints, emulated.
+//! `mint` against the emulator of Google's endpoints.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -36,7 +36,7 @@ fn assert_no_token(outcome: &Outcome) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_token_alone() {
+async fn prints_the_token_alone() {
     let google = google().await;
     let home = home("alone");
     let mut command = plugin(&home);
@@ -55,7 +55,7 @@ async fn the_token_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_key_file() {
+async fn mints_with_a_key_file() {
     let google = google().await;
     let home = home("key-file");
     let key = home.join("key.json");
@@ -77,7 +77,7 @@ async fn with_a_key_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn claims_without_the_token() {
+async fn prints_claims_without_the_token() {
     let google = google().await;
     let home = home("claims");
     let outcome = ran(
@@ -105,7 +105,7 @@ async fn claims_without_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delegation_chain() {
+async fn mints_through_delegates() {
     let google = google().await;
     let home = home("chain");
     let outcome = ran(
@@ -118,7 +118,7 @@ async fn a_delegation_chain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_say_what_to_do() {
+async fn errors_say_what_to_do() {
     let google = google().await;
     let home = home("refusals");
     let denied = ran(&mut mint(&google, &home), &["--service-account", FAR])

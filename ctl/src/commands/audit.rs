@@ -1,4 +1,4 @@
-//! `audit`: requests with source.federation whose author the admission policy has not checked.
+//! `audit`: lists requests with source.federation whose author no admission policy has checked.
 
 use std::process::ExitCode;
 
@@ -8,20 +8,20 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::args::{ClusterArgs, OutputFormat};
-use crate::decisions::admission_policy::{self, Guard};
-use crate::decisions::unverified_requests::{Unchecked, unchecked};
-use crate::kubernetes::client::Cluster;
+use crate::decisions::admission_policy::{self, PolicyCoverage};
+use crate::decisions::unverified_requests::{UnverifiedRequest, unverified};
+use crate::kubernetes::client::KubeClient;
 use crate::output::table;
-use crate::output::{self, shown};
+use crate::output::{self, redacted};
 
 /// Flags of `audit`.
 #[derive(Debug, Args)]
 pub(crate) struct AuditArgs {
-    /// The requests of all namespaces
+    /// List the requests of all namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace", help_heading = "Cluster")]
     all_namespaces: bool,
 
-    /// Form of the list
+    /// Output format
     #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
     output: OutputFormat,
 
@@ -29,7 +29,7 @@ pub(crate) struct AuditArgs {
     cluster: ClusterArgs,
 }
 
-/// The answer as JSON.
+/// The result as JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer {
@@ -39,38 +39,39 @@ struct Answer {
     since: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
-    unchecked: Vec<Unchecked>,
+    #[serde(rename = "unchecked")]
+    unverified: Vec<UnverifiedRequest>,
 }
 
-/// Lists them.
+/// Reads the requests and the policies, and prints the unverified requests. Exits with 1 if there are any.
 ///
 /// # Errors
-/// The caller may not list requests, or the policies.
+/// The caller may not list the requests, policies or bindings.
 pub(crate) async fn run(args: AuditArgs) -> Result<ExitCode> {
-    let cluster = Cluster::connect(&args.cluster).await?;
-    let (policies, bindings) = cluster.admission().await?;
-    let guard = admission_policy::guard(&policies, &bindings);
+    let client = KubeClient::connect(&args.cluster).await?;
+    let (policies, bindings) = client.admission_policies().await?;
+    let coverage = admission_policy::coverage(&policies, &bindings);
     let requests = match args.all_namespaces {
-        true => cluster.all_requests().await?,
-        false => cluster.requests().await?,
+        true => client.all_requests().await?,
+        false => client.requests().await?,
     };
-    let unchecked = unchecked(&requests, &guard);
-    let code = match unchecked.is_empty() {
+    let unverified = unverified(&requests, &coverage);
+    let code = match unverified.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     };
-    let (policy, since, problem) = match guard {
-        Guard::Since { policy, since } => (Some(policy), Some(since), None),
-        Guard::Missing(problem) => (None, None, Some(problem)),
+    let (policy, since, problem) = match coverage {
+        PolicyCoverage::Since { policy, since } => (Some(policy), Some(since), None),
+        PolicyCoverage::Missing(problem) => (None, None, Some(problem)),
     };
     match args.output {
         OutputFormat::Json => output::json(&Answer {
             policy,
             since,
             problem,
-            unchecked,
+            unverified,
         })?,
-        OutputFormat::Text => output::print(text(policy.as_deref(), since, problem.as_deref(), &unchecked))?,
+        OutputFormat::Text => output::print(text(policy.as_deref(), since, problem.as_deref(), &unverified))?,
     }
     Ok(code)
 }
@@ -79,42 +80,42 @@ fn text(
     policy: Option<&str>,
     since: Option<Timestamp>,
     problem: Option<&str>,
-    unchecked: &[Unchecked],
+    unverified: &[UnverifiedRequest],
 ) -> String {
     let mut text = match (policy, since, problem) {
         (Some(policy), Some(since), _) => {
             format!(
                 "ValidatingAdmissionPolicy {} has checked every author since {since}.\n",
-                shown(policy)
+                redacted(policy)
             )
         }
         (.., problem) => format!(
             "No admission policy checks the authors of requests with source.federation: {}.\n",
-            shown(problem.unwrap_or_default())
+            redacted(problem.unwrap_or_default())
         ),
     };
-    if unchecked.is_empty() {
-        text.push_str("There is no request with source.federation whose author was not checked.\n");
+    if unverified.is_empty() {
+        text.push_str("No request with source.federation has an unchecked author.\n");
         return text;
     }
-    let rows: Vec<[String; 4]> = unchecked
+    let rows: Vec<[String; 4]> = unverified
         .iter()
         .map(|one| {
             [
-                shown(&one.namespace),
-                shown(&one.name),
-                shown(&one.service_account),
+                redacted(&one.namespace),
+                redacted(&one.name),
+                redacted(&one.service_account),
                 one.created.map(|time| time.to_string()).unwrap_or_default(),
             ]
         })
         .collect();
-    text.push_str("\nNobody is known to have checked who wrote these:\n\n");
+    text.push_str("\nNo admission policy checked the authors of these requests:\n\n");
     text.push_str(&table::render(
         ["NAMESPACE", "NAME", "SERVICEACCOUNT", "CREATED"],
         &rows,
     ));
     text.push_str(
-        "\nDelete those that nobody answers for, and have the others created anew by who may create tokens of their \
+        "\nDelete the requests that you cannot account for. Have the others recreated by a user who may create tokens of their \
          ServiceAccount.\n",
     );
     text
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn lists_namespace_name_and_service_account() {
-        let one = Unchecked {
+        let one = UnverifiedRequest {
             namespace: "shop".to_owned(),
             name: "after".to_owned(),
             service_account: "billing".to_owned(),

@@ -1,4 +1,4 @@
-//! `can`: which grant allows a token, or why none does.
+//! `can`: says which grant allows a token, or why none does.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,27 +12,27 @@ use idtoken_operator::request::TokenSpec;
 use serde::Serialize;
 
 use crate::args::{ClusterArgs, OutputFormat};
-use crate::decisions::near_misses::{self, Labels, Mismatch, Miss, Verdict};
+use crate::decisions::near_misses::{self, Labels, Mismatch, NearMiss, Verdict};
 use crate::decisions::requested_token::{needs_no_grant, token_spec};
-use crate::kubernetes::client::Cluster;
-use crate::output::{self, shown};
+use crate::kubernetes::client::KubeClient;
+use crate::output::{self, redacted};
 use crate::token_args::TokenArgs;
 
-/// How many of the nearest entries are shown to people.
-const SHOWN: usize = 5;
+/// Closest entries that the text shows.
+const MAX_SHOWN: usize = 5;
 
 /// Flags of `can`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").args(["name", "audience"]).required(true))]
 pub(crate) struct CanArgs {
-    /// Name of the IdTokenRequest; or else name a token by --service-account and --audience
+    /// Name of the IdTokenRequest; without it, set --service-account and --audience
     #[arg(conflicts_with_all = ["service_account", "audience", "delegates"])]
     name: Option<String>,
 
     #[command(flatten)]
     token: TokenArgs,
 
-    /// File of the operator's --grants-file, to be considered too
+    /// File of the operator's --grants-file, to check as well
     #[arg(
         long,
         value_name = "FILE",
@@ -41,7 +41,7 @@ pub(crate) struct CanArgs {
     )]
     grants_file: Option<PathBuf>,
 
-    /// Form of the answer
+    /// Output format
     #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
     output: OutputFormat,
 
@@ -49,10 +49,10 @@ pub(crate) struct CanArgs {
     cluster: ClusterArgs,
 }
 
-/// The answer as JSON.
+/// The verdict as JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer<'a> {
+struct Output<'a> {
     allowed: bool,
     namespace: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,22 +63,22 @@ struct Answer<'a> {
     delegates: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     grant: Option<&'a GrantRef>,
-    #[serde(skip_serializing_if = "<[Miss]>::is_empty")]
-    misses: &'a [Miss],
+    #[serde(skip_serializing_if = "<[NearMiss]>::is_empty")]
+    misses: &'a [NearMiss],
 }
 
-/// Answers.
+/// Reads the grants, and prints the verdict. Exits with 1 if no grant allows the token.
 ///
 /// # Errors
-/// The caller may not list grants, or not know what decides.
+/// An invalid flag, an object that cannot be read, or a verdict that depends on labels that cannot be read.
 pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
-    let cluster = Cluster::connect(&args.cluster).await?;
+    let client = KubeClient::connect(&args.cluster).await?;
     let token = match &args.name {
         None => args.token.token(true, false)?,
         Some(name) => {
-            let request = cluster.request(name).await?;
+            let request = client.request(name).await?;
             if needs_no_grant(&request) {
-                return federated(&args, &cluster);
+                return federated(&args, &client);
             }
             token_spec(&request)?
         }
@@ -88,25 +88,25 @@ pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
             .with_context(|| format!("the grants file {} cannot be used", path.display()))?,
         None => Vec::new(),
     };
-    all.extend(cluster.grants().await?);
-    let (labels, unread) = match cluster.namespace_labels().await {
+    all.extend(client.grants().await?);
+    let (labels, unread) = match client.namespace_labels().await {
         Ok(labels) => (Some(labels), None),
         Err(error) => (Labels::None, Some(error)),
     };
-    match near_misses::decide(&all, &cluster.namespace, &labels, &token) {
+    match near_misses::decide(&all, &client.namespace, &labels, &token) {
         Verdict::Allowed(grant) => {
-            answer(&args, &cluster, &token, Some(&grant), &[])?;
+            print_verdict(&args, &client, &token, Some(&grant), &[])?;
             Ok(ExitCode::SUCCESS)
         }
         Verdict::Denied(misses) => {
-            answer(&args, &cluster, &token, None, &misses)?;
+            print_verdict(&args, &client, &token, None, &misses)?;
             Ok(ExitCode::FAILURE)
         }
         Verdict::Unknown(names) => {
             let message = format!(
-                "IdTokenGrant {} may allow it by labels of namespace {}, which cannot be read",
+                "IdTokenGrant {} may allow it, depending on labels of namespace {}, which cannot be read",
                 names.join(", "),
-                quote(&cluster.namespace)
+                quote(&client.namespace)
             );
             Err(match unread {
                 Some(error) => anyhow::Error::from(error).context(message),
@@ -116,16 +116,16 @@ pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
     }
 }
 
-fn federated(args: &CanArgs, cluster: &Cluster) -> Result<ExitCode> {
+fn federated(args: &CanArgs, client: &KubeClient) -> Result<ExitCode> {
     match args.output {
         OutputFormat::Text => {
             output::print(
-                "yes: the source federation needs no grant; Google's IAM decides on its Kubernetes ServiceAccount\n",
+                "yes: no grant is needed; with source.federation, Google's IAM decides by the Kubernetes ServiceAccount\n",
             )?;
         }
-        OutputFormat::Json => output::json(&Answer {
+        OutputFormat::Json => output::json(&Output {
             allowed: true,
-            namespace: &cluster.namespace,
+            namespace: &client.namespace,
             service_account: None,
             audience: None,
             delegates: &[],
@@ -136,17 +136,17 @@ fn federated(args: &CanArgs, cluster: &Cluster) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn answer(
+fn print_verdict(
     args: &CanArgs,
-    cluster: &Cluster,
+    client: &KubeClient,
     token: &TokenSpec,
     grant: Option<&GrantRef>,
-    misses: &[Miss],
+    misses: &[NearMiss],
 ) -> Result<()> {
     if args.output == OutputFormat::Json {
-        return output::json(&Answer {
+        return output::json(&Output {
             allowed: grant.is_some(),
-            namespace: &cluster.namespace,
+            namespace: &client.namespace,
             service_account: token.service_account.as_deref(),
             audience: Some(&token.audience),
             delegates: token.source.delegates(),
@@ -156,68 +156,73 @@ fn answer(
     }
     let chain = match token.source.delegates() {
         [] => String::new(),
-        chain => format!(" by way of {}", chain.join(", ")),
+        chain => format!(" through {}", chain.join(", ")),
     };
     let what = format!(
         "namespace {} to get a token of {} for audience {}{chain}",
-        cluster.namespace,
-        token.service_account.as_deref().unwrap_or("that of the source"),
+        client.namespace,
+        token.service_account.as_deref().unwrap_or("the source's account"),
         token.audience
     );
     let text = match grant {
         Some(grant) => format!(
             "yes: IdTokenGrant {} allows {}\n",
-            shown(&grant.name),
-            shown(&what)
+            redacted(&grant.name),
+            redacted(&what)
         ),
         None => format!(
             "no: no IdTokenGrant allows {}\n{}{}",
-            shown(&what),
+            redacted(&what),
             nearest(misses),
-            advice(args, cluster)
+            advice(args, client)
         ),
     };
     output::print(text)
 }
 
-fn nearest(misses: &[Miss]) -> String {
+fn nearest(misses: &[NearMiss]) -> String {
     if misses.is_empty() {
         return "There are no grants.\n".to_owned();
     }
-    let near: Vec<&Miss> = misses.iter().filter(|miss| miss.is_near()).collect();
+    let near: Vec<&NearMiss> = misses.iter().filter(|miss| miss.shares_something()).collect();
     if near.is_empty() {
         return "No grant names the namespace, the account or the audience.\n".to_owned();
     }
-    let mut text = "The nearest:\n".to_owned();
-    for miss in near.iter().take(SHOWN) {
-        text.push_str(&format!("  {}\n", shown(&miss.grant)));
-        for Mismatch { field, asked, has } in &miss.mismatches {
+    let mut text = "Closest grants:\n".to_owned();
+    for miss in near.iter().take(MAX_SHOWN) {
+        text.push_str(&format!("  {}\n", redacted(&miss.grant)));
+        for Mismatch {
+            field,
+            requested,
+            has,
+        } in &miss.mismatches
+        {
             let has = if has.is_empty() {
                 "nothing".to_owned()
             } else {
                 has.join(", ")
             };
             text.push_str(&format!(
-                "    spec.{field} does not have {}: it has {}\n",
-                shown(asked),
-                shown(&has)
+                "    spec.{field} does not contain {}: it contains {}\n",
+                redacted(requested),
+                redacted(&has)
             ));
         }
     }
-    if near.len() > SHOWN {
+    if near.len() > MAX_SHOWN {
         text.push_str(&format!(
-            "  and {} that are further away (-o json shows all)\n",
-            near.len() - SHOWN
+            "  and {} more (-o json shows all)\n",
+            near.len() - MAX_SHOWN
         ));
     }
     text
 }
 
-fn advice(args: &CanArgs, cluster: &Cluster) -> String {
+fn advice(args: &CanArgs, client: &KubeClient) -> String {
     let file = match &args.grants_file {
         Some(_) => String::new(),
         None => {
-            "Grants that the operator has from a file are not seen here; name the file by --grants-file.\n"
+            "Grants of the operator's --grants-file are not checked unless you pass the file with --grants-file.\n"
                 .to_owned()
         }
     };
@@ -225,9 +230,9 @@ fn advice(args: &CanArgs, cluster: &Cluster) -> String {
         Some(name) => format!(
             "The grant that would allow it: kubectl idtoken grant {} -n {}\n",
             quote(name),
-            quote(&cluster.namespace)
+            quote(&client.namespace)
         ),
-        None => "Once there is an IdTokenRequest for it, kubectl idtoken grant NAME prints the grant that would allow it.\n".to_owned(),
+        None => "After you create an IdTokenRequest for it, kubectl idtoken grant NAME prints the grant that would allow it.\n".to_owned(),
     };
     file + &next
 }

@@ -1,4 +1,4 @@
-//! `explain`: the state of a request and its Secret, and what to do next.
+//! `explain`: shows the state of a request and its Secret, and what to do next.
 
 use std::process::ExitCode;
 
@@ -11,14 +11,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::args::{ClusterArgs, OutputFormat};
-use crate::decisions::diagnosis::{self, Difference, Held};
+use crate::decisions::diagnosis::{self, Difference, TokenState};
 use crate::decisions::remediation;
-use crate::kubernetes::client::Cluster;
-use crate::output::age::{relative, span};
+use crate::kubernetes::client::KubeClient;
+use crate::output::age::{age, relative};
 use crate::output::table;
-use crate::output::{self, named, shown};
+use crate::output::{self, printable, redacted};
 
-/// Why a token is not explained.
+/// The claims nest too deeply, or have a number out of range.
 const UNREADABLE_CLAIMS: &str = "the token's claims cannot be read";
 
 /// Flags of `explain`.
@@ -27,7 +27,7 @@ pub(crate) struct ExplainArgs {
     /// Name of the IdTokenRequest
     name: String,
 
-    /// Form of the explanation
+    /// Output format
     #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
     output: OutputFormat,
 
@@ -35,30 +35,30 @@ pub(crate) struct ExplainArgs {
     cluster: ClusterArgs,
 }
 
-/// All that is known of a request.
+/// All that is known about a request.
 struct Explanation {
     object: IdTokenRequest,
     secret: String,
-    held: Held,
+    token_state: TokenState,
     differences: Vec<Difference>,
     steps: Vec<String>,
     now: Timestamp,
 }
 
-/// Reads the request and its Secret, and explains them.
+/// Reads the request and its Secret, and explains them. Exits with 1 if the request is not Ready.
 ///
 /// # Errors
-/// The request cannot be read. That the Secret cannot is said in the explanation.
+/// The request cannot be read. If the caller may not read the Secret, the explanation says so.
 pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
-    let cluster = Cluster::connect(&args.cluster).await?;
-    let object = cluster.request(&args.name).await?;
+    let client = KubeClient::connect(&args.cluster).await?;
+    let object = client.request(&args.name).await?;
     let validated: Result<Request, ValidateError> = validate::validate(&object);
     let secret = validate::target_name(&object);
-    let view = cluster.secret(&secret).await?;
+    let view = client.secret(&secret).await?;
     let now = Timestamp::now();
-    let held = diagnosis::held(&view, diagnosis::token_key(&object));
-    let differences = diagnosis::differences(&object, &validated, &view, &held);
-    let steps = remediation::next(&object, &held, &differences, now);
+    let token_state = diagnosis::token_state(&view, diagnosis::token_key(&object));
+    let differences = diagnosis::differences(&object, &validated, &view, &token_state);
+    let steps = remediation::remediations(&object, &token_state, &differences, now);
     let code = match diagnosis::is_ready(&object, now) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
@@ -66,7 +66,7 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
     let explanation = Explanation {
         object,
         secret,
-        held,
+        token_state,
         differences,
         steps,
         now,
@@ -85,7 +85,7 @@ impl Explanation {
         text.push_str(&self.conditions());
         text.push_str("\nToken:\n");
         text.push_str(&self.token()?);
-        if !matches!(self.held, Held::Unreadable(_)) || !self.differences.is_empty() {
+        if !matches!(self.token_state, TokenState::Unreadable(_)) || !self.differences.is_empty() {
             text.push_str("\nDifferences from the spec:\n");
             let line = |difference: &Difference| {
                 let Difference {
@@ -95,16 +95,16 @@ impl Explanation {
                 } = difference;
                 format!(
                     "  {}: should be {}, is {}\n",
-                    shown(field),
-                    shown(expected),
-                    shown(found)
+                    redacted(field),
+                    redacted(expected),
+                    redacted(found)
                 )
             };
-            text.push_str(&listed(self.differences.iter().map(line)));
+            text.push_str(&bullets(self.differences.iter().map(line)));
         }
         text.push_str("\nNext:\n");
-        text.push_str(&listed(
-            self.steps.iter().map(|step| format!("  {}\n", shown(step))),
+        text.push_str(&bullets(
+            self.steps.iter().map(|step| format!("  {}\n", redacted(step))),
         ));
         Ok(text)
     }
@@ -114,15 +114,15 @@ impl Explanation {
         let name = meta.name.as_deref().unwrap_or_default();
         let namespace = meta.namespace.as_deref().unwrap_or_default();
         let mut pairs = vec![
-            ("IdTokenRequest", shown(&format!("{namespace}/{name}"))),
-            ("Audience", named(&spec.audience)),
+            ("IdTokenRequest", redacted(&format!("{namespace}/{name}"))),
+            ("Audience", printable(&spec.audience)),
             (
                 "Service account",
-                shown(spec.service_account.as_deref().unwrap_or("that of the source")),
+                redacted(spec.service_account.as_deref().unwrap_or("set by the source")),
             ),
             (
                 "Secret",
-                shown(&format!(
+                redacted(&format!(
                     "{}, key {}",
                     self.secret,
                     diagnosis::token_key(&self.object)
@@ -133,10 +133,10 @@ impl Explanation {
             return pairs;
         };
         if let Some(source) = &status.source {
-            pairs.push(("Source", shown(source)));
+            pairs.push(("Source", redacted(source)));
         }
         if let Some(grant) = &status.grant {
-            pairs.push(("Allowed by", shown(&grant.name)));
+            pairs.push(("Allowed by", redacted(&grant.name)));
         }
         if let Some(time) = &status.renewal_time {
             pairs.push(("Renewal", relative(time.0, self.now)));
@@ -154,13 +154,13 @@ impl Explanation {
         let rows: Vec<[String; 5]> = conditions
             .iter()
             .map(|condition| {
-                let age = span(self.now.duration_since(condition.last_transition_time.0));
+                let age = age(self.now.duration_since(condition.last_transition_time.0));
                 [
-                    shown(&condition.type_),
-                    shown(&condition.status),
-                    shown(&condition.reason),
+                    redacted(&condition.type_),
+                    redacted(&condition.status),
+                    redacted(&condition.reason),
                     age,
-                    shown(&condition.message),
+                    redacted(&condition.message),
                 ]
             })
             .collect();
@@ -171,32 +171,34 @@ impl Explanation {
     }
 
     fn token(&self) -> Result<String> {
-        let token = match &self.held {
-            Held::Unreadable(message) => {
+        let token = match &self.token_state {
+            TokenState::Unreadable(message) => {
                 return Ok(format!(
                     "  not shown: you may not read Secret {}: {}\n",
-                    shown(&self.secret),
-                    shown(message)
+                    redacted(&self.secret),
+                    redacted(message)
                 ));
             }
-            Held::NoSecret => return Ok(format!("  none: there is no Secret {}\n", shown(&self.secret))),
-            Held::NoKey => {
+            TokenState::NoSecret => {
+                return Ok(format!("  none: there is no Secret {}\n", redacted(&self.secret)));
+            }
+            TokenState::NoKey => {
                 let key = diagnosis::token_key(&self.object);
                 return Ok(format!(
                     "  none: Secret {} has no key {}\n",
-                    shown(&self.secret),
-                    shown(key)
+                    redacted(&self.secret),
+                    redacted(key)
                 ));
             }
-            Held::NoToken(error) => return Ok(format!("  none: {}\n", shown(&error.to_string()))),
-            Held::Token(token) => token,
+            TokenState::NoToken(error) => return Ok(format!("  none: {}\n", redacted(&error.to_string()))),
+            TokenState::Token(token) => token,
         };
         let exp = token.claims().exp;
         let left = exp.duration_since(self.now);
         let state = if left.is_positive() {
-            format!("valid for another {}", span(left))
+            format!("valid for another {}", age(left))
         } else {
-            format!("expired {} ago", span(left))
+            format!("expired {} ago", age(left))
         };
         let claims = token.all_claims().context(UNREADABLE_CLAIMS)?;
         let mut text = format!("  {state}\n");
@@ -204,7 +206,7 @@ impl Explanation {
             .as_object()
             .into_iter()
             .flatten()
-            .map(|(name, value)| (named(name), named(&claim(name, value, self.now))))
+            .map(|(name, value)| (printable(name), printable(&format_claim(name, value, self.now))))
             .collect();
         let pairs: Vec<(&str, String)> = pairs
             .iter()
@@ -217,15 +219,15 @@ impl Explanation {
     fn json(&self) -> Result<Value> {
         let meta = &self.object.metadata;
         let status = self.object.status.clone().unwrap_or_default();
-        let problem = match &self.held {
-            Held::Unreadable(message) => Some(("Unreadable", message.clone())),
-            Held::NoSecret => Some(("SecretMissing", "there is no such Secret".to_owned())),
-            Held::NoKey => Some(("KeyMissing", "the Secret has no such key".to_owned())),
-            Held::NoToken(error) => Some((error.reason(), error.to_string())),
-            Held::Token(_) => None,
+        let problem = match &self.token_state {
+            TokenState::Unreadable(message) => Some(("Unreadable", message.clone())),
+            TokenState::NoSecret => Some(("SecretMissing", "there is no such Secret".to_owned())),
+            TokenState::NoKey => Some(("KeyMissing", "the Secret has no such key".to_owned())),
+            TokenState::NoToken(error) => Some((error.reason(), error.to_string())),
+            TokenState::Token(_) => None,
         };
-        let token = match (&self.held, problem) {
-            (Held::Token(token), _) => self.token_json(token)?,
+        let token = match (&self.token_state, problem) {
+            (TokenState::Token(token), _) => self.token_json(token)?,
             (_, Some((reason, message))) => json!({"problem": {"reason": reason, "message": message}}),
             _ => Value::Null,
         };
@@ -251,7 +253,7 @@ impl Explanation {
     }
 }
 
-fn listed(lines: impl Iterator<Item = String>) -> String {
+fn bullets(lines: impl Iterator<Item = String>) -> String {
     let text: String = lines.collect();
     if text.is_empty() {
         "  none\n".to_owned()
@@ -260,8 +262,8 @@ fn listed(lines: impl Iterator<Item = String>) -> String {
     }
 }
 
-/// A claim for people: times are written out.
-fn claim(name: &str, value: &Value, now: Timestamp) -> String {
+/// Formats a claim; times get a date and a distance.
+fn format_claim(name: &str, value: &Value, now: Timestamp) -> String {
     let time = value
         .as_i64()
         .and_then(|seconds| Timestamp::from_second(seconds).ok());

@@ -14,7 +14,7 @@ fn raw() -> String {
     format!("{}.{}.c2lnbmF0dXJl", part(json!({"alg": "RS256"})), part(claims))
 }
 
-fn explanation(held: Held, seconds: i64) -> Explanation {
+fn explanation(token_state: TokenState, seconds: i64) -> Explanation {
     let object = json!({
         "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest",
         "metadata": {"name": "billing", "namespace": "shop", "uid": "u-1"},
@@ -27,19 +27,19 @@ fn explanation(held: Held, seconds: i64) -> Explanation {
     Explanation {
         object: serde_json::from_value(object).unwrap(),
         secret: "billing".to_owned(),
-        held,
+        token_state,
         differences: Vec::new(),
         steps: Vec::new(),
         now: Timestamp::from_second(IAT + seconds).unwrap(),
     }
 }
 
-fn token() -> Held {
-    Held::Token(Box::new(IdToken::parse(raw()).unwrap()))
+fn token() -> TokenState {
+    TokenState::Token(Box::new(IdToken::parse(raw()).unwrap()))
 }
 
 #[test]
-fn says_how_long_the_token_lasts() {
+fn shows_the_remaining_lifetime() {
     assert!(
         explanation(token(), 1080)
             .text()
@@ -88,10 +88,10 @@ fn shows_all_claims_and_never_the_token() {
 
 #[test]
 fn says_why_there_is_no_token() {
-    let said = |held| explanation(held, 0).text().unwrap();
-    assert!(said(Held::NoSecret).contains("none: there is no Secret billing"));
-    assert!(said(Held::NoKey).contains("none: Secret billing has no key token"));
-    let unreadable = said(Held::Unreadable("forbidden".to_owned()));
+    let said = |token_state| explanation(token_state, 0).text().unwrap();
+    assert!(said(TokenState::NoSecret).contains("none: there is no Secret billing"));
+    assert!(said(TokenState::NoKey).contains("none: Secret billing has no key token"));
+    let unreadable = said(TokenState::Unreadable("forbidden".to_owned()));
     assert!(unreadable.contains("not shown: you may not read Secret billing: forbidden"));
-    assert!(!unreadable.contains("Differences"), "nothing is known of them");
+    assert!(!unreadable.contains("Differences"), "differences are unknown");
 }

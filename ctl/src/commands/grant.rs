@@ -1,4 +1,4 @@
-//! `grant`: the IdTokenGrant that would allow a request.
+//! `grant`: prints the IdTokenGrant that allows a request and nothing else.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use crate::args::ClusterArgs;
 use crate::decisions::grant_manifest;
 use crate::decisions::near_misses::{self, Verdict};
 use crate::decisions::requested_token::{needs_no_grant, token_spec, with_resolved_account};
-use crate::kubernetes::client::Cluster;
+use crate::kubernetes::client::KubeClient;
 use crate::output;
 
 /// Flags of `grant`.
@@ -20,7 +20,7 @@ pub(crate) struct GrantArgs {
     /// Name of the IdTokenRequest
     name: String,
 
-    /// Form of the grant
+    /// Output format
     #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
     output: GrantFormat,
 
@@ -28,33 +28,32 @@ pub(crate) struct GrantArgs {
     cluster: ClusterArgs,
 }
 
-/// How the grant is printed.
+/// The output format of a manifest.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum GrantFormat {
-    /// YAML, as people write it.
+    /// YAML
     #[default]
     Yaml,
-    /// JSON.
+    /// JSON
     Json,
 }
 
-/// Reads the request and prints the grant.
+/// Reads the request, and prints the grant on standard output and whether it is needed on standard error.
 ///
 /// # Errors
-/// The request cannot be read, is invalid, needs no grant, or can be allowed by none.
+/// The request cannot be read, is invalid, needs no grant, or no grant can allow it alone.
 pub(crate) async fn run(args: GrantArgs) -> Result<ExitCode> {
-    let cluster = Cluster::connect(&args.cluster).await?;
-    let request = cluster.request(&args.name).await?;
+    let client = KubeClient::connect(&args.cluster).await?;
+    let request = client.request(&args.name).await?;
     if needs_no_grant(&request) {
         bail!(
-            "IdTokenRequest {} has the source federation, which needs no grant: Google's IAM decides on its Kubernetes \
-             ServiceAccount",
+            "IdTokenRequest {} needs no grant: with source.federation, Google's IAM decides by the Kubernetes ServiceAccount",
             quote(&args.name)
         );
     }
     let token = with_resolved_account(token_spec(&request)?, &request)?;
-    let grant = grant_manifest::grant(&cluster.namespace, &args.name, &token)?;
-    output::note(standing(&cluster, &token).await);
+    let grant = grant_manifest::grant(&client.namespace, &args.name, &token)?;
+    output::notice(current_authorization(&client, &token).await);
     match args.output {
         GrantFormat::Yaml => output::print(grant_manifest::yaml(&grant)?)?,
         GrantFormat::Json => output::json(&grant)?,
@@ -62,24 +61,26 @@ pub(crate) async fn run(args: GrantArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether a grant allows it already, as far as the caller may know.
-async fn standing(cluster: &Cluster, token: &TokenSpec) -> String {
-    let grants = match cluster.grants().await {
+/// Whether a grant already allows the token, as far as the caller may read.
+async fn current_authorization(client: &KubeClient, token: &TokenSpec) -> String {
+    let grants = match client.grants().await {
         Ok(grants) => grants,
         Err(error) => {
             return format!(
-                "whether a grant allows it already is not known: {}",
-                output::shown(&error.to_string())
+                "unknown whether a grant already allows it: {}",
+                output::redacted(&error.to_string())
             );
         }
     };
-    let labels = cluster.namespace_labels().await.ok();
-    match near_misses::decide(&grants, &cluster.namespace, &labels, token) {
-        Verdict::Allowed(grant) => format!("IdTokenGrant {} allows it already", output::shown(&grant.name)),
+    let labels = client.namespace_labels().await.ok();
+    match near_misses::decide(&grants, &client.namespace, &labels, token) {
+        Verdict::Allowed(grant) => {
+            format!("IdTokenGrant {} already allows it", output::redacted(&grant.name))
+        }
         Verdict::Denied(_) => "no IdTokenGrant allows it yet".to_owned(),
         Verdict::Unknown(names) => format!(
-            "IdTokenGrant {} may allow it already, by labels of the namespace that you may not read",
-            output::shown(&names.join(", "))
+            "IdTokenGrant {} may already allow it, depending on labels of the namespace, which could not be read",
+            output::redacted(&names.join(", "))
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! `mint`: one token by the operator's code, with the caller's own Google credentials.
+//! `mint`: mints one token with the operator's code and the caller's own Google credentials.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -11,10 +11,10 @@ use idtoken_operator::token::{Account, Expected};
 use jiff::Timestamp;
 
 use crate::output;
-use crate::output::age::span;
+use crate::output::age::age;
 use crate::token_args::TokenArgs;
 
-/// What Google's audit log shows as the reason of the call.
+/// The reason of the call in Google's audit log.
 const REQUEST_REASON: &str = "kubectl-idtoken/mint";
 
 /// Flags of `mint`.
@@ -24,15 +24,15 @@ pub(crate) struct MintArgs {
     #[command(flatten)]
     token: TokenArgs,
 
-    /// Leave the claims email and email_verified out; Identity-Aware Proxy refuses such a token
+    /// Leave out the claims email and email_verified; Identity-Aware Proxy rejects such a token
     #[arg(long, help_heading = "Token")]
     no_email: bool,
 
-    /// Ask for the claim google.organization_number
+    /// Request the claim google.organization_number
     #[arg(long, help_heading = "Token")]
     organization_number: bool,
 
-    /// Print the claims as JSON and never the token
+    /// Print the claims as JSON instead of the token
     #[arg(long, help_heading = "Output")]
     claims: bool,
 
@@ -40,13 +40,13 @@ pub(crate) struct MintArgs {
     google: GoogleArgs,
 }
 
-/// Mints and prints.
+/// Mints a token, checks it and prints it or its claims.
 ///
 /// # Errors
-/// A wrong flag, what Google refused, or a token that is not the one asked for.
+/// An invalid flag, an error of Google, or a token that is not the requested one.
 pub(crate) async fn run(args: MintArgs) -> Result<ExitCode> {
-    let wanted = args.token.token(!args.no_email, args.organization_number)?;
-    let service_account = wanted
+    let spec = args.token.token(!args.no_email, args.organization_number)?;
+    let service_account = spec
         .service_account
         .as_deref()
         .context("--service-account is required")?;
@@ -54,31 +54,31 @@ pub(crate) async fn run(args: MintArgs) -> Result<ExitCode> {
     let token = minter
         .impersonate(&Impersonation {
             service_account,
-            audience: &wanted.audience,
-            include_email: wanted.include_email,
-            include_organization_number: wanted.include_organization_number,
-            delegates: wanted.source.delegates(),
+            audience: &spec.audience,
+            include_email: spec.include_email,
+            include_organization_number: spec.include_organization_number,
+            delegates: spec.source.delegates(),
             request_reason: REQUEST_REASON,
             caller: Caller::OPERATOR,
         })
         .await
         .context(
-            "no token was minted (\"the operator\" below is you, by your Application Default Credentials)",
+            "no token was minted (below, \"the operator\" stands for your Application Default Credentials)",
         )?;
     let now = Timestamp::now();
     let expected = Expected {
-        audience: &wanted.audience,
+        audience: &spec.audience,
         account: Some(Account::from_name(service_account)),
-        include_email: wanted.include_email,
+        include_email: spec.include_email,
         subject: None,
     };
     token
         .verify(&expected, now)
-        .context("Google's answer was refused and is not shown")?;
+        .context("Google returned a token that is not the requested one; it is not shown")?;
     if let Some(skew) = token.clock_skew(now) {
-        output::note(format_args!(
-            "this machine's clock differs from Google's by {}",
-            span(skew)
+        output::notice(format_args!(
+            "the clock of this machine differs from Google's by {}",
+            age(skew)
         ));
     }
     if args.claims {

@@ -1,4 +1,4 @@
-//! `renew`: asks the operator for new tokens by an annotation, and waits for them.
+//! `renew`: requests new tokens by an annotation, and waits for them with `--wait`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::args::{ClusterArgs, positive_duration};
 use crate::decisions::renewal::{Progress, progress};
-use crate::kubernetes::client::Cluster;
+use crate::kubernetes::client::KubeClient;
 use crate::kubernetes::error::ApiError;
-use crate::output::{self, shown};
+use crate::output::{self, redacted};
 
-/// How often the status is read while waiting.
-const POLL: Duration = Duration::from_secs(1);
+/// Time between two reads of the status with `--wait`.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Flags of `renew`.
 #[derive(Debug, Args)]
@@ -28,11 +28,11 @@ pub(crate) struct RenewArgs {
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     name: Option<String>,
 
-    /// All IdTokenRequests of the namespace
+    /// Renew all IdTokenRequests of the namespace
     #[arg(long, help_heading = "Renewal")]
     all: bool,
 
-    /// Wait until the operator has renewed
+    /// Wait until the operator has renewed the token
     #[arg(long, help_heading = "Renewal")]
     wait: bool,
 
@@ -44,15 +44,15 @@ pub(crate) struct RenewArgs {
     cluster: ClusterArgs,
 }
 
-/// Annotates, and waits if asked to.
+/// Sets the annotation of each request; with `--wait`, waits until all are renewed.
 ///
 /// # Errors
-/// A request cannot be read or annotated, or is not renewed in time.
+/// A request cannot be read or patched, or is not renewed within `--timeout`.
 pub(crate) async fn run(args: RenewArgs) -> Result<ExitCode> {
-    let cluster = Cluster::connect(&args.cluster).await?;
+    let client = KubeClient::connect(&args.cluster).await?;
     let names: Vec<String> = match args.name {
         Some(name) => vec![name],
-        None => cluster
+        None => client
             .requests()
             .await?
             .iter()
@@ -60,22 +60,22 @@ pub(crate) async fn run(args: RenewArgs) -> Result<ExitCode> {
             .collect(),
     };
     if names.is_empty() {
-        output::note(format_args!(
+        output::notice(format_args!(
             "there is no IdTokenRequest in namespace {}",
-            quote(&cluster.namespace)
+            quote(&client.namespace)
         ));
         return Ok(ExitCode::SUCCESS);
     }
-    // Below a second, so that a second call within the same second is a new value too.
-    let stamp = Timestamp::now().to_string();
+    // With its fraction of a second, the value differs from that of another call in the same second.
+    let request_id = Timestamp::now().to_string();
     let mut failures = Vec::new();
     let mut pending = Vec::new();
     for name in names {
-        match cluster.annotate(&name, annotations::RENEW, &stamp).await {
+        match client.annotate(&name, annotations::RENEW, &request_id).await {
             Ok(()) => {
                 output::print(format_args!(
-                    "idtokenrequest.idtoken.dev/{} asked for renewal\n",
-                    shown(&name)
+                    "idtokenrequest.idtoken.dev/{} renewal requested\n",
+                    redacted(&name)
                 ))?;
                 pending.push(name);
             }
@@ -83,7 +83,7 @@ pub(crate) async fn run(args: RenewArgs) -> Result<ExitCode> {
         }
     }
     if args.wait {
-        failures.extend(wait(&cluster, pending, &stamp, args.timeout).await?);
+        failures.extend(wait(&client, pending, &request_id, args.timeout).await?);
     }
     if failures.is_empty() {
         return Ok(ExitCode::SUCCESS);
@@ -91,38 +91,39 @@ pub(crate) async fn run(args: RenewArgs) -> Result<ExitCode> {
     bail!("not renewed: {}", failures.join("; "));
 }
 
+/// Waits until no renewal is pending or `timeout` has passed. Returns the failures.
 async fn wait(
-    cluster: &Cluster,
+    client: &KubeClient,
     mut pending: Vec<String>,
-    stamp: &str,
+    request_id: &str,
     timeout: Duration,
 ) -> Result<Vec<String>> {
     let deadline = Instant::now() + timeout;
     let mut failures = Vec::new();
     loop {
-        let mut waiting = Vec::new();
-        for (name, object) in look(cluster, pending).await? {
+        let mut unfinished = Vec::new();
+        for (name, object) in fetch(client, pending).await? {
             let state = object.map_or_else(
                 || Progress::Failed("it was deleted meanwhile".to_owned()),
-                |object| progress(&object, stamp),
+                |object| progress(&object, request_id),
             );
             match state {
                 Progress::Done => {
                     output::print(format_args!(
                         "idtokenrequest.idtoken.dev/{} renewed\n",
-                        shown(&name)
+                        redacted(&name)
                     ))?;
                 }
-                Progress::Waiting(why) => waiting.push((name, why)),
+                Progress::Pending(why) => unfinished.push((name, why)),
                 Progress::Failed(why) => failures.push(format!("{name}: {why}")),
             }
         }
-        if waiting.is_empty() {
+        if unfinished.is_empty() {
             return Ok(failures);
         }
-        if Instant::now() + POLL > deadline {
-            let namespace = quote(&cluster.namespace);
-            failures.extend(waiting.into_iter().map(|(name, why)| {
+        if Instant::now() + POLL_INTERVAL > deadline {
+            let namespace = quote(&client.namespace);
+            failures.extend(unfinished.into_iter().map(|(name, why)| {
                 format!(
                     "{name}: {why} (see: kubectl idtoken explain {} -n {namespace})",
                     quote(&name)
@@ -130,18 +131,18 @@ async fn wait(
             }));
             return Ok(failures);
         }
-        pending = waiting.into_iter().map(|(name, _)| name).collect();
-        sleep(POLL).await;
+        pending = unfinished.into_iter().map(|(name, _)| name).collect();
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Reads the requests: one alone by a get, many by one list.
-async fn look(
-    cluster: &Cluster,
+/// Reads the requests, `None` for one that does not exist: a single one with a get, several with one list.
+async fn fetch(
+    client: &KubeClient,
     names: Vec<String>,
 ) -> Result<Vec<(String, Option<IdTokenRequest>)>, ApiError> {
     if let [name] = names.as_slice() {
-        return match cluster.request(name).await {
+        return match client.request(name).await {
             Ok(object) => Ok(vec![(name.clone(), Some(object))]),
             Err(ApiError::NotFound { .. }) => Ok(vec![(name.clone(), None)]),
             Err(error) => Err(error),
@@ -150,18 +151,11 @@ async fn look(
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let objects = cluster.requests().await?;
-    let find = |name: &String| {
-        objects
-            .iter()
-            .find(|object| object.metadata.name.as_ref() == Some(name))
-            .cloned()
+    let objects = client.requests().await?;
+    let with_object = |name: String| {
+        let mut objects = objects.iter();
+        let object = objects.find(|object| object.metadata.name.as_ref() == Some(&name));
+        (name, object.cloned())
     };
-    Ok(names
-        .into_iter()
-        .map(|name| {
-            let object = find(&name);
-            (name, object)
-        })
-        .collect())
+    Ok(names.into_iter().map(with_object).collect())
 }

@@ -1,4 +1,4 @@
-//! Pure: the admission policies of a cluster → since when the authors of federation requests are checked.
+//! Pure: the admission policies of a cluster → since when they check the authors of requests with source.federation.
 
 use idtoken_operator::google::shell::quote;
 use jiff::{SignedDuration, Timestamp};
@@ -9,47 +9,47 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::ResourceExt;
 
-/// What marks the policy and its binding, and the value that it has there.
+/// Label, with its value, of the policy and its binding.
 pub(crate) const LABEL: &str = "idtoken.dev/admission-policy=federation-authors";
 
-/// Time that API servers have to load a policy: requests created sooner are taken for unchecked.
-pub(crate) const SETTLED: SignedDuration = SignedDuration::from_mins(1);
+/// Time in which all API servers load a policy. Requests created sooner count as unchecked.
+pub(crate) const PROPAGATION: SignedDuration = SignedDuration::from_mins(1);
 
 const POLICIES: &str = include_str!("../../../config/admission.yaml");
 
-/// Whether authors are checked.
+/// Since when a policy checks the authors.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Guard {
-    /// By this policy, unchanged since this time.
+pub(crate) enum PolicyCoverage {
+    /// A policy is in effect and unchanged since a time.
     Since {
         /// Name of the policy.
         policy: String,
         /// The last change of the policy or of its binding.
         since: Timestamp,
     },
-    /// By none, and why.
+    /// No policy is in effect; with the reason.
     Missing(String),
 }
 
-/// Finds the policy that is as this version of the project has it, and bound without conditions.
-pub(crate) fn guard(
+/// Finds the policy that equals the bundled one and is bound without conditions.
+pub(crate) fn coverage(
     policies: &[ValidatingAdmissionPolicy],
     bindings: &[ValidatingAdmissionPolicyBinding],
-) -> Guard {
+) -> PolicyCoverage {
     let mut problem = format!("there is none with the label {LABEL}");
     let mut best: Option<(Timestamp, String)> = None;
     for policy in policies {
         let name = policy.name_any();
         if !is_ours(policy) {
             problem = format!(
-                "{} is not as this version of kubectl idtoken knows it, so what it checks is not known",
+                "{} differs from the policy of this version of kubectl idtoken, so it is unknown what it checks",
                 quote(&name)
             );
             continue;
         }
-        let bound = bindings.iter().filter(|binding| binds(binding, &name));
+        let bound = bindings.iter().filter(|binding| is_bound_by(binding, &name));
         let times = bound.filter_map(|binding| {
-            let times = [changed(&policy.metadata)?, changed(&binding.metadata)?];
+            let times = [last_changed(&policy.metadata)?, last_changed(&binding.metadata)?];
             times.into_iter().max()
         });
         match times.min() {
@@ -57,17 +57,17 @@ pub(crate) fn guard(
                 best = Some((since, name))
             }
             Some(_) => {}
-            None => problem = format!("{} has no binding that denies everywhere", quote(&name)),
+            None => problem = format!("{} has no binding that denies in all namespaces", quote(&name)),
         }
     }
     match best {
-        Some((since, policy)) => Guard::Since { policy, since },
-        None => Guard::Missing(problem),
+        Some((since, policy)) => PolicyCoverage::Since { policy, since },
+        None => PolicyCoverage::Missing(problem),
     }
 }
 
-/// When an object of an administrator was last changed, but for its status.
-fn changed(meta: &ObjectMeta) -> Option<Timestamp> {
+/// When the metadata or spec of an object was last changed. Only administrators write these objects.
+fn last_changed(meta: &ObjectMeta) -> Option<Timestamp> {
     let fields = meta.managed_fields.iter().flatten();
     let changes = fields.filter(|entry| entry.subresource.is_none());
     let times = changes.filter_map(|entry| entry.time.as_ref());
@@ -75,7 +75,7 @@ fn changed(meta: &ObjectMeta) -> Option<Timestamp> {
     Some(times.map(|time| time.0).fold(created, Timestamp::max))
 }
 
-fn binds(binding: &ValidatingAdmissionPolicyBinding, policy: &str) -> bool {
+fn is_bound_by(binding: &ValidatingAdmissionPolicyBinding, policy: &str) -> bool {
     let spec = &binding.spec;
     let denies = spec.validation_actions.iter().any(|action| action == "Deny");
     let everywhere = spec.match_resources.as_ref().is_none_or(|resources| {
@@ -99,16 +99,16 @@ fn selects_all(resources: &MatchResources) -> bool {
             .is_none_or(Vec::is_empty)
 }
 
-/// Whether a policy checks what this version's does.
+/// Whether a policy checks the same as the bundled one.
 fn is_ours(policy: &ValidatingAdmissionPolicy) -> bool {
-    let Some((spec, own)) = policy.spec.as_ref().zip(own()) else {
+    let Some((spec, own)) = policy.spec.as_ref().zip(bundled_policy()) else {
         return false;
     };
-    spec.match_constraints.as_ref().is_some_and(selects_all) && essence(spec) == essence(&own)
+    spec.match_constraints.as_ref().is_some_and(selects_all) && normalized(spec) == normalized(&own)
 }
 
-/// The spec without what the API server fills in, and without what is said to authors.
-fn essence(spec: &ValidatingAdmissionPolicySpec) -> ValidatingAdmissionPolicySpec {
+/// The spec without defaults of the API server and without messages to authors.
+fn normalized(spec: &ValidatingAdmissionPolicySpec) -> ValidatingAdmissionPolicySpec {
     let mut spec = spec.clone();
     if let Some(resources) = &mut spec.match_constraints {
         resources.namespace_selector = None;
@@ -122,7 +122,7 @@ fn essence(spec: &ValidatingAdmissionPolicySpec) -> ValidatingAdmissionPolicySpe
     spec
 }
 
-fn own() -> Option<ValidatingAdmissionPolicySpec> {
+fn bundled_policy() -> Option<ValidatingAdmissionPolicySpec> {
     let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(POLICIES).ok()?;
     let own = documents.into_iter().find(|document| {
         let label = &document["metadata"]["labels"]["idtoken.dev/admission-policy"];

@@ -5,9 +5,9 @@ use super::*;
 fn policy(change: impl FnOnce(&mut Value)) -> ValidatingAdmissionPolicy {
     let mut object = json!({
         "metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z"},
-        "spec": own().expect("config/admission.yaml has it"),
+        "spec": bundled_policy().expect("config/admission.yaml has it"),
     });
-    // What the API server fills in.
+    // The defaults of the API server.
     object["spec"]["matchConstraints"]["namespaceSelector"] = json!({});
     object["spec"]["matchConstraints"]["objectSelector"] = json!({});
     change(&mut object);
@@ -23,31 +23,31 @@ fn binding(change: impl FnOnce(&mut Value)) -> ValidatingAdmissionPolicyBinding 
     serde_json::from_value(object).unwrap()
 }
 
-fn since(time: &str) -> Guard {
-    Guard::Since {
+fn since(time: &str) -> PolicyCoverage {
+    PolicyCoverage::Since {
         policy: "p".into(),
         since: time.parse().unwrap(),
     }
 }
 
 #[test]
-fn it_holds_since_the_last_change_of_either() {
+fn covers_since_the_last_change_of_policy_or_binding() {
     let whole = [binding(|_| {})];
-    assert_eq!(guard(&[policy(|_| {})], &whole), since("2026-01-01T00:00:05Z"));
+    assert_eq!(coverage(&[policy(|_| {})], &whole), since("2026-01-01T00:00:05Z"));
     let edited = policy(|object| {
         object["metadata"]["managedFields"] = json!([
             {"manager": "kubectl", "time": "2026-03-01T00:00:00Z"},
             {"manager": "kube-apiserver", "subresource": "status", "time": "2026-04-01T00:00:00Z"},
         ]);
     });
-    assert_eq!(guard(&[edited], &whole), since("2026-03-01T00:00:00Z"));
-    // What is said to authors does not matter.
-    let told = policy(|object| object["spec"]["validations"][0]["message"] = json!("no"));
-    assert_eq!(guard(&[told], &whole), since("2026-01-01T00:00:05Z"));
+    assert_eq!(coverage(&[edited], &whole), since("2026-03-01T00:00:00Z"));
+    // Messages to authors do not count.
+    let reworded = policy(|object| object["spec"]["validations"][0]["message"] = json!("no"));
+    assert_eq!(coverage(&[reworded], &whole), since("2026-01-01T00:00:05Z"));
 }
 
 #[test]
-fn a_weaker_policy_or_binding_counts_for_nothing() {
+fn a_weaker_policy_or_binding_does_not_cover() {
     type Change = fn(&mut Value);
     let weaker: [Change; 7] = [
         |object| object["spec"]["failurePolicy"] = json!("Ignore"),
@@ -63,9 +63,9 @@ fn a_weaker_policy_or_binding_counts_for_nothing() {
     ];
     for change in weaker {
         let policy = policy(change);
-        let found = guard(std::slice::from_ref(&policy), &[binding(|_| {})]);
+        let found = coverage(std::slice::from_ref(&policy), &[binding(|_| {})]);
         assert!(
-            matches!(&found, Guard::Missing(why) if why.contains("not as this version")),
+            matches!(&found, PolicyCoverage::Missing(why) if why.contains("differs from the policy of this version")),
             "{policy:?}"
         );
     }
@@ -77,11 +77,11 @@ fn a_weaker_policy_or_binding_counts_for_nothing() {
     ];
     for change in loose {
         let binding = binding(change);
-        let found = guard(&[policy(|_| {})], std::slice::from_ref(&binding));
+        let found = coverage(&[policy(|_| {})], std::slice::from_ref(&binding));
         assert!(
-            matches!(&found, Guard::Missing(why) if why.contains("no binding")),
+            matches!(&found, PolicyCoverage::Missing(why) if why.contains("no binding")),
             "{binding:?}"
         );
     }
-    assert!(matches!(guard(&[], &[]), Guard::Missing(why) if why.contains("there is none")));
+    assert!(matches!(coverage(&[], &[]), PolicyCoverage::Missing(why) if why.contains("there is none")));
 }

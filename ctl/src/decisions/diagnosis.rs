@@ -1,4 +1,4 @@
-//! Pure: a request, its Secret and the time → what the Secret holds, and what of it is not as the request asks.
+//! Pure: a request, its Secret and the time → what the Secret holds, and how it differs from the spec.
 
 use idtoken_operator::api::conditions::READY;
 use idtoken_operator::api::v1alpha1::{CreationPolicy, IdTokenRequest};
@@ -12,31 +12,31 @@ use serde::Serialize;
 
 use crate::decisions::secret_view::SecretView;
 
-/// What is shown where something is absent.
+/// Stands for an absent value.
 const NOTHING: &str = "nothing";
 
-/// What the Secret's key holds.
-pub(crate) enum Held {
-    /// The caller may not read the Secret; what the API server said.
+/// What the Secret's key for the token holds.
+pub(crate) enum TokenState {
+    /// The caller may not read the Secret; with the message of the API server.
     Unreadable(String),
-    /// There is no Secret.
+    /// The Secret does not exist.
     NoSecret,
     /// The Secret has no such key.
     NoKey,
-    /// It is no ID token.
+    /// The value is not an ID token.
     NoToken(TokenError),
-    /// An ID token, valid or not.
+    /// The value is an ID token, which may be expired or of another spec.
     Token(Box<IdToken>),
 }
 
-/// Something that is not as the request asks.
+/// A difference between the spec and what is found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Difference {
-    /// A claim, or the path of a field.
+    /// Name of a claim, or path of a field.
     pub(crate) field: String,
-    /// As it should be.
+    /// The value that the spec implies.
     pub(crate) expected: String,
-    /// As it is.
+    /// The value that is found.
     pub(crate) found: String,
 }
 
@@ -68,40 +68,40 @@ pub(crate) fn token_key(request: &IdTokenRequest) -> &str {
 }
 
 /// Reads the token under `key`.
-pub(crate) fn held(secret: &SecretView, key: &str) -> Held {
+pub(crate) fn token_state(secret: &SecretView, key: &str) -> TokenState {
     let content = match secret {
-        SecretView::Unreadable(message) => return Held::Unreadable(message.clone()),
-        SecretView::Missing => return Held::NoSecret,
+        SecretView::Unreadable(message) => return TokenState::Unreadable(message.clone()),
+        SecretView::Missing => return TokenState::NoSecret,
         SecretView::Found(content) => content,
     };
     let Some(bytes) = content.data.get(key) else {
-        return Held::NoKey;
+        return TokenState::NoKey;
     };
     let Ok(text) = std::str::from_utf8(bytes) else {
-        return Held::NoToken(TokenError::Malformed("it holds characters outside ASCII"));
+        return TokenState::NoToken(TokenError::Malformed("it holds characters outside ASCII"));
     };
     match IdToken::parse(text.to_owned()) {
-        Ok(token) => Held::Token(Box::new(token)),
-        Err(error) => Held::NoToken(error),
+        Ok(token) => TokenState::Token(Box::new(token)),
+        Err(error) => TokenState::NoToken(error),
     }
 }
 
-/// All that is not as `object` asks. `validated` is the spec as the operator reads it.
+/// All differences from the spec of `object`. `validated` is the spec as the operator reads it.
 pub(crate) fn differences(
     object: &IdTokenRequest,
     validated: &Result<Request, ValidateError>,
     secret: &SecretView,
-    held: &Held,
+    state: &TokenState,
 ) -> Vec<Difference> {
-    let mut found = Found::default();
+    let mut found = Differences::default();
     if let Some(status) = &object.status
-        && let (Some(seen), Some(generation)) = (status.observed_generation, object.metadata.generation)
-        && seen >= 0
+        && let (Some(observed), Some(generation)) = (status.observed_generation, object.metadata.generation)
+        && observed >= 0
     {
         found.compare(
             "status.observedGeneration",
             &generation.to_string(),
-            Some(&seen.to_string()),
+            Some(&observed.to_string()),
         );
     }
     let request = match validated {
@@ -112,18 +112,18 @@ pub(crate) fn differences(
         }
     };
     let before = found.0.len();
-    match held {
-        Held::Unreadable(_) => return found.0,
-        Held::NoSecret => found.add("Secret", &request.target.name, NOTHING),
-        Held::NoKey => found.add(&format!("data[{}]", request.target.key), "an ID token", NOTHING),
-        Held::NoToken(error) => {
+    match state {
+        TokenState::Unreadable(_) => return found.0,
+        TokenState::NoSecret => found.add("Secret", &request.target.name, NOTHING),
+        TokenState::NoKey => found.add(&format!("data[{}]", request.target.key), "an ID token", NOTHING),
+        TokenState::NoToken(error) => {
             found.add(
                 &format!("data[{}]", request.target.key),
                 "an ID token",
-                &format!("something else: {error}"),
+                &format!("another value: {error}"),
             );
         }
-        Held::Token(token) => {
+        TokenState::Token(token) => {
             let pinned = object.status.as_ref().and_then(|status| status.token.as_ref());
             found.claims(
                 request,
@@ -133,20 +133,20 @@ pub(crate) fn differences(
         }
     }
     if let SecretView::Found(content) = secret {
-        found.secret(request, content, held);
+        found.secret(request, content, state);
         if found.0.len() == before
-            && let Held::Token(token) = held
+            && let TokenState::Token(token) = state
         {
-            found.rest(request, content, token);
+            found.rendering(request, content, token);
         }
     }
     found.0
 }
 
 #[derive(Default)]
-struct Found(Vec<Difference>);
+struct Differences(Vec<Difference>);
 
-impl Found {
+impl Differences {
     fn add(&mut self, field: &str, expected: &str, found: &str) {
         let [field, expected, found] = [field, expected, found].map(str::to_owned);
         self.0.push(Difference {
@@ -177,8 +177,8 @@ impl Found {
             },
         }
         match (&claims.email, spec.include_email) {
-            (None, true) => self.add("email", "the account's e-mail address, by includeEmail", NOTHING),
-            (Some(found), false) => self.add("email", "nothing, by includeEmail: false", found),
+            (None, true) => self.add("email", "the account's e-mail address (includeEmail)", NOTHING),
+            (Some(found), false) => self.add("email", "nothing (includeEmail: false)", found),
             _ => {}
         }
         if claims.email_verified == Some(false) {
@@ -189,14 +189,14 @@ impl Found {
         }
     }
 
-    fn secret(&mut self, request: &Request, content: &Content, held: &Held) {
+    fn secret(&mut self, request: &Request, content: &Content, state: &TokenState) {
         let summary = &content.summary;
         let annotation = |key: &str| format!("metadata.annotations[{key}]");
         if !summary.managed {
             self.add(
                 "Secret",
-                "one that the operator wrote",
-                "one that it did not write (SecretConflict)",
+                "a Secret of the operator",
+                "a Secret that the operator did not write (SecretConflict)",
             );
             return;
         }
@@ -210,7 +210,7 @@ impl Found {
             &request.uid,
             summary.request_uid.as_deref(),
         );
-        // What decides the token and how it is written: where they differ, the Secret is of another spec.
+        // Hashes of what the token and its Secret depend on: another hash is of another spec.
         self.compare(
             &annotation(annotations::TOKEN_HASH),
             &request.token_hash,
@@ -221,7 +221,7 @@ impl Found {
             &request.render_hash,
             summary.render_hash.as_deref(),
         );
-        if let Held::Token(token) = held {
+        if let TokenState::Token(token) = state {
             let exp = token.claims().exp.to_string();
             self.compare(
                 &annotation(annotations::EXPIRES),
@@ -235,7 +235,7 @@ impl Found {
             );
         }
         if content.immutable {
-            self.add("immutable", "false", "true, so that the token cannot be renewed");
+            self.add("immutable", "false", "true, which prevents renewals");
         }
         self.owner(request, content);
     }
@@ -281,18 +281,18 @@ impl Found {
         }
     }
 
-    /// Labels, annotations and keys of the template, compared by the operator's own code. Never shows a value: it can hold
+    /// Compares labels, annotations and keys of the template with the operator's own code. Never shows a value, which can contain
     /// the token.
-    fn rest(&mut self, request: &Request, content: &Content, token: &IdToken) {
+    fn rendering(&mut self, request: &Request, content: &Content, token: &IdToken) {
         match render::render(request, token) {
             Ok(rendered) => {
                 if let Some(field) = rendered.drift(content) {
-                    self.add(&field, "as the operator wrote it", "something else");
+                    self.add(&field, "as the operator wrote it", "another value");
                 }
             }
             Err(error) => self.add(
                 "spec.target.template",
-                "a template that can be expanded",
+                "a template that expands",
                 &error.to_string(),
             ),
         }

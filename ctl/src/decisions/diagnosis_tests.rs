@@ -46,8 +46,8 @@ fn secret(object: &IdTokenRequest, jwt: &str, change: impl FnOnce(&mut Value)) -
 }
 
 fn fields(object: &IdTokenRequest, view: &SecretView) -> Vec<String> {
-    let held = held(view, token_key(object));
-    let found = differences(object, &validate::validate(object), view, &held);
+    let state = token_state(&view, token_key(object));
+    let found = differences(object, &validate::validate(object), view, &state);
     let token = jwt(|_| ());
     let shown = format!("{found:?}");
     assert!(
@@ -58,7 +58,7 @@ fn fields(object: &IdTokenRequest, view: &SecretView) -> Vec<String> {
 }
 
 #[test]
-fn as_written_has_no_differences() {
+fn a_secret_as_written_has_no_differences() {
     let object = request(|_| ());
     assert_eq!(
         fields(&object, &secret(&object, &jwt(|_| ()), |_| ())),
@@ -100,7 +100,7 @@ fn claims_that_differ() {
 }
 
 #[test]
-fn email_that_was_not_asked_for() {
+fn email_that_was_not_requested() {
     let object = request(|object| object["spec"]["includeEmail"] = false.into());
     assert_eq!(fields(&object, &secret(&object, &jwt(|_| ()), |_| ())), ["email"]);
 }
@@ -158,7 +158,7 @@ fn owners() {
 }
 
 #[test]
-fn changed_behind_the_operators_back() {
+fn a_secret_that_another_client_changed() {
     let object = request(|_| ());
     let newer = jwt(|claims| claims["exp"] = (IAT + 7200).into());
     let view = secret(&object, &jwt(|_| ()), |secret| {
@@ -204,18 +204,18 @@ fn no_token() {
             secret["data"]["token"] = STANDARD.encode(junk).into()
         });
         assert_eq!(fields(&object, &view), ["data[token]"]);
-        assert!(matches!(held(&view, "token"), Held::NoToken(_)));
+        assert!(matches!(token_state(&view, "token"), TokenState::NoToken(_)));
     }
 }
 
 #[test]
-fn refused_spec() {
+fn a_spec_that_the_operator_rejects() {
     let object = request(|object| object["spec"]["audience"] = "a b".into());
     let found = differences(
         &object,
         &validate::validate(&object),
         &SecretView::Missing,
-        &Held::NoSecret,
+        &TokenState::NoSecret,
     );
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].field, "spec");

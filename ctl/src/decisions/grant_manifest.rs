@@ -1,4 +1,4 @@
-//! Pure: a request → the IdTokenGrant that allows it and nothing more.
+//! Pure: a request → the IdTokenGrant that allows it and nothing else.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use idtoken_operator::api::v1alpha1::{GrantFrom, GrantSource, GrantTo, IdTokenGrant, IdTokenGrantSpec};
@@ -8,34 +8,34 @@ use kube::api::ObjectMeta;
 use serde_saphyr::{ser_options, to_string_with_options};
 use thiserror::Error;
 
-/// Names up to this length are `NAMESPACE.NAME`; longer ones are cut to [`CUT`] and end in a hash, so that no two requests
-/// have the same.
-const WHOLE: usize = 200;
+/// Longest `NAMESPACE.NAME` that is the grant's name as it is. A longer one is truncated to [`TRUNCATED`] characters and a hash, so
+/// that each request has a grant of its own name.
+const MAX_PLAIN: usize = 200;
 
-/// Characters that are left of a name which is too long, before its hash.
-const CUT: usize = 210;
+/// Characters of a longer name before its hash.
+const TRUNCATED: usize = 210;
 
 /// Why there is no such grant.
 #[derive(Debug, Error)]
-pub(crate) enum DocumentError {
-    /// `*` in a grant's audience stands for anything.
+pub(crate) enum ManifestError {
+    /// The audience contains `*`, which is a wildcard in a grant.
     #[error(
-        "no IdTokenGrant can allow just the audience {0}, since a * in a grant is a wildcard: ask the verifier for an audience \
-         without *, or have an administrator write a grant with a wildcard"
+        "no IdTokenGrant can allow only the audience {0}, because * in a grant is a wildcard: use an audience without *, or have a \
+         cluster administrator write a grant with a wildcard"
     )]
     Wildcard(String),
-    /// It cannot be written as YAML.
+    /// The grant cannot be written as YAML.
     #[error("the grant cannot be written as YAML: {0}")]
     Yaml(String),
 }
 
-/// The grant for `token` in `namespace`, of which nothing is wider than the request.
+/// The grant that allows `namespace` the `token` and nothing else.
 ///
 /// # Errors
-/// [`DocumentError::Wildcard`].
-pub(crate) fn grant(namespace: &str, name: &str, token: &TokenSpec) -> Result<IdTokenGrant, DocumentError> {
+/// [`ManifestError::Wildcard`].
+pub(crate) fn grant(namespace: &str, name: &str, token: &TokenSpec) -> Result<IdTokenGrant, ManifestError> {
     if token.audience.contains('*') {
-        return Err(DocumentError::Wildcard(token.audience.clone()));
+        return Err(ManifestError::Wildcard(token.audience.clone()));
     }
     let mut delegates = token.source.delegates().to_vec();
     let source = token.source.granted_as();
@@ -66,14 +66,14 @@ pub(crate) fn grant(namespace: &str, name: &str, token: &TokenSpec) -> Result<Id
     })
 }
 
-/// The document, for `kubectl apply -f -`.
+/// The manifest for `kubectl apply -f -`.
 ///
 /// # Errors
-/// [`DocumentError::Yaml`].
-pub(crate) fn yaml(grant: &IdTokenGrant) -> Result<String, DocumentError> {
+/// [`ManifestError::Yaml`].
+pub(crate) fn yaml(grant: &IdTokenGrant) -> Result<String, ManifestError> {
     let options = ser_options! { prefer_block_scalars: false };
     let text =
-        to_string_with_options(grant, options).map_err(|error| DocumentError::Yaml(error.to_string()))?;
+        to_string_with_options(grant, options).map_err(|error| ManifestError::Yaml(error.to_string()))?;
     Ok(if text.ends_with('\n') {
         text
     } else {
@@ -81,15 +81,15 @@ pub(crate) fn yaml(grant: &IdTokenGrant) -> Result<String, DocumentError> {
     })
 }
 
-/// The grant's name. A namespace has no dot, so the first one ends it: no two requests have the same name.
+/// The grant's name, unique for each request: a namespace has no dot, so the first dot separates it from the name.
 fn grant_name(namespace: &str, name: &str) -> String {
-    let whole = format!("{namespace}.{name}");
-    if whole.len() <= WHOLE {
-        return whole;
+    let plain = format!("{namespace}.{name}");
+    if plain.len() <= MAX_PLAIN {
+        return plain;
     }
     let hash = hex(&digest(&SHA256, format!("{namespace}/{name}").as_bytes()).as_ref()[..16]);
-    // No separator: after a dash or a dot that the cut may leave, neither of them is a DNS name's.
-    format!("{}h{hash}", whole.get(..CUT).unwrap_or(&whole))
+    // No separator: the truncated name may end in `-` or `.`, after which neither is valid in a DNS name.
+    format!("{}h{hash}", plain.get(..TRUNCATED).unwrap_or(&plain))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::*;
 use idtoken_operator::request::TokenSource;
 
-fn chain(delegates: &[&str]) -> TokenSource {
+fn impersonation(delegates: &[&str]) -> TokenSource {
     TokenSource::Impersonation {
         delegates: delegates.iter().map(|name| (*name).to_owned()).collect(),
     }
@@ -21,7 +21,7 @@ fn token() -> TokenSpec {
         service_account: Some("caller@p.iam.gserviceaccount.com".into()),
         include_email: true,
         include_organization_number: false,
-        source: chain(&["link@p.iam.gserviceaccount.com", "1234"]),
+        source: impersonation(&["link@p.iam.gserviceaccount.com", "1234"]),
     }
 }
 
@@ -45,13 +45,13 @@ fn allows_the_request_and_nothing_wider() {
     let token = token();
     let grant = grant("shop", "billing", &token).unwrap();
     assert!(allowed(&grant, "shop", &token));
-    let without_chain = TokenSpec {
-        source: chain(&[]),
+    let without_delegates = TokenSpec {
+        source: impersonation(&[]),
         ..token.clone()
     };
     assert!(
-        allowed(&grant, "shop", &without_chain),
-        "delegates are allowed, not demanded"
+        allowed(&grant, "shop", &without_delegates),
+        "a grant allows delegates and does not require them"
     );
     assert!(!allowed(&grant, "shop2", &token));
     for other in [
@@ -76,7 +76,7 @@ fn allows_the_request_and_nothing_wider() {
             ..token.clone()
         },
         TokenSpec {
-            source: chain(&["5678"]),
+            source: impersonation(&["5678"]),
             ..token.clone()
         },
         TokenSpec {
@@ -93,7 +93,7 @@ fn allows_the_request_and_nothing_wider() {
 }
 
 #[test]
-fn other_sources_are_named_alone() {
+fn a_grant_for_another_source_allows_that_source_only() {
     let token = TokenSpec {
         source: TokenSource::MetadataServer { licenses: false },
         ..token()
@@ -104,21 +104,21 @@ fn other_sources_are_named_alone() {
         &grant,
         "shop",
         &TokenSpec {
-            source: chain(&[]),
+            source: impersonation(&[]),
             ..token
         }
     ));
 }
 
 #[test]
-fn a_star_is_never_written() {
+fn an_audience_with_a_star_is_rejected() {
     for audience in ["https://a.example/*", "*", "a*b", "https://a.example/x*y"] {
         let wide = TokenSpec {
             audience: audience.into(),
             ..token()
         };
         assert!(
-            matches!(grant("shop", "billing", &wide), Err(DocumentError::Wildcard(_))),
+            matches!(grant("shop", "billing", &wide), Err(ManifestError::Wildcard(_))),
             "{audience}"
         );
     }
@@ -176,7 +176,7 @@ fn yaml_reads_back_the_same() {
 #[test]
 fn yaml_is_what_kubectl_applies() {
     let token = TokenSpec {
-        source: chain(&[]),
+        source: impersonation(&[]),
         ..token()
     };
     let text = yaml(&grant("shop", "billing", &token).unwrap()).unwrap();

@@ -1,7 +1,6 @@
-//! Pure: grants and a token → which grant allows it, or how near the others come.
+//! Pure: grants and a token → the grant that allows it, or what does not match in the others.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use idtoken_operator::api::v1alpha1::{GrantRef, GrantSource, GrantTo, IdTokenGrantSpec};
@@ -11,44 +10,43 @@ use idtoken_operator::request::{TokenSource, TokenSpec};
 use jiff::Timestamp;
 use serde::Serialize;
 
-/// An audience that stands for none in particular, where another field is looked at.
+/// Account and audience of both token and entry while another field is compared.
 const ANY: &str = "any";
 
-/// Labels of the one namespace that matters; none where the caller may not read it.
+/// Labels of the request's namespace; `None` if they could not be read.
 pub(crate) type Labels = Option<BTreeMap<String, String>>;
 
-/// What grants say.
+/// Whether grants allow a token.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Verdict {
     /// This grant allows it.
     Allowed(GrantRef),
-    /// None does; the nearest first.
-    Denied(Vec<Miss>),
-    /// These would, if their selectors match the namespace, whose labels are not known.
+    /// No grant allows it; the closest entries come first.
+    Denied(Vec<NearMiss>),
+    /// These grants allow it if their selectors match the namespace, whose labels are unknown.
     Unknown(Vec<String>),
 }
 
-/// One entry of a grant, and what of it does not match.
+/// An entry of a grant that does not allow the token, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Miss {
+pub(crate) struct NearMiss {
     /// Name of the grant.
     pub(crate) grant: String,
     /// Index of the entry in `spec.to`.
     pub(crate) entry: usize,
-    /// What does not match; never empty.
+    /// The fields that do not match; never empty.
     pub(crate) mismatches: Vec<Mismatch>,
 }
 
-impl Miss {
-    /// Whether it has anything in common with what was asked for.
-    pub(crate) fn is_near(&self) -> bool {
-        let telling = [".serviceAccounts", ".audiences", "from"];
-        let missed = |field: &str| {
-            self.mismatches
-                .iter()
-                .any(|mismatch| mismatch.field.ends_with(field))
+impl NearMiss {
+    /// Whether the namespace, the account or the audience matches.
+    pub(crate) fn shares_something(&self) -> bool {
+        let fields = [".serviceAccounts", ".audiences", "from"];
+        let differs = |field: &str| {
+            let mut mismatches = self.mismatches.iter();
+            mismatches.any(|mismatch| mismatch.field.ends_with(field))
         };
-        !telling.into_iter().all(missed)
+        !fields.into_iter().all(differs)
     }
 }
 
@@ -57,13 +55,14 @@ impl Miss {
 pub(crate) struct Mismatch {
     /// Path of the field below `spec`.
     pub(crate) field: String,
-    /// What was asked for.
-    pub(crate) asked: String,
-    /// What the grant has.
+    /// The requested value.
+    #[serde(rename = "asked")]
+    pub(crate) requested: String,
+    /// The values that the grant allows.
     pub(crate) has: Vec<String>,
 }
 
-/// Decides, by the operator's own code, whether `namespace` may have `token`.
+/// Whether `grants` allow `namespace` the `token`, decided by the operator's own code.
 pub(crate) fn decide(grants: &[Grant], namespace: &str, labels: &Labels, token: &TokenSpec) -> Verdict {
     if let Some(grant) = authorize(grants, namespace, labels, token) {
         return Verdict::Allowed(grant);
@@ -85,12 +84,12 @@ pub(crate) fn decide(grants: &[Grant], namespace: &str, labels: &Labels, token: 
             return Verdict::Unknown(undecided);
         }
     }
-    let mut misses: Vec<Miss> = grants
+    let mut misses: Vec<NearMiss> = grants
         .iter()
         .flat_map(|grant| misses_of(grant, namespace, labels, token))
         .collect();
     misses.sort_by(|a, b| {
-        let key = |miss: &Miss| (miss.mismatches.len(), miss.grant.clone(), miss.entry);
+        let key = |miss: &NearMiss| (miss.mismatches.len(), miss.grant.clone(), miss.entry);
         key(a).cmp(&key(b))
     });
     Verdict::Denied(misses)
@@ -101,15 +100,15 @@ fn authorize(grants: &[Grant], namespace: &str, labels: &Labels, token: &TokenSp
         .iter()
         .map(|labels| (namespace.to_owned(), labels.clone()))
         .collect();
-    // Read a moment ago: nothing to be stale.
+    // Grants that were just read are not stale.
     GrantSet::new(grants, &namespaces, None)
         .authorize(namespace, "", token, Timestamp::UNIX_EPOCH)
         .ok()
 }
 
-fn misses_of(grant: &Grant, namespace: &str, labels: &Labels, token: &TokenSpec) -> Vec<Miss> {
+fn misses_of(grant: &Grant, namespace: &str, labels: &Labels, token: &TokenSpec) -> Vec<NearMiss> {
     let from = from_mismatch(grant, namespace, labels);
-    let entry = |(index, to)| Miss {
+    let entry = |(index, to)| NearMiss {
         grant: grant.id.name.clone(),
         entry: index,
         mismatches: from
@@ -121,10 +120,10 @@ fn misses_of(grant: &Grant, namespace: &str, labels: &Labels, token: &TokenSpec)
     grant.spec.to.iter().enumerate().map(entry).collect()
 }
 
-/// Asks the operator's code about `from` alone: the same grant with an entry that allows a token of ours.
+/// Compares `from` alone: the grant gets an entry that allows any token.
 fn from_mismatch(grant: &Grant, namespace: &str, labels: &Labels) -> Option<Mismatch> {
-    let token = neutral();
-    let to = vec![neutral_entry()];
+    let token = any_token();
+    let to = vec![any_entry()];
     let spec = IdTokenGrantSpec {
         from: grant.spec.from.clone(),
         to,
@@ -152,99 +151,104 @@ fn from_mismatch(grant: &Grant, namespace: &str, labels: &Labels) -> Option<Mism
         });
     Some(Mismatch {
         field: "from".to_owned(),
-        asked: namespace.to_owned(),
+        requested: namespace.to_owned(),
         has: has.collect(),
     })
 }
 
-/// Asks the operator's code about each field of an entry alone: all others match.
+/// Compares each field of an entry alone: in all other fields, entry and token are the same.
 fn to_mismatches(index: usize, to: &GrantTo, token: &TokenSpec) -> Vec<Mismatch> {
-    let mismatch = |field: &str, asked: String, has: Vec<String>| Mismatch {
-        field: format!("to[{index}].{field}"),
-        asked,
-        has,
+    let account = TokenSpec {
+        service_account: token.service_account.clone(),
+        ..any_token()
     };
-    let mut found = Vec::new();
-    let accounts = GrantTo {
-        service_accounts: to.service_accounts.clone(),
-        ..neutral_entry()
+    let audience = TokenSpec {
+        audience: token.audience.clone(),
+        ..any_token()
     };
-    if !allows(
-        &accounts,
-        &TokenSpec {
-            service_account: token.service_account.clone(),
-            ..neutral()
+    let delegate = |delegate: &String| TokenSpec {
+        source: TokenSource::Impersonation {
+            delegates: vec![delegate.clone()],
         },
-    ) {
-        found.push(mismatch(
-            "serviceAccounts",
-            token.service_account.clone().unwrap_or_default(),
-            to.service_accounts.clone(),
-        ));
-    }
-    let audiences = GrantTo {
-        audiences: to.audiences.clone(),
-        ..neutral_entry()
+        ..any_token()
     };
-    if !allows(
-        &audiences,
-        &TokenSpec {
-            audience: token.audience.clone(),
-            ..neutral()
-        },
-    ) {
-        found.push(mismatch(
-            "audiences",
-            token.audience.clone(),
-            to.audiences.clone(),
-        ));
-    }
-    let delegates = GrantTo {
-        delegates: to.delegates.clone(),
-        ..neutral_entry()
+    let source = TokenSpec {
+        source: without_delegates(&token.source),
+        ..any_token()
     };
-    let missing = token.source.delegates().iter().filter(|delegate| {
-        !allows(
-            &delegates,
-            &TokenSpec {
-                source: TokenSource::Impersonation {
-                    delegates: vec![(*delegate).clone()],
-                },
-                ..neutral()
+    let delegates = token.source.delegates().iter();
+    let sources = to.sources.iter().flatten();
+    let comparisons = [
+        Comparison {
+            field: "serviceAccounts",
+            entry: GrantTo {
+                service_accounts: to.service_accounts.clone(),
+                ..any_entry()
             },
-        )
-    });
-    let missing: Vec<&str> = missing.map(String::as_str).collect();
-    if !missing.is_empty() {
-        found.push(mismatch(
-            "delegates",
-            missing.join(", "),
-            to.delegates.clone().unwrap_or_default(),
-        ));
-    }
-    let sources = GrantTo {
-        sources: to.sources.clone(),
-        ..neutral_entry()
-    };
-    if !allows(
-        &sources,
-        &TokenSpec {
-            source: without_chain(&token.source),
-            ..neutral()
+            tokens: vec![(account, token.service_account.clone().unwrap_or_default())],
+            has: to.service_accounts.clone(),
         },
-    ) {
-        let has = to
-            .sources
-            .iter()
-            .flatten()
-            .map(|source| format!("{source:?}"))
-            .collect();
-        found.push(mismatch("sources", token.source.name().to_owned(), has));
-    }
-    found
+        Comparison {
+            field: "audiences",
+            entry: GrantTo {
+                audiences: to.audiences.clone(),
+                ..any_entry()
+            },
+            tokens: vec![(audience, token.audience.clone())],
+            has: to.audiences.clone(),
+        },
+        Comparison {
+            field: "delegates",
+            entry: GrantTo {
+                delegates: to.delegates.clone(),
+                ..any_entry()
+            },
+            tokens: delegates.map(|name| (delegate(name), name.clone())).collect(),
+            has: to.delegates.clone().unwrap_or_default(),
+        },
+        Comparison {
+            field: "sources",
+            entry: GrantTo {
+                sources: to.sources.clone(),
+                ..any_entry()
+            },
+            tokens: vec![(source, token.source.name().to_owned())],
+            has: sources.map(|source| format!("{source:?}")).collect(),
+        },
+    ];
+    comparisons
+        .into_iter()
+        .filter_map(|comparison| comparison.mismatch(index))
+        .collect()
 }
 
-fn neutral() -> TokenSpec {
+/// One field of an entry beside the same field of the token.
+struct Comparison {
+    field: &'static str,
+    /// Allows any token, but for `field`.
+    entry: GrantTo,
+    /// Tokens that differ from any token in `field` only, with the value that is requested of it.
+    tokens: Vec<(TokenSpec, String)>,
+    has: Vec<String>,
+}
+
+impl Comparison {
+    fn mismatch(self, index: usize) -> Option<Mismatch> {
+        let denied = self
+            .tokens
+            .into_iter()
+            .filter(|(token, _)| !allows(&self.entry, token));
+        let requested: Vec<String> = denied.map(|(_, value)| value).collect();
+        (!requested.is_empty()).then(|| Mismatch {
+            field: format!("to[{index}].{}", self.field),
+            requested: requested.join(", "),
+            has: self.has,
+        })
+    }
+}
+
+/// A token that [`any_entry`] allows.
+fn any_token() -> TokenSpec {
     TokenSpec {
         audience: ANY.to_owned(),
         service_account: Some(ANY.to_owned()),
@@ -256,7 +260,7 @@ fn neutral() -> TokenSpec {
     }
 }
 
-fn without_chain(source: &TokenSource) -> TokenSource {
+fn without_delegates(source: &TokenSource) -> TokenSource {
     match source {
         TokenSource::Impersonation { .. } => TokenSource::Impersonation {
             delegates: Vec::new(),
@@ -265,7 +269,8 @@ fn without_chain(source: &TokenSource) -> TokenSource {
     }
 }
 
-fn neutral_entry() -> GrantTo {
+/// An entry that allows [`any_token`] from every source.
+fn any_entry() -> GrantTo {
     GrantTo {
         service_accounts: vec![ANY.to_owned()],
         audiences: vec![ANY.to_owned()],

@@ -11,7 +11,7 @@ fn token() -> TokenSpec {
     TokenSpec {
         audience: AUDIENCE.into(),
         service_account: Some(ACCOUNT.into()),
-        ..neutral()
+        ..any_token()
     }
 }
 
@@ -28,7 +28,7 @@ fn fields(verdict: &Verdict) -> Vec<(String, Vec<String>)> {
     let Verdict::Denied(misses) = verdict else {
         panic!("{verdict:?}")
     };
-    let fields = |miss: &Miss| {
+    let fields = |miss: &NearMiss| {
         miss.mismatches
             .iter()
             .map(|mismatch| mismatch.field.clone())
@@ -71,14 +71,14 @@ fn names_the_allowing_grant() {
 }
 
 #[test]
-fn each_field_is_told_apart() {
+fn each_field_is_compared_alone() {
     let chain = TokenSpec {
         source: TokenSource::Impersonation {
             delegates: vec!["1".into(), "2".into()],
         },
         ..token()
     };
-    for (entry, field, asked) in [
+    for (entry, field, requested) in [
         (
             format!(
                 "serviceAccounts: ['*@q.iam.gserviceaccount.com'], audiences: ['{AUDIENCE}'], delegates: ['1', '2']"
@@ -117,14 +117,14 @@ fn each_field_is_told_apart() {
             panic!("{miss:?}")
         };
         assert_eq!(
-            (mismatch.field.as_str(), mismatch.asked.as_str()),
-            (format!("to[0].{field}").as_str(), asked)
+            (mismatch.field.as_str(), mismatch.requested.as_str()),
+            (format!("to[0].{field}").as_str(), requested)
         );
     }
 }
 
 #[test]
-fn strangers_are_not_near() {
+fn an_entry_that_matches_in_nothing_shares_nothing() {
     let grants = grants(&format!(
         "- {{name: a, from: [{{namespace: x}}], to: [{{serviceAccounts: ['1'], audiences: [a]}}]}}\n\
          - {{name: b, from: [{{namespace: x}}], to: [{{serviceAccounts: ['1'], audiences: ['{AUDIENCE}']}}]}}"
@@ -132,14 +132,25 @@ fn strangers_are_not_near() {
     let Verdict::Denied(misses) = decide(&grants, "shop", &None, &token()) else {
         panic!()
     };
-    let near: Vec<_> = misses
+    let shares: Vec<_> = misses
         .iter()
-        .map(|miss| (miss.grant.as_str(), miss.is_near()))
+        .map(|miss| (miss.grant.as_str(), miss.shares_something()))
         .collect();
-    assert_eq!(near, [("file:b", true), ("file:a", false)]);
+    assert_eq!(shares, [("file:b", true), ("file:a", false)]);
 }
 
 #[test]
 fn nothing_is_granted_without_grants() {
     assert_eq!(decide(&[], "shop", &None, &token()), Verdict::Denied(Vec::new()));
+}
+
+#[test]
+fn json_names_what_was_asked_and_what_the_grant_has() {
+    let mismatch = Mismatch {
+        field: "from".into(),
+        requested: "shop".into(),
+        has: vec!["other".into()],
+    };
+    let json = serde_json::json!({"field": "from", "asked": "shop", "has": ["other"]});
+    assert_eq!(serde_json::to_value(mismatch).unwrap(), json);
 }

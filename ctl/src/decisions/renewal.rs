@@ -1,43 +1,44 @@
-//! Pure: a request and the value of its renew annotation → how far the renewal is.
+//! Pure: a request and the value that was set on its renew annotation → progress of the renewal.
 
 use idtoken_operator::api::annotations;
 use idtoken_operator::api::conditions::{READY, RENEWAL_FAILING, reason};
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
 
-/// How far a renewal is.
+/// Progress of a renewal.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// The Secret holds a token that was minted after the request for it.
+    /// The Secret holds a token that was minted after the annotation was set.
     Done,
-    /// Not yet, and why as far as is known.
-    Waiting(String),
-    /// It will not happen by itself.
+    /// Not finished, and why as far as the status says.
+    Pending(String),
+    /// A user has to act first.
     Failed(String),
 }
 
-pub(crate) fn progress(object: &IdTokenRequest, stamp: &str) -> Progress {
-    let asked = object
+/// How far the renewal is that was requested by setting the annotation to `request_id`.
+pub(crate) fn progress(object: &IdTokenRequest, request_id: &str) -> Progress {
+    let requested = object
         .metadata
         .annotations
         .as_ref()
         .and_then(|all| all.get(annotations::RENEW));
-    if asked.map(String::as_str) != Some(stamp) {
+    if requested.map(String::as_str) != Some(request_id) {
         return Progress::Failed(
-            "somebody else has changed the annotation idtoken.dev/renew meanwhile".to_owned(),
+            "another client has changed the annotation idtoken.dev/renew meanwhile".to_owned(),
         );
     }
     if object.spec.suspend.unwrap_or(false) {
         return Progress::Failed("it is suspended (spec.suspend)".to_owned());
     }
     let Some(status) = &object.status else {
-        return Progress::Waiting("the operator has not looked at it yet".to_owned());
+        return Progress::Pending("the operator has not reconciled it yet".to_owned());
     };
     let condition = |type_| status.condition(type_);
-    let handled = status.last_handled_renew_request.as_deref() == Some(stamp);
+    let handled = status.last_handled_renew_request.as_deref() == Some(request_id);
     let ready = condition(READY);
     match (handled, ready) {
         (true, Some(ready)) if ready.status == "True" => return Progress::Done,
-        // No renewal helps a spec that the operator refuses.
+        // The operator renews nothing while it rejects the spec.
         (_, Some(ready))
             if [reason::INVALID_SPEC, reason::SOURCE_UNAVAILABLE].contains(&ready.reason.as_str())
                 && status.observed_generation == object.metadata.generation =>
@@ -48,8 +49,8 @@ pub(crate) fn progress(object: &IdTokenRequest, stamp: &str) -> Progress {
     }
     let failing = condition(RENEWAL_FAILING).filter(|failing| failing.status == "True");
     let why = failing.or_else(|| ready.filter(|ready| ready.status != "True"));
-    Progress::Waiting(why.map_or_else(
-        || "the operator has not renewed it in time".to_owned(),
+    Progress::Pending(why.map_or_else(
+        || "the operator has not renewed it yet".to_owned(),
         |condition| format!("{}: {}", condition.reason, condition.message),
     ))
 }
@@ -60,7 +61,7 @@ mod tests {
 
     use super::*;
 
-    const STAMP: &str = "2026-01-01T00:00:00.5Z";
+    const REQUEST_ID: &str = "2026-01-01T00:00:00.5Z";
 
     fn state(spec: Value, status: Value) -> Progress {
         let mut full = json!({"audience": "https://a", "serviceAccount": "1"});
@@ -69,10 +70,10 @@ mod tests {
             .extend(spec.as_object().unwrap().clone());
         let object = json!({
             "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest",
-            "metadata": {"name": "a", "namespace": "b", "generation": 2, "annotations": {"idtoken.dev/renew": STAMP}},
+            "metadata": {"name": "a", "namespace": "b", "generation": 2, "annotations": {"idtoken.dev/renew": REQUEST_ID}},
             "spec": full, "status": status,
         });
-        progress(&serde_json::from_value(object).unwrap(), STAMP)
+        progress(&serde_json::from_value(object).unwrap(), REQUEST_ID)
     }
 
     fn condition(type_: &str, status: &str, reason: &str) -> Value {
@@ -82,31 +83,31 @@ mod tests {
     #[test]
     fn done_when_handled_and_ready() {
         let status = |handled: &str, ready: &str| json!({"lastHandledRenewRequest": handled, "conditions": [condition("Ready", ready, "Issued")]});
-        assert_eq!(state(json!({}), status(STAMP, "True")), Progress::Done);
+        assert_eq!(state(json!({}), status(REQUEST_ID, "True")), Progress::Done);
         assert!(matches!(
             state(json!({}), status("before", "True")),
-            Progress::Waiting(_)
+            Progress::Pending(_)
         ));
         assert!(matches!(
-            state(json!({}), status(STAMP, "False")),
-            Progress::Waiting(_)
+            state(json!({}), status(REQUEST_ID, "False")),
+            Progress::Pending(_)
         ));
     }
 
     #[test]
-    fn what_will_not_happen_is_not_waited_for() {
+    fn a_renewal_that_needs_a_user_has_failed() {
         assert!(matches!(
             state(json!({"suspend": true}), json!({})),
             Progress::Failed(_)
         ));
-        let refused = |seen: i64| json!({"observedGeneration": seen, "conditions": [condition("Ready", "False", "InvalidSpec")]});
+        let rejected = |observed: i64| json!({"observedGeneration": observed, "conditions": [condition("Ready", "False", "InvalidSpec")]});
         assert_eq!(
-            state(json!({}), refused(2)),
+            state(json!({}), rejected(2)),
             Progress::Failed("InvalidSpec: m".to_owned())
         );
         assert_eq!(
-            state(json!({}), refused(1)),
-            Progress::Waiting("InvalidSpec: m".to_owned())
+            state(json!({}), rejected(1)),
+            Progress::Pending("InvalidSpec: m".to_owned())
         );
     }
 
@@ -117,17 +118,17 @@ mod tests {
         ]});
         assert_eq!(
             state(json!({}), status),
-            Progress::Waiting("PermissionDenied: m".to_owned())
+            Progress::Pending("PermissionDenied: m".to_owned())
         );
     }
 
     #[test]
-    fn another_request_for_renewal_ends_the_wait() {
+    fn another_value_of_the_annotation_is_a_failure() {
         let object: IdTokenRequest = serde_json::from_value(json!({
             "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest",
             "metadata": {"name": "a", "annotations": {"idtoken.dev/renew": "other"}}, "spec": {"audience": "a"},
         }))
         .unwrap();
-        assert!(matches!(progress(&object, STAMP), Progress::Failed(_)));
+        assert!(matches!(progress(&object, REQUEST_ID), Progress::Failed(_)));
     }
 }

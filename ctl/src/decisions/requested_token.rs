@@ -5,24 +5,24 @@ use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use idtoken_operator::google::shell::quote;
 use idtoken_operator::request::{self as validate, TokenSpec};
 
-/// The token with the account that its source has told, which a grant has to name.
+/// Adds the account that the source returned, if the spec names none: a grant has to name it.
 ///
 /// # Errors
-/// The spec names no account, and the source has not told one yet.
+/// The spec names no account, and the source has not returned a token yet.
 pub(crate) fn with_resolved_account(mut token: TokenSpec, request: &IdTokenRequest) -> Result<TokenSpec> {
-    let told = request.status.as_ref().and_then(|status| status.token.as_ref());
-    let told = told.and_then(|token| token.email.clone());
-    token.service_account = token.service_account.or(told);
+    let issued = request.status.as_ref().and_then(|status| status.token.as_ref());
+    let email = issued.and_then(|token| token.email.clone());
+    token.service_account = token.service_account.or(email);
     if token.service_account.is_none() {
         bail!(
-            "IdTokenRequest {} names no account, and a grant has to: set spec.serviceAccount to the account that its source has",
+            "IdTokenRequest {} names no account, but a grant has to: set spec.serviceAccount to the account of its source",
             quote(request.metadata.name.as_deref().unwrap_or_default())
         );
     }
     Ok(token)
 }
 
-/// Whether Google's IAM alone decides on a request.
+/// Whether Google's IAM decides instead of grants.
 pub(crate) fn needs_no_grant(request: &IdTokenRequest) -> bool {
     request
         .spec
@@ -31,15 +31,15 @@ pub(crate) fn needs_no_grant(request: &IdTokenRequest) -> bool {
         .is_some_and(|source| source.federation.is_some())
 }
 
-/// What decides the token of a request.
+/// The token that `request` asks for.
 ///
 /// # Errors
-/// The operator would refuse the spec.
+/// The operator would reject the spec.
 pub(crate) fn token_spec(request: &IdTokenRequest) -> Result<TokenSpec> {
     let name = request.metadata.name.as_deref().unwrap_or_default();
     validate::token(&request.spec).with_context(|| {
         format!(
-            "the operator refuses IdTokenRequest {}: correct its spec first",
+            "the operator rejects the spec of IdTokenRequest {}; correct it first",
             quote(name)
         )
     })

@@ -2,13 +2,13 @@
 
 use idtoken_operator::kubernetes::secret::Content;
 
-/// What a Secret turned out to be.
+/// The result of reading a Secret.
 #[derive(Debug)]
 pub(crate) enum SecretView {
-    /// The caller may not read it; what the API server said.
+    /// The caller may not read it; with the message of the API server.
     Unreadable(String),
-    /// There is none.
+    /// It does not exist.
     Missing,
-    /// Its data and metadata.
+    /// It exists; with its data and metadata.
     Found(Box<Content>),
 }

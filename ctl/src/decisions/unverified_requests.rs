@@ -1,35 +1,37 @@
-//! Pure: requests and what the admission policy covers → those whose author it has not checked.
+//! Pure: requests and since when the admission policy covers them → those whose author it has not checked.
 
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::decisions::admission_policy::{Guard, SETTLED};
+use crate::decisions::admission_policy::{PROPAGATION, PolicyCoverage};
 
-/// A request whose author is not known to have been checked.
+/// A request with source.federation whose author no admission policy is known to have checked.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Unchecked {
+pub(crate) struct UnverifiedRequest {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) service_account: String,
     pub(crate) created: Option<Timestamp>,
 }
 
-/// Those of `requests` with source.federation that were created before the policy was at work. The creation time is the API server's
-/// own, which no author can set; the managers and times of fields can be set by authors, so they tell nothing.
-pub(crate) fn unchecked(requests: &[IdTokenRequest], guard: &Guard) -> Vec<Unchecked> {
-    let mut found: Vec<Unchecked> = requests
+/// The requests with source.federation that were created before the policy was in effect. Only the API server sets the creation
+/// time. Authors can set the managers and times of fields, so those prove nothing.
+pub(crate) fn unverified(requests: &[IdTokenRequest], coverage: &PolicyCoverage) -> Vec<UnverifiedRequest> {
+    let mut found: Vec<UnverifiedRequest> = requests
         .iter()
         .filter_map(|request| {
             let federation = request.spec.source.as_ref()?.federation.as_ref()?;
             let meta = &request.metadata;
             let created = meta.creation_timestamp.as_ref().map(|time| time.0);
-            let checked = match guard {
-                Guard::Since { since, .. } => created.is_some_and(|created| created > *since + SETTLED),
-                Guard::Missing(_) => false,
+            let checked = match coverage {
+                PolicyCoverage::Since { since, .. } => {
+                    created.is_some_and(|created| created > *since + PROPAGATION)
+                }
+                PolicyCoverage::Missing(_) => false,
             };
-            (!checked).then(|| Unchecked {
+            (!checked).then(|| UnverifiedRequest {
                 namespace: meta.namespace.clone().unwrap_or_default(),
                 name: meta.name.clone().unwrap_or_default(),
                 service_account: federation.service_account_ref.name.clone(),
@@ -55,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_provably_newer_than_the_policy_is_listed() {
+    fn requests_that_are_not_newer_than_the_policy_are_listed() {
         let federation = serde_json::json!({"federation": {"serviceAccountRef": {"name": "billing"}}});
         let requests = [
             request("before", "2026-01-01T00:00:00Z", federation.clone()),
@@ -67,18 +69,18 @@ mod tests {
                 serde_json::json!({"impersonation": {}}),
             ),
         ];
-        let names = |guard: &Guard| -> Vec<String> {
-            unchecked(&requests, guard)
+        let names = |coverage: &PolicyCoverage| -> Vec<String> {
+            unverified(&requests, coverage)
                 .into_iter()
                 .map(|one| one.name)
                 .collect()
         };
-        let since = Guard::Since {
+        let since = PolicyCoverage::Since {
             policy: "p".into(),
             since: "2026-01-01T01:00:00Z".parse().unwrap(),
         };
         assert_eq!(names(&since), ["before", "soon"]);
-        let missing = Guard::Missing("none".into());
+        let missing = PolicyCoverage::Missing("none".into());
         assert_eq!(names(&missing), ["after", "before", "soon"]);
     }
 }

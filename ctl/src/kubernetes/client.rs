@@ -1,4 +1,4 @@
-//! Calls of the Kubernetes API as the caller.
+//! The calls of the Kubernetes API, as the caller.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,24 +22,24 @@ use crate::decisions::admission_policy;
 use crate::decisions::secret_view::SecretView;
 use crate::kubernetes::error::{ApiError, classify};
 
-/// Objects of one page of a list.
+/// Objects in one page of a list.
 const PAGE: u32 = 500;
 
-/// The field manager of our writes, as `managedFields` shows it.
+/// The manager of the fields that the plugin writes, in `managedFields`.
 const FIELD_MANAGER: &str = "kubectl-idtoken";
 
-/// The cluster, as the caller.
-pub(crate) struct Cluster {
+/// A client of the Kubernetes API with the caller's kubeconfig.
+pub(crate) struct KubeClient {
     client: Client,
-    /// The namespace to work in.
+    /// The namespace of the flag `--namespace` or of the context.
     pub(crate) namespace: String,
 }
 
-impl Cluster {
-    /// Sets up a client; nothing is called yet.
+impl KubeClient {
+    /// Builds a client; no call is made yet.
     ///
     /// # Errors
-    /// No usable kubeconfig.
+    /// There is no usable kubeconfig.
     pub(crate) async fn connect(args: &ClusterArgs) -> Result<Self> {
         let options = KubeConfigOptions {
             context: args.context.clone(),
@@ -54,26 +54,26 @@ impl Cluster {
                     .with_context(|| format!("the kubeconfig {} cannot be used", path.display()))?
             }
             None if args.context.is_some() => Config::from_kubeconfig(&options).await.context(
-                "the kubeconfig cannot be used; name one by --kubeconfig or KUBECONFIG, and see its contexts by: kubectl config \
+                "the kubeconfig cannot be used; set --kubeconfig or KUBECONFIG, and list its contexts with: kubectl config \
                  get-contexts",
             )?,
             None => Config::infer()
                 .await
-                .context("there is no usable kubeconfig; name one by --kubeconfig or KUBECONFIG")?,
+                .context("there is no usable kubeconfig; set --kubeconfig or KUBECONFIG")?,
         };
         config.connect_timeout = args.request_timeout.0;
         config.read_timeout = args.request_timeout.0;
-        // A person waits: it is better to be told than to wait for fifteen attempts.
+        // A user waits: report the first error instead of retrying fifteen times.
         config.default_retry = false;
         let namespace = args
             .namespace
             .clone()
             .unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config).context("the client of the Kubernetes API cannot be set up")?;
+        let client = Client::try_from(config).context("cannot build a client of the Kubernetes API")?;
         Ok(Self { client, namespace })
     }
 
-    /// Reads one request.
+    /// Gets one request.
     ///
     /// # Errors
     /// [`ApiError`].
@@ -84,31 +84,31 @@ impl Cluster {
             .map_err(|error| self.request_error("get", name, &error))
     }
 
-    /// Reads all requests of the namespace.
+    /// Lists the requests of the namespace.
     ///
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn requests(&self) -> Result<Vec<IdTokenRequest>, ApiError> {
-        pages(&self.requests_api(), &ListParams::default())
+        list_all(&self.requests_api(), &ListParams::default())
             .await
             .map_err(|error| classify("list", "idtokenrequests", Some(&self.namespace), None, &error))
     }
 
-    /// Reads all requests of the cluster.
+    /// Lists the requests of all namespaces.
     ///
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn all_requests(&self) -> Result<Vec<IdTokenRequest>, ApiError> {
         let api: Api<IdTokenRequest> = Api::all(self.client.clone());
-        let list = pages(&api, &ListParams::default()).await;
+        let list = list_all(&api, &ListParams::default()).await;
         list.map_err(|error| classify("list", "idtokenrequests", None, None, &error))
     }
 
-    /// Reads the admission policies that are marked as those of federation's authors, and their bindings.
+    /// Lists the admission policies with the label of the bundled one, and all bindings.
     ///
     /// # Errors
     /// [`ApiError`].
-    pub(crate) async fn admission(
+    pub(crate) async fn admission_policies(
         &self,
     ) -> Result<
         (
@@ -117,12 +117,12 @@ impl Cluster {
         ),
         ApiError,
     > {
-        let marked = ListParams::default().labels(admission_policy::LABEL);
-        let policies = pages(&Api::all(self.client.clone()), &marked)
+        let labelled = ListParams::default().labels(admission_policy::LABEL);
+        let policies = list_all(&Api::all(self.client.clone()), &labelled)
             .await
             .map_err(|error| classify("list", "validatingadmissionpolicies", None, None, &error))?;
-        // A binding made by hand counts too.
-        let bindings = pages(&Api::all(self.client.clone()), &ListParams::default())
+        // A binding without the label counts too.
+        let bindings = list_all(&Api::all(self.client.clone()), &ListParams::default())
             .await
             .map_err(|error| classify("list", "validatingadmissionpolicybindings", None, None, &error))?;
         Ok((policies, bindings))
@@ -144,13 +144,13 @@ impl Cluster {
             .map_err(|error| self.request_error("patch", name, &error))
     }
 
-    /// Reads all grants.
+    /// Lists all grants.
     ///
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn grants(&self) -> Result<Vec<Grant>, ApiError> {
         let api: Api<IdTokenGrant> = Api::all(self.client.clone());
-        let grants = pages(&api, &ListParams::default())
+        let grants = list_all(&api, &ListParams::default())
             .await
             .map_err(|error| classify("list", "idtokengrants", None, None, &error))?;
         let grant = |grant: IdTokenGrant| Grant {
@@ -163,7 +163,7 @@ impl Cluster {
         Ok(grants.into_iter().map(grant).collect())
     }
 
-    /// Reads the labels of the namespace.
+    /// Gets the labels of the namespace.
     ///
     /// # Errors
     /// [`ApiError`].
@@ -182,10 +182,10 @@ impl Cluster {
         Ok(found.metadata.labels.unwrap_or_default())
     }
 
-    /// Reads a Secret of the namespace, by the operator's own code.
+    /// Gets a Secret of the namespace with the operator's own code. It is no error if the caller may not read it.
     ///
     /// # Errors
-    /// The API server did not answer. That the caller may not read it is none.
+    /// Any other failure of the call.
     pub(crate) async fn secret(&self, name: &str) -> Result<SecretView, KubeFault> {
         match observe::read_secret(&self.client, &self.namespace, name).await {
             Ok(Some(content)) => Ok(SecretView::Found(Box::new(content))),
@@ -205,12 +205,12 @@ impl Cluster {
     }
 }
 
-async fn pages<K>(api: &Api<K>, which: &ListParams) -> Result<Vec<K>, kube::Error>
+async fn list_all<K>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, kube::Error>
 where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     let mut all = Vec::new();
-    let mut params = which.clone().limit(PAGE);
+    let mut params = params.clone().limit(PAGE);
     loop {
         let page = api.list(&params).await?;
         all.extend(page.items);

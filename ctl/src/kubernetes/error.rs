@@ -1,92 +1,93 @@
-//! A failed call of the Kubernetes API, in the caller's terms.
+//! Errors of the Kubernetes API, in the caller's terms: each says what the caller can do.
 
 use idtoken_operator::google::shell::quote;
 use idtoken_operator::text::error_chain;
 use thiserror::Error;
 
-/// A failed call, in the caller's terms.
+/// A failed call of the Kubernetes API.
 #[derive(Debug, Error)]
 pub(crate) enum ApiError {
-    /// There is no such object.
-    #[error("{what} not found{place}; to see those that exist: kubectl get {resource}{flag}")]
+    /// The object does not exist.
+    #[error("{what} not found{in_namespace}; to list the existing ones: kubectl get {resource}{flag}")]
     NotFound {
         /// Kind and name.
         what: String,
-        /// Where, with a leading space.
-        place: String,
-        /// Plural resource.
+        /// ` in namespace NAME`, or empty.
+        in_namespace: String,
+        /// Resource, in the plural.
         resource: &'static str,
-        /// The namespace's flag, with a leading space.
+        /// ` -n NAME`, or empty.
         flag: String,
     },
-    /// The API server does not know the kind.
+    /// The API server does not serve the kind.
     #[error(
-        "the cluster has no {resource}: its CustomResourceDefinitions are not installed, or this is another cluster than you \
-         meant (see: kubectl config current-context)"
+        "the cluster has no {resource}: its CustomResourceDefinitions are not installed, or this is not the cluster \
+         that you meant (see: kubectl config current-context)"
     )]
     NoSuchKind {
-        /// Plural resource.
+        /// Resource, in the plural.
         resource: &'static str,
     },
-    /// RBAC.
+    /// RBAC denies it.
     #[error(
-        "you may not {verb} {resource}{place}: {message}; ask an administrator of the cluster for the verb {verb} on {resource}, \
-         or use another --context"
+        "you may not {verb} {resource}{in_namespace}: {message}; ask a cluster administrator for the verb {verb} on \
+         {resource}, or use another --context"
     )]
     Forbidden {
         /// RBAC verb.
         verb: &'static str,
-        /// Plural resource.
+        /// Resource, in the plural.
         resource: &'static str,
-        /// Where, with a leading space.
-        place: String,
-        /// The API server's own words.
+        /// ` in namespace NAME`, or empty.
+        in_namespace: String,
+        /// Message of the API server.
         message: String,
     },
-    /// Authentication.
-    #[error("the API server does not accept your credentials: {0}; log in again, or use another --context")]
+    /// The API server does not authenticate the caller; with its message.
+    #[error("the API server rejected your credentials: {0}; log in again, or use another --context")]
     Unauthorized(String),
-    /// Another answer.
-    #[error("the API server refused to {verb} {resource}{place} ({code}): {message}")]
-    Refused {
+    /// Another status of the API server.
+    #[error("cannot {verb} {resource}{in_namespace}: the API server returned {code}: {message}")]
+    Rejected {
         /// RBAC verb.
         verb: &'static str,
-        /// Plural resource.
+        /// Resource, in the plural.
         resource: &'static str,
-        /// Where, with a leading space.
-        place: String,
+        /// ` in namespace NAME`, or empty.
+        in_namespace: String,
         /// HTTP status.
         code: u16,
-        /// The API server's own words.
+        /// Message of the API server.
         message: String,
     },
-    /// No answer that makes sense.
+    /// No response, or not one of an API server.
     #[error(
-        "cannot {verb} {resource}{place}: {problem}; check that the API server can be reached: kubectl get --raw /version"
+        "cannot {verb} {resource}{in_namespace}: {problem}; check that the API server is reachable: kubectl get --raw /version"
     )]
     Unreachable {
         /// RBAC verb.
         verb: &'static str,
-        /// Plural resource.
+        /// Resource, in the plural.
         resource: &'static str,
-        /// Where, with a leading space.
-        place: String,
-        /// What happened.
+        /// ` in namespace NAME`, or empty.
+        in_namespace: String,
+        /// The error and its causes.
         problem: String,
     },
-    /// The object is of a version that this program does not know.
+    /// The object does not have the fields that this version expects.
     #[error(
-        "the {resource}{place} cannot be read: the CustomResourceDefinitions of the cluster and this program are of different \
-         versions; install the kubectl plugin of the operator's version"
+        "cannot decode the {resource}{in_namespace}: the cluster's CustomResourceDefinitions and this plugin have different versions; \
+         install the plugin of the operator's version"
     )]
     Undecodable {
-        /// Plural resource.
+        /// Resource, in the plural.
         resource: &'static str,
-        /// Where, with a leading space.
-        place: String,
+        /// ` in namespace NAME`, or empty.
+        in_namespace: String,
     },
 }
 
+/// Reads an error of kube. `namespace` is absent for cluster-wide calls, and `what`, kind and name, for lists.
 pub(crate) fn classify(
     verb: &'static str,
     resource: &'static str,
@@ -94,17 +95,17 @@ pub(crate) fn classify(
     what: Option<&str>,
     error: &kube::Error,
 ) -> ApiError {
-    let place = namespace
+    let in_namespace = namespace
         .map(|name| format!(" in namespace {}", quote(name)))
         .unwrap_or_default();
     match error {
         kube::Error::Api(status) => {
             let message = status.message.clone();
             match (status.code, what) {
-                // Without details it is the path that is unknown, not the object.
+                // Without details, the path does not exist, rather than the object.
                 (404, Some(what)) if status.details.is_some() => ApiError::NotFound {
                     what: what.to_owned(),
-                    place,
+                    in_namespace,
                     resource,
                     flag: namespace
                         .map(|name| format!(" -n {}", quote(name)))
@@ -115,33 +116,36 @@ pub(crate) fn classify(
                 (403, _) => ApiError::Forbidden {
                     verb,
                     resource,
-                    place,
+                    in_namespace,
                     message,
                 },
-                (code, _) => ApiError::Refused {
+                (code, _) => ApiError::Rejected {
                     verb,
                     resource,
-                    place,
+                    in_namespace,
                     code,
                     message,
                 },
             }
         }
-        // The parser's own words can quote what was received.
-        kube::Error::SerdeError(_) => ApiError::Undecodable { resource, place },
+        // The parser's message can quote the response.
+        kube::Error::SerdeError(_) => ApiError::Undecodable {
+            resource,
+            in_namespace,
+        },
         kube::Error::Service(error) => {
             let problem = error_chain(error.as_ref());
             ApiError::Unreachable {
                 verb,
                 resource,
-                place,
+                in_namespace,
                 problem,
             }
         }
         other => ApiError::Unreachable {
             verb,
             resource,
-            place,
+            in_namespace,
             problem: error_chain(other),
         },
     }
@@ -154,12 +158,12 @@ mod tests {
 
     use super::*;
 
-    fn said(code: u16, details: bool) -> String {
+    fn error(code: u16, details: bool) -> String {
         let details =
             details.then(|| serde_json::from_str::<StatusDetails>(r#"{"name":"billing"}"#).unwrap());
         let status = Status {
             code,
-            message: "said so".into(),
+            message: "message".into(),
             details,
             ..Status::default()
         };
@@ -174,18 +178,18 @@ mod tests {
     }
 
     #[test]
-    fn failures_say_what_to_do() {
+    fn errors_say_what_to_do() {
         assert_eq!(
-            said(404, true),
-            "IdTokenRequest billing not found in namespace shop; to see those that exist: kubectl get idtokenrequests -n shop"
+            error(404, true),
+            "IdTokenRequest billing not found in namespace shop; to list the existing ones: kubectl get idtokenrequests -n shop"
         );
-        assert!(said(404, false).contains("CustomResourceDefinitions are not installed"));
-        assert!(said(401, false).contains("log in again"));
-        let forbidden = said(403, true);
+        assert!(error(404, false).contains("CustomResourceDefinitions are not installed"));
+        assert!(error(401, false).contains("log in again"));
+        let forbidden = error(403, true);
         assert!(
-            forbidden.starts_with("you may not get idtokenrequests in namespace shop: said so"),
+            forbidden.starts_with("you may not get idtokenrequests in namespace shop: message"),
             "{forbidden}"
         );
-        assert!(said(500, false).contains("(500): said so"));
+        assert!(error(500, false).contains("returned 500: message"));
     }
 }

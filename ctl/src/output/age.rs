@@ -1,10 +1,10 @@
-//! Spans of time in words.
+//! Durations and times as text.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// A span as kubectl shows ages: its two largest units, `42m`, `3h5m`, `2d4h`. The sign is left out.
-pub(crate) fn span(span: SignedDuration) -> String {
-    let seconds = span.as_secs().unsigned_abs();
+/// A duration as kubectl shows ages: its two largest units, such as `42m`, `3h5m` or `2d4h`, without a sign.
+pub(crate) fn age(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs().unsigned_abs();
     let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
     let mut rest = seconds;
     let mut parts = Vec::new();
@@ -26,13 +26,13 @@ pub(crate) fn span(span: SignedDuration) -> String {
     }
 }
 
-/// A time and how far it is: `2026-01-02T03:04:05Z (in 42m)`.
+/// A time and its distance from now: `2026-01-02T03:04:05Z (in 42m)`.
 pub(crate) fn relative(time: Timestamp, now: Timestamp) -> String {
     let distance = time.duration_since(now);
     if distance.is_negative() {
-        format!("{time} ({} ago)", span(distance))
+        format!("{time} ({} ago)", age(distance))
     } else {
-        format!("{time} (in {})", span(distance))
+        format!("{time} (in {})", age(distance))
     }
 }
 
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans() {
+    fn ages() {
         for (seconds, text) in [
             (0, "0s"),
             (59, "59s"),
@@ -53,7 +53,7 @@ mod tests {
             (187_200, "2d4h"),
             (-90, "1m30s"),
         ] {
-            assert_eq!(span(SignedDuration::from_secs(seconds)), text);
+            assert_eq!(age(SignedDuration::from_secs(seconds)), text);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What reaches the terminal. Nothing that comes from a cluster is printed as it is: it could hold control sequences.
+//! What reaches the terminal. Text of a cluster is never printed as it is: it can contain control sequences.
 //!
 //! Imports nothing of this crate. Never reads a cluster and never decides.
 
@@ -12,16 +12,16 @@ use anyhow::Result;
 use idtoken_operator::text;
 use serde::Serialize;
 
-/// The longest message of an error, in characters.
+/// Longest message of an error, in characters.
 const MAX_ERROR: usize = 4096;
 
-/// The longest value of a cluster that is shown, in characters; a condition's message may have 4,096.
+/// Longest value that is printed, in characters. The schema allows 4,096 for a condition's message.
 const MAX_VALUE: usize = 4096;
 
 /// Writes `text` to standard output.
 ///
 /// # Errors
-/// The pipe is closed, or the disk full.
+/// The pipe is closed, or the disk is full.
 pub(crate) fn print(text: impl Display) -> Result<()> {
     let mut out = io::stdout().lock();
     write!(out, "{text}")?;
@@ -37,13 +37,13 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     print(format_args!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
-/// Writes a line about what was found beside the result to standard error.
-pub(crate) fn note(text: impl Display) {
-    // Nobody is left to be told that standard error is closed.
+/// Writes a line beside the result to standard error.
+pub(crate) fn notice(text: impl Display) {
+    // An error cannot be reported when standard error is closed.
     let _ = writeln!(io::stderr().lock(), "note: {text}");
 }
 
-/// Writes a failure with its causes to standard error.
+/// Writes an error with its causes to standard error.
 pub(crate) fn error(error: &anyhow::Error) {
     let _ = writeln!(
         io::stderr().lock(),
@@ -52,17 +52,17 @@ pub(crate) fn error(error: &anyhow::Error) {
     );
 }
 
-/// A text of the cluster, safe to show: without control characters, and without anything that looks like a credential.
-pub(crate) fn shown(value: &str) -> String {
+/// A text of the cluster that is safe to print: without control characters and without anything that looks like a credential.
+pub(crate) fn redacted(value: &str) -> String {
     text::redacted(value, MAX_VALUE)
 }
 
-/// A name or claim, which is no secret but can look like one: without control characters.
-pub(crate) fn named(value: &str) -> String {
+/// A name or a claim, which is no secret but can look like one: only control characters are escaped.
+pub(crate) fn printable(value: &str) -> String {
     text::printable(value, MAX_VALUE)
 }
 
-/// Whether a failure is that the reader of standard output has gone, as `head` does.
+/// Whether the reader of standard output has closed the pipe, as `head` does.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let cause = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
@@ -74,12 +74,12 @@ mod tests {
 
     #[test]
     fn control_sequences_and_tokens_stay_out() {
-        let shown = shown("a\u{1b}[31mb eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2lnbmF0dXJl");
-        assert!(!shown.contains('\u{1b}') && !shown.contains("eyJ"), "{shown}");
+        let text = redacted("a\u{1b}[31mb eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2lnbmF0dXJl");
+        assert!(!text.contains('\u{1b}') && !text.contains("eyJ"), "{text}");
     }
 
     #[test]
-    fn broken_pipe_is_seen_through_contexts() {
+    fn broken_pipe_is_found_below_contexts() {
         let error = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing");
         assert!(is_broken_pipe(&error));
         assert!(!is_broken_pipe(&anyhow::anyhow!("other")));

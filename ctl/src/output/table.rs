@@ -1,9 +1,9 @@
-//! Columns of text, aligned as kubectl aligns its own.
+//! Tables and lists of fields, aligned as kubectl aligns them.
 
-/// The space between columns.
+/// Spaces between columns.
 const GAP: usize = 3;
 
-/// Aligns `rows` below `headers`. The last column is not padded, so that long messages cost no width elsewhere.
+/// Aligns `rows` below `headers`. The last column is not padded, so that a long message does not widen other rows.
 pub(crate) fn render<const N: usize>(headers: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = headers.map(width);
     for row in rows {
@@ -19,7 +19,7 @@ pub(crate) fn render<const N: usize>(headers: [&str; N], rows: &[[String; N]]) -
     out
 }
 
-/// Aligns names and their values, one pair a line.
+/// Aligns names and values, one pair a line.
 pub(crate) fn fields(pairs: &[(&str, String)], indent: usize) -> String {
     let widest = pairs.iter().map(|(name, _)| width(name)).max().unwrap_or(0);
     let mut out = String::new();

@@ -1,5 +1,5 @@
-//! The plugin as a process, with none of the settings of whoever runs the tests.
-// Each test binary uses its own part of this.
+//! The plugin as a process, without the settings of the user who runs the tests.
+// Each test binary uses a part of this.
 #![allow(dead_code)]
 
 use std::path::Path;
@@ -7,16 +7,16 @@ use std::process::Command;
 
 use idtoken_emulator::{EmulatorHandle, Options, Policy, ServiceAccount, TOKEN_CREATOR};
 
-/// The identity of whoever calls.
+/// The identity of the caller.
 pub(crate) const ME: &str = "me@p.iam.gserviceaccount.com";
 /// An account that [`ME`] may impersonate.
 pub(crate) const CALLER: &str = "caller@p.iam.gserviceaccount.com";
-/// An account that [`CALLER`] may impersonate, and [`ME`] by way of it.
+/// An account that [`CALLER`] may impersonate, and [`ME`] through [`CALLER`].
 pub(crate) const FAR: &str = "far@p.iam.gserviceaccount.com";
 /// An audience.
 pub(crate) const AUDIENCE: &str = "https://billing-x.run.app";
 
-/// What a process came to.
+/// The result of a process.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
@@ -25,13 +25,13 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// The same, where the exit code is `code`; otherwise a failure that shows all.
+    /// Asserts the exit code.
     pub(crate) fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}\n{}", self.stdout, self.stderr);
         self
     }
 
-    /// The same, where standard output holds `text`.
+    /// Asserts that standard output contains `text`.
     pub(crate) fn says(self, text: &str) -> Self {
         assert!(
             self.stdout.contains(text),
@@ -42,7 +42,7 @@ impl Outcome {
         self
     }
 
-    /// The same, where standard error holds `text`.
+    /// Asserts that standard error contains `text`.
     pub(crate) fn warns(self, text: &str) -> Self {
         assert!(
             self.stderr.contains(text),
@@ -59,14 +59,14 @@ impl Outcome {
     }
 }
 
-/// The plugin, to be given arguments. `home` has no credentials.
+/// The plugin without arguments. `home` has no credentials.
 pub(crate) fn plugin(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-idtoken"));
     clean(&mut command, home);
     command
 }
 
-/// Takes away what the environment of the tests could add.
+/// Removes variables that could change the result.
 pub(crate) fn clean(command: &mut Command, home: &Path) {
     command.env("HOME", home).env("NO_PROXY", "*");
     for (name, _) in std::env::vars_os() {
@@ -81,7 +81,7 @@ pub(crate) fn clean(command: &mut Command, home: &Path) {
     }
 }
 
-/// Runs `command` to its end.
+/// Runs `command` until it exits.
 pub(crate) fn finish(command: &mut Command) -> Outcome {
     let output = command.output().expect("the process starts");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");

@@ -1,0 +1,122 @@
+use serde_json::json;
+
+use super::*;
+
+fn request(conditions: serde_json::Value, suspend: bool) -> IdTokenRequest {
+    serde_json::from_value(json!({
+        "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest",
+        "metadata": {"name": "billing", "namespace": "shop"},
+        "spec": {"audience": "https://a", "serviceAccount": "caller@p.iam.gserviceaccount.com", "suspend": suspend},
+        "status": {"observedGeneration": 1, "conditions": conditions},
+    }))
+    .unwrap()
+}
+
+fn condition(type_: &str, status: &str, reason: &str) -> serde_json::Value {
+    json!({"type": type_, "status": status, "reason": reason, "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"})
+}
+
+fn steps(conditions: serde_json::Value) -> Vec<String> {
+    remediations(
+        &request(conditions, false),
+        &TokenState::NoSecret,
+        &[],
+        Timestamp::UNIX_EPOCH,
+    )
+}
+
+#[test]
+fn a_healthy_request_needs_nothing() {
+    let healthy = json!([
+        condition("Ready", "True", "Issued"),
+        condition("RenewalFailing", "False", "Renewed"),
+        condition("Reconciling", "False", "Reconciled"),
+        condition("Stalled", "False", "Reconciled"),
+    ]);
+    assert_eq!(steps(healthy), Vec::<String>::new());
+}
+
+#[test]
+fn each_reason_is_listed_once() {
+    let denied = json!([
+        condition("Ready", "False", "NotGranted"),
+        condition("Stalled", "True", "NotGranted")
+    ]);
+    let steps = steps(denied);
+    assert_eq!(steps.len(), 1);
+    assert!(
+        steps[0].contains("kubectl idtoken grant billing -n shop"),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn every_reason_has_its_own_remediation() {
+    let general = steps(json!([condition("Ready", "False", "Unknown")]));
+    for known in [
+        "Suspended",
+        "Issuing",
+        "InternalError",
+        "InvalidSpec",
+        "SourceUnavailable",
+        "NotGranted",
+        "KubernetesServiceAccountNotFound",
+        "ServiceAccountNotAnnotated",
+        "TokenRequestForbidden",
+        "ProviderNotFound",
+        "AttributeConditionRejected",
+        "SubjectTokenWrongAudience",
+        "SubjectTokenWrongIssuer",
+        "SubjectTokenStale",
+        "SubjectTokenUnverified",
+        "IssuerUnreachable",
+        "SubjectTooLong",
+        "ExchangeRefused",
+        "GrantsUnavailable",
+        "SecretConflict",
+        "TargetConflict",
+        "SecretImmutable",
+        "Contested",
+        "KubernetesRefused",
+        "KubernetesUnavailable",
+        "TimedOut",
+        "PermissionDenied",
+        "ServiceAccountNotFound",
+        "ApiDisabled",
+        "InvalidArgument",
+        "CredentialsRejected",
+        "CredentialsUnavailable",
+        "SelfImpersonation",
+        "IdentityNotAttached",
+        "AccountMismatch",
+        "NotUserCredentials",
+        "QuotaExceeded",
+        "LocallyLimited",
+        "NotLeading",
+        "UpstreamUnavailable",
+        "UpstreamTimeout",
+        "UpstreamUnreachable",
+        "UnexpectedResponse",
+        "TokenMalformed",
+        "TokenWrongAlgorithm",
+        "TokenWrongIssuer",
+        "TokenWrongAudience",
+        "TokenWrongAccount",
+        "TokenEmailMissing",
+        "TokenEmailNotVerified",
+        "TokenSubjectChanged",
+        "TokenExpired",
+    ] {
+        let steps = steps(json!([condition("Ready", "False", known)]));
+        assert_eq!(steps.len(), 1, "{known}");
+        assert_ne!(steps, general, "{known}");
+    }
+}
+
+#[test]
+fn a_new_request_and_a_suspended_one() {
+    assert!(steps(json!([]))[0].contains("has not reconciled the request yet"));
+    let suspended = request(json!([condition("Ready", "True", "Suspended")]), true);
+    let steps = remediations(&suspended, &TokenState::NoSecret, &[], Timestamp::UNIX_EPOCH);
+    assert!(steps[0].starts_with("The request is suspended"), "{steps:?}");
+}
