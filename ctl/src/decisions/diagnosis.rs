@@ -15,6 +15,9 @@ use crate::decisions::secret_view::SecretView;
 /// Stands for an absent value.
 const NOTHING: &str = "nothing";
 
+/// What is expected of `metadata.ownerReferences` if another controller owns the Secret.
+pub(crate) const NO_OTHER_CONTROLLER: &str = "no other controller";
+
 /// What the Secret's key for the token holds.
 pub(crate) enum TokenState {
     /// The caller may not read the Secret; with the message of the API server.
@@ -275,7 +278,7 @@ impl Differences {
         {
             self.add(
                 field,
-                "no other controller",
+                NO_OTHER_CONTROLLER,
                 &format!("{} {}", other.kind, other.name),
             );
         }

@@ -7,7 +7,7 @@ use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use idtoken_operator::google::shell::quote;
 use jiff::Timestamp;
 
-use crate::decisions::diagnosis::{Difference, TokenState};
+use crate::decisions::diagnosis::{Difference, NO_OTHER_CONTROLLER, TokenState};
 
 /// What to do about a request, in order; empty if there is nothing to do.
 pub(crate) fn remediations(
@@ -71,7 +71,7 @@ fn for_differences(differences: &[Difference], args: &CommandArgs) -> Option<Str
     }
     let owned = differences
         .iter()
-        .any(|difference| difference.field.contains("controller"));
+        .any(|difference| difference.expected == NO_OTHER_CONTROLLER);
     Some(if owned {
         format!(
             "Make the other controller release the Secret, then: {}",

@@ -120,3 +120,24 @@ fn a_new_request_and_a_suspended_one() {
     let steps = remediations(&suspended, &TokenState::NoSecret, &[], Timestamp::UNIX_EPOCH);
     assert!(steps[0].starts_with("The request is suspended"), "{steps:?}");
 }
+
+#[test]
+fn another_controller_has_to_release_the_secret_first() {
+    let healthy = request(json!([condition("Ready", "True", "Issued")]), false);
+    let difference = |expected: &str| Difference {
+        field: "metadata.ownerReferences".to_owned(),
+        expected: expected.to_owned(),
+        found: "Deployment x".to_owned(),
+    };
+    let steps = |difference| {
+        let now = Timestamp::UNIX_EPOCH;
+        remediations(&healthy, &TokenState::NoSecret, &[difference], now)
+    };
+    let foreign = steps(difference(NO_OTHER_CONTROLLER));
+    assert!(
+        foreign[0].starts_with("Make the other controller release the Secret"),
+        "{foreign:?}"
+    );
+    let repaired = steps(difference("IdTokenRequest billing (u-1)"));
+    assert!(repaired[0].starts_with("The operator repairs"), "{repaired:?}");
+}
