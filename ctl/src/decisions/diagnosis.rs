@@ -43,8 +43,8 @@ pub(crate) struct Difference {
     pub(crate) found: String,
 }
 
-/// Whether `object` is Ready. As for `kubectl wait --for=condition=Ready`, a condition of an older generation does not count.
-/// An operator that does not run cannot report that the token has expired, so that is checked too.
+/// Whether `object` is Ready. As with `kubectl wait --for=condition=Ready`, a condition of an older generation does not count.
+/// The expiry is checked too, because an operator that is not running cannot report it.
 pub(crate) fn is_ready(object: &IdTokenRequest, now: Timestamp) -> bool {
     let Some(status) = &object.status else {
         return false;
