@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask demo`, `test`, `bench`, `instructions`, `crds`, `docs` and `manifests`.
+//! The project's tasks: `cargo xtask demo`, `test`, `bench`, `instructions`, `layers`, `crds`, `docs` and `manifests`.
 
 mod bench;
 mod cargo;
@@ -8,6 +8,7 @@ mod docs;
 mod e2e;
 mod image;
 mod instructions;
+mod layers;
 mod manifests;
 mod output;
 mod release;
@@ -91,6 +92,12 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Check the order of imports in src/ and ctl/src/ by xtask/layers.txt, circles of files, and the length of files. Prints the layers.
+    Layers {
+        /// Write xtask/layers-baseline.txt, the list of today's violations; fail where it would grow.
+        #[arg(long)]
+        write: bool,
+    },
     /// Run the end-to-end tests on a node of this machine, as root.
     E2e(e2e::E2eArgs),
     /// Make the operator's container image as an OCI archive, with no container engine.
@@ -138,6 +145,8 @@ async fn run(task: Task, output: &Output) -> Result<()> {
         Task::Docs { check: false } => docs::write(output),
         Task::Manifests { check: true } => manifests::check(output).await,
         Task::Manifests { check: false } => manifests::write(output).await,
+        Task::Layers { write: false } => layers::check(output),
+        Task::Layers { write: true } => layers::write(output),
         Task::E2e(args) => e2e::run(output, &args).await,
         Task::Image(args) => image::run(output, &args).await.map(drop),
         Task::Release(args) => release::run(output, &args).await,
