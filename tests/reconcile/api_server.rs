@@ -1,0 +1,350 @@
+//! A scripted API server over HTTP, with Google's IAM Credentials API behind it. It answers lists and watches, and records every other
+//! call: all that a reconcile does stands in one order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State as Shared};
+use axum::http::{HeaderMap, Response};
+use futures::StreamExt;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::objects::{Answer, Id, MARKERS, Objects, View, failure};
+
+/// How long a test waits for what should come soon: generous, since others may use the machine too.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A call of the operator.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) at: Instant,
+    pub(crate) method: String,
+    /// With the query; of Google's API with its host.
+    pub(crate) path: String,
+    pub(crate) content_type: String,
+    /// Whether the answer is to hold the metadata alone.
+    pub(crate) metadata_only: bool,
+    pub(crate) body: Value,
+    /// The HTTP status of the answer; none while there is none.
+    pub(crate) status: Option<u16>,
+}
+
+impl Call {
+    /// Whether it has this method, and this text in its path.
+    pub(crate) fn is(&self, method: &str, path: &str) -> bool {
+        self.method == method && self.path.contains(path)
+    }
+}
+
+/// What comes of a call instead of what an API server does.
+pub(crate) enum Twist {
+    /// It is refused.
+    Refuse(Answer),
+    /// Another client is faster.
+    After(Box<dyn FnOnce(&mut Objects) + Send>),
+    /// It is done, and its answer cannot be decoded.
+    Garbled,
+    /// It is done once the other end says so.
+    Hold(oneshot::Receiver<()>),
+}
+
+struct Scripted {
+    method: &'static str,
+    path: &'static str,
+    twist: Twist,
+}
+
+/// What the server holds.
+#[derive(Default)]
+pub(crate) struct Contents {
+    pub(crate) objects: Objects,
+    pub(crate) calls: Vec<Call>,
+    /// How often the Secret of each marker was read.
+    pub(crate) marker_reads: HashMap<String, usize>,
+    script: Vec<Scripted>,
+}
+
+/// The server. It ends when this is dropped.
+pub(crate) struct ApiServer {
+    inner: Arc<Inner>,
+    pub(crate) address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+struct Inner {
+    contents: Mutex<Contents>,
+    changed: watch::Sender<()>,
+    client: reqwest::Client,
+    google: String,
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl ApiServer {
+    /// Starts a server without objects, with Google's endpoints at the URL `google`.
+    pub(crate) async fn start(google: &str) -> Self {
+        let client = reqwest::Client::builder().no_proxy().build();
+        let inner = Arc::new(Inner {
+            contents: Mutex::default(),
+            changed: watch::channel(()).0,
+            client: client.expect("an HTTP client"),
+            google: google.to_owned(),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let router = Router::new().fallback(serve).with_state(inner.clone());
+        let task = tokio::spawn(async move {
+            let _ = axum::serve(listener, router).await;
+        });
+        Self { inner, address, task }
+    }
+
+    /// What it holds now.
+    pub(crate) fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.inner.contents()
+    }
+
+    /// Has the next call with this method, and this text in its path, come to something else than usual.
+    pub(crate) fn script(&self, method: &'static str, path: &'static str, twist: Twist) {
+        self.contents().script.push(Scripted { method, path, twist });
+    }
+
+    /// Waits until `check` gives a value; none comes of it where that takes too long.
+    pub(crate) async fn until<T>(&self, check: impl Fn(&Contents) -> Option<T>) -> Option<T> {
+        let mut changed = self.inner.changed.subscribe();
+        let wait = async {
+            loop {
+                if let Some(value) = check(&self.contents()) {
+                    return value;
+                }
+                changed.changed().await.expect("the server lives");
+            }
+        };
+        tokio::time::timeout(LIMIT, wait).await.ok()
+    }
+}
+
+impl Inner {
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap()
+    }
+
+    /// Records a call. Returns its number and what the script has for it.
+    fn record(&self, call: Call) -> (usize, Option<Twist>) {
+        let mut contents = self.contents();
+        let scripted = contents
+            .script
+            .iter()
+            .position(|scripted| call.is(scripted.method, scripted.path));
+        let twist = scripted.map(|position| contents.script.remove(position).twist);
+        contents.calls.push(call);
+        let number = contents.calls.len() - 1;
+        drop(contents);
+        self.changed.send_replace(());
+        (number, twist)
+    }
+}
+
+/// What a path means.
+struct Target {
+    id: Id,
+    subresource: String,
+}
+
+fn target(path: &str) -> Target {
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let rest = match parts[0] {
+        "api" => &parts[2..],
+        _ => &parts[3..],
+    };
+    let (namespace, rest) = match rest {
+        ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (*namespace, rest),
+        rest => ("", rest),
+    };
+    let part = |position: usize| rest.get(position).copied().unwrap_or_default();
+    Target {
+        id: Id::new(part(0), namespace, part(1)),
+        subresource: part(2).to_owned(),
+    }
+}
+
+async fn serve(Shared(inner): Shared<Arc<Inner>>, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let bytes = to_bytes(body, 1 << 20).await.expect("a whole body");
+    let query: BTreeMap<String, String> =
+        url::form_urlencoded::parse(parts.uri.query().unwrap_or("").as_bytes())
+            .into_owned()
+            .collect();
+    let header = |name: &str| text(&parts.headers, name);
+    let call = Call {
+        at: Instant::now(),
+        method: parts.method.to_string(),
+        // kube begins the query with `&`, and with `?` where there is none.
+        path: parts
+            .uri
+            .to_string()
+            .replace("?&", "?")
+            .trim_end_matches('?')
+            .to_owned(),
+        content_type: header("content-type"),
+        metadata_only: header("accept").contains("as=PartialObjectMetadata"),
+        body: serde_json::from_slice(&bytes).unwrap_or_default(),
+        status: None,
+    };
+    if parts.uri.path().starts_with("/v1/") {
+        return google(&inner, call, &parts.headers, bytes.to_vec()).await;
+    }
+    let target = target(parts.uri.path());
+    if call.method == "GET" && target.id.name.is_empty() {
+        return collection(&inner, &target, &query, call.metadata_only);
+    }
+    let view = View {
+        metadata_only: call.metadata_only,
+        ..View::default()
+    };
+    let dry_run = query.contains_key("dryRun");
+    // How many requests a grant allows is counted by the clock, beside the reconciles.
+    if target.id.namespace == MARKERS || target.id.resource == "idtokengrants" {
+        let mut contents = inner.contents();
+        if call.method == "GET" {
+            *contents.marker_reads.entry(target.id.name.clone()).or_default() += 1;
+        }
+        let (code, body) =
+            contents
+                .objects
+                .call(&call.method, &target.id, &target.subresource, dry_run, &call.body);
+        drop(contents);
+        inner.changed.send_replace(());
+        return json(
+            code,
+            match code {
+                200..300 => view.project(&body),
+                _ => body,
+            },
+        );
+    }
+    let (method, body) = (call.method.clone(), call.body.clone());
+    let (number, twist) = inner.record(call);
+    let mut garbled = false;
+    match twist {
+        Some(Twist::Hold(open)) => drop(open.await),
+        Some(Twist::Garbled) => garbled = true,
+        Some(Twist::Refuse((code, body))) => {
+            inner.contents().calls[number].status = Some(code);
+            inner.changed.send_replace(());
+            return json(code, body);
+        }
+        Some(Twist::After(change)) => change(&mut inner.contents().objects),
+        None => {}
+    }
+    let (code, answer) = {
+        let mut contents = inner.contents();
+        let answer = contents
+            .objects
+            .call(&method, &target.id, &target.subresource, dry_run, &body);
+        contents.calls[number].status = Some(answer.0);
+        answer
+    };
+    inner.changed.send_replace(());
+    match garbled {
+        true => respond(code, "application/json", "{\"metadata\":".into()),
+        false if code < 300 => json(code, view.project(&answer)),
+        false => json(code, answer),
+    }
+}
+
+/// Passes a call on to Google's endpoints.
+async fn google(inner: &Inner, mut call: Call, headers: &HeaderMap, body: Vec<u8>) -> Response<Body> {
+    let url = format!("{}{}", inner.google, call.path);
+    call.path = format!("https://iamcredentials.googleapis.com{}", call.path);
+    let method = call.method.clone();
+    let (number, twist) = inner.record(call);
+    match twist {
+        Some(Twist::Hold(open)) => drop(open.await),
+        Some(_) => panic!("Google's answers are held alone; faults are the emulator's"),
+        None => {}
+    }
+    let method = method.parse().expect("a method");
+    let mut request = inner.client.request(method, url).body(body);
+    for name in ["authorization", "content-type", "x-goog-request-reason"] {
+        request = request.header(name, text(headers, name));
+    }
+    let answer = request.send().await.expect("an answer of the emulator");
+    let code = answer.status().as_u16();
+    let body = answer.text().await.expect("an answer's text");
+    inner.contents().calls[number].status = Some(code);
+    inner.changed.send_replace(());
+    respond(code, "application/json", body.into())
+}
+
+/// A list or a watch.
+fn collection(
+    inner: &Inner,
+    target: &Target,
+    query: &BTreeMap<String, String>,
+    metadata_only: bool,
+) -> Response<Body> {
+    let pairs = |name: &str| -> Vec<(String, String)> {
+        let selector = query.get(name).map(String::as_str).unwrap_or_default();
+        let pairs = selector.split(',').filter_map(|pair| pair.split_once('='));
+        pairs
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect()
+    };
+    let view = View {
+        collection: target.id.clone(),
+        labels: pairs("labelSelector"),
+        name: pairs("fieldSelector").into_iter().map(|(_, name)| name).next(),
+        metadata_only,
+    };
+    let mut contents = inner.contents();
+    if !query.contains_key("watch") {
+        let after = query.get("continue").map(String::as_str);
+        return json(
+            200,
+            contents.objects.list(&view, query.contains_key("limit"), after),
+        );
+    }
+    let since = query
+        .get("resourceVersion")
+        .and_then(|version| version.parse().ok());
+    let Some(since) = since else {
+        let (code, body) = failure(400, "BadRequest", "a watch needs a resourceVersion");
+        return json(code, body);
+    };
+    let lines = contents.objects.watch(view, since);
+    respond(
+        200,
+        "application/json",
+        Body::from_stream(lines.map(Ok::<_, Infallible>)),
+    )
+}
+
+fn text(headers: &HeaderMap, name: &str) -> String {
+    let value = headers.get(name).and_then(|value| value.to_str().ok());
+    value.unwrap_or_default().to_owned()
+}
+
+fn json(code: u16, body: Value) -> Response<Body> {
+    respond(code, "application/json", body.to_string().into())
+}
+
+fn respond(code: u16, content_type: &str, body: Body) -> Response<Body> {
+    Response::builder()
+        .status(code)
+        .header("content-type", content_type)
+        .body(body)
+        .expect("a response")
+}

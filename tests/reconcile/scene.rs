@@ -1,0 +1,408 @@
+//! The operator as the process that users run, between a scripted API server and Google's endpoints emulated.
+
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use idtoken_emulator::{Emulator, Fault, Options, Policy, Running, ServiceAccount, SigningKey};
+use idtoken_testenv::{Port, Process, RunDir};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use crate::api_server::{ApiServer, Call, Contents};
+use crate::objects::{Id, MARKERS};
+use crate::record;
+
+const OPERATOR: &str = "operator@p.iam.gserviceaccount.com";
+/// An account that the operator may impersonate, and one that it may not.
+pub(crate) const CALLER: &str = "caller@p.iam.gserviceaccount.com";
+pub(crate) const LOCKED: &str = "locked@p.iam.gserviceaccount.com";
+pub(crate) const AUDIENCE: &str = "https://billing-x.run.app";
+/// Renewals are spread by it.
+const UID: &str = "7f4ae1b5-8c1f-4bb0-9f6d-3f2f3c2b1a90";
+/// When what was there before began.
+const BEFORE: &str = "2026-01-01T00:00:00Z";
+/// A rejected attempt is repeated after 3.75 s at least. A run that takes this long, on a machine that has too much to do, may show a retry
+/// that is no part of its case, and is repeated where it differs.
+const SLOW: Duration = Duration::from_millis(2500);
+const TRIES: usize = 3;
+
+/// The request, its Secret and its grant.
+pub(crate) fn billing() -> Id {
+    Id::new("idtokenrequests", "shop", "billing")
+}
+
+pub(crate) fn secret() -> Id {
+    Id::new("secrets", "shop", "billing")
+}
+
+pub(crate) fn grant() -> Id {
+    Id::new("idtokengrants", "", "shop")
+}
+
+/// A new request with this spec beside the usual.
+pub(crate) fn request(spec: Value) -> Value {
+    let mut request = json!({
+        "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest",
+        "metadata": {"name": "billing", "namespace": "shop", "uid": UID},
+        "spec": {"audience": AUDIENCE, "serviceAccount": CALLER},
+        // The CRD's default.
+        "status": {"observedGeneration": -1},
+    });
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        request["spec"][key] = value.clone();
+    }
+    request
+}
+
+/// What is there when the operator starts, besides the namespace and the grant.
+#[derive(Clone, Default)]
+pub(crate) struct Before {
+    pub(crate) request: Option<Value>,
+    pub(crate) secret: Option<Value>,
+    /// Flags of the operator besides the usual.
+    pub(crate) flags: &'static [&'static str],
+}
+
+impl Before {
+    /// The request, Ready, and its Secret.
+    pub(crate) async fn ready() -> Self {
+        seeds().await.0.clone()
+    }
+
+    /// The same, with a token that is to be renewed.
+    pub(crate) async fn due() -> Self {
+        seeds().await.1.clone()
+    }
+}
+
+/// What the operator made of a new request a minute ago, and 40 minutes ago.
+async fn seeds() -> &'static (Before, Before) {
+    static SEEDS: OnceCell<(Before, Before)> = OnceCell::const_new();
+    SEEDS
+        .get_or_init(async || (seed(60).await, seed(40 * 60).await))
+        .await
+}
+
+async fn seed(age: i64) -> Before {
+    let scene = Scene::start(&Before::default()).await;
+    scene
+        .google
+        .fault(Fault::clock(-age))
+        .expect("a fault of the emulator");
+    scene.create(&billing(), request(json!({})));
+    scene.until_condition("Ready", "True").await;
+    scene.settle().await;
+    let contents = scene.server.contents();
+    let mut request = contents.objects.get(&billing()).cloned();
+    let conditions = request
+        .as_mut()
+        .map(|request| &mut request["status"]["conditions"]);
+    for condition in conditions.and_then(Value::as_array_mut).into_iter().flatten() {
+        condition["lastTransitionTime"] = json!(BEFORE);
+    }
+    Before {
+        request,
+        secret: contents.objects.get(&secret()).cloned(),
+        flags: &[],
+    }
+}
+
+fn signing_key() -> String {
+    static KEY: OnceLock<String> = OnceLock::new();
+    KEY.get_or_init(|| {
+        SigningKey::generate()
+            .and_then(|key| key.to_pem())
+            .expect("a key")
+    })
+    .clone()
+}
+
+/// All of it ends when this is dropped.
+pub(crate) struct Scene {
+    pub(crate) server: ApiServer,
+    pub(crate) google: Running,
+    operator: Process,
+    port: Port,
+    _dir: RunDir,
+}
+
+impl Scene {
+    async fn start(before: &Before) -> Self {
+        // An error means that another test was faster, which is as good.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let mut policy = Policy {
+            service_accounts: vec![
+                ServiceAccount::new(OPERATOR),
+                ServiceAccount::new(CALLER).impersonated_by(format!("serviceAccount:{OPERATOR}")),
+                ServiceAccount::new(LOCKED),
+            ],
+            ..Policy::default()
+        };
+        policy.metadata_server.service_account = Some(OPERATOR.to_owned());
+        let options = Options {
+            signing_key_pem: Some(signing_key()),
+            ..Options::default()
+        };
+        let google = Emulator::start(policy, options).await.expect("the emulator");
+        let server = ApiServer::start(google.url()).await;
+        fill(&server, before);
+        let dir = RunDir::create("reconcile").expect("a folder");
+        let port = Port::reserve().expect("a free port");
+        let operator = operator(&server, &google, &dir, &port, before.flags);
+        let scene = Self {
+            server,
+            google,
+            operator,
+            port,
+            _dir: dir,
+        };
+        scene.settle().await;
+        scene
+    }
+
+    /// Creates an object as another client does.
+    pub(crate) fn create(&self, id: &Id, object: Value) {
+        self.server.contents().objects.create(id, object);
+    }
+
+    /// Changes an object as another client does.
+    pub(crate) fn change(&self, id: &Id, change: impl FnOnce(&mut Value)) {
+        self.server.contents().objects.change(id, change);
+    }
+
+    /// Deletes an object as another client does.
+    pub(crate) fn delete(&self, id: &Id) {
+        self.server.contents().objects.delete(id);
+    }
+
+    /// Has Google's next token be a minute old, so that it differs from the one after it.
+    pub(crate) fn issue_a_minute_ago(&self) {
+        self.google
+            .fault(Fault::clock(-60).times(1))
+            .expect("a fault of the emulator");
+    }
+
+    /// Waits until the operator has handled all that has happened so far, and all that came of it.
+    ///
+    /// It handles one request at a time here, in the order in which watches show what concerns them. So a new request that it has given
+    /// a status comes after all earlier events of that watch, and the reading of a Secret that was new after it comes after those of the
+    /// other watch.
+    pub(crate) async fn settle(&self) {
+        loop {
+            let (calls, markers) = {
+                let contents = self.server.contents();
+                (
+                    contents.calls.len(),
+                    contents.objects.names("idtokenrequests", MARKERS).len(),
+                )
+            };
+            let name = format!("marker-{markers}");
+            let request = Id::new("idtokenrequests", MARKERS, &name);
+            let secret = Id::new("secrets", MARKERS, &name);
+            self.create(
+                &request,
+                json!({
+                    "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest", "metadata": {"uid": name},
+                    // It reads its Secret and asks for no token.
+                    "spec": {"audience": AUDIENCE, "serviceAccount": CALLER, "suspend": true},
+                    "status": {"observedGeneration": -1},
+                }),
+            );
+            self.until("the marker's status", |contents| {
+                let status = &contents.objects.get(&request)?["status"];
+                (status["observedGeneration"] == 1).then_some(())
+            })
+            .await;
+            let metadata = json!({
+                "labels": {"app.kubernetes.io/managed-by": "idtoken-operator"},
+                "annotations": {"idtoken.dev/request": name, "idtoken.dev/request-uid": name},
+            });
+            self.create(
+                &secret,
+                json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata}),
+            );
+            self.until("the marker's Secret is read", |contents| {
+                contents.marker_reads.get(&name).map(drop)
+            })
+            .await;
+            if self.server.contents().calls.len() == calls {
+                return;
+            }
+        }
+    }
+
+    async fn until<T>(&self, what: &str, check: impl Fn(&Contents) -> Option<T>) -> T {
+        match self.server.until(check).await {
+            Some(value) => value,
+            None => panic!(
+                "{what}: not in time.\nThe calls: {:#?}\nThe operator's log ends with\n{}",
+                self.server.contents().calls,
+                self.operator.log_tail()
+            ),
+        }
+    }
+
+    /// Waits for the `count`th call with this method, and this text in its path, to be answered.
+    pub(crate) async fn until_call(&self, method: &str, path: &str, count: usize) {
+        self.until(&format!("{method} {path}, {count} times"), |contents| {
+            let mut calls = contents.calls.iter().filter(|call| call.is(method, path));
+            calls.nth(count - 1)?.status.map(drop)
+        })
+        .await;
+    }
+
+    /// Waits for a call with this method, and this text in its path, whether it is answered or not.
+    pub(crate) async fn until_arrival(&self, method: &str, path: &str) {
+        self.until(&format!("{method} {path} arrives"), |contents| {
+            contents.calls.iter().find(|call| call.is(method, path)).map(drop)
+        })
+        .await;
+    }
+
+    /// Waits for a condition of the request to have this status, for the spec as it is now.
+    pub(crate) async fn until_condition(&self, type_: &str, status: &str) {
+        self.until(&format!("{type_} is {status}"), |contents| {
+            let request = contents.objects.get(&billing())?;
+            let found = condition(request, type_)?;
+            let now = found["observedGeneration"] == request["metadata"]["generation"];
+            (now && found["status"] == *status).then_some(())
+        })
+        .await;
+    }
+
+    /// The message of a condition of the request.
+    pub(crate) fn message(&self, type_: &str) -> String {
+        let contents = self.server.contents();
+        let request = contents.objects.get(&billing()).expect("the request");
+        let found = condition(request, type_).expect("the condition");
+        found["message"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until a line of `/metrics` begins with this text.
+    pub(crate) async fn until_metric(&self, series: &str) {
+        let url = format!("http://127.0.0.1:{}/metrics", self.port.number());
+        let client = reqwest::Client::builder().no_proxy().build();
+        let client = client.expect("an HTTP client");
+        let began = Instant::now();
+        loop {
+            let answer = client.get(&url).send().await.expect("metrics");
+            let text = answer.text().await.expect("metrics");
+            if text.lines().any(|line| line.starts_with(series)) {
+                return;
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "no {series} in\n{text}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.server.contents().calls.clone()
+    }
+
+    /// The text to compare.
+    fn text(&self, about: &str, old: &Value) -> String {
+        let contents = self.server.contents();
+        let status = |request: &Value| request["status"].clone();
+        let end = [
+            (
+                "The request's status".to_owned(),
+                contents.objects.get(&billing()).map_or(Value::Null, status),
+            ),
+            (
+                "The Secrets".to_owned(),
+                json!(contents.objects.names("secrets", "shop")),
+            ),
+        ];
+        record::text(about, old, &contents.calls, &end)
+    }
+}
+
+fn condition<'a>(request: &'a Value, type_: &str) -> Option<&'a Value> {
+    let conditions = request["status"]["conditions"].as_array()?;
+    conditions.iter().find(|condition| condition["type"] == *type_)
+}
+
+/// Puts in what is there when the operator starts.
+fn fill(server: &ApiServer, before: &Before) {
+    let objects = &mut server.contents().objects;
+    for name in ["shop", MARKERS] {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace"});
+        objects.create(&Id::new("namespaces", "", name), namespace);
+    }
+    let to = json!([{"serviceAccounts": ["*@p.iam.gserviceaccount.com"], "audiences": [AUDIENCE, format!("{AUDIENCE}/*")]}]);
+    let spec = json!({"from": [{"namespace": "shop"}], "to": to});
+    objects.create(
+        &grant(),
+        json!({"apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "spec": spec}),
+    );
+    let mut version = Value::Null;
+    if let Some(object) = &before.secret {
+        version = objects.create(&secret(), object.clone())["metadata"]["resourceVersion"].clone();
+    }
+    if let Some(mut object) = before.request.clone() {
+        if object["status"]["secret"].is_object() {
+            object["status"]["secret"]["resourceVersion"] = version;
+        }
+        objects.create(&billing(), object);
+    }
+}
+
+fn operator(server: &ApiServer, google: &Running, dir: &RunDir, port: &Port, flags: &[&str]) -> Process {
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "scripted",
+        "clusters": [{"name": "scripted", "cluster": {"server": format!("http://{}", server.address)}}],
+        "users": [{"name": "operator", "user": {}}],
+        "contexts": [{"name": "scripted", "context": {"cluster": "scripted", "user": "operator"}}],
+    });
+    let kubeconfig = dir.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, config.to_string()).expect("a kubeconfig");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));
+    command
+        .args(["run", "--concurrency=1"])
+        .args(flags)
+        .arg(format!("--listen=127.0.0.1:{}", port.number()))
+        // Its calls are recorded among those of the Kubernetes API.
+        .arg(format!("--iam-credentials-url=http://{}", server.address))
+        .arg(format!("--sts-url={}", google.url()))
+        .env("KUBECONFIG", kubeconfig)
+        .env("GCE_METADATA_HOST", google.address().to_string())
+        .env("HOSTNAME", "operator-0")
+        .env("RUST_BACKTRACE", "1")
+        // No credential file and no proxy of whoever runs the tests.
+        .env("HOME", dir.path());
+    for variable in [
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "CLOUDSDK_CONFIG",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+    ] {
+        command.env_remove(variable);
+    }
+    Process::spawn("operator", &command, dir.path()).expect("the operator starts")
+}
+
+/// Plays a case and compares its calls, from the operator's start on, with those recorded under its name.
+pub(crate) async fn play(case: &str, about: &str, before: Before, script: impl AsyncFn(&Scene)) {
+    let old = before.secret.clone().unwrap_or_default();
+    for remaining in (0..TRIES).rev() {
+        let scene = Scene::start(&before).await;
+        let began = Instant::now();
+        script(&scene).await;
+        scene.settle().await;
+        let text = scene.text(about, &old);
+        let Some(recorded) = record::recorded(case) else {
+            return record::rewrite(case, &text);
+        };
+        if recorded == text || began.elapsed() < SLOW || remaining == 0 {
+            return record::compare(case, &recorded, &text);
+        }
+    }
+}

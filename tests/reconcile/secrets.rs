@@ -1,0 +1,162 @@
+//! Secrets that others change, own or write at the same moment.
+
+use serde_json::{Value, json};
+
+use crate::api_server::Twist;
+use crate::objects::failure;
+use crate::scene::{Before, billing, play, request, secret};
+
+/// A Secret that the operator did not write.
+fn foreign() -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": {"password": "c2VjcmV0"}})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_template() {
+    let about = "The template changes: the Secret is read and patched with the token that it holds. Google is not called.";
+    play("changed_template", about, Before::ready().await, async |scene| {
+        scene.change(&billing(), |request| {
+            request["spec"]["target"] = json!({"template": {
+                "metadata": {"labels": {"team": "a"}}, "data": {"header": "Authorization: Bearer $(token)"}}});
+        });
+        scene.until_call("PATCH", "/status", 1).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_annotation() {
+    let about = "Another client changes an annotation of ours: the Secret is read and repaired with the token that it holds.";
+    play(
+        "changed_annotation",
+        about,
+        Before::ready().await,
+        async |scene| {
+            scene.change(&secret(), |secret| {
+                secret["metadata"]["annotations"]["idtoken.dev/renewal-time"] = json!("2036-01-01T00:00:00Z");
+            });
+            scene.until_call("PATCH", "/status", 1).await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_token() {
+    let about = "Another client changes the token: the Secret is read, and a new token is issued.";
+    play("changed_token", about, Before::ready().await, async |scene| {
+        scene.change(&secret(), |secret| {
+            secret["data"]["token"] = json!("bm90IGEgdG9rZW4=")
+        });
+        scene.until_call("PATCH", "/status", 1).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_secret() {
+    let about = "The target is a Secret that the operator did not write: it is read, and stays as it is.";
+    let before = Before {
+        secret: Some(foreign()),
+        ..Before::default()
+    };
+    play("foreign_secret", about, before, async |scene| {
+        scene.create(&billing(), request(json!({})));
+        scene.until_call("POST", "/events", 1).await;
+        let message = scene.message("Stalled");
+        assert!(
+            message.contains("kubectl annotate secret billing -n shop idtoken.dev/adopt=billing"),
+            "{message}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adopted_secret() {
+    let about = "A foreign Secret is handed over by annotation: it is read again, and gets a token; what else it holds stays.";
+    let before = Before {
+        secret: Some(foreign()),
+        ..Before::default()
+    };
+    play("adopted_secret", about, before, async |scene| {
+        scene.issue_a_minute_ago();
+        scene.create(&billing(), request(json!({})));
+        scene.until_call("POST", "/events", 1).await;
+        scene.change(&secret(), |secret| {
+            secret["metadata"]["annotations"] = json!({"idtoken.dev/adopt": "billing"});
+        });
+        scene.until_call("POST", "/events", 2).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conflict() {
+    let about = "A renewal is requested, and another client changes the Secret just before the write: 409, a read, and a patch of what was \
+                 read, with the same token.";
+    play("conflict", about, Before::ready().await, async |scene| {
+        let change = Twist::After(Box::new(|objects| {
+            objects.change(&secret(), |secret| {
+                secret["metadata"]["labels"]["team"] = json!("a")
+            });
+        }));
+        scene.server.script("PATCH", "/secrets/billing", change);
+        scene.change(&billing(), |request| {
+            request["metadata"]["annotations"] = json!({"idtoken.dev/renew": "now"});
+        });
+        scene.until_call("PATCH", "/status", 1).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_fails() {
+    let about = "The API server fails when the Secret is written: the write is repeated with the same token.";
+    play("failed_write", about, Before::default(), async |scene| {
+        let answer = failure(500, "InternalError", "etcdserver: request timed out");
+        scene.server.script("POST", "/secrets", Twist::Refuse(answer));
+        scene.create(&billing(), request(json!({})));
+        scene.until_call("POST", "/events", 1).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_lost() {
+    let about = "The Secret is written and the answer cannot be decoded: it is read, and written with the same token.";
+    play("lost_answer", about, Before::default(), async |scene| {
+        scene.server.script("POST", "/secrets", Twist::Garbled);
+        scene.create(&billing(), request(json!({})));
+        scene.until_call("POST", "/events", 1).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_rejected() {
+    let about = "A quota rejects the Secret. When the spec changes, the write is tried without an effect first, and no token is issued \
+                 while it would be rejected.";
+    play("rejected_write", about, Before::default(), async |scene| {
+        for _ in 0..2 {
+            let answer = failure(
+                403,
+                "Forbidden",
+                "secrets \"billing\" is forbidden: exceeded quota: secrets",
+            );
+            scene.server.script("POST", "/secrets", Twist::Refuse(answer));
+        }
+        scene.issue_a_minute_ago();
+        scene.create(&billing(), request(json!({})));
+        scene.until_call("POST", "/events", 1).await;
+        let change = |request: &mut Value| request["spec"]["renewBefore"] = json!("20m");
+        scene.change(&billing(), change);
+        scene.until_call("PATCH", "/status", 1).await;
+        scene.change(&billing(), |request| {
+            request["spec"]["renewBefore"] = json!("25m")
+        });
+        scene.until_condition("Ready", "True").await;
+        scene.until_call("POST", "/events", 2).await;
+    })
+    .await;
+}
