@@ -35,6 +35,8 @@ pub(crate) struct Call {
     pub(crate) body: Value,
     /// The HTTP status of the answer; none while there is none.
     pub(crate) status: Option<u16>,
+    /// The resourceVersion of the object that is answered to a GET.
+    pub(crate) shown: Option<String>,
 }
 
 impl Call {
@@ -202,6 +204,7 @@ async fn serve(Shared(inner): Shared<Arc<Inner>>, request: Request) -> Response<
         metadata_only: header("accept").contains("as=PartialObjectMetadata"),
         body: serde_json::from_slice(&bytes).unwrap_or_default(),
         status: None,
+        shown: None,
     };
     if parts.uri.path().starts_with("/v1/") {
         return google(&inner, call, &parts.headers, bytes.to_vec()).await;
@@ -254,7 +257,10 @@ async fn serve(Shared(inner): Shared<Arc<Inner>>, request: Request) -> Response<
         let answer = contents
             .objects
             .call(&method, &target.id, &target.subresource, dry_run, &body);
-        contents.calls[number].status = Some(answer.0);
+        let version = answer.1["metadata"]["resourceVersion"].as_str();
+        let shown = version.filter(|_| method == "GET").map(str::to_owned);
+        let call = &mut contents.calls[number];
+        (call.status, call.shown) = (Some(answer.0), shown);
         answer
     };
     inner.changed.send_replace(());
