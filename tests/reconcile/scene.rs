@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use idtoken_emulator::{Emulator, Endpoint, Fault, Options, Policy, Running, ServiceAccount, SigningKey};
+use idtoken_emulator::{EmulatorHandle, Endpoint, Fault, Options, Policy, ServiceAccount, SigningKey};
 use idtoken_testenv::{Port, Process, RunDir};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -125,7 +125,7 @@ fn signing_key() -> String {
 /// All of it ends when this is dropped.
 pub(crate) struct Scene {
     pub(crate) server: ApiServer,
-    pub(crate) google: Running,
+    pub(crate) google: EmulatorHandle,
     operator: Process,
     port: Port,
     _dir: RunDir,
@@ -148,7 +148,9 @@ impl Scene {
             signing_key_pem: Some(signing_key()),
             ..Options::default()
         };
-        let google = Emulator::start(policy, options).await.expect("the emulator");
+        let google = EmulatorHandle::start(policy, options)
+            .await
+            .expect("the emulator");
         let server = ApiServer::start(google.url()).await;
         fill(&server, before);
         let dir = RunDir::create("reconcile").expect("a folder");
@@ -365,7 +367,13 @@ fn fill(server: &ApiServer, before: &Before) {
     }
 }
 
-fn operator(server: &ApiServer, google: &Running, dir: &RunDir, port: &Port, flags: &[&str]) -> Process {
+fn operator(
+    server: &ApiServer,
+    google: &EmulatorHandle,
+    dir: &RunDir,
+    port: &Port,
+    flags: &[&str],
+) -> Process {
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "scripted",
         "clusters": [{"name": "scripted", "cluster": {"server": format!("http://{}", server.address)}}],

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use idtoken_operator::controller::reconcile::plan::{self, Plan};
-use idtoken_operator::schedule::backoff::{self as retry, Attempt};
-use idtoken_operator::schedule::renewal as schedule;
 use idtoken_operator::google::decisions::{Ticket, Verdict, end, refused};
 use idtoken_operator::google::{Endpoint, Error, Reason};
+use idtoken_operator::schedule::backoff::{self as retry, Attempt};
+use idtoken_operator::schedule::renewal as schedule;
 
 use super::request::write_uid;
 use super::{Event, LIFETIME, Simulation};
