@@ -14,12 +14,12 @@ use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::clock::Clock;
 use crate::controller::{
-    self, Context, cache::Index, cache::requests::Store, issue::federation::Federated,
-    watch::foreign_secrets::Obstacles,
+    self, Context, cache::Cache, cache::requests::RequestCache, issue::federation::FederatedTokens,
+    watch::foreign_secrets::ForeignSecrets,
 };
 use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
-use crate::grants::store::{Grants, GrantsFileError, read_file};
-use crate::kubernetes::events::Events;
+use crate::grants::store::{GrantStore, GrantsFileError, read_file};
+use crate::kubernetes::events::EventRecorder;
 use crate::leader::{self, ElectionSettings, Elector, Fence, FenceClosed};
 use crate::liveness::Liveness;
 use crate::metrics::{self, GrantOrigin, Metrics};
@@ -45,7 +45,7 @@ pub enum AppError {
     Google(#[from] ConfigError),
     /// The grants file cannot be read.
     #[error("--grants-file {path}: {source}")]
-    Grants {
+    GrantStore {
         /// The file.
         path: String,
         /// What is wrong.
@@ -141,9 +141,9 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     let calls = fence.clone();
     google.may_call = Some(MayCall::new(move || calls.is_open()));
     let minter = Minter::new(google)?.with_observer(observer);
-    let grants = Grants::default();
+    let grants = GrantStore::default();
     if let Some(path) = &settings.grants_file {
-        let grants_error = |source| AppError::Grants {
+        let grants_error = |source| AppError::GrantStore {
             path: path.display().to_string(),
             source,
         };
@@ -187,14 +187,14 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         clock,
     )?;
     let ctx = Arc::new(Context {
-        events: Events::new(client.clone(), std::env::var("HOSTNAME").ok(), metrics.clone()),
+        events: EventRecorder::new(client.clone(), std::env::var("HOSTNAME").ok(), metrics.clone()),
         client,
         minter,
-        requests: Store::default(),
-        index: Index::default(),
-        obstacles: Obstacles::default(),
+        requests: RequestCache::default(),
+        index: Cache::default(),
+        obstacles: ForeignSecrets::default(),
         grants,
-        federated: Federated::default(),
+        federated: FederatedTokens::default(),
         metrics,
         turns: Arc::new(Semaphore::new(settings.concurrency.into())),
         settings,

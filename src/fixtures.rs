@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::api::v1alpha1::IdTokenRequest;
-use crate::kubernetes::secret::Content;
-use crate::request::{Request, validate};
+use crate::kubernetes::secret::SecretContent;
+use crate::request::{ValidRequest, validate};
 use crate::token::IdToken;
 
 pub(crate) const UID: &str = "0b9a66cb-61a4-4f4e-8a3c-000000000001";
@@ -32,12 +32,12 @@ pub(crate) fn object(spec: Value) -> IdTokenRequest {
     .unwrap()
 }
 
-pub(crate) fn request(spec: Value) -> Request {
+pub(crate) fn request(spec: Value) -> ValidRequest {
     validate(&object(spec)).unwrap()
 }
 
 /// A token that `request` would get at `iat`, for an hour.
-pub(crate) fn token(request: &Request, iat: i64) -> IdToken {
+pub(crate) fn token(request: &ValidRequest, iat: i64) -> IdToken {
     let mut claims = json!({
         "iss": "https://accounts.google.com", "aud": request.token.audience, "sub": "123456789012345678901",
         "iat": iat, "exp": iat + 3600,
@@ -79,6 +79,6 @@ pub(crate) fn stored(secret: &mut Value, resource_version: u64) {
 }
 
 /// `secret` as it is read.
-pub(crate) fn content(secret: &Value) -> Content {
-    Content::decode("shop", "get", secret.to_string()).unwrap()
+pub(crate) fn content(secret: &Value) -> SecretContent {
+    SecretContent::decode("shop", "get", secret.to_string()).unwrap()
 }

@@ -34,8 +34,8 @@ use issue::federation as federate;
 use watch as watches;
 use watch::foreign_secrets as obstacles;
 
-use queue::worker::Desk;
-use watch::{Cache, Filled, Scope, Triggers};
+use queue::worker::Worker;
+use watch::{CacheKind, Enqueuer, Scope, SyncState};
 
 /// Time for what is under way when the operator ends: less than a pod's usual grace period of 30 s.
 const GRACE: Duration = Duration::from_secs(20);
@@ -69,19 +69,19 @@ pub struct Context {
     /// Client of Google's endpoints.
     pub minter: Minter,
     /// The requests as the watches show them.
-    pub requests: store::Store,
+    pub requests: store::RequestCache,
     /// What is known of requests and Secrets.
-    pub index: index::Index,
+    pub index: index::Cache,
     /// Secrets of others that stand in the way.
-    pub obstacles: obstacles::Obstacles,
+    pub obstacles: obstacles::ForeignSecrets,
     /// What is granted.
-    pub grants: grants::Grants,
+    pub grants: grants::GrantStore,
     /// Access tokens of federated ServiceAccounts.
-    pub federated: federate::Federated,
+    pub federated: federate::FederatedTokens,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Writes events.
-    pub events: events::Events,
+    pub events: events::EventRecorder,
     /// As many permits as reconciles may run at once.
     pub turns: Arc<Semaphore>,
     /// Settings.
@@ -123,7 +123,7 @@ pub async fn run(
     let (one, one_receiver) = unbounded_channel();
     let (all, all_receiver) = unbounded_channel();
     let (filled, filled_receiver) = watch_channel::channel(HashSet::new());
-    let mut desk = Desk::new(
+    let mut desk = Worker::new(
         one_receiver,
         all_receiver,
         usize::from(ctx.settings.concurrency) + WAITING,
@@ -133,7 +133,7 @@ pub async fn run(
         ctx.metrics.clone(),
     );
     let mut watches = JoinSet::new();
-    watch_all(&ctx, &mut watches, Triggers::new(one, all), filled);
+    watch_all(&ctx, &mut watches, Enqueuer::new(one, all), filled);
     let mut shutdown = shutdown.boxed().shared();
     tokio::select! {
         () = &mut shutdown => return Ok(()),
@@ -203,7 +203,7 @@ async fn keep(elector: &mut Option<Elector>) {
 }
 
 /// Starts all watches.
-fn watch_all(ctx: &Arc<Context>, tasks: &mut JoinSet<()>, triggers: Triggers, filled: Filled) {
+fn watch_all(ctx: &Arc<Context>, tasks: &mut JoinSet<()>, triggers: Enqueuer, filled: SyncState) {
     for scope in ctx.settings.shard.scopes() {
         tasks.spawn(watches::requests(
             ctx.clone(),
@@ -230,13 +230,13 @@ fn watch_all(ctx: &Arc<Context>, tasks: &mut JoinSet<()>, triggers: Triggers, fi
 }
 
 /// Returns when every cache is filled.
-async fn all_filled(settings: &Settings, mut filled: Receiver<HashSet<Cache>>) {
-    let mut every: Vec<Cache> = Vec::new();
+async fn all_filled(settings: &Settings, mut filled: Receiver<HashSet<CacheKind>>) {
+    let mut every: Vec<CacheKind> = Vec::new();
     for scope in settings.shard.scopes() {
-        every.extend([Cache::Requests(scope.clone()), Cache::Secrets(scope)]);
+        every.extend([CacheKind::Requests(scope.clone()), CacheKind::Secrets(scope)]);
     }
     if !settings.shard.is_namespaced() {
-        every.extend([Cache::Grants, Cache::Namespaces]);
+        every.extend([CacheKind::Grants, CacheKind::Namespaces]);
     }
     // Fails only when all watches ended, which the caller sees too.
     let _ = filled

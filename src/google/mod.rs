@@ -27,7 +27,7 @@ pub use self::transport::endpoint_client::{CallRecord, Observer};
 pub use self::transport::limiter::{MAX_WAITING, UpstreamLoad};
 pub use self::transport::response::parse_retry_after;
 pub use self::vocabulary::{
-    Caller, Class, ConfigError, DEFAULT_UNIVERSE, Endpoint, Error, GoogleConfig, MAX_RETRY_AFTER,
+    Caller, ConfigError, DEFAULT_UNIVERSE, Endpoint, Error, ErrorClass, GoogleConfig, MAX_RETRY_AFTER,
     MAX_SUBJECT_BYTES, MayCall, NoProvider, Provider, Reason, SubjectToken, Workload, check_endpoint,
     is_gke_pool,
 };

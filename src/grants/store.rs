@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::api::v1alpha1::{GrantRef, IdTokenGrant, IdTokenGrantSpec};
 use crate::grants::index::{Grant, Namespaces};
 use crate::grants::policy::{Denied, GrantSet};
-use crate::request::Request;
+use crate::request::ValidRequest;
 use crate::sync::{read, write};
 
 /// Most bytes of a grants file; a ConfigMap holds 1 MiB.
@@ -98,14 +98,14 @@ pub enum Watched {
 
 /// All grants. Decisions take a read lock for one map look-up.
 #[derive(Debug, Default)]
-pub struct Grants(RwLock<Sources>);
+pub struct GrantStore(RwLock<Sources>);
 
-impl Grants {
+impl GrantStore {
     /// Decides whether `request` may have its token, and by which grant; none where the source needs none.
     ///
     /// # Errors
     /// No grant allows it, or the grants are not known to be current.
-    pub fn authorize(&self, request: &Request, now: Timestamp) -> Result<Option<GrantRef>, Denied> {
+    pub fn authorize(&self, request: &ValidRequest, now: Timestamp) -> Result<Option<GrantRef>, Denied> {
         self.authorize_account(request, None, now)
     }
 
@@ -115,7 +115,7 @@ impl Grants {
     /// No grant allows it, or the grants are not known to be current.
     pub fn authorize_account(
         &self,
-        request: &Request,
+        request: &ValidRequest,
         account: Option<&str>,
         now: Timestamp,
     ) -> Result<Option<GrantRef>, Denied> {
@@ -134,7 +134,7 @@ impl Grants {
     }
 
     /// Names of the IdTokenGrants that allow `request`.
-    pub fn allowing(&self, request: &Request) -> Vec<String> {
+    pub fn allowing(&self, request: &ValidRequest) -> Vec<String> {
         let sources = read(&self.0);
         let all = sources.set.allowing(&request.namespace, &request.token);
         let objects = all.into_iter().filter(|grant| grant.uid.is_some());
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_status_is_told_once_and_wakes_nobody() {
-        let grants = Grants::default();
+        let grants = GrantStore::default();
         let counts: HashMap<String, i64> = [("a".to_owned(), 2), ("gone".to_owned(), 1)].into();
         grants.set_objects(vec![object("a", "aud", None), object("b", "aud", Some(0))]);
         assert_eq!(grants.untold(&counts), [("a".to_owned(), 2)]);
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn both_watches_must_be_alive() {
-        let grants = Grants::default();
+        let grants = GrantStore::default();
         let request = crate::fixtures::request(serde_json::json!({}));
         let spec = &request.token;
         let mut grant = object("a", &spec.audience, None);

@@ -4,7 +4,7 @@ use kube::runtime::watcher;
 use thiserror::Error;
 
 use crate::api::conditions::reason;
-use crate::schedule::renewal::Class;
+use crate::schedule::renewal::ErrorClass;
 use crate::text::{error_chain, redacted};
 
 /// Stands for a decoding error, whose text quotes a value of the answer.
@@ -12,7 +12,7 @@ const UNDECODABLE: &str = "the answer could not be decoded";
 
 /// A failed call of the Kubernetes API. Holds no body: those of Secrets are tokens.
 #[derive(Clone, Debug, Error)]
-pub enum KubeFault {
+pub enum KubeError {
     /// 403: a rule is missing.
     #[error(
         "the API server refused to {verb} {resource} in namespace {namespace}; the operator's Role needs the verb {verb} on {resource}: {message}"
@@ -106,7 +106,7 @@ pub enum KubeFault {
     },
 }
 
-impl KubeFault {
+impl KubeError {
     /// Classes `error`, which a call that would `verb` a `resource` gave.
     pub fn new(verb: &'static str, resource: &'static str, namespace: &str, error: &kube::Error) -> Self {
         let namespace = namespace.to_owned();
@@ -161,10 +161,10 @@ impl KubeFault {
     }
 
     /// Whether it is likely to pass by itself.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Unavailable { .. } | Self::TimedOut { .. } => Class::Passing,
-            _ => Class::Refused,
+            Self::Unavailable { .. } | Self::TimedOut { .. } => ErrorClass::Transient,
+            _ => ErrorClass::Rejected,
         }
     }
 }

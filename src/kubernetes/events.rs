@@ -24,7 +24,7 @@ use crate::sync::lock;
 const SERIES: SignedDuration = SignedDuration::from_mins(6);
 /// Most warnings that are remembered for it. Those beyond are events of their own.
 const MAX_REMEMBERED: usize = 512;
-/// Events that a namespace gets, and that all of them get together.
+/// EventRecorder that a namespace gets, and that all of them get together.
 const OF_A_NAMESPACE: Rate = Rate {
     at_once: 50.0,
     a_second: 1.0,
@@ -66,7 +66,7 @@ struct Allowance {
 }
 
 /// Writes events as this operator.
-pub struct Events {
+pub struct EventRecorder {
     client: Client,
     instance: String,
     metrics: Arc<Metrics>,
@@ -74,7 +74,7 @@ pub struct Events {
     warnings: Mutex<HashMap<Subject, Told>>,
 }
 
-impl Events {
+impl EventRecorder {
     /// `instance` names this process among its replicas.
     pub fn new(client: Client, instance: Option<String>, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -112,7 +112,7 @@ impl Events {
             let patch = Patch::Merge(json!({ "series": series }));
             let call = calls.patch(&told.event, &PatchParams::default(), &patch);
             match self.send(call).await {
-                // Events live for an hour, unless somebody deletes them.
+                // EventRecorder live for an hour, unless somebody deletes them.
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 sent => return sent,
             }

@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::controller::cache::SecretMeta;
-use crate::kubernetes::error::{KubeFault, code};
+use crate::controller::cache::SecretSummary;
+use crate::kubernetes::error::{KubeError, code};
 use crate::kubernetes::partial_metadata::metadata;
 use crate::token::IdToken;
 
@@ -23,9 +23,9 @@ use crate::token::IdToken;
 pub const GCP_SERVICE_ACCOUNT: &str = "iam.gke.io/gcp-service-account";
 
 /// A Secret with its data.
-pub struct Content {
+pub struct SecretContent {
     /// The projection that the cache holds.
-    pub summary: SecretMeta,
+    pub summary: SecretSummary,
     /// All of its metadata.
     pub meta: ObjectMeta,
     /// Its type.
@@ -36,24 +36,24 @@ pub struct Content {
     pub data: BTreeMap<String, Zeroizing<Vec<u8>>>,
 }
 
-impl std::fmt::Debug for Content {
+impl std::fmt::Debug for SecretContent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Content")
+        f.debug_struct("SecretContent")
             .field("summary", &self.summary)
             .field("type", &self.type_)
             .finish_non_exhaustive()
     }
 }
 
-impl Content {
+impl SecretContent {
     /// Decodes a Secret from the JSON of an answer, which is wiped.
-    pub fn decode(namespace: &str, verb: &'static str, json: String) -> Result<Self, KubeFault> {
+    pub fn decode(namespace: &str, verb: &'static str, json: String) -> Result<Self, KubeError> {
         let json = Zeroizing::new(json);
         let secret: Secret =
-            serde_json::from_str(&json).map_err(|_| KubeFault::undecodable(verb, "secrets", namespace))?;
+            serde_json::from_str(&json).map_err(|_| KubeError::undecodable(verb, "secrets", namespace))?;
         let data = secret.data.unwrap_or_default();
         Ok(Self {
-            summary: SecretMeta::from(&secret.metadata),
+            summary: SecretSummary::from(&secret.metadata),
             meta: secret.metadata,
             type_: secret.type_.unwrap_or_default(),
             immutable: secret.immutable.unwrap_or(false),
@@ -69,10 +69,10 @@ impl Content {
         namespace: &str,
         verb: &'static str,
         json: String,
-    ) -> Result<SecretMeta, KubeFault> {
+    ) -> Result<SecretSummary, KubeError> {
         let json = Zeroizing::new(json);
-        let meta = metadata(&json).map_err(|_| KubeFault::undecodable(verb, "secrets", namespace))?;
-        Ok(SecretMeta::from(&meta))
+        let meta = metadata(&json).map_err(|_| KubeError::undecodable(verb, "secrets", namespace))?;
+        Ok(SecretSummary::from(&meta))
     }
 
     /// The token under `key`, if it is one.
@@ -97,13 +97,17 @@ impl Content {
 ///
 /// # Errors
 /// The API server refused, or did not answer.
-pub async fn read_secret(client: &Client, namespace: &str, name: &str) -> Result<Option<Content>, KubeFault> {
-    let fault = |error: &kube::Error| KubeFault::new("get", "secrets", namespace, error);
+pub async fn read_secret(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<SecretContent>, KubeError> {
+    let fault = |error: &kube::Error| KubeError::new("get", "secrets", namespace, error);
     let request = Request::new(Secret::url_path(&(), Some(namespace)))
         .get(name, &GetParams::default())
         .map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
     match client.request_text(request).await {
-        Ok(json) => Content::decode(namespace, "get", json).map(Some),
+        Ok(json) => SecretContent::decode(namespace, "get", json).map(Some),
         Err(error) if code(&error) == Some(404) => Ok(None),
         Err(error) => Err(fault(&error)),
     }
@@ -126,8 +130,8 @@ pub async fn read_service_account(
     client: &Client,
     namespace: &str,
     name: &str,
-) -> Result<Option<KubernetesServiceAccount>, KubeFault> {
-    let fault = |error: &kube::Error| KubeFault::new("get", "serviceaccounts", namespace, error);
+) -> Result<Option<KubernetesServiceAccount>, KubeError> {
+    let fault = |error: &kube::Error| KubeError::new("get", "serviceaccounts", namespace, error);
     let request = Request::new(ServiceAccount::url_path(&(), Some(namespace)))
         .get_metadata(name, &GetParams::default())
         .map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
@@ -168,9 +172,9 @@ pub async fn create_token(
     name: &str,
     uid: &str,
     audience: &str,
-) -> Result<Option<Zeroizing<String>>, KubeFault> {
+) -> Result<Option<Zeroizing<String>>, KubeError> {
     let (verb, resource) = ("create", "serviceaccounts/token");
-    let fault = |error: &kube::Error| KubeFault::new(verb, resource, namespace, error);
+    let fault = |error: &kube::Error| KubeError::new(verb, resource, namespace, error);
     let body = json!({
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
         "metadata": {"name": name, "namespace": namespace, "uid": uid},
@@ -188,7 +192,7 @@ pub async fn create_token(
         Ok(json) => {
             let json = Zeroizing::new(json);
             let answer: TokenAnswer =
-                serde_json::from_str(&json).map_err(|_| KubeFault::undecodable(verb, resource, namespace))?;
+                serde_json::from_str(&json).map_err(|_| KubeError::undecodable(verb, resource, namespace))?;
             Ok(Some(Zeroizing::new(answer.status.token)))
         }
         Err(error) if code(&error) == Some(404) => Ok(None),

@@ -7,7 +7,7 @@ use crate::api::{LABEL_MANAGED_BY, MANAGED_BY, annotations};
 
 /// What is kept of a Secret: never its data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SecretMeta {
+pub struct SecretSummary {
     /// UID.
     pub uid: String,
     /// `metadata.resourceVersion`.
@@ -34,7 +34,7 @@ pub struct SecretMeta {
     pub handled_renew: Option<String>,
 }
 
-impl From<&ObjectMeta> for SecretMeta {
+impl From<&ObjectMeta> for SecretSummary {
     fn from(meta: &ObjectMeta) -> Self {
         let note = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key)).cloned();
         let time = |key: &str| note(key).and_then(|text| text.parse().ok());
@@ -56,16 +56,16 @@ impl From<&ObjectMeta> for SecretMeta {
     }
 }
 
-/// A [`SecretMeta`] as one text, since every Secret of ours is cached: its resourceVersion, a line feed, and the rest as JSON, which has
+/// A [`SecretSummary`] as one text, since every Secret of ours is cached: its resourceVersion, a line feed, and the rest as JSON, which has
 /// none.
 #[derive(Debug)]
-pub(crate) struct Packed(Box<str>);
+pub(crate) struct CompactSummary(Box<str>);
 
 /// All but the resourceVersion.
 type Rest = (String, [Option<String>; 6], [Option<Timestamp>; 2], [bool; 2]);
 
-impl Packed {
-    pub(crate) fn new(meta: &SecretMeta) -> Self {
+impl CompactSummary {
+    pub(crate) fn new(meta: &SecretSummary) -> Self {
         let rest = (
             &meta.uid,
             [
@@ -94,7 +94,7 @@ impl Packed {
     }
 
     /// What was packed.
-    pub(crate) fn unpack(&self) -> Option<SecretMeta> {
+    pub(crate) fn unpack(&self) -> Option<SecretSummary> {
         let (version, rest) = self.split();
         let (uid, texts, times, flags): Rest = serde_json::from_str(rest).ok()?;
         let [
@@ -106,7 +106,7 @@ impl Packed {
             handled_renew,
         ] = texts;
         let ([issued, expires], [managed, adopted]) = (times, flags);
-        Some(SecretMeta {
+        Some(SecretSummary {
             uid,
             resource_version: version.to_owned(),
             request,
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn what_is_packed_comes_back() {
-        let full = SecretMeta {
+        let full = SecretSummary {
             uid: "u".to_owned(),
             resource_version: "odd\n7".to_owned(),
             request: Some("a".to_owned()),
@@ -143,8 +143,8 @@ mod tests {
             adopted: true,
             handled_renew: Some("h".to_owned()),
         };
-        for meta in [full, SecretMeta::default()] {
-            let packed = Packed::new(&meta);
+        for meta in [full, SecretSummary::default()] {
+            let packed = CompactSummary::new(&meta);
             assert_eq!(packed.resource_version(), meta.resource_version);
             assert_eq!(packed.unpack(), Some(meta));
         }

@@ -62,7 +62,7 @@ pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> V
 
 /// A request that can be acted on: every default is resolved, every field checked.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct ValidRequest {
     /// Namespace of the request and its Secret.
     pub namespace: String,
     /// Name of the request.
@@ -123,7 +123,7 @@ pub struct TargetSpec {
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn validate(object: &IdTokenRequest) -> Result<Request, ValidateError> {
+pub fn validate(object: &IdTokenRequest) -> Result<ValidRequest, ValidateError> {
     let meta = &object.metadata;
     let spec = &object.spec;
     let name = meta.name.clone().unwrap_or_default();
@@ -135,7 +135,7 @@ pub fn validate(object: &IdTokenRequest) -> Result<Request, ValidateError> {
         spec.target.clone().unwrap_or_default(),
         token.include_email,
     )?;
-    Ok(Request {
+    Ok(ValidRequest {
         token_hash: token_hash(&token),
         render_hash: render_hash(&target, renew_before, &uid),
         namespace: meta.namespace.clone().unwrap_or_default(),

@@ -2,8 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::controller::cache::{Basis, Retry};
-use crate::schedule::renewal::{self as schedule, Class};
+use crate::controller::cache::{Backoff, BackoffKey};
+use crate::schedule::renewal::{self as schedule, ErrorClass};
 
 /// An attempt that failed.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub struct Attempt {
     /// What failed and what to do.
     pub message: String,
     /// Refused or passing.
-    pub class: Class,
+    pub class: ErrorClass,
     /// What the server asked for.
     pub retry_after: Option<std::time::Duration>,
     /// Whether somebody has to act.
@@ -23,7 +23,13 @@ pub struct Attempt {
 }
 
 /// The failures in a row after `attempt`; `before` are those before it, of the same `basis`.
-pub fn after(before: Option<&Retry>, attempt: Attempt, basis: Basis, uid: &str, now: Timestamp) -> Retry {
+pub fn after(
+    before: Option<&Backoff>,
+    attempt: Attempt,
+    basis: BackoffKey,
+    uid: &str,
+    now: Timestamp,
+) -> Backoff {
     let since = before.map_or(now, |retry| retry.since);
     let failure = schedule::Failure {
         class: attempt.class,
@@ -34,7 +40,7 @@ pub fn after(before: Option<&Retry>, attempt: Attempt, basis: Basis, uid: &str, 
         remaining: attempt.expiry.map(|expiry| expiry.duration_since(now)),
     };
     let delay = schedule::retry_delay(&failure, uid).max(SignedDuration::ZERO);
-    Retry {
+    Backoff {
         reason: attempt.reason,
         message: attempt.message,
         class: attempt.class,

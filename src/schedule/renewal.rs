@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 /// A failed attempt's class decides how soon it is repeated.
-pub use crate::google::Class;
+pub use crate::google::ErrorClass;
 
 /// Longest wait after a refusal during the first hour: a new IAM binding takes up to 7 minutes to hold
 /// (<https://cloud.google.com/iam/docs/access-change-propagation>).
@@ -58,7 +58,7 @@ pub fn renewal(
 #[derive(Clone, Copy, Debug)]
 pub struct Failure {
     /// Refused or passing.
-    pub class: Class,
+    pub class: ErrorClass,
     /// How many attempts have failed in a row, this one included.
     pub attempts: u32,
     /// Time since the first of them.
@@ -74,11 +74,11 @@ pub struct Failure {
 /// How long to wait after a failed attempt. `uid` jitters it, by up to a quarter.
 pub fn retry_delay(failure: &Failure, uid: &str) -> SignedDuration {
     let (base, cap) = match failure.class {
-        Class::Refused if failure.since_first < SignedDuration::from_hours(1) => {
+        ErrorClass::Rejected if failure.since_first < SignedDuration::from_hours(1) => {
             (REFUSED_BASE, REFUSED_CAP_FIRST_HOUR)
         }
-        Class::Refused => (REFUSED_BASE, REFUSED_CAP_LATER),
-        Class::Passing => (PASSING_BASE, PASSING_CAP),
+        ErrorClass::Rejected => (REFUSED_BASE, REFUSED_CAP_LATER),
+        ErrorClass::Transient => (PASSING_BASE, PASSING_CAP),
     };
     let doublings = failure.attempts.saturating_sub(1).min(16);
     let delay = (base * (1_i32 << doublings)).min(cap);
@@ -199,7 +199,7 @@ mod tests {
 
         #[test]
         fn retries_are_bounded(attempts in 1_u32..100, age in 0_i64..100_000, refused: bool, left in proptest::option::of(1_i64..4000)) {
-            let class = if refused { Class::Refused } else { Class::Passing };
+            let class = if refused { ErrorClass::Rejected } else { ErrorClass::Transient };
             let since_first = SignedDuration::from_secs(age);
             let remaining = left.map(SignedDuration::from_secs);
             let delay = retry_delay(&Failure { class, attempts, since_first, waited: None, retry_after: None, remaining }, "uid");
@@ -243,7 +243,7 @@ mod tests {
         let mut failure = |attempts, left: Option<i64>| {
             let delay = retry_delay(
                 &Failure {
-                    class: Class::Passing,
+                    class: ErrorClass::Transient,
                     attempts,
                     since_first: SignedDuration::from_secs(attempts.into()),
                     waited,
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn the_server_is_obeyed() {
         let failure = Failure {
-            class: Class::Passing,
+            class: ErrorClass::Transient,
             attempts: 1,
             since_first: SignedDuration::ZERO,
             waited: None,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use idtoken_emulator::{EmulatorHandle, Endpoint, Fault, Options, ServiceAccount};
-use idtoken_operator::google::{Class, GoogleConfig, Impersonation, Minter};
+use idtoken_operator::google::{ErrorClass, GoogleConfig, Impersonation, Minter};
 use serde_json::json;
 
 use crate::support::*;
@@ -16,7 +16,7 @@ async fn starts_without_credentials_and_follows_the_file() {
     let error = refused(&minter, &asking(CALLER)).await;
     assert_eq!(
         (error.reason(), error.class()),
-        ("CredentialsUnavailable", Class::Refused)
+        ("CredentialsUnavailable", ErrorClass::Rejected)
     );
     assert_eq!(minter.principal().await, None);
 
@@ -109,7 +109,7 @@ async fn a_rejected_access_token_is_replaced() {
     let error = refused(&minter, &asking(CALLER)).await;
     assert_eq!(
         (error.reason(), error.class()),
-        ("CredentialsRejected", Class::Refused)
+        ("CredentialsRejected", ErrorClass::Rejected)
     );
     eventually(&minter, &asking(CALLER)).await;
 }
@@ -127,7 +127,7 @@ async fn credentials_that_died_are_built_again() {
     let error = refused(&minter, &asking(CALLER)).await;
     assert_eq!(
         (error.reason(), error.class()),
-        ("CredentialsUnavailable", Class::Refused),
+        ("CredentialsUnavailable", ErrorClass::Rejected),
         "{error}"
     );
     assert_eq!(error.endpoint().as_str(), "credentials");
@@ -148,7 +148,7 @@ async fn credentials_that_hang_are_built_again() {
     let error = refused(&minter, &asking(CALLER)).await;
     assert_eq!(
         (error.reason(), error.class()),
-        ("CredentialsUnavailable", Class::Passing),
+        ("CredentialsUnavailable", ErrorClass::Transient),
         "{error}"
     );
     eventually(&minter, &asking(CALLER)).await;
@@ -242,7 +242,7 @@ async fn child_with_metadata_server_down() {
     let error = refused(&minter, &asking(CALLER)).await;
     assert_eq!(
         (error.reason(), error.class()),
-        ("UpstreamUnavailable", Class::Passing)
+        ("UpstreamUnavailable", ErrorClass::Transient)
     );
     assert_eq!(error.endpoint().as_str(), "metadata");
 }

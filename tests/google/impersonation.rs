@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use idtoken_emulator::{Endpoint, Fault, FaultKind, RetryAfter, ServiceAccount, WrongToken};
-use idtoken_operator::google::{CallRecord, Class, Impersonation};
+use idtoken_operator::google::{CallRecord, ErrorClass, Impersonation};
 use jiff::Timestamp;
 
 use crate::support::*;
@@ -84,7 +84,7 @@ async fn refusals_say_what_to_do() {
     let error = refused(&minter, &asking(STRANGER)).await;
     assert_eq!(
         (error.reason(), error.class(), error.status()),
-        ("PermissionDenied", Class::Refused, Some(403))
+        ("PermissionDenied", ErrorClass::Rejected, Some(403))
     );
     let message = error.to_string();
     assert!(
@@ -98,7 +98,7 @@ async fn refusals_say_what_to_do() {
     let error = refused(&minter, &asking("nobody@p.iam.gserviceaccount.com")).await;
     assert_eq!(
         (error.reason(), error.class()),
-        ("ServiceAccountNotFound", Class::Refused)
+        ("ServiceAccountNotFound", ErrorClass::Rejected)
     );
     assert!(
         error
@@ -148,7 +148,7 @@ async fn never_impersonates_itself() {
         let error = refused(&minter, &asked).await;
         assert_eq!(
             (error.reason(), error.class()),
-            ("SelfImpersonation", Class::Refused)
+            ("SelfImpersonation", ErrorClass::Rejected)
         );
     }
     assert_eq!(google.count(Endpoint::GenerateIdToken), 0);
@@ -169,7 +169,7 @@ async fn retry_after_closes_the_endpoint() {
         let error = refused(&minter, &asking(CALLER)).await;
         assert_eq!(
             (error.reason(), error.class(), error.status()),
-            ("QuotaExceeded", Class::Passing, Some(429))
+            ("QuotaExceeded", ErrorClass::Transient, Some(429))
         );
         assert!(
             error
@@ -212,7 +212,7 @@ async fn passing_failures_pass() {
         let error = refused(&minter, &asking(CALLER)).await;
         assert_eq!(
             (error.reason(), error.class()),
-            (reason, Class::Passing),
+            (reason, ErrorClass::Transient),
             "{error}"
         );
         assert!(!error.to_string().contains("html"), "{error}");

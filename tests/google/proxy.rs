@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use idtoken_emulator::{EmulatorHandle, Endpoint, Options};
-use idtoken_operator::google::{Class, Error, GoogleConfig, Minter};
+use idtoken_operator::google::{Error, ErrorClass, GoogleConfig, Minter};
 use serde_json::json;
 
 use crate::support::*;
@@ -227,7 +227,7 @@ async fn refusal() -> Error {
 #[ignore = "run by other tests, with an environment of their choice"]
 async fn child_does_not_trust_the_proxy() {
     let error = refusal().await;
-    assert_eq!(error.class(), Class::Passing, "{error}");
+    assert_eq!(error.class(), ErrorClass::Transient, "{error}");
     assert!(
         ["UpstreamUnreachable", "CredentialsUnavailable"].contains(&error.reason()),
         "{error}"

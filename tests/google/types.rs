@@ -9,7 +9,7 @@ use idtoken_emulator::{
     EmulatorHandle, Endpoint, Fault, Jwks, Policy, ServiceAccount, SigningKey, TOKEN_CREATOR,
     WorkloadIdentityProvider,
 };
-use idtoken_operator::google::{Class, GoogleConfig, Impersonation, Minter};
+use idtoken_operator::google::{ErrorClass, GoogleConfig, Impersonation, Minter};
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -219,7 +219,7 @@ async fn what_fails_at_the_identity_provider_is_told_and_passes() {
     let error = refused(&minter, &asking(CALLER)).await;
     assert_eq!(
         (error.reason(), error.class()),
-        ("CredentialsUnavailable", Class::Refused)
+        ("CredentialsUnavailable", ErrorClass::Rejected)
     );
     assert!(error.to_string().contains(&path.display().to_string()), "{error}");
 
@@ -230,7 +230,7 @@ async fn what_fails_at_the_identity_provider_is_told_and_passes() {
     let error = until_told(&minter, "invalid_grant").await;
     assert_eq!(
         (error.reason(), error.class()),
-        ("CredentialsUnavailable", Class::Refused)
+        ("CredentialsUnavailable", ErrorClass::Rejected)
     );
 
     folder.write("token", &world.subject_token());
@@ -240,7 +240,7 @@ async fn what_fails_at_the_identity_provider_is_told_and_passes() {
             .fault(Fault::status(code).on(Endpoint::SecurityToken).times(1))
             .expect("a fault");
         let told = until_told(&minter, &code.to_string()).await;
-        assert_eq!(told.class() == Class::Passing, code == 503, "{told}");
+        assert_eq!(told.class() == ErrorClass::Transient, code == 503, "{told}");
         // Without a restart, and from the file as it is now.
         eventually(&minter, &asking(CALLER)).await;
         world.google.clear_caches();

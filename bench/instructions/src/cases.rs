@@ -2,12 +2,12 @@
 
 use std::hint::black_box;
 
-use idtoken_operator::controller::cache::{Retry, SecretMeta};
+use idtoken_operator::controller::cache::{Backoff, SecretSummary};
 use idtoken_operator::controller::issue::render::render;
 use idtoken_operator::controller::reconcile::plan::{self, Plan};
 use idtoken_operator::controller::reconcile::status::{Report, compute, merge_patch};
-use idtoken_operator::kubernetes::secret::Content;
-use idtoken_operator::request::{Request, validate};
+use idtoken_operator::kubernetes::secret::SecretContent;
+use idtoken_operator::request::{ValidRequest, validate};
 use idtoken_operator::schedule::renewal as schedule;
 use idtoken_operator::token::{Account, Expected, IdToken};
 use jiff::{SignedDuration, Timestamp};
@@ -42,7 +42,7 @@ pub(crate) const CASES: [Case; 20] = [
         "project",
         "the summary of a Secret's metadata for the cache",
         |i| {
-            black_box(SecretMeta::from(&i.content.meta));
+            black_box(SecretSummary::from(&i.content.meta));
         },
     ),
     case("plan/keep", "nothing is due", |i| {
@@ -109,7 +109,7 @@ pub(crate) const CASES: [Case; 20] = [
         },
     ),
     case("read", "a Secret decoded from the API server's response", |i| {
-        let _ = black_box(Content::decode("shop", "get", i.secret.clone()));
+        let _ = black_box(SecretContent::decode("shop", "get", i.secret.clone()));
     }),
     case("drift", "a Secret compared with its rendering", |i| {
         black_box(i.rendered.drift(&i.content));
@@ -150,12 +150,12 @@ fn keep(i: &Inputs) -> Option<Value> {
 /// All phases of a renewal. Returns the patch of the Secret and the change of the status.
 fn renew(i: &Inputs) -> Option<(String, Value)> {
     let (request, plan) = begin(i, i.late)?;
-    let token = verified(i, &request).filter(|_| matches!(plan, Plan::Mint(_)))?;
+    let token = verified(i, &request).filter(|_| matches!(plan, Plan::Issue(_)))?;
     Some((patch(i, &request, &token)?, change(i, &i.renewed, i.late)?))
 }
 
 /// The phases up to the plan.
-fn begin(i: &Inputs, now: Timestamp) -> Option<(Request, Plan)> {
+fn begin(i: &Inputs, now: Timestamp) -> Option<(ValidRequest, Plan)> {
     let object = i.store.get(&i.key)?;
     let request = validate(&object).ok()?;
     let allowed = i
@@ -165,12 +165,12 @@ fn begin(i: &Inputs, now: Timestamp) -> Option<(Request, Plan)> {
     allowed.ok().map(|_| (request, plan))
 }
 
-fn decide(i: &Inputs, request: &Request, retry: Option<&Retry>, now: Timestamp) -> Plan {
+fn decide(i: &Inputs, request: &ValidRequest, retry: Option<&Backoff>, now: Timestamp) -> Plan {
     plan::decide(request, &i.observed, None, retry, now)
 }
 
 /// Google's token, if it matches the request.
-fn verified(i: &Inputs, request: &Request) -> Option<IdToken> {
+fn verified(i: &Inputs, request: &ValidRequest) -> Option<IdToken> {
     let token = IdToken::parse(i.jwt.clone()).ok()?;
     let expected = Expected {
         audience: &request.token.audience,
@@ -183,7 +183,7 @@ fn verified(i: &Inputs, request: &Request) -> Option<IdToken> {
 }
 
 /// The body of the patch that writes the token to the Secret.
-fn patch(i: &Inputs, request: &Request, token: &IdToken) -> Option<String> {
+fn patch(i: &Inputs, request: &ValidRequest, token: &IdToken) -> Option<String> {
     let rendered = render(request, token).ok()?;
     let uid = &i.content.summary.uid;
     serde_json::to_string(&rendered.renew(uid, &i.content.summary.resource_version)).ok()
@@ -199,7 +199,7 @@ fn change(i: &Inputs, report: &Report, now: Timestamp) -> Option<Value> {
 mod tests {
     use std::error::Error;
 
-    use idtoken_operator::controller::reconcile::plan::Cause;
+    use idtoken_operator::controller::reconcile::plan::IssueCause;
 
     use super::*;
 
@@ -209,9 +209,9 @@ mod tests {
         let i = Inputs::new()?;
         assert!(i.store.get(&i.key).is_some());
         assert!(matches!(decide(&i, &i.request, None, i.early), Plan::Keep { .. }));
-        assert_eq!(decide(&i, &i.request, None, i.late), Plan::Mint(Cause::Due));
+        assert_eq!(decide(&i, &i.request, None, i.late), Plan::Issue(IssueCause::Due));
         let wait = decide(&i, &i.request, Some(&i.retry), i.late);
-        assert_eq!(wait, Plan::Wait { until: i.retry.next });
+        assert_eq!(wait, Plan::BackOff { until: i.retry.next });
         assert!(verified(&i, &i.request).is_some());
         assert_eq!(i.rendered.drift(&i.content), None);
         assert_eq!(change(&i, &i.unchanged, i.early), None);

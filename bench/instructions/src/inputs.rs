@@ -8,16 +8,16 @@ use idtoken_operator::api::ObjectKey;
 use idtoken_operator::api::v1alpha1::{
     GrantRef, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus,
 };
-use idtoken_operator::controller::cache::requests::Store;
-use idtoken_operator::controller::cache::{Basis, Retry, SecretMeta};
+use idtoken_operator::controller::cache::requests::RequestCache;
+use idtoken_operator::controller::cache::{Backoff, BackoffKey, SecretSummary};
 use idtoken_operator::controller::issue::render::{Rendered, render};
-use idtoken_operator::controller::reconcile::plan::{self, Observed};
-use idtoken_operator::controller::reconcile::status::{Held, Report, compute};
+use idtoken_operator::controller::reconcile::plan::{self, Observation};
+use idtoken_operator::controller::reconcile::status::{CurrentToken, Report, compute};
 use idtoken_operator::grants::index::{Grant, Namespaces};
 use idtoken_operator::grants::policy::GrantSet;
-use idtoken_operator::kubernetes::secret::Content;
-use idtoken_operator::request::{Request, validate};
-use idtoken_operator::schedule::renewal::Class;
+use idtoken_operator::kubernetes::secret::SecretContent;
+use idtoken_operator::request::{ValidRequest, validate};
+use idtoken_operator::schedule::renewal::ErrorClass;
 use idtoken_operator::token::IdToken;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -36,23 +36,23 @@ const GRANTS: usize = 1000;
 pub(crate) struct Inputs {
     pub(crate) key: ObjectKey,
     /// Contains `object`.
-    pub(crate) store: Store,
+    pub(crate) store: RequestCache,
     /// The request as the API server sends it, with its status.
     pub(crate) object: IdTokenRequest,
     pub(crate) status: IdTokenRequestStatus,
     /// The request, whose Secret has only the token.
-    pub(crate) request: Request,
+    pub(crate) request: ValidRequest,
     /// The same with a template for two more keys and metadata.
-    pub(crate) templated: Request,
+    pub(crate) templated: ValidRequest,
     pub(crate) grants: GrantSet,
     /// The unchanged Secret of the request.
-    pub(crate) observed: Observed,
+    pub(crate) observed: Observation,
     /// The Secret as the API server sends it.
     pub(crate) secret: String,
-    pub(crate) content: Content,
+    pub(crate) content: SecretContent,
     pub(crate) rendered: Rendered,
     /// After a failed renewal.
-    pub(crate) retry: Retry,
+    pub(crate) retry: Backoff,
     /// The result of a reconcile that finds an unchanged Secret.
     pub(crate) unchanged: Report,
     /// The result of a renewal.
@@ -88,14 +88,14 @@ impl Inputs {
         let token = IdToken::parse(jwt.clone())?;
         let rendered = render(&templated, &token)?;
         let secret = secret(&rendered);
-        let content = Content::decode("shop", "get", secret.clone())?;
-        let observed = Observed {
-            secret: Some(SecretMeta {
+        let content = SecretContent::decode("shop", "get", secret.clone())?;
+        let observed = Observation {
+            secret: Some(SecretSummary {
                 render_hash: Some(request.render_hash.clone()),
                 ..content.summary.clone()
             }),
             recorded: Some(content.summary.resource_version.clone()),
-            ..Observed::default()
+            ..Observation::default()
         };
         let unchanged = report(&request, &token, &content.summary.resource_version);
         let status = compute(&IdTokenRequestStatus::default(), 3, &unchanged, issued);
@@ -105,7 +105,7 @@ impl Inputs {
             ..object
         };
         let key = ObjectKey::new(&request.namespace, &request.name);
-        let store = Store::default();
+        let store = RequestCache::default();
         store.put(key.clone(), object.clone());
         Ok(Self {
             key,
@@ -117,16 +117,16 @@ impl Inputs {
             secret,
             content,
             rendered,
-            retry: Retry {
+            retry: Backoff {
                 reason: "Refused",
                 message: "iamcredentials.googleapis.com answered 403 PERMISSION_DENIED".into(),
-                class: Class::Refused,
+                class: ErrorClass::Rejected,
                 attempts: 4,
                 since: at(ISSUED + 2300)?,
                 at: at(ISSUED + 2390)?,
                 next: at(ISSUED + 2450)?,
                 act: false,
-                basis: Basis {
+                basis: BackoffKey {
                     generation: 3,
                     renew: None,
                     grant: Some("team-shop".into()),
@@ -180,10 +180,10 @@ fn secret(rendered: &Rendered) -> String {
 }
 
 /// The result of a reconcile that leaves `token` in the Secret.
-fn report(request: &Request, token: &IdToken, resource_version: &str) -> Report {
+fn report(request: &ValidRequest, token: &IdToken, resource_version: &str) -> Report {
     let claims = token.claims();
     Report {
-        held: Some(Held {
+        held: Some(CurrentToken {
             secret: SecretStatus {
                 name: request.target.name.clone(),
                 resource_version: Some(resource_version.to_owned()),

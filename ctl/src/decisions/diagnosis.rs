@@ -4,8 +4,8 @@ use idtoken_operator::api::conditions::READY;
 use idtoken_operator::api::v1alpha1::{CreationPolicy, IdTokenRequest};
 use idtoken_operator::api::{GROUP, annotations};
 use idtoken_operator::controller::issue::render;
-use idtoken_operator::kubernetes::secret::Content;
-use idtoken_operator::request::{Request, ValidateError};
+use idtoken_operator::kubernetes::secret::SecretContent;
+use idtoken_operator::request::{ValidRequest, ValidateError};
 use idtoken_operator::token::{Account, Claims, GOOGLE_ISSUERS, IdToken, TokenError};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -92,7 +92,7 @@ pub(crate) fn token_state(secret: &SecretView, key: &str) -> TokenState {
 /// All differences from the spec of `object`. `validated` is the spec as the operator reads it.
 pub(crate) fn differences(
     object: &IdTokenRequest,
-    validated: &Result<Request, ValidateError>,
+    validated: &Result<ValidRequest, ValidateError>,
     secret: &SecretView,
     state: &TokenState,
 ) -> Vec<Difference> {
@@ -165,7 +165,7 @@ impl Differences {
         }
     }
 
-    fn claims(&mut self, request: &Request, claims: &Claims, pinned: Option<&str>) {
+    fn claims(&mut self, request: &ValidRequest, claims: &Claims, pinned: Option<&str>) {
         let spec = &request.token;
         if !GOOGLE_ISSUERS.contains(&claims.iss.as_str()) {
             self.add("iss", GOOGLE_ISSUERS[0], &claims.iss);
@@ -192,7 +192,7 @@ impl Differences {
         }
     }
 
-    fn secret(&mut self, request: &Request, content: &Content, state: &TokenState) {
+    fn secret(&mut self, request: &ValidRequest, content: &SecretContent, state: &TokenState) {
         let summary = &content.summary;
         let annotation = |key: &str| format!("metadata.annotations[{key}]");
         if !summary.managed {
@@ -243,7 +243,7 @@ impl Differences {
         self.owner(request, content);
     }
 
-    fn owner(&mut self, request: &Request, content: &Content) {
+    fn owner(&mut self, request: &ValidRequest, content: &SecretContent) {
         let field = "metadata.ownerReferences";
         let owners = content.meta.owner_references.as_deref().unwrap_or_default();
         let own = |owner: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| {
@@ -286,7 +286,7 @@ impl Differences {
 
     /// Compares labels, annotations and keys of the template with the operator's own code. Never shows a value, which can contain
     /// the token.
-    fn rendering(&mut self, request: &Request, content: &Content, token: &IdToken) {
+    fn rendering(&mut self, request: &ValidRequest, content: &SecretContent, token: &IdToken) {
         match render::render(request, token) {
             Ok(rendered) => {
                 if let Some(field) = rendered.drift(content) {

@@ -1,6 +1,6 @@
 //! The Secret of a request, as far as the caller may see it.
 
-use idtoken_operator::kubernetes::secret::Content;
+use idtoken_operator::kubernetes::secret::SecretContent;
 
 /// The result of reading a Secret.
 #[derive(Debug)]
@@ -10,5 +10,5 @@ pub(crate) enum SecretView {
     /// It does not exist.
     Missing,
     /// It exists; with its data and metadata.
-    Found(Box<Content>),
+    Found(Box<SecretContent>),
 }

@@ -13,11 +13,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use idtoken_operator::api::v1alpha1::{IdTokenRequest, IdTokenRequestSpec};
 use idtoken_operator::controller::WAITING;
-use idtoken_operator::controller::cache::{Basis, SecretMeta};
-use idtoken_operator::controller::reconcile::plan::{self, Observed};
+use idtoken_operator::controller::cache::{BackoffKey, SecretSummary};
+use idtoken_operator::controller::reconcile::plan::{self, Observation};
 use idtoken_operator::google::GoogleConfig;
 use idtoken_operator::google::decisions::Ticket;
-use idtoken_operator::request::{Request, validate};
+use idtoken_operator::request::{ValidRequest, validate};
 use operator::Operator;
 use request::{SimulatedRequest, write_uid};
 use tokio::time::Instant;
@@ -69,7 +69,7 @@ enum Event {
         term: u16,
     },
     /// The Secret and the status are written.
-    Written { request: u32, issued: Time, term: u16 },
+    WrittenHashes { request: u32, issued: Time, term: u16 },
     /// An operator stops for a time.
     Stop { shard: u16, duration: Time },
     /// An operator starts.
@@ -92,9 +92,9 @@ pub(crate) struct Simulation {
     flows: Vec<String>,
     google: Google,
     /// The request for the planner. Requests differ only in their UID and in the times of `observed`.
-    template: Request,
-    observed: Observed,
-    basis: Basis,
+    template: ValidRequest,
+    observed: Observation,
+    basis: BackoffKey,
     pub(crate) statistics: Statistics,
 }
 
@@ -133,12 +133,12 @@ impl Simulation {
                 .map(|n| format!("namespace-{n}"))
                 .collect(),
             google: Google::new(upstream),
-            observed: Observed {
+            observed: Observation {
                 secret: None,
                 recorded: Some("1".into()),
-                ..Observed::default()
+                ..Observation::default()
             },
-            basis: Basis {
+            basis: BackoffKey {
                 generation: 1,
                 renew: None,
                 grant: None,
@@ -199,13 +199,13 @@ impl Simulation {
             return Ok(());
         }
         let template = &self.template;
-        let secret = self.observed.secret.get_or_insert_with(|| SecretMeta {
+        let secret = self.observed.secret.get_or_insert_with(|| SecretSummary {
             resource_version: "1".into(),
             request_uid: Some(String::new()),
             token_hash: Some(template.token_hash.clone()),
             render_hash: Some(template.render_hash.clone()),
             managed: true,
-            ..SecretMeta::default()
+            ..SecretSummary::default()
         });
         if let Some(uid) = &mut secret.request_uid {
             uid.clone_from(&template.uid);
@@ -282,7 +282,7 @@ impl Simulation {
                 response,
                 term,
             } => self.responded(request, started, response, term)?,
-            Event::Written {
+            Event::WrittenHashes {
                 request,
                 issued,
                 term,

@@ -29,12 +29,12 @@ impl Simulation {
             to_timestamp(self.now)?,
         );
         match plan {
-            Plan::Keep { until } | Plan::Wait { until } => {
+            Plan::Keep { until } | Plan::BackOff { until } => {
                 let until = from_timestamp(until);
                 ensure!(until > self.now, "the reconcile would be repeated at once");
                 self.complete(number, until);
             }
-            Plan::Mint(_) => {
+            Plan::Issue(_) => {
                 let remaining = request.expires.checked_sub(self.now).filter(|left| *left > 0);
                 let (now, shard) = (self.instant(self.now), request.shard);
                 let flow = &self.flows[request.flow as usize];
@@ -166,7 +166,7 @@ impl Simulation {
     }
 
     fn start_write(&mut self, number: u32, issued: Time, term: u16) {
-        let event = Event::Written {
+        let event = Event::WrittenHashes {
             request: number,
             issued,
             term,

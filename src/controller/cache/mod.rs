@@ -15,9 +15,9 @@ use crate::request::target_name;
 use crate::sync::lock;
 
 pub use crate::api::ObjectKey;
-pub use crate::controller::cache::request_state::{Basis, Memory, Retry, Written};
-use crate::kubernetes::secret_summary::Packed;
-pub use crate::kubernetes::secret_summary::SecretMeta;
+pub use crate::controller::cache::request_state::{Backoff, BackoffKey, RequestState, WrittenHashes};
+use crate::kubernetes::secret_summary::CompactSummary;
+pub use crate::kubernetes::secret_summary::SecretSummary;
 
 /// A request that wants a Secret: the oldest keeps it, then the lowest UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,14 +42,14 @@ struct Seen {
 #[derive(Debug)]
 struct Entry {
     seen: Seen,
-    memory: Memory,
+    memory: RequestState,
     /// Another leader may have served it a moment ago, so that the cache may lack its last write.
     inherited: bool,
 }
 
 #[derive(Debug)]
 struct Cached {
-    meta: Packed,
+    meta: CompactSummary,
     /// Our own write, which the watch has not shown yet.
     expected: bool,
 }
@@ -78,7 +78,7 @@ struct Inner {
 
 /// The caches. Each method holds the lock for a few map operations only.
 #[derive(Debug, Default)]
-pub struct Index(Mutex<Inner>);
+pub struct Cache(Mutex<Inner>);
 
 /// Whether resourceVersion `a` is older than `b`. They are decimal numbers of any length since Kubernetes 1.35 and were so in practice
 /// before (<https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>).
@@ -86,7 +86,7 @@ pub fn older(a: &str, b: &str) -> bool {
     (a.len(), a) < (b.len(), b)
 }
 
-impl Index {
+impl Cache {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.0)
     }
@@ -227,7 +227,7 @@ impl Index {
     }
 
     /// The Secret as last seen or written.
-    pub fn secret(&self, key: &ObjectKey) -> Option<SecretMeta> {
+    pub fn secret(&self, key: &ObjectKey) -> Option<SecretSummary> {
         self.lock().secrets.get(key)?.meta.unpack()
     }
 
@@ -245,7 +245,7 @@ impl Index {
     }
 
     /// Takes in a Secret as the watch or list shows it. False where it was known already, as after our own write.
-    pub fn secret_applied(&self, key: ObjectKey, meta: &SecretMeta) -> bool {
+    pub fn secret_applied(&self, key: ObjectKey, meta: &SecretSummary) -> bool {
         let mut inner = self.lock();
         let key = inner.shared(key);
         let scope = match inner.listing.contains_key(key.namespace()) {
@@ -275,7 +275,7 @@ impl Index {
         inner.secrets.insert(
             key,
             Cached {
-                meta: Packed::new(meta),
+                meta: CompactSummary::new(meta),
                 expected: false,
             },
         );
@@ -283,7 +283,7 @@ impl Index {
     }
 
     /// The list of the Secrets in `scope` ends. Returns those that are gone.
-    pub fn secrets_listed(&self, scope: &str) -> Vec<(ObjectKey, SecretMeta)> {
+    pub fn secrets_listed(&self, scope: &str) -> Vec<(ObjectKey, SecretSummary)> {
         let mut inner = self.lock();
         let Some(listed) = inner.listing.remove(scope) else {
             return Vec::new();
@@ -310,7 +310,7 @@ impl Index {
     }
 
     /// Keeps our own write until the watch shows it, so that a lagging watch never causes a second mint.
-    pub fn secret_written(&self, key: ObjectKey, meta: &SecretMeta) {
+    pub fn secret_written(&self, key: ObjectKey, meta: &SecretSummary) {
         let mut inner = self.lock();
         let key = inner.shared(key);
         // Where the watch is past our write and shows nothing, somebody deleted it before its answer reached us.
@@ -319,7 +319,7 @@ impl Index {
             None => inner.shown.get(key.namespace()).map(String::as_str),
         };
         if seen.is_none_or(|seen| older(seen, &meta.resource_version)) {
-            let meta = Packed::new(meta);
+            let meta = CompactSummary::new(meta);
             inner.secrets.insert(key, Cached { meta, expected: true });
         }
     }
@@ -332,7 +332,7 @@ impl Index {
     /// This replica leads from now on. What it remembers is of a time before another led.
     pub fn take_over(&self) {
         for entry in self.lock().requests.values_mut() {
-            entry.memory = Memory::default();
+            entry.memory = RequestState::default();
             entry.inherited = true;
         }
     }
@@ -350,14 +350,14 @@ impl Index {
     }
 
     /// What is remembered of the request `key`.
-    pub fn memory(&self, key: &ObjectKey, uid: &str) -> Memory {
+    pub fn memory(&self, key: &ObjectKey, uid: &str) -> RequestState {
         let mut inner = self.lock();
         let entry = inner.entry(key, uid);
         entry.map(|entry| entry.memory.clone()).unwrap_or_default()
     }
 
     /// Remembers; nothing is kept of a request that is gone.
-    pub fn remember(&self, key: &ObjectKey, uid: &str, change: impl FnOnce(&mut Memory)) {
+    pub fn remember(&self, key: &ObjectKey, uid: &str, change: impl FnOnce(&mut RequestState)) {
         if let Some(entry) = self.lock().entry(key, uid) {
             change(&mut entry.memory);
         }

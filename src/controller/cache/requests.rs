@@ -18,9 +18,9 @@ const USUAL: &[u8] = include_bytes!("lz4-dictionary.json");
 
 /// The requests that are cached.
 #[derive(Debug, Default)]
-pub struct Store(RwLock<HashMap<ObjectKey, Box<[u8]>>>);
+pub struct RequestCache(RwLock<HashMap<ObjectKey, Box<[u8]>>>);
 
-impl Store {
+impl RequestCache {
     fn read(&self) -> RwLockReadGuard<'_, HashMap<ObjectKey, Box<[u8]>>> {
         read(&self.0)
     }
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_a_phase_reads_comes_back_and_the_rest_does_not() {
-        let store = Store::default();
+        let store = RequestCache::default();
         store.put(key("shop", "a"), object("a"));
         let found = store.get(&key("shop", "a")).unwrap();
         let mut expected = object("a");
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_most_requests_say_alike_is_held_once() {
-        let store = Store::default();
+        let store = RequestCache::default();
         let whole = serde_json::to_vec(&object("a")).unwrap().len();
         store.put(key("shop", "a"), object("a"));
         let held = store.read()[&key("shop", "a")].len();
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_list_drops_what_it_lacks_in_its_scope_only() {
-        let store = Store::default();
+        let store = RequestCache::default();
         for place in [key("shop", "a"), key("shop", "b"), key("bank", "a")] {
             store.put(place, object("a"));
         }

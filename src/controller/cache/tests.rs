@@ -10,10 +10,10 @@ fn key(name: &str) -> ObjectKey {
     ObjectKey::new("shop", name)
 }
 
-fn secret(version: &str) -> SecretMeta {
-    SecretMeta {
+fn secret(version: &str) -> SecretSummary {
+    SecretSummary {
         resource_version: version.into(),
-        ..SecretMeta::default()
+        ..SecretSummary::default()
     }
 }
 
@@ -31,13 +31,13 @@ fn names(keys: Vec<ObjectKey>) -> Vec<String> {
     keys.iter().map(|key| key.name().to_owned()).collect()
 }
 
-fn applied(index: &Index, request: &IdTokenRequest) -> Vec<String> {
+fn applied(index: &Cache, request: &IdTokenRequest) -> Vec<String> {
     let namespace = request.metadata.namespace.as_deref().unwrap();
     let key = ObjectKey::new(namespace, request.metadata.name.as_deref().unwrap());
     names(index.request_applied(&key, request))
 }
 
-fn version(index: &Index, name: &str) -> Option<String> {
+fn version(index: &Cache, name: &str) -> Option<String> {
     index.secret(&key(name)).map(|meta| meta.resource_version)
 }
 
@@ -59,7 +59,7 @@ fn resource_versions_are_compared_as_numbers() {
 
 #[test]
 fn a_lagging_watch_does_not_undo_our_write() {
-    let index = Index::default();
+    let index = Cache::default();
     assert!(index.secret_applied(key("s"), &secret("5")));
     index.secret_written(key("s"), &secret("9"));
     assert!(!index.secret_applied(key("s"), &secret("5")), "seen before");
@@ -76,7 +76,7 @@ fn a_lagging_watch_does_not_undo_our_write() {
 
 #[test]
 fn a_late_answer_does_not_undo_the_watch() {
-    let index = Index::default();
+    let index = Cache::default();
     assert!(index.secret_applied(key("s"), &secret("10")));
     index.secret_written(key("s"), &secret("9"));
     assert_eq!(version(&index, "s").as_deref(), Some("10"));
@@ -93,7 +93,7 @@ fn a_late_answer_does_not_undo_the_watch() {
 
 #[test]
 fn a_list_that_began_before_our_write_does_not_undo_it() {
-    let index = Index::default();
+    let index = Cache::default();
     index.secrets_listing("");
     index.secret_written(key("s"), &secret("9"));
     assert!(index.secrets_listed("").is_empty());
@@ -108,7 +108,7 @@ fn a_list_that_began_before_our_write_does_not_undo_it() {
 
 #[test]
 fn a_list_that_began_after_our_write_decides() {
-    let index = Index::default();
+    let index = Cache::default();
     index.secret_written(key("gone"), &secret("9"));
     index.secret_written(key("stays"), &secret("10"));
     index.secrets_listing("");
@@ -129,7 +129,7 @@ fn a_list_that_began_after_our_write_decides() {
 
 #[test]
 fn a_list_is_believed_even_where_it_is_older() {
-    let index = Index::default();
+    let index = Cache::default();
     index.secret_applied(key("s"), &secret("50"));
     index.secrets_listing("");
     assert!(index.secret_applied(key("s"), &secret("20")), "etcd was restored");
@@ -146,7 +146,7 @@ fn a_list_is_believed_even_where_it_is_older() {
 
 #[test]
 fn what_turned_out_missing_is_forgotten() {
-    let index = Index::default();
+    let index = Cache::default();
     index.secret_written(key("s"), &secret("9"));
     index.secret_missing(&key("s"));
     assert_eq!(version(&index, "s"), None);
@@ -167,7 +167,7 @@ fn the_projection_holds_our_annotations() {
     }))
     .unwrap();
     let text = |text: &str| Some(text.to_owned());
-    let expected = SecretMeta {
+    let expected = SecretSummary {
         handled_renew: None,
         uid: "u".into(),
         resource_version: "5".into(),
@@ -181,15 +181,15 @@ fn the_projection_holds_our_annotations() {
         managed: true,
         adopted: true,
     };
-    assert_eq!(SecretMeta::from(&meta), expected);
+    assert_eq!(SecretSummary::from(&meta), expected);
     let labelled_otherwise: ObjectMeta =
         serde_json::from_value(json!({"labels": {(LABEL_MANAGED_BY): "Helm"}})).unwrap();
-    assert_eq!(SecretMeta::from(&labelled_otherwise), SecretMeta::default());
+    assert_eq!(SecretSummary::from(&labelled_otherwise), SecretSummary::default());
 }
 
 #[test]
 fn only_real_changes_of_a_request_wake_it() {
-    let index = Index::default();
+    let index = Cache::default();
     let mut request = wanting("a", "1", "s", 0);
     assert_eq!(applied(&index, &request), ["a"]);
     assert!(applied(&index, &request).is_empty(), "a relist");
@@ -218,7 +218,7 @@ fn only_real_changes_of_a_request_wake_it() {
 
 #[test]
 fn the_older_request_keeps_the_secret_then_the_lower_uid() {
-    let index = Index::default();
+    let index = Cache::default();
     applied(&index, &wanting("young", "1", "s", 100));
     assert_eq!(index.rival(&key("s"), "1"), None);
     applied(&index, &wanting("old-b", "3", "s", 0));
@@ -235,7 +235,7 @@ fn the_older_request_keeps_the_secret_then_the_lower_uid() {
 
 #[test]
 fn whoever_waits_for_a_secret_is_woken_when_it_is_free() {
-    let index = Index::default();
+    let index = Cache::default();
     let old = wanting("old", "1", "s", 0);
     applied(&index, &old);
     applied(&index, &wanting("young", "2", "s", 100));
@@ -263,7 +263,7 @@ fn whoever_waits_for_a_secret_is_woken_when_it_is_free() {
 
 #[test]
 fn memory_lives_as_long_as_the_request() {
-    let index = Index::default();
+    let index = Cache::default();
     let remember = |uid: &str| index.remember(&key("a"), uid, |memory| memory.repairs.push(at(0)));
     let knows = |uid: &str| !index.memory(&key("a"), uid).repairs.is_empty();
     remember("1");
@@ -288,7 +288,7 @@ fn memory_lives_as_long_as_the_request() {
 
 #[test]
 fn a_list_of_one_namespace_says_nothing_of_another() {
-    let index = Index::default();
+    let index = Cache::default();
     let other = |name: &str| ObjectKey::new("other", name);
     for key in [key("kept"), key("gone"), other("kept")] {
         assert!(index.secret_applied(key, &secret("5")));
@@ -313,7 +313,7 @@ fn a_list_of_one_namespace_says_nothing_of_another() {
 
 #[test]
 fn our_status_is_kept_until_the_watch_shows_it() {
-    let index = Index::default();
+    let index = Cache::default();
     let mut request = wanting("a", "1", "s", 0);
     request.metadata.resource_version = Some("5".into());
     applied(&index, &request);

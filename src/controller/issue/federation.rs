@@ -18,12 +18,12 @@ use crate::google::{
     self, Cache, Caller, FEDERATED_SCOPE, FederatedToken, Impersonation, Provider, SubjectToken, Workload,
     is_rejected, shell,
 };
-use crate::kubernetes::error::KubeFault;
+use crate::kubernetes::error::KubeError;
 use crate::kubernetes::secret::{
     GCP_SERVICE_ACCOUNT, KubernetesServiceAccount, create_token, read_service_account,
 };
 use crate::request::syntax::is_service_account;
-use crate::request::{Federation, Request, SourceSettings};
+use crate::request::{Federation, SourceSettings, ValidRequest};
 use crate::token::{IdToken, unverified_claims};
 
 /// Longest time for which a federated access token is used again.
@@ -32,12 +32,12 @@ const LONGEST_USE: Duration = Duration::from_secs(300);
 /// Life that an access token must have left: more than a call may take, its wait for the limits included.
 const LEAST_LIFE: Duration = Duration::from_secs(60);
 
-/// Federated access tokens that are kept at once, of some 2 KiB each.
+/// FederatedTokens access tokens that are kept at once, of some 2 KiB each.
 const MAX_TOKENS: usize = 4096;
 
 /// Why a ServiceAccount gets no token, beside what the API server and Google say.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum FederateError {
+pub enum FederationError {
     /// There is no such ServiceAccount.
     #[error(
         "there is no Kubernetes ServiceAccount {name} in namespace {namespace}, which spec.source.federation names: kubectl create \
@@ -91,7 +91,7 @@ pub enum FederateError {
     },
 }
 
-impl FederateError {
+impl FederationError {
     /// Reason of the condition, the event and the metric.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -115,14 +115,14 @@ struct Key {
     scope: &'static str,
 }
 
-/// Federated access tokens, and who the operator itself is.
+/// FederatedTokens access tokens, and who the operator itself is.
 #[derive(Debug)]
-pub struct Federated {
+pub struct FederatedTokens {
     tokens: Cache<Key, FederatedToken, MintError>,
     operator: OnceCell<Operator>,
 }
 
-impl Default for Federated {
+impl Default for FederatedTokens {
     fn default() -> Self {
         Self {
             tokens: Cache::new(MAX_TOKENS),
@@ -131,7 +131,7 @@ impl Default for Federated {
     }
 }
 
-impl Federated {
+impl FederatedTokens {
     /// Drops access tokens that are not used any more.
     pub fn sweep(&self) {
         self.tokens.sweep();
@@ -177,7 +177,7 @@ pub(crate) struct FederatedIdToken {
 /// The ServiceAccount is missing, not annotated or the operator's own; the API server or Google refused or did not answer.
 pub(crate) async fn federate(
     ctx: &Arc<Context>,
-    request: &Request,
+    request: &ValidRequest,
     federation: &Federation,
     caller: Caller<'_>,
 ) -> Result<FederatedIdToken, MintError> {
@@ -186,7 +186,7 @@ pub(crate) async fn federate(
     let (namespace, name) = (&request.namespace, &federation.kubernetes_service_account);
     let operator = ctx.federated.operator.get_or_try_init(|| whoami(ctx)).await?;
     if operator.is(namespace, name) {
-        return Err(FederateError::Own {
+        return Err(FederationError::Own {
             namespace: namespace.clone(),
             name: name.clone(),
         }
@@ -196,7 +196,7 @@ pub(crate) async fn federate(
     let is_its = |key: &Key| key.namespace == *namespace && key.name == *name;
     let Some(kubernetes) = read_service_account(&ctx.client, namespace, name).await? else {
         cached.remove(is_its);
-        return Err(FederateError::Missing {
+        return Err(FederationError::Missing {
             namespace: namespace.clone(),
             name: name.clone(),
         }
@@ -254,12 +254,12 @@ pub(crate) async fn federate(
 }
 
 /// Asks the API server who the operator is: every user may, by the ClusterRole `system:basic-user`.
-async fn whoami(ctx: &Arc<Context>) -> Result<Operator, KubeFault> {
+async fn whoami(ctx: &Arc<Context>) -> Result<Operator, KubeError> {
     let reviews: Api<SelfSubjectReview> = Api::all(ctx.client.clone());
     let review = reviews
         .create(&PostParams::default(), &SelfSubjectReview::default())
         .await
-        .map_err(|error| KubeFault::new("create", "selfsubjectreviews", "(none)", &error))?;
+        .map_err(|error| KubeError::new("create", "selfsubjectreviews", "(none)", &error))?;
     let username = review
         .status
         .and_then(|status| status.user_info?.username)
@@ -269,10 +269,10 @@ async fn whoami(ctx: &Arc<Context>) -> Result<Operator, KubeFault> {
 
 /// The Google service account: the request's, or the one that the Kubernetes ServiceAccount is annotated with.
 fn account(
-    request: &Request,
+    request: &ValidRequest,
     name: &str,
     kubernetes: &KubernetesServiceAccount,
-) -> Result<String, FederateError> {
+) -> Result<String, FederationError> {
     if let Some(account) = &request.token.service_account {
         return Ok(account.clone());
     }
@@ -281,7 +281,7 @@ fn account(
         Some(_) => "names no Google service account",
         None => "is absent too",
     };
-    Err(FederateError::NotAnnotated {
+    Err(FederationError::NotAnnotated {
         namespace: request.namespace.clone(),
         name: name.to_owned(),
         problem,
@@ -332,14 +332,14 @@ async fn kubernetes_token(
     let token = match create_token(&ctx.client, namespace, name, uid, audience).await {
         Ok(Some(token)) => token,
         Ok(None) => {
-            return Err(FederateError::Missing {
+            return Err(FederationError::Missing {
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
             }
             .into());
         }
-        Err(KubeFault::Forbidden { message, .. }) => {
-            return Err(FederateError::TokenForbidden {
+        Err(KubeError::Forbidden { message, .. }) => {
+            return Err(FederationError::TokenForbidden {
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
                 message,
@@ -355,7 +355,7 @@ async fn kubernetes_token(
             && claims.kubernetes.serviceaccount.uid == uid
             && claims.aud == [audience]
     });
-    let claims = claims.ok_or_else(|| KubeFault::Unavailable {
+    let claims = claims.ok_or_else(|| KubeError::Unavailable {
         verb: "create",
         resource: "serviceaccounts/token",
         namespace: namespace.to_owned(),

@@ -90,7 +90,7 @@ fn claims_of_a_kubernetes_token_are_read() {
 
 #[test]
 fn commands_of_messages_are_whole() {
-    let error = FederateError::TokenForbidden {
+    let error = FederationError::TokenForbidden {
         namespace: "shop".into(),
         name: "billing".into(),
         message: "no".into(),

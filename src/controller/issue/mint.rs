@@ -11,12 +11,12 @@ use thiserror::Error;
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::TokenStatus;
 use crate::controller::Context;
-use crate::controller::issue::federation::{self as federate, FederateError};
+use crate::controller::issue::federation::{self as federate, FederationError};
 use crate::google::{self, AttachedIdentity, Caller, Impersonation};
 use crate::grants::policy::Denied;
-use crate::kubernetes::error::KubeFault;
-use crate::request::{Request, TokenSource, ValidateError};
-use crate::schedule::renewal::Class;
+use crate::kubernetes::error::KubeError;
+use crate::request::{TokenSource, ValidRequest, ValidateError};
+use crate::schedule::renewal::ErrorClass;
 use crate::token::{Account, Expected, IdToken, TokenError};
 
 /// Why there is no token.
@@ -33,10 +33,10 @@ pub enum MintError {
     Denied(#[from] Denied),
     /// The API server refused, or did not answer.
     #[error(transparent)]
-    Kubernetes(#[from] KubeFault),
+    Kubernetes(#[from] KubeError),
     /// The Kubernetes ServiceAccount cannot be federated.
     #[error(transparent)]
-    Federate(#[from] FederateError),
+    Federate(#[from] FederationError),
     /// The operator's flags do not permit the spec; validation refuses it before.
     #[error(transparent)]
     Spec(ValidateError),
@@ -60,12 +60,12 @@ impl MintError {
     }
 
     /// Whether it is likely to pass by itself.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
             Self::Google(error) => error.class(),
             Self::Kubernetes(fault) => fault.class(),
             Self::Token(_) | Self::Denied(_) | Self::Federate(_) | Self::Spec(_) | Self::Unavailable(_) => {
-                Class::Refused
+                ErrorClass::Rejected
             }
         }
     }
@@ -89,7 +89,7 @@ impl MintError {
 
 /// A token that was checked.
 #[derive(Debug)]
-pub struct Minted {
+pub struct VerifiedToken {
     /// The token.
     pub token: IdToken,
     /// Its account, as the source told it: by e-mail where that is known, else by unique ID.
@@ -98,14 +98,14 @@ pub struct Minted {
 
 /// The token that the request had before, as its status tells.
 #[derive(Clone, Copy, Debug)]
-pub struct Before<'a> {
+pub struct PreviousToken<'a> {
     /// Its claims.
     pub token: &'a TokenStatus,
     /// Whether it was minted for the same spec.
     pub same_spec: bool,
 }
 
-impl Before<'_> {
+impl PreviousToken<'_> {
     /// The unique ID that `account` had, if the token was of that account. `is_spelled` says whether the spec itself names it.
     fn subject(&self, account: &str, is_spelled: bool) -> Option<&str> {
         let same_account = self.token.email.as_deref() == Some(account);
@@ -120,10 +120,10 @@ impl Before<'_> {
 /// Google refused or did not answer, or what came back is not what was asked for.
 pub async fn mint(
     ctx: &Arc<Context>,
-    request: &Request,
-    before: Option<Before<'_>>,
+    request: &ValidRequest,
+    before: Option<PreviousToken<'_>>,
     left: Option<Duration>,
-) -> Result<Minted, MintError> {
+) -> Result<VerifiedToken, MintError> {
     let spec = &request.token;
     let mut audience = spec.audience.clone();
     let mut attached = None;
@@ -194,11 +194,11 @@ pub async fn mint(
         .clone()
         .or(attached)
         .unwrap_or_else(|| claims.sub.clone());
-    Ok(Minted { token, account })
+    Ok(VerifiedToken { token, account })
 }
 
 /// What looks like a token of `request`, without a signature: for a write that is only tried.
-pub fn placeholder(request: &Request, now: Timestamp) -> Option<IdToken> {
+pub fn placeholder(request: &ValidRequest, now: Timestamp) -> Option<IdToken> {
     let mut claims = json!({
         "iss": "https://accounts.google.com", "aud": request.token.audience, "sub": "0".repeat(21),
         "iat": now.as_second(), "exp": now.as_second().saturating_add(3600),
@@ -220,7 +220,7 @@ pub fn placeholder(request: &Request, now: Timestamp) -> Option<IdToken> {
 }
 
 /// What the token of `request` must say, but for a developer's, whose audience is the OAuth client.
-pub fn expected<'a>(request: &'a Request, subject: Option<&'a str>) -> Expected<'a> {
+pub fn expected<'a>(request: &'a ValidRequest, subject: Option<&'a str>) -> Expected<'a> {
     Expected {
         audience: &request.token.audience,
         account: request.token.service_account.as_deref().map(Account::from_name),

@@ -12,17 +12,17 @@ use kube::Resource;
 use crate::api::FIELD_MANAGER;
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestStatus};
-use crate::controller::cache::{ObjectKey, SecretMeta, Written};
-use crate::controller::issue::mint::{MintError, Minted};
+use crate::controller::cache::{ObjectKey, SecretSummary, WrittenHashes};
+use crate::controller::issue::mint::{MintError, VerifiedToken};
 use crate::controller::issue::render::render;
-use crate::controller::issue::write::{self as apply, Before};
+use crate::controller::issue::write::{self as apply, Precondition};
 use crate::controller::reconcile::Work;
-use crate::controller::reconcile::log::Act;
+use crate::controller::reconcile::log::Action;
 use crate::controller::reconcile::outcome::Stop;
-use crate::controller::reconcile::plan::{Cause, Integrity};
+use crate::controller::reconcile::plan::{Integrity, IssueCause};
 use crate::controller::reconcile::status;
-use crate::kubernetes::error::KubeFault;
-use crate::kubernetes::secret::{Content, read_secret};
+use crate::kubernetes::error::KubeError;
+use crate::kubernetes::secret::{SecretContent, read_secret};
 use crate::request::TokenSource;
 use crate::schedule::renewal as schedule;
 use crate::token::{Expected, IdToken};
@@ -74,7 +74,7 @@ impl Work<'_> {
 
     /// Whether a stored token says what the spec asks for, its age aside: hashes and fingerprint stand beside it, where whoever may
     /// change the Secret can change them too.
-    fn is_wanted(&self, token: &IdToken, secret: &SecretMeta) -> bool {
+    fn is_wanted(&self, token: &IdToken, secret: &SecretSummary) -> bool {
         let changed =
             secret.token_hash.as_ref() != Some(&self.request.token_hash) && !self.wrote_this_token();
         let alive = self.now.min(token.claims().iat);
@@ -116,21 +116,23 @@ impl Work<'_> {
         let drift = rendered.drift(&content).unwrap_or_else(|| "type".to_owned());
         let reverted = self.wrote_this_rendering().then_some(drift);
         self.refuse_a_fight(reverted.as_deref(), Some(&content))?;
-        let before = Before::Read(Box::new(content));
+        let before = Precondition::Read(Box::new(content));
         let written = apply::write(self.ctx, self.request, &rendered, before).await?;
         self.settle(written, &token, reverted.is_some())?;
-        self.report.acted = Some(Act::Repaired);
+        self.report.acted = Some(Action::Repaired);
         Ok(())
     }
 
     /// Gets a new token and writes it.
-    pub(crate) async fn mint(&mut self, cause: Cause) -> Result<(), Stop> {
+    pub(crate) async fn mint(&mut self, cause: IssueCause) -> Result<(), Stop> {
         let (ctx, request) = (self.ctx, self.request);
         if let Some(content) = &self.content {
             apply::changeable(request, content)?;
         }
-        let reverted =
-            matches!(cause, Cause::Damaged | Cause::Changed | Cause::Missing) && self.wrote_this_token();
+        let reverted = matches!(
+            cause,
+            IssueCause::Damaged | IssueCause::Changed | IssueCause::Missing
+        ) && self.wrote_this_token();
         let field = format!("data[{}]", request.target.key);
         self.refuse_a_fight(reverted.then_some(field.as_str()), self.content.as_ref())?;
         if self.was_refused_a_write() {
@@ -154,7 +156,7 @@ impl Work<'_> {
             };
             ctx.metrics.count_mint(request.token.source.name(), result);
         }
-        let Minted { token, account } = minted.map_err(|error| match error {
+        let VerifiedToken { token, account } = minted.map_err(|error| match error {
             MintError::Denied(denied) => Stop::Denied(denied),
             error => Stop::Mint(error),
         })?;
@@ -172,26 +174,26 @@ impl Work<'_> {
         }
         let rendered = render(request, &token).map_err(Stop::Render)?;
         let before = match (self.content.take(), self.observed.secret.clone()) {
-            (Some(content), _) => Before::Read(Box::new(content)),
-            (None, Some(secret)) => Before::Untouched(Box::new(secret)),
-            (None, None) => Before::Unknown,
+            (Some(content), _) => Precondition::Read(Box::new(content)),
+            (None, Some(secret)) => Precondition::Untouched(Box::new(secret)),
+            (None, None) => Precondition::Unknown,
         };
         let written = Box::pin(apply::write(ctx, request, &rendered, before)).await?;
         self.settle(written, &token, reverted)?;
         self.report.handled_renew = request.renew_request.clone();
-        self.report.acted = Some(Act::Issued(cause));
+        self.report.acted = Some(Action::Issued(cause));
         Ok(())
     }
 
     /// Whether the metadata server gave the very token that the Secret holds, of which nothing else is to be written either. Other
     /// sources make a new token each time, even if two of the same second are equal.
-    fn is_unchanged(&self, cause: Cause, token: &IdToken) -> bool {
+    fn is_unchanged(&self, cause: IssueCause, token: &IdToken) -> bool {
         let secret = self.observed.secret.as_ref().filter(|secret| {
             secret.render_hash.as_ref() == Some(&self.request.render_hash)
                 && secret.request_uid.as_ref() == Some(&self.request.uid)
         });
         matches!(self.request.token.source, TokenSource::MetadataServer { .. })
-            && matches!(cause, Cause::Due | Cause::Requested)
+            && matches!(cause, IssueCause::Due | IssueCause::Requested)
             && matches!(self.observed.content, None | Some(Integrity::Intact))
             && secret.and_then(|secret| secret.digest.as_ref()) == Some(&token.fingerprint())
     }
@@ -211,7 +213,7 @@ impl Work<'_> {
             memory.handled_renew = renew;
         });
         self.report.held = self.held(&secret, Some(token.claims()));
-        self.report.acted = Some(Act::Unchanged);
+        self.report.acted = Some(Action::Unchanged);
     }
 
     /// Whether the Kubernetes API refused what the last attempt had to write or read, as a quota or an admission policy does.
@@ -234,14 +236,19 @@ impl Work<'_> {
     }
 
     /// Takes in what was written.
-    fn settle(&mut self, written: Option<SecretMeta>, token: &IdToken, reverted: bool) -> Result<(), Stop> {
+    fn settle(
+        &mut self,
+        written: Option<SecretSummary>,
+        token: &IdToken,
+        reverted: bool,
+    ) -> Result<(), Stop> {
         let written = written.ok_or(Stop::Gone)?;
         let now = Timestamp::now();
         let request = self.request;
         let renew = request.renew_request.clone();
         let issued_at = self.observed.issued_at;
         self.ctx.index.remember(&self.key(), &request.uid, |memory| {
-            memory.written = Some(Written::new(&request.token_hash, &request.render_hash));
+            memory.written = Some(WrittenHashes::new(&request.token_hash, &request.render_hash));
             memory.handled_renew = renew;
             memory.issued_at = issued_at;
             memory
@@ -252,7 +259,7 @@ impl Work<'_> {
         self.report.held = self.held(&written, Some(token.claims()));
         match self.report.held {
             Some(_) => Ok(()),
-            None => Err(Stop::Fault(KubeFault::Altered {
+            None => Err(Stop::Fault(KubeError::Altered {
                 name: request.target.name.clone(),
             })),
         }
@@ -289,7 +296,7 @@ impl Work<'_> {
                 ..ObjectReference::default()
             };
             if let Err(error) = self.ctx.events.publish(&event, &object).await {
-                let fault = KubeFault::new("create", "events", &self.request.namespace, &error);
+                let fault = KubeError::new("create", "events", &self.request.namespace, &error);
                 tracing::warn!("the event was not written: {fault}");
             }
         }
@@ -317,14 +324,14 @@ impl Work<'_> {
     }
 
     /// Stops putting back what was put back too often. `field` is what somebody changed, if it was ours.
-    fn refuse_a_fight(&self, field: Option<&str>, content: Option<&Content>) -> Result<(), Stop> {
+    fn refuse_a_fight(&self, field: Option<&str>, content: Option<&SecretContent>) -> Result<(), Stop> {
         let Some(field) = field else { return Ok(()) };
         let recent = |at: &&Timestamp| self.now.duration_since(**at) < REPAIR_WINDOW;
         let count = self.memory.repairs.iter().filter(recent).count();
         if count < MAX_REPAIRS {
             return Ok(());
         }
-        Err(Stop::Fault(KubeFault::Contested {
+        Err(Stop::Fault(KubeError::Contested {
             name: self.request.target.name.clone(),
             field: field.to_owned(),
             manager: content.and_then(last_manager).unwrap_or("somebody").to_owned(),
@@ -359,13 +366,13 @@ impl Work<'_> {
 }
 
 /// The token that status shows, which pins the account's unique ID.
-fn before(previous: &IdTokenRequestStatus, same_spec: bool) -> Option<mint::Before<'_>> {
+fn before(previous: &IdTokenRequestStatus, same_spec: bool) -> Option<mint::PreviousToken<'_>> {
     let token = previous.token.as_ref()?;
-    Some(mint::Before { token, same_spec })
+    Some(mint::PreviousToken { token, same_spec })
 }
 
 /// The token that we wrote, under its key or, where the key was changed or spoilt, under another.
-fn stored_token(content: &Content, key: &str) -> Option<IdToken> {
+fn stored_token(content: &SecretContent, key: &str) -> Option<IdToken> {
     let written = content.summary.digest.as_deref()?;
     let keys = std::iter::once(key).chain(
         content
@@ -378,7 +385,7 @@ fn stored_token(content: &Content, key: &str) -> Option<IdToken> {
         .find(|token| token.fingerprint() == written)
 }
 
-fn last_manager(content: &Content) -> Option<&str> {
+fn last_manager(content: &SecretContent) -> Option<&str> {
     let entries = content.meta.managed_fields.iter().flatten();
     let others = entries.filter(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER));
     others

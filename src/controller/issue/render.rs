@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 use crate::api::v1alpha1::CreationPolicy;
 use crate::api::{GROUP, LABEL_MANAGED_BY, MANAGED_BY, annotations, conditions::reason};
 use crate::controller::reconcile::plan::renewal;
-use crate::kubernetes::secret::Content;
-use crate::request::Request;
+use crate::kubernetes::secret::SecretContent;
+use crate::request::ValidRequest;
 use crate::request::fingerprint as hash;
 use crate::request::template::{MAX_TOTAL, TemplateError, Values};
 use crate::token::IdToken;
@@ -127,7 +127,7 @@ pub fn hash_of_renewal(value: &str) -> String {
 ///
 /// # Errors
 /// A template that cannot be expanded, or too large a result.
-pub fn render(request: &Request, token: &IdToken) -> Result<Rendered, RenderError> {
+pub fn render(request: &ValidRequest, token: &IdToken) -> Result<Rendered, RenderError> {
     let claims = token.claims();
     let target = &request.target;
     let expiration_time = claims.exp.to_string();
@@ -254,7 +254,7 @@ impl Rendered {
     }
 
     /// The merge patch that makes `content` ours in full: what we once wrote and want no more goes, what others wrote stays.
-    pub fn replace(&self, content: &Content, adopted: bool) -> Value {
+    pub fn replace(&self, content: &SecretContent, adopted: bool) -> Value {
         let mut patch = json!(self.renew(&content.summary.uid, &content.summary.resource_version));
         for field in stale_fields(self, content) {
             let (kind, key) = field.split_once(':').unwrap_or_default();
@@ -275,7 +275,7 @@ impl Rendered {
     }
 
     /// The ownerReferences as they should be; none where they are so already.
-    fn owners(&self, content: &Content, adopted: bool) -> Option<Vec<OwnerReference>> {
+    fn owners(&self, content: &SecretContent, adopted: bool) -> Option<Vec<OwnerReference>> {
         let current = content.meta.owner_references.as_deref().unwrap_or_default();
         let others = current.iter().filter(|owner| !is_request(owner));
         let own = self
@@ -306,7 +306,7 @@ impl Rendered {
     }
 
     /// The first field of ours that `content` holds otherwise, as `data[key]`.
-    pub fn drift(&self, content: &Content) -> Option<String> {
+    pub fn drift(&self, content: &SecretContent) -> Option<String> {
         let text = |map: &Option<BTreeMap<String, String>>, wanted: &BTreeMap<String, String>, kind: &str| {
             let differs = |(key, value): (&String, &String)| {
                 (map.as_ref().and_then(|map| map.get(key)) != Some(value))
@@ -330,7 +330,7 @@ impl Rendered {
 }
 
 /// What `content` says we wrote and `rendered` holds no more.
-fn stale_fields(rendered: &Rendered, content: &Content) -> BTreeSet<String> {
+fn stale_fields(rendered: &Rendered, content: &SecretContent) -> BTreeSet<String> {
     let wanted: BTreeSet<&str> = rendered
         .annotations
         .get(annotations::OWNED)

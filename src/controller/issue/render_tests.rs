@@ -10,7 +10,7 @@ fn decoded(value: &Value) -> String {
     String::from_utf8(STANDARD.decode(value.as_str().unwrap()).unwrap()).unwrap()
 }
 
-fn first(request: &Request) -> Value {
+fn first(request: &ValidRequest) -> Value {
     let rendered = render(request, &token(request, T0)).unwrap();
     let mut secret = json!(rendered.create(&request.namespace, &request.target.name));
     stored(&mut secret, 10);

@@ -14,13 +14,13 @@ use serde::Serialize;
 
 use crate::api::{FIELD_MANAGER, conditions::reason};
 use crate::controller::Context;
-use crate::controller::cache::{ObjectKey, SecretMeta};
+use crate::controller::cache::{ObjectKey, SecretSummary};
 use crate::controller::issue::render::{Rendered, is_request};
 use crate::controller::reconcile::plan::{Ownership, ownership};
-use crate::kubernetes::error::{KubeFault, code};
+use crate::kubernetes::error::{KubeError, code};
 use crate::kubernetes::partial_metadata::for_metadata;
-use crate::kubernetes::secret::{Content, read_secret};
-use crate::request::Request;
+use crate::kubernetes::secret::{SecretContent, read_secret};
+use crate::request::ValidRequest;
 
 /// Tries against others that write the same Secret at the same moment.
 const TRIES: u32 = 4;
@@ -29,13 +29,13 @@ const FORBIDDEN_FOR: Duration = Duration::from_secs(5);
 
 /// What the Secret was before the write.
 #[derive(Debug)]
-pub enum Before {
+pub enum Precondition {
     /// The cache knows none.
     Unknown,
     /// It is as we left it.
-    Untouched(Box<SecretMeta>),
+    Untouched(Box<SecretSummary>),
     /// It was read.
-    Read(Box<Content>),
+    Read(Box<SecretContent>),
 }
 
 /// Writes `rendered`. Returns the Secret as written; none where the request was deleted meanwhile and nothing was written.
@@ -44,10 +44,10 @@ pub enum Before {
 /// The Secret is somebody else's or immutable, or the API server refused or did not answer.
 pub async fn write(
     ctx: &Arc<Context>,
-    request: &Request,
+    request: &ValidRequest,
     rendered: &Rendered,
-    before: Before,
-) -> Result<Option<SecretMeta>, KubeFault> {
+    before: Precondition,
+) -> Result<Option<SecretSummary>, KubeError> {
     let key = ObjectKey::new(&request.namespace, &request.name);
     let target = ObjectKey::new(&request.namespace, &request.target.name);
     let mut before = before;
@@ -71,17 +71,17 @@ pub async fn write(
         // What is there now decides, also where an unanswered write may have been done.
         before = loop {
             match read_secret(&ctx.client, target.namespace(), target.name()).await {
-                Ok(Some(content)) => break Before::Read(Box::new(content)),
+                Ok(Some(content)) => break Precondition::Read(Box::new(content)),
                 Ok(None) => {
                     ctx.index.secret_missing(&target);
-                    break Before::Unknown;
+                    break Precondition::Unknown;
                 }
                 Err(fault) if may_pass(&fault, &mut forbidden) => wait(&mut pause).await,
                 Err(fault) => return Err(fault),
             }
         };
     }
-    Err(KubeFault::Unavailable {
+    Err(KubeError::Unavailable {
         verb: "patch",
         resource: "secrets",
         namespace: target.namespace().to_owned(),
@@ -91,10 +91,10 @@ pub async fn write(
 
 /// Whether a token in hand waits. An API server that has just started refuses everything until it has read its RBAC rules.
 /// `forbidden` is when it first did.
-fn may_pass(fault: &KubeFault, forbidden: &mut Option<Instant>) -> bool {
+fn may_pass(fault: &KubeError, forbidden: &mut Option<Instant>) -> bool {
     match fault {
-        KubeFault::Unavailable { .. } => true,
-        KubeFault::Forbidden { .. } => forbidden.get_or_insert_with(Instant::now).elapsed() < FORBIDDEN_FOR,
+        KubeError::Unavailable { .. } => true,
+        KubeError::Forbidden { .. } => forbidden.get_or_insert_with(Instant::now).elapsed() < FORBIDDEN_FOR,
         _ => false,
     }
 }
@@ -106,25 +106,25 @@ async fn wait(pause: &mut Duration) {
 
 async fn attempt(
     ctx: &Context,
-    request: &Request,
+    request: &ValidRequest,
     rendered: &Rendered,
-    before: Before,
-) -> Result<Option<SecretMeta>, KubeFault> {
+    before: Precondition,
+) -> Result<Option<SecretSummary>, KubeError> {
     match before {
-        Before::Unknown => create(ctx, request, rendered, false).await,
-        Before::Untouched(meta) => {
+        Precondition::Unknown => create(ctx, request, rendered, false).await,
+        Precondition::Untouched(meta) => {
             let body = rendered.renew(&meta.uid, &meta.resource_version);
             patch(ctx, request, body, false).await
         }
-        Before::Read(content) => replace(ctx, request, rendered, *content).await,
+        Precondition::Read(content) => replace(ctx, request, rendered, *content).await,
     }
 }
 
 /// Whose `content` is, as a fault where it is not ours to write.
 ///
 /// # Errors
-/// [`KubeFault::SecretConflict`].
-pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool, KubeFault> {
+/// [`KubeError::SecretConflict`].
+pub fn claim(ctx: &Context, request: &ValidRequest, content: &SecretContent) -> Result<bool, KubeError> {
     let target = ObjectKey::new(&request.namespace, &request.target.name);
     let foreign = |owner: &&OwnerReference| owner.controller == Some(true) && !is_request(owner);
     let controller = content.meta.owner_references.iter().flatten().find(foreign);
@@ -141,7 +141,7 @@ pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool
         Ownership::Foreign { why } => {
             let name = target.name().to_owned();
             ctx.obstacles.add(target, &content.summary.resource_version);
-            return Err(KubeFault::SecretConflict { name, why });
+            return Err(KubeError::SecretConflict { name, why });
         }
     };
     if (adopted || content.summary.adopted) && content.type_ != request.target.type_ {
@@ -152,7 +152,7 @@ pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool
         );
         let name = target.name().to_owned();
         ctx.obstacles.add(target, &content.summary.resource_version);
-        return Err(KubeFault::SecretConflict { name, why });
+        return Err(KubeError::SecretConflict { name, why });
     }
     ctx.obstacles.remove(&target);
     Ok(adopted)
@@ -161,10 +161,10 @@ pub fn claim(ctx: &Context, request: &Request, content: &Content) -> Result<bool
 /// Makes sure that the Secret can be changed at all.
 ///
 /// # Errors
-/// [`KubeFault::SecretImmutable`].
-pub fn changeable(request: &Request, content: &Content) -> Result<(), KubeFault> {
+/// [`KubeError::SecretImmutable`].
+pub fn changeable(request: &ValidRequest, content: &SecretContent) -> Result<(), KubeError> {
     match content.immutable {
-        true => Err(KubeFault::SecretImmutable {
+        true => Err(KubeError::SecretImmutable {
             name: request.target.name.clone(),
         }),
         false => Ok(()),
@@ -177,11 +177,11 @@ pub fn changeable(request: &Request, content: &Content) -> Result<(), KubeFault>
 /// The API server would refuse the write, or did not answer.
 pub async fn rehearse(
     ctx: &Context,
-    request: &Request,
+    request: &ValidRequest,
     rendered: &Rendered,
-    content: Option<&Content>,
-    secret: Option<&SecretMeta>,
-) -> Result<(), KubeFault> {
+    content: Option<&SecretContent>,
+    secret: Option<&SecretSummary>,
+) -> Result<(), KubeError> {
     let tried = match (content, secret) {
         // One that is to be deleted first is in its successor's way.
         (Some(content), _) if content.type_ != rendered.type_() => return Ok(()),
@@ -197,7 +197,7 @@ pub async fn rehearse(
     };
     match tried {
         // A webhook with side effects is not asked: only the write itself can tell.
-        Err(KubeFault::Refused {
+        Err(KubeError::Refused {
             code: 400, message, ..
         }) if message.contains("does not support dry run") => Ok(()),
         other => other.map(drop),
@@ -206,10 +206,10 @@ pub async fn rehearse(
 
 async fn create(
     ctx: &Context,
-    request: &Request,
+    request: &ValidRequest,
     rendered: &Rendered,
     dry_run: bool,
-) -> Result<Option<SecretMeta>, KubeFault> {
+) -> Result<Option<SecretSummary>, KubeError> {
     let params = PostParams {
         field_manager: Some(FIELD_MANAGER.into()),
         dry_run,
@@ -223,10 +223,10 @@ async fn create(
 
 async fn patch(
     ctx: &Context,
-    request: &Request,
+    request: &ValidRequest,
     body: impl Serialize,
     dry_run: bool,
-) -> Result<Option<SecretMeta>, KubeFault> {
+) -> Result<Option<SecretSummary>, KubeError> {
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.into()),
         dry_run,
@@ -238,10 +238,10 @@ async fn patch(
 
 async fn replace(
     ctx: &Context,
-    request: &Request,
+    request: &ValidRequest,
     rendered: &Rendered,
-    content: Content,
-) -> Result<Option<SecretMeta>, KubeFault> {
+    content: SecretContent,
+) -> Result<Option<SecretSummary>, KubeError> {
     let adopted = claim(ctx, request, &content)?;
     changeable(request, &content)?;
     if content.type_ == rendered.type_() {
@@ -255,7 +255,12 @@ async fn replace(
 ///
 /// # Errors
 /// It changed meanwhile, or the API server refused or did not answer.
-pub async fn delete(ctx: &Context, namespace: &str, name: &str, seen: &SecretMeta) -> Result<(), KubeFault> {
+pub async fn delete(
+    ctx: &Context,
+    namespace: &str,
+    name: &str,
+    seen: &SecretSummary,
+) -> Result<(), KubeError> {
     let params = DeleteParams {
         preconditions: Some(Preconditions {
             uid: Some(seen.uid.clone()),
@@ -263,7 +268,7 @@ pub async fn delete(ctx: &Context, namespace: &str, name: &str, seen: &SecretMet
         }),
         ..DeleteParams::default()
     };
-    let fault = |error: &kube::Error| KubeFault::new("delete", "secrets", namespace, error);
+    let fault = |error: &kube::Error| KubeError::new("delete", "secrets", namespace, error);
     let call = secrets(namespace)
         .delete(name, &params)
         .map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
@@ -284,16 +289,16 @@ fn secrets(namespace: &str) -> ApiRequest {
 async fn send(
     ctx: &Context,
     verb: &'static str,
-    request: &Request,
+    request: &ValidRequest,
     call: Result<http::Request<Vec<u8>>, BuildError>,
     changed: impl Fn(u16) -> bool,
-) -> Result<Option<SecretMeta>, KubeFault> {
+) -> Result<Option<SecretSummary>, KubeError> {
     let namespace = &request.namespace;
-    let fault = |error: &kube::Error| KubeFault::new(verb, "secrets", namespace, error);
+    let fault = |error: &kube::Error| KubeError::new(verb, "secrets", namespace, error);
     let mut call = call.map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
     for_metadata(&mut call);
     match ctx.client.request_text(call).await {
-        Ok(json) => Content::summary(namespace, verb, json).map(Some),
+        Ok(json) => SecretContent::summary(namespace, verb, json).map(Some),
         Err(error) if code(&error).is_some_and(&changed) => Ok(None),
         Err(kube::Error::Api(status)) if namespace_ends(&status) => {
             ctx.index.namespace_refused(namespace);
@@ -304,7 +309,7 @@ async fn send(
                 reason = reason::SECRET_IMMUTABLE,
                 "the API server refused a change of the Secret"
             );
-            Err(KubeFault::SecretImmutable {
+            Err(KubeError::SecretImmutable {
                 name: request.target.name.clone(),
             })
         }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The right to work, lent out while Google is asked.
-pub(crate) struct Turn {
+pub(crate) struct Permit {
     turns: Arc<Semaphore>,
     taken: Option<OwnedSemaphorePermit>,
 }
 
-impl Turn {
+impl Permit {
     /// One that is free; none where all are taken.
     pub(crate) fn free(turns: &Arc<Semaphore>) -> Option<Self> {
         let taken = Arc::clone(turns).try_acquire_owned().ok()?;

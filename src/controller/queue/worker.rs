@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::controller::cache::ObjectKey;
 use crate::controller::queue::order::Queue;
-use crate::controller::queue::permit::Turn;
+use crate::controller::queue::permit::Permit;
 use crate::controller::watch::Scope;
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;
@@ -24,7 +24,7 @@ const BEAT: Duration = Duration::from_secs(1);
 const AFTER_PANIC: Duration = Duration::from_secs(5);
 
 /// Takes in what is to be done, and does it.
-pub(crate) struct Desk {
+pub(crate) struct Worker {
     pub(crate) one: UnboundedReceiver<ObjectKey>,
     pub(crate) all: UnboundedReceiver<Scope>,
     pub(crate) limit: usize,
@@ -35,7 +35,7 @@ pub(crate) struct Desk {
     tasks: JoinSet<Option<Duration>>,
 }
 
-impl Desk {
+impl Worker {
     pub(crate) fn new(
         one: UnboundedReceiver<ObjectKey>,
         all: UnboundedReceiver<Scope>,
@@ -76,7 +76,7 @@ impl Desk {
     pub(crate) async fn work<F>(
         &mut self,
         keys: impl Fn(&Scope) -> Vec<ObjectKey>,
-        start: impl Fn(&ObjectKey, Turn) -> Option<F>,
+        start: impl Fn(&ObjectKey, Permit) -> Option<F>,
         stop: impl Future<Output = ()>,
     ) where
         F: Future<Output = Option<Duration>> + Send + 'static,
@@ -93,7 +93,7 @@ impl Desk {
         loop {
             let now = Instant::now();
             while !stopping && queue.running() < self.limit && queue.next().is_some_and(|due| due <= now) {
-                let Some(turn) = Turn::free(&self.turns) else {
+                let Some(turn) = Permit::free(&self.turns) else {
                     break;
                 };
                 let Some((key, due)) = queue.pop(now) else { break };

@@ -14,12 +14,12 @@ fn key(name: &str) -> ObjectKey {
     ObjectKey::new("shop", name)
 }
 
-fn desk(limit: usize) -> (Desk, UnboundedSender<ObjectKey>, UnboundedSender<Scope>) {
+fn desk(limit: usize) -> (Worker, UnboundedSender<ObjectKey>, UnboundedSender<Scope>) {
     let (one, ones) = unbounded_channel();
     let (all, alls) = unbounded_channel();
     let pulse = Liveness::new(Duration::from_millis(50), Instant::now());
     (
-        Desk::new(
+        Worker::new(
             ones,
             alls,
             limit,
@@ -40,7 +40,7 @@ async fn a_reconcile_that_blocks_its_thread_holds_up_no_other_and_is_told_as_stu
     let (free, blocked) = std::sync::mpsc::channel::<()>();
     let blocked = Arc::new(Mutex::new(Some(blocked)));
     let (done, mut finished) = watch::channel(0);
-    let start = |key: &ObjectKey, _: Turn| {
+    let start = |key: &ObjectKey, _: Permit| {
         let blocked = (key.name() == "blocks")
             .then(|| blocked.lock().unwrap().take())
             .flatten();
@@ -92,7 +92,7 @@ async fn a_panic_is_done_again_and_a_stop_waits_for_what_is_under_way() {
     let (mut desk, _one, _all) = desk(8);
     let tries = Arc::new(AtomicUsize::new(0));
     let stop = Arc::new(Notify::new());
-    let start = |_: &ObjectKey, _: Turn| {
+    let start = |_: &ObjectKey, _: Permit| {
         let (tries, stop) = (tries.clone(), stop.clone());
         Some(async move {
             if tries.fetch_add(1, Ordering::SeqCst) == 0 {
@@ -119,7 +119,7 @@ async fn what_is_abandoned_ends_before_the_return() {
     }
     let (mut desk, _one, _all) = desk(8);
     let under_way = Arc::new(AtomicUsize::new(0));
-    let start = |_: &ObjectKey, _: Turn| {
+    let start = |_: &ObjectKey, _: Permit| {
         let under_way = under_way.clone();
         Some(async move {
             under_way.fetch_add(1, Ordering::SeqCst);

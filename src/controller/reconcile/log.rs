@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use crate::api::conditions::reason;
 use crate::controller::cache::ObjectKey;
-use crate::controller::reconcile::plan::Cause;
-use crate::controller::reconcile::status::{Held, Report};
-use crate::kubernetes::error::KubeFault;
+use crate::controller::reconcile::plan::IssueCause;
+use crate::controller::reconcile::status::{CurrentToken, Report};
+use crate::kubernetes::error::KubeError;
 
 /// What a reconcile did to the Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum Action {
     /// It wrote a new token.
-    Issued(Cause),
+    Issued(IssueCause),
     /// It wrote the stored token anew.
     Repaired,
     /// It asked for a new token and got the same one.
@@ -24,12 +24,12 @@ pub enum Act {
 struct Line {
     warns: bool,
     reason: &'static str,
-    cause: Option<Cause>,
+    cause: Option<IssueCause>,
     message: String,
 }
 
 /// Writes the line. `published` tells whether the status was written.
-pub(crate) fn write(key: &ObjectKey, report: &Report, published: &Result<bool, KubeFault>, took: Duration) {
+pub(crate) fn write(key: &ObjectKey, report: &Report, published: &Result<bool, KubeError>, took: Duration) {
     let Some(line) = line(report, published) else {
         return;
     };
@@ -46,7 +46,7 @@ pub(crate) fn write(key: &ObjectKey, report: &Report, published: &Result<bool, K
                 expires = report
                     .held
                     .as_ref()
-                    .and_then(Held::expiry)
+                    .and_then(CurrentToken::expiry)
                     .map(tracing::field::display),
                 next = report.next.map(tracing::field::display),
                 "{}",
@@ -60,19 +60,21 @@ pub(crate) fn write(key: &ObjectKey, report: &Report, published: &Result<bool, K
     }
 }
 
-fn line(report: &Report, published: &Result<bool, KubeFault>) -> Option<Line> {
+fn line(report: &Report, published: &Result<bool, KubeError>) -> Option<Line> {
     let has_tried = report.attempts.is_some();
     if report.acted.is_none() && !has_tried && matches!(published, Ok(false)) {
         return None;
     }
     let (reason, said) = match (&report.failure, report.acted) {
         (Some(failure), _) => (failure.reason, failure.message.as_str()),
-        (None, Some(Act::Issued(_))) => (reason::ISSUED, "a token was issued"),
-        (None, Some(Act::Repaired)) => (
+        (None, Some(Action::Issued(_))) => (reason::ISSUED, "a token was issued"),
+        (None, Some(Action::Repaired)) => (
             reason::RECONCILED,
             "the Secret was written anew from its own token",
         ),
-        (None, Some(Act::Unchanged)) => (reason::UNCHANGED, "the metadata server gave the same token again"),
+        (None, Some(Action::Unchanged)) => {
+            (reason::UNCHANGED, "the metadata server gave the same token again")
+        }
         (None, None) if report.suspended => (reason::SUSPENDED, "the request is suspended"),
         (None, None) => (reason::RECONCILED, "the status is up to date again"),
     };
@@ -84,7 +86,7 @@ fn line(report: &Report, published: &Result<bool, KubeFault>) -> Option<Line> {
             _ => reason,
         },
         cause: match report.acted {
-            Some(Act::Issued(cause)) => Some(cause),
+            Some(Action::Issued(cause)) => Some(cause),
             _ => None,
         },
         message: match fault {
@@ -131,15 +133,15 @@ mod tests {
     #[test]
     fn what_was_done_and_what_failed_is_one_line() {
         let issued = Report {
-            acted: Some(Act::Issued(Cause::Due)),
+            acted: Some(Action::Issued(IssueCause::Due)),
             ..Report::default()
         };
         let said = line(&issued, &Ok(true)).unwrap();
         assert_eq!(
             (said.warns, said.reason, said.cause),
-            (false, "Issued", Some(Cause::Due))
+            (false, "Issued", Some(IssueCause::Due))
         );
-        let late = || Err(KubeFault::TimedOut { seconds: 30 });
+        let late = || Err(KubeError::TimedOut { seconds: 30 });
         let said = line(&issued, &late()).unwrap();
         assert_eq!((said.warns, said.reason), (true, "TimedOut"));
         assert!(

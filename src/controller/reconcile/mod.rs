@@ -19,18 +19,18 @@ use crate::api::conditions::{READY, reason};
 use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus};
 use crate::api::{LABEL_SHARD, annotations};
 use crate::controller::Context;
-use crate::controller::cache::{Basis, Memory, ObjectKey, Retry, SecretMeta, older};
+use crate::controller::cache::{Backoff, BackoffKey, ObjectKey, RequestState, SecretSummary, older};
 use crate::controller::issue::render::hash_of_renewal;
-use crate::controller::queue::permit::Turn;
+use crate::controller::queue::permit::Permit;
 use crate::controller::reconcile::log as line;
 use crate::controller::reconcile::outcome::Stop;
-use crate::controller::reconcile::plan::{Cause, Observed, Plan};
+use crate::controller::reconcile::plan::{IssueCause, Observation, Plan};
 use crate::controller::reconcile::status::{Failure, Report};
 use crate::grants::policy::Denied;
-use crate::kubernetes::error::KubeFault;
-use crate::kubernetes::secret::Content;
-use crate::metrics::RequestState;
-use crate::request::{Request, TokenSource, permitted, validate};
+use crate::kubernetes::error::KubeError;
+use crate::kubernetes::secret::SecretContent;
+use crate::metrics;
+use crate::request::{TokenSource, ValidRequest, permitted, validate};
 use crate::schedule::renewal as schedule;
 
 /// Longest time for writing the status and the event.
@@ -43,13 +43,13 @@ const BEHIND: Duration = Duration::from_millis(500);
 static RECONCILES: AtomicU64 = AtomicU64::new(1);
 
 /// Brings one request to where its spec wants it, and says after which time to look again, if that is not on a change only.
-pub(crate) async fn reconcile(key: ObjectKey, ctx: Arc<Context>, turn: Turn) -> Option<Duration> {
+pub(crate) async fn reconcile(key: ObjectKey, ctx: Arc<Context>, turn: Permit) -> Option<Duration> {
     // At the level of errors, so that whatever is logged has the number.
     let span = tracing::error_span!("reconcile", id = RECONCILES.fetch_add(1, Ordering::Relaxed));
     work(key, ctx, turn).instrument(span).await
 }
 
-async fn work(key: ObjectKey, ctx: Arc<Context>, mut turn: Turn) -> Option<Duration> {
+async fn work(key: ObjectKey, ctx: Arc<Context>, mut turn: Permit) -> Option<Duration> {
     let (object, memory, previous) = current(&ctx, &key)?;
     let started = std::time::Instant::now();
     let uid = object.metadata.uid.clone().unwrap_or_default();
@@ -64,7 +64,7 @@ async fn work(key: ObjectKey, ctx: Arc<Context>, mut turn: Turn) -> Option<Durat
     .await;
     let report = match attempt {
         Ok(Ok(report)) => report,
-        Ok(Err(_)) => unfinished(&ctx, &object, &previous, &memory, &mut turn, KubeFault::Panicked),
+        Ok(Err(_)) => unfinished(&ctx, &object, &previous, &memory, &mut turn, KubeError::Panicked),
         Err(_) => {
             let fault = late(ctx.settings.reconcile_timeout);
             unfinished(&ctx, &object, &previous, &memory, &mut turn, fault)
@@ -87,7 +87,7 @@ async fn work(key: ObjectKey, ctx: Arc<Context>, mut turn: Turn) -> Option<Durat
     ctx.metrics.count_reconcile(outcome, started.elapsed());
     let suspended = object.spec.suspend.unwrap_or_default();
     ctx.metrics
-        .set_request(&key, RequestState::new(&next, suspended), now);
+        .set_request(&key, metrics::RequestState::new(&next, suspended), now);
     // Asked after it: a watch that sees the end later drops it from the metrics itself.
     if !ctx.index.is_current(&key, &uid) {
         ctx.metrics.remove_request(&key, now);
@@ -131,7 +131,7 @@ fn after(at: Timestamp) -> Duration {
 }
 
 /// The request, what is remembered of it, and its status as the API server has it: ours, until the watch has caught up with our last write.
-fn current(ctx: &Context, key: &ObjectKey) -> Option<(IdTokenRequest, Memory, IdTokenRequestStatus)> {
+fn current(ctx: &Context, key: &ObjectKey) -> Option<(IdTokenRequest, RequestState, IdTokenRequestStatus)> {
     let look = || {
         let object = ctx.requests.get(key)?;
         let memory = ctx
@@ -163,10 +163,10 @@ async fn publish(
     ctx: &Arc<Context>,
     object: &IdTokenRequest,
     key: &ObjectKey,
-    memory: &Memory,
+    memory: &RequestState,
     previous: &IdTokenRequestStatus,
     next: &IdTokenRequestStatus,
-) -> Result<bool, KubeFault> {
+) -> Result<bool, KubeError> {
     let uid = object.metadata.uid.as_deref().unwrap_or_default();
     // Deleted, perhaps made anew, while it was worked on: what was found out is not the new one's.
     if !ctx.index.is_current(key, uid) {
@@ -190,7 +190,7 @@ async fn publish(
     if let Some(event) = status::event(previous, next)
         && let Err(error) = ctx.events.publish(&event, &object.object_ref(&())).await
     {
-        let fault = KubeFault::new("create", "events", key.namespace(), &error);
+        let fault = KubeError::new("create", "events", key.namespace(), &error);
         tracing::warn!(
             namespace = key.namespace(),
             name = key.name(),
@@ -204,8 +204,8 @@ async fn phases(
     ctx: &Arc<Context>,
     object: &IdTokenRequest,
     previous: &IdTokenRequestStatus,
-    memory: &Memory,
-    turn: &mut Turn,
+    memory: &RequestState,
+    turn: &mut Permit,
 ) -> Report {
     let mut report = Report::default();
     let valid = validate(object)
@@ -250,7 +250,7 @@ async fn phases(
 }
 
 /// Has the Secret carry the label by which this shard watches it.
-fn marked(mut request: Request, ctx: &Context) -> Request {
+fn marked(mut request: ValidRequest, ctx: &Context) -> ValidRequest {
     let label = ctx.settings.shard.label();
     request
         .target
@@ -260,7 +260,7 @@ fn marked(mut request: Request, ctx: &Context) -> Request {
 }
 
 /// Remembers which grants allow a request, for them to be told.
-fn note_grants(ctx: &Context, object: &IdTokenRequest, memory: &Memory, grants: Vec<String>) {
+fn note_grants(ctx: &Context, object: &IdTokenRequest, memory: &RequestState, grants: Vec<String>) {
     if memory.allowed_by.as_deref() != Some(&*grants) {
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
         ctx.index
@@ -272,7 +272,7 @@ fn note_grants(ctx: &Context, object: &IdTokenRequest, memory: &Memory, grants: 
 /// which goes is missed; another may have come since, on which the mint decides.
 fn allowed(
     ctx: &Context,
-    request: &Request,
+    request: &ValidRequest,
     previous: &IdTokenRequestStatus,
     now: Timestamp,
 ) -> Result<Option<GrantRef>, Denied> {
@@ -285,8 +285,8 @@ fn allowed(
         .or_else(|_| ctx.grants.authorize(request, now))
 }
 
-fn basis(object: &IdTokenRequest, grant: Option<&GrantRef>) -> Basis {
-    Basis {
+fn basis(object: &IdTokenRequest, grant: Option<&GrantRef>) -> BackoffKey {
+    BackoffKey {
         generation: object.metadata.generation.unwrap_or_default(),
         renew: object
             .metadata
@@ -298,7 +298,12 @@ fn basis(object: &IdTokenRequest, grant: Option<&GrantRef>) -> Basis {
     }
 }
 
-fn observed(ctx: &Context, request: &Request, previous: &IdTokenRequestStatus, memory: &Memory) -> Observed {
+fn observed(
+    ctx: &Context,
+    request: &ValidRequest,
+    previous: &IdTokenRequestStatus,
+    memory: &RequestState,
+) -> Observation {
     let target = ObjectKey::new(&request.namespace, &request.target.name);
     let recorded = previous
         .secret
@@ -312,7 +317,7 @@ fn observed(ctx: &Context, request: &Request, previous: &IdTokenRequestStatus, m
         .and_then(|secret| secret.handled_renew.as_deref());
     let renew = request.renew_request.as_ref();
     let told = renew.filter(|renew| written == Some(&hash_of_renewal(renew)));
-    Observed {
+    Observation {
         unchanged_until: unchanged_until(request, secret.as_ref(), previous, memory),
         secret,
         content: None,
@@ -327,10 +332,10 @@ fn observed(ctx: &Context, request: &Request, previous: &IdTokenRequestStatus, m
 
 /// Until when the metadata server is known to give the same token again: as remembered or, after a restart, as the status said.
 fn unchanged_until(
-    request: &Request,
-    secret: Option<&SecretMeta>,
+    request: &ValidRequest,
+    secret: Option<&SecretSummary>,
     previous: &IdTokenRequestStatus,
-    memory: &Memory,
+    memory: &RequestState,
 ) -> Option<Timestamp> {
     let (issued, expires) = (secret?.issued?, secret?.expires?);
     if let Some((end, until)) = memory.unchanged {
@@ -350,9 +355,9 @@ fn unfinished(
     ctx: &Arc<Context>,
     object: &IdTokenRequest,
     previous: &IdTokenRequestStatus,
-    memory: &Memory,
-    turn: &mut Turn,
-    fault: KubeFault,
+    memory: &RequestState,
+    turn: &mut Permit,
+    fault: KubeError,
 ) -> Report {
     let Ok(request) = validate(object).map(|request| marked(request, ctx)) else {
         return Report::default();
@@ -381,8 +386,8 @@ fn unfinished(
     work.finish(Err(Stop::Fault(fault)), basis)
 }
 
-fn late(limit: Duration) -> KubeFault {
-    KubeFault::TimedOut {
+fn late(limit: Duration) -> KubeError {
+    KubeError::TimedOut {
         seconds: limit.as_secs(),
     }
 }
@@ -390,16 +395,16 @@ fn late(limit: Duration) -> KubeFault {
 /// One reconcile under way.
 pub(crate) struct Work<'a> {
     pub(crate) ctx: &'a Arc<Context>,
-    pub(crate) request: &'a Request,
+    pub(crate) request: &'a ValidRequest,
     pub(crate) generation: i64,
     pub(crate) previous: &'a IdTokenRequestStatus,
-    pub(crate) memory: &'a Memory,
+    pub(crate) memory: &'a RequestState,
     pub(crate) denied: Option<Denied>,
-    pub(crate) retry: Option<Retry>,
-    pub(crate) observed: Observed,
-    pub(crate) content: Option<Content>,
+    pub(crate) retry: Option<Backoff>,
+    pub(crate) observed: Observation,
+    pub(crate) content: Option<SecretContent>,
     pub(crate) report: Report,
-    pub(crate) turn: &'a mut Turn,
+    pub(crate) turn: &'a mut Permit,
     pub(crate) now: Timestamp,
 }
 
@@ -414,7 +419,7 @@ impl Work<'_> {
             .is_some_and(|retry| retry.reason == reason::SECRET_CONFLICT);
         let contested = self.memory.retry.as_ref().is_some_and(|retry| retry.act)
             || matches!(shown, Some(reason::SECRET_CONFLICT | reason::SECRET_IMMUTABLE));
-        // Written once and gone from the watch: deleted, or only robbed of its label, which costs no mint.
+        // WrittenHashes once and gone from the watch: deleted, or only robbed of its label, which costs no mint.
         let lost = self.observed.recorded.is_some() && self.observed.secret.is_none();
         if (contested || lost) && !self.request.suspend {
             self.read().await?;
@@ -429,7 +434,7 @@ impl Work<'_> {
             self.read().await?;
             plan = self.plan();
         }
-        if matches!(plan, Plan::Mint(_)) && self.ctx.index.is_inherited(&self.key(), &self.request.uid) {
+        if matches!(plan, Plan::Issue(_)) && self.ctx.index.is_inherited(&self.key(), &self.request.uid) {
             self.read().await?;
             plan = self.plan();
         }
@@ -438,10 +443,10 @@ impl Work<'_> {
         let key = self.key();
         let differs = matches!(
             plan,
-            Plan::Render | Plan::Mint(Cause::Missing | Cause::Changed | Cause::Damaged)
+            Plan::Repair | Plan::Issue(IssueCause::Missing | IssueCause::Changed | IssueCause::Damaged)
         );
         // The spec may have changed, or the request gone, while the Secret was read.
-        let acts = matches!(plan, Plan::Render | Plan::Mint(_));
+        let acts = matches!(plan, Plan::Repair | Plan::Issue(_));
         let outdated = acts && !self.ctx.index.is_at(&key, &self.request.uid, self.generation);
         if outdated || (differs && self.ctx.index.is_behind(&key)) {
             self.report.behind = true;
@@ -450,13 +455,13 @@ impl Work<'_> {
         match plan {
             Plan::Keep { .. } => self.record(),
             // No grant, no write, not even of a token that is there already.
-            Plan::Render if self.denied.is_some() => {}
-            Plan::Render => Box::pin(self.repair()).await?,
+            Plan::Repair if self.denied.is_some() => {}
+            Plan::Repair => Box::pin(self.repair()).await?,
             // Its own allocation: what waits for Google is to hold what that takes and no more.
-            Plan::Mint(cause) => Box::pin(self.mint(cause)).await?,
+            Plan::Issue(cause) => Box::pin(self.mint(cause)).await?,
             Plan::Suspended => self.report.suspended = true,
             Plan::Denied(denied) => return Err(Stop::Denied(denied)),
-            Plan::Wait { .. } => {
+            Plan::BackOff { .. } => {
                 if let Some(retry) = self.retry.clone() {
                     return Err(Stop::Waiting(Box::new(retry)));
                 }

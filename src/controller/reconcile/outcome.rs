@@ -6,39 +6,39 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::{SecretStatus, TokenStatus};
-use crate::controller::cache::{Basis, ObjectKey, Retry, SecretMeta};
+use crate::controller::cache::{Backoff, BackoffKey, ObjectKey, SecretSummary};
 use crate::controller::issue::mint::MintError;
 use crate::controller::issue::render::RenderError;
 use crate::controller::reconcile::Work;
 use crate::controller::reconcile::plan::{self, Integrity};
-use crate::controller::reconcile::status::{Failure, Held, Report, STALLED_AFTER};
+use crate::controller::reconcile::status::{CurrentToken, Failure, Report, STALLED_AFTER};
 use crate::grants::policy::Denied;
-use crate::kubernetes::error::KubeFault;
+use crate::kubernetes::error::KubeError;
 use crate::request::TokenSource;
 use crate::schedule::backoff::{self as retry, Attempt};
-use crate::schedule::renewal::{self as schedule, Class};
+use crate::schedule::renewal::{self as schedule, ErrorClass};
 use crate::token::Claims;
 
 /// What a phase ends with where the wanted state is not reached.
 pub(crate) enum Stop {
-    Fault(KubeFault),
+    Fault(KubeError),
     Mint(MintError),
     Render(RenderError),
     Denied(Denied),
     Rival(String),
-    Waiting(Box<Retry>),
+    Waiting(Box<Backoff>),
     Gone,
 }
 
-impl From<KubeFault> for Stop {
-    fn from(fault: KubeFault) -> Self {
+impl From<KubeError> for Stop {
+    fn from(fault: KubeError) -> Self {
         Self::Fault(fault)
     }
 }
 
 impl Work<'_> {
     /// The token in `secret` as status shows it; none unless it is valid and what the spec asks for.
-    pub(crate) fn held(&self, secret: &SecretMeta, claims: Option<&Claims>) -> Option<Held> {
+    pub(crate) fn held(&self, secret: &SecretSummary, claims: Option<&Claims>) -> Option<CurrentToken> {
         let (issued, expires) = (secret.issued?, secret.expires?);
         let matches = secret.token_hash.as_ref() == Some(&self.request.token_hash)
             && secret.render_hash.as_ref() == Some(&self.request.render_hash)
@@ -49,7 +49,7 @@ impl Work<'_> {
         let known = self.previous.token.clone().unwrap_or_default();
         let renewal = plan::due(self.request, &self.observed, issued, expires);
         let time = |at| Some(Time(at));
-        Some(Held {
+        Some(CurrentToken {
             secret: SecretStatus {
                 name: self.request.target.name.clone(),
                 resource_version: Some(secret.resource_version.clone()),
@@ -74,7 +74,7 @@ impl Work<'_> {
     }
 
     /// The valid token that the Secret holds, if nobody touched it since it was seen to be whole.
-    fn kept(&self) -> Option<Held> {
+    fn kept(&self) -> Option<CurrentToken> {
         let secret = self.observed.secret.as_ref()?;
         let whole = match self.observed.content {
             None => self.observed.recorded.as_ref() == Some(&secret.resource_version),
@@ -89,12 +89,12 @@ impl Work<'_> {
     }
 
     /// Turns the end of the phases into the report, and remembers what the next attempt depends on.
-    pub(crate) fn finish(mut self, end: Result<(), Stop>, basis: Basis) -> Report {
+    pub(crate) fn finish(mut self, end: Result<(), Stop>, basis: BackoffKey) -> Report {
         let now = Timestamp::now();
         if self.report.held.is_none() {
             self.report.held = self.kept();
         }
-        let expiry = self.report.held.as_ref().and_then(Held::expiry);
+        let expiry = self.report.held.as_ref().and_then(CurrentToken::expiry);
         let key = self.key();
         let stop = match end {
             Ok(()) => {
@@ -135,7 +135,7 @@ impl Work<'_> {
     fn failure(
         &self,
         stop: Stop,
-        basis: Basis,
+        basis: BackoffKey,
         now: Timestamp,
         expiry: Option<Timestamp>,
         key: &ObjectKey,
@@ -193,9 +193,9 @@ impl Work<'_> {
             Stop::Fault(fault) => {
                 let act = matches!(
                     fault,
-                    KubeFault::SecretConflict { .. }
-                        | KubeFault::SecretImmutable { .. }
-                        | KubeFault::Contested { .. }
+                    KubeError::SecretConflict { .. }
+                        | KubeError::SecretImmutable { .. }
+                        | KubeError::Contested { .. }
                 );
                 (fault.reason(), fault.to_string(), fault.class(), None, act)
             }
@@ -242,6 +242,6 @@ impl Work<'_> {
     }
 }
 
-fn stalled(retry: &Retry, now: Timestamp) -> bool {
-    retry.act || (retry.class == Class::Refused && now.duration_since(retry.since) >= STALLED_AFTER)
+fn stalled(retry: &Backoff, now: Timestamp) -> bool {
+    retry.act || (retry.class == ErrorClass::Rejected && now.duration_since(retry.since) >= STALLED_AFTER)
 }

@@ -1,19 +1,19 @@
-//! Pure: (Request, what was observed, now) → what to do.
+//! Pure: (ValidRequest, what was observed, now) → what to do.
 
 use jiff::Timestamp;
 
 use crate::api::annotations;
-use crate::controller::cache::{Retry, SecretMeta};
+use crate::controller::cache::{Backoff, SecretSummary};
 use crate::grants::policy::Denied;
-use crate::request::Request;
+use crate::request::ValidRequest;
 use crate::schedule::renewal as schedule;
 
 /// What was seen of the target Secret.
 #[derive(Debug, Default)]
-pub struct Observed {
+pub struct Observation {
     /// The Secret, if there is one that carries our label or was read. After a read its times are those of the token in it, where that
     /// is the one that was written: what somebody made of the annotations is no reason for a new token.
-    pub secret: Option<SecretMeta>,
+    pub secret: Option<SecretSummary>,
     /// What reading it showed; none where it was not read.
     pub content: Option<Integrity>,
     /// The resourceVersion that status recorded for it.
@@ -39,7 +39,7 @@ pub enum Integrity {
 
 /// Why a token is minted; a log line's field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum IssueCause {
     /// There is no Secret.
     Missing,
     /// The spec asks for another token.
@@ -65,11 +65,11 @@ pub enum Plan {
     /// Read the Secret: it is not as we left it.
     Read,
     /// Write the token that the Secret holds anew.
-    Render,
+    Repair,
     /// Get a new token.
-    Mint(Cause),
+    Issue(IssueCause),
     /// A new token is needed, and the last failure says when to try.
-    Wait {
+    BackOff {
         /// When the next attempt is due.
         until: Timestamp,
     },
@@ -81,10 +81,10 @@ pub enum Plan {
 
 /// Decides what to do.
 pub fn decide(
-    request: &Request,
-    observed: &Observed,
+    request: &ValidRequest,
+    observed: &Observation,
     denied: Option<&Denied>,
-    retry: Option<&Retry>,
+    retry: Option<&Backoff>,
     now: Timestamp,
 ) -> Plan {
     if request.suspend {
@@ -99,18 +99,20 @@ pub fn decide(
         .as_ref()
         .is_some_and(|secret| observed.recorded.as_ref() == Some(&secret.resource_version));
     let cause = match (&observed.secret, kept) {
-        (None, _) => Some(Cause::Missing),
-        (Some(secret), _) if secret.token_hash.as_ref() != Some(&request.token_hash) => Some(Cause::Changed),
-        (Some(_), None) => Some(Cause::Damaged),
-        (Some(_), Some(_)) if observed.content == Some(Integrity::Damaged) => Some(Cause::Damaged),
-        (Some(_), Some((_, _, expires))) if expires <= now => Some(Cause::Expired),
+        (None, _) => Some(IssueCause::Missing),
+        (Some(secret), _) if secret.token_hash.as_ref() != Some(&request.token_hash) => {
+            Some(IssueCause::Changed)
+        }
+        (Some(_), None) => Some(IssueCause::Damaged),
+        (Some(_), Some(_)) if observed.content == Some(Integrity::Damaged) => Some(IssueCause::Damaged),
+        (Some(_), Some((_, _, expires))) if expires <= now => Some(IssueCause::Expired),
         (Some(_), Some(_))
             if request.renew_request.is_some() && request.renew_request != observed.handled_renew =>
         {
-            Some(Cause::Requested)
+            Some(IssueCause::Requested)
         }
         (Some(_), Some((_, issued, expires))) => {
-            (due(request, observed, issued, expires).at <= now).then_some(Cause::Due)
+            (due(request, observed, issued, expires).at <= now).then_some(IssueCause::Due)
         }
     };
     let stale = observed.secret.as_ref().is_some_and(|secret| {
@@ -123,41 +125,41 @@ pub fn decide(
             // A Secret that was changed behind our back is read first: what it holds decides Ready while the attempt fails or waits.
             _ if unread && !untouched => Plan::Read,
             (Some(denied), _) => Plan::Denied(denied.clone()),
-            (None, Some(retry)) if retry.next > now => Plan::Wait { until: retry.next },
+            (None, Some(retry)) if retry.next > now => Plan::BackOff { until: retry.next },
             // More than the token is to change: what was ours and is not wanted any more can be told from the Secret alone.
             (None, _) if unread && stale => Plan::Read,
-            (None, _) => Plan::Mint(cause),
+            (None, _) => Plan::Issue(cause),
         };
     }
     let Some((_, issued, expires)) = kept else {
-        return Plan::Mint(Cause::Missing);
+        return Plan::Issue(IssueCause::Missing);
     };
     match observed.content {
         None if stale || !untouched => Plan::Read,
-        Some(Integrity::Drifted) => waiting(retry, now).unwrap_or(Plan::Render),
-        Some(_) if stale => waiting(retry, now).unwrap_or(Plan::Render),
+        Some(Integrity::Drifted) => waiting(retry, now).unwrap_or(Plan::Repair),
+        Some(_) if stale => waiting(retry, now).unwrap_or(Plan::Repair),
         _ => Plan::Keep {
             until: due(request, observed, issued, expires).at,
         },
     }
 }
 
-fn waiting(retry: Option<&Retry>, now: Timestamp) -> Option<Plan> {
+fn waiting(retry: Option<&Backoff>, now: Timestamp) -> Option<Plan> {
     retry
         .filter(|retry| retry.next > now)
-        .map(|retry| Plan::Wait { until: retry.next })
+        .map(|retry| Plan::BackOff { until: retry.next })
 }
 
 /// When the token with these times is renewed.
-pub fn renewal(request: &Request, issued: Timestamp, expires: Timestamp) -> schedule::Renewal {
+pub fn renewal(request: &ValidRequest, issued: Timestamp, expires: Timestamp) -> schedule::Renewal {
     schedule::renewal(issued, expires, request.renew_before, &request.uid)
 }
 
 /// The same, but not before the source may have another token, and not within a tenth of what was left of it when it was issued: where this
 /// machine's clock is far ahead of Google's, every token is due when it comes.
 pub fn due(
-    request: &Request,
-    observed: &Observed,
+    request: &ValidRequest,
+    observed: &Observation,
     issued: Timestamp,
     expires: Timestamp,
 ) -> schedule::Renewal {
@@ -187,8 +189,8 @@ pub enum Ownership {
 /// Decides whose the Secret is. `controller` is another controller that owns it; `outranked` says whether a named request is one that
 /// `request` comes before.
 pub fn ownership(
-    request: &Request,
-    secret: &SecretMeta,
+    request: &ValidRequest,
+    secret: &SecretSummary,
     adopt: Option<&str>,
     controller: Option<&str>,
     outranked: impl Fn(&str) -> bool,

@@ -16,7 +16,7 @@ pub(crate) enum Upstream {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum Act {
+pub(crate) enum Action {
     /// A merge patch of the spec.
     Spec(Value),
     /// A new value of the annotation that asks for a renewal.
@@ -35,7 +35,7 @@ pub(crate) enum Act {
     StatusLost,
 }
 
-pub(crate) fn act() -> impl Strategy<Value = Act> {
+pub(crate) fn act() -> impl Strategy<Value = Action> {
     let spec = select(vec![
         json!({"audience": "https://a.run.app"}),
         json!({"audience": "https://b.run.app"}),
@@ -75,15 +75,15 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         json!({"metadata": {"annotations": {(notes::RENDER_HASH): "x"}}}),
     ]);
     prop_oneof![
-        6 => spec.prop_map(Act::Spec),
-        1 => (0_u8..3).prop_map(Act::Renew),
-        4 => secret.prop_map(Act::Secret),
-        1 => Just(Act::Delete),
-        3 => select(vec![Upstream::Ok, Upstream::Refused, Upstream::Passing, Upstream::Asked(90)]).prop_map(Act::Upstream),
-        2 => Just(Act::Restart),
-        6 => select(vec![1_i64, 60, 1200, 3000, 5000, 9000]).prop_map(Act::Wait),
-        1 => (-1500_i64..1500).prop_map(Act::Clock),
-        2 => any::<bool>().prop_map(Act::Grant),
-        1 => Just(Act::StatusLost),
+        6 => spec.prop_map(Action::Spec),
+        1 => (0_u8..3).prop_map(Action::Renew),
+        4 => secret.prop_map(Action::Secret),
+        1 => Just(Action::Delete),
+        3 => select(vec![Upstream::Ok, Upstream::Refused, Upstream::Passing, Upstream::Asked(90)]).prop_map(Action::Upstream),
+        2 => Just(Action::Restart),
+        6 => select(vec![1_i64, 60, 1200, 3000, 5000, 9000]).prop_map(Action::Wait),
+        1 => (-1500_i64..1500).prop_map(Action::Clock),
+        2 => any::<bool>().prop_map(Action::Grant),
+        1 => Just(Action::StatusLost),
     ]
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use acts::{Act, Upstream, act};
+use acts::{Action, Upstream, act};
 
 use crate::api::annotations as notes;
 use crate::controller::issue::render::render;
@@ -32,7 +32,7 @@ struct World {
     written: Option<(IdToken, String)>,
     recorded: Option<String>,
     handled: Option<String>,
-    retry: Option<Retry>,
+    retry: Option<Backoff>,
     upstream: Upstream,
     granted: bool,
     status_lost: bool,
@@ -75,7 +75,7 @@ impl World {
         }
     }
 
-    fn request(&self) -> Option<Request> {
+    fn request(&self) -> Option<ValidRequest> {
         let mut object = object(self.spec.clone());
         object.metadata.generation = Some(self.generation);
         if let Some(renew) = &self.renew {
@@ -94,15 +94,15 @@ impl World {
         self.secret = Some(secret);
     }
 
-    fn act(&mut self, act: Act) -> Result<(), TestCaseError> {
+    fn act(&mut self, act: Action) -> Result<(), TestCaseError> {
         match act {
-            Act::Spec(patch) => {
+            Action::Spec(patch) => {
                 let before = self.spec.clone();
                 apply(&mut self.spec, &patch);
                 self.generation += i64::from(self.spec != before);
             }
-            Act::Renew(value) => self.renew = Some(value.to_string()),
-            Act::Secret(patch) => {
+            Action::Renew(value) => self.renew = Some(value.to_string()),
+            Action::Secret(patch) => {
                 if let Some(mut secret) = self.secret.take() {
                     // A key of that name which is not ours would be theirs to keep.
                     let key = ["token", "header"]
@@ -114,13 +114,13 @@ impl World {
                     self.store(secret);
                 }
             }
-            Act::Delete => self.secret = None,
-            Act::Upstream(upstream) => self.upstream = upstream,
-            Act::Restart => {
+            Action::Delete => self.secret = None,
+            Action::Upstream(upstream) => self.upstream = upstream,
+            Action::Restart => {
                 self.retry = None;
                 self.issued_at = None;
             }
-            Act::Clock(seconds) => {
+            Action::Clock(seconds) => {
                 let ahead = SignedDuration::from_secs(seconds);
                 let step = ahead - self.ahead;
                 self.ahead = ahead;
@@ -128,9 +128,9 @@ impl World {
                 // Timers follow no clock; the step itself is what wakes the operator.
                 self.next = self.next.map(|next| next + step);
             }
-            Act::Grant(granted) => self.granted = granted,
-            Act::StatusLost => self.status_lost = true,
-            Act::Wait(seconds) => return self.pass(SignedDuration::from_secs(seconds)),
+            Action::Grant(granted) => self.granted = granted,
+            Action::StatusLost => self.status_lost = true,
+            Action::Wait(seconds) => return self.pass(SignedDuration::from_secs(seconds)),
         }
         self.reconcile()
     }
@@ -173,13 +173,13 @@ impl World {
             return Ok(None);
         };
         let denied = (!self.granted).then(denied);
-        let basis = Basis {
+        let basis = BackoffKey {
             generation: self.generation,
             renew: self.renew.clone(),
             grant: self.granted.then(String::new),
         };
         let retry = self.retry.clone().filter(|retry| retry.holds(&basis, self.now));
-        let mut observed = Observed {
+        let mut observed = Observation {
             unchanged_until: None,
             secret: self.secret.as_ref().map(|secret| content(secret).summary),
             content: None,
@@ -188,7 +188,7 @@ impl World {
             issued_at: self.issued_at,
         };
         let decide =
-            |observed: &Observed| decide(&request, observed, denied.as_ref(), retry.as_ref(), self.now);
+            |observed: &Observation| decide(&request, observed, denied.as_ref(), retry.as_ref(), self.now);
         let mut plan = decide(&observed);
         if plan == Plan::Read {
             self.read(&request, &mut observed);
@@ -210,18 +210,18 @@ impl World {
                 self.retry = None;
                 return Ok(Some(until));
             }
-            Plan::Wait { until } => {
+            Plan::BackOff { until } => {
                 prop_assert!(until > self.now);
                 prop_assert_eq!(Some(until), retry.map(|retry| retry.next));
                 return Ok(Some(until));
             }
-            Plan::Render => {
+            Plan::Repair => {
                 let (token, hash) = self.written.take().unwrap();
                 prop_assert_eq!(&hash, &request.token_hash, "another spec's token was kept");
                 self.write(&request, &token, &observed);
                 self.written = Some((token, hash));
             }
-            Plan::Mint(cause) => {
+            Plan::Issue(cause) => {
                 self.check_mint(&request, cause)?;
                 let early = retry.as_ref().filter(|retry| retry.next > self.now);
                 prop_assert!(early.is_none(), "tried again before its time");
@@ -238,11 +238,12 @@ impl World {
                         self.retry = None;
                         return Ok(Some(due(&request, &observed, claims.iat, claims.exp).at));
                     }
-                    Upstream::Refused => (Class::Refused, None),
-                    Upstream::Passing => (Class::Passing, None),
-                    Upstream::Asked(seconds) => {
-                        (Class::Passing, Some(std::time::Duration::from_secs(seconds)))
-                    }
+                    Upstream::Refused => (ErrorClass::Rejected, None),
+                    Upstream::Passing => (ErrorClass::Transient, None),
+                    Upstream::Asked(seconds) => (
+                        ErrorClass::Transient,
+                        Some(std::time::Duration::from_secs(seconds)),
+                    ),
                 };
                 return self.failed(&request, class, asked, retry, basis).map(Some);
             }
@@ -251,7 +252,7 @@ impl World {
         Ok(times.map(|claims| due(&request, &observed, claims.iat, claims.exp).at))
     }
 
-    fn read(&self, request: &Request, observed: &mut Observed) {
+    fn read(&self, request: &ValidRequest, observed: &mut Observation) {
         let secret = self.secret.as_ref().unwrap();
         let content = content(secret);
         let mut summary = content.summary.clone();
@@ -274,7 +275,7 @@ impl World {
         observed.secret = Some(summary);
     }
 
-    fn write(&mut self, request: &Request, token: &IdToken, observed: &Observed) {
+    fn write(&mut self, request: &ValidRequest, token: &IdToken, observed: &Observation) {
         let rendered = render(request, token).unwrap();
         let secret = match self.secret.take() {
             None => json!(rendered.create("shop", "billing")),
@@ -301,7 +302,7 @@ impl World {
         }
     }
 
-    fn check_kept(&self, request: &Request, until: Timestamp) -> Result<(), TestCaseError> {
+    fn check_kept(&self, request: &ValidRequest, until: Timestamp) -> Result<(), TestCaseError> {
         let held = truth(self.secret.as_ref(), self.written.as_ref());
         let Some((token, hash)) = held else {
             return Err(TestCaseError::fail("kept without a token"));
@@ -327,7 +328,7 @@ impl World {
         Ok(())
     }
 
-    fn check_mint(&self, request: &Request, cause: Cause) -> Result<(), TestCaseError> {
+    fn check_mint(&self, request: &ValidRequest, cause: IssueCause) -> Result<(), TestCaseError> {
         prop_assert!(self.granted && !request.suspend);
         let requested = request.renew_request.is_some() && request.renew_request != self.handled;
         let needed = match truth(self.secret.as_ref(), self.written.as_ref()) {
@@ -345,11 +346,11 @@ impl World {
 
     fn failed(
         &mut self,
-        request: &Request,
-        class: Class,
+        request: &ValidRequest,
+        class: ErrorClass,
         asked: Option<std::time::Duration>,
-        before: Option<Retry>,
-        basis: Basis,
+        before: Option<Backoff>,
+        basis: BackoffKey,
     ) -> Result<Timestamp, TestCaseError> {
         let held = truth(self.secret.as_ref(), self.written.as_ref());
         let expiry = held
@@ -367,7 +368,11 @@ impl World {
         let delay = retry.next.duration_since(self.now);
         let since_first = self.now.duration_since(retry.since);
         let early = since_first < SignedDuration::from_hours(1);
-        let most = SignedDuration::from_mins(if early || class == Class::Passing { 2 } else { 10 });
+        let most = SignedDuration::from_mins(if early || class == ErrorClass::Transient {
+            2
+        } else {
+            10
+        });
         let second = SignedDuration::from_secs(1);
         prop_assert!(delay >= second && delay <= most);
         match asked {
@@ -397,10 +402,10 @@ proptest! {
             world.act(act)?;
         }
         // When all is well again, so is the token, and it stays so at about a token each half hour.
-        world.act(Act::Spec(json!({"audience": "https://a.run.app", "suspend": false, "renewBefore": null})))?;
-        world.act(Act::Clock(0))?;
-        world.act(Act::Upstream(Upstream::Ok))?;
-        world.act(Act::Grant(true))?;
+        world.act(Action::Spec(json!({"audience": "https://a.run.app", "suspend": false, "renewBefore": null})))?;
+        world.act(Action::Clock(0))?;
+        world.act(Action::Upstream(Upstream::Ok))?;
+        world.act(Action::Grant(true))?;
         world.pass(SignedDuration::from_mins(10))?;
         let request = world.request().unwrap();
         let before = world.mints;
@@ -413,7 +418,7 @@ proptest! {
         let mints = world.mints - before;
         prop_assert!((12..=16).contains(&mints), "{mints} tokens in six hours");
         // A restart costs nothing.
-        world.act(Act::Restart)?;
+        world.act(Action::Restart)?;
         prop_assert_eq!(world.mints - before, mints);
     }
 }

@@ -6,27 +6,27 @@ use super::*;
 fn ownership_table() {
     let request = request(json!({}));
     let ours = left(&request);
-    let foreign = SecretMeta::default();
-    let other = SecretMeta {
+    let foreign = SecretSummary::default();
+    let other = SecretSummary {
         request: Some("other".into()),
         request_uid: Some("other-uid".into()),
         ..ours.clone()
     };
-    let restored = SecretMeta {
+    let restored = SecretSummary {
         request_uid: Some("an-earlier-life".into()),
         ..ours.clone()
     };
-    let unlabelled = SecretMeta {
+    let unlabelled = SecretSummary {
         managed: false,
         ..ours.clone()
     };
-    let copied = SecretMeta {
+    let copied = SecretSummary {
         managed: false,
         ..restored.clone()
     };
     type Row<'a> = (
         &'a str,
-        &'a SecretMeta,
+        &'a SecretSummary,
         Option<&'a str>,
         Option<&'a str>,
         bool,

@@ -2,9 +2,9 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::cache::Basis;
+use crate::controller::cache::BackoffKey;
 use crate::fixtures::{at, request};
-use crate::schedule::renewal::Class;
+use crate::schedule::renewal::ErrorClass;
 
 #[path = "plan_model_tests.rs"]
 mod model;
@@ -14,8 +14,8 @@ mod ownership;
 const T0: i64 = 1_800_000_000;
 
 /// The Secret as `request`'s last mint at T0 left it.
-fn left(request: &Request) -> SecretMeta {
-    SecretMeta {
+fn left(request: &ValidRequest) -> SecretSummary {
+    SecretSummary {
         uid: "secret".into(),
         resource_version: "7".into(),
         request: Some(request.name.clone()),
@@ -26,12 +26,12 @@ fn left(request: &Request) -> SecretMeta {
         issued: Some(at(T0)),
         expires: Some(at(T0 + 3600)),
         managed: true,
-        ..SecretMeta::default()
+        ..SecretSummary::default()
     }
 }
 
-fn observed(secret: SecretMeta, content: Option<Integrity>) -> Observed {
-    Observed {
+fn observed(secret: SecretSummary, content: Option<Integrity>) -> Observation {
+    Observation {
         secret: Some(secret),
         unchanged_until: None,
         content,
@@ -45,17 +45,17 @@ fn denied() -> Denied {
     Denied::Unavailable { since: at(T0) }
 }
 
-fn retry(next: i64) -> Retry {
-    Retry {
+fn retry(next: i64) -> Backoff {
+    Backoff {
         reason: "Refused",
         message: String::new(),
-        class: Class::Refused,
+        class: ErrorClass::Rejected,
         attempts: 1,
         at: at(T0),
         since: at(T0),
         next: at(next),
         act: false,
-        basis: Basis {
+        basis: BackoffKey {
             generation: 1,
             renew: None,
             grant: None,
@@ -66,13 +66,13 @@ fn retry(next: i64) -> Retry {
 struct Case {
     name: &'static str,
     spec: Value,
-    change: fn(&mut Observed),
+    change: fn(&mut Observation),
     renew: Option<&'static str>,
     now: i64,
     /// Whether it is allowed, and when the next attempt is due after a failure.
     allowed: bool,
     retry: Option<i64>,
-    expected: fn(&Request) -> Plan,
+    expected: fn(&ValidRequest) -> Plan,
 }
 
 impl Default for Case {
@@ -92,7 +92,7 @@ impl Default for Case {
     }
 }
 
-fn edit(observed: &mut Observed, change: impl FnOnce(&mut SecretMeta)) {
+fn edit(observed: &mut Observation, change: impl FnOnce(&mut SecretSummary)) {
     change(observed.secret.as_mut().unwrap());
 }
 
@@ -106,7 +106,7 @@ fn cases() -> Vec<Case> {
         Case {
             name: "no Secret",
             change: |o| o.secret = None,
-            expected: |_| Plan::Mint(Cause::Missing),
+            expected: |_| Plan::Issue(IssueCause::Missing),
             ..Case::default()
         },
         Case {
@@ -120,14 +120,14 @@ fn cases() -> Vec<Case> {
             name: "no Secret, failed lately",
             change: |o| o.secret = None,
             retry: Some(T0 + 61),
-            expected: |_| Plan::Wait { until: at(T0 + 61) },
+            expected: |_| Plan::BackOff { until: at(T0 + 61) },
             ..Case::default()
         },
         Case {
             name: "no Secret, the retry is due",
             change: |o| o.secret = None,
             retry: Some(T0 + 60),
-            expected: |_| Plan::Mint(Cause::Missing),
+            expected: |_| Plan::Issue(IssueCause::Missing),
             ..Case::default()
         },
         Case {
@@ -160,27 +160,27 @@ fn cases() -> Vec<Case> {
         Case {
             name: "read and drifted",
             change: |o| o.content = Some(Integrity::Drifted),
-            expected: |_| Plan::Render,
+            expected: |_| Plan::Repair,
             ..Case::default()
         },
         Case {
             name: "read and drifted, which needs no grant",
             change: |o| o.content = Some(Integrity::Drifted),
             allowed: false,
-            expected: |_| Plan::Render,
+            expected: |_| Plan::Repair,
             ..Case::default()
         },
         Case {
             name: "read and drifted, but the last repair failed",
             change: |o| o.content = Some(Integrity::Drifted),
             retry: Some(T0 + 70),
-            expected: |_| Plan::Wait { until: at(T0 + 70) },
+            expected: |_| Plan::BackOff { until: at(T0 + 70) },
             ..Case::default()
         },
         Case {
             name: "read and damaged",
             change: |o| o.content = Some(Integrity::Damaged),
-            expected: |_| Plan::Mint(Cause::Damaged),
+            expected: |_| Plan::Issue(IssueCause::Damaged),
             ..Case::default()
         },
         Case {
@@ -195,7 +195,7 @@ fn cases() -> Vec<Case> {
                 edit(o, |s| s.render_hash = Some("v1-other".into()));
                 o.content = Some(Integrity::Drifted);
             },
-            expected: |_| Plan::Render,
+            expected: |_| Plan::Repair,
             ..Case::default()
         },
         Case {
@@ -207,7 +207,7 @@ fn cases() -> Vec<Case> {
         Case {
             name: "the audience changed",
             change: |o| edit(o, |s| s.token_hash = Some("v1-other".into())),
-            expected: |_| Plan::Mint(Cause::Changed),
+            expected: |_| Plan::Issue(IssueCause::Changed),
             ..Case::default()
         },
         Case {
@@ -231,7 +231,7 @@ fn cases() -> Vec<Case> {
         Case {
             name: "due",
             now: late,
-            expected: |_| Plan::Mint(Cause::Due),
+            expected: |_| Plan::Issue(IssueCause::Due),
             ..Case::default()
         },
         Case {
@@ -276,7 +276,7 @@ fn cases() -> Vec<Case> {
         Case {
             name: "expired at this very moment",
             now: T0 + 3600,
-            expected: |_| Plan::Mint(Cause::Expired),
+            expected: |_| Plan::Issue(IssueCause::Expired),
             ..Case::default()
         },
         Case {
@@ -311,7 +311,7 @@ fn cases() -> Vec<Case> {
         Case {
             name: "a renewal is asked for",
             renew: Some("now"),
-            expected: |_| Plan::Mint(Cause::Requested),
+            expected: |_| Plan::Issue(IssueCause::Requested),
             ..Case::default()
         },
         Case {
@@ -324,7 +324,7 @@ fn cases() -> Vec<Case> {
             name: "another renewal is asked for",
             renew: Some("again"),
             change: |o| o.handled_renew = Some("now".into()),
-            expected: |_| Plan::Mint(Cause::Requested),
+            expected: |_| Plan::Issue(IssueCause::Requested),
             ..Case::default()
         },
         Case {
@@ -336,7 +336,7 @@ fn cases() -> Vec<Case> {
             name: "renewBefore makes it due",
             spec: json!({"renewBefore": "59m"}),
             now: T0 + 720,
-            expected: |_| Plan::Mint(Cause::Due),
+            expected: |_| Plan::Issue(IssueCause::Due),
             ..Case::default()
         },
     ]
@@ -387,21 +387,21 @@ fn a_source_that_has_no_other_token_is_not_asked() {
     let due = renewal(&request, issued, expires).at;
     let later = due + SignedDuration::from_mins(10);
     let decide_at = |now, until| {
-        let observed = Observed {
+        let observed = Observation {
             unchanged_until: until,
             ..observed(secret.clone(), None)
         };
         decide(&request, &observed, None, None, now)
     };
-    assert_eq!(decide_at(due, None), Plan::Mint(Cause::Due));
+    assert_eq!(decide_at(due, None), Plan::Issue(IssueCause::Due));
     assert_eq!(decide_at(due, Some(later)), Plan::Keep { until: later });
-    assert_eq!(decide_at(later, Some(later)), Plan::Mint(Cause::Due));
+    assert_eq!(decide_at(later, Some(later)), Plan::Issue(IssueCause::Due));
     // Neither before the renewal nor beyond the token's end.
     let early = issued;
     assert_eq!(decide_at(issued, Some(early)), Plan::Keep { until: due });
     let never = expires + SignedDuration::from_hours(1);
     assert_eq!(decide_at(due, Some(never)), Plan::Keep { until: expires });
-    assert_eq!(decide_at(expires, Some(never)), Plan::Mint(Cause::Expired));
+    assert_eq!(decide_at(expires, Some(never)), Plan::Issue(IssueCause::Expired));
 }
 
 #[test]
@@ -410,13 +410,13 @@ fn a_clock_that_is_ahead_does_not_issue_again_and_again() {
     let secret = left(&request);
     let ahead = at(T0 + 1800);
     let decide_with = |issued_at| {
-        let observed = Observed {
+        let observed = Observation {
             issued_at,
             ..observed(secret.clone(), None)
         };
         decide(&request, &observed, None, None, ahead)
     };
-    assert_eq!(decide_with(None), Plan::Mint(Cause::Due));
+    assert_eq!(decide_with(None), Plan::Issue(IssueCause::Due));
     // A tenth of the half hour that it has by this clock.
     let until = at(T0 + 1980);
     assert_eq!(decide_with(Some(ahead)), Plan::Keep { until });
@@ -428,7 +428,7 @@ fn a_wait_ends_with_what_it_depends_on_and_where_the_clock_was_set_back() {
     assert!(failed.holds(&failed.basis, at(T0)));
     assert!(failed.holds(&failed.basis, at(T0 + 3600)));
     assert!(!failed.holds(&failed.basis, at(T0 - 3600)));
-    let other = Basis {
+    let other = BackoffKey {
         generation: 2,
         ..failed.basis.clone()
     };

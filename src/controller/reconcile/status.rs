@@ -14,8 +14,8 @@ use crate::api::conditions::{READY, RECONCILING, RENEWAL_FAILING, STALLED, reaso
 use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus};
 use crate::api::{FIELD_MANAGER, UNOBSERVED};
 use crate::controller::Context;
-use crate::controller::reconcile::log::Act;
-use crate::kubernetes::error::{KubeFault, code};
+use crate::controller::reconcile::log::Action;
+use crate::kubernetes::error::{KubeError, code};
 use crate::kubernetes::partial_metadata::{for_metadata, metadata};
 use crate::schedule::renewal::Renewal;
 
@@ -28,7 +28,7 @@ const DEVELOPER: &str = "Developer";
 /// A valid token that matches the spec and is in the Secret: what makes Ready true. Made by the reconciler alone, from a write or from
 /// a Secret that is as it was left.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct CurrentToken {
     /// The Secret.
     pub secret: SecretStatus,
     /// The token in it.
@@ -39,7 +39,7 @@ pub struct Held {
     pub unchanged: bool,
 }
 
-impl Held {
+impl CurrentToken {
     /// When the token ends.
     pub fn expiry(&self) -> Option<Timestamp> {
         self.token.expiration_time.as_ref().map(|time| time.0)
@@ -61,7 +61,7 @@ pub struct Failure {
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The token that is held, if one is.
-    pub held: Option<Held>,
+    pub held: Option<CurrentToken>,
     /// What failed.
     pub failure: Option<Failure>,
     /// Whether the request is suspended.
@@ -79,7 +79,7 @@ pub struct Report {
     /// Whether nothing was done, since what is cached may be out of date.
     pub behind: bool,
     /// What was done to the Secret.
-    pub acted: Option<Act>,
+    pub acted: Option<Action>,
     /// How many attempts in a row have failed, where one was made and failed.
     pub attempts: Option<u32>,
     /// When to look again.
@@ -372,7 +372,7 @@ pub async fn write(
     resource_version: &str,
     previous: &IdTokenRequestStatus,
     next: &IdTokenRequestStatus,
-) -> Result<Option<String>, KubeFault> {
+) -> Result<Option<String>, KubeError> {
     let [namespace, name, uid] =
         [&meta.namespace, &meta.name, &meta.uid].map(|text| text.as_deref().unwrap_or_default());
     let calls = ApiRequest::new(IdTokenRequest::url_path(&(), Some(namespace)));
@@ -411,7 +411,7 @@ pub async fn write(
         });
         ("patch", calls.patch_subresource("status", name, &params, &patch))
     };
-    let fault = |error: &kube::Error| KubeFault::new(verb, "idtokenrequests/status", namespace, error);
+    let fault = |error: &kube::Error| KubeError::new(verb, "idtokenrequests/status", namespace, error);
     let mut call = call.map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
     for_metadata(&mut call);
     match ctx.client.request_text(call).await {

@@ -7,8 +7,8 @@ use crate::fixtures::{apply, at};
 const T0: i64 = 1_800_000_000;
 const FAILED: &str = "PermissionDenied";
 
-fn held() -> Held {
-    Held {
+fn held() -> CurrentToken {
+    CurrentToken {
         unchanged: false,
         secret: SecretStatus {
             name: "billing".into(),
@@ -35,7 +35,7 @@ fn failure(reason: &'static str, stalled: bool) -> Option<Failure> {
     })
 }
 
-fn report(held: Option<Held>, failure: Option<Failure>) -> Report {
+fn report(held: Option<CurrentToken>, failure: Option<Failure>) -> Report {
     Report {
         held,
         failure,
@@ -55,7 +55,7 @@ fn report(held: Option<Held>, failure: Option<Failure>) -> Report {
     }
 }
 
-fn suspended(held: Option<Held>) -> Report {
+fn suspended(held: Option<CurrentToken>) -> Report {
     Report {
         suspended: true,
         ..report(held, None)

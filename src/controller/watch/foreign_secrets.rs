@@ -17,7 +17,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::controller::Context;
 use crate::controller::cache::ObjectKey;
-use crate::controller::watch::{Triggers, WATCH_SECONDS, WatchBackoff};
+use crate::controller::watch::{Enqueuer, WATCH_SECONDS, WatchBackoff};
 use crate::sync::lock;
 
 /// Most watches at once. Further Secrets are only looked at again by the schedule of failures.
@@ -27,12 +27,12 @@ const ASKED_EVERY: Duration = Duration::from_secs(10);
 
 /// The Secrets that stand in the way, each with the resourceVersion that was found.
 #[derive(Debug, Default)]
-pub struct Obstacles {
+pub struct ForeignSecrets {
     found: Mutex<HashMap<ObjectKey, String>>,
     changed: Notify,
 }
 
-impl Obstacles {
+impl ForeignSecrets {
     /// The Secret `key` was found to be somebody else's as of `resource_version`.
     pub fn add(&self, key: ObjectKey, resource_version: &str) {
         let mut found = lock(&self.found);
@@ -62,7 +62,7 @@ impl Obstacles {
 }
 
 /// Keeps one watch for each obstacle.
-pub(crate) async fn watch(ctx: Arc<Context>, triggers: Triggers) {
+pub(crate) async fn watch(ctx: Arc<Context>, triggers: Enqueuer) {
     let mut watches = JoinSet::new();
     let mut running: HashMap<ObjectKey, AbortHandle> = HashMap::new();
     loop {
@@ -86,7 +86,7 @@ pub(crate) async fn watch(ctx: Arc<Context>, triggers: Triggers) {
     }
 }
 
-async fn one(ctx: Arc<Context>, triggers: Triggers, key: ObjectKey) {
+async fn one(ctx: Arc<Context>, triggers: Enqueuer, key: ObjectKey) {
     let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(ctx.client.clone(), key.namespace());
     let config = watcher::Config::default()
         .fields(&format!("metadata.name={}", key.name()))

@@ -24,7 +24,7 @@ use tokio::sync::watch::Sender;
 
 use crate::api::v1alpha1::{IdTokenGrant, IdTokenRequest};
 use crate::controller::Context;
-use crate::controller::cache::{ObjectKey, SecretMeta};
+use crate::controller::cache::{ObjectKey, SecretSummary};
 use crate::controller::watch::decode::{self as unreadable, Shown, Unreadable};
 use crate::grants::store::{Watched, read_file};
 use crate::kubernetes::error::{problem, watch_problem};
@@ -48,7 +48,7 @@ const FILE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Where the watches put the requests to reconcile.
 #[derive(Clone, Debug)]
-pub(crate) struct Triggers {
+pub(crate) struct Enqueuer {
     one: UnboundedSender<ObjectKey>,
     all: UnboundedSender<Scope>,
 }
@@ -62,7 +62,7 @@ pub(crate) enum Scope {
     Namespace(String),
 }
 
-impl Triggers {
+impl Enqueuer {
     /// `one` takes single requests, `all` that many are to be looked at.
     pub(crate) fn new(one: UnboundedSender<ObjectKey>, all: UnboundedSender<Scope>) -> Self {
         Self { one, all }
@@ -85,7 +85,7 @@ impl Triggers {
 
 /// The caches that must be filled before the first decision.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Cache {
+pub(crate) enum CacheKind {
     /// IdTokenRequests of a namespace, or of all where its name is empty.
     Requests(String),
     /// Secrets with our label, likewise.
@@ -97,9 +97,9 @@ pub(crate) enum Cache {
 }
 
 /// Which caches have been filled.
-pub(crate) type Filled = Sender<HashSet<Cache>>;
+pub(crate) type SyncState = Sender<HashSet<CacheKind>>;
 
-fn fill(filled: &Filled, cache: Cache) {
+fn fill(filled: &SyncState, cache: CacheKind) {
     filled.send_if_modified(|done| done.insert(cache));
 }
 
@@ -115,7 +115,7 @@ where
 }
 
 /// Watches the IdTokenRequests of a namespace, or of all where `scope` is empty, into the store and the index.
-pub(crate) async fn requests(ctx: Arc<Context>, scope: String, triggers: Triggers, filled: Filled) {
+pub(crate) async fn requests(ctx: Arc<Context>, scope: String, triggers: Enqueuer, filled: SyncState) {
     let mut config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE);
     if let Some(selector) = ctx.settings.shard.selector() {
         config = config.labels(selector);
@@ -175,7 +175,7 @@ pub(crate) async fn requests(ctx: Arc<Context>, scope: String, triggers: Trigger
                 listed = HashSet::new();
                 waiting.drain().for_each(|key| triggers.request(key));
                 waiting = HashSet::new();
-                fill(&filled, Cache::Requests(scope.clone()));
+                fill(&filled, CacheKind::Requests(scope.clone()));
             }
             watcher::Event::Apply(object) => {
                 let (_, affected) = taken_in(&ctx, object);
@@ -223,14 +223,14 @@ fn dropped(ctx: &Context, key: &ObjectKey) -> Vec<ObjectKey> {
 }
 
 /// Watches the metadata of the Secrets that carry our label, in a namespace, or in all where `scope` is empty.
-pub(crate) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers, filled: Filled) {
+pub(crate) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Enqueuer, filled: SyncState) {
     let api = within::<PartialObjectMeta<Secret>>(&ctx, &scope);
     let config = watcher::Config::default()
         .labels(&ctx.settings.shard.secrets())
         .timeout(WATCH_SECONDS)
         .page_size(PAGE);
     let mut stream = pin!(steady(|| watcher(api.clone(), config.clone())));
-    let concerned = |key: &ObjectKey, meta: &SecretMeta| {
+    let concerned = |key: &ObjectKey, meta: &SecretSummary| {
         if let Some(request) = &meta.request {
             triggers.request(ObjectKey::new(key.namespace(), request));
         }
@@ -246,7 +246,7 @@ pub(crate) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers
             Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
                 let (key, meta) = (
                     ObjectKey::of(&secret.metadata),
-                    SecretMeta::from(&secret.metadata),
+                    SecretSummary::from(&secret.metadata),
                 );
                 if ctx.index.secret_applied(key.clone(), &meta) {
                     concerned(&key, &meta);
@@ -256,12 +256,12 @@ pub(crate) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Triggers
                 for (key, meta) in ctx.index.secrets_listed(&scope) {
                     concerned(&key, &meta);
                 }
-                fill(&filled, Cache::Secrets(scope.clone()));
+                fill(&filled, CacheKind::Secrets(scope.clone()));
             }
             Ok(watcher::Event::Delete(secret)) => {
                 let (key, meta) = (
                     ObjectKey::of(&secret.metadata),
-                    SecretMeta::from(&secret.metadata),
+                    SecretSummary::from(&secret.metadata),
                 );
                 // Also where it was unknown: a request may wait for somebody else's Secret to go.
                 ctx.index.secret_deleted(&key, &meta.resource_version);
@@ -348,7 +348,7 @@ fn failed(resource: &str, problem: &str) {
 }
 
 /// Watches IdTokenGrants.
-pub(crate) async fn grants(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
+pub(crate) async fn grants(ctx: Arc<Context>, triggers: Enqueuer, filled: SyncState) {
     // A grant that cannot be read grants nothing: what this version does not know may be what narrows it.
     let read = |grant: DeserializeGuard<IdTokenGrant>| {
         grant
@@ -391,7 +391,7 @@ pub(crate) async fn grants(ctx: Arc<Context>, triggers: Triggers, filled: Filled
         };
         ctx.grants.seen(Watched::Grants, Timestamp::now());
         ctx.metrics.set_grants(GrantOrigin::Object, ctx.grants.objects());
-        fill(&filled, Cache::Grants);
+        fill(&filled, CacheKind::Grants);
         if changed {
             triggers.everything();
         }
@@ -400,7 +400,7 @@ pub(crate) async fn grants(ctx: Arc<Context>, triggers: Triggers, filled: Filled
 }
 
 /// Watches the labels of namespaces.
-pub(crate) async fn namespaces(ctx: Arc<Context>, triggers: Triggers, filled: Filled) {
+pub(crate) async fn namespaces(ctx: Arc<Context>, triggers: Enqueuer, filled: SyncState) {
     let labels = |namespace: PartialObjectMeta<Namespace>| -> (String, BTreeMap<String, String>) {
         (
             namespace.metadata.name.unwrap_or_default(),
@@ -438,7 +438,7 @@ pub(crate) async fn namespaces(ctx: Arc<Context>, triggers: Triggers, filled: Fi
             Live::Alive => {}
         }
         ctx.grants.seen(Watched::Namespaces, Timestamp::now());
-        fill(&filled, Cache::Namespaces);
+        fill(&filled, CacheKind::Namespaces);
     })
     .await;
 }
@@ -541,7 +541,7 @@ where
 
 /// Has every request looked at after a step of the wall clock: timers do not count the time that a machine sleeps, and do not follow a
 /// clock that is set.
-pub(crate) async fn clock(ctx: Arc<Context>, triggers: Triggers) {
+pub(crate) async fn clock(ctx: Arc<Context>, triggers: Enqueuer) {
     let now = || (Timestamp::now(), Instant::now());
     let mut before = now();
     loop {
@@ -563,7 +563,7 @@ pub(crate) async fn clock(ctx: Arc<Context>, triggers: Triggers) {
 
 /// Reads the grants file again whenever it changed. A file that cannot be read or parsed leaves the grants as they were, which is said
 /// once a change.
-pub(crate) async fn grants_file(ctx: Arc<Context>, path: PathBuf, triggers: Triggers) {
+pub(crate) async fn grants_file(ctx: Arc<Context>, path: PathBuf, triggers: Enqueuer) {
     // Read once more at the start: it may have changed since the flags were read, and a grant that was taken away must not be missed.
     let mut known = None;
     let mut ticks = tokio::time::interval(FILE_INTERVAL);

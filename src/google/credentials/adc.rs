@@ -22,7 +22,7 @@ use crate::google::transport::endpoint_client::Observer;
 use crate::google::transport::http::Http;
 use crate::google::transport::limiter::UpstreamLoad;
 use crate::google::vocabulary::{
-    AccessToken, Caller, Class, ConfigError, Endpoint, Error, GoogleConfig, Principal, Reason,
+    AccessToken, Caller, ConfigError, Endpoint, Error, ErrorClass, GoogleConfig, Principal, Reason,
 };
 use crate::token::IdToken;
 
@@ -322,7 +322,8 @@ impl Adc {
 }
 
 fn unavailable(message: &str) -> Error {
-    Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, message).with_class(Class::Refused)
+    Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, message)
+        .with_class(ErrorClass::Rejected)
 }
 
 fn sha256(content: &[u8]) -> [u8; 32] {

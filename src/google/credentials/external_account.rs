@@ -18,7 +18,7 @@ use super::allowed_hosts::address;
 use super::file_error::CredentialFileError;
 use crate::google::transport::endpoint_client::Upstream;
 use crate::google::transport::http::MAX_ANSWER_BYTES;
-use crate::google::vocabulary::{Caller, Class, Endpoint, Error, GoogleConfig, Reason};
+use crate::google::vocabulary::{Caller, Endpoint, Error, ErrorClass, GoogleConfig, Reason};
 use crate::text;
 
 /// How long an executable may run where the file does not say, and at most.
@@ -121,7 +121,7 @@ impl ExternalAccount {
                 let content = read(path).await.map_err(|error| {
                     no_subject_token(
                         &format!("the file {} cannot be read: {error}", path.display()),
-                        Class::Refused,
+                        ErrorClass::Rejected,
                     )
                 })?;
                 format.read(&content)
@@ -146,7 +146,7 @@ impl ExternalAccount {
                     .await;
             }
         };
-        token.map_err(|problem| no_subject_token(problem, Class::Refused))
+        token.map_err(|problem| no_subject_token(problem, ErrorClass::Rejected))
     }
 
     async fn run(
@@ -162,7 +162,7 @@ impl ExternalAccount {
         {
             return Ok(token);
         }
-        let refused = |problem: &str| no_subject_token(problem, Class::Refused);
+        let refused = |problem: &str| no_subject_token(problem, ErrorClass::Rejected);
         let mut words = command.split_whitespace();
         let mut process = Command::new(words.next().unwrap_or_default());
         process
@@ -191,7 +191,7 @@ impl ExternalAccount {
         };
         let status = timeout(limit, work).await.map_err(|_| {
             let problem = format!("the executable did not end within {} s", limit.as_secs_f64());
-            no_subject_token(&problem, Class::Passing)
+            no_subject_token(&problem, ErrorClass::Transient)
         })?;
         let status = status.map_err(|error| refused(&format!("the executable failed: {error}")))?;
         if !status.success() {
@@ -331,7 +331,7 @@ async fn read(path: &PathBuf) -> std::io::Result<Zeroizing<Vec<u8>>> {
     Ok(content)
 }
 
-fn no_subject_token(problem: &str, class: Class) -> Error {
+fn no_subject_token(problem: &str, class: ErrorClass) -> Error {
     let message = format!("there is no subject token: {problem}");
     Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, &message).with_class(class)
 }

@@ -13,7 +13,7 @@ use crate::google::endpoints::oauth2 as oauth;
 use crate::google::transport::endpoint_client::{Observer, Upstream};
 use crate::google::transport::http::{Http, with_bearer};
 use crate::google::vocabulary::{
-    AccessToken, Caller, Class, ConfigError, Endpoint, Error, GoogleConfig, Reason, SCOPE,
+    AccessToken, Caller, ConfigError, Endpoint, Error, ErrorClass, GoogleConfig, Reason, SCOPE,
 };
 
 /// Fetches access tokens. All calls together are one endpoint to the limits: whatever the credentials' type, there is one caller.
@@ -165,7 +165,7 @@ fn resource(name: &str) -> String {
 /// A refresh token that Google no longer knows is the commonest failure of a developer's credentials.
 pub(crate) fn for_user(error: Error) -> Error {
     match error.class() {
-        Class::Refused if error.advice().is_none() => {
+        ErrorClass::Rejected if error.advice().is_none() => {
             error.with_advice("If the user's credentials were revoked or ended, make them anew: gcloud auth application-default login")
         }
         _ => error,

@@ -19,7 +19,7 @@ use crate::google::transport::http::Http;
 use crate::google::transport::limiter::UpstreamLoad;
 use crate::google::transport::response::Answer;
 use crate::google::vocabulary::{
-    AccessToken, Caller, Class, ConfigError, DEFAULT_UNIVERSE, Endpoint, Error, GoogleConfig, Principal,
+    AccessToken, Caller, ConfigError, DEFAULT_UNIVERSE, Endpoint, Error, ErrorClass, GoogleConfig, Principal,
     Reason, SCOPE,
 };
 use crate::text;
@@ -228,7 +228,7 @@ fn refused(answer: &Answer) -> Error {
     if body.contains("IAM returned 403") || body.contains("iam.serviceAccounts.") {
         return error
             .with_reason(Reason::PermissionDenied)
-            .with_class(Class::Refused);
+            .with_class(ErrorClass::Rejected);
     }
     match answer.status.as_u16() {
         404 => error.with_reason(Reason::IdentityNotAttached),
@@ -274,27 +274,27 @@ mod tests {
         let gke =
             "Your Kubernetes service account (shop/op) is not annotated with a target Google service account";
         for (status, body, reason, class) in [
-            (404, gke, "IdentityNotAttached", Class::Refused),
+            (404, gke, "IdentityNotAttached", ErrorClass::Rejected),
             (
                 404,
                 r#"{"error":"invalid_request","error_description":"Service account not enabled on this instance"}"#,
                 "IdentityNotAttached",
-                Class::Refused,
+                ErrorClass::Rejected,
             ),
             (
                 500,
                 "Unable to generate access token; IAM returned 403 Forbidden: Permission denied",
                 "PermissionDenied",
-                Class::Refused,
+                ErrorClass::Rejected,
             ),
             (
                 400,
                 "non-empty audience parameter required",
                 "InvalidArgument",
-                Class::Refused,
+                ErrorClass::Rejected,
             ),
-            (429, "Too Many Requests", "QuotaExceeded", Class::Passing),
-            (503, "maintenance", "UpstreamUnavailable", Class::Passing),
+            (429, "Too Many Requests", "QuotaExceeded", ErrorClass::Transient),
+            (503, "maintenance", "UpstreamUnavailable", ErrorClass::Transient),
         ] {
             let error = refused(&answer(status, body));
             assert_eq!((error.reason(), error.class()), (reason, class), "{error}");

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::google::transport::endpoint_client::Upstream;
 use crate::google::transport::error_body::OauthError;
 use crate::google::transport::response::Answer;
-use crate::google::vocabulary::{AccessToken, Caller, Class, Endpoint, Error, Reason};
+use crate::google::vocabulary::{AccessToken, Caller, Endpoint, Error, ErrorClass, Reason};
 use crate::text;
 use crate::token::IdToken;
 
@@ -71,7 +71,7 @@ impl Refreshed {
         let Some(token) = self.id_token else {
             let message = "the user's credentials give no ID token: they were made without the scope openid";
             let error = Error::new(Endpoint::Credentials, Reason::UnexpectedResponse, message);
-            return Err(error.with_class(Class::Refused).with_advice(
+            return Err(error.with_class(ErrorClass::Rejected).with_advice(
                 "Make them anew: gcloud auth application-default login, without --scopes or with openid among them.",
             ));
         };

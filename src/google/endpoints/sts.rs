@@ -207,7 +207,7 @@ mod tests {
             assert_eq!(found.reason(), reason, "{description}");
             assert_eq!(
                 (found.status(), found.class()),
-                (Some(400), crate::google::vocabulary::Class::Refused)
+                (Some(400), crate::google::vocabulary::ErrorClass::Rejected)
             );
             assert!(found.to_string().contains(description), "{found}");
         }

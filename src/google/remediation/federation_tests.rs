@@ -1,7 +1,7 @@
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::google::vocabulary::Class;
+use crate::google::vocabulary::ErrorClass;
 
 const POOL: &str = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
 const GKE: &str =
@@ -47,7 +47,7 @@ fn advice(reason: Reason, provider: &str, token: &SubjectToken) -> String {
         &workload(&provider, SUBJECT),
         token,
     );
-    assert_eq!(error.class(), Class::Refused);
+    assert_eq!(error.class(), ErrorClass::Rejected);
     error.advice().unwrap().to_owned()
 }
 

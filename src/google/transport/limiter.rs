@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::circuit_breaker::Told;
 use super::fair_queue::{Bounds, End, Ticket, Turns, Verdict};
-use crate::google::vocabulary::{Caller, Class, Endpoint, Error, Reason};
+use crate::google::vocabulary::{Caller, Endpoint, Error, ErrorClass, Reason};
 
 /// Calls that wait in one lane. Who makes calls for many lanes lets more than this wait, so that one lane cannot take all its places.
 pub const MAX_WAITING: usize = 512;
@@ -263,7 +263,7 @@ impl Drop for Admission {
 
 /// What an answer says of the endpoint. Refusals are answers: somebody's missing right is no fault of the endpoint's.
 pub fn end(error: Option<&Error>) -> End {
-    match error.filter(|error| error.class() == Class::Passing) {
+    match error.filter(|error| error.class() == ErrorClass::Transient) {
         None => End::Answered,
         Some(error) => End::Failed {
             told: Told {

@@ -44,7 +44,7 @@ async fn waiting_ends() {
     let error = limits.acquire(caller("a")).await.expect_err("full");
     assert_eq!(
         (error.reason(), error.class(), error.postponed()),
-        ("LocallyLimited", Class::Passing, None)
+        ("LocallyLimited", ErrorClass::Transient, None)
     );
 }
 
@@ -123,7 +123,10 @@ async fn one_probe_while_all_fails_and_the_same_words_each_time() {
                         admission.finish(Some(&fault(502, None)));
                     }
                     Err(error) => {
-                        assert_eq!((error.class(), error.retry_after()), (Class::Passing, None));
+                        assert_eq!(
+                            (error.class(), error.retry_after()),
+                            (ErrorClass::Transient, None)
+                        );
                         words.insert(error.to_string());
                     }
                 }

@@ -7,7 +7,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use zeroize::Zeroizing;
 
 use super::error_body::GoogleError;
-use crate::google::vocabulary::{Class, Endpoint, Error, MAX_RETRY_AFTER, Reason};
+use crate::google::vocabulary::{Endpoint, Error, ErrorClass, MAX_RETRY_AFTER, Reason};
 use crate::text;
 
 /// A whole answer. The body is wiped on drop, since it may hold a token.
@@ -103,7 +103,7 @@ fn is_unknown_issuer(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-fn classify(endpoint: Endpoint, status: u16, google: Option<&GoogleError>) -> (Reason, Class) {
+fn classify(endpoint: Endpoint, status: u16, google: Option<&GoogleError>) -> (Reason, ErrorClass) {
     let reason = match status {
         400 => Reason::InvalidArgument,
         401 => Reason::CredentialsRejected,
@@ -117,8 +117,8 @@ fn classify(endpoint: Endpoint, status: u16, google: Option<&GoogleError>) -> (R
         _ => Reason::UnexpectedResponse,
     };
     let class = match status {
-        408 | 429 => Class::Passing,
-        400..=499 => Class::Refused,
+        408 | 429 => ErrorClass::Transient,
+        400..=499 => ErrorClass::Rejected,
         _ => reason.class(),
     };
     (reason, class)
@@ -166,16 +166,16 @@ mod tests {
     fn classes_and_reasons() {
         let body = r#"{"error":{"code":1,"message":"m","status":"S"}}"#;
         for (status, reason, class) in [
-            (302, "UnexpectedResponse", Class::Passing),
-            (400, "InvalidArgument", Class::Refused),
-            (401, "CredentialsRejected", Class::Refused),
-            (403, "PermissionDenied", Class::Refused),
-            (404, "ServiceAccountNotFound", Class::Refused),
-            (405, "UnexpectedResponse", Class::Refused),
-            (408, "UpstreamTimeout", Class::Passing),
-            (429, "QuotaExceeded", Class::Passing),
-            (500, "UpstreamUnavailable", Class::Passing),
-            (503, "UpstreamUnavailable", Class::Passing),
+            (302, "UnexpectedResponse", ErrorClass::Transient),
+            (400, "InvalidArgument", ErrorClass::Rejected),
+            (401, "CredentialsRejected", ErrorClass::Rejected),
+            (403, "PermissionDenied", ErrorClass::Rejected),
+            (404, "ServiceAccountNotFound", ErrorClass::Rejected),
+            (405, "UnexpectedResponse", ErrorClass::Rejected),
+            (408, "UpstreamTimeout", ErrorClass::Transient),
+            (429, "QuotaExceeded", ErrorClass::Transient),
+            (500, "UpstreamUnavailable", ErrorClass::Transient),
+            (503, "UpstreamUnavailable", ErrorClass::Transient),
         ] {
             let error = answer(status, body);
             assert_eq!((error.reason(), error.class()), (reason, class), "{status}");

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::reason::{Class, Reason};
+use super::reason::{ErrorClass, Reason};
 use crate::text;
 use crate::token::TokenError;
 
@@ -58,7 +58,7 @@ pub struct Error(Box<Inner>);
 struct Inner {
     endpoint: Endpoint,
     reason: Reason,
-    class: Class,
+    class: ErrorClass,
     status: Option<u16>,
     retry_after: Option<Duration>,
     postponed: Option<Duration>,
@@ -133,7 +133,7 @@ impl Error {
         self
     }
 
-    pub(crate) fn with_class(mut self, class: Class) -> Self {
+    pub(crate) fn with_class(mut self, class: ErrorClass) -> Self {
         self.0.class = class;
         self
     }
@@ -171,7 +171,7 @@ impl Error {
 
     /// Whether trying again soon can help.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         self.0.class
     }
 

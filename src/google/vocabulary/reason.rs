@@ -2,11 +2,11 @@
 
 /// Whether trying again soon can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum ErrorClass {
     /// Someone must change something (a binding, an account, a setting): retried slowly.
-    Refused,
+    Rejected,
     /// It passes by itself: retried from a second on.
-    Passing,
+    Transient,
 }
 
 /// The closed list of what can go wrong; [`Reason::as_str`] is the word in conditions, events and metrics.
@@ -102,7 +102,7 @@ impl Reason {
     }
 
     /// Whether trying again soon can help, where the HTTP status does not say otherwise.
-    pub(crate) fn class(self) -> Class {
+    pub(crate) fn class(self) -> ErrorClass {
         match self {
             Self::PermissionDenied
             | Self::ServiceAccountNotFound
@@ -122,14 +122,14 @@ impl Reason {
             | Self::SubjectTokenUnverified
             | Self::IssuerUnreachable
             | Self::SubjectTooLong
-            | Self::ExchangeRefused => Class::Refused,
+            | Self::ExchangeRefused => ErrorClass::Rejected,
             Self::QuotaExceeded
             | Self::LocallyLimited
             | Self::NotLeading
             | Self::UpstreamUnavailable
             | Self::UpstreamTimeout
             | Self::UpstreamUnreachable
-            | Self::UnexpectedResponse => Class::Passing,
+            | Self::UnexpectedResponse => ErrorClass::Transient,
         }
     }
 }
