@@ -184,7 +184,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         metrics.clone(),
         synced_receiver,
         liveness.clone(),
-        clock,
+        clock.clone(),
     )?;
     let ctx = Arc::new(Context {
         events: EventRecorder::new(client.clone(), std::env::var("HOSTNAME").ok(), metrics.clone()),
@@ -197,6 +197,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         federated: FederatedTokens::default(),
         metrics,
         turns: Arc::new(Semaphore::new(settings.concurrency.into())),
+        clock: clock.clone(),
         settings,
     });
     let loads = ctx.clone();

@@ -1,12 +1,15 @@
 //! What the tests of the pure phases share: requests, tokens and Secrets as the API server would answer them.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use crate::api::v1alpha1::IdTokenRequest;
+use crate::api::v1alpha1::{IdTokenRequest, SecretStatus, TokenStatus};
+use crate::controller::reconcile::outcome::CurrentToken;
 use crate::kubernetes::secret::SecretContent;
 use crate::request::{ValidRequest, validate};
+use crate::schedule::renewal::Renewal;
 use crate::token::IdToken;
 
 pub(crate) const UID: &str = "0b9a66cb-61a4-4f4e-8a3c-000000000001";
@@ -81,4 +84,26 @@ pub(crate) fn stored(secret: &mut Value, resource_version: u64) {
 /// `secret` as it is read.
 pub(crate) fn content(secret: &Value) -> SecretContent {
     SecretContent::decode("shop", "get", secret.to_string()).unwrap()
+}
+
+/// A token that was issued at 1,800,000,000 s and expires an hour later.
+pub(crate) fn current_token() -> CurrentToken {
+    let issued = 1_800_000_000;
+    CurrentToken {
+        unchanged: false,
+        secret: SecretStatus {
+            name: "billing".into(),
+            resource_version: Some("7".into()),
+        },
+        token: TokenStatus {
+            issue_time: Some(Time(at(issued))),
+            expiration_time: Some(Time(at(issued + 3600))),
+            audience: Some("https://a.run.app".into()),
+            ..TokenStatus::default()
+        },
+        renewal: Renewal {
+            at: at(issued + 1700) + SignedDuration::from_millis(123),
+            clamped_to: None,
+        },
+    }
 }

@@ -14,6 +14,7 @@
 pub mod admin;
 pub mod api;
 pub mod app;
+pub mod classify;
 pub mod cli;
 pub mod clock;
 pub mod controller;

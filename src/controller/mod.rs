@@ -20,6 +20,7 @@ pub mod reconcile;
 pub mod watch;
 
 use crate::api::ObjectKey;
+use crate::clock::Clock;
 use crate::google::{MAX_WAITING, Minter};
 use crate::grants::store as grants;
 use crate::kubernetes::events;
@@ -30,7 +31,9 @@ use crate::request as validate;
 use crate::shard;
 use cache as index;
 use cache::requests as store;
+use issue::Issuer;
 use issue::federation as federate;
+use issue::write::SecretWriter;
 use watch as watches;
 use watch::foreign_secrets as obstacles;
 
@@ -84,8 +87,32 @@ pub struct Context {
     pub events: events::EventRecorder,
     /// As many permits as reconciles may run at once.
     pub turns: Arc<Semaphore>,
+    /// The time.
+    pub clock: Clock,
     /// Settings.
     pub settings: Settings,
+}
+
+impl Context {
+    /// What brings tokens into Secrets.
+    pub(crate) fn issuer(&self) -> Issuer<'_> {
+        Issuer {
+            client: &self.client,
+            minter: &self.minter,
+            cache: &self.index,
+            secrets: SecretWriter {
+                client: &self.client,
+                cache: &self.index,
+                foreign_secrets: &self.obstacles,
+            },
+            grants: &self.grants,
+            federated: &self.federated,
+            sources: &self.settings.sources,
+            metrics: &self.metrics,
+            events: &self.events,
+            clock: &self.clock,
+        }
+    }
 }
 
 /// A watch ended, which none does by itself: the caches would go stale unnoticed.
@@ -95,7 +122,7 @@ pub struct WatchEnded(String);
 
 /// The longest that one request's work takes, unless it is stuck.
 pub fn longest_work(settings: &Settings) -> Duration {
-    settings.reconcile_timeout + reconcile::PUBLISH_TIMEOUT + LENIENCE
+    settings.reconcile_timeout + reconcile::publish::PUBLISH_TIMEOUT + LENIENCE
 }
 
 impl WatchEnded {

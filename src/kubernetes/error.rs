@@ -4,7 +4,7 @@ use kube::runtime::watcher;
 use thiserror::Error;
 
 use crate::api::conditions::reason;
-use crate::schedule::renewal::ErrorClass;
+use crate::classify::{Classify, ErrorClass};
 use crate::text::{error_chain, redacted};
 
 /// Stands for a decoding error, whose text quotes a value of the answer.
@@ -146,9 +146,10 @@ impl KubeError {
             problem: UNDECODABLE.to_owned(),
         }
     }
+}
 
-    /// Reason of the condition, the event and the metric.
-    pub fn reason(&self) -> &'static str {
+impl Classify for KubeError {
+    fn reason(&self) -> &'static str {
         match self {
             Self::Forbidden { .. } | Self::Refused { .. } => reason::KUBERNETES_REFUSED,
             Self::Unavailable { .. } => reason::KUBERNETES_UNAVAILABLE,
@@ -160,12 +161,18 @@ impl KubeError {
         }
     }
 
-    /// Whether it is likely to pass by itself.
-    pub fn class(&self) -> ErrorClass {
+    fn class(&self) -> ErrorClass {
         match self {
             Self::Unavailable { .. } | Self::TimedOut { .. } => ErrorClass::Transient,
             _ => ErrorClass::Rejected,
         }
+    }
+
+    fn needs_user_action(&self) -> bool {
+        matches!(
+            self,
+            Self::SecretConflict { .. } | Self::SecretImmutable { .. } | Self::Contested { .. }
+        )
     }
 }
 

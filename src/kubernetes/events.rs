@@ -221,6 +221,27 @@ fn remember(warnings: &mut HashMap<Subject, Told>, subject: Subject, event: Stri
     }
 }
 
+/// An event that reports a problem.
+pub fn warning(reason: &str, note: &str) -> Event {
+    event(EventType::Warning, reason, note)
+}
+
+/// An event that reports progress.
+pub fn normal(reason: &str, note: &str) -> Event {
+    event(EventType::Normal, reason, note)
+}
+
+fn event(type_: EventType, reason: &str, note: &str) -> Event {
+    Event {
+        type_,
+        reason: reason.to_owned(),
+        // The API server accepts 1,024 bytes.
+        note: Some(note[..note.floor_char_boundary(1024)].to_owned()),
+        action: "Issue".to_owned(),
+        secondary: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

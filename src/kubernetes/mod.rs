@@ -9,5 +9,6 @@ pub mod events;
 pub mod partial_metadata;
 pub mod secret;
 pub mod secret_summary;
+pub mod status;
 
 pub use client::{client, config};

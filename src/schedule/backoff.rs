@@ -1,54 +1,226 @@
-//! Pure: what is remembered of a failed attempt, and when the next one is due.
+//! Pure: when an attempt is repeated after a failure, and what is kept of failures in a row.
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::controller::cache::{Backoff, BackoffKey};
-use crate::schedule::renewal::{self as schedule, ErrorClass};
+use super::jitter::{hash, scale};
+use crate::classify::ErrorClass;
 
-/// An attempt that failed.
+/// Longest delay after a rejection during the first hour: a new IAM binding takes up to 7 minutes to take effect
+/// (<https://cloud.google.com/iam/docs/access-change-propagation>).
+const REJECTED_CAP_FIRST_HOUR: SignedDuration = SignedDuration::from_mins(2);
+const REJECTED_CAP_LATER: SignedDuration = SignedDuration::from_mins(10);
+const REJECTED_BASE: SignedDuration = SignedDuration::from_secs(5);
+const TRANSIENT_BASE: SignedDuration = SignedDuration::from_secs(1);
+const TRANSIENT_CAP: SignedDuration = SignedDuration::from_mins(2);
+const MIN_DELAY: SignedDuration = SignedDuration::from_secs(1);
+
+/// What failed attempts depend on: a change of any of it makes further waiting pointless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackoffKey {
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The annotation that requests a renewal.
+    pub renew: Option<String>,
+    /// Name of the grant that allows the request.
+    pub grant: Option<String>,
+}
+
+/// Failures in a row of one request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backoff {
+    /// Stable reason of the last one.
+    pub reason: &'static str,
+    /// Message of the last one.
+    pub message: String,
+    /// Class of the last one.
+    pub class: ErrorClass,
+    /// How many.
+    pub attempts: u32,
+    /// When the first was.
+    pub since: Timestamp,
+    /// When the last was.
+    pub at: Timestamp,
+    /// When the next attempt is due.
+    pub next: Timestamp,
+    /// Whether a user has to act. The Secret is then read before the next attempt.
+    pub needs_user_action: bool,
+    /// What they depend on.
+    pub key: BackoffKey,
+}
+
+/// A failed attempt.
 #[derive(Clone, Debug)]
-pub struct Attempt {
+pub struct FailedAttempt {
     /// Stable reason.
     pub reason: &'static str,
     /// What failed and what to do.
     pub message: String,
-    /// Refused or passing.
+    /// Whether it is likely to pass.
     pub class: ErrorClass,
     /// What the server asked for.
     pub retry_after: Option<std::time::Duration>,
-    /// Whether somebody has to act.
-    pub act: bool,
-    /// When the valid token that is held ends, if one is.
-    pub expiry: Option<Timestamp>,
+    /// Whether a user has to act.
+    pub needs_user_action: bool,
+    /// When the current token expires, if there is one.
+    pub expires: Option<Timestamp>,
 }
 
-/// The failures in a row after `attempt`; `before` are those before it, of the same `basis`.
-pub fn after(
-    before: Option<&Backoff>,
-    attempt: Attempt,
-    basis: BackoffKey,
+impl Backoff {
+    /// Whether the delay still makes sense: what it depends on is the same, and the clock was not set back before the last attempt.
+    pub fn is_valid_for(&self, key: &BackoffKey, now: Timestamp) -> bool {
+        self.key == *key && self.at <= now
+    }
+
+    /// The failures in a row after `attempt`. `previous` are the failures before it with the same `key`.
+    pub fn next(
+        previous: Option<&Self>,
+        attempt: FailedAttempt,
+        key: BackoffKey,
+        uid: &str,
+        now: Timestamp,
+    ) -> Self {
+        let since = previous.map_or(now, |backoff| backoff.since);
+        let retry = Retry {
+            class: attempt.class,
+            attempts: previous.map_or(1, |backoff| backoff.attempts.saturating_add(1)),
+            since_first: now.duration_since(since),
+            waited: previous.map(|backoff| backoff.next.duration_since(backoff.at)),
+            retry_after: attempt.retry_after,
+            remaining: attempt.expires.map(|expires| expires.duration_since(now)),
+        };
+        let delay = retry.delay(uid).max(SignedDuration::ZERO);
+        Self {
+            reason: attempt.reason,
+            message: attempt.message,
+            class: attempt.class,
+            attempts: retry.attempts,
+            since,
+            at: now,
+            next: now.saturating_add(delay).unwrap_or(now),
+            needs_user_action: attempt.needs_user_action,
+            key,
+        }
+    }
+}
+
+/// What decides the delay after a failed attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// Whether the failure is likely to pass.
+    pub class: ErrorClass,
+    /// How many attempts have failed in a row, this one included.
+    pub attempts: u32,
+    /// Time since the first of them.
+    pub since_first: SignedDuration,
+    /// The delay after the failure before this one, if there was one.
+    pub waited: Option<SignedDuration>,
+    /// What the server asked for.
+    pub retry_after: Option<std::time::Duration>,
+    /// Remaining lifetime of the current token, if there is one.
+    pub remaining: Option<SignedDuration>,
+}
+
+impl Retry {
+    /// The delay. `uid` jitters it by up to a quarter.
+    pub fn delay(&self, uid: &str) -> SignedDuration {
+        let (base, cap) = match self.class {
+            ErrorClass::Rejected if self.since_first < SignedDuration::from_hours(1) => {
+                (REJECTED_BASE, REJECTED_CAP_FIRST_HOUR)
+            }
+            ErrorClass::Rejected => (REJECTED_BASE, REJECTED_CAP_LATER),
+            ErrorClass::Transient => (TRANSIENT_BASE, TRANSIENT_CAP),
+        };
+        let doublings = self.attempts.saturating_sub(1).min(16);
+        let delay = (base * (1_i32 << doublings)).min(cap);
+        let delay = (delay - scale(delay / 4, hash(uid, self.attempts))).max(MIN_DELAY);
+        // Retries were frequent while a token was valid; do not jump to the cap when it expires. Grow at most threefold (doubling plus
+        // jitter).
+        let delay = match self.waited {
+            Some(waited) => delay.min(waited.saturating_mul(3).max(base)),
+            None => delay,
+        };
+        let delay = match self.remaining {
+            Some(remaining) => delay.min((remaining / 4).max(MIN_DELAY)),
+            None => delay,
+        };
+        let requested = self
+            .retry_after
+            .and_then(|requested| SignedDuration::try_from(requested).ok());
+        requested.map_or(delay, |requested| delay.max(requested))
+    }
+}
+
+/// How long an attempt stays away that was deferred by `by`: up to twice as long, and at most a quarter of the remaining lifetime of the
+/// current token.
+pub fn deferral(
+    by: std::time::Duration,
+    remaining: Option<SignedDuration>,
     uid: &str,
     now: Timestamp,
-) -> Backoff {
-    let since = before.map_or(now, |retry| retry.since);
-    let failure = schedule::Failure {
-        class: attempt.class,
-        attempts: before.map_or(1, |retry| retry.attempts.saturating_add(1)),
-        since_first: now.duration_since(since),
-        waited: before.map(|retry| retry.next.duration_since(retry.at)),
-        retry_after: attempt.retry_after,
-        remaining: attempt.expiry.map(|expiry| expiry.duration_since(now)),
-    };
-    let delay = schedule::retry_delay(&failure, uid).max(SignedDuration::ZERO);
-    Backoff {
-        reason: attempt.reason,
-        message: attempt.message,
-        class: attempt.class,
-        attempts: failure.attempts,
-        since,
-        at: now,
-        next: now.saturating_add(delay).unwrap_or(now),
-        act: attempt.act,
-        basis,
+) -> SignedDuration {
+    let by = SignedDuration::try_from(by).unwrap_or(TRANSIENT_CAP);
+    // Another jitter each time: otherwise the same requests would always come too late.
+    let delay = by + scale(by, hash(uid, now.as_second() as u32));
+    remaining
+        .map_or(delay, |remaining| delay.min(remaining / 4))
+        .max(MIN_DELAY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn retries_are_bounded(attempts in 1_u32..100, age in 0_i64..100_000, rejected: bool, left in proptest::option::of(1_i64..4000)) {
+            let class = if rejected { ErrorClass::Rejected } else { ErrorClass::Transient };
+            let since_first = SignedDuration::from_secs(age);
+            let remaining = left.map(SignedDuration::from_secs);
+            let delay = Retry { class, attempts, since_first, waited: None, retry_after: None, remaining }.delay("uid");
+            prop_assert!(delay >= MIN_DELAY);
+            let cap = if age < 3600 { REJECTED_CAP_FIRST_HOUR } else { REJECTED_CAP_LATER };
+            prop_assert!(delay <= cap);
+            if let Some(left) = remaining {
+                prop_assert!(delay <= (left / 4).max(MIN_DELAY));
+            }
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_token_does_not_make_waits_long_at_once() {
+        let mut waited = None;
+        let mut failure = |attempts, left: Option<i64>| {
+            let delay = Retry {
+                class: ErrorClass::Transient,
+                attempts,
+                since_first: SignedDuration::from_secs(attempts.into()),
+                waited,
+                retry_after: None,
+                remaining: left.map(SignedDuration::from_secs),
+            }
+            .delay("uid");
+            waited = Some(delay);
+            delay
+        };
+        for attempts in 1..=20 {
+            assert_eq!(failure(attempts, Some(4)), MIN_DELAY);
+        }
+        assert!(failure(21, None) <= SignedDuration::from_secs(3));
+        let later: Vec<_> = (22..32).map(|attempts| failure(attempts, None)).collect();
+        assert!(later.last() > Some(&(TRANSIENT_CAP / 2)), "{later:?}");
+    }
+
+    #[test]
+    fn retry_after_is_obeyed() {
+        let failure = Retry {
+            class: ErrorClass::Transient,
+            attempts: 1,
+            since_first: SignedDuration::ZERO,
+            waited: None,
+            retry_after: Some(std::time::Duration::from_secs(77)),
+            remaining: Some(SignedDuration::from_secs(10)),
+        };
+        assert_eq!(failure.delay("uid"), SignedDuration::from_secs(77));
     }
 }

@@ -3,4 +3,5 @@
 //! May import the ground. Never reads a clock and never waits.
 
 pub mod backoff;
+mod jitter;
 pub mod renewal;

@@ -2,13 +2,16 @@
 
 use std::hint::black_box;
 
-use idtoken_operator::controller::cache::{Backoff, SecretSummary};
 use idtoken_operator::controller::issue::render::render;
-use idtoken_operator::controller::reconcile::plan::{self, Plan};
-use idtoken_operator::controller::reconcile::status::{Report, compute, merge_patch};
+use idtoken_operator::controller::reconcile::outcome::Reconciled;
+use idtoken_operator::controller::reconcile::plan::{self, Facts, Plan};
+use idtoken_operator::controller::reconcile::status;
 use idtoken_operator::kubernetes::secret::SecretContent;
+use idtoken_operator::kubernetes::secret_summary::SecretSummary;
+use idtoken_operator::kubernetes::status::merge_patch;
 use idtoken_operator::request::{ValidRequest, validate};
-use idtoken_operator::schedule::renewal as schedule;
+use idtoken_operator::schedule::backoff::{Retry, deferral};
+use idtoken_operator::schedule::renewal;
 use idtoken_operator::token::{Account, Expected, IdToken};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -46,28 +49,29 @@ pub(crate) const CASES: [Case; 20] = [
         },
     ),
     case("plan/keep", "nothing is due", |i| {
-        black_box(decide(i, &i.request, None, i.early));
+        black_box(decide(i, &i.request, &i.facts, i.early));
     }),
     case("plan/mint", "the renewal is due", |i| {
-        black_box(decide(i, &i.request, None, i.late));
+        black_box(decide(i, &i.request, &i.facts, i.late));
     }),
     case("plan/wait", "the renewal is due and has just failed", |i| {
-        black_box(decide(i, &i.request, Some(&i.retry), i.late));
+        black_box(decide(i, &i.request, &i.failed, i.late));
     }),
     case("schedule/renewal", "when to renew", |i| {
         let before = Some(SignedDuration::from_mins(25));
-        black_box(schedule::renewal(i.issued, i.expires, before, &i.request.uid));
+        black_box(renewal::renewal(i.issued, i.expires, before, &i.request.uid));
     }),
     case("schedule/retry", "when to retry", |i| {
-        let failure = schedule::Failure {
-            class: i.retry.class,
-            attempts: i.retry.attempts,
-            since_first: i.late.duration_since(i.retry.since),
+        let Some(backoff) = &i.failed.backoff else { return };
+        let retry = Retry {
+            class: backoff.class,
+            attempts: backoff.attempts,
+            since_first: i.late.duration_since(backoff.since),
             waited: Some(SignedDuration::from_secs(40)),
             retry_after: None,
             remaining: Some(i.expires.duration_since(i.late)),
         };
-        black_box(schedule::retry_delay(&failure, &i.request.uid));
+        black_box(retry.delay(&i.request.uid));
     }),
     case(
         "schedule/postpone",
@@ -77,14 +81,14 @@ pub(crate) const CASES: [Case; 20] = [
                 std::time::Duration::from_secs(3),
                 i.expires.duration_since(i.late),
             );
-            black_box(schedule::postponed_delay(by, Some(left), &i.request.uid, i.late));
+            black_box(deferral(by, Some(left), &i.request.uid, i.late));
         },
     ),
     case(
         "schedule/unchanged",
         "when the metadata server has another token",
         |i| {
-            black_box(schedule::after_unchanged(i.expires, i.late, &i.request.uid));
+            black_box(renewal::next_poll(i.expires, i.late, &i.request.uid));
         },
     ),
     case(
@@ -144,7 +148,7 @@ pub(crate) const CASES: [Case; 20] = [
 fn keep(i: &Inputs) -> Option<Value> {
     let (_, plan) = begin(i, i.early)?;
     let change = change(i, &i.unchanged, i.early);
-    matches!(plan, Plan::Keep { .. }).then_some(change)?
+    matches!(plan, Plan::Keep(_)).then_some(change)?
 }
 
 /// All phases of a renewal. Returns the patch of the Secret and the change of the status.
@@ -155,18 +159,18 @@ fn renew(i: &Inputs) -> Option<(String, Value)> {
 }
 
 /// The phases up to the plan.
-fn begin(i: &Inputs, now: Timestamp) -> Option<(ValidRequest, Plan)> {
+fn begin(i: &Inputs, now: Timestamp) -> Option<(ValidRequest, Plan<'_>)> {
     let object = i.store.get(&i.key)?;
     let request = validate(&object).ok()?;
     let allowed = i
         .grants
         .authorize(&request.namespace, &request.name, &request.token, now);
-    let plan = decide(i, &request, None, now);
+    let plan = decide(i, &request, &i.facts, now);
     allowed.ok().map(|_| (request, plan))
 }
 
-fn decide(i: &Inputs, request: &ValidRequest, retry: Option<&Backoff>, now: Timestamp) -> Plan {
-    plan::decide(request, &i.observed, None, retry, now)
+fn decide<'i>(i: &'i Inputs, request: &ValidRequest, facts: &'i Facts, now: Timestamp) -> Plan<'i> {
+    plan::decide(request, &i.observation, facts, now)
 }
 
 /// Google's token, if it matches the request.
@@ -190,16 +194,19 @@ fn patch(i: &Inputs, request: &ValidRequest, token: &IdToken) -> Option<String> 
 }
 
 /// The patch of the status for `report`; none if the status is unchanged.
-fn change(i: &Inputs, report: &Report, now: Timestamp) -> Option<Value> {
+fn change(i: &Inputs, report: &Reconciled, now: Timestamp) -> Option<Value> {
     let json = |status| serde_json::to_value(status).ok();
-    merge_patch(&json(&i.status)?, &json(&compute(&i.status, 3, report, now))?)
+    merge_patch(
+        &json(&i.status)?,
+        &json(&status::next(&i.status, 3, report, now))?,
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use std::error::Error;
 
-    use idtoken_operator::controller::reconcile::plan::IssueCause;
+    use idtoken_operator::controller::issue::IssueCause;
 
     use super::*;
 
@@ -208,14 +215,18 @@ mod tests {
     fn each_case_takes_its_path() -> Result<(), Box<dyn Error>> {
         let i = Inputs::new()?;
         assert!(i.store.get(&i.key).is_some());
-        assert!(matches!(decide(&i, &i.request, None, i.early), Plan::Keep { .. }));
-        assert_eq!(decide(&i, &i.request, None, i.late), Plan::Issue(IssueCause::Due));
-        let wait = decide(&i, &i.request, Some(&i.retry), i.late);
-        assert_eq!(wait, Plan::BackOff { until: i.retry.next });
+        assert!(matches!(decide(&i, &i.request, &i.facts, i.early), Plan::Keep(_)));
+        assert_eq!(
+            decide(&i, &i.request, &i.facts, i.late),
+            Plan::Issue(IssueCause::Due)
+        );
+        let backoff = i.failed.backoff.as_ref().ok_or("no backoff")?;
+        let wait = decide(&i, &i.request, &i.failed, i.late);
+        assert_eq!(wait, Plan::BackOff(backoff));
         assert!(verified(&i, &i.request).is_some());
         assert_eq!(i.rendered.drift(&i.content), None);
         assert_eq!(change(&i, &i.unchanged, i.early), None);
-        assert!(begin(&i, i.early).is_some_and(|(_, plan)| matches!(plan, Plan::Keep { .. })));
+        assert!(begin(&i, i.early).is_some_and(|(_, plan)| matches!(plan, Plan::Keep(_))));
         assert_eq!(keep(&i), None);
         let (patch, status) = renew(&i).ok_or("no renewal")?;
         assert!(patch.contains("resourceVersion") && status["token"]["expirationTime"].is_string());

@@ -8,16 +8,19 @@ use idtoken_operator::api::ObjectKey;
 use idtoken_operator::api::v1alpha1::{
     GrantRef, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus,
 };
+use idtoken_operator::classify::ErrorClass;
 use idtoken_operator::controller::cache::requests::RequestCache;
-use idtoken_operator::controller::cache::{Backoff, BackoffKey, SecretSummary};
+use idtoken_operator::controller::issue::observation::Observation;
 use idtoken_operator::controller::issue::render::{Rendered, render};
-use idtoken_operator::controller::reconcile::plan::{self, Observation};
-use idtoken_operator::controller::reconcile::status::{CurrentToken, Report, compute};
+use idtoken_operator::controller::reconcile::outcome::{CurrentToken, Outcome, Reconciled};
+use idtoken_operator::controller::reconcile::plan::{Facts, Timing, due_renewal};
+use idtoken_operator::controller::reconcile::status;
 use idtoken_operator::grants::index::{Grant, Namespaces};
 use idtoken_operator::grants::policy::GrantSet;
 use idtoken_operator::kubernetes::secret::SecretContent;
+use idtoken_operator::kubernetes::secret_summary::SecretSummary;
 use idtoken_operator::request::{ValidRequest, validate};
-use idtoken_operator::schedule::renewal::ErrorClass;
+use idtoken_operator::schedule::backoff::{Backoff, BackoffKey};
 use idtoken_operator::token::IdToken;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -46,17 +49,19 @@ pub(crate) struct Inputs {
     pub(crate) templated: ValidRequest,
     pub(crate) grants: GrantSet,
     /// The unchanged Secret of the request.
-    pub(crate) observed: Observation,
+    pub(crate) observation: Observation,
+    /// What decides besides: nothing failed.
+    pub(crate) facts: Facts,
+    /// The same after a failed renewal.
+    pub(crate) failed: Facts,
     /// The Secret as the API server sends it.
     pub(crate) secret: String,
     pub(crate) content: SecretContent,
     pub(crate) rendered: Rendered,
-    /// After a failed renewal.
-    pub(crate) retry: Backoff,
     /// The result of a reconcile that finds an unchanged Secret.
-    pub(crate) unchanged: Report,
+    pub(crate) unchanged: Reconciled,
     /// The result of a renewal.
-    pub(crate) renewed: Report,
+    pub(crate) renewed: Reconciled,
     /// A token as Google sends it.
     pub(crate) jwt: String,
     pub(crate) token: IdToken,
@@ -89,16 +94,16 @@ impl Inputs {
         let rendered = render(&templated, &token)?;
         let secret = secret(&rendered);
         let content = SecretContent::decode("shop", "get", secret.clone())?;
-        let observed = Observation {
-            secret: Some(SecretSummary {
-                render_hash: Some(request.render_hash.clone()),
-                ..content.summary.clone()
-            }),
-            recorded: Some(content.summary.resource_version.clone()),
-            ..Observation::default()
+        let observation = Observation::Cached(Some(SecretSummary {
+            render_hash: Some(request.render_hash.clone()),
+            ..content.summary.clone()
+        }));
+        let facts = Facts {
+            recorded_version: Some(content.summary.resource_version.clone()),
+            ..Facts::default()
         };
         let unchanged = report(&request, &token, &content.summary.resource_version);
-        let status = compute(&IdTokenRequestStatus::default(), 3, &unchanged, issued);
+        let status = status::next(&IdTokenRequestStatus::default(), 3, &unchanged, issued);
         let renewed = report(&request, &IdToken::parse(self::jwt(ISSUED + 2400))?, "481517");
         let object = IdTokenRequest {
             status: Some(status.clone()),
@@ -113,25 +118,29 @@ impl Inputs {
             object,
             status,
             grants: grants()?,
-            observed,
+            observation,
             secret,
             content,
             rendered,
-            retry: Backoff {
-                reason: "Refused",
-                message: "iamcredentials.googleapis.com answered 403 PERMISSION_DENIED".into(),
-                class: ErrorClass::Rejected,
-                attempts: 4,
-                since: at(ISSUED + 2300)?,
-                at: at(ISSUED + 2390)?,
-                next: at(ISSUED + 2450)?,
-                act: false,
-                basis: BackoffKey {
-                    generation: 3,
-                    renew: None,
-                    grant: Some("team-shop".into()),
-                },
+            failed: Facts {
+                backoff: Some(Backoff {
+                    reason: "Refused",
+                    message: "iamcredentials.googleapis.com answered 403 PERMISSION_DENIED".into(),
+                    class: ErrorClass::Rejected,
+                    attempts: 4,
+                    since: at(ISSUED + 2300)?,
+                    at: at(ISSUED + 2390)?,
+                    next: at(ISSUED + 2450)?,
+                    needs_user_action: false,
+                    key: BackoffKey {
+                        generation: 3,
+                        renew: None,
+                        grant: Some("team-shop".into()),
+                    },
+                }),
+                ..facts.clone()
             },
+            facts,
             unchanged,
             renewed,
             jwt,
@@ -180,10 +189,10 @@ fn secret(rendered: &Rendered) -> String {
 }
 
 /// The result of a reconcile that leaves `token` in the Secret.
-fn report(request: &ValidRequest, token: &IdToken, resource_version: &str) -> Report {
+fn report(request: &ValidRequest, token: &IdToken, resource_version: &str) -> Reconciled {
     let claims = token.claims();
-    Report {
-        held: Some(CurrentToken {
+    Reconciled {
+        outcome: Outcome::Kept(CurrentToken {
             secret: SecretStatus {
                 name: request.target.name.clone(),
                 resource_version: Some(resource_version.to_owned()),
@@ -195,7 +204,7 @@ fn report(request: &ValidRequest, token: &IdToken, resource_version: &str) -> Re
                 email: claims.email.clone(),
                 subject: Some(claims.sub.clone()),
             },
-            renewal: plan::renewal(request, claims.iat, claims.exp),
+            renewal: due_renewal(request, Timing::default(), claims.iat, claims.exp),
             unchanged: false,
         }),
         source: Some(request.token.source.name()),
@@ -203,7 +212,7 @@ fn report(request: &ValidRequest, token: &IdToken, resource_version: &str) -> Re
             name: "team-shop".into(),
             uid: Some(UID.into()),
         }),
-        ..Report::default()
+        handled_renew: None,
     }
 }
 

@@ -10,14 +10,16 @@ use std::collections::BinaryHeap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use idtoken_operator::api::v1alpha1::{IdTokenRequest, IdTokenRequestSpec};
 use idtoken_operator::controller::WAITING;
-use idtoken_operator::controller::cache::{BackoffKey, SecretSummary};
-use idtoken_operator::controller::reconcile::plan::{self, Observation};
+use idtoken_operator::controller::issue::observation::Observation;
+use idtoken_operator::controller::reconcile::plan::{Facts, Timing, due_renewal};
 use idtoken_operator::google::GoogleConfig;
 use idtoken_operator::google::decisions::Ticket;
+use idtoken_operator::kubernetes::secret_summary::SecretSummary;
 use idtoken_operator::request::{ValidRequest, validate};
+use idtoken_operator::schedule::backoff::BackoffKey;
 use operator::Operator;
 use request::{SimulatedRequest, write_uid};
 use tokio::time::Instant;
@@ -69,7 +71,7 @@ enum Event {
         term: u16,
     },
     /// The Secret and the status are written.
-    WrittenHashes { request: u32, issued: Time, term: u16 },
+    Written { request: u32, issued: Time, term: u16 },
     /// An operator stops for a time.
     Stop { shard: u16, duration: Time },
     /// An operator starts.
@@ -91,10 +93,11 @@ pub(crate) struct Simulation {
     operators: Vec<Operator>,
     flows: Vec<String>,
     google: Google,
-    /// The request for the planner. Requests differ only in their UID and in the times of `observed`.
+    /// The request for the planner. Requests differ only in their UID and in the times of `observation`.
     template: ValidRequest,
-    observed: Observation,
-    basis: BackoffKey,
+    observation: Observation,
+    facts: Facts,
+    key: BackoffKey,
     pub(crate) statistics: Statistics,
 }
 
@@ -114,7 +117,7 @@ impl Simulation {
         let requests = (0..settings.requests).map(|_| SimulatedRequest {
             expires: 0,
             issued_at: 0,
-            retry: None,
+            backoff: None,
             wakeup: 0,
             shard: random.below(settings.shards.into()) as u16,
             flow: random.below(settings.namespaces.into()) as u32,
@@ -133,12 +136,9 @@ impl Simulation {
                 .map(|n| format!("namespace-{n}"))
                 .collect(),
             google: Google::new(upstream),
-            observed: Observation {
-                secret: None,
-                recorded: Some("1".into()),
-                ..Observation::default()
-            },
-            basis: BackoffKey {
+            observation: Observation::Cached(None),
+            facts: Facts::default(),
+            key: BackoffKey {
                 generation: 1,
                 renew: None,
                 grant: None,
@@ -189,31 +189,37 @@ impl Simulation {
         self.start + Duration::from_millis(time)
     }
 
-    /// Loads one request into [`Self::template`] and [`Self::observed`].
+    /// Loads one request into [`Self::template`] and [`Self::observation`].
     fn load_into_template(&mut self, number: u32) -> Result<()> {
         let request = &self.requests[number as usize];
         write_uid(number, &mut self.template.uid);
         if request.expires == 0 {
-            self.observed.secret = None;
-            self.observed.issued_at = None;
+            self.observation = Observation::Cached(None);
+            self.facts = Facts::default();
             return Ok(());
         }
         let template = &self.template;
-        let secret = self.observed.secret.get_or_insert_with(|| SecretSummary {
-            resource_version: "1".into(),
-            request_uid: Some(String::new()),
-            token_hash: Some(template.token_hash.clone()),
-            render_hash: Some(template.render_hash.clone()),
-            managed: true,
-            ..SecretSummary::default()
-        });
+        if self.observation.secret().is_none() {
+            self.facts.recorded_version = Some("1".into());
+            self.observation = Observation::Cached(Some(SecretSummary {
+                resource_version: "1".into(),
+                request_uid: Some(String::new()),
+                token_hash: Some(template.token_hash.clone()),
+                render_hash: Some(template.render_hash.clone()),
+                managed: true,
+                ..SecretSummary::default()
+            }));
+        }
+        let Observation::Cached(Some(secret)) = &mut self.observation else {
+            bail!("the simulation reads no Secret");
+        };
         if let Some(uid) = &mut secret.request_uid {
             uid.clone_from(&template.uid);
         }
         secret.issued = Some(to_timestamp(request.expires - LIFETIME)?);
         secret.expires = Some(to_timestamp(request.expires)?);
         let issued_at = (request.issued_at > 0).then(|| to_timestamp(request.issued_at));
-        self.observed.issued_at = issued_at.transpose()?;
+        self.facts.timing.issued_at = issued_at.transpose()?;
         Ok(())
     }
 
@@ -221,7 +227,9 @@ impl Simulation {
     fn renewal(&mut self, number: u32, issued: Time) -> Result<Time> {
         write_uid(number, &mut self.template.uid);
         let (issued, expires) = (to_timestamp(issued)?, to_timestamp(issued + LIFETIME)?);
-        Ok(from_timestamp(plan::renewal(&self.template, issued, expires).at))
+        Ok(from_timestamp(
+            due_renewal(&self.template, Timing::default(), issued, expires).at,
+        ))
     }
 
     /// Runs for `length` after the start.
@@ -282,7 +290,7 @@ impl Simulation {
                 response,
                 term,
             } => self.responded(request, started, response, term)?,
-            Event::WrittenHashes {
+            Event::Written {
                 request,
                 issued,
                 term,
@@ -312,7 +320,7 @@ impl Simulation {
         *operator = Operator::new(&self.settings, operator.term + 1);
         let requests = self.requests.iter_mut();
         for request in requests.filter(|request| request.shard == shard) {
-            (request.issued_at, request.retry, request.wakeup) = (0, None, 0);
+            (request.issued_at, request.backoff, request.wakeup) = (0, None, 0);
         }
     }
 

@@ -6,8 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use idtoken_operator::controller::reconcile::plan::{self, Plan};
 use idtoken_operator::google::decisions::{Ticket, Verdict, end, refused};
 use idtoken_operator::google::{Endpoint, Error, Reason};
-use idtoken_operator::schedule::backoff::{self as retry, Attempt};
-use idtoken_operator::schedule::renewal as schedule;
+use idtoken_operator::schedule::backoff::{Backoff, FailedAttempt, deferral};
 
 use super::request::write_uid;
 use super::{Event, LIFETIME, Simulation};
@@ -20,21 +19,24 @@ impl Simulation {
         let minute = self.statistics.minute(self.now);
         self.statistics.reconciled[minute] += 1;
         self.load_into_template(number)?;
-        let request = &self.requests[number as usize];
-        let plan = plan::decide(
-            &self.template,
-            &self.observed,
-            None,
-            request.retry.as_deref(),
-            to_timestamp(self.now)?,
-        );
-        match plan {
-            Plan::Keep { until } | Plan::BackOff { until } => {
-                let until = from_timestamp(until);
-                ensure!(until > self.now, "the reconcile would be repeated at once");
-                self.complete(number, until);
+        let request = &mut self.requests[number as usize];
+        self.facts.backoff = request.backoff.take().map(|backoff| *backoff);
+        let now = to_timestamp(self.now)?;
+        let next = match plan::decide(&self.template, &self.observation, &self.facts, now) {
+            Plan::Keep(renewal) => Some(renewal.at),
+            Plan::BackOff(backoff) => Some(backoff.next),
+            Plan::Issue(_) => None,
+            other => bail!("unexpected plan: {other:?}"),
+        };
+        request.backoff = self.facts.backoff.take().map(Box::new);
+        match next {
+            Some(next) => {
+                let next = from_timestamp(next);
+                ensure!(next > self.now, "the reconcile would be repeated at once");
+                self.complete(number, next);
             }
-            Plan::Issue(_) => {
+            None => {
+                let request = &self.requests[number as usize];
                 let remaining = request.expires.checked_sub(self.now).filter(|left| *left > 0);
                 let (now, shard) = (self.instant(self.now), request.shard);
                 let flow = &self.flows[request.flow as usize];
@@ -57,7 +59,6 @@ impl Simulation {
                     Err(verdict) => self.not_admitted(number, verdict)?,
                 }
             }
-            other => bail!("unexpected plan: {other:?}"),
         }
         Ok(())
     }
@@ -166,7 +167,7 @@ impl Simulation {
     }
 
     fn start_write(&mut self, number: u32, issued: Time, term: u16) {
-        let event = Event::WrittenHashes {
+        let event = Event::Written {
             request: number,
             issued,
             term,
@@ -189,7 +190,7 @@ impl Simulation {
         } else if request.expires < self.now {
             self.statistics.record_expired(self.now - request.expires);
         }
-        let is_recovery = request.retry.take().is_some();
+        let is_recovery = request.backoff.take().is_some();
         // The event of the first issue, or of the recovery.
         self.statistics.written[minute] += u32::from(is_recovery || request.expires == 0);
         if is_recovery || request.expires < self.now {
@@ -203,9 +204,9 @@ impl Simulation {
             None => operator.writing -= 1,
         }
         self.load_into_template(number)?;
-        let due = plan::due(
+        let due = plan::due_renewal(
             &self.template,
-            &self.observed,
+            self.facts.timing,
             to_timestamp(expires - LIFETIME)?,
             to_timestamp(expires)?,
         );
@@ -230,25 +231,24 @@ impl Simulation {
         let next = if let Some(by) = error.postponed() {
             self.statistics.deferred += 1;
             let remaining = expiry.map(|expiry| expiry.duration_since(now));
-            now + schedule::postponed_delay(by, remaining, &self.template.uid, now)
+            now + deferral(by, remaining, &self.template.uid, now)
         } else {
             self.statistics.rejected_locally += u64::from(error.status().is_none());
-            let attempt = Attempt {
+            let attempt = FailedAttempt {
                 reason: error.reason(),
                 message: String::new(),
                 class: error.class(),
                 retry_after: error.retry_after(),
-                act: false,
-                expiry,
+                needs_user_action: false,
+                expires: expiry,
             };
-            let previous = request.retry.as_deref();
-            let is_new_reason = previous.is_none_or(|retry| retry.reason != attempt.reason);
+            let previous = request.backoff.as_deref();
+            let is_new_reason = previous.is_none_or(|backoff| backoff.reason != attempt.reason);
             // A status and an event, if the reason changes.
             self.statistics.written[minute] += 2 * u32::from(is_new_reason);
-            let basis = self.basis.clone();
-            let retry = retry::after(previous, attempt, basis, &self.template.uid, now);
-            let next = retry.next;
-            request.retry = Some(Box::new(retry));
+            let backoff = Backoff::next(previous, attempt, self.key.clone(), &self.template.uid, now);
+            let next = backoff.next;
+            request.backoff = Some(Box::new(backoff));
             next
         };
         let next = from_timestamp(next);

@@ -1,6 +1,6 @@
 //! The state of one request.
 
-use idtoken_operator::controller::cache::Backoff;
+use idtoken_operator::schedule::backoff::Backoff;
 
 use crate::time::Time;
 use crate::upstream::Random;
@@ -11,7 +11,7 @@ pub(super) struct SimulatedRequest {
     pub(super) expires: Time,
     /// When its operator issued the token; 0 if the operator restarted since.
     pub(super) issued_at: Time,
-    pub(super) retry: Option<Box<Backoff>>,
+    pub(super) backoff: Option<Box<Backoff>>,
     /// When it is reconciled next. Entries of the queue with another time are stale.
     pub(super) wakeup: Time,
     pub(super) shard: u16,

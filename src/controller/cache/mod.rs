@@ -15,7 +15,7 @@ use crate::request::target_name;
 use crate::sync::lock;
 
 pub use crate::api::ObjectKey;
-pub use crate::controller::cache::request_state::{Backoff, BackoffKey, RequestState, WrittenHashes};
+pub use crate::controller::cache::request_state::{RequestState, WrittenHashes};
 use crate::kubernetes::secret_summary::CompactSummary;
 pub use crate::kubernetes::secret_summary::SecretSummary;
 

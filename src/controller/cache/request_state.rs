@@ -5,48 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::api::v1alpha1::IdTokenRequestStatus;
-use crate::schedule::renewal::ErrorClass;
-
-/// Failures in a row of one request.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Backoff {
-    /// Stable reason of the last one.
-    pub reason: &'static str,
-    /// What the last one said.
-    pub message: String,
-    /// ErrorClass of the last one.
-    pub class: ErrorClass,
-    /// How many.
-    pub attempts: u32,
-    /// When the first was.
-    pub since: Timestamp,
-    /// When the last was.
-    pub at: Timestamp,
-    /// When the next attempt is due.
-    pub next: Timestamp,
-    /// Whether somebody has to act, and the Secret is read before the next mint.
-    pub act: bool,
-    /// What they depend on; another value makes them void.
-    pub basis: BackoffKey,
-}
-
-impl Backoff {
-    /// Whether the wait still makes sense: what it depends on is the same, and the clock was not set back behind the last attempt.
-    pub fn holds(&self, basis: &BackoffKey, now: Timestamp) -> bool {
-        self.basis == *basis && self.at <= now
-    }
-}
-
-/// What an attempt depends on: a change of any makes waiting pointless.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackoffKey {
-    /// `metadata.generation`.
-    pub generation: i64,
-    /// The annotation that asks for a renewal.
-    pub renew: Option<String>,
-    /// Name of the allowing grant.
-    pub grant: Option<String>,
-}
+use crate::schedule::backoff::{Backoff, BackoffKey};
 
 /// What we remember of a request, by its UID.
 #[derive(Clone, Debug, Default)]
@@ -75,9 +34,9 @@ pub struct RequestState {
 
 impl RequestState {
     /// The failures in a row, where waiting after them still makes sense.
-    pub fn retry_on(&self, basis: &BackoffKey, now: Timestamp) -> Option<Backoff> {
-        let retry = self.retry.as_deref();
-        retry.filter(|retry| retry.holds(basis, now)).cloned()
+    pub fn active_backoff(&self, key: &BackoffKey, now: Timestamp) -> Option<Backoff> {
+        let backoff = self.retry.as_deref();
+        backoff.filter(|backoff| backoff.is_valid_for(key, now)).cloned()
     }
 }
 

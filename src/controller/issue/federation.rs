@@ -1,7 +1,6 @@
 //! Gets a token by the permission of a tenant's Kubernetes ServiceAccount: reads the account, has the API server make a token for it,
 //! exchanges that and mints. Nothing here spends the operator's Google identity.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
@@ -11,9 +10,9 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio::sync::OnceCell;
 
+use super::Issuer;
+use super::mint::MintError;
 use crate::api::conditions::reason;
-use crate::controller::Context;
-use crate::controller::issue::mint::MintError;
 use crate::google::{
     self, Cache, Caller, FEDERATED_SCOPE, FederatedToken, Impersonation, Provider, SubjectToken, Workload,
     is_rejected, shell,
@@ -176,15 +175,19 @@ pub(crate) struct FederatedIdToken {
 /// # Errors
 /// The ServiceAccount is missing, not annotated or the operator's own; the API server or Google refused or did not answer.
 pub(crate) async fn federate(
-    ctx: &Arc<Context>,
+    issuer: &Issuer<'_>,
     request: &ValidRequest,
     federation: &Federation,
     caller: Caller<'_>,
 ) -> Result<FederatedIdToken, MintError> {
-    let settings = &ctx.settings.sources;
+    let settings = issuer.sources;
     let (provider, token_audience) = federation.resolve(settings).map_err(MintError::Spec)?;
     let (namespace, name) = (&request.namespace, &federation.kubernetes_service_account);
-    let operator = ctx.federated.operator.get_or_try_init(|| whoami(ctx)).await?;
+    let operator = issuer
+        .federated
+        .operator
+        .get_or_try_init(|| whoami(issuer))
+        .await?;
     if operator.is(namespace, name) {
         return Err(FederationError::Own {
             namespace: namespace.clone(),
@@ -192,9 +195,9 @@ pub(crate) async fn federate(
         }
         .into());
     }
-    let cached = &ctx.federated.tokens;
+    let cached = &issuer.federated.tokens;
     let is_its = |key: &Key| key.namespace == *namespace && key.name == *name;
-    let Some(kubernetes) = read_service_account(&ctx.client, namespace, name).await? else {
+    let Some(kubernetes) = read_service_account(issuer.client, namespace, name).await? else {
         cached.remove(is_its);
         return Err(FederationError::Missing {
             namespace: namespace.clone(),
@@ -227,8 +230,9 @@ pub(crate) async fn federate(
     google::check_subject(&workload)?;
     let bearer = cached
         .get(&key, || async {
-            let token = kubernetes_token(ctx, &workload, &kubernetes.uid, &token_audience, operator).await?;
-            let exchanged = ctx.minter.exchange(&workload, &token).await?;
+            let token =
+                kubernetes_token(issuer, &workload, &kubernetes.uid, &token_audience, operator).await?;
+            let exchanged = issuer.minter.exchange(&workload, &token).await?;
             let life = exchanged.lifetime().saturating_sub(LEAST_LIFE);
             Ok::<_, MintError>((exchanged, life.min(LONGEST_USE)))
         })
@@ -242,7 +246,7 @@ pub(crate) async fn federate(
         request_reason: &request_reason,
         caller,
     };
-    match ctx.minter.federate(&workload, &bearer, &asked).await {
+    match issuer.minter.federate(&workload, &bearer, &asked).await {
         Ok(token) => Ok(FederatedIdToken { token, account }),
         Err(error) => {
             if is_rejected(&error) {
@@ -254,8 +258,8 @@ pub(crate) async fn federate(
 }
 
 /// Asks the API server who the operator is: every user may, by the ClusterRole `system:basic-user`.
-async fn whoami(ctx: &Arc<Context>) -> Result<Operator, KubeError> {
-    let reviews: Api<SelfSubjectReview> = Api::all(ctx.client.clone());
+async fn whoami(issuer: &Issuer<'_>) -> Result<Operator, KubeError> {
+    let reviews: Api<SelfSubjectReview> = Api::all(issuer.client.clone());
     let review = reviews
         .create(&PostParams::default(), &SelfSubjectReview::default())
         .await
@@ -322,14 +326,14 @@ struct Identity {
 }
 
 async fn kubernetes_token(
-    ctx: &Arc<Context>,
+    issuer: &Issuer<'_>,
     workload: &Workload<'_>,
     uid: &str,
     audience: &str,
     operator: &Operator,
 ) -> Result<SubjectToken, MintError> {
     let (namespace, name) = (workload.namespace, workload.name);
-    let token = match create_token(&ctx.client, namespace, name, uid, audience).await {
+    let token = match create_token(issuer.client, namespace, name, uid, audience).await {
         Ok(Some(token)) => token,
         Ok(None) => {
             return Err(FederationError::Missing {

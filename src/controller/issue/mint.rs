@@ -1,6 +1,5 @@
 //! Gets the token from Google and checks what came back.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -8,15 +7,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use super::Issuer;
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::TokenStatus;
-use crate::controller::Context;
+use crate::classify::{Classify, ErrorClass};
 use crate::controller::issue::federation::{self as federate, FederationError};
 use crate::google::{self, AttachedIdentity, Caller, Impersonation};
 use crate::grants::policy::Denied;
 use crate::kubernetes::error::KubeError;
 use crate::request::{TokenSource, ValidRequest, ValidateError};
-use crate::schedule::renewal::ErrorClass;
 use crate::token::{Account, Expected, IdToken, TokenError};
 
 /// Why there is no token.
@@ -46,42 +45,39 @@ pub enum MintError {
 }
 
 impl MintError {
-    /// Reason of the condition, the event and the metric.
-    pub fn reason(&self) -> &'static str {
+    /// How long the attempt is deferred. No attempt was made then, and nothing is wrong.
+    pub fn postponed(&self) -> Option<Duration> {
+        match self {
+            Self::Google(error) => error.postponed(),
+            _ => None,
+        }
+    }
+}
+
+impl Classify for MintError {
+    fn reason(&self) -> &'static str {
         match self {
             Self::Google(error) => error.reason(),
             Self::Token(error) => error.reason(),
             Self::Denied(denied) => denied.reason(),
-            Self::Kubernetes(fault) => fault.reason(),
+            Self::Kubernetes(error) => error.reason(),
             Self::Federate(error) => error.reason(),
             Self::Spec(error) => error.reason(),
             Self::Unavailable(_) => reason::SOURCE_UNAVAILABLE,
         }
     }
 
-    /// Whether it is likely to pass by itself.
-    pub fn class(&self) -> ErrorClass {
+    fn class(&self) -> ErrorClass {
         match self {
             Self::Google(error) => error.class(),
-            Self::Kubernetes(fault) => fault.class(),
-            Self::Token(_) | Self::Denied(_) | Self::Federate(_) | Self::Spec(_) | Self::Unavailable(_) => {
-                ErrorClass::Rejected
-            }
+            Self::Kubernetes(error) => error.class(),
+            _ => ErrorClass::Rejected,
         }
     }
 
-    /// What the server asked for.
-    pub fn retry_after(&self) -> Option<Duration> {
+    fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Google(error) => error.retry_after(),
-            _ => None,
-        }
-    }
-
-    /// How long the attempt is put off, where none was made and nothing is wrong.
-    pub fn postponed(&self) -> Option<Duration> {
-        match self {
-            Self::Google(error) => error.postponed(),
             _ => None,
         }
     }
@@ -119,7 +115,7 @@ impl PreviousToken<'_> {
 /// # Errors
 /// Google refused or did not answer, or what came back is not what was asked for.
 pub async fn mint(
-    ctx: &Arc<Context>,
+    issuer: &Issuer<'_>,
     request: &ValidRequest,
     before: Option<PreviousToken<'_>>,
     left: Option<Duration>,
@@ -134,7 +130,8 @@ pub async fn mint(
     };
     let token = match (&spec.source, spec.service_account.as_deref()) {
         (TokenSource::Impersonation { delegates }, Some(service_account)) => {
-            ctx.minter
+            issuer
+                .minter
                 .impersonate(&Impersonation {
                     service_account,
                     audience: &spec.audience,
@@ -147,17 +144,19 @@ pub async fn mint(
                 .await?
         }
         (TokenSource::Federation(federation), _) => {
-            let federated = Box::pin(federate::federate(ctx, request, federation, caller)).await?;
+            let federated = Box::pin(federate::federate(issuer, request, federation, caller)).await?;
             asked = Some(federated.account);
             federated.token
         }
         (TokenSource::MetadataServer { licenses }, service_account) => {
             if service_account.is_none() {
-                attached = ctx.minter.attached_account().await?;
-                ctx.grants
-                    .authorize_account(request, attached.as_deref(), Timestamp::now())?;
+                attached = issuer.minter.attached_account().await?;
+                issuer
+                    .grants
+                    .authorize_account(request, attached.as_deref(), issuer.clock.now())?;
             }
-            ctx.minter
+            issuer
+                .minter
                 .attached_identity(&AttachedIdentity {
                     service_account,
                     audience: &spec.audience,
@@ -168,13 +167,13 @@ pub async fn mint(
                 .await?
         }
         (TokenSource::Developer, _) => {
-            let google::UserIdToken { token, client_id } = ctx.minter.user_id_token(caller).await?;
+            let google::UserIdToken { token, client_id } = issuer.minter.user_id_token(caller).await?;
             audience = client_id;
             token
         }
         (source, _) => return Err(MintError::Unavailable(source.name())),
     };
-    let now = Timestamp::now();
+    let now = issuer.clock.now();
     let asked = asked.as_deref();
     let subject = before
         .as_ref()
@@ -198,7 +197,7 @@ pub async fn mint(
 }
 
 /// What looks like a token of `request`, without a signature: for a write that is only tried.
-pub fn placeholder(request: &ValidRequest, now: Timestamp) -> Option<IdToken> {
+pub fn dry_run_token(request: &ValidRequest, now: Timestamp) -> Option<IdToken> {
     let mut claims = json!({
         "iss": "https://accounts.google.com", "aud": request.token.audience, "sub": "0".repeat(21),
         "iat": now.as_second(), "exp": now.as_second().saturating_add(3600),

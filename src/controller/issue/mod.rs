@@ -1,391 +1,432 @@
-//! The effects that a plan asks for: read, repair, mint and remove.
+//! A token into a Secret: mints, renders, and writes with preconditions.
+//!
+//! May import the cache, the queue's permits, and all below the controller. Never decides whether a token is due: that is the planner's.
 
+pub mod clock_skew;
+pub mod error;
 pub mod federation;
 pub mod mint;
+pub mod observation;
+pub mod ownership;
 pub mod render;
 pub mod write;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Resource;
+use kube::Client;
 
+pub use self::error::IssueError;
+use self::federation::FederatedTokens;
+use self::mint::{MintError, PreviousToken, VerifiedToken};
+use self::observation::{Expectations, Integrity, Observation, ReadSecret};
+use self::render::render;
+use self::write::{Precondition, SecretWriter};
 use crate::api::FIELD_MANAGER;
+use crate::api::ObjectKey;
 use crate::api::conditions::reason;
-use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestStatus};
-use crate::controller::cache::{ObjectKey, SecretSummary, WrittenHashes};
-use crate::controller::issue::mint::{MintError, VerifiedToken};
-use crate::controller::issue::render::render;
-use crate::controller::issue::write::{self as apply, Precondition};
-use crate::controller::reconcile::Work;
-use crate::controller::reconcile::log::Action;
-use crate::controller::reconcile::outcome::Stop;
-use crate::controller::reconcile::plan::{Integrity, IssueCause};
-use crate::controller::reconcile::status;
+use crate::api::v1alpha1::{GrantRef, IdTokenRequestStatus};
+use crate::classify::Classify;
+use crate::clock::Clock;
+use crate::controller::cache::Cache;
+use crate::controller::cache::request_state::{RequestState, WrittenHashes};
+use crate::controller::queue::permit::Permit;
+use crate::google::Minter;
+use crate::grants::store::GrantStore;
 use crate::kubernetes::error::KubeError;
+use crate::kubernetes::events::EventRecorder;
 use crate::kubernetes::secret::{SecretContent, read_secret};
-use crate::request::TokenSource;
-use crate::schedule::renewal as schedule;
-use crate::token::{Expected, IdToken};
+use crate::kubernetes::secret_summary::SecretSummary;
+use crate::metrics::Metrics;
+use crate::request::{SourceSettings, TokenSource, ValidRequest};
+use crate::schedule::renewal::next_poll;
+use crate::token::IdToken;
 
-/// Repairs within [`REPAIR_WINDOW`] after which the operator stops putting a field back.
+/// Repairs within [`REPAIR_WINDOW`] after which the operator no longer repairs a field.
 const MAX_REPAIRS: usize = 5;
 const REPAIR_WINDOW: SignedDuration = SignedDuration::from_mins(10);
 
-impl Work<'_> {
-    /// Reads the Secret, makes sure that it is ours to write, and compares it with what we wrote.
-    pub(crate) async fn read(&mut self) -> Result<(), Stop> {
-        let target = self.target();
-        let content = read_secret(&self.ctx.client, target.namespace(), target.name()).await?;
-        self.ctx.index.caught_up(&self.key(), &self.request.uid);
-        let Some(content) = content else {
-            self.ctx.index.secret_missing(&target);
-            self.ctx.obstacles.remove(&target);
-            self.observed.secret = None;
-            return Ok(());
-        };
-        let adopted = apply::claim(self.ctx, self.request, &content)?;
-        let token = stored_token(&content, &self.request.target.key)
-            .filter(|token| !adopted && self.is_wanted(token, &content.summary));
-        let mut secret = content.summary.clone();
-        if token.is_some() && self.wrote_this_token() {
-            // We know better than an annotation that somebody changed: no mint for that alone.
-            secret.token_hash = Some(self.request.token_hash.clone());
-        }
-        self.observed.content = Some(match &token {
-            None => Integrity::Damaged,
-            // It is to be replaced, so whether the new template suits it is no matter.
-            Some(_) if secret.token_hash.as_ref() != Some(&self.request.token_hash) => Integrity::Drifted,
-            Some(token) => {
-                let drift = render(self.request, token).map_err(Stop::Render)?.drift(&content);
-                match drift.is_some() || content.type_ != self.request.target.type_ {
-                    true => Integrity::Drifted,
-                    false => Integrity::Intact,
-                }
-            }
-        });
-        if let Some(token) = token {
-            secret.issued = Some(token.claims().iat);
-            secret.expires = Some(token.claims().exp);
-        }
-        self.observed.secret = Some(secret);
-        self.content = Some(content);
-        Ok(())
+/// Why a token is issued; a field of the log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IssueCause {
+    /// There is no Secret.
+    Missing,
+    /// The spec asks for another token.
+    Changed,
+    /// The Secret's token was replaced.
+    Damaged,
+    /// The token has expired.
+    Expired,
+    /// The annotation requests it.
+    Requested,
+    /// The renewal is due.
+    Due,
+}
+
+/// What is known of a request from before this reconcile.
+#[derive(Clone, Copy, Debug)]
+pub struct History<'a> {
+    /// Its status.
+    pub status: &'a IdTokenRequestStatus,
+    /// Its state in this process.
+    pub state: &'a RequestState,
+    /// When the reconcile started.
+    pub now: Timestamp,
+}
+
+/// What an issuance or a repair left in the Secret.
+#[derive(Debug)]
+pub struct Issued {
+    /// The Secret as written, or as it was if the source returned the same token again.
+    pub secret: SecretSummary,
+    /// The token in it.
+    pub token: IdToken,
+    /// When this process issued the token, if it did.
+    pub issued_at: Option<Timestamp>,
+    /// When the source is polled again, if it returned the same token again and nothing was written.
+    pub repeats_until: Option<Timestamp>,
+    /// The grant that allows it.
+    pub grant: Option<GrantRef>,
+}
+
+/// Brings tokens into Secrets. Borrows what it needs for one reconcile.
+#[derive(Clone, Copy)]
+pub struct Issuer<'a> {
+    /// Client of the Kubernetes API.
+    pub client: &'a Client,
+    /// Google's endpoints.
+    pub minter: &'a Minter,
+    /// What is known of requests and Secrets.
+    pub cache: &'a Cache,
+    /// Writes the Secret.
+    pub secrets: SecretWriter<'a>,
+    /// Who may have which token.
+    pub grants: &'a GrantStore,
+    /// Access tokens of federated ServiceAccounts.
+    pub federated: &'a FederatedTokens,
+    /// What the flags permit of sources.
+    pub sources: &'a SourceSettings,
+    /// Counters.
+    pub metrics: &'a Metrics,
+    /// Writes events.
+    pub events: &'a EventRecorder,
+    /// The time.
+    pub clock: &'a Clock,
+}
+
+impl History<'_> {
+    /// Whether this process wrote a token for this very spec: another token in the Secret is then a change by another client.
+    fn is_own_token(&self, request: &ValidRequest) -> bool {
+        let written = self.state.written.as_ref();
+        written.is_some_and(|written| written.token_hash() == request.token_hash)
     }
 
-    /// Whether a stored token says what the spec asks for, its age aside: hashes and fingerprint stand beside it, where whoever may
-    /// change the Secret can change them too.
-    fn is_wanted(&self, token: &IdToken, secret: &SecretSummary) -> bool {
-        let changed =
-            secret.token_hash.as_ref() != Some(&self.request.token_hash) && !self.wrote_this_token();
-        let alive = self.now.min(token.claims().iat);
-        let expected = mint::expected(self.request, None);
-        // Which OAuth client a developer's token is for, no spec says.
-        let told = self
-            .previous
-            .token
-            .as_ref()
-            .and_then(|token| token.audience.as_deref());
-        let audience = match self.request.token.source {
-            TokenSource::Developer => told.unwrap_or(&token.claims().aud),
-            _ => expected.audience,
-        };
-        changed || token.verify(&Expected { audience, ..expected }, alive).is_ok()
+    fn is_own_rendering(&self, request: &ValidRequest) -> bool {
+        let written = self.state.written.as_ref();
+        written.is_some_and(|written| written.render_hash() == request.render_hash)
     }
 
-    /// The Secret is as it should be: only the status may have to say so.
-    pub(crate) fn record(&mut self) {
-        let token = self
-            .content
-            .as_ref()
-            .and_then(|content| stored_token(content, &self.request.target.key));
-        if let Some(secret) = self.observed.secret.clone() {
-            self.report.held = self.held(&secret, token.as_ref().map(IdToken::claims));
-        }
+    /// Whether the Kubernetes API rejected a call of the last attempt, as a quota or an admission policy does.
+    fn was_rejected_by_kubernetes(&self) -> bool {
+        let is_rejection = |reason: &str| reason == reason::KUBERNETES_REFUSED;
+        let backoff = self.state.retry.as_ref();
+        let conditions = &self.status.conditions;
+        backoff.is_some_and(|backoff| is_rejection(backoff.reason))
+            || conditions.iter().any(|condition| is_rejection(&condition.reason))
     }
 
-    /// Writes the stored token anew: the template changed, or somebody changed what is ours.
-    pub(crate) async fn repair(&mut self) -> Result<(), Stop> {
-        let Some(content) = self.content.take() else {
-            return Ok(());
-        };
-        let Some(token) = stored_token(&content, &self.request.target.key) else {
-            return Ok(());
-        };
-        apply::changeable(self.request, &content)?;
-        let rendered = render(self.request, &token).map_err(Stop::Render)?;
-        let drift = rendered.drift(&content).unwrap_or_else(|| "type".to_owned());
-        let reverted = self.wrote_this_rendering().then_some(drift);
-        self.refuse_a_fight(reverted.as_deref(), Some(&content))?;
-        let before = Precondition::Read(Box::new(content));
-        let written = apply::write(self.ctx, self.request, &rendered, before).await?;
-        self.settle(written, &token, reverted.is_some())?;
-        self.report.acted = Some(Action::Repaired);
-        Ok(())
-    }
-
-    /// Gets a new token and writes it.
-    pub(crate) async fn mint(&mut self, cause: IssueCause) -> Result<(), Stop> {
-        let (ctx, request) = (self.ctx, self.request);
-        if let Some(content) = &self.content {
-            apply::changeable(request, content)?;
-        }
-        let reverted = matches!(
-            cause,
-            IssueCause::Damaged | IssueCause::Changed | IssueCause::Missing
-        ) && self.wrote_this_token();
-        let field = format!("data[{}]", request.target.key);
-        self.refuse_a_fight(reverted.then_some(field.as_str()), self.content.as_ref())?;
-        if self.was_refused_a_write() {
-            Box::pin(self.rehearse()).await?;
-        }
-        let left = self.expiry().map(|expiry| expiry.duration_since(self.now));
-        let left = left.and_then(|left| left.try_into().ok());
-        let before = before(self.previous, self.holds_this_spec());
-        let minted = self
-            .turn
-            .aside(Box::pin(mint::mint(ctx, request, before, left)))
-            .await;
-        let unchanged = minted
-            .as_ref()
-            .is_ok_and(|minted| self.is_unchanged(cause, &minted.token));
-        if minted.as_ref().err().and_then(MintError::postponed).is_none() {
-            let result = match &minted {
-                Ok(_) if unchanged => reason::UNCHANGED,
-                Ok(_) => reason::ISSUED,
-                Err(error) => error.reason(),
-            };
-            ctx.metrics.count_mint(request.token.source.name(), result);
-        }
-        let VerifiedToken { token, account } = minted.map_err(|error| match error {
-            MintError::Denied(denied) => Stop::Denied(denied),
-            error => Stop::Mint(error),
-        })?;
-        self.observed.issued_at = Some(Timestamp::now());
-        Box::pin(self.tell_clock_skew(&token)).await;
-        // The grant, the request itself or its claim on the Secret may have gone while Google answered.
-        self.report.grant = ctx
-            .grants
-            .authorize_account(request, Some(&account), Timestamp::now())
-            .map_err(Stop::Denied)?;
-        self.rule_out_rivals()?;
-        if unchanged {
-            self.keep_unchanged(&token);
-            return Ok(());
-        }
-        let rendered = render(request, &token).map_err(Stop::Render)?;
-        let before = match (self.content.take(), self.observed.secret.clone()) {
-            (Some(content), _) => Precondition::Read(Box::new(content)),
-            (None, Some(secret)) => Precondition::Untouched(Box::new(secret)),
-            (None, None) => Precondition::Unknown,
-        };
-        let written = Box::pin(apply::write(ctx, request, &rendered, before)).await?;
-        self.settle(written, &token, reverted)?;
-        self.report.handled_renew = request.renew_request.clone();
-        self.report.acted = Some(Action::Issued(cause));
-        Ok(())
-    }
-
-    /// Whether the metadata server gave the very token that the Secret holds, of which nothing else is to be written either. Other
-    /// sources make a new token each time, even if two of the same second are equal.
-    fn is_unchanged(&self, cause: IssueCause, token: &IdToken) -> bool {
-        let secret = self.observed.secret.as_ref().filter(|secret| {
-            secret.render_hash.as_ref() == Some(&self.request.render_hash)
-                && secret.request_uid.as_ref() == Some(&self.request.uid)
-        });
-        matches!(self.request.token.source, TokenSource::MetadataServer { .. })
-            && matches!(cause, IssueCause::Due | IssueCause::Requested)
-            && matches!(self.observed.content, None | Some(Integrity::Intact))
-            && secret.and_then(|secret| secret.digest.as_ref()) == Some(&token.fingerprint())
-    }
-
-    /// The same token again is no renewal: the Secret stays, and another one is asked for when there may be one.
-    fn keep_unchanged(&mut self, token: &IdToken) {
-        let Some(secret) = self.observed.secret.clone() else {
-            return;
-        };
-        let (expires, request) = (token.claims().exp, self.request);
-        let until = schedule::after_unchanged(expires, Timestamp::now(), &request.uid);
-        self.observed.unchanged_until = Some(until);
-        self.report.handled_renew = request.renew_request.clone();
-        let renew = request.renew_request.clone();
-        self.ctx.index.remember(&self.key(), &request.uid, |memory| {
-            memory.unchanged = Some((expires, until));
-            memory.handled_renew = renew;
-        });
-        self.report.held = self.held(&secret, Some(token.claims()));
-        self.report.acted = Some(Action::Unchanged);
-    }
-
-    /// Whether the Kubernetes API refused what the last attempt had to write or read, as a quota or an admission policy does.
-    fn was_refused_a_write(&self) -> bool {
-        let refused = |reason: &str| reason == reason::KUBERNETES_REFUSED;
-        let retry = self.memory.retry.as_ref();
-        let shown = &self.previous.conditions;
-        retry.is_some_and(|retry| refused(retry.reason)) || shown.iter().any(|c| refused(&c.reason))
-    }
-
-    /// Tries the write with a token that proves nothing and without an effect, so that a refusal that lasts costs no mint an attempt.
-    async fn rehearse(&self) -> Result<(), Stop> {
-        let (ctx, request) = (self.ctx, self.request);
-        let Some(token) = mint::placeholder(request, self.now) else {
-            return Ok(());
-        };
-        let rendered = render(request, &token).map_err(Stop::Render)?;
-        let secret = self.observed.secret.as_ref();
-        Ok(apply::rehearse(ctx, request, &rendered, self.content.as_ref(), secret).await?)
-    }
-
-    /// Takes in what was written.
-    fn settle(
-        &mut self,
-        written: Option<SecretSummary>,
-        token: &IdToken,
-        reverted: bool,
-    ) -> Result<(), Stop> {
-        let written = written.ok_or(Stop::Gone)?;
-        let now = Timestamp::now();
-        let request = self.request;
-        let renew = request.renew_request.clone();
-        let issued_at = self.observed.issued_at;
-        self.ctx.index.remember(&self.key(), &request.uid, |memory| {
-            memory.written = Some(WrittenHashes::new(&request.token_hash, &request.render_hash));
-            memory.handled_renew = renew;
-            memory.issued_at = issued_at;
-            memory
-                .repairs
-                .retain(|at| now.duration_since(*at) < REPAIR_WINDOW);
-            memory.repairs.extend(reverted.then_some(now));
-        });
-        self.report.held = self.held(&written, Some(token.claims()));
-        match self.report.held {
-            Some(_) => Ok(()),
-            None => Err(Stop::Fault(KubeError::Altered {
-                name: request.target.name.clone(),
-            })),
-        }
-    }
-
-    pub(crate) fn key(&self) -> ObjectKey {
-        ObjectKey::new(&self.request.namespace, &self.request.name)
-    }
-
-    /// Says that this machine's clock is wrong: schedules and checks go by it. At most one event an hour, since every request finds the
-    /// same.
-    async fn tell_clock_skew(&self, token: &IdToken) {
-        // A metadata server answers with a token that it has had for a while.
-        if matches!(self.request.token.source, TokenSource::MetadataServer { .. }) {
-            return;
-        }
-        let now = Timestamp::now();
-        self.ctx
-            .metrics
-            .set_clock_skew(token.claims().iat.duration_since(now));
-        let Some(skew) = token.clock_skew(now) else {
-            return;
-        };
-        let note = status::clock_skew(skew);
-        tracing::warn!(skew_seconds = skew.as_secs(), "{note}");
-        if self.ctx.index.is_news(reason::CLOCK_SKEW, now) {
-            let event = status::warning(reason::CLOCK_SKEW, &note);
-            let object = ObjectReference {
-                api_version: Some(IdTokenRequest::api_version(&()).into_owned()),
-                kind: Some(IdTokenRequest::kind(&()).into_owned()),
-                namespace: Some(self.request.namespace.clone()),
-                name: Some(self.request.name.clone()),
-                uid: Some(self.request.uid.clone()),
-                ..ObjectReference::default()
-            };
-            if let Err(error) = self.ctx.events.publish(&event, &object).await {
-                let fault = KubeError::new("create", "events", &self.request.namespace, &error);
-                tracing::warn!("the event was not written: {fault}");
-            }
-        }
-    }
-
-    /// Whether this process wrote a token for this very spec: another one in the Secret is then somebody's doing.
-    fn wrote_this_token(&self) -> bool {
-        self.memory
-            .written
-            .as_ref()
-            .is_some_and(|written| written.token_hash() == self.request.token_hash)
-    }
-
-    fn wrote_this_rendering(&self) -> bool {
-        self.memory
-            .written
-            .as_ref()
-            .is_some_and(|written| written.render_hash() == self.request.render_hash)
-    }
-
-    /// Whether the Secret holds a token for this very spec.
-    fn holds_this_spec(&self) -> bool {
-        let secret = self.observed.secret.as_ref();
-        secret.and_then(|secret| secret.token_hash.as_ref()) == Some(&self.request.token_hash)
-    }
-
-    /// Stops putting back what was put back too often. `field` is what somebody changed, if it was ours.
-    fn refuse_a_fight(&self, field: Option<&str>, content: Option<&SecretContent>) -> Result<(), Stop> {
+    /// Fails if the operator repaired the Secret too often. `field` is what another client changed, if it is ours.
+    fn check_repair_budget(
+        &self,
+        request: &ValidRequest,
+        field: Option<&str>,
+        content: Option<&SecretContent>,
+    ) -> Result<(), KubeError> {
         let Some(field) = field else { return Ok(()) };
-        let recent = |at: &&Timestamp| self.now.duration_since(**at) < REPAIR_WINDOW;
-        let count = self.memory.repairs.iter().filter(recent).count();
+        let is_recent = |at: &&Timestamp| self.now.duration_since(**at) < REPAIR_WINDOW;
+        let count = self.state.repairs.iter().filter(is_recent).count();
         if count < MAX_REPAIRS {
             return Ok(());
         }
-        Err(Stop::Fault(KubeError::Contested {
-            name: self.request.target.name.clone(),
+        Err(KubeError::Contested {
+            name: request.target.name.clone(),
             field: field.to_owned(),
-            manager: content.and_then(last_manager).unwrap_or("somebody").to_owned(),
+            manager: content
+                .and_then(last_field_manager)
+                .unwrap_or("another client")
+                .to_owned(),
             count,
-        }))
+        })
+    }
+}
+
+impl Issuer<'_> {
+    /// Reads the Secret, checks that it may be written, and compares it with what the operator writes.
+    ///
+    /// # Errors
+    /// The Secret belongs to another client, the API server did not give it, or the stored token cannot be rendered.
+    pub async fn read(
+        &self,
+        request: &ValidRequest,
+        history: History<'_>,
+    ) -> Result<Observation, IssueError> {
+        let target = target_key(request);
+        let content = read_secret(self.client, target.namespace(), target.name()).await?;
+        self.cache.caught_up(&request_key(request), &request.uid);
+        let Some(content) = content else {
+            self.secrets.forget(&target);
+            return Ok(Observation::Read(None));
+        };
+        let expectations = Expectations {
+            wrote_token: history.is_own_token(request),
+            audience: history
+                .status
+                .token
+                .as_ref()
+                .and_then(|token| token.audience.as_deref()),
+            adopts: self.secrets.check_ownership(request, &content)?,
+        };
+        let read = ReadSecret::compare(content, request, &expectations, history.now)?;
+        Ok(Observation::Read(Some(Box::new(read))))
     }
 
-    /// Removes the Secret of the name that the target had before, if it is still ours.
-    pub(crate) async fn remove_renamed(&mut self) -> Result<(), Stop> {
-        let old = self
-            .previous
-            .secret
+    /// Writes the stored token again: the template changed, or another client changed what is ours.
+    ///
+    /// # Errors
+    /// The Secret cannot be changed, or is changed back and forth; or the API server rejected the write or did not answer.
+    pub async fn repair(
+        &self,
+        request: &ValidRequest,
+        observation: Observation,
+        history: History<'_>,
+    ) -> Result<Issued, IssueError> {
+        // The planner repairs only what was read and holds a token.
+        let Some((content, token)) = observation.into_stored() else {
+            return Err(IssueError::Gone);
+        };
+        write::ensure_mutable(request, &content)?;
+        let rendered = render(request, &token)?;
+        let drift = rendered.drift(&content).unwrap_or_else(|| "type".to_owned());
+        let repaired = history.is_own_rendering(request).then_some(drift);
+        history.check_repair_budget(request, repaired.as_deref(), Some(&content))?;
+        let written = self
+            .secrets
+            .write(request, &rendered, Precondition::Read(Box::new(content)))
+            .await?;
+        let secret = self.record_write(request, written, history.state.issued_at, repaired.is_some())?;
+        Ok(Issued {
+            secret,
+            token,
+            issued_at: history.state.issued_at,
+            repeats_until: None,
+            grant: None,
+        })
+    }
+
+    /// Gets a new token and writes it. `remaining` is the remaining lifetime of the current token, if there is one. The permit is released
+    /// while Google answers.
+    ///
+    /// # Errors
+    /// Google or the API server rejected a call or did not answer; the grant, the request or its claim on the Secret is gone.
+    pub(crate) async fn issue(
+        &self,
+        request: &ValidRequest,
+        observation: Observation,
+        history: History<'_>,
+        cause: IssueCause,
+        remaining: Option<SignedDuration>,
+        permit: &mut Permit,
+    ) -> Result<Issued, IssueError> {
+        let content = observation.read().map(|read| &read.content);
+        if let Some(content) = content {
+            write::ensure_mutable(request, content)?;
+        }
+        let repairs = matches!(
+            cause,
+            IssueCause::Damaged | IssueCause::Changed | IssueCause::Missing
+        ) && history.is_own_token(request);
+        let field = format!("data[{}]", request.target.key);
+        history.check_repair_budget(request, repairs.then_some(field.as_str()), content)?;
+        if history.was_rejected_by_kubernetes() {
+            Box::pin(self.dry_run(request, &observation, history.now)).await?;
+        }
+        let remaining = remaining.and_then(|remaining| remaining.try_into().ok());
+        let previous = previous_token(request, &observation, history.status);
+        let minted = permit
+            .released_while(Box::pin(mint::mint(self, request, previous, remaining)))
+            .await;
+        let repeats = minted
             .as_ref()
-            .filter(|old| old.name != self.request.target.name);
-        let Some(old) = old.filter(|_| self.report.held.is_some()) else {
+            .is_ok_and(|minted| is_unchanged(request, &observation, cause, &minted.token));
+        self.count(request, &minted, repeats);
+        let VerifiedToken { token, account } = minted?;
+        let issued_at = self.clock.now();
+        Box::pin(self.report_clock_skew(request, &token)).await;
+        // The grant, the request itself or its claim on the Secret may have gone while Google answered.
+        let grant = self
+            .grants
+            .authorize_account(request, Some(&account), self.clock.now())?;
+        self.ensure_sole_claimant(request)?;
+        if repeats {
+            return self.record_unchanged(request, observation, token, grant);
+        }
+        let rendered = render(request, &token)?;
+        let precondition = observation.into_precondition();
+        let written = Box::pin(self.secrets.write(request, &rendered, precondition)).await?;
+        let secret = self.record_write(request, written, Some(issued_at), repairs)?;
+        Ok(Issued {
+            secret,
+            token,
+            issued_at: Some(issued_at),
+            repeats_until: None,
+            grant,
+        })
+    }
+
+    /// Deletes the Secret of the name that the target had before, if it is still ours.
+    ///
+    /// # Errors
+    /// The Secret changed meanwhile, or the API server rejected the call or did not answer.
+    pub async fn delete_renamed(
+        &self,
+        request: &ValidRequest,
+        status: &IdTokenRequestStatus,
+    ) -> Result<(), KubeError> {
+        let old = status.secret.as_ref();
+        let Some(old) = old.filter(|old| old.name != request.target.name) else {
             return Ok(());
         };
-        let secret = self
-            .ctx
-            .index
-            .secret(&ObjectKey::new(&self.request.namespace, &old.name));
-        let Some(secret) =
-            secret.filter(|secret| secret.request_uid.as_ref() == Some(&self.request.uid) && !secret.adopted)
-        else {
+        let secret = self.cache.secret(&ObjectKey::new(&request.namespace, &old.name));
+        let own =
+            secret.filter(|secret| secret.request_uid.as_ref() == Some(&request.uid) && !secret.adopted);
+        match own {
+            Some(secret) => self.secrets.delete(&request.namespace, &old.name, &secret).await,
+            None => Ok(()),
+        }
+    }
+
+    fn count(&self, request: &ValidRequest, minted: &Result<VerifiedToken, MintError>, repeats: bool) {
+        let result = match minted {
+            Ok(_) if repeats => reason::UNCHANGED,
+            Ok(_) => reason::ISSUED,
+            // No attempt was made.
+            Err(error) if error.postponed().is_some() => return,
+            Err(error) => error.reason(),
+        };
+        self.metrics.count_mint(request.token.source.name(), result);
+    }
+
+    /// Tries the write with a token that proves nothing and without an effect, so that a lasting rejection costs no token for each attempt.
+    async fn dry_run(
+        &self,
+        request: &ValidRequest,
+        observation: &Observation,
+        now: Timestamp,
+    ) -> Result<(), IssueError> {
+        let Some(token) = mint::dry_run_token(request, now) else {
             return Ok(());
         };
-        self.report.keep_secret_name = true;
-        apply::delete(self.ctx, &self.request.namespace, &old.name, &secret).await?;
-        self.report.keep_secret_name = false;
-        Ok(())
+        let rendered = render(request, &token)?;
+        Ok(self.secrets.dry_run(request, &rendered, observation).await?)
+    }
+
+    /// Ensures that the request still exists and that no other request has its Secret.
+    fn ensure_sole_claimant(&self, request: &ValidRequest) -> Result<(), IssueError> {
+        if !self.cache.is_current(&request_key(request), &request.uid) {
+            return Err(IssueError::Gone);
+        }
+        match self.cache.rival(&target_key(request), &request.uid) {
+            Some(winner) => Err(IssueError::target_conflict(request, winner.request.name())),
+            None => Ok(()),
+        }
+    }
+
+    /// Remembers what was written, until the watch shows it.
+    fn record_write(
+        &self,
+        request: &ValidRequest,
+        written: Option<SecretSummary>,
+        issued_at: Option<Timestamp>,
+        is_repair: bool,
+    ) -> Result<SecretSummary, IssueError> {
+        let written = written.ok_or(IssueError::Gone)?;
+        let now = self.clock.now();
+        self.cache.remember(&request_key(request), &request.uid, |state| {
+            state.written = Some(WrittenHashes::new(&request.token_hash, &request.render_hash));
+            state.handled_renew.clone_from(&request.renew_request);
+            state.issued_at = issued_at;
+            state.repairs.retain(|at| now.duration_since(*at) < REPAIR_WINDOW);
+            state.repairs.extend(is_repair.then_some(now));
+        });
+        Ok(written)
+    }
+
+    /// The same token again is no renewal: the Secret stays, and the source is polled again when it may return another token.
+    fn record_unchanged(
+        &self,
+        request: &ValidRequest,
+        observation: Observation,
+        token: IdToken,
+        grant: Option<GrantRef>,
+    ) -> Result<Issued, IssueError> {
+        let (expires, now) = (token.claims().exp, self.clock.now());
+        let repeats_until = next_poll(expires, now, &request.uid);
+        self.cache.remember(&request_key(request), &request.uid, |state| {
+            state.unchanged = Some((expires, repeats_until));
+            state.handled_renew.clone_from(&request.renew_request);
+        });
+        Ok(Issued {
+            // A token is unchanged only beside the Secret that holds it.
+            secret: observation.secret().cloned().ok_or(IssueError::Gone)?,
+            token,
+            issued_at: Some(now),
+            repeats_until: Some(repeats_until),
+            grant,
+        })
     }
 }
 
-/// The token that status shows, which pins the account's unique ID.
-fn before(previous: &IdTokenRequestStatus, same_spec: bool) -> Option<mint::PreviousToken<'_>> {
-    let token = previous.token.as_ref()?;
-    Some(mint::PreviousToken { token, same_spec })
+/// The key of the request.
+pub fn request_key(request: &ValidRequest) -> ObjectKey {
+    ObjectKey::new(&request.namespace, &request.name)
 }
 
-/// The token that we wrote, under its key or, where the key was changed or spoilt, under another.
-fn stored_token(content: &SecretContent, key: &str) -> Option<IdToken> {
-    let written = content.summary.digest.as_deref()?;
-    let keys = std::iter::once(key).chain(
-        content
-            .data
-            .keys()
-            .map(String::as_str)
-            .filter(|other| *other != key),
-    );
-    keys.filter_map(|key| content.token(key))
-        .find(|token| token.fingerprint() == written)
+/// The key of its Secret.
+pub fn target_key(request: &ValidRequest) -> ObjectKey {
+    ObjectKey::new(&request.namespace, &request.target.name)
 }
 
-fn last_manager(content: &SecretContent) -> Option<&str> {
+/// The token in the status, which pins the account's unique ID.
+fn previous_token<'a>(
+    request: &ValidRequest,
+    observation: &Observation,
+    status: &'a IdTokenRequestStatus,
+) -> Option<PreviousToken<'a>> {
+    let secret = observation.secret();
+    Some(PreviousToken {
+        token: status.token.as_ref()?,
+        same_spec: secret.and_then(|secret| secret.token_hash.as_ref()) == Some(&request.token_hash),
+    })
+}
+
+/// Whether the metadata server returned the very token that the Secret holds, and nothing else has to be written. Other sources return a new
+/// token each time, even if two of the same second are equal.
+fn is_unchanged(
+    request: &ValidRequest,
+    observation: &Observation,
+    cause: IssueCause,
+    token: &IdToken,
+) -> bool {
+    let secret = observation.secret().filter(|secret| {
+        secret.render_hash.as_ref() == Some(&request.render_hash)
+            && secret.request_uid.as_ref() == Some(&request.uid)
+    });
+    matches!(request.token.source, TokenSource::MetadataServer { .. })
+        && matches!(cause, IssueCause::Due | IssueCause::Requested)
+        && matches!(observation.integrity(), None | Some(Integrity::Intact))
+        && secret.and_then(|secret| secret.digest.as_ref()) == Some(&token.fingerprint())
+}
+
+/// The field manager other than ours that changed the Secret last.
+fn last_field_manager(content: &SecretContent) -> Option<&str> {
     let entries = content.meta.managed_fields.iter().flatten();
     let others = entries.filter(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER));
     others

@@ -12,11 +12,11 @@ use zeroize::Zeroizing;
 
 use crate::api::v1alpha1::CreationPolicy;
 use crate::api::{GROUP, LABEL_MANAGED_BY, MANAGED_BY, annotations, conditions::reason};
-use crate::controller::reconcile::plan::renewal;
 use crate::kubernetes::secret::SecretContent;
 use crate::request::ValidRequest;
 use crate::request::fingerprint as hash;
 use crate::request::template::{MAX_TOTAL, TemplateError, Values};
+use crate::schedule::renewal::renewal;
 use crate::token::IdToken;
 
 /// Why nothing can be rendered. Never holds a substituted value.
@@ -157,7 +157,7 @@ pub fn render(request: &ValidRequest, token: &IdToken) -> Result<Rendered, Rende
     labels.insert(LABEL_MANAGED_BY.into(), MANAGED_BY.into());
     let mut notes = target.annotations.clone();
     let owned = owned_fields(&data, &labels, &notes);
-    let renews = renewal(request, claims.iat, claims.exp).at;
+    let renews = renewal(claims.iat, claims.exp, request.renew_before, &request.uid).at;
     for (key, value) in [
         (annotations::REQUEST, request.name.clone()),
         (annotations::REQUEST_UID, request.uid.clone()),

@@ -1,168 +1,328 @@
-//! Writes the Secret: a POST first, later a patch with uid and resourceVersion, never forced. Whose a Secret is decides each write.
+//! Writes the Secret: first a POST, later a patch with uid and resourceVersion, never forced. Each write checks whose the Secret is.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::Resource;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request as ApiRequest;
 use kube::core::Status;
 use kube::core::request::Error as BuildError;
+use kube::{Client, Resource};
 use serde::Serialize;
+use tokio::time::Instant;
 
-use crate::api::{FIELD_MANAGER, conditions::reason};
-use crate::controller::Context;
-use crate::controller::cache::{ObjectKey, SecretSummary};
-use crate::controller::issue::render::{Rendered, is_request};
-use crate::controller::reconcile::plan::{Ownership, ownership};
+use super::observation::Observation;
+use super::ownership::{Ownership, ownership};
+use super::render::{Rendered, is_request};
+use super::{request_key, target_key};
+use crate::api::{FIELD_MANAGER, ObjectKey, annotations, conditions::reason};
+use crate::controller::cache::Cache;
+use crate::controller::watch::foreign_secrets::ForeignSecrets;
 use crate::kubernetes::error::{KubeError, code};
 use crate::kubernetes::partial_metadata::for_metadata;
 use crate::kubernetes::secret::{SecretContent, read_secret};
+use crate::kubernetes::secret_summary::SecretSummary;
 use crate::request::ValidRequest;
 
-/// Tries against others that write the same Secret at the same moment.
-const TRIES: u32 = 4;
-/// How long a missing right is taken for one that the API server has yet to learn of.
-const FORBIDDEN_FOR: Duration = Duration::from_secs(5);
+/// Attempts if another client changes the Secret at the same time.
+const MAX_CONFLICTS: u32 = 4;
+/// How long a missing right is retried: an API server that has just started rejects every call until it has read its RBAC rules.
+const RBAC_WARMUP: Duration = Duration::from_secs(5);
 
-/// What the Secret was before the write.
+/// What a write relies on.
 #[derive(Debug)]
 pub enum Precondition {
-    /// The cache knows none.
+    /// The cache knows no Secret.
     Unknown,
-    /// It is as we left it.
+    /// The Secret is as the operator left it.
     Untouched(Box<SecretSummary>),
-    /// It was read.
+    /// The Secret was read.
     Read(Box<SecretContent>),
 }
 
-/// Writes `rendered`. Returns the Secret as written; none where the request was deleted meanwhile and nothing was written.
-///
-/// # Errors
-/// The Secret is somebody else's or immutable, or the API server refused or did not answer.
-pub async fn write(
-    ctx: &Arc<Context>,
-    request: &ValidRequest,
-    rendered: &Rendered,
-    before: Precondition,
-) -> Result<Option<SecretSummary>, KubeError> {
-    let key = ObjectKey::new(&request.namespace, &request.name);
-    let target = ObjectKey::new(&request.namespace, &request.target.name);
-    let mut before = before;
-    let mut pause = Duration::from_millis(250);
-    let mut forbidden = None;
-    let mut changes = 0;
-    while changes < TRIES {
-        if !ctx.index.is_current(&key, &request.uid) || ctx.index.is_ending(target.namespace()) {
-            return Ok(None);
-        }
-        match attempt(ctx, request, rendered, before).await {
-            Ok(Some(meta)) => {
-                ctx.index.secret_written(target, &meta);
-                return Ok(Some(meta));
+/// Writes Secrets. Borrows what it needs.
+#[derive(Clone, Copy)]
+pub struct SecretWriter<'a> {
+    /// Client of the Kubernetes API.
+    pub client: &'a Client,
+    /// What is known of requests and Secrets.
+    pub cache: &'a Cache,
+    /// Secrets of other clients that block a request.
+    pub foreign_secrets: &'a ForeignSecrets,
+}
+
+impl SecretWriter<'_> {
+    /// Writes `rendered`. Returns the Secret as written; none if the request was deleted meanwhile and nothing was written.
+    ///
+    /// # Errors
+    /// The Secret belongs to another client or is immutable, or the API server rejected the write or did not answer.
+    pub async fn write(
+        &self,
+        request: &ValidRequest,
+        rendered: &Rendered,
+        precondition: Precondition,
+    ) -> Result<Option<SecretSummary>, KubeError> {
+        let (key, target) = (request_key(request), target_key(request));
+        let mut precondition = precondition;
+        let mut pause = Duration::from_millis(250);
+        let mut forbidden = None;
+        let mut conflicts = 0;
+        while conflicts < MAX_CONFLICTS {
+            if !self.cache.is_current(&key, &request.uid) || self.cache.is_ending(target.namespace()) {
+                return Ok(None);
             }
-            Ok(None) => changes += 1,
-            // The token is in hand: it waits for the API server rather than be minted again. The reconcile's own timeout ends this.
-            Err(fault) if may_pass(&fault, &mut forbidden) => wait(&mut pause).await,
-            Err(fault) => return Err(fault),
-        }
-        // What is there now decides, also where an unanswered write may have been done.
-        before = loop {
-            match read_secret(&ctx.client, target.namespace(), target.name()).await {
-                Ok(Some(content)) => break Precondition::Read(Box::new(content)),
-                Ok(None) => {
-                    ctx.index.secret_missing(&target);
-                    break Precondition::Unknown;
+            match self.write_once(request, rendered, precondition).await {
+                Ok(Some(written)) => {
+                    self.cache.secret_written(target, &written);
+                    return Ok(Some(written));
                 }
-                Err(fault) if may_pass(&fault, &mut forbidden) => wait(&mut pause).await,
-                Err(fault) => return Err(fault),
+                Ok(None) => conflicts += 1,
+                // The token waits for the API server rather than be issued again. The timeout of the reconcile bounds this.
+                Err(error) if is_retryable(&error, &mut forbidden) => back_off(&mut pause).await,
+                Err(error) => return Err(error),
             }
-        };
-    }
-    Err(KubeError::Unavailable {
-        verb: "patch",
-        resource: "secrets",
-        namespace: target.namespace().to_owned(),
-        problem: format!("Secret {} changed during each of {TRIES} tries", target.name()),
-    })
-}
-
-/// Whether a token in hand waits. An API server that has just started refuses everything until it has read its RBAC rules.
-/// `forbidden` is when it first did.
-fn may_pass(fault: &KubeError, forbidden: &mut Option<Instant>) -> bool {
-    match fault {
-        KubeError::Unavailable { .. } => true,
-        KubeError::Forbidden { .. } => forbidden.get_or_insert_with(Instant::now).elapsed() < FORBIDDEN_FOR,
-        _ => false,
-    }
-}
-
-async fn wait(pause: &mut Duration) {
-    tokio::time::sleep(*pause).await;
-    *pause = (*pause * 2).min(Duration::from_secs(4));
-}
-
-async fn attempt(
-    ctx: &Context,
-    request: &ValidRequest,
-    rendered: &Rendered,
-    before: Precondition,
-) -> Result<Option<SecretSummary>, KubeError> {
-    match before {
-        Precondition::Unknown => create(ctx, request, rendered, false).await,
-        Precondition::Untouched(meta) => {
-            let body = rendered.renew(&meta.uid, &meta.resource_version);
-            patch(ctx, request, body, false).await
+            // What is there now decides, since a write without an answer may have happened.
+            precondition = loop {
+                match read_secret(self.client, target.namespace(), target.name()).await {
+                    Ok(Some(content)) => break Precondition::Read(Box::new(content)),
+                    Ok(None) => {
+                        self.cache.secret_missing(&target);
+                        break Precondition::Unknown;
+                    }
+                    Err(error) if is_retryable(&error, &mut forbidden) => back_off(&mut pause).await,
+                    Err(error) => return Err(error),
+                }
+            };
         }
-        Precondition::Read(content) => replace(ctx, request, rendered, *content).await,
+        Err(KubeError::Unavailable {
+            verb: "patch",
+            resource: "secrets",
+            namespace: target.namespace().to_owned(),
+            problem: format!(
+                "Secret {} changed during each of {MAX_CONFLICTS} attempts",
+                target.name()
+            ),
+        })
     }
-}
 
-/// Whose `content` is, as a fault where it is not ours to write.
-///
-/// # Errors
-/// [`KubeError::SecretConflict`].
-pub fn claim(ctx: &Context, request: &ValidRequest, content: &SecretContent) -> Result<bool, KubeError> {
-    let target = ObjectKey::new(&request.namespace, &request.target.name);
-    let foreign = |owner: &&OwnerReference| owner.controller == Some(true) && !is_request(owner);
-    let controller = content.meta.owner_references.iter().flatten().find(foreign);
-    let controller = controller.map(|owner| format!("{} {}", owner.kind, owner.name));
-    // A named request that still wants this Secret comes after ours: our own rivals were ruled out before.
-    let outranked = |name: &str| {
-        ctx.index
-            .wants(&ObjectKey::new(&request.namespace, name), &target)
-    };
-    let adopt = content.annotation(crate::api::annotations::ADOPT);
-    let adopted = match ownership(request, &content.summary, adopt, controller.as_deref(), outranked) {
-        Ownership::Ours => false,
-        Ownership::Adopted => true,
-        Ownership::Foreign { why } => {
+    async fn write_once(
+        &self,
+        request: &ValidRequest,
+        rendered: &Rendered,
+        precondition: Precondition,
+    ) -> Result<Option<SecretSummary>, KubeError> {
+        match precondition {
+            Precondition::Unknown => self.create(request, rendered, false).await,
+            Precondition::Untouched(secret) => {
+                let body = rendered.renew(&secret.uid, &secret.resource_version);
+                self.patch(request, body, false).await
+            }
+            Precondition::Read(content) => self.replace(request, rendered, *content).await,
+        }
+    }
+
+    /// The Secret does not exist.
+    pub fn forget(&self, target: &ObjectKey) {
+        self.cache.secret_missing(target);
+        self.foreign_secrets.remove(target);
+    }
+
+    /// Whether the Secret is being adopted, if it is ours to write.
+    ///
+    /// # Errors
+    /// [`KubeError::SecretConflict`] if it is not ours.
+    pub fn check_ownership(
+        &self,
+        request: &ValidRequest,
+        content: &SecretContent,
+    ) -> Result<bool, KubeError> {
+        let target = target_key(request);
+        let conflict = |target: ObjectKey, why: String| {
             let name = target.name().to_owned();
-            ctx.obstacles.add(target, &content.summary.resource_version);
-            return Err(KubeError::SecretConflict { name, why });
+            self.foreign_secrets
+                .add(target, &content.summary.resource_version);
+            Err(KubeError::SecretConflict { name, why })
+        };
+        let is_foreign = |owner: &&OwnerReference| owner.controller == Some(true) && !is_request(owner);
+        let controller = content.meta.owner_references.iter().flatten().find(is_foreign);
+        let controller = controller.map(|owner| format!("{} {}", owner.kind, owner.name));
+        // The planner has ruled out that another request comes before ours. So one that still claims this Secret comes after ours.
+        let is_lower_claimant = |name: &str| {
+            self.cache
+                .wants(&ObjectKey::new(&request.namespace, name), &target)
+        };
+        let adopt = content.annotation(annotations::ADOPT);
+        let adopts = match ownership(
+            request,
+            &content.summary,
+            adopt,
+            controller.as_deref(),
+            is_lower_claimant,
+        ) {
+            Ownership::Ours => false,
+            Ownership::Adopted => true,
+            Ownership::Foreign { why } => return conflict(target, why),
+        };
+        if (adopts || content.summary.adopted) && content.type_ != request.target.type_ {
+            let why = format!(
+                "has type {}, which Kubernetes does not let change, and the operator does not delete an adopted Secret: \
+                 set spec.target.template.type to it, or delete the Secret",
+                content.type_
+            );
+            return conflict(target, why);
         }
-    };
-    if (adopted || content.summary.adopted) && content.type_ != request.target.type_ {
-        let why = format!(
-            "has type {}, which Kubernetes does not let change, and the operator does not delete an adopted Secret: \
-             set spec.target.template.type to it, or delete the Secret",
-            content.type_
-        );
-        let name = target.name().to_owned();
-        ctx.obstacles.add(target, &content.summary.resource_version);
-        return Err(KubeError::SecretConflict { name, why });
+        self.foreign_secrets.remove(&target);
+        Ok(adopts)
     }
-    ctx.obstacles.remove(&target);
-    Ok(adopted)
+
+    /// Has the API server try the write of `rendered` without an effect: quotas and admission policies answer as they would.
+    ///
+    /// # Errors
+    /// The API server would reject the write, or did not answer.
+    pub async fn dry_run(
+        &self,
+        request: &ValidRequest,
+        rendered: &Rendered,
+        observation: &Observation,
+    ) -> Result<(), KubeError> {
+        let content = observation.read().map(|read| &read.content);
+        let tried = match (content, observation.secret()) {
+            // A Secret of another type is deleted first. While it is there, its successor cannot be created.
+            (Some(content), _) if content.type_ != rendered.type_() => return Ok(()),
+            (Some(content), _) => {
+                let adopts = self.check_ownership(request, content)?;
+                self.patch(request, rendered.replace(content, adopts), true).await
+            }
+            (None, Some(secret)) => {
+                let body = rendered.renew(&secret.uid, &secret.resource_version);
+                self.patch(request, body, true).await
+            }
+            (None, None) => self.create(request, rendered, true).await,
+        };
+        match tried {
+            // The API server does not call a webhook with side effects: only the write itself can show its answer.
+            Err(KubeError::Refused {
+                code: 400, message, ..
+            }) if message.contains("does not support dry run") => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    async fn create(
+        &self,
+        request: &ValidRequest,
+        rendered: &Rendered,
+        dry_run: bool,
+    ) -> Result<Option<SecretSummary>, KubeError> {
+        let params = PostParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            dry_run,
+        };
+        let body = rendered.create(&request.namespace, &request.target.name);
+        let call = serde_json::to_vec(&body)
+            .map_err(BuildError::SerializeBody)
+            .and_then(|body| secrets(&request.namespace).create(&params, body));
+        self.send("create", request, call, |code| code == 409).await
+    }
+
+    async fn patch(
+        &self,
+        request: &ValidRequest,
+        body: impl Serialize,
+        dry_run: bool,
+    ) -> Result<Option<SecretSummary>, KubeError> {
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            dry_run,
+            ..PatchParams::default()
+        };
+        let call = secrets(&request.namespace).patch(&request.target.name, &params, &Patch::Merge(body));
+        self.send("patch", request, call, |code| matches!(code, 404 | 409))
+            .await
+    }
+
+    async fn replace(
+        &self,
+        request: &ValidRequest,
+        rendered: &Rendered,
+        content: SecretContent,
+    ) -> Result<Option<SecretSummary>, KubeError> {
+        let adopts = self.check_ownership(request, &content)?;
+        ensure_mutable(request, &content)?;
+        if content.type_ == rendered.type_() {
+            return self
+                .patch(request, rendered.replace(&content, adopts), false)
+                .await;
+        }
+        self.delete(&request.namespace, &request.target.name, &content.summary)
+            .await?;
+        self.create(request, rendered, false).await
+    }
+
+    /// Deletes a Secret exactly as it was seen.
+    ///
+    /// # Errors
+    /// The Secret changed meanwhile, or the API server rejected the call or did not answer.
+    pub async fn delete(&self, namespace: &str, name: &str, seen: &SecretSummary) -> Result<(), KubeError> {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(seen.uid.clone()),
+                resource_version: Some(seen.resource_version.clone()),
+            }),
+            ..DeleteParams::default()
+        };
+        let failed = |error: &kube::Error| KubeError::new("delete", "secrets", namespace, error);
+        let call = secrets(namespace)
+            .delete(name, &params)
+            .map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
+        match self.client.request_text(call).await {
+            Ok(_) => {}
+            Err(error) if code(&error) == Some(404) => {}
+            Err(error) => return Err(failed(&error)),
+        }
+        self.cache.secret_missing(&ObjectKey::new(namespace, name));
+        Ok(())
+    }
+
+    /// Returns none if the Secret is not what the write relied on, which `is_conflict` tells by the HTTP status.
+    async fn send(
+        &self,
+        verb: &'static str,
+        request: &ValidRequest,
+        call: Result<http::Request<Vec<u8>>, BuildError>,
+        is_conflict: impl Fn(u16) -> bool,
+    ) -> Result<Option<SecretSummary>, KubeError> {
+        let namespace = &request.namespace;
+        let failed = |error: &kube::Error| KubeError::new(verb, "secrets", namespace, error);
+        let mut call = call.map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
+        for_metadata(&mut call);
+        match self.client.request_text(call).await {
+            Ok(json) => SecretContent::summary(namespace, verb, json).map(Some),
+            Err(error) if code(&error).is_some_and(&is_conflict) => Ok(None),
+            Err(kube::Error::Api(status)) if is_namespace_terminating(&status) => {
+                self.cache.namespace_refused(namespace);
+                Ok(None)
+            }
+            Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains("immutable") => {
+                tracing::debug!(
+                    reason = reason::SECRET_IMMUTABLE,
+                    "the API server rejected a change of the Secret"
+                );
+                Err(KubeError::SecretImmutable {
+                    name: request.target.name.clone(),
+                })
+            }
+            Err(error) => Err(failed(&error)),
+        }
+    }
 }
 
-/// Makes sure that the Secret can be changed at all.
+/// Ensures that the Secret can be changed at all.
 ///
 /// # Errors
 /// [`KubeError::SecretImmutable`].
-pub fn changeable(request: &ValidRequest, content: &SecretContent) -> Result<(), KubeError> {
+pub fn ensure_mutable(request: &ValidRequest, content: &SecretContent) -> Result<(), KubeError> {
     match content.immutable {
         true => Err(KubeError::SecretImmutable {
             name: request.target.name.clone(),
@@ -171,155 +331,27 @@ pub fn changeable(request: &ValidRequest, content: &SecretContent) -> Result<(),
     }
 }
 
-/// Has the API server try the write of `rendered` without an effect: quotas and admission policies answer as they would.
-///
-/// # Errors
-/// The API server would refuse the write, or did not answer.
-pub async fn rehearse(
-    ctx: &Context,
-    request: &ValidRequest,
-    rendered: &Rendered,
-    content: Option<&SecretContent>,
-    secret: Option<&SecretSummary>,
-) -> Result<(), KubeError> {
-    let tried = match (content, secret) {
-        // One that is to be deleted first is in its successor's way.
-        (Some(content), _) if content.type_ != rendered.type_() => return Ok(()),
-        (Some(content), _) => {
-            let adopted = claim(ctx, request, content)?;
-            patch(ctx, request, rendered.replace(content, adopted), true).await
-        }
-        (None, Some(meta)) => {
-            let body = rendered.renew(&meta.uid, &meta.resource_version);
-            patch(ctx, request, body, true).await
-        }
-        (None, None) => create(ctx, request, rendered, true).await,
-    };
-    match tried {
-        // A webhook with side effects is not asked: only the write itself can tell.
-        Err(KubeError::Refused {
-            code: 400, message, ..
-        }) if message.contains("does not support dry run") => Ok(()),
-        other => other.map(drop),
+/// Whether a write is repeated with the same token. `forbidden` is when a right was missing first.
+fn is_retryable(error: &KubeError, forbidden: &mut Option<Instant>) -> bool {
+    match error {
+        KubeError::Unavailable { .. } => true,
+        KubeError::Forbidden { .. } => forbidden.get_or_insert_with(Instant::now).elapsed() < RBAC_WARMUP,
+        _ => false,
     }
 }
 
-async fn create(
-    ctx: &Context,
-    request: &ValidRequest,
-    rendered: &Rendered,
-    dry_run: bool,
-) -> Result<Option<SecretSummary>, KubeError> {
-    let params = PostParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        dry_run,
-    };
-    let body = rendered.create(&request.namespace, &request.target.name);
-    let call = serde_json::to_vec(&body)
-        .map_err(BuildError::SerializeBody)
-        .and_then(|body| secrets(&request.namespace).create(&params, body));
-    send(ctx, "create", request, call, |code| code == 409).await
-}
-
-async fn patch(
-    ctx: &Context,
-    request: &ValidRequest,
-    body: impl Serialize,
-    dry_run: bool,
-) -> Result<Option<SecretSummary>, KubeError> {
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        dry_run,
-        ..PatchParams::default()
-    };
-    let call = secrets(&request.namespace).patch(&request.target.name, &params, &Patch::Merge(body));
-    send(ctx, "patch", request, call, |code| matches!(code, 404 | 409)).await
-}
-
-async fn replace(
-    ctx: &Context,
-    request: &ValidRequest,
-    rendered: &Rendered,
-    content: SecretContent,
-) -> Result<Option<SecretSummary>, KubeError> {
-    let adopted = claim(ctx, request, &content)?;
-    changeable(request, &content)?;
-    if content.type_ == rendered.type_() {
-        return patch(ctx, request, rendered.replace(&content, adopted), false).await;
-    }
-    delete(ctx, &request.namespace, &request.target.name, &content.summary).await?;
-    create(ctx, request, rendered, false).await
-}
-
-/// Deletes a Secret exactly as it was seen.
-///
-/// # Errors
-/// It changed meanwhile, or the API server refused or did not answer.
-pub async fn delete(
-    ctx: &Context,
-    namespace: &str,
-    name: &str,
-    seen: &SecretSummary,
-) -> Result<(), KubeError> {
-    let params = DeleteParams {
-        preconditions: Some(Preconditions {
-            uid: Some(seen.uid.clone()),
-            resource_version: Some(seen.resource_version.clone()),
-        }),
-        ..DeleteParams::default()
-    };
-    let fault = |error: &kube::Error| KubeError::new("delete", "secrets", namespace, error);
-    let call = secrets(namespace)
-        .delete(name, &params)
-        .map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
-    match ctx.client.request_text(call).await {
-        Ok(_) => {}
-        Err(error) if code(&error) == Some(404) => {}
-        Err(error) => return Err(fault(&error)),
-    }
-    ctx.index.secret_missing(&ObjectKey::new(namespace, name));
-    Ok(())
+async fn back_off(pause: &mut Duration) {
+    tokio::time::sleep(*pause).await;
+    *pause = (*pause * 2).min(Duration::from_secs(4));
 }
 
 fn secrets(namespace: &str) -> ApiRequest {
     ApiRequest::new(Secret::url_path(&(), Some(namespace)))
 }
 
-/// None where the Secret is not what it was thought to be, which `changed` tells by the HTTP status.
-async fn send(
-    ctx: &Context,
-    verb: &'static str,
-    request: &ValidRequest,
-    call: Result<http::Request<Vec<u8>>, BuildError>,
-    changed: impl Fn(u16) -> bool,
-) -> Result<Option<SecretSummary>, KubeError> {
-    let namespace = &request.namespace;
-    let fault = |error: &kube::Error| KubeError::new(verb, "secrets", namespace, error);
-    let mut call = call.map_err(|error| fault(&kube::Error::BuildRequest(error)))?;
-    for_metadata(&mut call);
-    match ctx.client.request_text(call).await {
-        Ok(json) => SecretContent::summary(namespace, verb, json).map(Some),
-        Err(error) if code(&error).is_some_and(&changed) => Ok(None),
-        Err(kube::Error::Api(status)) if namespace_ends(&status) => {
-            ctx.index.namespace_refused(namespace);
-            Ok(None)
-        }
-        Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains("immutable") => {
-            tracing::debug!(
-                reason = reason::SECRET_IMMUTABLE,
-                "the API server refused a change of the Secret"
-            );
-            Err(KubeError::SecretImmutable {
-                name: request.target.name.clone(),
-            })
-        }
-        Err(error) => Err(fault(&error)),
-    }
-}
-
-/// Whether a write was refused because its namespace is being deleted
+/// Whether a write was rejected because its namespace is being deleted
 /// (<https://github.com/kubernetes/kubernetes/blob/v1.37.2/staging/src/k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle/admission.go>).
-fn namespace_ends(status: &Status) -> bool {
+fn is_namespace_terminating(status: &Status) -> bool {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     status.code == 403
         && causes

@@ -13,7 +13,7 @@ pub(crate) struct Permit {
 
 impl Permit {
     /// One that is free; none where all are taken.
-    pub(crate) fn free(turns: &Arc<Semaphore>) -> Option<Self> {
+    pub(crate) fn try_acquire(turns: &Arc<Semaphore>) -> Option<Self> {
         let taken = Arc::clone(turns).try_acquire_owned().ok()?;
         Some(Self {
             turns: Arc::clone(turns),
@@ -30,13 +30,13 @@ impl Permit {
     }
 
     /// Does `work` with a turn.
-    pub(crate) async fn within<T>(&mut self, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn holding<T>(&mut self, work: impl Future<Output = T>) -> T {
         self.take().await;
         work.await
     }
 
     /// Does `work` without a turn, and waits for one after it.
-    pub(crate) async fn aside<T>(&mut self, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn released_while<T>(&mut self, work: impl Future<Output = T>) -> T {
         self.taken = None;
         let result = work.await;
         self.take().await;

@@ -93,7 +93,7 @@ impl Worker {
         loop {
             let now = Instant::now();
             while !stopping && queue.running() < self.limit && queue.next().is_some_and(|due| due <= now) {
-                let Some(turn) = Permit::free(&self.turns) else {
+                let Some(turn) = Permit::try_acquire(&self.turns) else {
                     break;
                 };
                 let Some((key, due)) = queue.pop(now) else { break };

@@ -1,97 +1,100 @@
-//! The log line of a reconcile: one where it did something or failed, none otherwise.
+//! Pure: what a reconcile came to → its log line: one if it did something or failed, none otherwise. Then the line is logged.
 
 use std::time::Duration;
 
-use crate::api::conditions::reason;
-use crate::controller::cache::ObjectKey;
-use crate::controller::reconcile::plan::IssueCause;
-use crate::controller::reconcile::status::{CurrentToken, Report};
-use crate::kubernetes::error::KubeError;
+use jiff::Timestamp;
 
-/// What a reconcile did to the Secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// It wrote a new token.
-    Issued(IssueCause),
-    /// It wrote the stored token anew.
-    Repaired,
-    /// It asked for a new token and got the same one.
-    Unchanged,
-}
+use super::outcome::{CurrentToken, Outcome, Reconciled};
+use crate::api::ObjectKey;
+use crate::api::conditions::reason;
+use crate::classify::Classify;
+use crate::controller::issue::IssueCause;
+use crate::kubernetes::error::KubeError;
 
 /// What a line says.
 #[derive(Debug, PartialEq, Eq)]
-struct Line {
-    warns: bool,
+struct LogLine {
+    is_warning: bool,
     reason: &'static str,
     cause: Option<IssueCause>,
     message: String,
 }
 
-/// Writes the line. `published` tells whether the status was written.
-pub(crate) fn write(key: &ObjectKey, report: &Report, published: &Result<bool, KubeError>, took: Duration) {
-    let Some(line) = line(report, published) else {
+/// Logs the reconcile. `published` says whether the status was written, `next` when the request is reconciled again.
+pub(super) fn log(
+    key: &ObjectKey,
+    reconciled: &Reconciled,
+    published: &Result<bool, KubeError>,
+    next: Option<Timestamp>,
+    elapsed: Duration,
+) {
+    let Some(line) = log_line(&reconciled.outcome, published) else {
         return;
     };
-    macro_rules! write {
+    let outcome = &reconciled.outcome;
+    macro_rules! log {
         ($level:ident) => {
             tracing::$level!(
                 namespace = key.namespace(),
                 name = key.name(),
-                source = report.source.unwrap_or("Unknown"),
+                source = reconciled.source.unwrap_or("Unknown"),
                 reason = line.reason,
-                duration = (took.as_secs_f64() * 1000.0).round() / 1000.0,
+                duration = (elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
                 cause = line.cause.map(tracing::field::debug),
-                attempts = report.attempts,
-                expires = report
-                    .held
-                    .as_ref()
+                attempts = outcome.failure().and_then(|failure| failure.attempts),
+                expires = outcome
+                    .token()
                     .and_then(CurrentToken::expiry)
                     .map(tracing::field::display),
-                next = report.next.map(tracing::field::display),
+                next = next.map(tracing::field::display),
                 "{}",
                 line.message
             )
         };
     }
-    match line.warns {
-        true => write!(warn),
-        false => write!(info),
+    match line.is_warning {
+        true => log!(warn),
+        false => log!(info),
     }
 }
 
-fn line(report: &Report, published: &Result<bool, KubeError>) -> Option<Line> {
-    let has_tried = report.attempts.is_some();
-    if report.acted.is_none() && !has_tried && matches!(published, Ok(false)) {
+fn log_line(outcome: &Outcome, published: &Result<bool, KubeError>) -> Option<LogLine> {
+    let has_acted = match outcome {
+        Outcome::Issued(..) | Outcome::Repaired(_) | Outcome::Unchanged(_) => true,
+        Outcome::Failed(failure) => failure.attempts.is_some(),
+        _ => false,
+    };
+    if !has_acted && matches!(published, Ok(false)) {
         return None;
     }
-    let (reason, said) = match (&report.failure, report.acted) {
-        (Some(failure), _) => (failure.reason, failure.message.as_str()),
-        (None, Some(Action::Issued(_))) => (reason::ISSUED, "a token was issued"),
-        (None, Some(Action::Repaired)) => (
-            reason::RECONCILED,
-            "the Secret was written anew from its own token",
+    let (reason, message) = match outcome {
+        Outcome::Issued(..) => (reason::ISSUED, "a token was issued"),
+        Outcome::Repaired(_) => (reason::RECONCILED, "the Secret was repaired from its own token"),
+        Outcome::Unchanged(_) => (
+            reason::UNCHANGED,
+            "the metadata server returned the same token again",
         ),
-        (None, Some(Action::Unchanged)) => {
-            (reason::UNCHANGED, "the metadata server gave the same token again")
+        Outcome::Suspended(_) => (reason::SUSPENDED, "the request is suspended"),
+        Outcome::Failed(failure) => (failure.reason, failure.message.as_str()),
+        Outcome::Kept(_) | Outcome::Deferred { .. } | Outcome::Stale | Outcome::Gone => {
+            (reason::RECONCILED, "the status is up to date again")
         }
-        (None, None) if report.suspended => (reason::SUSPENDED, "the request is suspended"),
-        (None, None) => (reason::RECONCILED, "the status is up to date again"),
     };
-    let fault = published.as_ref().err();
-    Some(Line {
-        warns: report.failure.is_some() || fault.is_some(),
-        reason: match (&report.failure, fault) {
-            (None, Some(fault)) => fault.reason(),
+    let is_failure = outcome.failure().is_some();
+    let unpublished = published.as_ref().err();
+    Some(LogLine {
+        is_warning: is_failure || unpublished.is_some(),
+        reason: match unpublished {
+            Some(error) if !is_failure => error.reason(),
             _ => reason,
         },
-        cause: match report.acted {
-            Some(Action::Issued(cause)) => Some(cause),
+        cause: match outcome {
+            Outcome::Issued(_, cause) => Some(*cause),
             _ => None,
         },
-        message: match fault {
-            Some(fault) => format!("{said}; the status was not written: {fault}"),
-            None => said.to_owned(),
+        message: match unpublished {
+            Some(error) => format!("{message}; the status was not written: {error}"),
+            None => message.to_owned(),
         },
     })
 }
@@ -99,57 +102,52 @@ fn line(report: &Report, published: &Result<bool, KubeError>) -> Option<Line> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::reconcile::status::Failure;
+    use crate::controller::reconcile::outcome::Failure;
+    use crate::fixtures::current_token;
 
-    fn failed() -> Report {
-        Report {
-            failure: Some(Failure {
-                reason: reason::NOT_GRANTED,
-                message: "no grant".to_owned(),
-                stalled: false,
-            }),
-            ..Report::default()
-        }
+    fn failed(attempts: Option<u32>) -> Outcome {
+        Outcome::Failed(Failure {
+            reason: reason::NOT_GRANTED,
+            message: "no grant".to_owned(),
+            attempts,
+            ..Failure::default()
+        })
     }
 
     #[test]
-    fn nothing_is_said_where_nothing_was_done() {
-        assert_eq!(line(&Report::default(), &Ok(false)), None);
-        // A known failure that is waited out.
-        assert_eq!(line(&failed(), &Ok(false)), None);
-        // Told by the status, tried again, or told nowhere.
-        assert!(line(&failed(), &Ok(true)).is_some());
-        let again = Report {
-            attempts: Some(2),
-            ..failed()
-        };
-        let said = line(&again, &Ok(false)).unwrap();
+    fn a_reconcile_that_did_nothing_logs_nothing() {
+        assert_eq!(log_line(&Outcome::Kept(current_token()), &Ok(false)), None);
         assert_eq!(
-            (said.warns, said.reason, said.message.as_str()),
+            log_line(&failed(None), &Ok(false)),
+            None,
+            "a known failure that is waited for"
+        );
+        assert!(log_line(&failed(None), &Ok(true)).is_some(), "the status is news");
+        let line = log_line(&failed(Some(2)), &Ok(false)).unwrap();
+        assert_eq!(
+            (line.is_warning, line.reason, line.message.as_str()),
             (true, "NotGranted", "no grant")
         );
     }
 
     #[test]
     fn what_was_done_and_what_failed_is_one_line() {
-        let issued = Report {
-            acted: Some(Action::Issued(IssueCause::Due)),
-            ..Report::default()
-        };
-        let said = line(&issued, &Ok(true)).unwrap();
+        let issued = Outcome::Issued(current_token(), IssueCause::Due);
+        let line = log_line(&issued, &Ok(true)).unwrap();
         assert_eq!(
-            (said.warns, said.reason, said.cause),
+            (line.is_warning, line.reason, line.cause),
             (false, "Issued", Some(IssueCause::Due))
         );
-        let late = || Err(KubeError::TimedOut { seconds: 30 });
-        let said = line(&issued, &late()).unwrap();
-        assert_eq!((said.warns, said.reason), (true, "TimedOut"));
+        let timed_out = || Err(KubeError::TimedOut { seconds: 30 });
+        let line = log_line(&issued, &timed_out()).unwrap();
+        assert_eq!((line.is_warning, line.reason), (true, "TimedOut"));
         assert!(
-            said.message
+            line.message
                 .starts_with("a token was issued; the status was not written: "),
             "{}",
-            said.message
+            line.message
         );
-        assert_eq!(line(&failed(), &late()).unwrap().reason, "NotGranted");
+        let line = log_line(&failed(None), &timed_out()).unwrap();
+        assert_eq!(line.reason, "NotGranted");
     }
 }

@@ -1,247 +1,259 @@
-//! What the phases came to: the token that is held, the failure, and when the next attempt is due.
+//! Pure: what a reconcile came to. The status, the event, the log line and the requeue are functions of it.
 
 use jiff::{SignedDuration, Timestamp};
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::conditions::reason;
-use crate::api::v1alpha1::{SecretStatus, TokenStatus};
-use crate::controller::cache::{Backoff, BackoffKey, ObjectKey, SecretSummary};
-use crate::controller::issue::mint::MintError;
-use crate::controller::issue::render::RenderError;
-use crate::controller::reconcile::Work;
-use crate::controller::reconcile::plan::{self, Integrity};
-use crate::controller::reconcile::status::{CurrentToken, Failure, Report, STALLED_AFTER};
+use super::plan::{Timing, due_renewal};
+use crate::api::v1alpha1::{GrantRef, IdTokenRequestStatus, SecretStatus, TokenStatus};
+use crate::classify::{Classify, ErrorClass};
+use crate::controller::issue::IssueCause;
 use crate::grants::policy::Denied;
-use crate::kubernetes::error::KubeError;
-use crate::request::TokenSource;
-use crate::schedule::backoff::{self as retry, Attempt};
-use crate::schedule::renewal::{self as schedule, ErrorClass};
+use crate::kubernetes::secret_summary::SecretSummary;
+use crate::request::{TokenSource, ValidRequest, ValidateError};
+use crate::schedule::backoff::Backoff;
+use crate::schedule::renewal::Renewal;
 use crate::token::Claims;
 
-/// What a phase ends with where the wanted state is not reached.
-pub(crate) enum Stop {
-    Fault(KubeError),
-    Mint(MintError),
-    Render(RenderError),
-    Denied(Denied),
-    Rival(String),
-    Waiting(Box<Backoff>),
+/// A rejection that lasts this long is shown as Stalled.
+pub const STALLED_AFTER: SignedDuration = SignedDuration::from_mins(10);
+/// When a request is reconciled again whose grants are unknown.
+const GRANTS_UNAVAILABLE: SignedDuration = SignedDuration::from_secs(30);
+
+/// Proof that the Secret holds a valid token for the current spec (Ready=True). Made only after a write or from a Secret that is as the
+/// operator left it.
+#[derive(Clone, Debug)]
+pub struct CurrentToken {
+    /// The Secret.
+    pub secret: SecretStatus,
+    /// The token in it.
+    pub token: TokenStatus,
+    /// When it is renewed.
+    pub renewal: Renewal,
+    /// Whether the source returned this very token again when it was asked for another.
+    pub unchanged: bool,
+}
+
+/// What a reconcile came to.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The Secret is as it should be.
+    Kept(CurrentToken),
+    /// A new token was written.
+    Issued(CurrentToken, IssueCause),
+    /// The stored token was written again.
+    Repaired(CurrentToken),
+    /// The source returned the same token again, and nothing was written.
+    Unchanged(CurrentToken),
+    /// The request is suspended; with the token that its Secret still holds, if there is one.
+    Suspended(Option<CurrentToken>),
+    /// The attempt was deferred: nothing was tried, and nothing failed.
+    Deferred {
+        /// The current token, if there is one.
+        token: Option<CurrentToken>,
+        /// When the next attempt is due.
+        until: Timestamp,
+    },
+    /// The wanted state was not reached.
+    Failed(Failure),
+    /// Nothing was done, since what is cached may be stale.
+    Stale,
+    /// The request is gone, or its namespace is terminating.
     Gone,
 }
 
-impl From<KubeError> for Stop {
-    fn from(fault: KubeError) -> Self {
-        Self::Fault(fault)
+/// Why the wanted state was not reached.
+#[derive(Clone, Debug, Default)]
+pub struct Failure {
+    /// Stable reason.
+    pub reason: &'static str,
+    /// What failed and what to do.
+    pub message: String,
+    /// Whether only a user can end it.
+    pub stalled: bool,
+    /// The current token, if there is one: Ready stays True then.
+    pub token: Option<CurrentToken>,
+    /// How many attempts in a row have failed, if one was made in this reconcile.
+    pub attempts: Option<u32>,
+    /// When the next attempt is due, if not on a change only.
+    pub retry_at: Option<Timestamp>,
+    /// Whether the Secret of the name in the previous status could not be deleted, so that the status has to keep that name.
+    pub old_secret_remains: bool,
+}
+
+/// What a reconcile found out, for the status.
+#[derive(Clone, Debug)]
+pub struct Reconciled {
+    /// What it came to.
+    pub outcome: Outcome,
+    /// Name of the source; none if the spec is invalid.
+    pub source: Option<&'static str>,
+    /// The grant that allows the request.
+    pub grant: Option<GrantRef>,
+    /// The renewal by annotation that was handled.
+    pub handled_renew: Option<String>,
+}
+
+impl Reconciled {
+    /// The spec is invalid.
+    pub fn invalid(error: &ValidateError) -> Self {
+        let failure = Failure {
+            reason: error.reason(),
+            message: error.to_string(),
+            stalled: true,
+            ..Failure::default()
+        };
+        Self {
+            outcome: Outcome::Failed(failure),
+            source: None,
+            grant: None,
+            handled_renew: None,
+        }
     }
 }
 
-impl Work<'_> {
-    /// The token in `secret` as status shows it; none unless it is valid and what the spec asks for.
-    pub(crate) fn held(&self, secret: &SecretSummary, claims: Option<&Claims>) -> Option<CurrentToken> {
+impl Outcome {
+    /// The current token, if there is one.
+    pub fn token(&self) -> Option<&CurrentToken> {
+        match self {
+            Self::Kept(token) | Self::Issued(token, _) | Self::Repaired(token) | Self::Unchanged(token) => {
+                Some(token)
+            }
+            Self::Suspended(token) | Self::Deferred { token, .. } => token.as_ref(),
+            Self::Failed(failure) => failure.token.as_ref(),
+            Self::Stale | Self::Gone => None,
+        }
+    }
+
+    /// The failure, if it is one.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
+    /// When to requeue; none if on a change only.
+    pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::Kept(token) | Self::Issued(token, _) | Self::Repaired(token) | Self::Unchanged(token) => {
+                Some(token.renewal.at)
+            }
+            Self::Suspended(token) => token.as_ref()?.expiry(),
+            Self::Deferred { until, .. } => Some(*until),
+            Self::Failed(failure) => {
+                let expiry = failure.token.as_ref().and_then(CurrentToken::expiry);
+                match (failure.retry_at, expiry) {
+                    (Some(retry), Some(expiry)) => Some(retry.min(expiry)),
+                    (retry, expiry) => retry.or(expiry),
+                }
+            }
+            Self::Stale => now.checked_add(STALE_REQUEUE).ok(),
+            Self::Gone => None,
+        }
+    }
+}
+
+/// How long what is cached may be stale before it is reconciled again.
+const STALE_REQUEUE: SignedDuration = SignedDuration::from_millis(500);
+
+impl Failure {
+    /// The failure that `error` states, without a further attempt.
+    pub fn of(error: &impl Classify, token: Option<CurrentToken>) -> Self {
+        Self {
+            reason: error.reason(),
+            message: error.to_string(),
+            stalled: error.needs_user_action(),
+            token,
+            ..Self::default()
+        }
+    }
+
+    /// No grant allows the request. The events of grants enqueue it.
+    pub fn denied(denied: &Denied, token: Option<CurrentToken>, now: Timestamp) -> Self {
+        let is_unknown = matches!(denied, Denied::Unavailable { .. });
+        Self {
+            reason: denied.reason(),
+            message: denied.to_string(),
+            token,
+            retry_at: now.checked_add(GRANTS_UNAVAILABLE).ok().filter(|_| is_unknown),
+            ..Self::default()
+        }
+    }
+
+    /// The failure that `backoff` waits after.
+    pub fn waiting(backoff: &Backoff, token: Option<CurrentToken>, now: Timestamp) -> Self {
+        let is_lasting =
+            backoff.class == ErrorClass::Rejected && now.duration_since(backoff.since) >= STALLED_AFTER;
+        Self {
+            reason: backoff.reason,
+            message: backoff.message.clone(),
+            stalled: backoff.needs_user_action || is_lasting,
+            token,
+            retry_at: Some(backoff.next),
+            ..Self::default()
+        }
+    }
+
+    /// The attempt failed that `backoff` counts last.
+    pub fn attempt(backoff: &Backoff, token: Option<CurrentToken>, now: Timestamp) -> Self {
+        Self {
+            attempts: Some(backoff.attempts),
+            ..Self::waiting(backoff, token, now)
+        }
+    }
+}
+
+impl CurrentToken {
+    /// The token in `secret` as the status shows it; none unless it is valid and what the spec asks for. `claims` are the token's if they
+    /// are known; otherwise `previous`, the status before, has what the Secret does not tell.
+    pub fn new(
+        request: &ValidRequest,
+        previous: &IdTokenRequestStatus,
+        secret: &SecretSummary,
+        claims: Option<&Claims>,
+        timing: Timing,
+        now: Timestamp,
+    ) -> Option<Self> {
         let (issued, expires) = (secret.issued?, secret.expires?);
-        let matches = secret.token_hash.as_ref() == Some(&self.request.token_hash)
-            && secret.render_hash.as_ref() == Some(&self.request.render_hash)
-            && secret.request_uid.as_ref() == Some(&self.request.uid);
-        if !matches || expires <= self.now {
+        let matches = secret.token_hash.as_ref() == Some(&request.token_hash)
+            && secret.render_hash.as_ref() == Some(&request.render_hash)
+            && secret.request_uid.as_ref() == Some(&request.uid);
+        if !matches || expires <= now {
             return None;
         }
-        let known = self.previous.token.clone().unwrap_or_default();
-        let renewal = plan::due(self.request, &self.observed, issued, expires);
+        let known = previous.token.clone().unwrap_or_default();
+        let renewal = due_renewal(request, timing, issued, expires);
         let time = |at| Some(Time(at));
-        Some(CurrentToken {
+        Some(Self {
             secret: SecretStatus {
-                name: self.request.target.name.clone(),
+                name: request.target.name.clone(),
                 resource_version: Some(secret.resource_version.clone()),
             },
             token: TokenStatus {
                 issue_time: time(issued),
                 expiration_time: time(expires),
-                audience: Some(match (&self.request.token.source, claims, known.audience) {
+                audience: Some(match (&request.token.source, claims, known.audience) {
                     (TokenSource::Developer, Some(claims), _) => claims.aud.clone(),
                     (TokenSource::Developer, None, Some(known)) => known,
-                    _ => self.request.token.audience.clone(),
+                    _ => request.token.audience.clone(),
                 }),
                 email: claims.map_or(known.email, |claims| claims.email.clone()),
                 subject: claims.map_or(known.subject, |claims| Some(claims.sub.clone())),
             },
-            unchanged: self
-                .observed
-                .unchanged_until
+            unchanged: timing
+                .source_repeats_until
                 .is_some_and(|until| until == renewal.at),
             renewal,
         })
     }
 
-    /// The valid token that the Secret holds, if nobody touched it since it was seen to be whole.
-    fn kept(&self) -> Option<CurrentToken> {
-        let secret = self.observed.secret.as_ref()?;
-        let whole = match self.observed.content {
-            None => self.observed.recorded.as_ref() == Some(&secret.resource_version),
-            Some(integrity) => integrity == Integrity::Intact,
-        };
-        whole.then(|| self.held(secret, None)).flatten()
+    /// Its remaining lifetime.
+    pub fn remaining(&self, now: Timestamp) -> Option<SignedDuration> {
+        Some(self.expiry()?.duration_since(now))
     }
 
-    /// When the valid token that is held ends.
-    pub(crate) fn expiry(&self) -> Option<Timestamp> {
-        self.kept()?.expiry()
+    /// When the token expires.
+    pub fn expiry(&self) -> Option<Timestamp> {
+        self.token.expiration_time.as_ref().map(|time| time.0)
     }
-
-    /// Turns the end of the phases into the report, and remembers what the next attempt depends on.
-    pub(crate) fn finish(mut self, end: Result<(), Stop>, basis: BackoffKey) -> Report {
-        let now = Timestamp::now();
-        if self.report.held.is_none() {
-            self.report.held = self.kept();
-        }
-        let expiry = self.report.held.as_ref().and_then(CurrentToken::expiry);
-        let key = self.key();
-        let stop = match end {
-            Ok(()) => {
-                if self.memory.retry.is_some() {
-                    self.ctx
-                        .index
-                        .remember(&key, &self.request.uid, |memory| memory.retry = None);
-                }
-                self.report.next = match (self.report.suspended, &self.report.held) {
-                    (true, _) => expiry,
-                    (false, Some(held)) => Some(held.renewal.at),
-                    (false, None) => Some(now + SignedDuration::from_secs(1)),
-                };
-                return self.report;
-            }
-            // Its successor of the same name, if there is one, is reconciled by itself.
-            Err(Stop::Gone) => return self.report,
-            Err(Stop::Mint(error)) if let Some(by) = error.postponed() => {
-                let left = expiry.map(|expiry| expiry.duration_since(now));
-                let delay = schedule::postponed_delay(by, left, &self.request.uid, now);
-                self.report.postponed = true;
-                self.report.next = now.checked_add(delay).ok();
-                return self.report;
-            }
-            Err(stop) => stop,
-        };
-        let (failure, next, attempts) = self.failure(stop, basis, now, expiry, &key);
-        self.report.failure = Some(failure);
-        self.report.attempts = attempts;
-        self.report.next = match (next, expiry) {
-            (Some(next), Some(expiry)) => Some(next.min(expiry)),
-            (next, expiry) => next.or(expiry),
-        };
-        self.report
-    }
-
-    /// The failure, when the next attempt is due, and how many have failed where one was made.
-    fn failure(
-        &self,
-        stop: Stop,
-        basis: BackoffKey,
-        now: Timestamp,
-        expiry: Option<Timestamp>,
-        key: &ObjectKey,
-    ) -> (Failure, Option<Timestamp>, Option<u32>) {
-        let (reason, message, class, retry_after, act) = match stop {
-            Stop::Gone => {
-                let message = "the request was deleted".to_owned();
-                return (
-                    Failure {
-                        reason: reason::RECONCILED,
-                        message,
-                        stalled: false,
-                    },
-                    None,
-                    None,
-                );
-            }
-            Stop::Denied(denied) => {
-                // The grants' own events wake the request.
-                let failure = Failure {
-                    reason: denied.reason(),
-                    message: denied.to_string(),
-                    stalled: false,
-                };
-                let soon = now + SignedDuration::from_secs(30);
-                return (
-                    failure,
-                    matches!(denied, Denied::Unavailable { .. }).then_some(soon),
-                    None,
-                );
-            }
-            Stop::Rival(name) => {
-                let message = format!(
-                    "Secret {} is the target of IdTokenRequest {name} already, which is older; choose another spec.target.name",
-                    self.request.target.name
-                );
-                return (
-                    Failure {
-                        reason: reason::TARGET_CONFLICT,
-                        message,
-                        stalled: true,
-                    },
-                    None,
-                    None,
-                );
-            }
-            Stop::Waiting(retry) => {
-                let failure = Failure {
-                    reason: retry.reason,
-                    message: retry.message.clone(),
-                    stalled: stalled(&retry, now),
-                };
-                return (failure, Some(retry.next), None);
-            }
-            Stop::Fault(fault) => {
-                let act = matches!(
-                    fault,
-                    KubeError::SecretConflict { .. }
-                        | KubeError::SecretImmutable { .. }
-                        | KubeError::Contested { .. }
-                );
-                (fault.reason(), fault.to_string(), fault.class(), None, act)
-            }
-            Stop::Mint(error) => (
-                error.reason(),
-                error.to_string(),
-                error.class(),
-                error.retry_after(),
-                false,
-            ),
-            Stop::Render(error) => {
-                let failure = Failure {
-                    reason: error.reason(),
-                    message: error.to_string(),
-                    stalled: true,
-                };
-                return (failure, None, None);
-            }
-        };
-        let attempt = Attempt {
-            reason,
-            message: message.clone(),
-            class,
-            retry_after,
-            act,
-            expiry,
-        };
-        let retry = retry::after(self.retry.as_ref(), attempt, basis, &self.request.uid, now);
-        let next = retry.next;
-        let stalled = stalled(&retry, now);
-        let attempts = retry.attempts;
-        self.ctx.index.remember(key, &self.request.uid, |memory| {
-            memory.retry = Some(Box::new(retry));
-        });
-        (
-            Failure {
-                reason,
-                message,
-                stalled,
-            },
-            Some(next),
-            Some(attempts),
-        )
-    }
-}
-
-fn stalled(retry: &Backoff, now: Timestamp) -> bool {
-    retry.act || (retry.class == ErrorClass::Rejected && now.duration_since(retry.since) >= STALLED_AFTER)
 }

@@ -1,228 +1,225 @@
-//! Pure: (ValidRequest, what was observed, now) → what to do.
+//! Pure: (request, its Secret as observed, facts, now) → what to do. Every rule of a reconcile is here.
 
 use jiff::Timestamp;
 
-use crate::api::annotations;
-use crate::controller::cache::{Backoff, SecretSummary};
+use crate::controller::issue::IssueCause;
+use crate::controller::issue::observation::{Integrity, Observation};
 use crate::grants::policy::Denied;
+use crate::kubernetes::secret_summary::SecretSummary;
 use crate::request::ValidRequest;
-use crate::schedule::renewal as schedule;
+use crate::schedule::backoff::Backoff;
+use crate::schedule::renewal::{Renewal, renewal};
 
-/// What was seen of the target Secret.
-#[derive(Debug, Default)]
-pub struct Observation {
-    /// The Secret, if there is one that carries our label or was read. After a read its times are those of the token in it, where that
-    /// is the one that was written: what somebody made of the annotations is no reason for a new token.
-    pub secret: Option<SecretSummary>,
-    /// What reading it showed; none where it was not read.
-    pub content: Option<Integrity>,
-    /// The resourceVersion that status recorded for it.
-    pub recorded: Option<String>,
-    /// The last renewal by annotation that status recorded.
+/// What decides besides the request, its Secret and the time.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// What the cache says of the request.
+    pub standing: Standing,
+    /// The other request that has the Secret, if one comes before this one.
+    pub winning_claimant: Option<String>,
+    /// Why no grant allows the request.
+    pub denied: Option<Denied>,
+    /// Failures in a row, if waiting after them still makes sense.
+    pub backoff: Option<Backoff>,
+    /// The resourceVersion of the Secret that the status records.
+    pub recorded_version: Option<String>,
+    /// The last renewal by annotation that was handled.
     pub handled_renew: Option<String>,
-    /// Until when the source gives the same token again, as far as is known.
-    pub unchanged_until: Option<Timestamp>,
-    /// When this process issued the token last, by this machine's clock.
+    /// What moves a renewal.
+    pub timing: Timing,
+    /// Whether the last failure needs a user, who may have acted on the Secret unseen by the watch.
+    pub awaits_user: bool,
+    /// Whether the last failure was another client's Secret under the target's name.
+    pub was_conflicting: bool,
+    /// Whether another leader may have written the Secret since the cache saw it.
+    pub needs_read: bool,
+}
+
+impl Facts {
+    /// The facts once the Secret was read and may be written. If it conflicted, it was handed over or is gone: that failure is no reason to
+    /// wait any longer.
+    pub fn after_read(self, standing: Standing) -> Self {
+        Self {
+            standing,
+            backoff: self.backoff.filter(|_| !self.was_conflicting),
+            ..self
+        }
+    }
+}
+
+/// What the cache says of a request, the worst first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// It was deleted or recreated.
+    Gone,
+    /// Its spec changed since the reconcile started.
+    Outdated,
+    /// It is relisted, so it may be another than the cached one, or gone.
+    Relisting,
+    /// It is as the reconcile has it.
+    #[default]
+    Current,
+}
+
+/// What moves the renewal of a token, beside its times and the spec.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Until when the source returns the same token, as far as is known.
+    pub source_repeats_until: Option<Timestamp>,
+    /// When this process last issued the token, by this machine's clock.
     pub issued_at: Option<Timestamp>,
 }
 
-/// What a Secret's data showed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Integrity {
-    /// The token is not the one that was written, or is none.
-    Damaged,
-    /// The token is as written, something else of ours is not.
-    Drifted,
-    /// All of ours is as written.
-    Intact,
-}
-
-/// Why a token is minted; a log line's field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IssueCause {
-    /// There is no Secret.
-    Missing,
-    /// The spec asks for another token.
-    Changed,
-    /// The Secret's token was replaced.
-    Damaged,
-    /// The token has expired.
-    Expired,
-    /// The annotation asks for it.
-    Requested,
-    /// The renewal is due.
-    Due,
-}
-
 /// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Plan {
-    /// Nothing: the Secret is as it should be until then.
-    Keep {
-        /// When to look again.
-        until: Timestamp,
-    },
-    /// Read the Secret: it is not as we left it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan<'f> {
+    /// Nothing: the Secret is as it should be until the renewal.
+    Keep(Renewal),
+    /// Read the Secret. Never the plan for a Secret that was just read.
     Read,
-    /// Write the token that the Secret holds anew.
+    /// Write the token that the Secret holds again.
     Repair,
     /// Get a new token.
     Issue(IssueCause),
-    /// A new token is needed, and the last failure says when to try.
-    BackOff {
-        /// When the next attempt is due.
-        until: Timestamp,
-    },
-    /// A new token is needed and not allowed.
-    Denied(Denied),
+    /// Wait until the next attempt is due.
+    BackOff(&'f Backoff),
+    /// Write nothing, not even a token that is there already.
+    Denied(&'f Denied),
+    /// Write nothing: the named request has the Secret.
+    Conflict(&'f str),
     /// Nothing is issued while the request is suspended.
     Suspended,
+    /// Nothing now: what is cached may be stale.
+    Requeue,
+    /// Nothing at all: the request is gone.
+    Gone,
 }
 
 /// Decides what to do.
-pub fn decide(
+pub fn decide<'f>(
     request: &ValidRequest,
-    observed: &Observation,
-    denied: Option<&Denied>,
-    retry: Option<&Backoff>,
+    observation: &Observation,
+    facts: &'f Facts,
     now: Timestamp,
-) -> Plan {
-    if request.suspend {
-        return Plan::Suspended;
+) -> Plan<'f> {
+    if facts.standing == Standing::Gone {
+        return Plan::Gone;
     }
-    let kept = observed
-        .secret
-        .as_ref()
-        .and_then(|secret| Some((secret, secret.issued?, secret.expires?)));
-    let untouched = observed
-        .secret
-        .as_ref()
-        .is_some_and(|secret| observed.recorded.as_ref() == Some(&secret.resource_version));
-    let cause = match (&observed.secret, kept) {
-        (None, _) => Some(IssueCause::Missing),
-        (Some(secret), _) if secret.token_hash.as_ref() != Some(&request.token_hash) => {
-            Some(IssueCause::Changed)
-        }
-        (Some(_), None) => Some(IssueCause::Damaged),
-        (Some(_), Some(_)) if observed.content == Some(Integrity::Damaged) => Some(IssueCause::Damaged),
-        (Some(_), Some((_, _, expires))) if expires <= now => Some(IssueCause::Expired),
-        (Some(_), Some(_))
-            if request.renew_request.is_some() && request.renew_request != observed.handled_renew =>
-        {
-            Some(IssueCause::Requested)
-        }
-        (Some(_), Some((_, issued, expires))) => {
-            (due(request, observed, issued, expires).at <= now).then_some(IssueCause::Due)
-        }
-    };
-    let stale = observed.secret.as_ref().is_some_and(|secret| {
+    if let Some(winner) = &facts.winning_claimant {
+        return Plan::Conflict(winner);
+    }
+    let secret = observation.secret();
+    let is_unread = !observation.is_read();
+    let is_untouched =
+        secret.is_some_and(|secret| facts.recorded_version.as_ref() == Some(&secret.resource_version));
+    if request.suspend {
+        return match is_unread && secret.is_some() && !is_untouched {
+            true => Plan::Read,
+            false => Plan::Suspended,
+        };
+    }
+    // The status records a Secret that the watch does not show: it was deleted, or only its label was removed, which needs no new token.
+    let has_vanished = facts.recorded_version.is_some() && secret.is_none();
+    if is_unread && (facts.awaits_user || has_vanished) {
+        return Plan::Read;
+    }
+    let backoff = facts.backoff.as_ref().filter(|backoff| backoff.next > now);
+    let is_outdated_rendering = secret.is_some_and(|secret| {
         secret.render_hash.as_ref() != Some(&request.render_hash)
             || secret.request_uid.as_ref() != Some(&request.uid)
     });
-    if let Some(cause) = cause {
-        let unread = observed.secret.is_some() && observed.content.is_none();
-        return match (denied, retry) {
-            // A Secret that was changed behind our back is read first: what it holds decides Ready while the attempt fails or waits.
-            _ if unread && !untouched => Plan::Read,
-            (Some(denied), _) => Plan::Denied(denied.clone()),
-            (None, Some(retry)) if retry.next > now => Plan::BackOff { until: retry.next },
-            // More than the token is to change: what was ours and is not wanted any more can be told from the Secret alone.
-            (None, _) if unread && stale => Plan::Read,
-            (None, _) => Plan::Issue(cause),
-        };
-    }
-    let Some((_, issued, expires)) = kept else {
-        return Plan::Issue(IssueCause::Missing);
-    };
-    match observed.content {
-        None if stale || !untouched => Plan::Read,
-        Some(Integrity::Drifted) => waiting(retry, now).unwrap_or(Plan::Repair),
-        Some(_) if stale => waiting(retry, now).unwrap_or(Plan::Repair),
-        _ => Plan::Keep {
-            until: due(request, observed, issued, expires).at,
+    let cause = match issue_cause(request, observation, facts, now) {
+        Ok(renewal) => match observation.integrity() {
+            None if is_outdated_rendering || !is_untouched => return Plan::Read,
+            Some(Integrity::Drifted) => None,
+            Some(_) if is_outdated_rendering => None,
+            _ => return facts.denied.as_ref().map_or(Plan::Keep(renewal), Plan::Denied),
         },
+        Err(cause) => {
+            // A Secret that another client changed is read first: what it holds decides Ready while the attempt fails or waits.
+            if is_unread && secret.is_some() && !is_untouched {
+                return Plan::Read;
+            }
+            Some(cause)
+        }
+    };
+    if let Some(denied) = &facts.denied {
+        return Plan::Denied(denied);
+    }
+    if let Some(backoff) = backoff {
+        return Plan::BackOff(backoff);
+    }
+    // More than the token changes: only the Secret itself shows which fields were ours and are no longer wanted.
+    if is_unread && secret.is_some() && is_outdated_rendering {
+        return Plan::Read;
+    }
+    if is_unread && cause.is_some() && facts.needs_read {
+        return Plan::Read;
+    }
+    // A renewal is due in any case. Any other difference between the request and its Secret may come from a relist that has shown only one
+    // of them: after an outage the cluster may be another, as after a restore of etcd.
+    let is_certain = matches!(
+        cause,
+        Some(IssueCause::Expired | IssueCause::Requested | IssueCause::Due)
+    );
+    match facts.standing {
+        Standing::Gone | Standing::Outdated => Plan::Requeue,
+        Standing::Relisting if !is_certain => Plan::Requeue,
+        Standing::Relisting | Standing::Current => cause.map_or(Plan::Repair, Plan::Issue),
     }
 }
 
-fn waiting(retry: Option<&Backoff>, now: Timestamp) -> Option<Plan> {
-    retry
-        .filter(|retry| retry.next > now)
-        .map(|retry| Plan::BackOff { until: retry.next })
-}
-
-/// When the token with these times is renewed.
-pub fn renewal(request: &ValidRequest, issued: Timestamp, expires: Timestamp) -> schedule::Renewal {
-    schedule::renewal(issued, expires, request.renew_before, &request.uid)
-}
-
-/// The same, but not before the source may have another token, and not within a tenth of what was left of it when it was issued: where this
-/// machine's clock is far ahead of Google's, every token is due when it comes.
-pub fn due(
+/// Why a new token is needed, or when the token that is there is renewed.
+fn issue_cause(
     request: &ValidRequest,
-    observed: &Observation,
-    issued: Timestamp,
-    expires: Timestamp,
-) -> schedule::Renewal {
-    let renewal = renewal(request, issued, expires);
+    observation: &Observation,
+    facts: &Facts,
+    now: Timestamp,
+) -> Result<Renewal, IssueCause> {
+    let Some(secret) = observation.secret() else {
+        return Err(IssueCause::Missing);
+    };
+    if secret.token_hash.as_ref() != Some(&request.token_hash) {
+        return Err(IssueCause::Changed);
+    }
+    let (Some(issued), Some(expires)) = (secret.issued, secret.expires) else {
+        return Err(IssueCause::Damaged);
+    };
+    if observation.integrity() == Some(Integrity::Damaged) {
+        return Err(IssueCause::Damaged);
+    }
+    if expires <= now {
+        return Err(IssueCause::Expired);
+    }
+    if request.renew_request.is_some() && request.renew_request != facts.handled_renew {
+        return Err(IssueCause::Requested);
+    }
+    let renewal = due_renewal(request, facts.timing, issued, expires);
+    match renewal.at <= now {
+        true => Err(IssueCause::Due),
+        false => Ok(renewal),
+    }
+}
+
+/// When to renew the token with these times: never before the source can return a different token, and not within the first tenth of the
+/// remaining lifetime. The latter prevents a renewal loop when this machine's clock runs far ahead of Google's.
+pub fn due_renewal(request: &ValidRequest, timing: Timing, issued: Timestamp, expires: Timestamp) -> Renewal {
+    let renewal = renewal(issued, expires, request.renew_before, &request.uid);
     let pause = |at: Timestamp| at.checked_add(expires.duration_since(at) / 10).ok();
-    let earliest = observed.unchanged_until.max(observed.issued_at.and_then(pause));
-    schedule::Renewal {
+    let earliest = timing.source_repeats_until.max(timing.issued_at.and_then(pause));
+    Renewal {
         at: earliest.map_or(renewal.at, |earliest| earliest.max(renewal.at).min(expires)),
         ..renewal
     }
 }
 
-/// Whose a Secret of the target's name is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ownership {
-    /// This request's, or one that it may take over.
-    Ours,
-    /// Somebody else's that is handed over by annotation.
-    Adopted,
-    /// Somebody else's.
-    Foreign {
-        /// Whose, and how to hand it over.
-        why: String,
-    },
-}
-
-/// Decides whose the Secret is. `controller` is another controller that owns it; `outranked` says whether a named request is one that
-/// `request` comes before.
-pub fn ownership(
-    request: &ValidRequest,
-    secret: &SecretSummary,
-    adopt: Option<&str>,
-    controller: Option<&str>,
-    outranked: impl Fn(&str) -> bool,
-) -> Ownership {
-    let named = secret.request.as_deref();
-    // Without its label it is still ours: somebody took the label away, and the watch lost sight of it.
-    if secret.request_uid.as_ref() == Some(&request.uid) || (secret.managed && named == Some(&request.name)) {
-        return Ownership::Ours;
-    }
-    if secret.managed && named.is_some_and(&outranked) {
-        return Ownership::Ours;
-    }
-    if let Some(controller) = controller {
-        return Ownership::Foreign {
-            why: format!("belongs to {controller}; choose another spec.target.name"),
-        };
-    }
-    if adopt == Some(request.name.as_str()) {
-        return Ownership::Adopted;
-    }
-    let whose = match named.filter(|_| secret.managed) {
-        Some(named) => format!("belongs to IdTokenRequest {named}"),
-        None => "was not written by the operator".to_owned(),
-    };
-    Ownership::Foreign {
-        why: format!(
-            "{whose}; choose another spec.target.name, delete it, or hand it over: kubectl annotate secret {} -n {} {}={}",
-            request.target.name,
-            request.namespace,
-            annotations::ADOPT,
-            request.name
-        ),
+/// Whether the Secret is as the operator left it, so that the status and the hashes on it are true of its data.
+pub fn is_whole(observation: &Observation, facts: &Facts) -> bool {
+    let is_recorded =
+        |secret: &SecretSummary| facts.recorded_version.as_ref() == Some(&secret.resource_version);
+    match observation.integrity() {
+        Some(integrity) => integrity == Integrity::Intact,
+        None => observation.secret().is_some_and(is_recorded),
     }
 }
 

@@ -11,10 +11,11 @@ use super::*;
 use acts::{Action, Upstream, act};
 
 use crate::api::annotations as notes;
+use crate::controller::issue::observation::{Expectations, ReadSecret};
 use crate::controller::issue::render::render;
 use crate::fixtures::{apply, content, object, stored, token};
 use crate::request::validate;
-use crate::schedule::backoff::{self as retry, Attempt};
+use crate::schedule::backoff::FailedAttempt;
 use crate::token::IdToken;
 
 #[derive(Debug)]
@@ -178,21 +179,27 @@ impl World {
             renew: self.renew.clone(),
             grant: self.granted.then(String::new),
         };
-        let retry = self.retry.clone().filter(|retry| retry.holds(&basis, self.now));
-        let mut observed = Observation {
-            unchanged_until: None,
-            secret: self.secret.as_ref().map(|secret| content(secret).summary),
-            content: None,
-            recorded: self.recorded.clone(),
+        let retry = self
+            .retry
+            .clone()
+            .filter(|retry| retry.is_valid_for(&basis, self.now));
+        let facts = Facts {
+            denied,
+            backoff: retry.clone(),
+            recorded_version: self.recorded.clone(),
             handled_renew: self.handled.clone(),
-            issued_at: self.issued_at,
+            timing: Timing {
+                source_repeats_until: None,
+                issued_at: self.issued_at,
+            },
+            ..Facts::default()
         };
-        let decide =
-            |observed: &Observation| decide(&request, observed, denied.as_ref(), retry.as_ref(), self.now);
-        let mut plan = decide(&observed);
+        let cached = self.secret.as_ref().map(|secret| content(secret).summary);
+        let mut observation = Observation::Cached(cached);
+        let mut plan = decide(&request, &observation, &facts, self.now);
         if plan == Plan::Read {
-            self.read(&request, &mut observed);
-            plan = decide(&observed);
+            observation = self.read(&request);
+            plan = decide(&request, &observation, &facts, self.now);
         }
         match plan {
             Plan::Read => return Err(TestCaseError::fail("read twice")),
@@ -204,21 +211,28 @@ impl World {
                 prop_assert!(!self.granted);
                 return Ok(None);
             }
-            Plan::Keep { until } => {
+            Plan::Gone | Plan::Requeue | Plan::Conflict(_) => {
+                return Err(TestCaseError::fail("there is no other request and no relist"));
+            }
+            Plan::Keep(renewal) => {
+                let until = renewal.at;
+                prop_assert!(self.granted);
                 self.check_kept(&request, until)?;
                 self.record();
                 self.retry = None;
                 return Ok(Some(until));
             }
-            Plan::BackOff { until } => {
+            Plan::BackOff(backoff) => {
+                let until = backoff.next;
                 prop_assert!(until > self.now);
                 prop_assert_eq!(Some(until), retry.map(|retry| retry.next));
                 return Ok(Some(until));
             }
             Plan::Repair => {
+                prop_assert!(self.granted && !request.suspend, "no grant, no write");
                 let (token, hash) = self.written.take().unwrap();
                 prop_assert_eq!(&hash, &request.token_hash, "another spec's token was kept");
-                self.write(&request, &token, &observed);
+                self.write(&request, &token, &observation);
                 self.written = Some((token, hash));
             }
             Plan::Issue(cause) => {
@@ -231,12 +245,15 @@ impl World {
                         let claims = token.claims().clone();
                         self.mints += 1;
                         self.issued_at = Some(self.now);
-                        observed.issued_at = self.issued_at;
-                        self.write(&request, &token, &observed);
+                        let timing = Timing {
+                            issued_at: self.issued_at,
+                            ..facts.timing
+                        };
+                        self.write(&request, &token, &observation);
                         self.written = Some((token, request.token_hash.clone()));
                         self.handled = request.renew_request.clone();
                         self.retry = None;
-                        return Ok(Some(due(&request, &observed, claims.iat, claims.exp).at));
+                        return Ok(Some(due_renewal(&request, timing, claims.iat, claims.exp).at));
                     }
                     Upstream::Refused => (ErrorClass::Rejected, None),
                     Upstream::Passing => (ErrorClass::Transient, None),
@@ -249,39 +266,24 @@ impl World {
             }
         }
         let times = self.written.as_ref().map(|(token, _)| token.claims());
-        Ok(times.map(|claims| due(&request, &observed, claims.iat, claims.exp).at))
+        Ok(times.map(|claims| due_renewal(&request, facts.timing, claims.iat, claims.exp).at))
     }
 
-    fn read(&self, request: &ValidRequest, observed: &mut Observation) {
-        let secret = self.secret.as_ref().unwrap();
-        let content = content(secret);
-        let mut summary = content.summary.clone();
-        let stored = content
-            .data
-            .keys()
-            .filter_map(|key| content.token(key))
-            .find(|token| Some(token.fingerprint()) == summary.digest);
-        observed.content = Some(match stored {
-            None => Integrity::Damaged,
-            Some(token) => {
-                summary.issued = Some(token.claims().iat);
-                summary.expires = Some(token.claims().exp);
-                match render(request, &token).map(|rendered| rendered.drift(&content)) {
-                    Ok(None) => Integrity::Intact,
-                    _ => Integrity::Drifted,
-                }
-            }
-        });
-        observed.secret = Some(summary);
+    fn read(&self, request: &ValidRequest) -> Observation {
+        let read = |secret| {
+            let read = ReadSecret::compare(content(secret), request, &Expectations::default(), self.now);
+            Box::new(read.unwrap())
+        };
+        Observation::Read(self.secret.as_ref().map(read))
     }
 
-    fn write(&mut self, request: &ValidRequest, token: &IdToken, observed: &Observation) {
+    fn write(&mut self, request: &ValidRequest, token: &IdToken, observation: &Observation) {
         let rendered = render(request, token).unwrap();
         let secret = match self.secret.take() {
             None => json!(rendered.create("shop", "billing")),
             Some(mut secret) => {
                 let seen = content(&secret);
-                let patch = match observed.content {
+                let patch = match observation.integrity() {
                     None => json!(rendered.renew(&seen.summary.uid, &seen.summary.resource_version)),
                     Some(_) => rendered.replace(&seen, false),
                 };
@@ -336,7 +338,7 @@ impl World {
             Some((token, hash)) => {
                 let claims = token.claims();
                 *hash != request.token_hash
-                    || renewal(request, claims.iat, claims.exp).at <= self.now
+                    || planned(request, claims.iat, claims.exp).at <= self.now
                     || requested
             }
         };
@@ -356,15 +358,15 @@ impl World {
         let expiry = held
             .filter(|(token, hash)| *hash == request.token_hash && token.claims().exp > self.now)
             .map(|(token, _)| token.claims().exp);
-        let attempt = Attempt {
+        let attempt = FailedAttempt {
             reason: "Failed",
             message: String::new(),
             class,
             retry_after: asked,
-            act: false,
-            expiry,
+            needs_user_action: false,
+            expires: expiry,
         };
-        let retry = retry::after(before.as_ref(), attempt, basis, &request.uid, self.now);
+        let retry = Backoff::next(before.as_ref(), attempt, basis, &request.uid, self.now);
         let delay = retry.next.duration_since(self.now);
         let since_first = self.now.duration_since(retry.since);
         let early = since_first < SignedDuration::from_hours(1);

@@ -1,15 +1,17 @@
 use jiff::SignedDuration;
+use proptest::prelude::*;
+use proptest::sample::select;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::cache::BackoffKey;
+use crate::classify::ErrorClass;
+use crate::controller::issue::observation::ReadSecret;
 use crate::fixtures::{at, request};
-use crate::schedule::renewal::ErrorClass;
+use crate::kubernetes::secret::SecretContent;
+use crate::schedule::backoff::BackoffKey;
 
 #[path = "plan_model_tests.rs"]
 mod model;
-#[path = "plan_ownership_tests.rs"]
-mod ownership;
 
 const T0: i64 = 1_800_000_000;
 
@@ -30,15 +32,85 @@ fn left(request: &ValidRequest) -> SecretSummary {
     }
 }
 
-fn observed(secret: SecretSummary, content: Option<Integrity>) -> Observation {
-    Observation {
-        secret: Some(secret),
-        unchanged_until: None,
-        content,
-        recorded: Some("7".into()),
-        handled_renew: None,
-        issued_at: None,
+/// What is known of a Secret, to be changed by a case.
+#[derive(Clone)]
+struct Observed {
+    secret: Option<SecretSummary>,
+    integrity: Option<Integrity>,
+    facts: Facts,
+}
+
+impl Observed {
+    fn new(secret: SecretSummary) -> Self {
+        Self {
+            secret: Some(secret),
+            integrity: None,
+            facts: Facts {
+                recorded_version: Some("7".into()),
+                ..Facts::default()
+            },
+        }
     }
+
+    fn observation(&self) -> Observation {
+        let read = |summary: &SecretSummary, integrity| ReadSecret {
+            summary: summary.clone(),
+            integrity,
+            token: None,
+            content: SecretContent {
+                summary: summary.clone(),
+                meta: Default::default(),
+                type_: "Opaque".to_owned(),
+                immutable: false,
+                data: Default::default(),
+            },
+        };
+        match (&self.secret, self.integrity) {
+            (None, _) => Observation::Read(None),
+            (Some(secret), None) => Observation::Cached(Some(secret.clone())),
+            (Some(secret), Some(integrity)) => Observation::Read(Some(Box::new(read(secret, integrity)))),
+        }
+    }
+
+    fn decide(&self, request: &ValidRequest, now: Timestamp) -> Expected {
+        Expected::from(decide(request, &self.observation(), &self.facts, now))
+    }
+}
+
+/// A plan without what it borrows.
+#[derive(Debug, PartialEq)]
+enum Expected {
+    Keep(Timestamp),
+    Read,
+    Repair,
+    Issue(IssueCause),
+    BackOff(Timestamp),
+    Denied,
+    Conflict(String),
+    Suspended,
+    Requeue,
+    Gone,
+}
+
+impl From<Plan<'_>> for Expected {
+    fn from(plan: Plan<'_>) -> Self {
+        match plan {
+            Plan::Keep(renewal) => Self::Keep(renewal.at),
+            Plan::Read => Self::Read,
+            Plan::Repair => Self::Repair,
+            Plan::Issue(cause) => Self::Issue(cause),
+            Plan::BackOff(backoff) => Self::BackOff(backoff.next),
+            Plan::Denied(_) => Self::Denied,
+            Plan::Conflict(owner) => Self::Conflict(owner.to_owned()),
+            Plan::Suspended => Self::Suspended,
+            Plan::Requeue => Self::Requeue,
+            Plan::Gone => Self::Gone,
+        }
+    }
+}
+
+fn planned(request: &ValidRequest, issued: Timestamp, expires: Timestamp) -> Renewal {
+    renewal(issued, expires, request.renew_before, &request.uid)
 }
 
 fn denied() -> Denied {
@@ -54,8 +126,8 @@ fn retry(next: i64) -> Backoff {
         at: at(T0),
         since: at(T0),
         next: at(next),
-        act: false,
-        basis: BackoffKey {
+        needs_user_action: false,
+        key: BackoffKey {
             generation: 1,
             renew: None,
             grant: None,
@@ -63,16 +135,17 @@ fn retry(next: i64) -> Backoff {
     }
 }
 
+#[derive(Clone, Debug)]
 struct Case {
     name: &'static str,
     spec: Value,
-    change: fn(&mut Observation),
+    change: fn(&mut Observed),
     renew: Option<&'static str>,
     now: i64,
     /// Whether it is allowed, and when the next attempt is due after a failure.
     allowed: bool,
     retry: Option<i64>,
-    expected: fn(&ValidRequest) -> Plan,
+    expected: fn(&ValidRequest) -> Expected,
 }
 
 impl Default for Case {
@@ -85,14 +158,12 @@ impl Default for Case {
             now: T0 + 60,
             allowed: true,
             retry: None,
-            expected: |request| Plan::Keep {
-                until: renewal(request, at(T0), at(T0 + 3600)).at,
-            },
+            expected: |request| Expected::Keep(planned(request, at(T0), at(T0 + 3600)).at),
         }
     }
 }
 
-fn edit(observed: &mut Observation, change: impl FnOnce(&mut SecretSummary)) {
+fn edit(observed: &mut Observed, change: impl FnOnce(&mut SecretSummary)) {
     change(observed.secret.as_mut().unwrap());
 }
 
@@ -106,108 +177,108 @@ fn cases() -> Vec<Case> {
         Case {
             name: "no Secret",
             change: |o| o.secret = None,
-            expected: |_| Plan::Issue(IssueCause::Missing),
+            expected: |_| Expected::Issue(IssueCause::Missing),
             ..Case::default()
         },
         Case {
             name: "no Secret, denied",
             change: |o| o.secret = None,
             allowed: false,
-            expected: |_| Plan::Denied(denied()),
+            expected: |_| Expected::Denied,
             ..Case::default()
         },
         Case {
             name: "no Secret, failed lately",
             change: |o| o.secret = None,
             retry: Some(T0 + 61),
-            expected: |_| Plan::BackOff { until: at(T0 + 61) },
+            expected: |_| Expected::BackOff(at(T0 + 61)),
             ..Case::default()
         },
         Case {
             name: "no Secret, the retry is due",
             change: |o| o.secret = None,
             retry: Some(T0 + 60),
-            expected: |_| Plan::Issue(IssueCause::Missing),
+            expected: |_| Expected::Issue(IssueCause::Missing),
             ..Case::default()
         },
         Case {
             name: "no Secret, suspended",
             spec: json!({"suspend": true}),
             change: |o| o.secret = None,
-            expected: |_| Plan::Suspended,
+            expected: |_| Expected::Suspended,
             ..Case::default()
         },
         Case {
             name: "changed behind our back",
             change: |o| edit(o, |s| s.resource_version = "8".into()),
-            expected: |_| Plan::Read,
+            expected: |_| Expected::Read,
             ..Case::default()
         },
         Case {
             name: "never recorded, as after a crash between the two writes",
-            change: |o| o.recorded = None,
-            expected: |_| Plan::Read,
+            change: |o| o.facts.recorded_version = None,
+            expected: |_| Expected::Read,
             ..Case::default()
         },
         Case {
             name: "read and intact",
             change: |o| {
-                o.recorded = None;
-                o.content = Some(Integrity::Intact);
+                o.facts.recorded_version = None;
+                o.integrity = Some(Integrity::Intact);
             },
             ..Case::default()
         },
         Case {
             name: "read and drifted",
-            change: |o| o.content = Some(Integrity::Drifted),
-            expected: |_| Plan::Repair,
+            change: |o| o.integrity = Some(Integrity::Drifted),
+            expected: |_| Expected::Repair,
             ..Case::default()
         },
         Case {
-            name: "read and drifted, which needs no grant",
-            change: |o| o.content = Some(Integrity::Drifted),
+            name: "read and drifted, denied: no grant, no write",
+            change: |o| o.integrity = Some(Integrity::Drifted),
             allowed: false,
-            expected: |_| Plan::Repair,
+            expected: |_| Expected::Denied,
             ..Case::default()
         },
         Case {
             name: "read and drifted, but the last repair failed",
-            change: |o| o.content = Some(Integrity::Drifted),
+            change: |o| o.integrity = Some(Integrity::Drifted),
             retry: Some(T0 + 70),
-            expected: |_| Plan::BackOff { until: at(T0 + 70) },
+            expected: |_| Expected::BackOff(at(T0 + 70)),
             ..Case::default()
         },
         Case {
             name: "read and damaged",
-            change: |o| o.content = Some(Integrity::Damaged),
-            expected: |_| Plan::Issue(IssueCause::Damaged),
+            change: |o| o.integrity = Some(Integrity::Damaged),
+            expected: |_| Expected::Issue(IssueCause::Damaged),
             ..Case::default()
         },
         Case {
             name: "the template changed",
             change: |o| edit(o, |s| s.render_hash = Some("v1-other".into())),
-            expected: |_| Plan::Read,
+            expected: |_| Expected::Read,
             ..Case::default()
         },
         Case {
             name: "the template changed, read",
             change: |o| {
                 edit(o, |s| s.render_hash = Some("v1-other".into()));
-                o.content = Some(Integrity::Drifted);
+                o.integrity = Some(Integrity::Drifted);
             },
-            expected: |_| Plan::Repair,
+            expected: |_| Expected::Repair,
             ..Case::default()
         },
         Case {
             name: "restored from a backup",
             change: |o| edit(o, |s| s.request_uid = Some("an-earlier-life".into())),
-            expected: |_| Plan::Read,
+            expected: |_| Expected::Read,
             ..Case::default()
         },
         Case {
             name: "the audience changed",
             change: |o| edit(o, |s| s.token_hash = Some("v1-other".into())),
-            expected: |_| Plan::Issue(IssueCause::Changed),
+            expected: |_| Expected::Issue(IssueCause::Changed),
             ..Case::default()
         },
         Case {
@@ -218,27 +289,27 @@ fn cases() -> Vec<Case> {
                     s.render_hash = Some("v1-other".into());
                 });
             },
-            expected: |_| Plan::Read,
+            expected: |_| Expected::Read,
             ..Case::default()
         },
         Case {
             name: "the audience changed, denied",
             change: |o| edit(o, |s| s.token_hash = Some("v1-other".into())),
             allowed: false,
-            expected: |_| Plan::Denied(denied()),
+            expected: |_| Expected::Denied,
             ..Case::default()
         },
         Case {
             name: "due",
             now: late,
-            expected: |_| Plan::Issue(IssueCause::Due),
+            expected: |_| Expected::Issue(IssueCause::Due),
             ..Case::default()
         },
         Case {
             name: "due and changed behind our back",
             change: |o| edit(o, |s| s.resource_version = "8".into()),
             now: late,
-            expected: |_| Plan::Read,
+            expected: |_| Expected::Read,
             ..Case::default()
         },
         Case {
@@ -246,26 +317,27 @@ fn cases() -> Vec<Case> {
             change: |o| edit(o, |s| s.resource_version = "8".into()),
             now: late,
             allowed: false,
-            expected: |_| Plan::Read,
+            expected: |_| Expected::Read,
             ..Case::default()
         },
         Case {
             name: "due and the template changed",
             change: |o| edit(o, |s| s.render_hash = Some("v1-other".into())),
             now: late,
-            expected: |_| Plan::Read,
+            expected: |_| Expected::Read,
             ..Case::default()
         },
         Case {
             name: "due and denied: the token is kept",
             now: late,
             allowed: false,
-            expected: |_| Plan::Denied(denied()),
+            expected: |_| Expected::Denied,
             ..Case::default()
         },
         Case {
-            name: "not due and denied: nothing is to be done",
+            name: "not due and denied: the token is kept",
             allowed: false,
+            expected: |_| Expected::Denied,
             ..Case::default()
         },
         Case {
@@ -276,14 +348,14 @@ fn cases() -> Vec<Case> {
         Case {
             name: "expired at this very moment",
             now: T0 + 3600,
-            expected: |_| Plan::Issue(IssueCause::Expired),
+            expected: |_| Expected::Issue(IssueCause::Expired),
             ..Case::default()
         },
         Case {
             name: "expired while suspended",
             spec: json!({"suspend": true}),
             now: T0 + 4000,
-            expected: |_| Plan::Suspended,
+            expected: |_| Expected::Suspended,
             ..Case::default()
         },
         Case {
@@ -294,7 +366,7 @@ fn cases() -> Vec<Case> {
                     s.resource_version = "8".into();
                 });
             },
-            expected: |_| Plan::Read,
+            expected: |_| Expected::Read,
             ..Case::default()
         },
         Case {
@@ -305,38 +377,112 @@ fn cases() -> Vec<Case> {
                     s.resource_version = "8".into();
                 });
             },
-            expected: |_| Plan::Read,
+            expected: |_| Expected::Read,
             ..Case::default()
         },
         Case {
             name: "a renewal is asked for",
             renew: Some("now"),
-            expected: |_| Plan::Issue(IssueCause::Requested),
+            expected: |_| Expected::Issue(IssueCause::Requested),
             ..Case::default()
         },
         Case {
             name: "a renewal was asked for and done",
             renew: Some("now"),
-            change: |o| o.handled_renew = Some("now".into()),
+            change: |o| o.facts.handled_renew = Some("now".into()),
             ..Case::default()
         },
         Case {
             name: "another renewal is asked for",
             renew: Some("again"),
-            change: |o| o.handled_renew = Some("now".into()),
-            expected: |_| Plan::Issue(IssueCause::Requested),
+            change: |o| o.facts.handled_renew = Some("now".into()),
+            expected: |_| Expected::Issue(IssueCause::Requested),
             ..Case::default()
         },
         Case {
             name: "the annotation was taken away",
-            change: |o| o.handled_renew = Some("now".into()),
+            change: |o| o.facts.handled_renew = Some("now".into()),
             ..Case::default()
         },
         Case {
             name: "renewBefore makes it due",
             spec: json!({"renewBefore": "59m"}),
             now: T0 + 720,
-            expected: |_| Plan::Issue(IssueCause::Due),
+            expected: |_| Expected::Issue(IssueCause::Due),
+            ..Case::default()
+        },
+        Case {
+            name: "gone, whatever else",
+            change: |o| {
+                o.secret = None;
+                o.facts.standing = Standing::Gone;
+                o.facts.winning_claimant = Some("other".into());
+            },
+            expected: |_| Expected::Gone,
+            ..Case::default()
+        },
+        Case {
+            name: "another request has the Secret",
+            change: |o| o.facts.winning_claimant = Some("other".into()),
+            allowed: false,
+            expected: |_| Expected::Conflict("other".into()),
+            ..Case::default()
+        },
+        Case {
+            name: "suspended, and another client changed the Secret: what it holds decides Ready",
+            spec: json!({"suspend": true}),
+            change: |o| edit(o, |s| s.resource_version = "8".into()),
+            expected: |_| Expected::Read,
+            ..Case::default()
+        },
+        Case {
+            name: "the last failure needs a user, who may have acted",
+            change: |o| o.facts.awaits_user = true,
+            expected: |_| Expected::Read,
+            ..Case::default()
+        },
+        Case {
+            name: "due, and another leader may have written",
+            change: |o| o.facts.needs_read = true,
+            now: late,
+            expected: |_| Expected::Read,
+            ..Case::default()
+        },
+        Case {
+            name: "not due, and another leader may have written",
+            change: |o| o.facts.needs_read = true,
+            ..Case::default()
+        },
+        Case {
+            name: "due, and the spec changed meanwhile",
+            change: |o| o.facts.standing = Standing::Outdated,
+            now: late,
+            expected: |_| Expected::Requeue,
+            ..Case::default()
+        },
+        Case {
+            name: "due during a relist",
+            change: |o| o.facts.standing = Standing::Relisting,
+            now: late,
+            expected: |_| Expected::Issue(IssueCause::Due),
+            ..Case::default()
+        },
+        Case {
+            name: "no Secret during a relist",
+            change: |o| {
+                o.secret = None;
+                o.facts.standing = Standing::Relisting;
+            },
+            expected: |_| Expected::Requeue,
+            ..Case::default()
+        },
+        Case {
+            name: "drifted during a relist",
+            change: |o| {
+                o.integrity = Some(Integrity::Drifted);
+                o.facts.standing = Standing::Relisting;
+            },
+            expected: |_| Expected::Requeue,
             ..Case::default()
         },
     ]
@@ -345,36 +491,100 @@ fn cases() -> Vec<Case> {
 #[test]
 fn decisions() {
     for case in cases() {
-        let mut request = request(case.spec);
-        request.renew_request = case.renew.map(str::to_owned);
-        let mut observed = observed(left(&request), None);
-        (case.change)(&mut observed);
-        let denied = (!case.allowed).then(denied);
-        let retry = case.retry.map(retry);
-        let plan = decide(&request, &observed, denied.as_ref(), retry.as_ref(), at(case.now));
+        let (request, observed) = prepared(&case);
+        let plan = observed.decide(&request, at(case.now));
         assert_eq!(plan, (case.expected)(&request), "{}", case.name);
     }
 }
 
+/// The request and what is known of its Secret in a case.
+fn prepared(case: &Case) -> (ValidRequest, Observed) {
+    let mut request = request(case.spec.clone());
+    request.renew_request = case.renew.map(str::to_owned);
+    let mut observed = Observed::new(left(&request));
+    (case.change)(&mut observed);
+    observed.facts.denied = (!case.allowed).then(denied);
+    observed.facts.backoff = case.retry.map(retry);
+    (request, observed)
+}
+
 #[test]
-fn a_read_is_never_asked_for_twice() {
-    for case in cases() {
-        for content in [Integrity::Damaged, Integrity::Drifted, Integrity::Intact] {
-            let mut request = request(case.spec.clone());
-            request.renew_request = case.renew.map(str::to_owned);
-            let mut observed = observed(left(&request), None);
-            (case.change)(&mut observed);
-            observed.content = Some(content);
-            let plan = decide(&request, &observed, None, None, at(case.now));
-            assert_ne!(plan, Plan::Read, "{} {content:?}", case.name);
+fn a_secret_that_is_gone_from_the_cache_is_read_before_a_token_is_issued() {
+    let request = request(json!({}));
+    let facts = Facts {
+        recorded_version: Some("7".into()),
+        ..Facts::default()
+    };
+    let decide = |observation, facts| Expected::from(decide(&request, &observation, facts, at(T0)));
+    let missing = Expected::Issue(IssueCause::Missing);
+    assert_eq!(decide(Observation::Cached(None), &facts), Expected::Read);
+    assert_eq!(decide(Observation::Read(None), &facts), missing);
+    assert_eq!(decide(Observation::Cached(None), &Facts::default()), missing);
+}
+
+#[test]
+fn a_conflict_that_is_resolved_is_not_waited_for() {
+    let facts = Facts {
+        backoff: Some(retry(T0 + 600)),
+        ..Facts::default()
+    };
+    assert!(facts.clone().after_read(Standing::Current).backoff.is_some());
+    let conflict = Facts {
+        was_conflicting: true,
+        ..facts
+    };
+    assert_eq!(conflict.after_read(Standing::Current).backoff, None);
+}
+
+proptest! {
+    #[test]
+    fn a_read_is_never_asked_for_twice(
+        case in select(cases()),
+        integrity in select(vec![None, Some(Integrity::Damaged), Some(Integrity::Drifted), Some(Integrity::Intact)]),
+        flags in any::<[bool; 5]>(),
+        standing in select(vec![Standing::Gone, Standing::Outdated, Standing::Relisting, Standing::Current]),
+        now in T0 - 100..T0 + 4000,
+    ) {
+        let (request, mut observed) = prepared(&case);
+        match integrity {
+            None => observed.secret = None,
+            integrity => observed.integrity = integrity,
         }
+        let facts = &mut observed.facts;
+        facts.standing = standing;
+        [facts.awaits_user, facts.was_conflicting, facts.needs_read] = [flags[0], flags[1], flags[2]];
+        facts.winning_claimant = flags[3].then(|| "other".to_owned());
+        facts.recorded_version = facts.recorded_version.take().filter(|_| flags[4]);
+        prop_assert_ne!(observed.decide(&request, at(now)), Expected::Read);
+    }
+
+    #[test]
+    fn nothing_is_written_without_a_grant_or_a_claim_or_while_suspended(
+        case in select(cases()),
+        integrity in select(vec![None, Some(Integrity::Damaged), Some(Integrity::Drifted), Some(Integrity::Intact)]),
+        flags in any::<[bool; 3]>(),
+        suspend: bool,
+        denied_: bool,
+        rival: bool,
+        now in T0 - 100..T0 + 4000,
+    ) {
+        prop_assume!(suspend || denied_ || rival);
+        let (mut request, mut observed) = prepared(&case);
+        request.suspend = suspend;
+        observed.integrity = integrity.or(observed.integrity);
+        let facts = &mut observed.facts;
+        [facts.awaits_user, facts.was_conflicting, facts.needs_read] = flags;
+        facts.denied = denied_.then(denied);
+        facts.winning_claimant = rival.then(|| "other".to_owned());
+        let plan = observed.decide(&request, at(now));
+        prop_assert!(!matches!(plan, Expected::Issue(_) | Expected::Repair), "{:?}", plan);
     }
 }
 
 #[test]
 fn a_clamped_renewal_leaves_a_fifth() {
     let request = request(json!({"renewBefore": "2h"}));
-    let renewal = renewal(&request, at(T0), at(T0 + 3600));
+    let renewal = planned(&request, at(T0), at(T0 + 3600));
     assert!(renewal.clamped_to.is_some());
     assert!(renewal.at >= at(T0) + SignedDuration::from_secs(719));
 }
@@ -384,24 +594,25 @@ fn a_source_that_has_no_other_token_is_not_asked() {
     let request = request(json!({}));
     let secret = left(&request);
     let (issued, expires) = (secret.issued.unwrap(), secret.expires.unwrap());
-    let due = renewal(&request, issued, expires).at;
+    let due = planned(&request, issued, expires).at;
     let later = due + SignedDuration::from_mins(10);
     let decide_at = |now, until| {
-        let observed = Observation {
-            unchanged_until: until,
-            ..observed(secret.clone(), None)
-        };
-        decide(&request, &observed, None, None, now)
+        let mut observed = Observed::new(secret.clone());
+        observed.facts.timing.source_repeats_until = until;
+        observed.decide(&request, now)
     };
-    assert_eq!(decide_at(due, None), Plan::Issue(IssueCause::Due));
-    assert_eq!(decide_at(due, Some(later)), Plan::Keep { until: later });
-    assert_eq!(decide_at(later, Some(later)), Plan::Issue(IssueCause::Due));
+    assert_eq!(decide_at(due, None), Expected::Issue(IssueCause::Due));
+    assert_eq!(decide_at(due, Some(later)), Expected::Keep(later));
+    assert_eq!(decide_at(later, Some(later)), Expected::Issue(IssueCause::Due));
     // Neither before the renewal nor beyond the token's end.
     let early = issued;
-    assert_eq!(decide_at(issued, Some(early)), Plan::Keep { until: due });
+    assert_eq!(decide_at(issued, Some(early)), Expected::Keep(due));
     let never = expires + SignedDuration::from_hours(1);
-    assert_eq!(decide_at(due, Some(never)), Plan::Keep { until: expires });
-    assert_eq!(decide_at(expires, Some(never)), Plan::Issue(IssueCause::Expired));
+    assert_eq!(decide_at(due, Some(never)), Expected::Keep(expires));
+    assert_eq!(
+        decide_at(expires, Some(never)),
+        Expected::Issue(IssueCause::Expired)
+    );
 }
 
 #[test]
@@ -410,27 +621,25 @@ fn a_clock_that_is_ahead_does_not_issue_again_and_again() {
     let secret = left(&request);
     let ahead = at(T0 + 1800);
     let decide_with = |issued_at| {
-        let observed = Observation {
-            issued_at,
-            ..observed(secret.clone(), None)
-        };
-        decide(&request, &observed, None, None, ahead)
+        let mut observed = Observed::new(secret.clone());
+        observed.facts.timing.issued_at = issued_at;
+        observed.decide(&request, ahead)
     };
-    assert_eq!(decide_with(None), Plan::Issue(IssueCause::Due));
+    assert_eq!(decide_with(None), Expected::Issue(IssueCause::Due));
     // A tenth of the half hour that it has by this clock.
     let until = at(T0 + 1980);
-    assert_eq!(decide_with(Some(ahead)), Plan::Keep { until });
+    assert_eq!(decide_with(Some(ahead)), Expected::Keep(until));
 }
 
 #[test]
 fn a_wait_ends_with_what_it_depends_on_and_where_the_clock_was_set_back() {
     let failed = retry(T0 + 60);
-    assert!(failed.holds(&failed.basis, at(T0)));
-    assert!(failed.holds(&failed.basis, at(T0 + 3600)));
-    assert!(!failed.holds(&failed.basis, at(T0 - 3600)));
+    assert!(failed.is_valid_for(&failed.key, at(T0)));
+    assert!(failed.is_valid_for(&failed.key, at(T0 + 3600)));
+    assert!(!failed.is_valid_for(&failed.key, at(T0 - 3600)));
     let other = BackoffKey {
         generation: 2,
-        ..failed.basis.clone()
+        ..failed.key.clone()
     };
-    assert!(!failed.holds(&other, at(T0)));
+    assert!(!failed.is_valid_for(&other, at(T0)));
 }

@@ -1,72 +1,57 @@
-use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::fixtures::{apply, at};
+use crate::api::v1alpha1::GrantRef;
+use crate::controller::reconcile::event::between as event;
+use crate::controller::reconcile::outcome::Failure;
+use crate::fixtures::{at, current_token};
+use crate::kubernetes::status::merge_patch;
 
 const T0: i64 = 1_800_000_000;
 const FAILED: &str = "PermissionDenied";
-
-fn held() -> CurrentToken {
-    CurrentToken {
-        unchanged: false,
-        secret: SecretStatus {
-            name: "billing".into(),
-            resource_version: Some("7".into()),
-        },
-        token: TokenStatus {
-            issue_time: Some(Time(at(T0))),
-            expiration_time: Some(Time(at(T0 + 3600))),
-            audience: Some("https://a.run.app".into()),
-            ..TokenStatus::default()
-        },
-        renewal: Renewal {
-            at: at(T0 + 1700) + SignedDuration::from_millis(123),
-            clamped_to: None,
-        },
-    }
-}
 
 fn failure(reason: &'static str, stalled: bool) -> Option<Failure> {
     Some(Failure {
         reason,
         message: format!("it was {reason}"),
         stalled,
+        ..Failure::default()
     })
 }
 
-fn report(held: Option<CurrentToken>, failure: Option<Failure>) -> Report {
-    Report {
-        held,
-        failure,
-        suspended: false,
+fn of(outcome: Outcome) -> Reconciled {
+    Reconciled {
+        outcome,
         source: Some("Impersonation"),
         grant: Some(GrantRef {
             name: "g".into(),
             uid: None,
         }),
         handled_renew: None,
-        keep_secret_name: false,
-        postponed: false,
-        behind: false,
-        acted: None,
-        attempts: None,
-        next: None,
     }
 }
 
-fn suspended(held: Option<CurrentToken>) -> Report {
-    Report {
-        suspended: true,
-        ..report(held, None)
-    }
+/// With a current token, if there is one, and with a failure, if there is one.
+fn report(token: Option<CurrentToken>, failure: Option<Failure>) -> Reconciled {
+    of(match (token, failure) {
+        (token, Some(failure)) => Outcome::Failed(Failure { token, ..failure }),
+        (Some(token), None) => Outcome::Kept(token),
+        (None, None) => Outcome::Deferred {
+            token: None,
+            until: at(T0 + 10),
+        },
+    })
 }
 
-fn after(previous: &IdTokenRequestStatus, report: &Report, now: i64) -> IdTokenRequestStatus {
-    compute(previous, 3, report, at(now))
+fn suspended(token: Option<CurrentToken>) -> Reconciled {
+    of(Outcome::Suspended(token))
 }
 
-fn fresh(report: &Report) -> IdTokenRequestStatus {
+fn after(previous: &IdTokenRequestStatus, report: &Reconciled, now: i64) -> IdTokenRequestStatus {
+    next(previous, 3, report, at(now))
+}
+
+fn fresh(report: &Reconciled) -> IdTokenRequestStatus {
     after(&IdTokenRequestStatus::default(), report, T0)
 }
 
@@ -97,17 +82,17 @@ fn kstatus(status: &IdTokenRequestStatus) -> &'static str {
 
 #[test]
 fn conditions_of_each_report() {
-    let issued = fresh(&report(Some(held()), None));
+    let issued = fresh(&report(Some(current_token()), None));
     let none = IdTokenRequestStatus::default();
     let (issuing, retrying, stalled) = (None, failure(FAILED, false), failure(FAILED, true));
-    let refused = after(&issued, &report(Some(held()), stalled.clone()), T0 + 30);
+    let refused = after(&issued, &report(Some(current_token()), stalled.clone()), T0 + 30);
     // Ready, its reason, RenewalFailing, Reconciling, Stalled, kstatus.
-    type Row<'a> = (&'a str, &'a IdTokenRequestStatus, Report, [&'a str; 6]);
+    type Row<'a> = (&'a str, &'a IdTokenRequestStatus, Reconciled, [&'a str; 6]);
     let rows: Vec<Row<'_>> = vec![
         (
             "issued",
             &none,
-            report(Some(held()), None),
+            report(Some(current_token()), None),
             ["True", "Issued", "-", "-", "-", "Current"],
         ),
         (
@@ -131,19 +116,19 @@ fn conditions_of_each_report() {
         (
             "a renewal failed, the token is kept",
             &issued,
-            report(Some(held()), retrying.clone()),
+            report(Some(current_token()), retrying.clone()),
             ["True", "Issued", "True", "-", "-", "Current"],
         ),
         (
             "renewals are refused for long, the token is kept",
             &issued,
-            report(Some(held()), stalled.clone()),
+            report(Some(current_token()), stalled.clone()),
             ["True", "Issued", "True", "-", "True", "Failed"],
         ),
         (
             "renewals work again",
             &refused,
-            report(Some(held()), None),
+            report(Some(current_token()), None),
             ["True", "Issued", "False", "-", "False", "Current"],
         ),
         (
@@ -161,7 +146,7 @@ fn conditions_of_each_report() {
         (
             "suspended with a token",
             &issued,
-            suspended(Some(held())),
+            suspended(Some(current_token())),
             ["True", "Suspended", "-", "-", "-", "Current"],
         ),
         (
@@ -189,7 +174,7 @@ fn conditions_of_each_report() {
             assert_eq!(condition.observed_generation, Some(3), "{name}");
             assert!(!condition.reason.is_empty(), "{name}");
         }
-        if let Some(failure) = &report.failure {
+        if let Some(failure) = report.outcome.failure() {
             let told = status.conditions.iter().any(|c| c.message == failure.message);
             assert!(told, "{name}: nobody is told what failed");
         }
@@ -198,11 +183,11 @@ fn conditions_of_each_report() {
 
 #[test]
 fn the_status_holds_what_was_reported() {
-    let mut first = report(Some(held()), None);
+    let mut first = report(Some(current_token()), None);
     first.handled_renew = Some("now".into());
     let status = fresh(&first);
-    assert_eq!(status.secret, Some(held().secret));
-    assert_eq!(status.token, Some(held().token));
+    assert_eq!(status.secret, Some(current_token().secret));
+    assert_eq!(status.token, Some(current_token().token));
     assert_eq!(status.source.as_deref(), Some("Impersonation"));
     assert_eq!(status.grant.as_ref().unwrap().name, "g");
     assert_eq!(status.last_handled_renew_request.as_deref(), Some("now"));
@@ -211,29 +196,35 @@ fn the_status_holds_what_was_reported() {
     let mut denied = report(None, failure(FAILED, false));
     denied.grant = None;
     let status = after(&status, &denied, T0 + 60);
-    assert_eq!(status.secret, Some(held().secret));
-    assert_eq!(status.token, Some(held().token));
+    assert_eq!(status.secret, Some(current_token().secret));
+    assert_eq!(status.token, Some(current_token().token));
     assert_eq!(status.last_handled_renew_request.as_deref(), Some("now"));
     assert_eq!((status.grant, status.renewal_time), (None, None));
 }
 
 #[test]
 fn the_old_name_stays_until_its_secret_is_gone() {
-    let status = fresh(&report(Some(held()), None));
-    let mut renamed = report(Some(held()), failure(FAILED, false));
-    renamed.held.as_mut().unwrap().secret.name = "renamed".into();
-    renamed.keep_secret_name = true;
-    let status = after(&status, &renamed, T0);
+    let status = fresh(&report(Some(current_token()), None));
+    let mut token = current_token();
+    token.secret.name = "renamed".into();
+    let renamed = |old_secret_remains| {
+        let failure = failure(FAILED, false).map(|failure| Failure {
+            old_secret_remains,
+            ..failure
+        });
+        report(Some(token.clone()), failure)
+    };
+    let status = after(&status, &renamed(true), T0);
     assert_eq!(status.secret.as_ref().unwrap().name, "billing");
-    renamed.keep_secret_name = false;
-    assert_eq!(after(&status, &renamed, T0).secret.unwrap().name, "renamed");
+    let status = after(&status, &renamed(false), T0);
+    assert_eq!(status.secret.unwrap().name, "renamed");
 }
 
 #[test]
 fn a_clamp_is_said() {
-    let mut clamped = report(Some(held()), None);
-    clamped.held.as_mut().unwrap().renewal.clamped_to = Some(SignedDuration::from_millis(2_700_600));
-    let status = fresh(&clamped);
+    let mut clamped = current_token();
+    clamped.renewal.clamped_to = Some(SignedDuration::from_millis(2_700_600));
+    let status = fresh(&report(Some(clamped), None));
     let message = &find(&status, READY).message;
     assert!(message.ends_with("45m is used"), "{message}");
 }
@@ -246,10 +237,10 @@ fn transition_times_move_with_the_status_alone() {
     assert_eq!(find(&other, READY).reason, "QuotaExceeded");
     assert_eq!(since(&other, READY), at(T0));
     assert_eq!(since(&other, RECONCILING), at(T0));
-    let well = after(&other, &report(Some(held()), None), T0 + 200);
+    let well = after(&other, &report(Some(current_token()), None), T0 + 200);
     assert_eq!(since(&well, READY), at(T0 + 200));
     assert_eq!(since(&well, RECONCILING), at(T0 + 200));
-    let renewed = compute(&well, 4, &report(Some(held()), None), at(T0 + 300));
+    let renewed = next(&well, 4, &report(Some(current_token()), None), at(T0 + 300));
     assert_eq!(since(&renewed, READY), at(T0 + 200));
 }
 
@@ -258,7 +249,7 @@ fn messages_are_bounded() {
     let long = Failure {
         reason: FAILED,
         message: "é".repeat(10_000),
-        stalled: false,
+        ..Failure::default()
     };
     let before = IdTokenRequestStatus::default();
     let status = fresh(&report(None, Some(long)));
@@ -270,21 +261,21 @@ fn messages_are_bounded() {
 #[test]
 fn nothing_is_written_when_nothing_changed() {
     let reports = [
-        report(Some(held()), None),
-        report(Some(held()), failure(FAILED, false)),
-        report(Some(held()), failure(FAILED, true)),
+        report(Some(current_token()), None),
+        report(Some(current_token()), failure(FAILED, false)),
+        report(Some(current_token()), failure(FAILED, true)),
         report(None, failure(FAILED, false)),
         report(None, None),
-        suspended(Some(held())),
+        suspended(Some(current_token())),
         suspended(None),
     ];
     let json = |status: &IdTokenRequestStatus| serde_json::to_value(status).unwrap();
     for report in reports {
-        let first = compute(&IdTokenRequestStatus::default(), 1, &report, at(T0));
-        assert_eq!(compute(&first, 1, &report, at(T0 + 500)), first);
+        let first = next(&IdTokenRequestStatus::default(), 1, &report, at(T0));
+        assert_eq!(next(&first, 1, &report, at(T0 + 500)), first);
         // Also when it comes back from the API server, which keeps whole seconds.
         let read: IdTokenRequestStatus = serde_json::from_value(json(&first)).unwrap();
-        let again = compute(&read, 1, &report, at(T0 + 500));
+        let again = next(&read, 1, &report, at(T0 + 500));
         assert_eq!(merge_patch(&json(&read), &json(&again)), None, "{report:?}");
         assert!(event(&read, &again).is_none());
     }
@@ -294,7 +285,7 @@ fn nothing_is_written_when_nothing_changed() {
 fn the_default_status_of_the_schema_is_replaced() {
     let default: IdTokenRequestStatus = serde_json::from_value(json!({"observedGeneration": -1})).unwrap();
     assert_eq!(
-        after(&default, &report(Some(held()), None), T0).observed_generation,
+        after(&default, &report(Some(current_token()), None), T0).observed_generation,
         Some(3)
     );
 }
@@ -313,13 +304,16 @@ fn events_tell_first_issue_failure_and_recovery_only() {
         ),
         (suspended(None), None),
         (report(None, failure(FAILED, false)), Some(FAILED)),
-        (report(Some(held()), None), Some("Recovered")),
-        (report(Some(held()), None), None),
-        (report(Some(held()), failure(FAILED, false)), Some(FAILED)),
+        (report(Some(current_token()), None), Some("Recovered")),
+        (report(Some(current_token()), None), None),
+        (
+            report(Some(current_token()), failure(FAILED, false)),
+            Some(FAILED),
+        ),
         (report(None, failure(FAILED, false)), None),
-        (report(Some(held()), None), Some("Recovered")),
-        (suspended(Some(held())), None),
-        (report(Some(held()), None), None),
+        (report(Some(current_token()), None), Some("Recovered")),
+        (suspended(Some(current_token())), None),
+        (report(Some(current_token()), None), None),
     ];
     let mut status = IdTokenRequestStatus::default();
     for (step, (report, expected)) in story.into_iter().enumerate() {
@@ -330,43 +324,7 @@ fn events_tell_first_issue_failure_and_recovery_only() {
     }
     let first = event(
         &IdTokenRequestStatus::default(),
-        &fresh(&report(Some(held()), None)),
+        &fresh(&report(Some(current_token()), None)),
     );
     assert_eq!(first.unwrap().reason, reason::ISSUED);
-}
-
-/// JSON without null, which no status holds and a merge patch cannot write.
-fn document() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![
-        any::<bool>().prop_map(Value::from),
-        (0..5_i64).prop_map(Value::from),
-        "[ab]{0,2}".prop_map(Value::from),
-    ];
-    leaf.prop_recursive(4, 24, 4, |inner| {
-        prop_oneof![
-            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-            prop::collection::btree_map("[a-d]", inner, 0..4)
-                .prop_map(|map| Value::Object(map.into_iter().collect())),
-        ]
-    })
-}
-
-proptest! {
-    #[test]
-    fn a_merge_patch_turns_old_into_new(old in document(), new in document()) {
-        match merge_patch(&old, &new) {
-            None => prop_assert_eq!(old, new),
-            Some(patch) => {
-                prop_assert_ne!(&old, &new);
-                let mut patched = old;
-                apply(&mut patched, &patch);
-                prop_assert_eq!(patched, new);
-            }
-        }
-    }
-
-    #[test]
-    fn a_merge_patch_of_equals_is_none(value in document()) {
-        prop_assert_eq!(merge_patch(&value, &value), None);
-    }
 }

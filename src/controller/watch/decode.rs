@@ -13,9 +13,11 @@ use serde_json::value::RawValue;
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestSpec, IdTokenRequestStatus};
 use crate::controller::Context;
-use crate::controller::reconcile::status::{self, Failure, Report};
+use crate::controller::reconcile::outcome::{Failure, Outcome, Reconciled};
+use crate::controller::reconcile::{event, status};
 use crate::kubernetes::error::problem;
 use crate::kubernetes::partial_metadata::{Metadata, metadata};
+use crate::kubernetes::status as status_api;
 use crate::text::redacted;
 
 /// An IdTokenRequest as a list or watch shows it. kube's `DeserializeGuard` keeps the metadata only: the status is needed too, and the
@@ -118,17 +120,21 @@ fn told(object: &Unreadable, now: Timestamp) -> IdTokenRequestStatus {
          what its own CRD allows",
         redacted(&object.error, 400)
     );
-    let report = Report {
-        failure: Some(Failure {
-            reason: reason::INVALID_SPEC,
-            message,
-            stalled: true,
-        }),
-        ..Report::default()
+    let failure = Failure {
+        reason: reason::INVALID_SPEC,
+        message,
+        stalled: true,
+        ..Failure::default()
+    };
+    let reconciled = Reconciled {
+        outcome: Outcome::Failed(failure),
+        source: None,
+        grant: None,
+        handled_renew: None,
     };
     let previous = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation.unwrap_or_default();
-    status::compute(&previous, generation, &report, now)
+    status::next(&previous, generation, &reconciled, now)
 }
 
 /// Writes the status of `object`, where it does not say so already, and the event.
@@ -148,7 +154,7 @@ pub(crate) async fn tell(ctx: Arc<Context>, object: Box<Unreadable>) {
     let previous = object.status.clone().unwrap_or_default();
     let next = told(&object, Timestamp::now());
     let version = object.metadata.resource_version.clone().unwrap_or_default();
-    let written = match status::write(&ctx, &object.metadata, &version, &previous, &next).await {
+    let written = match status_api::write(&ctx.client, &object.metadata, &version, &previous, &next).await {
         Ok(written) => written,
         Err(fault) => {
             tracing::warn!(namespace, name, "the status was not written: {fault}");
@@ -156,7 +162,7 @@ pub(crate) async fn tell(ctx: Arc<Context>, object: Box<Unreadable>) {
         }
     };
     if written.is_some()
-        && let Some(event) = status::event(&previous, &next)
+        && let Some(event) = event::between(&previous, &next)
         && let Err(error) = ctx
             .events
             .publish(&event, &Shown(Err(object)).object_ref(&()))

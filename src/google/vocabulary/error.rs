@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::reason::{ErrorClass, Reason};
+use super::reason::Reason;
+use crate::classify::ErrorClass;
 use crate::text;
 use crate::token::TokenError;
 

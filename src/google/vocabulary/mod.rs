@@ -19,5 +19,6 @@ pub(crate) use self::error::MAX_MESSAGE_CHARS;
 pub use self::error::{Endpoint, Error, MAX_RETRY_AFTER};
 pub use self::identity_provider::{MAX_SUBJECT_BYTES, NoProvider, Provider, is_gke_pool};
 pub(crate) use self::principal::Principal;
-pub use self::reason::{ErrorClass, Reason};
+pub use self::reason::Reason;
 pub use self::workload::{SubjectToken, Workload};
+pub use crate::classify::ErrorClass;

@@ -1,13 +1,6 @@
 //! What can go wrong with a call to Google: a closed list, and whether trying again soon can help.
 
-/// Whether trying again soon can help.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// Someone must change something (a binding, an account, a setting): retried slowly.
-    Rejected,
-    /// It passes by itself: retried from a second on.
-    Transient,
-}
+use crate::classify::ErrorClass;
 
 /// The closed list of what can go wrong; [`Reason::as_str`] is the word in conditions, events and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

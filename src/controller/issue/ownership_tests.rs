@@ -1,6 +1,17 @@
 use serde_json::json;
 
 use super::*;
+use crate::fixtures::request;
+
+/// The Secret as `request`'s last issuance left it.
+fn left(request: &ValidRequest) -> SecretSummary {
+    SecretSummary {
+        request: Some(request.name.clone()),
+        request_uid: Some(request.uid.clone()),
+        managed: true,
+        ..SecretSummary::default()
+    }
+}
 
 #[test]
 fn ownership_table() {

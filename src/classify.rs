@@ -1,0 +1,33 @@
+//! What an error means for the next attempt. Each error states its own consequence, and one place turns it into a status.
+
+use std::time::Duration;
+
+/// Whether trying again soon can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// Someone must change something (a binding, an account, a setting): retried slowly.
+    Rejected,
+    /// It passes by itself: retried from a second on.
+    Transient,
+}
+
+/// An error that states its consequence.
+pub trait Classify: std::error::Error {
+    /// Stable reason of the condition, the event and the metric.
+    fn reason(&self) -> &'static str;
+
+    /// Whether trying again soon can help.
+    fn class(&self) -> ErrorClass {
+        ErrorClass::Rejected
+    }
+
+    /// How long the server asks to wait.
+    fn retry_after(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Whether only a user can end it, by acting on the request or its Secret.
+    fn needs_user_action(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,147 @@
+//! Validates and authorizes: what the planner decides on, and what is said of it.
+
+use jiff::Timestamp;
+
+use super::outcome::{CurrentToken, Failure, Outcome, Reconciled};
+use super::plan::{Facts, is_whole};
+use super::snapshot::Snapshot;
+use crate::api::ObjectKey;
+use crate::api::v1alpha1::GrantRef;
+use crate::classify::Classify;
+use crate::controller::Settings;
+use crate::controller::cache::Cache;
+use crate::controller::issue::observation::Observation;
+use crate::controller::issue::{IssueError, target_key};
+use crate::grants::store::GrantStore;
+use crate::request::{ValidRequest, ValidateError};
+use crate::schedule::backoff::{Backoff, BackoffKey, FailedAttempt, deferral};
+
+/// What the planner decides on.
+pub(super) struct Inputs {
+    pub(super) request: ValidRequest,
+    /// The key of its Secret.
+    pub(super) target: ObjectKey,
+    /// The grant that allows it, if one does.
+    pub(super) grant: Option<GrantRef>,
+    pub(super) facts: Facts,
+}
+
+impl Inputs {
+    /// Validates and authorizes the request.
+    ///
+    /// # Errors
+    /// The spec is invalid.
+    pub(super) fn gather(
+        cache: &Cache,
+        grants: &GrantStore,
+        settings: &Settings,
+        snapshot: &Snapshot,
+    ) -> Result<Self, ValidateError> {
+        let request = match snapshot.validate(&settings.sources, &settings.shard) {
+            Ok(request) => request,
+            Err(error) => {
+                record_allowing_grants(cache, snapshot, Vec::new());
+                return Err(error);
+            }
+        };
+        record_allowing_grants(cache, snapshot, grants.allowing(&request));
+        // If the spec names no account, the current token's account is checked first, so that a revoked grant is noticed. Issuing checks
+        // the account that the source returns.
+        let authorization = grants
+            .authorize_account(&request, snapshot.account(), snapshot.now)
+            .or_else(|_| grants.authorize(&request, snapshot.now));
+        let (grant, denied) = match authorization {
+            Ok(grant) => (grant, None),
+            Err(denied) => (None, Some(denied)),
+        };
+        Ok(Self {
+            facts: snapshot.facts(&request, cache, grant.as_ref(), denied),
+            target: target_key(&request),
+            request,
+            grant,
+        })
+    }
+
+    /// The valid token that the Secret holds, if no other client changed the Secret since it was seen to be whole.
+    pub(super) fn current_token(
+        &self,
+        snapshot: &Snapshot,
+        observation: &Observation,
+    ) -> Option<CurrentToken> {
+        let secret = observation
+            .secret()
+            .filter(|_| is_whole(observation, &self.facts))?;
+        let token = observation.read().and_then(|read| read.token.as_ref());
+        CurrentToken::new(
+            &self.request,
+            &snapshot.status,
+            secret,
+            token.map(|token| token.claims()),
+            self.facts.timing,
+            snapshot.now,
+        )
+    }
+
+    /// The outcome of `error`. A failed attempt is counted in the request's state.
+    pub(super) fn failed(
+        &self,
+        cache: &Cache,
+        snapshot: &Snapshot,
+        error: &IssueError,
+        token: Option<CurrentToken>,
+        now: Timestamp,
+    ) -> Outcome {
+        let expires = token.as_ref().and_then(CurrentToken::expiry);
+        if let Some(by) = error.deferred_for() {
+            let remaining = expires.map(|expires| expires.duration_since(now));
+            let delay = deferral(by, remaining, &self.request.uid, now);
+            let until = now.saturating_add(delay).unwrap_or(now);
+            return Outcome::Deferred { token, until };
+        }
+        match error {
+            IssueError::Gone => Outcome::Gone,
+            IssueError::Denied(denied) => Outcome::Failed(Failure::denied(denied, token, now)),
+            error if error.is_retried() => {
+                let attempt = FailedAttempt {
+                    reason: error.reason(),
+                    message: error.to_string(),
+                    class: error.class(),
+                    retry_after: error.retry_after(),
+                    needs_user_action: error.needs_user_action(),
+                    expires,
+                };
+                let previous = self.facts.backoff.as_ref();
+                let backoff =
+                    Backoff::next(previous, attempt, self.backoff_key(snapshot), snapshot.uid(), now);
+                let failure = Failure::attempt(&backoff, token, now);
+                cache.remember(&snapshot.key, snapshot.uid(), |state| {
+                    state.retry = Some(Box::new(backoff));
+                });
+                Outcome::Failed(failure)
+            }
+            error => Outcome::Failed(Failure::of(error, token)),
+        }
+    }
+
+    /// What the reconcile found out, for the status.
+    pub(super) fn reconciled(self, outcome: Outcome) -> Reconciled {
+        Reconciled {
+            outcome,
+            source: Some(self.request.token.source.name()),
+            grant: self.grant,
+            // Said again until the status could be written.
+            handled_renew: self.facts.handled_renew,
+        }
+    }
+
+    fn backoff_key(&self, snapshot: &Snapshot) -> BackoffKey {
+        snapshot.backoff_key(self.grant.as_ref())
+    }
+}
+
+/// Remembers which grants allow the request, for the counts in their status.
+fn record_allowing_grants(cache: &Cache, snapshot: &Snapshot, grants: Vec<String>) {
+    if snapshot.state.allowed_by.as_deref() != Some(&*grants) {
+        cache.remember_grants(&snapshot.key, snapshot.uid(), &grants);
+    }
+}

@@ -1,0 +1,148 @@
+//! The one publisher: writes the status and the event, logs, counts, and says when to requeue.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use kube::Resource;
+
+use super::outcome::{Outcome, Reconciled};
+use super::snapshot::Snapshot;
+use super::{event, log, status};
+use crate::api::conditions::reason;
+use crate::api::v1alpha1::IdTokenRequestStatus;
+use crate::classify::Classify;
+use crate::controller::Context;
+use crate::controller::queue::permit::Permit;
+use crate::kubernetes::error::KubeError;
+use crate::kubernetes::status as status_api;
+use crate::metrics;
+use crate::schedule::backoff::Retry;
+
+/// Longest time for writing the status and the event.
+pub(crate) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Publishes what the reconcile came to. Returns the delay until the next reconcile, if not on a change only.
+pub(super) async fn publish(
+    ctx: &Context,
+    snapshot: &Snapshot,
+    reconciled: &Reconciled,
+    permit: &mut Permit,
+    started: tokio::time::Instant,
+) -> Option<Duration> {
+    let (outcome, key) = (&reconciled.outcome, &snapshot.key);
+    // Nothing can be written in a namespace that is terminating.
+    if ctx.index.is_ending(key.namespace()) {
+        return None;
+    }
+    let now = ctx.clock.now();
+    let requeue = outcome.next(now);
+    if matches!(outcome, Outcome::Stale) {
+        return requeue.map(|at| until(at, now));
+    }
+    let next = status::next(&snapshot.status, snapshot.generation(), reconciled, now);
+    count(ctx, snapshot, outcome, &next, now, started.elapsed());
+    let is_deferred = matches!(outcome, Outcome::Deferred { .. });
+    if is_deferred && status::still_accurate(&snapshot.status, snapshot.generation(), outcome) {
+        return requeue.map(|at| until(at, now));
+    }
+    let write = permit.holding(Box::pin(write(ctx, snapshot, &next)));
+    let published = tokio::time::timeout(PUBLISH_TIMEOUT, write)
+        .await
+        .unwrap_or_else(|_| {
+            Err(KubeError::TimedOut {
+                seconds: PUBLISH_TIMEOUT.as_secs(),
+            })
+        });
+    log::log(key, reconciled, &published, requeue, started.elapsed());
+    let requeue = match published {
+        Ok(_) => requeue,
+        Err(error) => {
+            let again = now + retry_of_status(ctx, snapshot, &error);
+            Some(requeue.map_or(again, |requeue| requeue.min(again)))
+        }
+    };
+    requeue.map(|at| until(at, ctx.clock.now()))
+}
+
+/// Counts the reconcile, and shows the request's state in the metrics.
+fn count(
+    ctx: &Context,
+    snapshot: &Snapshot,
+    outcome: &Outcome,
+    next: &IdTokenRequestStatus,
+    now: Timestamp,
+    elapsed: Duration,
+) {
+    let reason = outcome
+        .failure()
+        .map_or(reason::RECONCILED, |failure| failure.reason);
+    ctx.metrics.count_reconcile(reason, elapsed);
+    let suspended = snapshot.object.spec.suspend.unwrap_or_default();
+    ctx.metrics
+        .set_request(&snapshot.key, metrics::RequestState::new(next, suspended), now);
+    // Checked after that: a watch that sees the deletion later removes the request from the metrics itself.
+    if !ctx.index.is_current(&snapshot.key, snapshot.uid()) {
+        ctx.metrics.remove_request(&snapshot.key, now);
+    }
+}
+
+/// Writes the status and the event. Returns whether there was anything to write.
+async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) -> Result<bool, KubeError> {
+    let (key, uid) = (&snapshot.key, snapshot.uid());
+    // The request was deleted or recreated meanwhile; do not write this status to its successor.
+    if !ctx.index.is_current(key, uid) {
+        return Ok(false);
+    }
+    let meta = &snapshot.object.metadata;
+    let written = status_api::write(
+        &ctx.client,
+        meta,
+        &snapshot.resource_version,
+        &snapshot.status,
+        next,
+    )
+    .await?;
+    let Some(written) = written else {
+        return Ok(false);
+    };
+    ctx.index.remember(key, uid, |state| {
+        state.status = Some((written, Some(Box::new(next.clone()))));
+        state.expected = true;
+        state.unpublished = 0;
+    });
+    if let Some(event) = event::between(&snapshot.status, next)
+        && let Err(error) = ctx.events.publish(&event, &snapshot.object.object_ref(&())).await
+    {
+        let error = KubeError::new("create", "events", key.namespace(), &error);
+        tracing::warn!(
+            namespace = key.namespace(),
+            name = key.name(),
+            "the event was not written: {error}"
+        );
+    }
+    Ok(true)
+}
+
+/// The delay after a status that was not written.
+fn retry_of_status(ctx: &Context, snapshot: &Snapshot, error: &KubeError) -> SignedDuration {
+    let attempts = snapshot.state.unpublished.saturating_add(1);
+    ctx.index.remember(&snapshot.key, snapshot.uid(), |state| {
+        state.unpublished = attempts;
+    });
+    let retry = Retry {
+        class: error.class(),
+        attempts,
+        since_first: SignedDuration::ZERO,
+        waited: None,
+        retry_after: None,
+        remaining: None,
+    };
+    retry.delay(snapshot.uid())
+}
+
+/// The time from `now` until `at`.
+fn until(at: Timestamp, now: Timestamp) -> Duration {
+    let wait = at.duration_since(now).max(SignedDuration::ZERO);
+    // A timer may fire a millisecond early, and the reconcile would then find nothing to do.
+    wait.unsigned_abs() + Duration::from_millis(2)
+}

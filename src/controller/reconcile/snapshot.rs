@@ -1,0 +1,211 @@
+//! What a reconcile starts from: the request, its status as the API server has it, and its state in this process.
+
+use jiff::Timestamp;
+
+use super::plan::{Facts, Standing, Timing};
+use crate::api::conditions::{READY, reason};
+use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus};
+use crate::api::{LABEL_SHARD, ObjectKey, annotations};
+use crate::controller::cache::Cache;
+use crate::controller::cache::request_state::RequestState;
+use crate::controller::cache::requests::RequestCache;
+use crate::controller::issue::render::hash_of_renewal;
+use crate::controller::issue::{History, request_key, target_key};
+use crate::grants::policy::Denied;
+use crate::kubernetes::secret_summary::SecretSummary;
+use crate::request::token_source::permitted;
+use crate::request::{SourceSettings, TokenSource, ValidRequest, ValidateError, validate};
+use crate::schedule::backoff::BackoffKey;
+use crate::schedule::renewal::renewal;
+use crate::shard::Shard;
+
+/// What a reconcile starts from.
+pub(super) struct Snapshot {
+    pub(super) key: ObjectKey,
+    pub(super) object: IdTokenRequest,
+    /// The status as the API server has it.
+    pub(super) status: IdTokenRequestStatus,
+    /// The resourceVersion of the request with that status.
+    pub(super) resource_version: String,
+    pub(super) state: RequestState,
+    /// When the reconcile started.
+    pub(super) now: Timestamp,
+}
+
+impl Snapshot {
+    /// Loads what is known of the request `key`; none if it is gone. Its status is the one that this process wrote last, until the watch
+    /// shows it.
+    pub(super) fn load(
+        requests: &RequestCache,
+        cache: &Cache,
+        key: ObjectKey,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let load = || {
+            let object = requests.get(&key)?;
+            let uid = object.metadata.uid.as_deref().unwrap_or_default();
+            let state = cache.memory(&key, uid);
+            Some((object, state))
+        };
+        let (mut object, mut state) = load()?;
+        if own_status(&object, &state) == Some(None) {
+            // The watch has shown our last write between the two reads.
+            (object, state) = load()?;
+        }
+        let (resource_version, status) = match (&state.status, own_status(&object, &state)) {
+            (Some((written, _)), Some(status)) => (written.clone(), status.or(object.status.clone())),
+            _ => (version(&object).to_owned(), object.status.clone()),
+        };
+        Some(Self {
+            key,
+            status: status.unwrap_or_default(),
+            resource_version,
+            object,
+            state,
+            now,
+        })
+    }
+
+    pub(super) fn uid(&self) -> &str {
+        self.object.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn generation(&self) -> i64 {
+        self.object.metadata.generation.unwrap_or_default()
+    }
+
+    pub(super) fn history(&self) -> History<'_> {
+        History {
+            status: &self.status,
+            state: &self.state,
+            now: self.now,
+        }
+    }
+
+    /// The request, if its spec is valid and the flags permit it. Its Secret gets the label by which this shard watches it.
+    pub(super) fn validate(
+        &self,
+        sources: &SourceSettings,
+        shard: &Shard,
+    ) -> Result<ValidRequest, ValidateError> {
+        let mut request = validate(&self.object)?;
+        permitted(&request.token.source, sources)?;
+        let label = shard.label();
+        request
+            .target
+            .labels
+            .extend(label.map(|label| (LABEL_SHARD.to_owned(), label)));
+        Ok(request)
+    }
+
+    /// The account of the current token, if the status names one.
+    pub(super) fn account(&self) -> Option<&str> {
+        let token = self.status.token.as_ref()?;
+        token.email.as_deref().or(token.subject.as_deref())
+    }
+
+    /// What failures in a row depend on.
+    pub(super) fn backoff_key(&self, grant: Option<&GrantRef>) -> BackoffKey {
+        let annotations = self.object.metadata.annotations.as_ref();
+        BackoffKey {
+            generation: self.generation(),
+            renew: annotations.and_then(|all| all.get(annotations::RENEW)).cloned(),
+            grant: grant.map(|grant| grant.name.clone()),
+        }
+    }
+
+    /// What decides besides the request, its Secret and the time.
+    pub(super) fn facts(
+        &self,
+        request: &ValidRequest,
+        cache: &Cache,
+        grant: Option<&GrantRef>,
+        denied: Option<Denied>,
+    ) -> Facts {
+        let target = target_key(request);
+        let secret = cache.secret(&target);
+        let recorded = self
+            .status
+            .secret
+            .as_ref()
+            .filter(|secret| secret.name == target.name());
+        let last_failure = self.state.retry.as_deref();
+        let ready = self.status.condition(READY).map(|ready| ready.reason.as_str());
+        Facts {
+            standing: self.standing(cache),
+            winning_claimant: cache
+                .rival(&target, &request.uid)
+                .map(|winner| winner.request.name().to_owned()),
+            denied,
+            backoff: self.state.active_backoff(&self.backoff_key(grant), self.now),
+            recorded_version: recorded.and_then(|secret| secret.resource_version.clone()),
+            handled_renew: self.handled_renew(request, secret.as_ref()),
+            timing: Timing {
+                source_repeats_until: self.source_repeats_until(request, secret.as_ref()),
+                issued_at: self.state.issued_at,
+            },
+            awaits_user: last_failure.is_some_and(|failure| failure.needs_user_action)
+                || matches!(ready, Some(reason::SECRET_CONFLICT | reason::SECRET_IMMUTABLE)),
+            was_conflicting: last_failure.is_some_and(|failure| failure.reason == reason::SECRET_CONFLICT),
+            needs_read: cache.is_inherited(&request_key(request), &request.uid),
+        }
+    }
+
+    /// What the cache says of the request at this moment.
+    pub(super) fn standing(&self, cache: &Cache) -> Standing {
+        if !cache.is_current(&self.key, self.uid()) {
+            Standing::Gone
+        } else if !cache.is_at(&self.key, self.uid(), self.generation()) {
+            Standing::Outdated
+        } else if cache.is_behind(&self.key) {
+            Standing::Relisting
+        } else {
+            Standing::Current
+        }
+    }
+
+    /// The last renewal by annotation that was handled. The Secret shows what the status does not yet, if the operator stopped between its
+    /// two writes.
+    fn handled_renew(&self, request: &ValidRequest, secret: Option<&SecretSummary>) -> Option<String> {
+        let written = secret
+            .filter(|secret| secret.request_uid.as_ref() == Some(&request.uid))
+            .and_then(|secret| secret.handled_renew.as_deref());
+        let renew = request.renew_request.as_ref();
+        renew
+            .filter(|renew| written == Some(&hash_of_renewal(renew)))
+            .or(self.state.handled_renew.as_ref())
+            .cloned()
+            .or_else(|| self.status.last_handled_renew_request.clone())
+    }
+
+    /// Until when the metadata server is known to return the same token: as this process remembers or, after a restart, as the status says.
+    fn source_repeats_until(
+        &self,
+        request: &ValidRequest,
+        secret: Option<&SecretSummary>,
+    ) -> Option<Timestamp> {
+        let (issued, expires) = (secret?.issued?, secret?.expires?);
+        if let Some((end, until)) = self.state.unchanged {
+            return (end == expires).then_some(until);
+        }
+        let recorded = self.status.token.as_ref()?.expiration_time.as_ref()?.0;
+        let is_same =
+            recorded == expires && matches!(request.token.source, TokenSource::MetadataServer { .. });
+        let planned = renewal(issued, expires, request.renew_before, &request.uid).at;
+        self.status
+            .renewal_time
+            .as_ref()
+            .map(|time| time.0)
+            .filter(|until| is_same && *until > planned)
+    }
+}
+
+/// The status that this process wrote last, if the watch has not shown that write yet; `Some(None)` if it has shown it meanwhile.
+fn own_status(object: &IdTokenRequest, state: &RequestState) -> Option<Option<IdTokenRequestStatus>> {
+    let (written, status) = state.status.as_ref()?;
+    crate::controller::cache::older(version(object), written).then(|| status.as_deref().cloned())
+}
+
+fn version(object: &IdTokenRequest) -> &str {
+    object.metadata.resource_version.as_deref().unwrap_or_default()
+}
