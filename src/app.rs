@@ -137,6 +137,9 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         true => Fence::closed(clock.clone()),
         false => Fence::open(clock.clone()),
     };
+    if let Some(deprecation) = args.google.deprecation() {
+        tracing::warn!("{deprecation}");
+    }
     let mut google: GoogleConfig = args.google.into();
     let calls = fence.clone();
     google.may_call = Some(MayCall::new(move || calls.is_open()));

@@ -215,9 +215,19 @@ pub struct GoogleArgs {
     )]
     pub allowed_credential_hosts: Vec<String>,
 
-    /// Let a credential file name an executable.
+    /// Deprecated, without effect, and to be removed: a credential file that names an executable is refused.
     #[arg(long, env = "IDTOKEN_ALLOW_EXECUTABLE_CREDENTIALS")]
     pub allow_executable_credentials: bool,
+}
+
+impl GoogleArgs {
+    /// What to warn of where a flag is set that has no effect any more.
+    pub fn deprecation(&self) -> Option<&'static str> {
+        self.allow_executable_credentials.then_some(
+            "--allow-executable-credentials (IDTOKEN_ALLOW_EXECUTABLE_CREDENTIALS) has no effect and will be removed: a credential \
+             file that names an executable is refused",
+        )
+    }
 }
 
 impl From<GoogleArgs> for GoogleConfig {
@@ -231,7 +241,6 @@ impl From<GoogleArgs> for GoogleConfig {
             rate_per_second: args.google_rate,
             max_in_flight: args.google_max_in_flight,
             credentials_file: args.credentials_file,
-            allow_executable: args.allow_executable_credentials,
             allowed_credential_hosts: args.allowed_credential_hosts,
             ..Self::default()
         }
@@ -262,6 +271,20 @@ impl RunArgs {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn a_flag_without_effect_is_accepted_and_warned_of() {
+        let deprecation = |flags: &[&str]| {
+            let words = ["idtoken-operator", "run"].iter().chain(flags);
+            match Cli::try_parse_from(words).unwrap().command {
+                Command::Run(args) => args.google.deprecation(),
+                _ => panic!("run"),
+            }
+        };
+        assert_eq!(deprecation(&[]), None);
+        let warning = deprecation(&["--allow-executable-credentials"]).unwrap();
+        assert!(warning.contains("--allow-executable-credentials") && warning.contains("no effect"));
+    }
 
     #[test]
     fn every_flag_has_an_environment_variable_and_a_heading() {

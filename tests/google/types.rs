@@ -117,14 +117,6 @@ async fn every_type_gets_a_token() {
     let world = World::new().await;
     let folder = Folder::new("all");
     let text = folder.write("token", &format!("{}\n", world.subject_token()));
-    let program = folder.write(
-        "print",
-        &format!(
-            "#!/bin/sh\ntest \"$GOOGLE_EXTERNAL_ACCOUNT_AUDIENCE\" = {PROVIDER} || exit 1\n\
-             echo '{{\"version\":1,\"success\":true,\"token_type\":\"urn:ietf:params:oauth:token-type:jwt\",\"id_token\":\"{}\"}}'\n",
-            world.subject_token()
-        ),
-    );
     let answer = json!({"access": {"token": "no"}, "subject": world.subject_token()}).to_string();
     let router = axum::Router::new().route(
         "/token",
@@ -149,8 +141,6 @@ async fn every_type_gets_a_token() {
         "url": format!("http://{address}/token"), "headers": {"Metadata": "true"},
         "format": {"type": "json", "subject_token_field_name": "subject"},
     }));
-    let program =
-        world.external(json!({"executable": {"command": format!("/bin/sh {}", program.display())}}));
     let key = world.google.service_account_key(OPERATOR).expect("a key");
     let chained =
         json!({"type": "impersonated_service_account", "source_credentials": acting_as(&world.google, USER)});
@@ -164,8 +154,7 @@ async fn every_type_gets_a_token() {
             member(DELEGATE),
         ),
         ("external by file", file.clone(), pool.clone()),
-        ("external by URL", url, pool.clone()),
-        ("external by executable", program, pool),
+        ("external by URL", url, pool),
         (
             "external, impersonating",
             world.impersonating(file, OPERATOR),
@@ -173,10 +162,7 @@ async fn every_type_gets_a_token() {
         ),
     ] {
         let file = File::with(&credentials);
-        let minter = minter(GoogleConfig {
-            allow_executable: true,
-            ..config(&world.google, &file.0)
-        });
+        let minter = minter(config(&world.google, &file.0));
         let token = minter
             .impersonate(&asking(CALLER))
             .await
@@ -207,6 +193,29 @@ fn with_pkcs1(mut credentials: Value) -> Value {
         lines.join("\n")
     ));
     credentials
+}
+
+#[tokio::test]
+async fn no_executable_is_run() {
+    let world = World::new().await;
+    let folder = Folder::new("executable");
+    let trace = folder.0.join("ran");
+    let command = format!("/usr/bin/touch {}", trace.display());
+    let file = File::with(&world.external(json!({"executable": {"command": command}})));
+    let error = refused(&minter(config(&world.google, &file.0)), &asking(CALLER)).await;
+    assert_eq!(
+        (error.reason(), error.class()),
+        ("CredentialsUnavailable", ErrorClass::Rejected)
+    );
+    for part in [
+        "executable",
+        "credential_source.file",
+        "credential_source.url",
+        "projected",
+    ] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert!(!trace.exists(), "the executable ran");
 }
 
 #[tokio::test]

@@ -50,6 +50,9 @@ pub(crate) async fn run(args: MintArgs) -> Result<ExitCode> {
         .service_account
         .as_deref()
         .context("--service-account is required")?;
+    if let Some(deprecation) = args.google.deprecation() {
+        output::notice(deprecation);
+    }
     let minter = Minter::new(GoogleConfig::from(args.google))?;
     let token = minter
         .impersonate(&Impersonation {

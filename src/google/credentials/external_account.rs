@@ -1,16 +1,13 @@
-//! An identity of a workload or workforce pool: the subject token that another identity provider gave, from a file, an address or an
-//! executable (<https://google.aip.dev/auth/4117>).
+//! An identity of a workload or workforce pool: the subject token that another identity provider issued, from a file or a URL
+//! (<https://google.aip.dev/auth/4117>). No executable is ever run for it.
 
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
-use tokio::process::Command;
-use tokio::time::timeout;
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -18,11 +15,7 @@ use super::allowed_hosts::address;
 use super::file_error::CredentialFileError;
 use crate::google::transport::endpoint_client::Upstream;
 use crate::google::transport::http::MAX_ANSWER_BYTES;
-use crate::google::vocabulary::{Caller, Endpoint, Error, ErrorClass, GoogleConfig, Reason};
-use crate::text;
-
-/// How long an executable may run where the file does not say, and at most.
-const EXECUTABLE_TIMEOUT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(60));
+use crate::google::vocabulary::{Caller, Endpoint, Error, GoogleConfig, Reason};
 
 /// What is exchanged at the Security Token Service, and for what.
 pub(crate) struct ExternalAccount {
@@ -45,12 +38,6 @@ enum SubjectSource {
         url: Url,
         headers: HeaderMap,
         format: Format,
-    },
-    Executable {
-        command: String,
-        timeout: Duration,
-        output_file: Option<PathBuf>,
-        account: Option<String>,
     },
 }
 
@@ -77,7 +64,7 @@ pub(crate) struct RawSource {
     url: Option<String>,
     #[serde(default)]
     headers: std::collections::BTreeMap<String, String>,
-    executable: Option<RawExecutable>,
+    executable: Option<IgnoredAny>,
     environment_id: Option<String>,
     certificate: Option<Value>,
     format: Option<RawFormat>,
@@ -90,27 +77,16 @@ struct RawFormat {
     subject_token_field_name: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct RawExecutable {
-    command: String,
-    timeout_millis: Option<u64>,
-    output_file: Option<PathBuf>,
-}
-
 impl ExternalAccount {
-    /// Checks what the file says. `account` is the service account to be impersonated, which an executable is told.
-    pub(crate) fn new(
-        raw: RawExternalAccount,
-        account: Option<String>,
-        config: &GoogleConfig,
-    ) -> Result<Self, CredentialFileError> {
+    /// Checks what the file says.
+    pub(crate) fn new(raw: RawExternalAccount, config: &GoogleConfig) -> Result<Self, CredentialFileError> {
         Ok(Self {
             audience: raw.audience,
             subject_token_type: raw.subject_token_type,
             token_url: address("token_url", raw.token_url.as_deref(), config)?
                 .ok_or(CredentialFileError::Missing("token_url"))?,
             user_project: raw.user_project,
-            source: subject_source(raw.source, account, config)?,
+            source: subject_source(raw.source, config)?,
         })
     }
 
@@ -119,10 +95,7 @@ impl ExternalAccount {
         let token = match &self.source {
             SubjectSource::File { path, format } => {
                 let content = read(path).await.map_err(|error| {
-                    no_subject_token(
-                        &format!("the file {} cannot be read: {error}", path.display()),
-                        ErrorClass::Rejected,
-                    )
+                    no_subject_token(&format!("the file {} cannot be read: {error}", path.display()))
                 })?;
                 format.read(&content)
             }
@@ -135,77 +108,12 @@ impl ExternalAccount {
                     .await?;
                 format.read(&answer.body)
             }
-            SubjectSource::Executable {
-                command,
-                timeout,
-                output_file,
-                account,
-            } => {
-                return self
-                    .run(command, *timeout, output_file.as_ref(), account.as_deref())
-                    .await;
-            }
         };
-        token.map_err(|problem| no_subject_token(problem, ErrorClass::Rejected))
-    }
-
-    async fn run(
-        &self,
-        command: &str,
-        limit: Duration,
-        output_file: Option<&PathBuf>,
-        account: Option<&str>,
-    ) -> Result<Zeroizing<String>, Error> {
-        if let Some(path) = output_file
-            && let Ok(content) = read(path).await
-            && let Ok(token) = executable_answer(&content, SystemTime::now())
-        {
-            return Ok(token);
-        }
-        let refused = |problem: &str| no_subject_token(problem, ErrorClass::Rejected);
-        let mut words = command.split_whitespace();
-        let mut process = Command::new(words.next().unwrap_or_default());
-        process
-            .args(words)
-            .env("GOOGLE_EXTERNAL_ACCOUNT_AUDIENCE", &self.audience)
-            .env("GOOGLE_EXTERNAL_ACCOUNT_TOKEN_TYPE", &self.subject_token_type)
-            .env("GOOGLE_EXTERNAL_ACCOUNT_INTERACTIVE", "0")
-            .env("GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES", "1")
-            .envs(account.map(|account| ("GOOGLE_EXTERNAL_ACCOUNT_IMPERSONATED_EMAIL", account)))
-            .envs(output_file.map(|path| ("GOOGLE_EXTERNAL_ACCOUNT_OUTPUT_FILE", path)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            // It may hold the token.
-            .stderr(Stdio::null())
-            .kill_on_drop(true);
-        let mut child = process
-            .spawn()
-            .map_err(|error| refused(&format!("the executable cannot be started: {error}")))?;
-        let mut content = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
-        let work = async {
-            if let Some(stdout) = child.stdout.take() {
-                let mut stdout = stdout.take(MAX_ANSWER_BYTES as u64);
-                stdout.read_to_end(&mut content).await?;
-            }
-            child.wait().await
-        };
-        let status = timeout(limit, work).await.map_err(|_| {
-            let problem = format!("the executable did not end within {} s", limit.as_secs_f64());
-            no_subject_token(&problem, ErrorClass::Transient)
-        })?;
-        let status = status.map_err(|error| refused(&format!("the executable failed: {error}")))?;
-        if !status.success() {
-            return Err(refused(&format!("the executable ended with {status}")));
-        }
-        executable_answer(&content, SystemTime::now()).map_err(|problem| refused(&problem))
+        token.map_err(no_subject_token)
     }
 }
 
-fn subject_source(
-    source: RawSource,
-    account: Option<String>,
-    config: &GoogleConfig,
-) -> Result<SubjectSource, CredentialFileError> {
+fn subject_source(source: RawSource, config: &GoogleConfig) -> Result<SubjectSource, CredentialFileError> {
     if source.environment_id.is_some() {
         return Err(CredentialFileError::Unsupported(
             "an AWS identity; give the workload an OIDC token in a file instead, such as that of an IAM role for service accounts",
@@ -214,22 +122,8 @@ fn subject_source(
     if source.certificate.is_some() {
         return Err(CredentialFileError::Unsupported("an X.509 certificate"));
     }
-    if let Some(executable) = source.executable {
-        if !config.allow_executable {
-            return Err(CredentialFileError::Executable);
-        }
-        if executable.command.trim().is_empty() {
-            return Err(CredentialFileError::Missing(
-                "credential_source.executable.command",
-            ));
-        }
-        let asked = executable.timeout_millis.map(Duration::from_millis);
-        return Ok(SubjectSource::Executable {
-            command: executable.command,
-            timeout: asked.unwrap_or(EXECUTABLE_TIMEOUT.0).min(EXECUTABLE_TIMEOUT.1),
-            output_file: executable.output_file,
-            account,
-        });
+    if source.executable.is_some() {
+        return Err(CredentialFileError::Executable);
     }
     let format = format(source.format)?;
     if let Some(path) = source.file {
@@ -285,43 +179,6 @@ impl Format {
     }
 }
 
-/// What an executable prints.
-#[derive(Deserialize)]
-struct Printed {
-    success: bool,
-    expiration_time: Option<i64>,
-    id_token: Option<Zeroizing<String>>,
-    saml_response: Option<Zeroizing<String>>,
-    code: Option<String>,
-    message: Option<String>,
-}
-
-fn executable_answer(content: &[u8], now: SystemTime) -> Result<Zeroizing<String>, String> {
-    let printed: Printed = serde_json::from_slice(content)
-        .map_err(|_| "the executable's output is not the JSON that AIP-4117 describes".to_owned())?;
-    if !printed.success {
-        let shown = |text: Option<String>| text::redacted(&text.unwrap_or_default(), 200);
-        return Err(format!(
-            "the executable said {}: {}",
-            shown(printed.code),
-            shown(printed.message)
-        ));
-    }
-    let now = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    if printed
-        .expiration_time
-        .is_some_and(|end| u64::try_from(end).is_ok_and(|end| end <= now))
-    {
-        return Err("the executable's token has ended".to_owned());
-    }
-    let token = printed.id_token.or(printed.saml_response);
-    token
-        .filter(|token| !token.is_empty())
-        .ok_or_else(|| "the executable gave no token".to_owned())
-}
-
 async fn read(path: &PathBuf) -> std::io::Result<Zeroizing<Vec<u8>>> {
     let file = tokio::fs::File::open(path).await?;
     let mut content = Zeroizing::new(Vec::with_capacity(8 * 1024));
@@ -331,50 +188,14 @@ async fn read(path: &PathBuf) -> std::io::Result<Zeroizing<Vec<u8>>> {
     Ok(content)
 }
 
-fn no_subject_token(problem: &str, class: ErrorClass) -> Error {
+fn no_subject_token(problem: &str) -> Error {
     let message = format!("there is no subject token: {problem}");
-    Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, &message).with_class(class)
+    Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, &message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_an_executable_prints() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        let read = |json: &str| {
-            executable_answer(json.as_bytes(), now)
-                .map(|token| token.to_string())
-                .map_err(|problem| problem.to_string())
-        };
-        assert_eq!(
-            read(r#"{"version":1,"success":true,"token_type":"t","id_token":"abc"}"#).as_deref(),
-            Ok("abc")
-        );
-        assert_eq!(
-            read(r#"{"success":true,"expiration_time":1001,"saml_response":"abc"}"#).as_deref(),
-            Ok("abc")
-        );
-        for (json, problem) in [
-            (
-                r#"{"success":true,"expiration_time":999,"id_token":"abc"}"#,
-                "ended",
-            ),
-            (
-                r#"{"success":false,"code":"1","message":"no Bearer SECRETSECRET"}"#,
-                "said 1: no Bearer [redacted]",
-            ),
-            (r#"{"success":true}"#, "no token"),
-            ("SECRET", "AIP-4117"),
-        ] {
-            let said = read(json).expect_err(json);
-            assert!(
-                said.contains(problem) && !said.contains("SECRET"),
-                "{json} gave {said}"
-            );
-        }
-    }
 
     #[test]
     fn formats() {

@@ -199,8 +199,7 @@ fn external_account(mut raw: Raw, config: &GoogleConfig) -> Result<CredentialFil
             .ok_or(CredentialFileError::Missing("credential_source"))?,
     };
     let url = raw.service_account_impersonation_url.as_deref();
-    let account = url.and_then(impersonated).map(|principal| principal.to_string());
-    let external = ExternalAccount::new(external, account, config)?;
+    let external = ExternalAccount::new(external, config)?;
     let principal = Principal::from_audience(&external.audience);
     let credential = Credential::ExternalAccount(Box::new(external));
     if url.is_none_or(str::is_empty) {

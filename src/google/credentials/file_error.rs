@@ -34,7 +34,8 @@ pub(crate) enum CredentialFileError {
         universe: String,
     },
     #[error(
-        "it runs an executable; if that is intended, start the operator with --allow-executable-credentials"
+        "it names an executable, and the operator runs none: give the subject token in a file (credential_source.file) or at a \
+         URL (credential_source.url), or use workload identity federation with a projected ServiceAccount token"
     )]
     Executable,
 }

@@ -170,23 +170,27 @@ fn what_cannot_be_used_is_said() {
 }
 
 #[test]
-fn executables_need_a_flag_and_universes_must_agree() {
-    let executable = external(&[("credential_source", json!({"executable": {"command": "/bin/x"}}))]);
+fn executables_are_refused_and_the_alternatives_named() {
+    for source in [
+        json!({"executable": {"command": "/bin/x"}}),
+        json!({"executable": {"command": "/bin/x"}, "file": "/var/run/token"}),
+    ] {
+        let file = external(&[("credential_source", source)]);
+        let error = parse(&file, &GoogleConfig::default()).err().expect("refused");
+        assert_eq!(error, CredentialFileError::Executable);
+        for part in [
+            "credential_source.file",
+            "credential_source.url",
+            "projected ServiceAccount token",
+        ] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+}
+
+#[test]
+fn universes_must_agree() {
     let config = GoogleConfig::default();
-    assert_eq!(
-        parse(&executable, &config).err(),
-        Some(CredentialFileError::Executable)
-    );
-    assert!(
-        parse(
-            &executable,
-            &GoogleConfig {
-                allow_executable: true,
-                ..config.clone()
-            }
-        )
-        .is_ok()
-    );
     let elsewhere = external(&[("universe_domain", json!("evil.example"))]);
     assert!(matches!(
         parse(&elsewhere, &config).err(),

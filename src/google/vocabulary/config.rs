@@ -36,8 +36,6 @@ pub struct GoogleConfig {
     pub credentials_file: Option<PathBuf>,
     /// `host[:port]` of the metadata server, where `GCE_METADATA_HOST` is not set.
     pub metadata_host: Option<String>,
-    /// Whether a credential file may name an executable that makes the subject token.
-    pub allow_executable: bool,
     /// Hosts that a credential file may name besides those of the universe and loopback: exact, or `.example.com` for
     /// all below that. An Azure identity needs `169.254.169.254` here.
     pub allowed_credential_hosts: Vec<String>,
@@ -80,7 +78,6 @@ impl Default for GoogleConfig {
             max_wait: Duration::from_secs(20),
             credentials_file: None,
             metadata_host: None,
-            allow_executable: false,
             allowed_credential_hosts: Vec::new(),
             may_call: None,
         }
