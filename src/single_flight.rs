@@ -1,43 +1,199 @@
-//! A bounded cache in which one caller makes a value and all others that want the same wait for it.
+//! Single flight: one caller fetches a value, and all others that want the same value wait for it.
+//!
+//! [`SingleFlight`] holds one value, [`SingleFlightCache`] one for each key. Both know nothing of what they hold.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Values by key, each for a time of its own. A failure is not kept, but all that waited for the attempt hear of it: otherwise each
-/// of them would try in turn.
-pub struct Cache<K, V, E> {
-    slots: Mutex<HashMap<K, Arc<Slot<V, E>>>>,
+/// A fetched value, and when it is to be replaced.
+pub struct Fetched<V> {
+    /// The value.
+    pub value: V,
+    /// When the next caller fetches a new one. Until `expires_at` the others go on with this one.
+    pub refresh_at: Instant,
+    /// When it is not given to a caller any more.
+    pub expires_at: Instant,
+}
+
+impl<V> Fetched<V> {
+    /// A value that is used for `lifetime` from now on, and not refreshed before.
+    pub fn for_lifetime(value: V, lifetime: Duration) -> Self {
+        let expires_at = Instant::now() + lifetime;
+        Self {
+            value,
+            refresh_at: expires_at,
+            expires_at,
+        }
+    }
+}
+
+/// How long no fetch is made after one that failed: of the failures in a row before it, and its error.
+pub type BackoffPolicy<E> = fn(u32, &E) -> Duration;
+
+/// One value for many callers. A failure is shared with all callers that waited for the fetch: otherwise each of them would fetch in
+/// turn. After that it is kept for as long as the backoff policy says.
+pub struct SingleFlight<V, E> {
+    state: Mutex<State<V, E>>,
+    /// Locked by the caller that fetches.
+    in_flight: tokio::sync::Mutex<()>,
+    backoff: BackoffPolicy<E>,
+}
+
+struct State<V, E> {
+    value: Option<Fetched<Arc<V>>>,
+    failure: Option<Failure<E>>,
+    /// Failures since the last success.
+    consecutive_failures: u32,
+    /// Failures in all.
+    failures: u64,
+}
+
+struct Failure<E> {
+    error: E,
+    /// Which one of all failures it is, counted from 1.
+    number: u64,
+    retry_at: Instant,
+}
+
+/// What a caller finds.
+enum Lookup<V, E> {
+    /// A value to use.
+    Fresh(Arc<V>),
+    /// No value, or one that is to be replaced and can be used meanwhile.
+    Stale(Option<Arc<V>>),
+    /// A failure that still counts.
+    Failed(E),
+}
+
+impl<V, E: Clone> SingleFlight<V, E> {
+    /// Holds no value yet.
+    #[must_use]
+    pub fn new(backoff: BackoffPolicy<E>) -> Self {
+        Self {
+            state: Mutex::new(State::new()),
+            in_flight: tokio::sync::Mutex::default(),
+            backoff,
+        }
+    }
+
+    /// The current value, or else what `fetch` gives. A value that is stale and has not expired is given to the others while one caller
+    /// fetches, and to all after a fetch that failed.
+    ///
+    /// # Errors
+    /// Those of `fetch`, whichever caller's it was.
+    pub async fn get<F>(&self, fetch: impl FnOnce() -> F) -> Result<Arc<V>, E>
+    where
+        F: Future<Output = Result<Fetched<V>, E>>,
+    {
+        let (lookup, failures) = {
+            let state = self.state();
+            (state.lookup(Instant::now(), state.failures), state.failures)
+        };
+        let usable = match lookup {
+            Lookup::Fresh(value) => return Ok(value),
+            Lookup::Failed(error) => return Err(error),
+            Lookup::Stale(value) => value,
+        };
+        let _in_flight = match (self.in_flight.try_lock(), usable) {
+            (Ok(guard), _) => guard,
+            (Err(_), Some(value)) => return Ok(value),
+            (Err(_), None) => self.in_flight.lock().await,
+        };
+        // Another caller may have fetched meanwhile.
+        match self.state().lookup(Instant::now(), failures) {
+            Lookup::Fresh(value) => return Ok(value),
+            Lookup::Failed(error) => return Err(error),
+            Lookup::Stale(_) => {}
+        }
+        let result = fetch().await;
+        let mut state = self.state();
+        match result {
+            Ok(fetched) => Ok(state.succeed(fetched)),
+            Err(error) => {
+                let now = Instant::now();
+                state.fail(&error, self.backoff, now);
+                state.valid(now).ok_or(error)
+            }
+        }
+    }
+
+    /// Drops the value that `is_rejected`, whose user got `error` for it. The backoff policy applies as after a failed fetch, so that
+    /// values that are rejected again and again are not fetched without a pause.
+    pub fn reject(&self, is_rejected: impl FnOnce(&V) -> bool, error: &E) {
+        let mut state = self.state();
+        if state.value.take_if(|cached| is_rejected(&cached.value)).is_some() {
+            state.fail(error, self.backoff, Instant::now());
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<V, E>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V, E: Clone> State<V, E> {
+    fn new() -> Self {
+        Self {
+            value: None,
+            failure: None,
+            consecutive_failures: 0,
+            failures: 0,
+        }
+    }
+
+    /// The value, if it has not expired.
+    fn valid(&self, now: Instant) -> Option<Arc<V>> {
+        let cached = self.value.as_ref().filter(|cached| now < cached.expires_at);
+        cached.map(|cached| Arc::clone(&cached.value))
+    }
+
+    fn succeed(&mut self, fetched: Fetched<V>) -> Arc<V> {
+        let value = Arc::new(fetched.value);
+        self.value = Some(Fetched {
+            value: Arc::clone(&value),
+            refresh_at: fetched.refresh_at,
+            expires_at: fetched.expires_at,
+        });
+        self.failure = None;
+        self.consecutive_failures = 0;
+        value
+    }
+
+    /// What a caller finds who had seen so many failures when it began to wait.
+    fn lookup(&self, now: Instant, seen: u64) -> Lookup<V, E> {
+        let counts = |failure: &&Failure<E>| now < failure.retry_at || failure.number > seen;
+        let failure = self.failure.as_ref().filter(counts);
+        let is_fresh = self.value.as_ref().is_some_and(|cached| now < cached.refresh_at);
+        match (self.valid(now), failure) {
+            (Some(value), failure) if is_fresh || failure.is_some() => Lookup::Fresh(value),
+            (None, Some(failure)) => Lookup::Failed(failure.error.clone()),
+            (valid, _) => Lookup::Stale(valid),
+        }
+    }
+
+    fn fail(&mut self, error: &E, backoff: BackoffPolicy<E>, now: Instant) {
+        self.failures += 1;
+        self.failure = Some(Failure {
+            error: error.clone(),
+            number: self.failures,
+            retry_at: now + backoff(self.consecutive_failures, error),
+        });
+        self.consecutive_failures = self.consecutive_failures.saturating_add(1);
+    }
+}
+
+/// A bounded cache of values by key, each fetched by single flight, without a backoff: whoever comes after a failure fetches again.
+pub struct SingleFlightCache<K, V, E> {
+    slots: Mutex<HashMap<K, Arc<SingleFlight<V, E>>>>,
     capacity: usize,
 }
 
-struct Slot<V, E> {
-    /// How many attempts have ended.
-    attempts: AtomicU64,
-    /// Locked by the caller that makes the value.
-    making: tokio::sync::Mutex<Option<(u64, E)>>,
-    value: Mutex<Option<(Arc<V>, Instant)>>,
-}
-
-impl<V, E> Slot<V, E> {
-    fn fresh(&self, now: Instant) -> Option<Arc<V>> {
-        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
-        let (value, until) = value.as_ref()?;
-        (*until > now).then(|| Arc::clone(value))
-    }
-
-    fn until(&self) -> Option<Instant> {
-        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
-        value.as_ref().map(|(_, until)| *until)
-    }
-}
-
-impl<K: Eq + Hash + Clone, V, E: Clone> Cache<K, V, E> {
-    /// A cache of at most `capacity` values, those aside that are being made.
+impl<K: Eq + Hash + Clone, V, E: Clone> SingleFlightCache<K, V, E> {
+    /// A cache of at most `capacity` values, those that are being fetched not counted.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
@@ -46,47 +202,23 @@ impl<K: Eq + Hash + Clone, V, E: Clone> Cache<K, V, E> {
         }
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<K, Arc<Slot<V, E>>>> {
+    fn slots(&self) -> MutexGuard<'_, HashMap<K, Arc<SingleFlight<V, E>>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The value of `key`: the cached one, or what `make` gives, which says for how long it may be cached.
+    /// The value of `key`: the cached one, or else what `fetch` gives.
     ///
     /// # Errors
-    /// Those of `make`, by whomever it was called.
-    pub async fn get<F>(&self, key: &K, make: impl FnOnce() -> F) -> Result<Arc<V>, E>
+    /// Those of `fetch`, whichever caller's it was.
+    pub async fn get<F>(&self, key: &K, fetch: impl FnOnce() -> F) -> Result<Arc<V>, E>
     where
-        F: Future<Output = Result<(V, Duration), E>>,
+        F: Future<Output = Result<Fetched<V>, E>>,
     {
         let slot = self.slot(key);
-        let seen = slot.attempts.load(Ordering::Acquire);
-        let mut failure = slot.making.lock().await;
-        if let Some(value) = slot.fresh(Instant::now()) {
-            return Ok(value);
-        }
-        if let Some((attempt, error)) = failure.as_ref()
-            && *attempt > seen
-        {
-            return Err(error.clone());
-        }
-        let made = make().await;
-        let attempt = slot.attempts.fetch_add(1, Ordering::AcqRel) + 1;
-        match made {
-            Ok((value, lifetime)) => {
-                let value = Arc::new(value);
-                *failure = None;
-                *slot.value.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some((Arc::clone(&value), Instant::now() + lifetime));
-                Ok(value)
-            }
-            Err(error) => {
-                *failure = Some((attempt, error.clone()));
-                Err(error)
-            }
-        }
+        slot.get(fetch).await
     }
 
-    fn slot(&self, key: &K) -> Arc<Slot<V, E>> {
+    fn slot(&self, key: &K) -> Arc<SingleFlight<V, E>> {
         let mut slots = self.slots();
         if let Some(slot) = slots.get(key) {
             return Arc::clone(slot);
@@ -97,184 +229,54 @@ impl<K: Eq + Hash + Clone, V, E: Clone> Cache<K, V, E> {
         if slots.len() >= self.capacity {
             let idle = slots.iter().filter(|(_, slot)| Arc::strong_count(slot) == 1);
             let first = idle
-                .min_by_key(|(_, slot)| slot.until())
+                .min_by_key(|(_, slot)| slot.state().value.as_ref().map(|cached| cached.expires_at))
                 .map(|(key, _)| key.clone());
             first.map(|key| slots.remove(&key));
         }
-        let slot = Arc::new(Slot {
-            attempts: AtomicU64::new(0),
-            making: tokio::sync::Mutex::new(None),
-            value: Mutex::new(None),
-        });
+        let slot = Arc::new(SingleFlight::new(|_, _| Duration::ZERO));
         slots.insert(key.clone(), Arc::clone(&slot));
         slot
     }
 
-    /// Drops the values whose key `is_dropped`. Whoever makes such a value at the moment still gets it; it is not cached.
+    /// Drops the values whose key `is_dropped`. A caller that fetches such a value at the moment still gets it; it is not cached.
     pub fn remove(&self, is_dropped: impl Fn(&K) -> bool) {
         self.slots().retain(|key, _| !is_dropped(key));
     }
 
     /// Drops the value of `key` if it is this very one.
-    pub fn reject(&self, key: &K, value: &Arc<V>) {
+    pub fn invalidate(&self, key: &K, value: &Arc<V>) {
         let mut slots = self.slots();
-        let is_current = |slot: &Arc<Slot<V, E>>| {
-            let current = slot.value.lock().unwrap_or_else(PoisonError::into_inner);
-            current
+        let holds_it = |slot: &Arc<SingleFlight<V, E>>| {
+            let state = slot.state();
+            state
+                .value
                 .as_ref()
-                .is_some_and(|(current, _)| Arc::ptr_eq(current, value))
+                .is_some_and(|cached| Arc::ptr_eq(&cached.value, value))
         };
-        if slots.get(key).is_some_and(is_current) {
+        if slots.get(key).is_some_and(holds_it) {
             slots.remove(key);
         }
     }
 
     /// Drops what has expired.
-    pub fn sweep(&self) {
+    pub fn evict_expired(&self) {
         retain_used(&mut self.slots());
     }
-
-    /// How many values are cached or being made.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.slots().len()
-    }
-
-    /// Whether nothing is cached or being made.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
-fn retain_used<K, V, E>(slots: &mut HashMap<K, Arc<Slot<V, E>>>) {
+fn retain_used<K, V, E: Clone>(slots: &mut HashMap<K, Arc<SingleFlight<V, E>>>) {
     let now = Instant::now();
-    slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.fresh(now).is_some());
+    slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.state().valid(now).is_some());
 }
 
-impl<K, V, E> std::fmt::Debug for Cache<K, V, E> {
+impl<K, V, E> std::fmt::Debug for SingleFlightCache<K, V, E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cache")
+        f.debug_struct("SingleFlightCache")
             .field("capacity", &self.capacity)
             .finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicU32;
-
-    use futures::future::join_all;
-
-    use super::*;
-
-    type Numbers = Cache<&'static str, u32, &'static str>;
-
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    async fn made(cache: &Numbers, key: &'static str, value: u32) -> u32 {
-        let made = cache.get(&key, || async move { Ok((value, MINUTE)) });
-        *made.await.expect("a value")
-    }
-
-    #[tokio::test]
-    async fn many_want_it_and_one_makes_it() {
-        let (cache, calls) = (Numbers::new(10), AtomicU32::new(0));
-        let make = || async {
-            tokio::task::yield_now().await;
-            Ok((calls.fetch_add(1, Ordering::Relaxed), MINUTE))
-        };
-        let all = join_all((0..200).map(|_| cache.get(&"a", make))).await;
-        assert!(
-            all.iter()
-                .all(|value| value.as_ref().is_ok_and(|value| **value == 0))
-        );
-        assert_eq!(calls.load(Ordering::Relaxed), 1);
-    }
-
-    #[tokio::test]
-    async fn a_failure_is_told_to_all_that_wait_and_forgotten() {
-        let (cache, calls) = (Numbers::new(10), AtomicU32::new(0));
-        let fail = || async {
-            tokio::task::yield_now().await;
-            calls.fetch_add(1, Ordering::Relaxed);
-            Err("no")
-        };
-        let all = join_all((0..200).map(|_| cache.get(&"a", fail))).await;
-        assert!(all.iter().all(|value| *value == Err("no")));
-        assert_eq!(calls.load(Ordering::Relaxed), 1);
-        assert_eq!(made(&cache, "a", 7).await, 7, "the next one tries again");
-    }
-
-    #[tokio::test]
-    async fn whoever_gives_up_leaves_it_to_the_next() {
-        let cache = Numbers::new(10);
-        let hung = cache.get(&"a", || async {
-            std::future::pending::<()>().await;
-            Ok((0, MINUTE))
-        });
-        let (gone, next) = tokio::join!(
-            tokio::time::timeout(Duration::from_millis(20), hung),
-            made(&cache, "a", 7)
-        );
-        assert!(gone.is_err());
-        assert_eq!(next, 7);
-    }
-
-    #[tokio::test]
-    async fn one_key_does_not_wait_for_another() {
-        let cache = Numbers::new(10);
-        let hung = cache.get(&"a", || async {
-            std::future::pending::<()>().await;
-            Ok((0, MINUTE))
-        });
-        tokio::select! {
-            biased;
-            _ = hung => panic!("it hangs"),
-            value = made(&cache, "b", 7) => assert_eq!(value, 7),
-        }
-    }
-
-    #[tokio::test]
-    async fn it_is_bounded_and_drops_what_ends_first() {
-        let cache = Numbers::new(2);
-        for (key, seconds) in [("long", 50), ("short", 10), ("new", 30)] {
-            let lifetime = Duration::from_secs(seconds);
-            let value = cache.get(&key, || async move { Ok((1, lifetime)) }).await;
-            assert!(value.is_ok());
-        }
-        assert_eq!(cache.len(), 2);
-        assert_eq!(made(&cache, "long", 2).await, 1, "still the first");
-        assert_eq!(made(&cache, "short", 2).await, 2, "made anew");
-    }
-
-    #[tokio::test]
-    async fn values_go_when_told_and_when_they_end() {
-        let cache = Numbers::new(10);
-        assert_eq!(made(&cache, "a", 1).await, 1);
-        assert_eq!(made(&cache, "b", 1).await, 1);
-        cache.remove(|key| *key == "a");
-        assert_eq!(made(&cache, "a", 2).await, 2);
-        let old = cache.get(&"b", || async { Err("cached") }).await.expect("cached");
-        cache.reject(&"b", &old);
-        assert_eq!(made(&cache, "b", 2).await, 2);
-        cache.reject(&"b", &old);
-        assert_eq!(
-            made(&cache, "b", 3).await,
-            2,
-            "another than the one that was rejected"
-        );
-        let weak = Arc::downgrade(&old);
-        drop(old);
-        assert!(weak.upgrade().is_none());
-        cache.sweep();
-        assert_eq!(cache.len(), 2);
-        let brief = || async { Ok((1, Duration::ZERO)) };
-        assert_eq!(cache.get(&"c", brief).await.map(|value| *value), Ok(1));
-        assert_eq!(made(&cache, "c", 2).await, 2, "the first has ended");
-        cache.remove(|_| true);
-        assert_eq!(cache.get(&"c", brief).await.map(|value| *value), Ok(1));
-        cache.sweep();
-        assert!(cache.is_empty());
-    }
-}
+#[path = "single_flight_tests.rs"]
+mod tests;

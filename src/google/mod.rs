@@ -32,7 +32,6 @@ pub use self::vocabulary::{
     is_gke_pool,
 };
 pub use crate::shell;
-pub use crate::single_flight::Cache;
 
 use self::credentials::adc::Adc;
 use self::endpoints::iam_credentials::IamCredentials;

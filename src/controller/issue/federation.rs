@@ -14,7 +14,7 @@ use super::Issuer;
 use super::mint::MintError;
 use crate::api::conditions::reason;
 use crate::google::{
-    self, Cache, Caller, FEDERATED_SCOPE, FederatedToken, Impersonation, Provider, SubjectToken, Workload,
+    self, Caller, FEDERATED_SCOPE, FederatedToken, Impersonation, Provider, SubjectToken, Workload,
     is_rejected, shell,
 };
 use crate::kubernetes::error::KubeError;
@@ -23,6 +23,7 @@ use crate::kubernetes::secret::{
 };
 use crate::request::syntax::is_service_account;
 use crate::request::{Federation, SourceSettings, ValidRequest};
+use crate::single_flight::{Fetched, SingleFlightCache};
 use crate::token::{IdToken, unverified_claims};
 
 /// Longest time for which a federated access token is used again.
@@ -117,14 +118,14 @@ struct Key {
 /// FederatedTokens access tokens, and who the operator itself is.
 #[derive(Debug)]
 pub struct FederatedTokens {
-    tokens: Cache<Key, FederatedToken, MintError>,
+    tokens: SingleFlightCache<Key, FederatedToken, MintError>,
     operator: OnceCell<Operator>,
 }
 
 impl Default for FederatedTokens {
     fn default() -> Self {
         Self {
-            tokens: Cache::new(MAX_TOKENS),
+            tokens: SingleFlightCache::new(MAX_TOKENS),
             operator: OnceCell::new(),
         }
     }
@@ -133,7 +134,7 @@ impl Default for FederatedTokens {
 impl FederatedTokens {
     /// Drops access tokens that are not used any more.
     pub fn sweep(&self) {
-        self.tokens.sweep();
+        self.tokens.evict_expired();
     }
 }
 
@@ -234,7 +235,7 @@ pub(crate) async fn federate(
                 kubernetes_token(issuer, &workload, &kubernetes.uid, &token_audience, operator).await?;
             let exchanged = issuer.minter.exchange(&workload, &token).await?;
             let life = exchanged.lifetime().saturating_sub(LEAST_LIFE);
-            Ok::<_, MintError>((exchanged, life.min(LONGEST_USE)))
+            Ok::<_, MintError>(Fetched::for_lifetime(exchanged, life.min(LONGEST_USE)))
         })
         .await?;
     let asked = Impersonation {
@@ -250,7 +251,7 @@ pub(crate) async fn federate(
         Ok(token) => Ok(FederatedIdToken { token, account }),
         Err(error) => {
             if is_rejected(&error) {
-                cached.reject(&key, &bearer);
+                cached.invalidate(&key, &bearer);
             }
             Err(error.into())
         }

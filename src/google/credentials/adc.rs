@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::fetch::{PrincipalTokens, for_user};
 use super::file::{Credential, CredentialFile, MAX_FILE_BYTES};
-use super::token_cache::{TokenCache, pause_after};
+use super::token_cache::{TokenCache, backoff_after, fetched, token_cache};
 use crate::google::endpoints::metadata_server::MetadataServer;
 use crate::google::endpoints::oauth2 as oauth;
 use crate::google::transport::endpoint_client::Observer;
@@ -44,7 +44,7 @@ pub(crate) struct Adc {
 
 /// An access token, with the credentials it came from.
 pub(crate) struct Bearer {
-    token: AccessToken,
+    token: Arc<AccessToken>,
     origin: Arc<Loaded>,
 }
 
@@ -141,11 +141,12 @@ impl Adc {
     /// An access token with the scope `cloud-platform`.
     pub(crate) async fn bearer(&self, metadata: &MetadataServer) -> Result<Bearer, Error> {
         let origin = self.current().await?;
-        let fetch = async {
+        let fetch = || async {
             match &origin.credential {
                 Some(credential) => self.tokens.fetch(credential).await,
                 None => metadata.access_token().await.map_err(|error| self.no_file(error)),
             }
+            .map(fetched)
             .map_err(Error::of_credentials)
         };
         let token = origin.cache.get(fetch).await?;
@@ -154,7 +155,9 @@ impl Adc {
 
     /// Drops an access token that Google has rejected.
     pub(crate) fn reject(&self, bearer: &Bearer, error: &Error) {
-        bearer.origin.cache.reject(&bearer.token, error);
+        // A metadata server may give the same token again.
+        let is_rejected = |token: &AccessToken| token.secret == bearer.token.secret;
+        bearer.origin.cache.reject(is_rejected, error);
     }
 
     /// Whose credentials they are; `None` where nothing tells.
@@ -260,7 +263,7 @@ impl Adc {
                     Ok(self.show(now, loaded))
                 }
                 None => {
-                    state.pause = Some((now + pause_after(state.failures), error.clone()));
+                    state.pause = Some((now + backoff_after(state.failures), error.clone()));
                     state.failures = state.failures.saturating_add(1);
                     Err(error)
                 }
@@ -304,7 +307,7 @@ impl Adc {
             return Ok(Loaded {
                 credential: None,
                 principal: Mutex::default(),
-                cache: TokenCache::default(),
+                cache: token_cache(),
             });
         };
         let file = CredentialFile::parse(content, &self.config).map_err(|error| {
@@ -316,7 +319,7 @@ impl Adc {
                 principal: file.principal,
                 until: None,
             })),
-            cache: TokenCache::default(),
+            cache: token_cache(),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! An OAuth access token of the operator's own, with its end.
+//! An OAuth access token of the operator's own, and how long it is used.
 
 use std::time::Duration;
 
@@ -8,38 +8,45 @@ use zeroize::Zeroizing;
 /// The scope of the operator's access token: <https://cloud.google.com/iam/docs/reference/credentials/rest>.
 pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
-/// How long before its end a token is replaced, as Google's libraries do; less for a short one.
-const MARGIN: Duration = Duration::from_secs(225);
+/// How long before it expires a token is replaced, as Google's libraries do; a quarter of the lifetime if that is less.
+const REFRESH_MARGIN: Duration = Duration::from_secs(225);
 
 /// The longest lifetime that is believed; Google's are at most 12 hours.
 const MAX_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 
 /// An access token. Wiped on drop; hence no `Debug`.
-#[derive(Clone)]
 pub(crate) struct AccessToken {
     pub(crate) secret: Zeroizing<String>,
-    refresh: Instant,
-    end: Instant,
+    /// When it is to be replaced.
+    pub(crate) refresh_at: Instant,
+    pub(crate) expires_at: Instant,
 }
 
 impl AccessToken {
-    /// A token that lives for `lifetime` from `now` on.
+    /// A token that is valid for `lifetime` from `now` on.
     pub(crate) fn new(secret: impl Into<Zeroizing<String>>, lifetime: Duration, now: Instant) -> Self {
         let lifetime = lifetime.min(MAX_LIFETIME);
         Self {
             secret: secret.into(),
-            refresh: now + (lifetime - MARGIN.min(lifetime / 4)),
-            end: now + lifetime,
+            refresh_at: now + (lifetime - REFRESH_MARGIN.min(lifetime / 4)),
+            expires_at: now + lifetime,
         }
     }
+}
 
-    /// Whether it is not to be replaced yet.
-    pub(crate) fn is_fresh(&self, now: Instant) -> bool {
-        now < self.refresh
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// Whether Google still accepts it.
-    pub(crate) fn is_alive(&self, now: Instant) -> bool {
-        now < self.end
+    #[test]
+    fn a_token_is_replaced_shortly_before_it_expires() {
+        let start = Instant::now();
+        let seconds = |lifetime| {
+            let token = AccessToken::new("a".to_owned(), lifetime, start);
+            [token.refresh_at, token.expires_at].map(|at| (at - start).as_secs())
+        };
+        assert_eq!(seconds(Duration::from_secs(3600)), [3375, 3600]);
+        assert_eq!(seconds(Duration::from_secs(8)), [6, 8]);
+        assert_eq!(seconds(Duration::MAX), [12 * 3600 - 225, 12 * 3600]);
     }
 }
