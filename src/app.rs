@@ -17,7 +17,7 @@ use crate::controller::{
     self, Context, cache::Cache, cache::requests::RequestCache, issue::federation::FederatedTokens,
     watch::foreign_secrets::ForeignSecrets,
 };
-use crate::google::{CallRecord, ConfigError, GoogleConfig, MayCall, Minter};
+use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter};
 use crate::grants::store::{GrantStore, GrantsFileError, read_file};
 use crate::kubernetes::events::EventRecorder;
 use crate::leader::{self, ElectionSettings, Elector, Fence, FenceClosed};
@@ -142,7 +142,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     }
     let mut google: GoogleConfig = args.google.into();
     let calls = fence.clone();
-    google.may_call = Some(MayCall::new(move || calls.is_open()));
+    google.call_gate = Some(CallGate::new(move || calls.is_open()));
     let minter = Minter::new(google)?.with_observer(observer);
     let grants = GrantStore::default();
     if let Some(path) = &settings.grants_file {

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use url::Url;
 
 use crate::controller::Settings;
-use crate::google::{DEFAULT_UNIVERSE, GoogleConfig, Provider};
+use crate::google::{DEFAULT_UNIVERSE, GoogleConfig, IdentityProvider};
 use crate::request::SourceSettings;
 use crate::shard::Shard;
 use crate::telemetry::LogFormat;
@@ -105,7 +105,7 @@ pub struct RunArgs {
 
     /// Provider for federation requests that name none: a workload identity pool provider, or GKE's identitynamespace:….
     #[arg(long, env = "IDTOKEN_FEDERATION_PROVIDER", help_heading = "Sources")]
-    pub federation_provider: Option<Provider>,
+    pub federation_provider: Option<IdentityProvider>,
 
     /// Audience that federation requests may set for the Kubernetes token, in addition to their provider's default; repeatable.
     #[arg(

@@ -408,7 +408,7 @@ fn providers() {
     ];
     fuzz(&samples, |bytes| {
         let text = String::from_utf8_lossy(bytes);
-        if let Ok(provider) = text.parse::<crate::google::Provider>() {
+        if let Ok(provider) = text.parse::<crate::google::IdentityProvider>() {
             prop_assert_eq!(provider.name(), &*text);
             // No provider's own audience is one that an API server could have by default.
             let audience = provider.token_audience();

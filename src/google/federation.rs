@@ -9,11 +9,11 @@ use url::Url;
 use super::endpoints::iam_credentials::{IamCredentials, Impersonation};
 use super::endpoints::sts::{self, FederatedToken};
 use super::remediation::federation as exchange_advice;
-use super::transport::endpoint_client::{Observer, Upstream};
+use super::transport::endpoint_client::{EndpointClient, Observer};
 use super::transport::http::Http;
-use super::transport::limiter::UpstreamLoad;
+use super::transport::limiter::EndpointLoad;
 use super::vocabulary::{
-    ConfigError, Endpoint, Error, GoogleConfig, Provider, Reason, SubjectToken, Workload,
+    ConfigError, Endpoint, Error, GoogleConfig, IdentityProvider, Reason, SubjectToken, Workload,
 };
 use crate::token::IdToken;
 
@@ -27,11 +27,11 @@ pub(crate) struct Federation {
     sts: Url,
     iam_credentials: Url,
     observer: Option<Observer>,
-    providers: Mutex<HashMap<Provider, (Instant, Arc<Endpoints>)>>,
+    providers: Mutex<HashMap<IdentityProvider, (Instant, Arc<Endpoints>)>>,
 }
 
 struct Endpoints {
-    sts: Upstream,
+    sts: EndpointClient,
     iam_credentials: IamCredentials,
 }
 
@@ -51,7 +51,7 @@ impl Federation {
         self.observer = Some(observer);
     }
 
-    fn endpoints(&self, provider: &Provider) -> Arc<Endpoints> {
+    fn endpoints(&self, provider: &IdentityProvider) -> Arc<Endpoints> {
         let now = Instant::now();
         let mut providers = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((used, endpoints)) = providers.get_mut(provider) {
@@ -64,7 +64,7 @@ impl Federation {
             oldest.map(|provider| providers.remove(&provider));
         }
         let upstream = |endpoint, base: &Url| {
-            let mut upstream = Upstream::new(endpoint, base.clone(), self.http.clone(), &self.config);
+            let mut upstream = EndpointClient::new(endpoint, base.clone(), self.http.clone(), &self.config);
             if let Some(observer) = &self.observer {
                 upstream.set_observer(Arc::clone(observer));
             }
@@ -78,7 +78,7 @@ impl Federation {
         endpoints
     }
 
-    pub(crate) fn loads(&self) -> Vec<UpstreamLoad> {
+    pub(crate) fn loads(&self) -> Vec<EndpointLoad> {
         let providers = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
         let all = providers
             .values()
@@ -98,7 +98,7 @@ impl Federation {
             workload.provider,
             &token.token,
             workload.request_reason,
-            workload.caller,
+            workload.priority,
         )
         .await
         .map_err(|error| exchange_advice::for_exchange(error, workload, token))
@@ -123,5 +123,5 @@ impl Federation {
 /// Whether Google no longer takes the federated access token.
 #[must_use]
 pub fn is_rejected(error: &Error) -> bool {
-    error.kind() == Reason::CredentialsRejected
+    error.reason() == Reason::CredentialsRejected
 }

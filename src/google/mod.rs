@@ -24,12 +24,12 @@ pub use self::endpoints::sts::{FEDERATED_SCOPE, FederatedToken};
 pub use self::federation::is_rejected;
 pub use self::remediation::federation::check_subject;
 pub use self::transport::endpoint_client::{CallRecord, Observer};
-pub use self::transport::limiter::{MAX_WAITING, UpstreamLoad};
+pub use self::transport::limiter::{EndpointLoad, MAX_WAITING};
 pub use self::transport::response::parse_retry_after;
 pub use self::vocabulary::{
-    Caller, ConfigError, DEFAULT_UNIVERSE, Endpoint, Error, ErrorClass, GoogleConfig, MAX_RETRY_AFTER,
-    MAX_SUBJECT_BYTES, MayCall, NoProvider, Provider, Reason, SubjectToken, Workload, check_endpoint,
-    is_gke_pool,
+    CallGate, CallPriority, ConfigError, DEFAULT_UNIVERSE, Endpoint, Error, ErrorClass, GoogleConfig,
+    IdentityProvider, MAX_RETRY_AFTER, MAX_SUBJECT_BYTES, ParseProviderError, Reason, SubjectToken, Workload,
+    check_endpoint, is_gke_pool,
 };
 pub use crate::shell;
 
@@ -39,7 +39,7 @@ use self::endpoints::metadata_server::MetadataServer;
 use self::federation::Federation;
 use self::remediation::impersonation as advice;
 use self::remediation::metadata_server as metadata_advice;
-use self::transport::endpoint_client::Upstream;
+use self::transport::endpoint_client::EndpointClient;
 use self::transport::http::Http;
 use self::vocabulary::Principal;
 use crate::token::{Account, IdToken};
@@ -61,7 +61,7 @@ impl Minter {
         config.validate()?;
         let http = Http::new(&config)?;
         let base = config.endpoint("iamcredentials", config.iam_credentials_url.as_ref())?;
-        let upstream = Upstream::new(Endpoint::IamCredentials, base, http.clone(), &config);
+        let upstream = EndpointClient::new(Endpoint::IamCredentials, base, http.clone(), &config);
         Ok(Self {
             adc: Adc::new(&config, http.clone())?,
             metadata: MetadataServer::new(&config, http.clone())?,
@@ -82,7 +82,7 @@ impl Minter {
 
     /// How much goes on at each endpoint; one may be there more than once, since each provider of federation has its own limits.
     #[must_use]
-    pub fn loads(&self) -> Vec<UpstreamLoad> {
+    pub fn loads(&self) -> Vec<EndpointLoad> {
         let own = [
             self.adc.upstream_load(),
             self.metadata.load(),
@@ -129,7 +129,7 @@ impl Minter {
                     asked.service_account,
                     asked.delegates,
                 );
-                if error.kind() == Reason::CredentialsRejected {
+                if error.reason() == Reason::CredentialsRejected {
                     self.adc.reject(&bearer, &error);
                 }
                 Err(error)
@@ -174,8 +174,8 @@ impl Minter {
     /// # Errors
     /// [`Reason::NotUserCredentials`] where the operator's credentials are of another type; otherwise what the credentials or Google
     /// said, with what to do about it.
-    pub async fn user_id_token(&self, caller: Caller<'_>) -> Result<UserIdToken, Error> {
-        self.adc.user_id_token(caller).await
+    pub async fn user_id_token(&self, priority: CallPriority<'_>) -> Result<UserIdToken, Error> {
+        self.adc.user_id_token(priority).await
     }
 
     /// Exchanges a workload's own token for a federated access token of scope [`FEDERATED_SCOPE`].
@@ -275,7 +275,7 @@ impl fmt::Debug for Minter {
 /// What users see of an answer that is no success, wherever it comes from, for the tests of all parsers.
 #[cfg(test)]
 pub(crate) fn show_answer(body: &[u8]) -> String {
-    let answer = transport::response::Answer::of(400, body);
+    let answer = transport::response::Response::of(400, body);
     let mut shown = answer.error(Endpoint::IamCredentials).to_string();
     for error in [
         endpoints::sts::refusal(answer.status, body),
@@ -297,8 +297,10 @@ pub(crate) fn show_credential_file(content: &[u8]) -> Option<String> {
 }
 
 /// The limits' decisions without the calls, for who brings a clock and an upstream of his own, such as a simulation.
-pub mod decisions {
-    pub use super::transport::circuit_breaker::Told;
-    pub use super::transport::fair_queue::{Bounds, Due, End, Ticket, Turns, Verdict};
-    pub use super::transport::limiter::{MAX_WAITING, end, refused};
+pub mod simulation {
+    pub use super::transport::circuit_breaker::LastFailure;
+    pub use super::transport::fair_queue::{
+        CallResult, Decision, Decisions, FairQueue, QueueLimits, WaiterId,
+    };
+    pub use super::transport::limiter::{MAX_WAITING, classify_result, rejection_error};
 }

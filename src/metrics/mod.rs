@@ -28,7 +28,7 @@ use self::requests::Requests;
 use self::upstream::Upstreams;
 use self::watch::Watches;
 use crate::api::ObjectKey;
-use crate::google::UpstreamLoad;
+use crate::google::EndpointLoad;
 use crate::sync::lock;
 
 pub use self::exposition::Format;
@@ -90,7 +90,7 @@ pub struct Metrics {
     clock_skew: Gauge,
 }
 
-struct LoadCollector(Box<dyn Fn() -> Vec<UpstreamLoad> + Send + Sync>);
+struct LoadCollector(Box<dyn Fn() -> Vec<EndpointLoad> + Send + Sync>);
 
 impl std::fmt::Debug for LoadCollector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -191,7 +191,7 @@ impl Metrics {
     }
 
     /// Registers what reports the load of Google's endpoints on each scrape. Only the first call has an effect.
-    pub fn register_load_collector(&self, loads: impl Fn() -> Vec<UpstreamLoad> + Send + Sync + 'static) {
+    pub fn register_load_collector(&self, loads: impl Fn() -> Vec<EndpointLoad> + Send + Sync + 'static) {
         // Fails only if it was set before.
         let _ = self.loads.set(LoadCollector(Box::new(loads)));
     }

@@ -195,12 +195,12 @@ fn names_are_exported_on_demand_only() {
 fn loads_of_an_endpoint_are_added_up() {
     let metrics = Metrics::default();
     metrics.register_load_collector(|| {
-        let load = |endpoint, in_flight, is_open, open_lanes| UpstreamLoad {
+        let load = |endpoint, in_flight, is_open, open_flows| EndpointLoad {
             endpoint,
             in_flight,
             waiting: 1,
             is_open,
-            open_lanes,
+            open_flows,
         };
         vec![
             load(Endpoint::IamCredentials, 2, true, 3),

@@ -9,7 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::seconds;
-use crate::google::UpstreamLoad;
+use crate::google::EndpointLoad;
 
 type Seconds<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -79,7 +79,7 @@ impl Upstreams {
     }
 
     /// Sets the gauges. If `loads` has an endpoint several times, its loads are summed.
-    pub(super) fn collect(&self, loads: &[UpstreamLoad]) {
+    pub(super) fn collect(&self, loads: &[EndpointLoad]) {
         self.in_flight.clear();
         self.waiting.clear();
         self.circuits_open.clear();
@@ -93,7 +93,7 @@ impl Upstreams {
             add(&self.waiting.get_or_create(&labels), load.waiting);
             for (scope, open) in [
                 ("endpoint", usize::from(load.is_open)),
-                ("namespace", load.open_lanes),
+                ("namespace", load.open_flows),
             ] {
                 let labels = CircuitLabels { endpoint, scope };
                 add(&self.circuits_open.get_or_create(&labels), open);

@@ -1,7 +1,7 @@
 //! Pure: `spec.source` as written → a source with its fields checked, and whether the operator's flags permit it.
 
 use crate::api::v1alpha1::{FederationSource, GrantSource, IdTokenRequestSpec, Source};
-use crate::google::{Provider, is_gke_pool};
+use crate::google::{IdentityProvider, is_gke_pool};
 use crate::request::syntax::{is_dns_subdomain, is_service_account};
 use crate::request::{ValidateError, invalid};
 
@@ -30,7 +30,7 @@ pub struct Federation {
     /// Name of the Kubernetes ServiceAccount.
     pub kubernetes_service_account: String,
     /// Who vouches for it; absent means the operator's `--federation-provider`.
-    pub provider: Option<Provider>,
+    pub provider: Option<IdentityProvider>,
     /// Audience of the Kubernetes token; absent means the provider's own.
     pub token_audience: Option<String>,
 }
@@ -39,7 +39,7 @@ pub struct Federation {
 #[derive(Clone, Debug, Default)]
 pub struct SourceSettings {
     /// The provider where a request names none.
-    pub federation_provider: Option<Provider>,
+    pub federation_provider: Option<IdentityProvider>,
     /// Audiences of Kubernetes tokens that requests may name besides a provider's own.
     pub allowed_token_audiences: Vec<String>,
     /// What IAM calls a federated ServiceAccount, with `{namespace}`, `{name}` and `{uid}` to fill in, where the provider's attribute mapping
@@ -88,7 +88,7 @@ impl TokenSource {
                 federation
                     .provider
                     .as_ref()
-                    .map(Provider::to_string)
+                    .map(IdentityProvider::to_string)
                     .unwrap_or_default(),
                 federation.token_audience.clone().unwrap_or_default(),
             ],
@@ -198,7 +198,7 @@ fn federation(source: FederationSource) -> Result<Federation, ValidateError> {
     }
     let provider = source
         .provider
-        .map(|name| name.parse::<Provider>())
+        .map(|name| name.parse::<IdentityProvider>())
         .transpose()
         .map_err(|error| invalid("source.federation.provider", error.to_string()))?;
     let plain = |audience: &String| {
@@ -255,7 +255,7 @@ impl Federation {
     pub fn resolve<'a>(
         &'a self,
         settings: &'a SourceSettings,
-    ) -> Result<(&'a Provider, String), ValidateError> {
+    ) -> Result<(&'a IdentityProvider, String), ValidateError> {
         let provider = self
             .provider
             .as_ref()

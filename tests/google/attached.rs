@@ -1,7 +1,7 @@
 //! The metadata server's identity, and a user's own ID token.
 
 use idtoken_emulator::{EmulatorHandle, Endpoint, Fault, Options, WrongToken};
-use idtoken_operator::google::{AttachedIdentity, Caller, GoogleConfig, Minter};
+use idtoken_operator::google::{AttachedIdentity, CallPriority, GoogleConfig, Minter};
 use jiff::Timestamp;
 
 use crate::support::*;
@@ -26,7 +26,7 @@ fn wanted(account: Option<&str>) -> AttachedIdentity<'_> {
         audience: AUDIENCE,
         include_email: true,
         licenses: false,
-        caller: Caller::default(),
+        priority: CallPriority::default(),
     }
 }
 
@@ -75,20 +75,20 @@ async fn refusals() {
         .attached_identity(&wanted(Some(CALLER)))
         .await
         .expect_err("another account");
-    assert_eq!(error.reason(), "AccountMismatch");
+    assert_eq!(error.reason().as_str(), "AccountMismatch");
     assert_eq!(google.count(Endpoint::MetadataIdentity), 0);
     for wrong in [WrongToken::Garbage, WrongToken::NoExpiry] {
         google
             .fault(Fault::token(wrong).on(Endpoint::MetadataIdentity).times(1))
             .expect("a fault");
         let error = minter.attached_identity(&wanted(None)).await.expect_err("wrong");
-        assert_eq!(error.reason(), "UnexpectedResponse");
+        assert_eq!(error.reason().as_str(), "UnexpectedResponse");
     }
     let mut policy = google.policy();
     policy.metadata_server.service_account = None;
     google.set_policy(policy).expect("a policy");
     let error = minter.attached_identity(&wanted(None)).await.expect_err("none");
-    assert_eq!(error.reason(), "IdentityNotAttached");
+    assert_eq!(error.reason().as_str(), "IdentityNotAttached");
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn what_is_no_metadata_server_is_not_believed() {
         .attached_identity(&wanted(None))
         .await
         .expect_err("no flavor");
-    assert_eq!(error.reason(), "UnexpectedResponse");
+    assert_eq!(error.reason().as_str(), "UnexpectedResponse");
     assert!(error.to_string().contains("Metadata-Flavor"), "{error}");
     server.abort();
 }
@@ -118,7 +118,10 @@ async fn a_users_own_token() {
     let google = google().await;
     let file = File::with(&acting_as(&google, USER));
     let minter = Minter::new(config(&google, &file.0)).expect("a client");
-    let got = minter.user_id_token(Caller::OPERATOR).await.expect("a token");
+    let got = minter
+        .user_id_token(CallPriority::OPERATOR)
+        .await
+        .expect("a token");
     assert_eq!(
         (got.client_id.as_str(), got.token.claims().aud.as_str()),
         ("client", "client")
@@ -129,8 +132,11 @@ async fn a_users_own_token() {
     let mut policy = google.policy();
     policy.oauth_clients[0].refresh_tokens[0].revoked = true;
     google.set_policy(policy).expect("a policy");
-    let error = minter.user_id_token(Caller::OPERATOR).await.expect_err("revoked");
-    assert_eq!(error.reason(), "CredentialsUnavailable");
+    let error = minter
+        .user_id_token(CallPriority::OPERATOR)
+        .await
+        .expect_err("revoked");
+    assert_eq!(error.reason().as_str(), "CredentialsUnavailable");
     let said = error.to_string();
     assert!(
         said.contains("expired or revoked") && said.contains("gcloud auth application-default login"),
@@ -139,6 +145,9 @@ async fn a_users_own_token() {
 
     let key = File::with(&google.service_account_key(OPERATOR).expect("a key"));
     let minter = Minter::new(config(&google, &key.0)).expect("a client");
-    let error = minter.user_id_token(Caller::OPERATOR).await.expect_err("a key");
-    assert_eq!(error.reason(), "NotUserCredentials");
+    let error = minter
+        .user_id_token(CallPriority::OPERATOR)
+        .await
+        .expect_err("a key");
+    assert_eq!(error.reason().as_str(), "NotUserCredentials");
 }

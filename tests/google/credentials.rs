@@ -15,14 +15,14 @@ async fn starts_without_credentials_and_follows_the_file() {
     let minter = Minter::new(config(&google, &file.0)).expect("a client");
     let error = refused(&minter, &asking(CALLER)).await;
     assert_eq!(
-        (error.reason(), error.class()),
+        (error.reason().as_str(), error.class()),
         ("CredentialsUnavailable", ErrorClass::Rejected)
     );
     assert_eq!(minter.principal().await, None);
 
     file.write(&acting_as(&google, OTHER_USER));
     let followed = async {
-        while refused(&minter, &asking(CALLER)).await.reason() != "PermissionDenied" {
+        while refused(&minter, &asking(CALLER)).await.reason().as_str() != "PermissionDenied" {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -57,7 +57,7 @@ async fn impersonates_by_a_service_account_key() {
     assert_eq!(token.claims().email.as_deref(), Some(CALLER));
     assert_eq!(minter.principal().await.as_deref(), Some(OPERATOR));
     assert_eq!(
-        refused(&minter, &asking(OPERATOR)).await.reason(),
+        refused(&minter, &asking(OPERATOR)).await.reason().as_str(),
         "SelfImpersonation"
     );
 }
@@ -92,7 +92,7 @@ async fn a_foreign_host_in_the_file_is_refused() {
         &asking(CALLER),
     )
     .await;
-    assert_eq!(error.reason(), "CredentialsUnavailable");
+    assert_eq!(error.reason().as_str(), "CredentialsUnavailable");
     assert!(error.to_string().contains("evil.example"), "{error}");
 }
 
@@ -108,7 +108,7 @@ async fn a_rejected_access_token_is_replaced() {
         .expect("a fault");
     let error = refused(&minter, &asking(CALLER)).await;
     assert_eq!(
-        (error.reason(), error.class()),
+        (error.reason().as_str(), error.class()),
         ("CredentialsRejected", ErrorClass::Rejected)
     );
     eventually(&minter, &asking(CALLER)).await;
@@ -126,7 +126,7 @@ async fn credentials_that_died_are_built_again() {
         .expect("a fault");
     let error = refused(&minter, &asking(CALLER)).await;
     assert_eq!(
-        (error.reason(), error.class()),
+        (error.reason().as_str(), error.class()),
         ("CredentialsUnavailable", ErrorClass::Rejected),
         "{error}"
     );
@@ -147,7 +147,7 @@ async fn credentials_that_hang_are_built_again() {
         .expect("a fault");
     let error = refused(&minter, &asking(CALLER)).await;
     assert_eq!(
-        (error.reason(), error.class()),
+        (error.reason().as_str(), error.class()),
         ("CredentialsUnavailable", ErrorClass::Transient),
         "{error}"
     );
@@ -201,22 +201,31 @@ async fn child_with_metadata_server() {
     assert_eq!(minter.principal().await.as_deref(), Some(OPERATOR));
     minter.impersonate(&asking(CALLER)).await.expect("a token");
     assert_eq!(
-        refused(&minter, &asking(OPERATOR)).await.reason(),
+        refused(&minter, &asking(OPERATOR)).await.reason().as_str(),
         "SelfImpersonation"
     );
     let id = ServiceAccount::new(OPERATOR).unique_id();
-    assert_eq!(refused(&minter, &asking(&id)).await.reason(), "SelfImpersonation");
+    assert_eq!(
+        refused(&minter, &asking(&id)).await.reason().as_str(),
+        "SelfImpersonation"
+    );
     let hidden = Impersonation {
         include_email: false,
         ..asking(&id)
     };
-    assert_eq!(refused(&minter, &hidden).await.reason(), "SelfImpersonation");
+    assert_eq!(
+        refused(&minter, &hidden).await.reason().as_str(),
+        "SelfImpersonation"
+    );
     let delegates = [id.clone()];
     let by_way_of = Impersonation {
         delegates: &delegates,
         ..asking(CALLER)
     };
-    assert_eq!(refused(&minter, &by_way_of).await.reason(), "SelfImpersonation");
+    assert_eq!(
+        refused(&minter, &by_way_of).await.reason().as_str(),
+        "SelfImpersonation"
+    );
 }
 
 #[tokio::test]
@@ -241,7 +250,7 @@ async fn child_with_metadata_server_down() {
     .expect("a client");
     let error = refused(&minter, &asking(CALLER)).await;
     assert_eq!(
-        (error.reason(), error.class()),
+        (error.reason().as_str(), error.class()),
         ("UpstreamUnavailable", ErrorClass::Transient)
     );
     assert_eq!(error.endpoint().as_str(), "metadata");

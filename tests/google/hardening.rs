@@ -144,7 +144,7 @@ async fn the_bearer_follows_no_redirect() {
         let elsewhere = Server::start(Harm::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")).await;
         let (server, setup) = against(Harm::Redirect(code, elsewhere.address)).await;
         let error = refused(&setup.minter, &asking(CALLER)).await;
-        assert_eq!(error.reason(), "UnexpectedResponse", "{code}: {error}");
+        assert_eq!(error.reason().as_str(), "UnexpectedResponse", "{code}: {error}");
         assert_eq!(error.status(), Some(code));
         assert_eq!(server.requests().len(), 1);
         assert_eq!(elsewhere.requests(), Vec::<String>::new(), "{code} was followed");
@@ -167,7 +167,7 @@ async fn an_answer_without_end_is_not_read_to_its_end() {
 async fn an_answer_that_drips_is_given_up() {
     let (server, setup) = against(Harm::Drip).await;
     let error = refused(&setup.minter, &asking(CALLER)).await;
-    assert_eq!(error.reason(), "UpstreamTimeout", "{error}");
+    assert_eq!(error.reason().as_str(), "UpstreamTimeout", "{error}");
     server.until_closed().await;
 }
 
@@ -187,7 +187,7 @@ async fn odd_answers_are_told_and_never_taken_for_a_token() {
         let (_server, setup) = against(Harm::Answer(answer)).await;
         let error = refused(&setup.minter, &asking(CALLER)).await;
         assert!(
-            ["UnexpectedResponse", "UpstreamUnreachable"].contains(&error.reason()),
+            ["UnexpectedResponse", "UpstreamUnreachable"].contains(&error.reason().as_str()),
             "{answer:?}: {error}"
         );
     }

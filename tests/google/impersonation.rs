@@ -83,7 +83,7 @@ async fn refusals_say_what_to_do() {
     } = setup(|_| {}).await;
     let error = refused(&minter, &asking(STRANGER)).await;
     assert_eq!(
-        (error.reason(), error.class(), error.status()),
+        (error.reason().as_str(), error.class(), error.status()),
         ("PermissionDenied", ErrorClass::Rejected, Some(403))
     );
     let message = error.to_string();
@@ -97,7 +97,7 @@ async fn refusals_say_what_to_do() {
 
     let error = refused(&minter, &asking("nobody@p.iam.gserviceaccount.com")).await;
     assert_eq!(
-        (error.reason(), error.class()),
+        (error.reason().as_str(), error.class()),
         ("ServiceAccountNotFound", ErrorClass::Rejected)
     );
     assert!(
@@ -111,7 +111,7 @@ async fn refusals_say_what_to_do() {
         .fault(Fault::new(FaultKind::ApiDisabled).times(1))
         .expect("a fault");
     let error = refused(&minter, &asking(CALLER)).await;
-    assert_eq!(error.reason(), "ApiDisabled");
+    assert_eq!(error.reason().as_str(), "ApiDisabled");
     assert!(
         error
             .to_string()
@@ -147,7 +147,7 @@ async fn never_impersonates_itself() {
     ] {
         let error = refused(&minter, &asked).await;
         assert_eq!(
-            (error.reason(), error.class()),
+            (error.reason().as_str(), error.class()),
             ("SelfImpersonation", ErrorClass::Rejected)
         );
     }
@@ -168,7 +168,7 @@ async fn retry_after_closes_the_endpoint() {
         google.fault(fault).expect("a fault");
         let error = refused(&minter, &asking(CALLER)).await;
         assert_eq!(
-            (error.reason(), error.class(), error.status()),
+            (error.reason().as_str(), error.class(), error.status()),
             ("QuotaExceeded", ErrorClass::Transient, Some(429))
         );
         assert!(
@@ -178,7 +178,7 @@ async fn retry_after_closes_the_endpoint() {
             "{error:?}"
         );
         let error = refused(&minter, &asking(CALLER)).await;
-        assert_eq!(error.reason(), "QuotaExceeded");
+        assert_eq!(error.reason().as_str(), "QuotaExceeded");
         assert!(
             error
                 .retry_after()
@@ -211,7 +211,7 @@ async fn passing_failures_pass() {
             .expect("a fault");
         let error = refused(&minter, &asking(CALLER)).await;
         assert_eq!(
-            (error.reason(), error.class()),
+            (error.reason().as_str(), error.class()),
             (reason, ErrorClass::Transient),
             "{error}"
         );
@@ -240,7 +240,7 @@ async fn wrong_tokens_are_told() {
             .fault(Fault::token(wrong).on(Endpoint::GenerateIdToken).times(1))
             .expect("a fault");
         let error = refused(&minter, &asking(CALLER)).await;
-        assert_eq!(error.reason(), "UnexpectedResponse", "{wrong:?}");
+        assert_eq!(error.reason().as_str(), "UnexpectedResponse", "{wrong:?}");
     }
     for (wrong, reason) in [
         (WrongToken::Audience, "TokenWrongAudience"),
@@ -286,7 +286,10 @@ async fn the_in_flight_cap_is_kept() {
     tokio::time::timeout(LIMIT, under_way)
         .await
         .expect("the first call arrives");
-    assert_eq!(refused(&minter, &asking(CALLER)).await.reason(), "LocallyLimited");
+    assert_eq!(
+        refused(&minter, &asking(CALLER)).await.reason().as_str(),
+        "LocallyLimited"
+    );
     first.abort();
     eventually(&minter, &asking(CALLER)).await;
 }

@@ -4,13 +4,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use idtoken_emulator::{Endpoint, Fault};
-use idtoken_operator::google::{Caller, Impersonation};
+use idtoken_operator::google::{CallPriority, Impersonation};
 
 use crate::support::*;
 
-fn asking_for(lane: &str) -> Impersonation<'_> {
+fn asking_for(flow: &str) -> Impersonation<'_> {
     Impersonation {
-        caller: Caller { lane, left: None },
+        priority: CallPriority {
+            flow,
+            remaining_lifetime: None,
+        },
         ..asking(CALLER)
     }
 }
@@ -37,8 +40,8 @@ async fn an_outage_costs_few_calls_and_the_recovery_is_paced() {
     for request in 0..500_u64 {
         let (minter, tries) = (Arc::clone(&minter), Arc::clone(&tries));
         tasks.spawn(async move {
-            let lane = format!("namespace-{}", request % 50);
-            while minter.impersonate(&asking_for(&lane)).await.is_err() {
+            let flow = format!("namespace-{}", request % 50);
+            while minter.impersonate(&asking_for(&flow)).await.is_err() {
                 tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(100 + request)).await;
             }
@@ -131,9 +134,9 @@ async fn a_namespace_that_hangs_or_has_no_quota_costs_another_nothing() {
         let minter = Arc::clone(&minter);
         hung.spawn(async move {
             let asked = Impersonation {
-                caller: Caller {
-                    lane: "hung",
-                    left: None,
+                priority: CallPriority {
+                    flow: "hung",
+                    remaining_lifetime: None,
                 },
                 ..asking(STRANGER)
             };
@@ -159,9 +162,9 @@ async fn a_namespace_that_hangs_or_has_no_quota_costs_another_nothing() {
     google.clear_faults();
     google.fault(fault).expect("a fault");
     let asked = Impersonation {
-        caller: Caller {
-            lane: "poor",
-            left: None,
+        priority: CallPriority {
+            flow: "poor",
+            remaining_lifetime: None,
         },
         ..asking(STRANGER)
     };

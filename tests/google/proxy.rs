@@ -229,11 +229,13 @@ async fn child_does_not_trust_the_proxy() {
     let error = refusal().await;
     assert_eq!(error.class(), ErrorClass::Transient, "{error}");
     assert!(
-        ["UpstreamUnreachable", "CredentialsUnavailable"].contains(&error.reason()),
+        ["UpstreamUnreachable", "CredentialsUnavailable"].contains(&error.reason().as_str()),
         "{error}"
     );
     assert!(
-        error.advice().is_some_and(|advice| advice.contains("--ca-file")),
+        error
+            .remediation()
+            .is_some_and(|advice| advice.contains("--ca-file")),
         "{error}"
     );
 }

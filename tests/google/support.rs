@@ -7,7 +7,7 @@ use std::time::Duration;
 use idtoken_emulator::{
     EmulatorHandle, OauthClient, Options, Policy, RefreshToken, Secret, ServiceAccount, TOKEN_CREATOR,
 };
-use idtoken_operator::google::{Caller, Error, GoogleConfig, Impersonation, Minter};
+use idtoken_operator::google::{CallPriority, Error, GoogleConfig, Impersonation, Minter};
 use idtoken_operator::token::{Account, Expected, IdToken};
 use serde_json::{Value, json};
 
@@ -138,7 +138,7 @@ pub(crate) fn asking(account: &str) -> Impersonation<'_> {
         include_organization_number: false,
         delegates: &[],
         request_reason: "shop/billing",
-        caller: Caller::OPERATOR,
+        priority: CallPriority::OPERATOR,
     }
 }
 

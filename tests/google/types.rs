@@ -204,7 +204,7 @@ async fn no_executable_is_run() {
     let file = File::with(&world.external(json!({"executable": {"command": command}})));
     let error = refused(&minter(config(&world.google, &file.0)), &asking(CALLER)).await;
     assert_eq!(
-        (error.reason(), error.class()),
+        (error.reason().as_str(), error.class()),
         ("CredentialsUnavailable", ErrorClass::Rejected)
     );
     for part in [
@@ -227,7 +227,7 @@ async fn what_fails_at_the_identity_provider_is_told_and_passes() {
     let minter = minter(config(&world.google, &file.0));
     let error = refused(&minter, &asking(CALLER)).await;
     assert_eq!(
-        (error.reason(), error.class()),
+        (error.reason().as_str(), error.class()),
         ("CredentialsUnavailable", ErrorClass::Rejected)
     );
     assert!(error.to_string().contains(&path.display().to_string()), "{error}");
@@ -238,7 +238,7 @@ async fn what_fails_at_the_identity_provider_is_told_and_passes() {
     folder.write("token", &stranger.sign(&claims).expect("a token"));
     let error = until_told(&minter, "invalid_grant").await;
     assert_eq!(
-        (error.reason(), error.class()),
+        (error.reason().as_str(), error.class()),
         ("CredentialsUnavailable", ErrorClass::Rejected)
     );
 
@@ -254,7 +254,7 @@ async fn what_fails_at_the_identity_provider_is_told_and_passes() {
         eventually(&minter, &asking(CALLER)).await;
         world.google.clear_caches();
         let error = refused(&minter, &asking(CALLER)).await;
-        assert_eq!(error.reason(), "CredentialsRejected");
+        assert_eq!(error.reason().as_str(), "CredentialsRejected");
     }
 }
 
@@ -290,7 +290,7 @@ async fn a_rotated_file_is_followed() {
     symlink("..data/key.json", folder.0.join("key.json")).expect("a link");
     let minter = minter(config(&google, &folder.0.join("key.json")));
     let error = refused(&minter, &asking(CALLER)).await;
-    assert_eq!(error.reason(), "PermissionDenied");
+    assert_eq!(error.reason().as_str(), "PermissionDenied");
     version("..2", &google.service_account_key(OPERATOR).expect("a key"));
     eventually(&minter, &asking(CALLER)).await;
     assert_eq!(minter.principal().await.as_deref(), Some(OPERATOR));
@@ -351,7 +351,7 @@ async fn no_type_impersonates_itself() {
             };
             for asked in [asking(name), bare, by_way_of] {
                 let error = refused(&minter, &asked).await;
-                assert_eq!(error.reason(), "SelfImpersonation", "{what}: {asked:?}");
+                assert_eq!(error.reason().as_str(), "SelfImpersonation", "{what}: {asked:?}");
             }
         }
         minter
@@ -385,6 +385,6 @@ async fn another_universe_and_other_endpoints() {
     let claims = world.google.verify(token.expose()).expect("a good signature");
     assert_eq!(claims["google"]["organization_number"], 987);
     let error = refused(&minter(in_universe("googleapis.com")), &asking(CALLER)).await;
-    assert_eq!(error.reason(), "CredentialsUnavailable");
+    assert_eq!(error.reason().as_str(), "CredentialsUnavailable");
     assert!(error.to_string().contains("cloud.example"), "{error}");
 }

@@ -8,7 +8,7 @@ use idtoken_emulator::{
     EmulatorHandle, Endpoint, Fault, Options, Policy, ServiceAccount, SigningKey, TOKEN_CREATOR,
     WorkloadIdentityProvider,
 };
-use idtoken_operator::google::{Caller, GoogleConfig, Impersonation, Minter};
+use idtoken_operator::google::{CallPriority, GoogleConfig, Impersonation, Minter};
 use serde_json::{Value, json};
 
 use crate::common::{AUDIENCE, CALLER, LOCKED, OPERATOR};
@@ -144,7 +144,7 @@ async fn by_impersonation_from_a_key(referee: Referee) -> Result<()> {
         include_organization_number: false,
         delegates: &[],
         request_reason: "shop/billing",
-        caller: Caller::OPERATOR,
+        priority: CallPriority::OPERATOR,
     };
     let token = minter.impersonate(&asked).await?;
     let mut ours = google.verify(token.expose())?;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Args};
 use idtoken_operator::cli::GoogleArgs;
-use idtoken_operator::google::{Caller, GoogleConfig, Impersonation, Minter};
+use idtoken_operator::google::{CallPriority, GoogleConfig, Impersonation, Minter};
 use idtoken_operator::token::{Account, Expected};
 use jiff::Timestamp;
 
@@ -62,7 +62,7 @@ pub(crate) async fn run(args: MintArgs) -> Result<ExitCode> {
             include_organization_number: spec.include_organization_number,
             delegates: spec.source.delegates(),
             request_reason: REQUEST_REASON,
-            caller: Caller::OPERATOR,
+            priority: CallPriority::OPERATOR,
         })
         .await
         .context(

@@ -62,7 +62,7 @@ enum Event {
     /// An operator polls its waiting calls.
     Poll { shard: u16 },
     /// A call has waited for the maximum time.
-    WaitTimedOut { request: u32, ticket: Ticket, term: u16 },
+    WaitTimedOut { request: u32, id: WaiterId, term: u16 },
     /// Google responds to a call.
     Responded {
         request: u32,
@@ -279,11 +279,7 @@ impl Simulation {
                 self.poll(shard)?;
                 shard
             }
-            Event::WaitTimedOut {
-                request,
-                ticket,
-                term,
-            } => self.wait_timed_out(request, ticket, term)?,
+            Event::WaitTimedOut { request, id, term } => self.wait_timed_out(request, id, term)?,
             Event::Responded {
                 request,
                 started,

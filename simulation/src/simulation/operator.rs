@@ -3,17 +3,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use idtoken_operator::google::decisions::{Bounds, MAX_WAITING, Ticket, Turns};
+use idtoken_operator::google::simulation::{FairQueue, MAX_WAITING, QueueLimits, WaiterId};
 
 use super::Settings;
 use crate::time::Time;
 
 /// One operator: its queue of requests, and its calls to Google.
 pub(super) struct Operator {
-    pub(super) turns: Turns,
-    /// The requests whose calls wait in `turns`.
-    pub(super) waiting: HashMap<Ticket, u32>,
-    /// When `turns` is polled next.
+    pub(super) queue: FairQueue,
+    /// The requests whose calls wait in `queue`.
+    pub(super) waiting: HashMap<WaiterId, u32>,
+    /// When `queue` is polled next.
     pub(super) next_poll: Option<Time>,
     pub(super) due: VecDeque<u32>,
     pub(super) running: usize,
@@ -33,7 +33,7 @@ impl Operator {
             .rate
             .map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.get());
         Self {
-            turns: Turns::new(Bounds {
+            queue: FairQueue::new(QueueLimits {
                 interval,
                 in_flight: settings.in_flight,
                 waiting: MAX_WAITING,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use idtoken_operator::controller::reconcile::plan::{self, Plan};
-use idtoken_operator::google::decisions::{Ticket, Verdict, end, refused};
+use idtoken_operator::google::simulation::{Decision, WaiterId, classify_result, rejection_error};
 use idtoken_operator::google::{Endpoint, Error, Reason};
 use idtoken_operator::schedule::backoff::{Backoff, FailedAttempt, deferral};
 
@@ -42,21 +42,21 @@ impl Simulation {
                 let flow = &self.flows[request.flow as usize];
                 let operator = &mut self.operators[usize::from(shard)];
                 let remaining = remaining.map(Duration::from_millis);
-                match operator.turns.enter(now, flow, remaining) {
-                    Ok(ticket) => {
-                        operator.waiting.insert(ticket, number);
+                match operator.queue.enqueue(now, flow, remaining) {
+                    Ok(id) => {
+                        operator.waiting.insert(id, number);
                         let term = operator.term;
                         self.poll(shard)?;
-                        if self.operators[usize::from(shard)].waiting.contains_key(&ticket) {
+                        if self.operators[usize::from(shard)].waiting.contains_key(&id) {
                             let event = Event::WaitTimedOut {
                                 request: number,
-                                ticket,
+                                id,
                                 term,
                             };
                             self.push_event(self.now + self.max_wait, event);
                         }
                     }
-                    Err(verdict) => self.not_admitted(number, verdict)?,
+                    Err(decision) => self.not_admitted(number, decision)?,
                 }
             }
         }
@@ -73,14 +73,14 @@ impl Simulation {
     /// Starts the calls that an operator's limits admit now, and fails those that they reject.
     pub(super) fn poll(&mut self, shard: u16) -> Result<()> {
         let now = self.instant(self.now);
-        let (verdicts, next) = self.operators[usize::from(shard)].turns.due(now);
-        for (ticket, verdict) in verdicts {
+        let (decisions, next) = self.operators[usize::from(shard)].queue.poll(now);
+        for (id, decision) in decisions {
             let operator = &mut self.operators[usize::from(shard)];
             let number = operator
                 .waiting
-                .remove(&ticket)
-                .context("no call waits with this ticket")?;
-            if verdict == Verdict::Start {
+                .remove(&id)
+                .context("no call waits with this id")?;
+            if decision == Decision::Admit {
                 let (started, term) = (self.now, operator.term);
                 let response = self.google.call(started);
                 let event = Event::Responded {
@@ -91,7 +91,7 @@ impl Simulation {
                 };
                 self.push_event(response.at, event);
             } else {
-                self.not_admitted(number, verdict)?;
+                self.not_admitted(number, decision)?;
             }
         }
         if let Some(next) = next {
@@ -106,15 +106,15 @@ impl Simulation {
     }
 
     /// Cancels a call that has waited for the maximum time. Returns the request's shard.
-    pub(super) fn wait_timed_out(&mut self, number: u32, ticket: Ticket, term: u16) -> Result<u16> {
+    pub(super) fn wait_timed_out(&mut self, number: u32, id: WaiterId, term: u16) -> Result<u16> {
         let now = self.instant(self.now);
         let request = &self.requests[number as usize];
         let (shard, flow) = (request.shard, &self.flows[request.flow as usize]);
         let operator = &mut self.operators[usize::from(shard)];
-        if operator.term == term && operator.waiting.remove(&ticket).is_some() {
-            operator.turns.give_up(flow, ticket);
-            let verdict = operator.turns.why_waiting(now);
-            let error = verdict.and_then(|verdict| refused(Endpoint::IamCredentials, verdict));
+        if operator.term == term && operator.waiting.remove(&id).is_some() {
+            operator.queue.cancel(flow, id);
+            let decision = operator.queue.rejection(now);
+            let error = decision.and_then(|decision| rejection_error(Endpoint::IamCredentials, decision));
             let error = error.unwrap_or_else(|| {
                 Error::new(
                     Endpoint::IamCredentials,
@@ -152,8 +152,8 @@ impl Simulation {
             return Ok(shard);
         }
         operator
-            .turns
-            .ended(now, &self.flows[flow], started, end(error.as_ref()));
+            .queue
+            .complete(now, &self.flows[flow], started, classify_result(error.as_ref()));
         match error {
             Some(error) => self.not_issued(number, &error)?,
             None if operator.writing < self.settings.concurrency => {
@@ -214,8 +214,8 @@ impl Simulation {
         Ok(shard)
     }
 
-    fn not_admitted(&mut self, number: u32, verdict: Verdict) -> Result<()> {
-        let error = refused(Endpoint::IamCredentials, verdict).context("the call was admitted")?;
+    fn not_admitted(&mut self, number: u32, decision: Decision) -> Result<()> {
+        let error = rejection_error(Endpoint::IamCredentials, decision).context("the call was admitted")?;
         self.not_issued(number, &error)
     }
 
@@ -228,7 +228,7 @@ impl Simulation {
         let expiry = (request.expires > self.now)
             .then(|| to_timestamp(request.expires))
             .transpose()?;
-        let next = if let Some(by) = error.postponed() {
+        let next = if let Some(by) = error.deferred_for() {
             self.statistics.deferred += 1;
             let remaining = expiry.map(|expiry| expiry.duration_since(now));
             now + deferral(by, remaining, &self.template.uid, now)

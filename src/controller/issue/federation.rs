@@ -14,8 +14,8 @@ use super::Issuer;
 use super::mint::MintError;
 use crate::api::conditions::reason;
 use crate::google::{
-    self, Caller, FEDERATED_SCOPE, FederatedToken, Impersonation, Provider, SubjectToken, Workload,
-    is_rejected, shell,
+    self, CallPriority, FEDERATED_SCOPE, FederatedToken, IdentityProvider, Impersonation, SubjectToken,
+    Workload, is_rejected, shell,
 };
 use crate::kubernetes::error::KubeError;
 use crate::kubernetes::secret::{
@@ -109,7 +109,7 @@ struct Key {
     namespace: String,
     name: String,
     uid: String,
-    provider: Provider,
+    provider: IdentityProvider,
     token_audience: String,
     subject: String,
     scope: &'static str,
@@ -179,7 +179,7 @@ pub(crate) async fn federate(
     issuer: &Issuer<'_>,
     request: &ValidRequest,
     federation: &Federation,
-    caller: Caller<'_>,
+    priority: CallPriority<'_>,
 ) -> Result<FederatedIdToken, MintError> {
     let settings = issuer.sources;
     let (provider, token_audience) = federation.resolve(settings).map_err(MintError::Spec)?;
@@ -217,7 +217,7 @@ pub(crate) async fn federate(
         name,
         subject: &subject,
         request_reason: &request_reason,
-        caller,
+        priority,
     };
     let key = Key {
         namespace: namespace.clone(),
@@ -245,7 +245,7 @@ pub(crate) async fn federate(
         include_organization_number: request.token.include_organization_number,
         delegates: &[],
         request_reason: &request_reason,
-        caller,
+        priority,
     };
     match issuer.minter.federate(&workload, &bearer, &asked).await {
         Ok(token) => Ok(FederatedIdToken { token, account }),

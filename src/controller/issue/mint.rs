@@ -12,7 +12,7 @@ use crate::api::conditions::reason;
 use crate::api::v1alpha1::TokenStatus;
 use crate::classify::{Classify, ErrorClass};
 use crate::controller::issue::federation::{self as federate, FederationError};
-use crate::google::{self, AttachedIdentity, Caller, Impersonation};
+use crate::google::{self, AttachedIdentity, CallPriority, Impersonation};
 use crate::grants::policy::Denied;
 use crate::kubernetes::error::KubeError;
 use crate::request::{TokenSource, ValidRequest, ValidateError};
@@ -57,7 +57,7 @@ impl MintError {
 impl Classify for MintError {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Google(error) => error.reason(),
+            Self::Google(error) => error.reason().as_str(),
             Self::Token(error) => error.reason(),
             Self::Denied(denied) => denied.reason(),
             Self::Kubernetes(error) => error.reason(),
@@ -124,9 +124,9 @@ pub async fn mint(
     let mut audience = spec.audience.clone();
     let mut attached = None;
     let mut asked = spec.service_account.clone();
-    let caller = Caller {
-        lane: &request.namespace,
-        left,
+    let priority = CallPriority {
+        flow: &request.namespace,
+        remaining_lifetime: left,
     };
     let token = match (&spec.source, spec.service_account.as_deref()) {
         (TokenSource::Impersonation { delegates }, Some(service_account)) => {
@@ -139,7 +139,7 @@ pub async fn mint(
                     include_organization_number: spec.include_organization_number,
                     delegates,
                     request_reason: &format!("{}/{}", request.namespace, request.name),
-                    caller,
+                    priority,
                 })
                 .await?
         }
@@ -162,7 +162,7 @@ pub async fn mint(
                     audience: &spec.audience,
                     include_email: spec.include_email,
                     licenses: *licenses,
-                    caller,
+                    priority,
                 })
                 .await?
         }

@@ -20,9 +20,9 @@ use crate::google::endpoints::metadata_server::MetadataServer;
 use crate::google::endpoints::oauth2 as oauth;
 use crate::google::transport::endpoint_client::Observer;
 use crate::google::transport::http::Http;
-use crate::google::transport::limiter::UpstreamLoad;
+use crate::google::transport::limiter::EndpointLoad;
 use crate::google::vocabulary::{
-    AccessToken, Caller, ConfigError, Endpoint, Error, ErrorClass, GoogleConfig, Principal, Reason,
+    AccessToken, CallPriority, ConfigError, Endpoint, Error, ErrorClass, GoogleConfig, Principal, Reason,
 };
 use crate::token::IdToken;
 
@@ -134,7 +134,7 @@ impl Adc {
         self.tokens.set_observer(observer);
     }
 
-    pub(crate) fn upstream_load(&self) -> UpstreamLoad {
+    pub(crate) fn upstream_load(&self) -> EndpointLoad {
         self.tokens.upstream().load()
     }
 
@@ -147,7 +147,7 @@ impl Adc {
                 None => metadata.access_token().await.map_err(|error| self.no_file(error)),
             }
             .map(fetched)
-            .map_err(Error::of_credentials)
+            .map_err(Error::as_credentials_error)
         };
         let token = origin.cache.get(fetch).await?;
         Ok(Bearer { token, origin })
@@ -179,18 +179,18 @@ impl Adc {
     }
 
     /// A new ID token of the user whose credentials they are.
-    pub(crate) async fn user_id_token(&self, caller: Caller<'_>) -> Result<UserIdToken, Error> {
+    pub(crate) async fn user_id_token(&self, priority: CallPriority<'_>) -> Result<UserIdToken, Error> {
         let loaded = self.current().await?;
         let Some(Credential::AuthorizedUser(user)) = &loaded.credential else {
             let message = "the operator's credentials are not those of a user, of which alone the source developer gives tokens";
             let error = Error::new(Endpoint::Credentials, Reason::NotUserCredentials, message);
-            return Err(error.with_advice(
+            return Err(error.with_remediation(
                 "Give the operator those of gcloud auth application-default login by --credentials-file, or use another source.",
             ));
         };
-        let refreshed = oauth::refresh(self.tokens.upstream(), caller, user)
+        let refreshed = oauth::refresh(self.tokens.upstream(), priority, user)
             .await
-            .map_err(|error| for_user(error).of_credentials())?;
+            .map_err(|error| for_user(error).as_credentials_error())?;
         Ok(UserIdToken {
             token: refreshed.id_token()?,
             client_id: user.client_id.clone(),
@@ -200,13 +200,13 @@ impl Adc {
     /// Says that the file was looked for, too.
     fn no_file(&self, error: Error) -> Error {
         let unreachable = matches!(
-            error.kind(),
+            error.reason(),
             Reason::UpstreamUnreachable | Reason::UpstreamTimeout
         );
         if !unreachable {
             return error;
         }
-        error.with_advice(
+        error.with_remediation(
             "There is no credential file, and no metadata server answers. Mount a credential file and set \
              GOOGLE_APPLICATION_CREDENTIALS, or run the operator where there is a metadata server (GKE with Workload \
              Identity Federation, Compute Engine).",

@@ -13,9 +13,9 @@ use zeroize::Zeroizing;
 
 use super::allowed_hosts::address;
 use super::file_error::CredentialFileError;
-use crate::google::transport::endpoint_client::Upstream;
+use crate::google::transport::endpoint_client::EndpointClient;
 use crate::google::transport::http::MAX_ANSWER_BYTES;
-use crate::google::vocabulary::{Caller, Endpoint, Error, GoogleConfig, Reason};
+use crate::google::vocabulary::{CallPriority, Endpoint, Error, GoogleConfig, Reason};
 
 /// What is exchanged at the Security Token Service, and for what.
 pub(crate) struct ExternalAccount {
@@ -91,7 +91,7 @@ impl ExternalAccount {
     }
 
     /// Gets the subject token, anew each time: who issues it rotates it.
-    pub(crate) async fn subject_token(&self, upstream: &Upstream) -> Result<Zeroizing<String>, Error> {
+    pub(crate) async fn subject_token(&self, upstream: &EndpointClient) -> Result<Zeroizing<String>, Error> {
         let token = match &self.source {
             SubjectSource::File { path, format } => {
                 let content = read(path).await.map_err(|error| {
@@ -102,7 +102,7 @@ impl ExternalAccount {
             SubjectSource::Url { url, headers, format } => {
                 let request = upstream.client_for(url).get(url.clone()).headers(headers.clone());
                 let answer = upstream
-                    .call_with(Caller::OPERATOR, request, |endpoint, answer| {
+                    .call_with(CallPriority::OPERATOR, request, |endpoint, answer| {
                         answer.error_from_text(endpoint, "it is where the subject token was to come from")
                     })
                     .await?;

@@ -10,15 +10,15 @@ use zeroize::Zeroizing;
 use super::external_account::ExternalAccount;
 use super::file::{Credential, ImpersonatedAccount};
 use crate::google::endpoints::oauth2 as oauth;
-use crate::google::transport::endpoint_client::{Observer, Upstream};
+use crate::google::transport::endpoint_client::{EndpointClient, Observer};
 use crate::google::transport::http::{Http, with_bearer};
 use crate::google::vocabulary::{
-    AccessToken, Caller, ConfigError, Endpoint, Error, ErrorClass, GoogleConfig, Reason, SCOPE,
+    AccessToken, CallPriority, ConfigError, Endpoint, Error, ErrorClass, GoogleConfig, Reason, SCOPE,
 };
 
 /// Fetches access tokens. All calls together are one endpoint to the limits: whatever the credentials' type, there is one caller.
 pub(crate) struct PrincipalTokens {
-    upstream: Upstream,
+    upstream: EndpointClient,
 }
 
 #[derive(Deserialize)]
@@ -46,11 +46,11 @@ impl PrincipalTokens {
     pub(crate) fn new(config: &GoogleConfig, http: Http) -> Result<Self, ConfigError> {
         let base = config.endpoint("oauth2", None)?;
         Ok(Self {
-            upstream: Upstream::new(Endpoint::Credentials, base, http, config),
+            upstream: EndpointClient::new(Endpoint::Credentials, base, http, config),
         })
     }
 
-    pub(crate) fn upstream(&self) -> &Upstream {
+    pub(crate) fn upstream(&self) -> &EndpointClient {
         &self.upstream
     }
 
@@ -76,7 +76,7 @@ impl PrincipalTokens {
                 let message = "the key of the service account cannot sign";
                 Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, message)
             }),
-            Credential::AuthorizedUser(user) => oauth::refresh(&self.upstream, Caller::OPERATOR, user)
+            Credential::AuthorizedUser(user) => oauth::refresh(&self.upstream, CallPriority::OPERATOR, user)
                 .await
                 .map(|refreshed| refreshed.access_token)
                 .map_err(for_user),
@@ -113,7 +113,7 @@ impl PrincipalTokens {
             .map(|project| serde_json::json!({"userProject": project}).to_string());
         form.extend(options.as_deref().map(|options| ("options", options)));
         let request = client.post(account.token_url.clone()).form(&form);
-        let answer = oauth::call(&self.upstream, Caller::OPERATOR, request).await?;
+        let answer = oauth::call(&self.upstream, CallPriority::OPERATOR, request).await?;
         let Exchanged {
             access_token,
             expires_in,
@@ -142,7 +142,7 @@ impl PrincipalTokens {
             let message = "an access token holds characters that no header can";
             Error::new(Endpoint::Credentials, Reason::UnexpectedResponse, message)
         })?;
-        let answer = self.upstream.call(Caller::OPERATOR, request).await?;
+        let answer = self.upstream.call(CallPriority::OPERATOR, request).await?;
         let Generated {
             access_token,
             expire_time,
@@ -165,8 +165,8 @@ fn resource(name: &str) -> String {
 /// A refresh token that Google no longer knows is the commonest failure of a developer's credentials.
 pub(crate) fn for_user(error: Error) -> Error {
     match error.class() {
-        ErrorClass::Rejected if error.advice().is_none() => {
-            error.with_advice("If the user's credentials were revoked or ended, make them anew: gcloud auth application-default login")
+        ErrorClass::Rejected if error.remediation().is_none() => {
+            error.with_remediation("If the user's credentials were revoked or ended, make them anew: gcloud auth application-default login")
         }
         _ => error,
     }

@@ -4,10 +4,10 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::google::transport::endpoint_client::Upstream;
+use crate::google::transport::endpoint_client::EndpointClient;
 use crate::google::transport::http::{with_bearer, with_request_reason};
-use crate::google::transport::limiter::UpstreamLoad;
-use crate::google::vocabulary::{Caller, Endpoint, Error, Reason};
+use crate::google::transport::limiter::EndpointLoad;
+use crate::google::vocabulary::{CallPriority, Endpoint, Error, Reason};
 use crate::text::printable;
 use crate::token::IdToken;
 
@@ -27,13 +27,13 @@ pub struct Impersonation<'a> {
     /// What the call is made for, `namespace/name`; it ends up in Google's audit log.
     pub request_reason: &'a str,
     /// For whom, which decides whose turn it is.
-    pub caller: Caller<'a>,
+    pub priority: CallPriority<'a>,
 }
 
 /// The endpoint. It does not know whose bearer it is given.
 #[derive(Debug)]
 pub(crate) struct IamCredentials {
-    upstream: Upstream,
+    upstream: EndpointClient,
 }
 
 #[derive(Serialize)]
@@ -48,20 +48,20 @@ struct Request<'a> {
 }
 
 #[derive(Deserialize)]
-struct Response {
+struct TokenResponse {
     token: String,
 }
 
 impl IamCredentials {
-    pub(crate) fn new(upstream: Upstream) -> Self {
+    pub(crate) fn new(upstream: EndpointClient) -> Self {
         Self { upstream }
     }
 
-    pub(crate) fn load(&self) -> UpstreamLoad {
+    pub(crate) fn load(&self) -> EndpointLoad {
         self.upstream.load()
     }
 
-    pub(crate) fn upstream_mut(&mut self) -> &mut Upstream {
+    pub(crate) fn upstream_mut(&mut self) -> &mut EndpointClient {
         &mut self.upstream
     }
 
@@ -94,11 +94,11 @@ impl IamCredentials {
         })?;
         let answer = self
             .upstream
-            .call(asked.caller, with_request_reason(request, asked.request_reason))
+            .call(asked.priority, with_request_reason(request, asked.request_reason))
             .await?;
         let status = answer.status.as_u16();
         // The parser's own words could quote the answer.
-        let Response { token } = serde_json::from_slice(&answer.body).map_err(|_| {
+        let TokenResponse { token } = serde_json::from_slice(&answer.body).map_err(|_| {
             let message = "the IAM Service Account Credentials API answered without a token";
             Error::new(Endpoint::IamCredentials, Reason::UnexpectedResponse, message).with_status(status)
         })?;
@@ -157,7 +157,7 @@ mod tests {
         }
         for bad in ["", "a/b", "a b", "a\n", "é", &"x".repeat(400)] {
             assert_eq!(
-                check_name(bad).map_err(|error| error.reason()),
+                check_name(bad).map_err(|error| error.reason().as_str()),
                 Err("InvalidArgument"),
                 "{bad}"
             );

@@ -13,14 +13,14 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::google::remediation::metadata_server as advice;
-use crate::google::transport::endpoint_client::{Observer, Upstream};
+use crate::google::transport::endpoint_client::{EndpointClient, Observer};
 use crate::google::transport::error_body::OauthError;
 use crate::google::transport::http::Http;
-use crate::google::transport::limiter::UpstreamLoad;
-use crate::google::transport::response::Answer;
+use crate::google::transport::limiter::EndpointLoad;
+use crate::google::transport::response::Response;
 use crate::google::vocabulary::{
-    AccessToken, Caller, ConfigError, DEFAULT_UNIVERSE, Endpoint, Error, ErrorClass, GoogleConfig, Principal,
-    Reason, SCOPE,
+    AccessToken, CallPriority, ConfigError, DEFAULT_UNIVERSE, Endpoint, Error, ErrorClass, GoogleConfig,
+    Principal, Reason, SCOPE,
 };
 use crate::text;
 use crate::token::IdToken;
@@ -45,12 +45,12 @@ pub struct AttachedIdentity<'a> {
     /// Whether `google.compute_engine` is to have the licenses of the instance's image.
     pub licenses: bool,
     /// Who asks, for a fair turn.
-    pub caller: Caller<'a>,
+    pub priority: CallPriority<'a>,
 }
 
 /// The metadata server.
 pub(crate) struct MetadataServer {
-    upstream: Upstream,
+    upstream: EndpointClient,
     http: Http,
     base: Url,
     universe: String,
@@ -58,7 +58,7 @@ pub(crate) struct MetadataServer {
 }
 
 #[derive(Deserialize)]
-struct Token {
+struct TokenResponse {
     access_token: String,
     expires_in: u64,
 }
@@ -72,7 +72,7 @@ impl MetadataServer {
         let host = variable.as_deref().or(config.metadata_host.as_deref());
         let base = base(host.unwrap_or("metadata.google.internal"))?;
         Ok(Self {
-            upstream: Upstream::new(Endpoint::Metadata, base.clone(), http.clone(), config),
+            upstream: EndpointClient::new(Endpoint::Metadata, base.clone(), http.clone(), config),
             http,
             base,
             universe: config.universe_domain.clone(),
@@ -84,7 +84,7 @@ impl MetadataServer {
         self.upstream.set_observer(observer);
     }
 
-    pub(crate) fn load(&self) -> UpstreamLoad {
+    pub(crate) fn load(&self) -> EndpointLoad {
         self.upstream.load()
     }
 
@@ -98,7 +98,7 @@ impl MetadataServer {
             url.query_pairs_mut().append_pair("licenses", "TRUE");
         }
         let answer = self
-            .get_for(asked.caller, url)
+            .get_for(asked.priority, url)
             .await
             .map_err(|error| advice::for_attached_identity(error, asked.service_account))?;
         let status = answer.status.as_u16();
@@ -127,7 +127,7 @@ impl MetadataServer {
         let mut url = self.url(&format!("{ACCOUNT}/token"));
         url.query_pairs_mut().append_pair("scopes", SCOPE);
         let answer = self.get(url).await?;
-        let Token {
+        let TokenResponse {
             access_token,
             expires_in,
         } = serde_json::from_slice(&answer.body).map_err(|_| {
@@ -165,7 +165,8 @@ impl MetadataServer {
             self.universe
         );
         let error = Error::new(Endpoint::Metadata, Reason::CredentialsUnavailable, &message);
-        Err(error.with_advice("Set the flag --universe-domain to the universe that the operator runs in."))
+        Err(error
+            .with_remediation("Set the flag --universe-domain to the universe that the operator runs in."))
     }
 
     fn url(&self, path: &str) -> Url {
@@ -174,15 +175,15 @@ impl MetadataServer {
         url
     }
 
-    async fn get(&self, url: Url) -> Result<Answer, Error> {
-        self.get_for(Caller::OPERATOR, url).await
+    async fn get(&self, url: Url) -> Result<Response, Error> {
+        self.get_for(CallPriority::OPERATOR, url).await
     }
 
-    async fn get_for(&self, caller: Caller<'_>, url: Url) -> Result<Answer, Error> {
+    async fn get_for(&self, priority: CallPriority<'_>, url: Url) -> Result<Response, Error> {
         let request = self.http.direct().get(url).header(FLAVOR, "Google");
         let answer = self
             .upstream
-            .call_with(caller, request, |_, answer| refused(&answer))
+            .call_with(priority, request, |_, answer| refused(&answer))
             .await
             .map_err(advice::for_metadata_server)?;
         if is_metadata_server(&answer) {
@@ -207,7 +208,7 @@ fn base(host: &str) -> Result<Url, ConfigError> {
     Url::parse(&format!("http://{host}/")).map_err(|_| wrong())
 }
 
-fn is_metadata_server(answer: &Answer) -> bool {
+fn is_metadata_server(answer: &Response) -> bool {
     answer
         .headers
         .get(FLAVOR)
@@ -215,7 +216,7 @@ fn is_metadata_server(answer: &Answer) -> bool {
 }
 
 /// The server's errors are plain text, mostly, and say what is missing.
-fn refused(answer: &Answer) -> Error {
+fn refused(answer: &Response) -> Error {
     let body = String::from_utf8_lossy(&answer.body);
     let said = match OauthError::parse(&answer.body) {
         _ if !is_metadata_server(answer) => "not by a metadata server's words".to_owned(),
@@ -248,8 +249,8 @@ mod tests {
 
     use super::*;
 
-    pub(super) fn answer(status: u16, body: impl AsRef<[u8]>) -> Answer {
-        let mut answer = Answer::of(status, body);
+    pub(super) fn answer(status: u16, body: impl AsRef<[u8]>) -> Response {
+        let mut answer = Response::of(status, body);
         answer.headers.insert(FLAVOR, HeaderValue::from_static("Google"));
         answer
     }
@@ -297,7 +298,11 @@ mod tests {
             (503, "maintenance", "UpstreamUnavailable", ErrorClass::Transient),
         ] {
             let error = refused(&answer(status, body));
-            assert_eq!((error.reason(), error.class()), (reason, class), "{error}");
+            assert_eq!(
+                (error.reason().as_str(), error.class()),
+                (reason, class),
+                "{error}"
+            );
             assert_eq!(error.status(), Some(status));
         }
         assert!(refused(&answer(404, gke)).to_string().contains("(shop/op)"));

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::google::transport::endpoint_client::Upstream;
+use crate::google::transport::endpoint_client::EndpointClient;
 use crate::google::transport::error_body::OauthError;
-use crate::google::transport::response::Answer;
-use crate::google::vocabulary::{AccessToken, Caller, Endpoint, Error, ErrorClass, Reason};
+use crate::google::transport::response::Response;
+use crate::google::vocabulary::{AccessToken, CallPriority, Endpoint, Error, ErrorClass, Reason};
 use crate::text;
 use crate::token::IdToken;
 
@@ -34,7 +34,7 @@ pub(crate) struct Refreshed {
 }
 
 #[derive(Deserialize)]
-struct Response {
+struct TokenResponse {
     access_token: String,
     expires_in: u64,
     id_token: Option<String>,
@@ -42,8 +42,8 @@ struct Response {
 
 /// Refreshes, with the scopes that the user once granted: naming some here would lose the others, `openid` among them.
 pub(crate) async fn refresh(
-    upstream: &Upstream,
-    caller: Caller<'_>,
+    upstream: &EndpointClient,
+    priority: CallPriority<'_>,
     user: &UserCredentials,
 ) -> Result<Refreshed, Error> {
     let request = upstream.client_for(&user.token_uri).post(user.token_uri.clone());
@@ -53,8 +53,8 @@ pub(crate) async fn refresh(
         ("client_secret", &user.client_secret),
         ("refresh_token", &user.refresh_token),
     ]);
-    let answer = call(upstream, caller, request).await?;
-    let Response {
+    let answer = call(upstream, priority, request).await?;
+    let TokenResponse {
         access_token,
         expires_in,
         id_token,
@@ -71,7 +71,7 @@ impl Refreshed {
         let Some(token) = self.id_token else {
             let message = "the user's credentials give no ID token: they were made without the scope openid";
             let error = Error::new(Endpoint::Credentials, Reason::UnexpectedResponse, message);
-            return Err(error.with_class(ErrorClass::Rejected).with_advice(
+            return Err(error.with_class(ErrorClass::Rejected).with_remediation(
                 "Make them anew: gcloud auth application-default login, without --scopes or with openid among them.",
             ));
         };
@@ -81,17 +81,17 @@ impl Refreshed {
 
 /// Calls an endpoint that answers as RFC 6749 says.
 pub(crate) async fn call(
-    upstream: &Upstream,
-    caller: Caller<'_>,
+    upstream: &EndpointClient,
+    priority: CallPriority<'_>,
     request: RequestBuilder,
-) -> Result<Answer, Error> {
+) -> Result<Response, Error> {
     upstream
-        .call_with(caller, request, |endpoint, answer| refused(endpoint, &answer))
+        .call_with(priority, request, |endpoint, answer| refused(endpoint, &answer))
         .await
 }
 
 /// Reads an answer of success. The parser's own words could quote a token.
-pub(crate) fn parse<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, Error> {
+pub(crate) fn parse<'a, T: Deserialize<'a>>(answer: &'a Response) -> Result<T, Error> {
     serde_json::from_slice(&answer.body).map_err(|_| {
         let message = "a token endpoint answered without a token";
         Error::new(Endpoint::Credentials, Reason::UnexpectedResponse, message)
@@ -99,7 +99,7 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, Err
     })
 }
 
-fn refused(endpoint: Endpoint, answer: &Answer) -> Error {
+fn refused(endpoint: Endpoint, answer: &Response) -> Error {
     let said = OauthError::parse(&answer.body)
         .map(|error| error.to_string())
         .unwrap_or_else(|| "no error message of Google's".to_owned());

@@ -7,9 +7,9 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::google::transport::endpoint_client::Upstream;
+use crate::google::transport::endpoint_client::EndpointClient;
 use crate::google::transport::http::with_request_reason;
-use crate::google::vocabulary::{Caller, Endpoint, Error, MAX_MESSAGE_CHARS, Provider, Reason};
+use crate::google::vocabulary::{CallPriority, Endpoint, Error, IdentityProvider, MAX_MESSAGE_CHARS, Reason};
 use crate::text::redacted;
 
 /// The scope of a federated access token: all that `generateIdToken` needs, and less than `cloud-platform`
@@ -51,7 +51,7 @@ impl fmt::Debug for FederatedToken {
 }
 
 #[derive(Deserialize)]
-struct Response {
+struct TokenResponse {
     access_token: String,
     #[serde(default)]
     token_type: String,
@@ -60,11 +60,11 @@ struct Response {
 
 /// Exchanges a Kubernetes token. No Authorization header goes with it: the token in the form is the credential.
 pub(crate) async fn exchange(
-    upstream: &Upstream,
-    provider: &Provider,
+    upstream: &EndpointClient,
+    provider: &IdentityProvider,
     subject_token: &str,
     request_reason: &str,
-    caller: Caller<'_>,
+    priority: CallPriority<'_>,
 ) -> Result<FederatedToken, Error> {
     let url = upstream.url(["v1", "token"]);
     let request = upstream.client().post(url).form(&[
@@ -77,7 +77,7 @@ pub(crate) async fn exchange(
     ]);
     let answer = upstream
         .call_with(
-            caller,
+            priority,
             with_request_reason(request, request_reason),
             |endpoint, answer| refusal(answer.status, &answer.body).unwrap_or_else(|| answer.error(endpoint)),
         )
@@ -87,7 +87,7 @@ pub(crate) async fn exchange(
         Error::new(Endpoint::Sts, Reason::UnexpectedResponse, &message).with_status(answer.status.as_u16())
     };
     // The parser's own words could quote the answer.
-    let response: Response =
+    let response: TokenResponse =
         serde_json::from_slice(&answer.body).map_err(|_| wrong("without an access token"))?;
     if !response.token_type.eq_ignore_ascii_case("bearer") || response.access_token.is_empty() {
         return Err(wrong("with something else than a bearer token"));
@@ -204,7 +204,7 @@ mod tests {
             ("invalid_scope", "", "ExchangeRefused"),
         ] {
             let found = refused(error, description);
-            assert_eq!(found.reason(), reason, "{description}");
+            assert_eq!(found.reason().as_str(), reason, "{description}");
             assert_eq!(
                 (found.status(), found.class()),
                 (Some(400), crate::google::vocabulary::ErrorClass::Rejected)

@@ -2,7 +2,7 @@
 
 use super::impersonation::{bind_openid, describe_account, is_about_tokens, word};
 use crate::google::vocabulary::{
-    Endpoint, Error, MAX_SUBJECT_BYTES, Provider, Reason, SubjectToken, Workload,
+    Endpoint, Error, IdentityProvider, MAX_SUBJECT_BYTES, Reason, SubjectToken, Workload,
 };
 use crate::text::printable;
 
@@ -14,7 +14,9 @@ const MAX_WORD_CHARS: usize = 512;
 /// # Errors
 /// [`Reason::SubjectTooLong`].
 pub fn check_subject(workload: &Workload<'_>) -> Result<(), Error> {
-    if matches!(workload.provider, Provider::Gke { .. }) || workload.subject.len() <= MAX_SUBJECT_BYTES {
+    if matches!(workload.provider, IdentityProvider::Gke { .. })
+        || workload.subject.len() <= MAX_SUBJECT_BYTES
+    {
         return Ok(());
     }
     let message = format!(
@@ -23,7 +25,7 @@ pub fn check_subject(workload: &Workload<'_>) -> Result<(), Error> {
         workload.subject.len()
     );
     let error = Error::new(Endpoint::Sts, Reason::SubjectTooLong, &message);
-    Err(error.with_advice(shorter_subject(workload)))
+    Err(error.with_remediation(shorter_subject(workload)))
 }
 
 fn shorter_subject(workload: &Workload<'_>) -> String {
@@ -40,7 +42,7 @@ fn shorter_subject(workload: &Workload<'_>) -> String {
 /// Adds what to do to a failure of the exchange.
 pub(crate) fn for_exchange(error: Error, workload: &Workload<'_>, token: &SubjectToken) -> Error {
     let provider = workload.provider;
-    let advice = match error.kind() {
+    let advice = match error.reason() {
         Reason::ProviderNotFound => format!(
             "The provider {} is disabled, deleted or was never there. To see it: {}",
             shown(provider.name()),
@@ -52,7 +54,7 @@ pub(crate) fn for_exchange(error: Error, workload: &Workload<'_>, token: &Subjec
             describe(provider)
         ),
         Reason::SubjectTokenWrongAudience => match provider {
-            Provider::Pool { .. } => format!(
+            IdentityProvider::Pool { .. } => format!(
                 "The Kubernetes token is for {audience}. Leave spec.source.federation.tokenAudience out, or have the provider accept \
                  it: {command}",
                 audience = shown(&token.audience),
@@ -61,7 +63,7 @@ pub(crate) fn for_exchange(error: Error, workload: &Workload<'_>, token: &Subjec
                     &format!("--allowed-audiences={}", word(&token.audience))
                 )
             ),
-            Provider::Gke { .. } => format!(
+            IdentityProvider::Gke { .. } => format!(
                 "The Kubernetes token is for {}; GKE wants {}: leave spec.source.federation.tokenAudience out",
                 shown(&token.audience),
                 provider.token_audience()
@@ -99,12 +101,12 @@ pub(crate) fn for_exchange(error: Error, workload: &Workload<'_>, token: &Subjec
         }
         _ => return error,
     };
-    error.with_advice(advice)
+    error.with_remediation(advice)
 }
 
 /// Adds what to do to a failure of `generateIdToken` with a federated token.
 pub(crate) fn for_mint(error: Error, workload: &Workload<'_>, account: &str) -> Error {
-    let advice = match error.kind() {
+    let advice = match error.reason() {
         Reason::PermissionDenied if is_about_tokens(&error) => {
             let member = member(workload);
             bind_openid(&shown(&member), account, &member)
@@ -119,13 +121,13 @@ pub(crate) fn for_mint(error: Error, workload: &Workload<'_>, account: &str) -> 
         }
         _ => return error,
     };
-    error.with_advice(advice)
+    error.with_remediation(advice)
 }
 
 /// How an IAM policy names the workload (<https://cloud.google.com/iam/docs/principal-identifiers>).
 pub(crate) fn member(workload: &Workload<'_>) -> String {
     match workload.provider {
-        Provider::Pool { name } => {
+        IdentityProvider::Pool { name } => {
             let (pool, _) = name.split_once("/providers/").unwrap_or((name, ""));
             format!(
                 "principal://{}/subject/{}",
@@ -133,7 +135,7 @@ pub(crate) fn member(workload: &Workload<'_>) -> String {
                 workload.subject
             )
         }
-        Provider::Gke { .. } => format!(
+        IdentityProvider::Gke { .. } => format!(
             "serviceAccount:{}[{}/{}]",
             workload.provider.token_audience(),
             workload.namespace,
@@ -147,7 +149,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Flags that name a provider of a pool.
-fn place(provider: &Provider) -> Option<String> {
+fn place(provider: &IdentityProvider) -> Option<String> {
     let [number, location, pool, id] = provider.pool_parts()?;
     Some(format!(
         "{} --workload-identity-pool={} --location={} --project={}",
@@ -158,7 +160,7 @@ fn place(provider: &Provider) -> Option<String> {
     ))
 }
 
-fn describe(provider: &Provider) -> String {
+fn describe(provider: &IdentityProvider) -> String {
     match place(provider) {
         Some(place) => format!("gcloud iam workload-identity-pools providers describe {place}"),
         None => {
@@ -169,14 +171,14 @@ fn describe(provider: &Provider) -> String {
     }
 }
 
-fn update(provider: &Provider, change: &str) -> String {
+fn update(provider: &IdentityProvider, change: &str) -> String {
     match place(provider) {
         Some(place) => format!("gcloud iam workload-identity-pools providers update-oidc {place} {change}"),
         None => describe(provider),
     }
 }
 
-fn upload(provider: &Provider) -> String {
+fn upload(provider: &IdentityProvider) -> String {
     match place(provider) {
         Some(_) => format!(
             "kubectl get --raw /openid/v1/jwks > cluster-jwks.json && {}",
@@ -187,10 +189,10 @@ fn upload(provider: &Provider) -> String {
     }
 }
 
-fn project(provider: &Provider) -> String {
+fn project(provider: &IdentityProvider) -> String {
     let name = match provider {
-        Provider::Pool { .. } => provider.pool_parts().map(|[number, ..]| number.to_owned()),
-        Provider::Gke { .. } => provider
+        IdentityProvider::Pool { .. } => provider.pool_parts().map(|[number, ..]| number.to_owned()),
+        IdentityProvider::Gke { .. } => provider
             .token_audience()
             .strip_suffix(".svc.id.goog")
             .map(str::to_owned),

@@ -21,14 +21,14 @@ const ALL: [Reason; 11] = [
     Reason::ApiDisabled,
 ];
 
-fn workload<'a>(provider: &'a Provider, subject: &'a str) -> Workload<'a> {
+fn workload<'a>(provider: &'a IdentityProvider, subject: &'a str) -> Workload<'a> {
     Workload {
         provider,
         namespace: "shop",
         name: "billing",
         subject,
         request_reason: "shop/billing",
-        caller: crate::google::vocabulary::Caller::OPERATOR,
+        priority: crate::google::vocabulary::CallPriority::OPERATOR,
     }
 }
 
@@ -48,7 +48,7 @@ fn advice(reason: Reason, provider: &str, token: &SubjectToken) -> String {
         token,
     );
     assert_eq!(error.class(), ErrorClass::Rejected);
-    error.advice().unwrap().to_owned()
+    error.remediation().unwrap().to_owned()
 }
 
 #[test]
@@ -65,22 +65,22 @@ fn every_refusal_has_advice_of_its_own() {
 
 #[test]
 fn what_passes_needs_none() {
-    let provider: Provider = POOL.parse().unwrap();
+    let provider: IdentityProvider = POOL.parse().unwrap();
     for reason in [Reason::UpstreamUnavailable, Reason::QuotaExceeded] {
         let error = Error::new(Endpoint::Sts, reason, "no");
         let error = for_exchange(error, &workload(&provider, SUBJECT), &token("https://i", "x"));
-        assert_eq!(error.advice(), None);
+        assert_eq!(error.remediation(), None);
     }
 }
 
 #[test]
 fn members_are_iams() {
-    let provider: Provider = POOL.parse().unwrap();
+    let provider: IdentityProvider = POOL.parse().unwrap();
     assert_eq!(
         member(&workload(&provider, SUBJECT)),
         "principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/subject/system:serviceaccount:shop:billing"
     );
-    let provider: Provider = GKE.parse().unwrap();
+    let provider: IdentityProvider = GKE.parse().unwrap();
     assert_eq!(
         member(&workload(&provider, SUBJECT)),
         "serviceAccount:p.svc.id.goog[shop/billing]"
@@ -89,13 +89,14 @@ fn members_are_iams() {
 
 #[test]
 fn subjects_are_measured_in_bytes() {
-    let provider: Provider = POOL.parse().unwrap();
-    let of = |subject: &str| check_subject(&workload(&provider, subject)).map_err(|error| error.reason());
+    let provider: IdentityProvider = POOL.parse().unwrap();
+    let of =
+        |subject: &str| check_subject(&workload(&provider, subject)).map_err(|error| error.reason().as_str());
     assert_eq!(of(&"x".repeat(127)), Ok(()));
     assert_eq!(of(&"x".repeat(128)), Err("SubjectTooLong"));
     assert_eq!(of(&"ü".repeat(64)), Err("SubjectTooLong"));
     // GKE's own pool maps it to something else.
-    let provider: Provider = GKE.parse().unwrap();
+    let provider: IdentityProvider = GKE.parse().unwrap();
     assert!(check_subject(&workload(&provider, &"x".repeat(128))).is_ok());
 }
 

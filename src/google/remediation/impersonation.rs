@@ -28,7 +28,7 @@ pub(crate) fn for_impersonation(
     account: &str,
     delegates: &[String],
 ) -> Error {
-    let advice = match error.kind() {
+    let advice = match error.reason() {
         Reason::PermissionDenied if is_about_tokens(&error) => grant(principal, account, delegates),
         Reason::PermissionDenied if error.to_string().contains("insufficient authentication scopes") => {
             "The operator's access token lacks the scope https://www.googleapis.com/auth/cloud-platform: give that scope to \
@@ -48,7 +48,7 @@ pub(crate) fn for_impersonation(
         }
         _ => return error,
     };
-    error.with_advice(advice)
+    error.with_remediation(advice)
 }
 
 /// The error for a request that would have the operator impersonate itself.
@@ -175,13 +175,13 @@ fn project_name(email: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::google::transport::response::Answer;
+    use crate::google::transport::response::Response;
     use crate::google::vocabulary::Endpoint;
 
     fn answered(status: u16, message: &str) -> Error {
         let body =
             serde_json::json!({"error": {"code": status, "message": message, "status": "X"}}).to_string();
-        Answer::of(status, body).error(Endpoint::IamCredentials)
+        Response::of(status, body).error(Endpoint::IamCredentials)
     }
 
     fn operator() -> Principal {
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn no_binding_helps_against_a_perimeter() {
         let error = answered(403, "Request is prohibited by organization's policy.");
-        assert_eq!(for_impersonation(error, None, "a@b", &[]).advice(), None);
+        assert_eq!(for_impersonation(error, None, "a@b", &[]).remediation(), None);
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
             for error in [answered(403, DENIED), answered(404, "Not found")] {
                 let delegates = [hostile.to_owned()];
                 let error = for_impersonation(error, None, hostile, &delegates);
-                let advice = error.advice().expect("advice");
+                let advice = error.remediation().expect("advice");
                 assert!(!advice.contains('\n'), "{advice}");
                 let (_, command) = advice.split_once(": gcloud ").expect("a command");
                 let command = command.split(" and each link").next().expect("a command");

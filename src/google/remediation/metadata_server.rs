@@ -13,7 +13,7 @@ const MAX_WORD_CHARS: usize = 256;
 
 /// Adds what to do about a server that is busy or away.
 pub(crate) fn for_metadata_server(error: Error) -> Error {
-    let advice = match error.kind() {
+    let advice = match error.reason() {
         Reason::UpstreamUnreachable | Reason::UpstreamTimeout => {
             "Metadata servers are on GKE, Compute Engine and Cloud Run only: elsewhere use another source. There, let the \
              operator's pod reach 169.254.169.254 port 80 (on GKE also 169.254.169.252 port 988), which network policies often \
@@ -29,7 +29,7 @@ pub(crate) fn for_metadata_server(error: Error) -> Error {
         }
         _ => return error,
     };
-    error.with_advice(advice)
+    error.with_remediation(advice)
 }
 
 /// Adds what to do about a refusal of an ID token of the attached account, which is asked for by name or not.
@@ -38,7 +38,7 @@ pub(crate) fn for_attached_identity(error: Error, account: Option<&str>) -> Erro
         .filter(|name| name.contains('@'))
         .unwrap_or("ACCOUNT@PROJECT_ID.iam.gserviceaccount.com");
     let text = error.to_string();
-    let advice = match (error.kind(), kubernetes_service_account(&text)) {
+    let advice = match (error.reason(), kubernetes_service_account(&text)) {
         (Reason::IdentityNotAttached, Some((namespace, name))) => format!(
             "Name the Google service account on the operator's Kubernetes ServiceAccount: kubectl annotate serviceaccount {} -n {} \
              {} and let it act as that: {}",
@@ -59,7 +59,7 @@ pub(crate) fn for_attached_identity(error: Error, account: Option<&str>) -> Erro
         ),
         _ => return error,
     };
-    error.with_advice(advice)
+    error.with_remediation(advice)
 }
 
 /// The error where the attached account is not the one asked for.
@@ -112,7 +112,7 @@ mod tests {
             refusal(Reason::IdentityNotAttached, said),
             Some("a@p.iam.gserviceaccount.com"),
         );
-        let advice = error.advice().expect("advice");
+        let advice = error.remediation().expect("advice");
         assert!(
             advice.contains(
                 "kubectl annotate serviceaccount op -n idtoken-system \
@@ -138,7 +138,7 @@ mod tests {
             "Your Kubernetes service account (a/b;id) is not annotated",
         ] {
             let error = for_attached_identity(refusal(Reason::IdentityNotAttached, said), None);
-            let advice = error.advice().expect("advice");
+            let advice = error.remediation().expect("advice");
             assert!(advice.starts_with("Attach a service account"), "{advice}");
         }
     }
@@ -147,7 +147,7 @@ mod tests {
     fn each_failure_has_its_own_advice() {
         let advice = |reason| {
             for_metadata_server(refusal(reason, "x"))
-                .advice()
+                .remediation()
                 .map(str::to_owned)
         };
         let all = [

@@ -1,236 +1,182 @@
-//! Pure: whether calls go through after failures in a row, and how they come back. Times are the caller's.
+//! Pure: whether calls may start after failures in a row. Times are the caller's.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::recovery::{Pace, RateEstimate, Recovery};
 use crate::google::vocabulary::Reason;
 
-/// Failures in a row that close the way, where the server does not say until when.
+/// Failures in a row that open the circuit, where the server does not say how long to wait.
 pub(crate) const FAILURES: u32 = 5;
 const FIRST_PROBE: Duration = Duration::from_secs(1);
 /// Longest time between two probes.
 pub(crate) const LAST_PROBE: Duration = Duration::from_secs(10);
-/// Calls a second just after the recovery; doubled each second.
-const RAMP_START: f64 = 50.0;
-const RAMP: Duration = Duration::from_secs(6);
-/// How long after an outage calls that are not urgent are spread: half of the usual lifetime of a Google ID token, in which most
-/// tokens are renewed once. A backlog that is cleared at once would come back at once, each half hour, for many hours.
-pub(crate) const SPREAD: Duration = Duration::from_secs(30 * 60);
-/// The pace of the spreading, as a multiple of what was usual before the outage: enough to clear the backlog of one that was as long as
-/// the spreading is.
-const SPREAD_FACTOR: f64 = 1.5;
-/// The least pace of the spreading, in calls a second: a smaller storm is none.
-const SPREAD_FLOOR: f64 = 5.0;
-/// What the spreading may save up.
-const SPREAD_BURST: Duration = Duration::from_secs(5);
-/// How long after a probe is due somebody is taken to want one: longer than a request waits between two tries.
-const WANTED: Duration = Duration::from_secs(3 * 60);
-/// Time constant of what is usual.
-const USUAL_OVER: Duration = Duration::from_secs(3600);
+/// How long after a due probe the circuit still counts as open: longer than a request waits between two attempts. If no probe was made
+/// by then, nothing wants to call.
+const PROBE_WANTED: Duration = Duration::from_secs(3 * 60);
 
 /// What failed last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct LastFailure {
     /// What went wrong.
     pub reason: Reason,
-    /// The HTTP status, if there was an answer.
+    /// The HTTP status, if there was a response.
     pub status: Option<u16>,
 }
 
 /// Whether a call may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// Now.
-    Go,
-    /// Very soon: the first moments of a recovery.
-    Soon(Instant),
-    /// Not in the next moments, since it is not urgent: the way has just opened again.
-    Spread,
-    /// Not before `until`.
-    Shut {
+pub(crate) enum Circuit {
+    /// It may start now. If the circuit was open, the call is the probe.
+    Closed,
+    /// It may start at this time: the first seconds of a recovery.
+    Ramping(Instant),
+    /// It may not start in the next moments: a recovery in which calls that are not urgent are spread.
+    Spreading,
+    /// It may not start before `until`.
+    Open {
         until: Instant,
-        told: Told,
-        /// Whether the server named the time.
-        asked: bool,
+        last_failure: LastFailure,
+        /// Whether the server asked for this wait.
+        server_requested: bool,
     },
 }
 
-/// Failures in a row, what follows from them, and the recovery.
+/// Failures in a row, and what follows from them.
 #[derive(Debug, Default)]
-pub(crate) struct Breaker {
+pub(crate) struct CircuitBreaker {
     failures: u32,
-    open: Option<Open>,
+    outage: Option<Outage>,
     recovery: Option<Recovery>,
-    usual: Usual,
+    rate: RateEstimate,
 }
 
+/// An open circuit.
 #[derive(Debug)]
-struct Open {
+struct Outage {
     since: Instant,
     last_probe: Instant,
     next_probe: Instant,
     interval: Duration,
-    told: Told,
-    asked: bool,
+    last_failure: LastFailure,
+    server_requested: bool,
 }
 
-#[derive(Debug)]
-struct Recovery {
-    since: Instant,
-    ramp: Instant,
-    spread: Instant,
-    per_second: f64,
-}
-
-/// The calls of the last hour, the older the less.
-#[derive(Debug, Default)]
-struct Usual {
-    per_second: f64,
-    at: Option<Instant>,
-}
-
-impl Usual {
-    fn add(&mut self, now: Instant) {
-        let age = self
-            .at
-            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        let decay = (-age.as_secs_f64() / USUAL_OVER.as_secs_f64()).exp();
-        self.per_second = self.per_second * decay + 1.0 / USUAL_OVER.as_secs_f64();
-        self.at = Some(now);
-    }
-}
-
-impl Breaker {
+impl CircuitBreaker {
     /// Whether a call may start now. `urgent` calls are not spread.
-    pub(crate) fn standing(&self, now: Instant, urgent: bool) -> Standing {
-        if let Some(open) = &self.open {
-            return match open.next_probe > now {
-                true => Standing::Shut {
-                    until: open.next_probe,
-                    told: open.told,
-                    asked: open.asked,
+    pub(crate) fn circuit(&self, now: Instant, urgent: bool) -> Circuit {
+        if let Some(outage) = &self.outage {
+            return match outage.next_probe > now {
+                true => Circuit::Open {
+                    until: outage.next_probe,
+                    last_failure: outage.last_failure,
+                    server_requested: outage.server_requested,
                 },
-                false => Standing::Go,
+                false => Circuit::Closed,
             };
         }
-        match &self.recovery {
-            Some(recovery) if now < recovery.since + SPREAD => {
-                if !urgent && recovery.spread > now + SPREAD_BURST {
-                    Standing::Spread
-                } else if recovery.ramp > now && now < recovery.since + RAMP {
-                    Standing::Soon(recovery.ramp)
-                } else {
-                    Standing::Go
-                }
-            }
-            _ => Standing::Go,
+        match self.recovery.as_ref().map(|recovery| recovery.pace(now, urgent)) {
+            None | Some(Pace::Now) => Circuit::Closed,
+            Some(Pace::At(at)) => Circuit::Ramping(at),
+            Some(Pace::Later) => Circuit::Spreading,
         }
     }
 
-    /// Has the next probe come in time for a token of which `left` is left: after a quarter of it. A pause that the server asked for
-    /// stays.
-    pub(crate) fn hurry(&mut self, left: Duration) {
-        if let Some(open) = self.open.as_mut().filter(|open| !open.asked) {
-            let soon = open.last_probe + (left / 4).max(FIRST_PROBE);
-            open.next_probe = open.next_probe.min(soon);
+    /// Makes the next probe early enough for a token that is valid for `remaining`: after a quarter of that. A wait that the server
+    /// asked for stays.
+    pub(crate) fn expedite_probe(&mut self, remaining: Duration) {
+        if let Some(outage) = self.outage.as_mut().filter(|outage| !outage.server_requested) {
+            let soon = outage.last_probe + (remaining / 4).max(FIRST_PROBE);
+            outage.next_probe = outage.next_probe.min(soon);
         }
     }
 
-    /// A call starts; while the way is shut it is the probe.
+    /// A call starts; while the circuit is open it is the probe.
     pub(crate) fn started(&mut self, now: Instant) {
-        if let Some(open) = &mut self.open {
-            open.last_probe = now;
-            open.next_probe = now + open.interval;
-            open.interval = (open.interval * 2).min(LAST_PROBE);
-            open.asked = false;
+        if let Some(outage) = &mut self.outage {
+            outage.last_probe = now;
+            outage.next_probe = now + outage.interval;
+            outage.interval = (outage.interval * 2).min(LAST_PROBE);
+            outage.server_requested = false;
             return;
         }
         if let Some(recovery) = &mut self.recovery {
-            let age = now.saturating_duration_since(recovery.since);
-            let ramp = RAMP_START * age.as_secs_f64().exp2();
-            recovery.ramp = recovery.ramp.max(now) + Duration::from_secs_f64(1.0 / ramp);
-            recovery.spread = recovery.spread.max(now) + Duration::from_secs_f64(1.0 / recovery.per_second);
-            if age >= SPREAD {
-                self.recovery = None;
-            }
+            recovery.started(now);
+            self.recovery.take_if(|recovery| recovery.is_over(now));
         }
-        self.usual.add(now);
+        self.rate.add(now);
     }
 
-    /// A call that started at `started` was answered, if only by a refusal: what answers is not down.
+    /// A call that started at `started` was answered. A rejection is an answer too: what answers is not down.
     pub(crate) fn answered(&mut self, now: Instant, started: Instant) {
         self.failures = 0;
-        // The late answer to a call of before says nothing about now.
-        if self.open.take_if(|open| open.since <= started).is_some() {
-            self.recovery = Some(Recovery {
-                since: now,
-                ramp: now,
-                spread: now,
-                per_second: (self.usual.per_second * SPREAD_FACTOR).max(SPREAD_FLOOR),
-            });
-            // The outage was not usual.
-            self.usual.at = Some(now);
+        // The late answer to a call from before the outage says nothing about now.
+        if self.outage.take_if(|outage| outage.since <= started).is_some() {
+            self.recovery = Some(Recovery::new(now, &self.rate));
+            self.rate.skip_to(now);
         }
     }
 
-    /// A call failed in a way that passes. `after` is what the server asked for; `alone` tells whether failures in a row are enough.
-    pub(crate) fn failed(&mut self, now: Instant, told: Told, after: Option<Duration>, alone: bool) {
+    /// A call failed with a transient error. `retry_after` is what the server asked for; `may_open` says whether failures in a row may open
+    /// the circuit.
+    pub(crate) fn failed(
+        &mut self,
+        now: Instant,
+        failure: LastFailure,
+        retry_after: Option<Duration>,
+        may_open: bool,
+    ) {
         self.failures = self.failures.saturating_add(1);
-        let until = after.map(|after| now + after);
-        match &mut self.open {
-            Some(open) => {
-                open.told = told;
-                if let Some(until) = until.filter(|until| *until > open.next_probe) {
-                    open.next_probe = until;
-                    open.asked = true;
+        let until = retry_after.map(|after| now + after);
+        match &mut self.outage {
+            Some(outage) => {
+                outage.last_failure = failure;
+                if let Some(until) = until.filter(|until| *until > outage.next_probe) {
+                    outage.next_probe = until;
+                    outage.server_requested = true;
                 }
             }
-            None if until.is_some() || (alone && self.failures >= FAILURES) => {
-                self.open = Some(Open {
+            None if until.is_some() || (may_open && self.failures >= FAILURES) => {
+                self.outage = Some(Outage {
                     since: now,
                     last_probe: now,
                     next_probe: until.unwrap_or(now + FIRST_PROBE),
                     interval: FIRST_PROBE * 2,
-                    told,
-                    asked: until.is_some(),
+                    last_failure: failure,
+                    server_requested: until.is_some(),
                 });
             }
             None => {}
         }
     }
 
-    /// Whether calls are held back, but for single probes. Where nobody has wanted to call for a while, nobody is.
-    pub(crate) fn holds_back(&self, now: Instant) -> bool {
-        let open = self.open.as_ref();
-        open.is_some_and(|open| now < open.next_probe + WANTED)
+    /// Whether calls are held back but for single probes. A circuit for which no probe was made for a while does not count.
+    pub(crate) fn is_open(&self, now: Instant) -> bool {
+        let outage = self.outage.as_ref();
+        outage.is_some_and(|outage| now < outage.next_probe + PROBE_WANTED)
     }
 
-    #[cfg(test)]
-    pub(crate) fn is_open(&self) -> bool {
-        self.open.is_some()
-    }
-
-    /// Whether nothing of it matters any more.
+    /// Whether nothing has failed that still matters.
     pub(crate) fn is_pristine(&self, now: Instant) -> bool {
-        let recovered = self
-            .recovery
-            .as_ref()
-            .is_none_or(|recovery| now >= recovery.since + SPREAD);
-        self.failures == 0 && self.open.is_none() && recovered
+        let recovery = self.recovery.as_ref();
+        self.failures == 0 && self.outage.is_none() && recovery.is_none_or(|recovery| recovery.is_over(now))
     }
 
-    /// When a call of it started last, or it opened.
+    /// When a call started last, or the next probe of an open circuit is due.
     pub(crate) fn last(&self) -> Option<Instant> {
-        self.usual.at.max(self.open.as_ref().map(|open| open.next_probe))
+        self.rate
+            .last()
+            .max(self.outage.as_ref().map(|outage| outage.next_probe))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::google::transport::recovery::SPREAD;
 
-    const TOLD: Told = Told {
+    const FAILURE: LastFailure = LastFailure {
         reason: Reason::UpstreamUnavailable,
         status: Some(503),
     };
@@ -240,8 +186,8 @@ mod tests {
     }
 
     /// A breaker after an hour with a call each `interval`, down for `outage`, and up again at the returned time.
-    fn recovered(interval: f64, outage: f64) -> (Breaker, Instant) {
-        let mut breaker = Breaker::default();
+    fn recovered(interval: f64, outage: f64) -> (CircuitBreaker, Instant) {
+        let mut breaker = CircuitBreaker::default();
         let mut now = Instant::now();
         for _ in 0..(4.0 * 3600.0 / interval) as u32 {
             breaker.started(now);
@@ -249,10 +195,10 @@ mod tests {
             now += seconds(interval);
         }
         for _ in 0..FAILURES {
-            breaker.failed(now, TOLD, None, true);
+            breaker.failed(now, FAILURE, None, true);
         }
         now += seconds(outage);
-        assert_eq!(breaker.standing(now, false), Standing::Go);
+        assert_eq!(breaker.circuit(now, false), Circuit::Closed);
         breaker.started(now);
         breaker.answered(now, now);
         (breaker, now)
@@ -260,91 +206,98 @@ mod tests {
 
     #[test]
     fn probes_come_one_at_a_time_and_less_and_less_often() {
-        let mut breaker = Breaker::default();
+        let mut breaker = CircuitBreaker::default();
         let start = Instant::now();
         for _ in 0..FAILURES {
-            assert_eq!(breaker.standing(start, true), Standing::Go);
-            breaker.failed(start, TOLD, None, true);
+            assert_eq!(breaker.circuit(start, true), Circuit::Closed);
+            breaker.failed(start, FAILURE, None, true);
         }
         let mut probes = Vec::new();
         for tenth in 0..600 {
             let now = start + Duration::from_millis(tenth * 100);
-            if breaker.standing(now, true) == Standing::Go {
+            if breaker.circuit(now, true) == Circuit::Closed {
                 probes.push(tenth / 10);
                 breaker.started(now);
-                breaker.failed(now, TOLD, None, true);
+                breaker.failed(now, FAILURE, None, true);
             }
         }
         assert_eq!(probes, [1, 3, 7, 15, 25, 35, 45, 55]);
-        assert!(breaker.holds_back(start + seconds(65.0 + 179.0)));
-        assert!(!breaker.holds_back(start + seconds(65.0 + 181.0)));
+        assert!(breaker.is_open(start + seconds(65.0 + 179.0)));
+        assert!(!breaker.is_open(start + seconds(65.0 + 181.0)));
     }
 
     #[test]
-    fn probes_come_in_time_for_the_token_that_ends_first() {
-        let mut breaker = Breaker::default();
+    fn probes_come_in_time_for_the_token_that_expires_first() {
+        let mut breaker = CircuitBreaker::default();
         let start = Instant::now();
         for _ in 0..FAILURES {
-            breaker.failed(start, TOLD, None, true);
+            breaker.failed(start, FAILURE, None, true);
         }
         let mut probes = Vec::new();
-        // A token with 16 s left, whose owner asks each tenth of a second, beside one that has time.
+        // A token that is valid for 16 s more, whose request comes each tenth of a second, beside one that has time.
         for tenth in 0..160 {
             let now = start + Duration::from_millis(tenth * 100);
-            breaker.hurry(start + seconds(16.0) - now);
-            breaker.hurry(seconds(1800.0));
-            if breaker.standing(now, true) == Standing::Go {
+            breaker.expedite_probe(start + seconds(16.0) - now);
+            breaker.expedite_probe(seconds(1800.0));
+            if breaker.circuit(now, true) == Circuit::Closed {
                 probes.push(tenth / 10);
                 breaker.started(now);
-                breaker.failed(now, TOLD, None, true);
+                breaker.failed(now, FAILURE, None, true);
             }
         }
         assert_eq!(probes, [1, 3, 5, 7, 9, 10, 11, 12, 13, 14, 15]);
-        // What the server asked for stays.
-        breaker.failed(start + seconds(16.0), TOLD, Some(seconds(30.0)), true);
-        breaker.hurry(seconds(1.0));
+        // A wait that the server asked for stays.
+        breaker.failed(start + seconds(16.0), FAILURE, Some(seconds(30.0)), true);
+        breaker.expedite_probe(seconds(1.0));
         let now = start + seconds(40.0);
         assert!(matches!(
-            breaker.standing(now, true),
-            Standing::Shut { asked: true, .. }
+            breaker.circuit(now, true),
+            Circuit::Open {
+                server_requested: true,
+                ..
+            }
         ));
     }
 
     #[test]
-    fn the_server_is_obeyed_and_the_longest_wins() {
-        let mut breaker = Breaker::default();
+    fn the_server_is_obeyed_and_the_longest_wait_wins() {
+        let mut breaker = CircuitBreaker::default();
         let now = Instant::now();
-        breaker.failed(now, TOLD, Some(seconds(100.0)), true);
-        breaker.failed(now, TOLD, Some(seconds(5.0)), true);
-        let shut = |breaker: &Breaker| match breaker.standing(now, true) {
-            Standing::Shut { until, asked, .. } => Some((until - now, asked)),
+        breaker.failed(now, FAILURE, Some(seconds(100.0)), true);
+        breaker.failed(now, FAILURE, Some(seconds(5.0)), true);
+        let open = |breaker: &CircuitBreaker| match breaker.circuit(now, true) {
+            Circuit::Open {
+                until,
+                server_requested,
+                ..
+            } => Some((until - now, server_requested)),
             _ => None,
         };
-        assert_eq!(shut(&breaker), Some((seconds(100.0), true)));
-        assert_eq!(breaker.standing(now + seconds(100.0), true), Standing::Go);
+        assert_eq!(open(&breaker), Some((seconds(100.0), true)));
+        assert_eq!(breaker.circuit(now + seconds(100.0), true), Circuit::Closed);
     }
 
     #[test]
-    fn late_answers_do_not_open_the_way() {
-        let mut breaker = Breaker::default();
+    fn late_answers_do_not_close_the_circuit() {
+        let mut breaker = CircuitBreaker::default();
         let start = Instant::now();
         let now = start + seconds(1.0);
         for _ in 0..FAILURES {
-            breaker.failed(now, TOLD, None, true);
+            breaker.failed(now, FAILURE, None, true);
         }
         breaker.answered(now + seconds(0.1), start);
-        assert!(breaker.is_open());
+        assert!(breaker.outage.is_some());
         breaker.answered(now + seconds(2.0), now + seconds(1.5));
-        assert!(!breaker.is_open());
+        assert!(breaker.outage.is_none());
     }
 
     #[test]
-    fn what_is_not_urgent_comes_back_at_one_and_a_half_times_the_usual_pace() {
+    fn calls_that_are_not_urgent_come_back_at_one_and_a_half_times_the_usual_rate() {
         let (mut breaker, start) = recovered(0.1, 600.0);
         let mut calls = 0;
         for tenth in 0..6000 {
             let now = start + Duration::from_millis(tenth * 100);
-            while breaker.standing(now, false) == Standing::Go {
+            while breaker.circuit(now, false) == Circuit::Closed {
                 breaker.started(now);
                 calls += 1;
             }
@@ -352,20 +305,20 @@ mod tests {
         // 10 a second were usual.
         assert!((8000..=9200).contains(&calls), "{calls} calls in ten minutes");
         let after = start + SPREAD;
-        assert_eq!(breaker.standing(after, false), Standing::Go);
+        assert_eq!(breaker.circuit(after, false), Circuit::Closed);
         breaker.started(after);
         assert!(breaker.is_pristine(after));
     }
 
     #[test]
-    fn what_is_urgent_comes_back_in_seconds_and_not_in_one() {
+    fn urgent_calls_come_back_in_seconds_and_not_in_one() {
         let (mut breaker, start) = recovered(0.1, 600.0);
         let mut per_second = Vec::new();
         for second in 0..4_u32 {
             let mut calls = 0;
             for thousandth in 0..1000 {
                 let now = start + Duration::from_secs(second.into()) + Duration::from_millis(thousandth);
-                if breaker.standing(now, true) == Standing::Go {
+                if breaker.circuit(now, true) == Circuit::Closed {
                     breaker.started(now);
                     calls += 1;
                 }

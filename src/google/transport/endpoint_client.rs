@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::http::Http;
-use super::limiter::{Limits, UpstreamLoad};
-use super::response::Answer;
-use crate::google::vocabulary::{Caller, Endpoint, Error, GoogleConfig};
+use super::limiter::{EndpointLoad, Limiter};
+use super::response::Response;
+use crate::google::vocabulary::{CallPriority, Endpoint, Error, GoogleConfig};
 
-/// One call that was made (or held back by the limits), for metrics. No label has an unbounded number of values.
+/// One call that was made (or held back by the limiter), for metrics. No label has an unbounded number of values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallRecord {
     /// Where it went, such as `iamcredentials`.
@@ -30,18 +30,18 @@ pub struct CallRecord {
 /// Hears of every call; must not block.
 pub type Observer = Arc<dyn Fn(&CallRecord) + Send + Sync>;
 
-/// An endpoint with its limits.
-pub(crate) struct Upstream {
+/// An endpoint with its limiter.
+pub(crate) struct EndpointClient {
     endpoint: Endpoint,
     base: Url,
     http: Http,
-    limits: Limits,
+    limiter: Limiter,
     observer: Option<Observer>,
 }
 
-impl Upstream {
+impl EndpointClient {
     pub(crate) fn new(endpoint: Endpoint, base: Url, http: Http, config: &GoogleConfig) -> Self {
-        let limits = Limits::new(
+        let limiter = Limiter::new(
             endpoint,
             config.rate_per_second,
             config.max_in_flight,
@@ -51,7 +51,7 @@ impl Upstream {
             endpoint,
             base,
             http,
-            limits,
+            limiter,
             observer: None,
         }
     }
@@ -61,8 +61,8 @@ impl Upstream {
     }
 
     /// How much goes on.
-    pub(crate) fn load(&self) -> UpstreamLoad {
-        self.limits.load()
+    pub(crate) fn load(&self) -> EndpointLoad {
+        self.limiter.load()
     }
 
     /// A URL below the base; every segment is percent-encoded, so that none can become two.
@@ -85,22 +85,26 @@ impl Upstream {
         self.http.client(url)
     }
 
-    /// Waits for the limits, sends, and turns every answer but success into an error, as Google's APIs write theirs.
-    pub(crate) async fn call(&self, caller: Caller<'_>, request: RequestBuilder) -> Result<Answer, Error> {
-        self.call_with(caller, request, |endpoint, answer| answer.error(endpoint))
+    /// Waits for the limiter, sends, and turns every answer but success into an error, as Google's APIs write theirs.
+    pub(crate) async fn call(
+        &self,
+        priority: CallPriority<'_>,
+        request: RequestBuilder,
+    ) -> Result<Response, Error> {
+        self.call_with(priority, request, |endpoint, answer| answer.error(endpoint))
             .await
     }
 
     /// As [`Self::call`], where errors are written in another way.
     pub(crate) async fn call_with(
         &self,
-        caller: Caller<'_>,
+        priority: CallPriority<'_>,
         request: RequestBuilder,
-        refused: impl FnOnce(Endpoint, Answer) -> Error,
-    ) -> Result<Answer, Error> {
+        refused: impl FnOnce(Endpoint, Response) -> Error,
+    ) -> Result<Response, Error> {
         let asked = Instant::now();
-        let admission = self.limits.acquire(caller).await.inspect_err(|error| {
-            self.record(error.reason(), Duration::ZERO, asked.elapsed());
+        let permit = self.limiter.acquire(priority).await.inspect_err(|error| {
+            self.record(error.reason().as_str(), Duration::ZERO, asked.elapsed());
         })?;
         let sent = Instant::now();
         let result = self.http.send(self.endpoint, request).await.and_then(|answer| {
@@ -111,10 +115,10 @@ impl Upstream {
         });
         let code = match &result {
             Ok(answer) => status_label(answer.status.as_u16()),
-            Err(error) => error.status().map_or(error.reason(), status_label),
+            Err(error) => error.status().map_or(error.reason().as_str(), status_label),
         };
-        self.record(code, sent.elapsed(), admission.waited());
-        admission.finish(result.as_ref().err());
+        self.record(code, sent.elapsed(), permit.waited());
+        permit.finish(result.as_ref().err());
         result
     }
 
@@ -130,9 +134,9 @@ impl Upstream {
     }
 }
 
-impl fmt::Debug for Upstream {
+impl fmt::Debug for EndpointClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream")
+        f.debug_struct("EndpointClient")
             .field("endpoint", &self.endpoint)
             .field("base", &self.base.as_str())
             .finish()
@@ -168,7 +172,7 @@ mod tests {
         let config = GoogleConfig::default();
         let http = Http::new(&config).expect("a client");
         let base = |url: &str| {
-            Upstream::new(
+            EndpointClient::new(
                 Endpoint::IamCredentials,
                 Url::parse(url).expect("a URL"),
                 http.clone(),

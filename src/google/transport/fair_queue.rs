@@ -1,229 +1,235 @@
-//! Pure: whose call to an endpoint is next. Calls wait in lanes, one a namespace; the lanes take turns, and within a lane those whose
-//! token ends first come first. What one lane does, be it many calls, slow ones or failing ones, costs the others no more than a turn.
+//! Pure: which call to an endpoint starts next. Calls wait in flows, one for each namespace; the flows take turns, and within a flow the
+//! call whose token expires first comes first. Whatever one flow does, be it many, slow or failing calls, costs the others at most one turn.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::circuit_breaker::{Breaker, Standing, Told};
+use super::circuit_breaker::{Circuit, CircuitBreaker, LastFailure};
 
-/// What a call without a valid token is taken for: it comes behind tokens that are about to end, and before all others.
-const NO_TOKEN: Duration = Duration::from_secs(60);
-/// Calls whose token ends sooner, or that have none, are not spread after an outage.
-const URGENT: Duration = Duration::from_secs(5 * 60);
-/// What the rate limit may save up.
+/// A call without a valid token is ordered as if its token expired after this: behind tokens that are about to expire, and before all
+/// others.
+const MISSING_TOKEN_DEADLINE: Duration = Duration::from_secs(60);
+/// Calls whose token is valid for less than this, or that have none, are not spread after an outage.
+const URGENT_BELOW: Duration = Duration::from_secs(5 * 60);
+/// How far calls may run ahead of the rate limit.
 const BURST: Duration = Duration::from_secs(1);
-/// How long what a lane did is remembered.
-const MEMORY: Duration = Duration::from_secs(3600);
+/// How long an idle flow is remembered.
+const FLOW_TTL: Duration = Duration::from_secs(3600);
+/// How long a call is deferred at least by the spreading after an outage; the caller adds its jitter.
+pub(crate) const SPREAD_DEFERRAL: Duration = Duration::from_secs(60);
+/// How long a call is deferred whose flow is full.
+pub(crate) const FULL_RETRY: Duration = Duration::from_secs(4);
 
 /// The limits.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct QueueLimits {
     /// Time between two calls at the highest rate; zero for no limit.
     pub interval: Duration,
-    /// Calls under way at once.
+    /// Calls in flight at once.
     pub in_flight: usize,
-    /// Calls that wait in one lane.
+    /// Calls that wait in one flow.
     pub waiting: usize,
 }
 
 /// Names a waiting call.
-pub type Ticket = u64;
+pub type WaiterId = u64;
 
-/// What becomes of a call.
+/// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     /// It starts now.
-    Start,
-    /// It cannot start: what it goes to does not answer, or asked for a pause.
-    Shut {
+    Admit,
+    /// It cannot start: the endpoint does not answer, or asked for a pause.
+    Reject {
         /// What failed.
-        told: Told,
-        /// How long the server asked to wait, where it did.
-        asked: Option<Duration>,
+        last_failure: LastFailure,
+        /// How long the server asked to wait, if it did.
+        retry_after: Option<Duration>,
     },
-    /// It is to come back later, without anything being wrong.
-    Postponed {
-        /// How long it may stay away at least.
+    /// It is to come back later, though nothing is wrong.
+    Defer {
+        /// The shortest time to wait.
         by: Duration,
     },
 }
 
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// With an answer, if only a refusal.
+pub enum CallResult {
+    /// With an answer; a rejection is one.
     Answered,
-    /// With a fault that passes.
+    /// With a transient error.
     Failed {
         /// What failed.
-        told: Told,
-        /// How long the server asked to wait, where it did.
-        after: Option<Duration>,
+        failure: LastFailure,
+        /// How long the server asked to wait, if it did.
+        retry_after: Option<Duration>,
     },
-    /// Nobody waited for its end.
-    Unknown,
+    /// The caller did not wait for the answer.
+    Cancelled,
 }
 
-/// The verdicts that are due, and when to ask again though nothing happens.
-pub type Due = (Vec<(Ticket, Verdict)>, Option<Instant>);
+/// The decisions that are due, and when to poll again if nothing happens before.
+pub type Decisions = (Vec<(WaiterId, Decision)>, Option<Instant>);
 
 #[derive(Debug, Default)]
-struct Lane {
-    /// By the end of their token.
-    waiting: BTreeSet<(Instant, Ticket)>,
+struct Flow {
+    /// By the time at which their token expires.
+    waiting: BTreeSet<(Instant, WaiterId)>,
     in_flight: usize,
-    breaker: Breaker,
+    breaker: CircuitBreaker,
 }
 
-/// The queue before one endpoint.
+/// The queue of one endpoint.
 #[derive(Debug)]
-pub struct Turns {
-    bounds: Bounds,
-    lanes: HashMap<String, Lane>,
-    /// Lanes with waiting calls, the next one first.
+pub struct FairQueue {
+    limits: QueueLimits,
+    flows: HashMap<String, Flow>,
+    /// Flows with waiting calls, the next one first.
     order: VecDeque<String>,
     in_flight: usize,
     rate: Option<Instant>,
-    breaker: Breaker,
-    /// Lanes whose last call failed, since the last answer.
+    breaker: CircuitBreaker,
+    /// Flows whose last call failed, since the last answer to any flow.
     failing: HashSet<String>,
-    next: Ticket,
+    next_id: WaiterId,
 }
 
-/// Spread at least so long after an outage; the caller adds its jitter.
-pub(crate) const SPREAD_BY: Duration = Duration::from_secs(60);
-/// A full lane is tried again after this.
-pub(crate) const FULL_BY: Duration = Duration::from_secs(4);
-
-impl Turns {
+impl FairQueue {
     /// An empty queue.
-    pub fn new(bounds: Bounds) -> Self {
+    pub fn new(limits: QueueLimits) -> Self {
         Self {
-            bounds,
-            lanes: HashMap::new(),
+            limits,
+            flows: HashMap::new(),
             order: VecDeque::new(),
             in_flight: 0,
             rate: None,
-            breaker: Breaker::default(),
+            breaker: CircuitBreaker::default(),
             failing: HashSet::new(),
-            next: 0,
+            next_id: 0,
         }
     }
 
-    /// A call wants to start; `left` is what is left of the valid token that it is to replace. Ask [`Turns::due`] what becomes of it.
+    /// Adds a call that replaces a token which is valid for `remaining`, or none. [`FairQueue::poll`] decides on it.
     ///
     /// # Errors
-    /// The verdict, where it is clear at once that it does not wait.
-    pub fn enter(&mut self, now: Instant, lane: &str, left: Option<Duration>) -> Result<Ticket, Verdict> {
-        if !self.lanes.contains_key(lane) {
-            self.lanes.retain(|_, lane| !lane.is_forgotten(now));
-            self.lanes.insert(lane.to_owned(), Lane::default());
+    /// The decision, if the call is not to wait at all.
+    pub fn enqueue(
+        &mut self,
+        now: Instant,
+        flow: &str,
+        remaining: Option<Duration>,
+    ) -> Result<WaiterId, Decision> {
+        if !self.flows.contains_key(flow) {
+            self.flows.retain(|_, flow| !flow.is_forgotten(now));
+            self.flows.insert(flow.to_owned(), Flow::default());
         }
-        let urgent = left.is_none_or(|left| left < URGENT);
-        let is_failing = self.failing.contains(lane);
-        let Some(state) = self.lanes.get_mut(lane) else {
-            return Err(Verdict::Postponed { by: FULL_BY });
+        let urgent = remaining.is_none_or(|remaining| remaining < URGENT_BELOW);
+        let is_failing = self.failing.contains(flow);
+        let Some(state) = self.flows.get_mut(flow) else {
+            return Err(Decision::Defer { by: FULL_RETRY });
         };
-        if let Some(left) = left {
-            state.breaker.hurry(left);
-            self.breaker.hurry(left);
+        if let Some(remaining) = remaining {
+            state.breaker.expedite_probe(remaining);
+            self.breaker.expedite_probe(remaining);
         }
-        match verdict(state.breaker.standing(now, urgent), now) {
+        match decision(state.breaker.circuit(now, urgent), now) {
             None | Some(Ok(_)) => {}
-            Some(Err(refused)) => return Err(refused),
+            Some(Err(rejected)) => return Err(rejected),
         }
-        match verdict(self.breaker.standing(now, urgent), now) {
+        match decision(self.breaker.circuit(now, urgent), now) {
             None | Some(Ok(_)) => {}
-            // A lane that has not failed may be the only one for which it works: its first call is the next probe.
-            Some(Err(Verdict::Shut { .. })) if !is_failing && state.is_idle() => {}
-            Some(Err(refused)) => return Err(refused),
+            // The endpoint may work for a flow that has not failed, even if it fails for all others: its first call is the next probe.
+            Some(Err(Decision::Reject { .. })) if !is_failing && state.is_idle() => {}
+            Some(Err(rejected)) => return Err(rejected),
         }
-        if state.waiting.len() >= self.bounds.waiting {
-            return Err(Verdict::Postponed { by: FULL_BY });
+        if state.waiting.len() >= self.limits.waiting {
+            return Err(Decision::Defer { by: FULL_RETRY });
         }
-        let ticket = self.next;
-        self.next += 1;
+        let id = self.next_id;
+        self.next_id += 1;
         if state.waiting.is_empty() {
-            self.order.push_back(lane.to_owned());
+            self.order.push_back(flow.to_owned());
         }
-        state.waiting.insert((now + left.unwrap_or(NO_TOKEN), ticket));
-        Ok(ticket)
+        let deadline = now + remaining.unwrap_or(MISSING_TOKEN_DEADLINE);
+        state.waiting.insert((deadline, id));
+        Ok(id)
     }
 
-    /// A waiting call gives up.
-    pub fn give_up(&mut self, lane: &str, ticket: Ticket) {
-        let Some(state) = self.lanes.get_mut(lane) else {
+    /// Removes a waiting call.
+    pub fn cancel(&mut self, flow: &str, id: WaiterId) {
+        let Some(state) = self.flows.get_mut(flow) else {
             return;
         };
-        state.waiting.retain(|(_, other)| *other != ticket);
+        state.waiting.retain(|(_, other)| *other != id);
         if state.waiting.is_empty() {
-            self.order.retain(|other| other != lane);
+            self.order.retain(|other| other != flow);
         }
     }
 
-    /// What holds all calls back, where something but the limits does.
-    pub fn why_waiting(&self, now: Instant) -> Option<Verdict> {
-        verdict(self.breaker.standing(now, true), now)?.err()
+    /// Why no call may start, if it is not for the limits.
+    pub fn rejection(&self, now: Instant) -> Option<Decision> {
+        decision(self.breaker.circuit(now, true), now)?.err()
     }
 
     /// A call that started at `started` has ended.
-    pub fn ended(&mut self, now: Instant, lane: &str, started: Instant, end: End) {
+    pub fn complete(&mut self, now: Instant, flow: &str, started: Instant, result: CallResult) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        let state = self.lanes.entry(lane.to_owned()).or_default();
+        let state = self.flows.entry(flow.to_owned()).or_default();
         state.in_flight = state.in_flight.saturating_sub(1);
-        match end {
-            End::Answered => {
+        match result {
+            CallResult::Answered => {
                 state.breaker.answered(now, started);
                 self.breaker.answered(now, started);
                 self.failing.clear();
             }
-            End::Failed { told, after } => {
-                state.breaker.failed(now, told, after, true);
-                self.failing.insert(lane.to_owned());
-                // What one lane alone meets may be its own doing, and a pause that it was asked for is its own.
-                self.breaker.failed(now, told, None, self.failing.len() > 1);
+            CallResult::Failed { failure, retry_after } => {
+                state.breaker.failed(now, failure, retry_after, true);
+                self.failing.insert(flow.to_owned());
+                // A failure of one flow alone may be its own fault, and a pause that the server asked it for is its own.
+                self.breaker.failed(now, failure, None, self.failing.len() > 1);
             }
-            End::Unknown => {}
+            CallResult::Cancelled => {}
         }
     }
 
-    /// What becomes of the waiting calls.
-    pub fn due(&mut self, now: Instant) -> Due {
-        let mut verdicts = Vec::new();
+    /// Decides on the waiting calls.
+    pub fn poll(&mut self, now: Instant) -> Decisions {
+        let mut decisions = Vec::new();
         let mut wake: Option<Instant> = None;
         let mut soon = |at: Instant| wake = Some(wake.map_or(at, |wake| wake.min(at)));
-        // How many lanes in a row had nothing to start.
+        // Flows in a row of which nothing was decided.
         let mut passed = 0;
-        while passed < self.order.len() && self.in_flight < self.bounds.in_flight {
+        while passed < self.order.len() && self.in_flight < self.limits.in_flight {
             if let Some(rate) = self.rate.filter(|rate| *rate > now + BURST) {
                 soon(rate - BURST);
                 break;
             }
             let Some(name) = self.order.pop_front() else { break };
-            let Some(state) = self.lanes.get_mut(&name) else {
+            let Some(state) = self.flows.get_mut(&name) else {
                 continue;
             };
-            let Some((end, ticket)) = state.waiting.first().copied() else {
+            let Some((deadline, id)) = state.waiting.first().copied() else {
                 continue;
             };
-            let urgent = end < now + URGENT;
-            let own = verdict(state.breaker.standing(now, urgent), now);
-            let shared = verdict(self.breaker.standing(now, urgent), now);
-            // A lane takes as many places as it leaves free at most, so that there is always one for another.
-            let full = state.in_flight > self.bounds.in_flight - self.in_flight - 1;
+            let urgent = deadline < now + URGENT_BELOW;
+            let own = decision(state.breaker.circuit(now, urgent), now);
+            let shared = decision(self.breaker.circuit(now, urgent), now);
+            // A flow may use at most half of the free slots, so that another flow can always start.
+            let full = state.in_flight > self.limits.in_flight - self.in_flight - 1;
             let mut start = false;
             match (own, shared) {
                 _ if full => {}
                 (None, None) => start = true,
-                (Some(Err(refused)), _) => verdicts.push((ticket, refused)),
-                (_, Some(Err(Verdict::Shut { .. }))) if !self.failing.contains(&name) => {
-                    if let Standing::Shut { until, .. } = self.breaker.standing(now, urgent) {
+                (Some(Err(rejected)), _) => decisions.push((id, rejected)),
+                (_, Some(Err(Decision::Reject { .. }))) if !self.failing.contains(&name) => {
+                    if let Circuit::Open { until, .. } = self.breaker.circuit(now, urgent) {
                         soon(until);
                     }
                 }
-                (_, Some(Err(refused))) => verdicts.push((ticket, refused)),
+                (_, Some(Err(rejected))) => decisions.push((id, rejected)),
                 (Some(Ok(at)), _) | (_, Some(Ok(at))) => soon(at),
             }
             if start {
@@ -231,65 +237,69 @@ impl Turns {
                 self.breaker.started(now);
                 state.in_flight += 1;
                 self.in_flight += 1;
-                if !self.bounds.interval.is_zero() {
-                    self.rate = Some(self.rate.map_or(now, |rate| rate.max(now)) + self.bounds.interval);
+                if !self.limits.interval.is_zero() {
+                    self.rate = Some(self.rate.map_or(now, |rate| rate.max(now)) + self.limits.interval);
                 }
-                verdicts.push((ticket, Verdict::Start));
+                decisions.push((id, Decision::Admit));
             }
-            let answered = verdicts.last().is_some_and(|(last, _)| *last == ticket);
-            passed = if answered { 0 } else { passed + 1 };
-            if answered {
-                state.waiting.remove(&(end, ticket));
+            let decided = decisions.last().is_some_and(|(last, _)| *last == id);
+            passed = if decided { 0 } else { passed + 1 };
+            if decided {
+                state.waiting.remove(&(deadline, id));
             }
             if !state.waiting.is_empty() {
                 self.order.push_back(name);
             }
         }
-        (verdicts, wake)
+        (decisions, wake)
     }
 
-    /// Calls under way.
+    /// Calls in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
     }
 
     /// Calls that wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.lanes.values().map(|lane| lane.waiting.len()).sum()
+        self.flows.values().map(|flow| flow.waiting.len()).sum()
     }
 
-    /// Whether calls are held back since the endpoint fails.
+    /// Whether the endpoint fails, so that calls of all flows are held back.
     pub(crate) fn is_open(&self, now: Instant) -> bool {
-        self.breaker.holds_back(now)
+        self.breaker.is_open(now)
     }
 
-    /// Lanes whose own calls fail, so that they are held back.
-    pub(crate) fn open_lanes(&self, now: Instant) -> usize {
-        let all = self.lanes.values();
-        all.filter(|lane| lane.breaker.holds_back(now)).count()
+    /// Flows whose own calls fail or were asked to pause, so that they are held back.
+    pub(crate) fn open_flows(&self, now: Instant) -> usize {
+        let all = self.flows.values();
+        all.filter(|flow| flow.breaker.is_open(now)).count()
     }
 }
 
-impl Lane {
+impl Flow {
     fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.in_flight == 0
     }
 
     fn is_forgotten(&self, now: Instant) -> bool {
-        let old = self.breaker.last().is_none_or(|last| last + MEMORY < now);
+        let old = self.breaker.last().is_none_or(|last| last + FLOW_TTL < now);
         self.is_idle() && (old || (self.breaker.is_pristine(now) && self.breaker.last().is_none()))
     }
 }
 
-/// None: it may start. Ok: it waits until then. Err: it does not wait.
-fn verdict(standing: Standing, now: Instant) -> Option<Result<Instant, Verdict>> {
-    match standing {
-        Standing::Go => None,
-        Standing::Soon(at) => Some(Ok(at)),
-        Standing::Spread => Some(Err(Verdict::Postponed { by: SPREAD_BY })),
-        Standing::Shut { until, told, asked } => Some(Err(Verdict::Shut {
-            told,
-            asked: asked.then(|| until.saturating_duration_since(now)),
+/// None: the call may start. Ok: it waits until then. Err: it does not wait.
+fn decision(circuit: Circuit, now: Instant) -> Option<Result<Instant, Decision>> {
+    match circuit {
+        Circuit::Closed => None,
+        Circuit::Ramping(at) => Some(Ok(at)),
+        Circuit::Spreading => Some(Err(Decision::Defer { by: SPREAD_DEFERRAL })),
+        Circuit::Open {
+            until,
+            last_failure,
+            server_requested,
+        } => Some(Err(Decision::Reject {
+            last_failure,
+            retry_after: server_requested.then(|| until.saturating_duration_since(now)),
         })),
     }
 }

@@ -13,9 +13,9 @@ use rustls::pki_types::pem::PemObject;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::response::{Answer, transport_error};
+use super::response::{Response, transport_error};
 use crate::google::vocabulary::{
-    ConfigError, Endpoint, Error, GoogleConfig, MayCall, Reason, is_link_local, is_loopback,
+    CallGate, ConfigError, Endpoint, Error, GoogleConfig, Reason, is_link_local, is_loopback,
 };
 use crate::text;
 
@@ -39,7 +39,7 @@ const USER_AGENT: &str = concat!("idtoken-operator/", env!("CARGO_PKG_VERSION"))
 pub(crate) struct Http {
     proxied: Client,
     direct: Client,
-    may_call: Option<MayCall>,
+    call_gate: Option<CallGate>,
 }
 
 impl Http {
@@ -67,7 +67,7 @@ impl Http {
         Ok(Self {
             proxied: build(builder())?,
             direct: build(builder().no_proxy())?,
-            may_call: config.may_call.clone(),
+            call_gate: config.call_gate.clone(),
         })
     }
 
@@ -88,9 +88,9 @@ impl Http {
     }
 
     /// Sends a request and reads the whole answer, whatever its status.
-    pub(crate) async fn send(&self, endpoint: Endpoint, request: RequestBuilder) -> Result<Answer, Error> {
+    pub(crate) async fn send(&self, endpoint: Endpoint, request: RequestBuilder) -> Result<Response, Error> {
         // The last thing before the call, behind all that can take time: the limits, and whatever stops the process.
-        if self.may_call.as_ref().is_some_and(|may_call| !may_call.now()) {
+        if self.call_gate.as_ref().is_some_and(|call_gate| !call_gate.now()) {
             let message =
                 "no call is made: this replica does not hold the Lease, or could not renew it in time";
             return Err(Error::new(endpoint, Reason::NotLeading, message));
@@ -111,7 +111,7 @@ impl Http {
             }
             append(&mut body, &chunk);
         }
-        Ok(Answer {
+        Ok(Response {
             status: response.status(),
             headers: std::mem::take(response.headers_mut()),
             body,
@@ -231,13 +231,13 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("http://{}/", listener.local_addr().expect("an address"));
         let http = Http::new(&GoogleConfig {
-            may_call: Some(MayCall::new(|| false)),
+            call_gate: Some(CallGate::new(|| false)),
             ..GoogleConfig::default()
         });
         let http = http.expect("a client");
         let result = http.send(Endpoint::IamCredentials, http.direct.get(url)).await;
         assert_eq!(
-            result.map(drop).map_err(|error| error.reason()),
+            result.map(drop).map_err(|error| error.reason().as_str()),
             Err("NotLeading")
         );
         let called = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;

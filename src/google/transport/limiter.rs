@@ -1,41 +1,42 @@
-//! What holds calls to one endpoint back: a rate, a cap of calls under way, pauses that were asked for, and faults.
+//! What holds calls to one endpoint back: a rate, a cap of calls in flight, pauses that the server asked for, and failures.
 //!
-//! One [`Limits`] is for one endpoint (or, with federation, one provider), so that a slow or exhausted one never holds up
-//! another. All decisions are in [`Turns`]; here are the clock and those who wait.
+//! One [`Limiter`] is for one endpoint (with federation, for one provider's endpoint), so that a slow or exhausted one never delays
+//! another. [`FairQueue`] decides; here are the clock and the waiting callers.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::circuit_breaker::Told;
-use super::fair_queue::{Bounds, End, Ticket, Turns, Verdict};
-use crate::google::vocabulary::{Caller, Endpoint, Error, ErrorClass, Reason};
+use super::circuit_breaker::LastFailure;
+use super::fair_queue::{CallResult, Decision, FairQueue, QueueLimits, WaiterId};
+use crate::google::vocabulary::{CallPriority, Endpoint, Error, ErrorClass, Reason};
+use crate::sync::lock;
 
-/// Calls that wait in one lane. Who makes calls for many lanes lets more than this wait, so that one lane cannot take all its places.
+/// Maximum queued calls of one flow. A caller that serves many flows must queue more than this, or one flow could fill its queue.
 pub const MAX_WAITING: usize = 512;
 
-/// How much goes on at an endpoint at the moment.
+/// How much an endpoint has to do at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UpstreamLoad {
+pub struct EndpointLoad {
     /// Which one; with federation each provider has its own.
     pub endpoint: Endpoint,
-    /// Calls under way.
+    /// Calls in flight.
     pub in_flight: usize,
     /// Calls that the rate limit and the in-flight cap hold back.
     pub waiting: usize,
-    /// Whether all its calls are held back but for single probes, since it fails.
+    /// Whether the endpoint fails, so that all its calls but single probes are held back.
     pub is_open: bool,
-    /// How many lanes are held back by themselves, since their calls fail or were asked to pause.
-    pub open_lanes: usize,
+    /// Flows that are held back on their own: their calls fail or were asked to pause.
+    pub open_flows: usize,
 }
 
 /// The limits of one endpoint.
 #[derive(Debug)]
-pub(crate) struct Limits {
+pub(crate) struct Limiter {
     endpoint: Endpoint,
     max_wait: Duration,
     shared: Arc<Shared>,
@@ -46,38 +47,38 @@ struct Shared(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    turns: Turns,
-    waiting: HashMap<Ticket, oneshot::Sender<Verdict>>,
-    /// When the queue is looked at again by itself.
+    queue: FairQueue,
+    waiting: HashMap<WaiterId, oneshot::Sender<Decision>>,
+    /// When the queue is polled next even if nothing happens.
     timer: Option<Instant>,
 }
 
-/// The right to make one call; holds its place in the cap until it ends.
+/// Permission to make one call. It counts as in flight until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub(crate) struct CallPermit {
     shared: Arc<Shared>,
-    lane: String,
-    asked: Instant,
+    flow: String,
+    enqueued: Instant,
     started: Instant,
-    end: End,
+    result: CallResult,
 }
 
-/// A place in the queue, given up when dropped.
-struct Waiting<'a> {
+/// A call in the queue; leaves it when dropped.
+struct QueuedCall<'a> {
     shared: &'a Arc<Shared>,
-    lane: &'a str,
-    ticket: Ticket,
-    verdict: oneshot::Receiver<Verdict>,
+    flow: &'a str,
+    id: WaiterId,
+    decision: oneshot::Receiver<Decision>,
 }
 
-impl Limits {
+impl Limiter {
     pub(crate) fn new(
         endpoint: Endpoint,
         rate_per_second: Option<NonZeroU32>,
         max_in_flight: usize,
         max_wait: Duration,
     ) -> Self {
-        let turns = Turns::new(Bounds {
+        let queue = FairQueue::new(QueueLimits {
             interval: rate_per_second.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.get()),
             in_flight: max_in_flight,
             waiting: MAX_WAITING,
@@ -86,61 +87,63 @@ impl Limits {
             endpoint,
             max_wait,
             shared: Arc::new(Shared(Mutex::new(State {
-                turns,
+                queue,
                 waiting: HashMap::new(),
                 timer: None,
             }))),
         }
     }
 
-    /// Waits for a turn. Where none can come soon it does not wait but says so: the controller has a queue of its own.
-    pub(crate) async fn acquire(&self, caller: Caller<'_>) -> Result<Admission, Error> {
-        let asked = Instant::now();
-        let mut waiting = {
+    /// Waits for permission. If none can come soon it fails at once: the controller has a queue of its own.
+    pub(crate) async fn acquire(&self, priority: CallPriority<'_>) -> Result<CallPermit, Error> {
+        let enqueued = Instant::now();
+        let mut queued = {
             let mut state = self.shared.lock();
-            let entered = state.turns.enter(asked, caller.lane, caller.left);
-            let ticket = entered.map_err(|verdict| self.refused(verdict))?;
-            let (sender, verdict) = oneshot::channel();
-            state.waiting.insert(ticket, sender);
-            self.shared.drive(&mut state);
-            Waiting {
+            let id = state
+                .queue
+                .enqueue(enqueued, priority.flow, priority.remaining_lifetime);
+            let id = id.map_err(|decision| self.rejected(decision))?;
+            let (sender, decision) = oneshot::channel();
+            state.waiting.insert(id, sender);
+            self.shared.wake_admitted(&mut state);
+            QueuedCall {
                 shared: &self.shared,
-                lane: caller.lane,
-                ticket,
-                verdict,
+                flow: priority.flow,
+                id,
+                decision,
             }
         };
-        match timeout_at(asked + self.max_wait, &mut waiting.verdict).await {
-            Ok(Ok(Verdict::Start)) => Ok(Admission {
+        match timeout_at(enqueued + self.max_wait, &mut queued.decision).await {
+            Ok(Ok(Decision::Admit)) => Ok(CallPermit {
                 shared: Arc::clone(&self.shared),
-                lane: caller.lane.to_owned(),
-                asked,
+                flow: priority.flow.to_owned(),
+                enqueued,
                 started: Instant::now(),
-                end: End::Unknown,
+                result: CallResult::Cancelled,
             }),
-            Ok(Ok(verdict)) => Err(self.refused(verdict)),
+            Ok(Ok(decision)) => Err(self.rejected(decision)),
             Ok(Err(_)) => Err(self.waited_too_long()),
-            Err(_) => match self.shared.lock().turns.why_waiting(Instant::now()) {
-                Some(verdict) => Err(self.refused(verdict)),
+            Err(_) => match self.shared.lock().queue.rejection(Instant::now()) {
+                Some(decision) => Err(self.rejected(decision)),
                 None => Err(self.waited_too_long()),
             },
         }
     }
 
-    /// How much goes on.
-    pub(crate) fn load(&self) -> UpstreamLoad {
+    /// How much the endpoint has to do.
+    pub(crate) fn load(&self) -> EndpointLoad {
         let (state, now) = (self.shared.lock(), Instant::now());
-        UpstreamLoad {
+        EndpointLoad {
             endpoint: self.endpoint,
-            in_flight: state.turns.in_flight(),
-            waiting: state.turns.waiting(),
-            is_open: state.turns.is_open(now),
-            open_lanes: state.turns.open_lanes(now),
+            in_flight: state.queue.in_flight(),
+            waiting: state.queue.waiting(),
+            is_open: state.queue.is_open(now),
+            open_flows: state.queue.open_flows(now),
         }
     }
 
-    fn refused(&self, verdict: Verdict) -> Error {
-        refused(self.endpoint, verdict).unwrap_or_else(|| self.waited_too_long())
+    fn rejected(&self, decision: Decision) -> Error {
+        rejection_error(self.endpoint, decision).unwrap_or_else(|| self.waited_too_long())
     }
 
     fn waited_too_long(&self) -> Error {
@@ -152,36 +155,39 @@ impl Limits {
     }
 }
 
-/// What is said of a call that does not start; none where it does.
-pub fn refused(endpoint: Endpoint, verdict: Verdict) -> Option<Error> {
-    Some(match verdict {
-        Verdict::Shut {
-            told,
-            asked: Some(left),
+/// The error of a call that does not start; none if it starts.
+pub fn rejection_error(endpoint: Endpoint, decision: Decision) -> Option<Error> {
+    Some(match decision {
+        Decision::Admit => return None,
+        Decision::Reject {
+            last_failure,
+            retry_after: Some(after),
         } => {
             let message = format!(
                 "Google asked to wait; no call is made for another {} s",
-                left.as_secs_f64().ceil()
+                after.as_secs_f64().ceil()
             );
-            told.error(endpoint, &message).with_retry_after(left)
+            last_failure.error(endpoint, &message).with_retry_after(after)
         }
-        // The same words each time: a status is written when they change.
-        Verdict::Shut { told, asked: None } => {
+        // The same words each time, because a status is written when they change.
+        Decision::Reject {
+            last_failure,
+            retry_after: None,
+        } => {
             let message = format!(
                 "{} fails at the moment; single calls of the operator find out when it is back",
                 endpoint.title()
             );
-            told.error(endpoint, &message)
+            last_failure.error(endpoint, &message)
         }
-        Verdict::Postponed { by } => {
-            let message = "calls that are not urgent are put off for a moment, since there are many";
-            Error::new(endpoint, Reason::LocallyLimited, message).with_postponed(by)
+        Decision::Defer { by } => {
+            let message = "calls that are not urgent are deferred for a moment, because there are many";
+            Error::new(endpoint, Reason::LocallyLimited, message).with_deferral(by)
         }
-        Verdict::Start => return None,
     })
 }
 
-impl Told {
+impl LastFailure {
     fn error(self, endpoint: Endpoint, message: &str) -> Error {
         let error = Error::new(endpoint, self.reason, message);
         match self.status {
@@ -193,16 +199,16 @@ impl Told {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
-    /// Tells those who wait what was decided, and has somebody look again when it is time.
-    fn drive(self: &Arc<Self>, state: &mut State) {
-        let (verdicts, wake) = state.turns.due(Instant::now());
-        for (ticket, verdict) in verdicts {
-            // The other end is there as long as the ticket is: both go in one step.
-            if let Some(sender) = state.waiting.remove(&ticket) {
-                let _ = sender.send(verdict);
+    /// Sends the decisions to the waiting callers, and sets the timer for the next poll.
+    fn wake_admitted(self: &Arc<Self>, state: &mut State) {
+        let (decisions, wake) = state.queue.poll(Instant::now());
+        for (id, decision) in decisions {
+            // A caller that is gone has removed its id, in one step with its end of the channel.
+            if let Some(sender) = state.waiting.remove(&id) {
+                let _ = sender.send(decision);
             }
         }
         let Some(wake) = wake.filter(|wake| state.timer.is_none_or(|timer| *wake < timer)) else {
@@ -218,59 +224,61 @@ impl Shared {
             if let Some(shared) = shared.upgrade() {
                 let mut state = shared.lock();
                 state.timer.take_if(|timer| *timer == wake);
-                shared.drive(&mut state);
+                shared.wake_admitted(&mut state);
             }
         });
     }
 
-    fn ended(self: &Arc<Self>, lane: &str, started: Instant, end: End) {
+    fn complete(self: &Arc<Self>, flow: &str, started: Instant, result: CallResult) {
         let mut state = self.lock();
-        state.turns.ended(Instant::now(), lane, started, end);
-        self.drive(&mut state);
+        state.queue.complete(Instant::now(), flow, started, result);
+        self.wake_admitted(&mut state);
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuedCall<'_> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        if state.waiting.remove(&self.ticket).is_some() {
-            state.turns.give_up(self.lane, self.ticket);
-        } else if let Ok(Verdict::Start) = self.verdict.try_recv() {
-            // It was given a place that nobody took.
+        if state.waiting.remove(&self.id).is_some() {
+            state.queue.cancel(self.flow, self.id);
+        } else if let Ok(Decision::Admit) = self.decision.try_recv() {
+            // It was admitted, and the caller is gone.
             drop(state);
-            self.shared.ended(self.lane, Instant::now(), End::Unknown);
+            self.shared
+                .complete(self.flow, Instant::now(), CallResult::Cancelled);
         }
     }
 }
 
-impl Admission {
-    /// How long the limits held the call back.
+impl CallPermit {
+    /// How long the limiter held the call back.
     pub(crate) fn waited(&self) -> Duration {
-        self.started.saturating_duration_since(self.asked)
+        self.started.saturating_duration_since(self.enqueued)
     }
 
     /// The call was answered, or failed with `error`.
     pub(crate) fn finish(mut self, error: Option<&Error>) {
-        self.end = end(error);
+        self.result = classify_result(error);
     }
 }
 
-impl Drop for Admission {
+impl Drop for CallPermit {
     fn drop(&mut self) {
-        self.shared.ended(&self.lane, self.started, self.end);
+        self.shared.complete(&self.flow, self.started, self.result);
     }
 }
 
-/// What an answer says of the endpoint. Refusals are answers: somebody's missing right is no fault of the endpoint's.
-pub fn end(error: Option<&Error>) -> End {
+/// What a call that was answered, or failed with `error`, says of the endpoint. A rejection is an answer: a missing permission is not the
+/// endpoint's fault.
+pub fn classify_result(error: Option<&Error>) -> CallResult {
     match error.filter(|error| error.class() == ErrorClass::Transient) {
-        None => End::Answered,
-        Some(error) => End::Failed {
-            told: Told {
-                reason: error.kind(),
+        None => CallResult::Answered,
+        Some(error) => CallResult::Failed {
+            failure: LastFailure {
+                reason: error.reason(),
                 status: error.status(),
             },
-            after: error
+            retry_after: error
                 .retry_after()
                 .filter(|_| matches!(error.status(), Some(429 | 503))),
         },

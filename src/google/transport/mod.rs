@@ -9,4 +9,5 @@ pub(crate) mod error_body;
 pub(crate) mod fair_queue;
 pub(crate) mod http;
 pub(crate) mod limiter;
+pub(crate) mod recovery;
 pub(crate) mod response;

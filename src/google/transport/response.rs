@@ -11,13 +11,13 @@ use crate::google::vocabulary::{Endpoint, Error, ErrorClass, MAX_RETRY_AFTER, Re
 use crate::text;
 
 /// A whole answer. The body is wiped on drop, since it may hold a token.
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
-impl Answer {
+impl Response {
     /// What `Retry-After` asks for.
     pub(crate) fn retry_after(&self, now: SystemTime) -> Option<Duration> {
         parse_retry_after(self.headers.get(RETRY_AFTER)?.to_str().ok()?, now)
@@ -73,7 +73,7 @@ pub(crate) fn transport_error(endpoint: Endpoint, error: reqwest::Error) -> Erro
         &format!("{} {verb}: {}", endpoint.title(), text::error_chain(&error)),
     );
     if is_unknown_issuer(&error) {
-        return made.with_advice(
+        return made.with_remediation(
             "The certificate is of no authority that is trusted here. Where a proxy or a private endpoint has an \
              authority of its own, give its certificates by --ca-file.",
         );
@@ -142,7 +142,7 @@ pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
 }
 
 #[cfg(test)]
-impl Answer {
+impl Response {
     /// An answer without headers, for the tests of all parsers.
     pub(crate) fn of(status: u16, body: impl AsRef<[u8]>) -> Self {
         Self {
@@ -159,7 +159,7 @@ mod tests {
     use crate::google::vocabulary::MAX_MESSAGE_CHARS;
 
     fn answer(status: u16, body: &str) -> Error {
-        Answer::of(status, body).error(Endpoint::IamCredentials)
+        Response::of(status, body).error(Endpoint::IamCredentials)
     }
 
     #[test]
@@ -178,11 +178,15 @@ mod tests {
             (503, "UpstreamUnavailable", ErrorClass::Transient),
         ] {
             let error = answer(status, body);
-            assert_eq!((error.reason(), error.class()), (reason, class), "{status}");
+            assert_eq!(
+                (error.reason().as_str(), error.class()),
+                (reason, class),
+                "{status}"
+            );
             assert_eq!(error.status(), Some(status));
         }
         assert_eq!(
-            answer(404, "<html>nothing here</html>").reason(),
+            answer(404, "<html>nothing here</html>").reason().as_str(),
             "UnexpectedResponse"
         );
     }
@@ -193,12 +197,12 @@ mod tests {
             403,
             r#"{"error":{"code":403,"status":"PERMISSION_DENIED","message":"IAM Service Account Credentials API has not been used in project 12 before or it is disabled."}}"#,
         );
-        assert_eq!(in_words.reason(), "ApiDisabled");
+        assert_eq!(in_words.reason().as_str(), "ApiDisabled");
         let in_details = answer(
             403,
             r#"{"error":{"code":403,"message":"no","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"SERVICE_DISABLED"}]}}"#,
         );
-        assert_eq!(in_details.reason(), "ApiDisabled");
+        assert_eq!(in_details.reason().as_str(), "ApiDisabled");
     }
 
     #[test]

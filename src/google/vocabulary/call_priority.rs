@@ -4,14 +4,17 @@ use std::time::Duration;
 
 /// For whom a call is made.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Caller<'a> {
-    /// Those of one lane queue up; lanes take turns. The operator has one for each namespace.
-    pub lane: &'a str,
-    /// What is left of the valid token that the call is to replace; none without one.
-    pub left: Option<Duration>,
+pub struct CallPriority<'a> {
+    /// Those of one flow queue up; lanes take turns. The operator has one for each namespace.
+    pub flow: &'a str,
+    /// What is remaining_lifetime of the valid token that the call is to replace; none without one.
+    pub remaining_lifetime: Option<Duration>,
 }
 
-impl Caller<'_> {
+impl CallPriority<'_> {
     /// The operator itself, for its own credentials.
-    pub const OPERATOR: Self = Self { lane: "", left: None };
+    pub const OPERATOR: Self = Self {
+        flow: "",
+        remaining_lifetime: None,
+    };
 }

@@ -40,14 +40,14 @@ pub struct GoogleConfig {
     /// all below that. An Azure identity needs `169.254.169.254` here.
     pub allowed_credential_hosts: Vec<String>,
     /// Asked right before each call that gets a token for somebody; absent means always.
-    pub may_call: Option<MayCall>,
+    pub call_gate: Option<CallGate>,
 }
 
 /// Tells whether this process may call at this moment; must not block.
 #[derive(Clone)]
-pub struct MayCall(Arc<dyn Fn() -> bool + Send + Sync>);
+pub struct CallGate(Arc<dyn Fn() -> bool + Send + Sync>);
 
-impl MayCall {
+impl CallGate {
     /// Asks `tell`.
     pub fn new(tell: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(tell))
@@ -59,9 +59,9 @@ impl MayCall {
     }
 }
 
-impl std::fmt::Debug for MayCall {
+impl std::fmt::Debug for CallGate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("MayCall").field(&self.now()).finish()
+        f.debug_tuple("CallGate").field(&self.now()).finish()
     }
 }
 
@@ -79,7 +79,7 @@ impl Default for GoogleConfig {
             credentials_file: None,
             metadata_host: None,
             allowed_credential_hosts: Vec::new(),
-            may_call: None,
+            call_gate: None,
         }
     }
 }
@@ -108,7 +108,7 @@ pub enum ConfigError {
     Universe(String),
     /// A limit of zero would let no call through.
     #[error("{0} must be more than zero")]
-    Zero(&'static str),
+    MustBePositive(&'static str),
     /// The CA file cannot be read.
     #[error("the CA file {path} cannot be read: {source}")]
     CaFile {
@@ -143,10 +143,10 @@ impl GoogleConfig {
             return Err(ConfigError::Universe(self.universe_domain.clone()));
         }
         if self.max_in_flight == 0 {
-            return Err(ConfigError::Zero("the in-flight cap"));
+            return Err(ConfigError::MustBePositive("the in-flight cap"));
         }
         if self.timeout.is_zero() {
-            return Err(ConfigError::Zero("the timeout"));
+            return Err(ConfigError::MustBePositive("the timeout"));
         }
         if let Some(url) = &self.iam_credentials_url {
             check_endpoint("IAM credentials", url)?;

@@ -62,22 +62,22 @@ struct Inner {
     class: ErrorClass,
     status: Option<u16>,
     retry_after: Option<Duration>,
-    postponed: Option<Duration>,
+    deferred_for: Option<Duration>,
     message: String,
     permission: Option<String>,
-    advice: Option<String>,
+    remediation: Option<String>,
 }
 
 impl fmt::Display for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        if let Some(advice) = &self.advice {
+        if let Some(remediation) = &self.remediation {
             let stop = if self.message.ends_with(['.', '!', '?']) {
                 ""
             } else {
                 "."
             };
-            write!(f, "{stop} {advice}")?;
+            write!(f, "{stop} {remediation}")?;
         }
         Ok(())
     }
@@ -92,15 +92,15 @@ impl Error {
             class: reason.class(),
             status: None,
             retry_after: None,
-            postponed: None,
+            deferred_for: None,
             message: text::redacted(message, MAX_MESSAGE_CHARS),
             permission: None,
-            advice: None,
+            remediation: None,
         }))
     }
 
     /// The same failure as one of the operator's own credentials: they gave no access token.
-    pub(crate) fn of_credentials(self) -> Self {
+    pub(crate) fn as_credentials_error(self) -> Self {
         let mut inner = self.0;
         inner.message = text::redacted(
             &format!(
@@ -124,8 +124,8 @@ impl Error {
     }
 
     /// Sets what to do about it. The caller has quoted what needs quoting.
-    pub(crate) fn with_advice(mut self, advice: impl Into<String>) -> Self {
-        self.0.advice = Some(advice.into());
+    pub(crate) fn with_remediation(mut self, remediation: impl Into<String>) -> Self {
+        self.0.remediation = Some(remediation.into());
         self
     }
 
@@ -159,15 +159,15 @@ impl Error {
         self
     }
 
-    pub(crate) fn with_postponed(mut self, by: Duration) -> Self {
-        self.0.postponed = Some(by);
+    pub(crate) fn with_deferral(mut self, by: Duration) -> Self {
+        self.0.deferred_for = Some(by);
         self
     }
 
     /// How long the call is put off though nothing is wrong with it: no attempt was made, and none failed.
     #[must_use]
-    pub fn postponed(&self) -> Option<Duration> {
-        self.0.postponed
+    pub fn deferred_for(&self) -> Option<Duration> {
+        self.0.deferred_for
     }
 
     /// Whether trying again soon can help.
@@ -188,15 +188,9 @@ impl Error {
         self.0.retry_after
     }
 
-    /// What went wrong, as a CamelCase word out of [`Reason`]'s closed list.
+    /// What went wrong.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
-        self.0.reason.as_str()
-    }
-
-    /// What went wrong, to match on.
-    #[must_use]
-    pub fn kind(&self) -> Reason {
+    pub fn reason(&self) -> Reason {
         self.0.reason
     }
 
@@ -214,7 +208,7 @@ impl Error {
 
     /// The part of the message that says what to do.
     #[must_use]
-    pub fn advice(&self) -> Option<&str> {
-        self.0.advice.as_deref()
+    pub fn remediation(&self) -> Option<&str> {
+        self.0.remediation.as_deref()
     }
 }

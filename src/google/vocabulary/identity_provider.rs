@@ -10,7 +10,7 @@ const MAX_NAME_BYTES: usize = 512;
 
 /// Who vouches for a Kubernetes ServiceAccount at the Security Token Service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Provider {
+pub enum IdentityProvider {
     /// A provider of a workload identity pool.
     Pool {
         /// `//iam.googleapis.com/projects/N/locations/L/workloadIdentityPools/P/providers/Q`.
@@ -29,14 +29,14 @@ pub enum Provider {
     "must be //iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER, or GKE's \
      identitynamespace:PROJECT.svc.id.goog:https://container.googleapis.com/v1/projects/PROJECT/locations/LOCATION/clusters/CLUSTER"
 )]
-pub struct NoProvider;
+pub struct ParseProviderError;
 
-impl std::str::FromStr for Provider {
-    type Err = NoProvider;
+impl std::str::FromStr for IdentityProvider {
+    type Err = ParseProviderError;
 
-    fn from_str(name: &str) -> Result<Self, NoProvider> {
+    fn from_str(name: &str) -> Result<Self, ParseProviderError> {
         if name.len() > MAX_NAME_BYTES {
-            return Err(NoProvider);
+            return Err(ParseProviderError);
         }
         let name = name.to_owned();
         if gke_parts(&name).is_some() {
@@ -44,12 +44,12 @@ impl std::str::FromStr for Provider {
         } else if pool_parts(&name).is_some() {
             Ok(Self::Pool { name })
         } else {
-            Err(NoProvider)
+            Err(ParseProviderError)
         }
     }
 }
 
-impl Provider {
+impl IdentityProvider {
     /// The name, which is also the `audience` of an exchange.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -78,7 +78,7 @@ impl Provider {
     }
 }
 
-impl Provider {
+impl IdentityProvider {
     /// Project number, location, pool and provider; none for GKE.
     pub(crate) fn pool_parts(&self) -> Option<[&str; 4]> {
         match self {
@@ -88,7 +88,7 @@ impl Provider {
     }
 }
 
-impl fmt::Display for Provider {
+impl fmt::Display for IdentityProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -154,12 +154,12 @@ mod tests {
 
     #[test]
     fn names_are_told_apart() {
-        let pool: Provider = POOL.parse().unwrap();
-        assert_eq!(pool, Provider::Pool { name: POOL.into() });
+        let pool: IdentityProvider = POOL.parse().unwrap();
+        assert_eq!(pool, IdentityProvider::Pool { name: POOL.into() });
         assert_eq!(pool.token_audience(), format!("https:{POOL}"));
         assert!(pool.owns_audience(POOL) && pool.owns_audience(&format!("https:{POOL}")));
-        let gke: Provider = GKE.parse().unwrap();
-        assert_eq!(gke, Provider::Gke { name: GKE.into() });
+        let gke: IdentityProvider = GKE.parse().unwrap();
+        assert_eq!(gke, IdentityProvider::Gke { name: GKE.into() });
         assert_eq!(gke.token_audience(), "p.svc.id.goog");
         assert!(gke.owns_audience("p.svc.id.goog"));
         for other in [
@@ -190,9 +190,17 @@ mod tests {
             "identitynamespace:kubernetes.default.svc:https://container.googleapis.com/v1/x",
             "identitynamespace:p.svc.id.goog:https://",
         ] {
-            assert_eq!(wrong.parse::<Provider>(), Err(NoProvider), "{wrong}");
+            assert_eq!(
+                wrong.parse::<IdentityProvider>(),
+                Err(ParseProviderError),
+                "{wrong}"
+            );
         }
-        assert!(format!("{POOL}{}", "x".repeat(512)).parse::<Provider>().is_err());
+        assert!(
+            format!("{POOL}{}", "x".repeat(512))
+                .parse::<IdentityProvider>()
+                .is_err()
+        );
         assert!(
             is_gke_pool("p.example.com.svc.id.goog") && !is_gke_pool(".svc.id.goog") && !is_gke_pool("p")
         );

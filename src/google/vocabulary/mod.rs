@@ -12,12 +12,12 @@ mod reason;
 mod workload;
 
 pub(crate) use self::access_token::{AccessToken, SCOPE};
-pub use self::call_priority::Caller;
-pub use self::config::{ConfigError, DEFAULT_UNIVERSE, GoogleConfig, MayCall, check_endpoint};
+pub use self::call_priority::CallPriority;
+pub use self::config::{CallGate, ConfigError, DEFAULT_UNIVERSE, GoogleConfig, check_endpoint};
 pub(crate) use self::config::{is_link_local, is_loopback};
 pub(crate) use self::error::MAX_MESSAGE_CHARS;
 pub use self::error::{Endpoint, Error, MAX_RETRY_AFTER};
-pub use self::identity_provider::{MAX_SUBJECT_BYTES, NoProvider, Provider, is_gke_pool};
+pub use self::identity_provider::{IdentityProvider, MAX_SUBJECT_BYTES, ParseProviderError, is_gke_pool};
 pub(crate) use self::principal::Principal;
 pub use self::reason::Reason;
 pub use self::workload::{SubjectToken, Workload};

@@ -2,14 +2,14 @@
 
 use zeroize::Zeroizing;
 
-use super::call_priority::Caller;
-use super::identity_provider::Provider;
+use super::call_priority::CallPriority;
+use super::identity_provider::IdentityProvider;
 
 /// A Kubernetes ServiceAccount that is federated.
 #[derive(Clone, Copy, Debug)]
 pub struct Workload<'a> {
     /// Who vouches for it.
-    pub provider: &'a Provider,
+    pub provider: &'a IdentityProvider,
     /// Its namespace.
     pub namespace: &'a str,
     /// Its name.
@@ -19,7 +19,7 @@ pub struct Workload<'a> {
     /// What the exchange is made for, `namespace/name` of a request; it ends up in Google's audit log.
     pub request_reason: &'a str,
     /// For whom the exchange is made.
-    pub caller: Caller<'a>,
+    pub priority: CallPriority<'a>,
 }
 
 /// A workload's own token, to be exchanged.
