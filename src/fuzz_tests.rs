@@ -226,7 +226,7 @@ fn error_bodies() {
         "[".repeat(4096),
     ];
     fuzz(&samples, |bytes| {
-        let shown = crate::google::show_answer(bytes);
+        let shown = crate::google::shown_response(bytes);
         // Three endpoints' messages of at most 512 characters, each of which may be escaped.
         prop_assert!(shown.chars().count() < 3 * 1024 * 10);
         prop_assert!(!shown.contains(char::is_control));
@@ -391,7 +391,7 @@ fn credential_files() {
         r#"{"type":"external_account","audience":"//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q","subject_token_type":"urn:ietf:params:oauth:token-type:jwt","token_url":"https://sts.googleapis.com/v1/token","credential_source":{"file":"/t","format":{"type":"json","subject_token_field_name":"x"}},"service_account_impersonation_url":"https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/a@p.iam.gserviceaccount.com:generateAccessToken"}"#,
     ];
     fuzz(&samples, |bytes| {
-        if let Some(shown) = crate::google::show_credential_file(bytes) {
+        if let Some(shown) = crate::google::shown_credential_file(bytes) {
             prop_assert!(!shown.contains("c2VjcmV0LWtleS1tYXRlcmlhbA"), "{}", shown);
             prop_assert!(!shown.contains(char::is_control));
         }

@@ -1,26 +1,27 @@
-//! Federation of a workload: who it is, and the two calls that lead to an ID token by its own permission.
+//! Federation of a tenant's workload: the two calls that get an ID token with its own permission.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 use url::Url;
 
 use super::endpoints::iam_credentials::{IamCredentials, Impersonation};
 use super::endpoints::sts::{self, FederatedToken};
-use super::remediation::federation as exchange_advice;
+use super::remediation::federation as remediation;
 use super::transport::endpoint_client::{EndpointClient, Observer};
 use super::transport::http::Http;
 use super::transport::limiter::EndpointLoad;
 use super::vocabulary::{
     ConfigError, Endpoint, Error, GoogleConfig, IdentityProvider, Reason, SubjectToken, Workload,
 };
+use crate::sync::lock;
 use crate::token::IdToken;
 
-/// Providers whose limits are kept; of more, those are forgotten that were not used for the longest time.
+/// Providers whose limiters are kept. Of more, the least recently used ones are dropped.
 const MAX_PROVIDERS: usize = 1024;
 
-/// Endpoints with limits of their own for each provider, so that one tenant's hung pool or spent quota never delays another.
+/// Endpoints with limiters of their own for each provider, so that one tenant's hung pool or exhausted quota never delays another.
 pub(crate) struct Federation {
     config: GoogleConfig,
     http: Http,
@@ -53,7 +54,7 @@ impl Federation {
 
     fn endpoints(&self, provider: &IdentityProvider) -> Arc<Endpoints> {
         let now = Instant::now();
-        let mut providers = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut providers = lock(&self.providers);
         if let Some((used, endpoints)) = providers.get_mut(provider) {
             *used = now;
             return Arc::clone(endpoints);
@@ -63,23 +64,23 @@ impl Federation {
             let oldest = oldest.map(|(provider, _)| provider.clone());
             oldest.map(|provider| providers.remove(&provider));
         }
-        let upstream = |endpoint, base: &Url| {
-            let mut upstream = EndpointClient::new(endpoint, base.clone(), self.http.clone(), &self.config);
+        let client = |endpoint, base: &Url| {
+            let mut client = EndpointClient::new(endpoint, base.clone(), self.http.clone(), &self.config);
             if let Some(observer) = &self.observer {
-                upstream.set_observer(Arc::clone(observer));
+                client.set_observer(Arc::clone(observer));
             }
-            upstream
+            client
         };
         let endpoints = Arc::new(Endpoints {
-            sts: upstream(Endpoint::Sts, &self.sts),
-            iam_credentials: IamCredentials::new(upstream(Endpoint::IamCredentials, &self.iam_credentials)),
+            sts: client(Endpoint::Sts, &self.sts),
+            iam_credentials: IamCredentials::new(client(Endpoint::IamCredentials, &self.iam_credentials)),
         });
         providers.insert(provider.clone(), (now, Arc::clone(&endpoints)));
         endpoints
     }
 
     pub(crate) fn loads(&self) -> Vec<EndpointLoad> {
-        let providers = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
+        let providers = lock(&self.providers);
         let all = providers
             .values()
             .flat_map(|(_, own)| [own.sts.load(), own.iam_credentials.load()]);
@@ -101,26 +102,26 @@ impl Federation {
             workload.priority,
         )
         .await
-        .map_err(|error| exchange_advice::for_exchange(error, workload, token))
+        .map_err(|error| remediation::for_exchange(error, workload, token))
     }
 
-    /// Mints an ID token with the workload's own permission.
+    /// Gets an ID token with the workload's own permission.
     pub(crate) async fn generate_id_token(
         &self,
         workload: &Workload<'_>,
         bearer: &FederatedToken,
-        asked: &Impersonation<'_>,
+        impersonation: &Impersonation<'_>,
     ) -> Result<IdToken, Error> {
         let endpoints = self.endpoints(workload.provider);
         endpoints
             .iam_credentials
-            .generate_id_token(bearer.expose(), asked)
+            .generate_id_token(bearer.expose(), impersonation)
             .await
-            .map_err(|error| exchange_advice::for_mint(error, workload, asked.service_account))
+            .map_err(|error| remediation::for_mint(error, workload, impersonation.service_account))
     }
 }
 
-/// Whether Google no longer takes the federated access token.
+/// Whether Google no longer accepts the federated access token.
 #[must_use]
 pub fn is_rejected(error: &Error) -> bool {
     error.reason() == Reason::CredentialsRejected

@@ -37,8 +37,6 @@ use self::credentials::adc::Adc;
 use self::endpoints::iam_credentials::IamCredentials;
 use self::endpoints::metadata_server::MetadataServer;
 use self::federation::Federation;
-use self::remediation::impersonation as advice;
-use self::remediation::metadata_server as metadata_advice;
 use self::transport::endpoint_client::EndpointClient;
 use self::transport::http::Http;
 use self::vocabulary::Principal;
@@ -61,73 +59,70 @@ impl Minter {
         config.validate()?;
         let http = Http::new(&config)?;
         let base = config.endpoint("iamcredentials", config.iam_credentials_url.as_ref())?;
-        let upstream = EndpointClient::new(Endpoint::IamCredentials, base, http.clone(), &config);
+        let client = EndpointClient::new(Endpoint::IamCredentials, base, http.clone(), &config);
         Ok(Self {
             adc: Adc::new(&config, http.clone())?,
             metadata: MetadataServer::new(&config, http.clone())?,
             federation: Federation::new(&config, http)?,
-            iam_credentials: IamCredentials::new(upstream),
+            iam_credentials: IamCredentials::new(client),
         })
     }
 
-    /// Has `observer` hear of every call.
+    /// Calls `observer` with each call that has ended.
     #[must_use]
     pub fn with_observer(mut self, observer: Observer) -> Self {
         self.adc.set_observer(observer.clone());
         self.metadata.set_observer(observer.clone());
         self.federation.set_observer(observer.clone());
-        self.iam_credentials.upstream_mut().set_observer(observer);
+        self.iam_credentials.client_mut().set_observer(observer);
         self
     }
 
-    /// How much goes on at each endpoint; one may be there more than once, since each provider of federation has its own limits.
+    /// The load of each endpoint. An endpoint can occur more than once, because each provider of federation has its own limiter.
     #[must_use]
     pub fn loads(&self) -> Vec<EndpointLoad> {
-        let own = [
-            self.adc.upstream_load(),
-            self.metadata.load(),
-            self.iam_credentials.load(),
-        ];
+        let own = [self.adc.load(), self.metadata.load(), self.iam_credentials.load()];
         own.into_iter().chain(self.federation.loads()).collect()
     }
 
-    /// Impersonates a service account with the operator's own identity. The token is parsed; compare it with what was asked
-    /// for by [`IdToken::verify`].
+    /// Impersonates a service account with the operator's own identity. The token is parsed; compare it with the request by
+    /// [`IdToken::verify`].
     ///
     /// # Errors
     /// [`Reason::SelfImpersonation`] without any call to the API when the account or a delegate is the operator's own
-    /// identity; otherwise what the credentials, the limits or Google said, with what to do about it.
-    pub async fn impersonate(&self, asked: &Impersonation<'_>) -> Result<IdToken, Error> {
-        // Unknown because nothing tells is one thing; unknown because the metadata server is down must not let it pass.
+    /// identity; otherwise the error of the credentials, the limiter or Google, with what to do about it.
+    pub async fn impersonate(&self, request: &Impersonation<'_>) -> Result<IdToken, Error> {
+        // No identity information is acceptable; an unreachable metadata server is not: fail instead of skipping the check against
+        // self-impersonation.
         let principal = self.adc.principal(&self.metadata).await?;
-        let delegates = asked.delegates.iter().map(String::as_str);
-        refuse_own(
+        let delegates = request.delegates.iter().map(String::as_str);
+        reject_own(
             principal.as_ref(),
-            std::iter::once(asked.service_account).chain(delegates),
+            std::iter::once(request.service_account).chain(delegates),
         )?;
-        refuse_unknowable(principal.as_ref(), asked)?;
-        // Mostly there already: what fetches one is large, and each of many waits.
+        reject_unverifiable(principal.as_ref(), request)?;
+        // Boxed, because the future that fetches a token is large, and many calls wait here.
         let bearer = Box::pin(self.adc.bearer(&self.metadata)).await?;
         match self
             .iam_credentials
-            .generate_id_token(bearer.expose(), asked)
+            .generate_id_token(bearer.expose(), request)
             .await
         {
             Ok(token) => {
-                // An account asked for by unique id shows its e-mail only now.
+                // An account that is named by unique id shows its e-mail only now.
                 let claims = token.claims();
-                refuse_own(
+                reject_own(
                     principal.as_ref(),
                     claims.email.as_deref().into_iter().chain([claims.sub.as_str()]),
                 )?;
                 Ok(token)
             }
             Err(error) => {
-                let error = advice::for_impersonation(
+                let error = remediation::impersonation::for_impersonation(
                     error,
                     principal.as_ref(),
-                    asked.service_account,
-                    asked.delegates,
+                    request.service_account,
+                    request.delegates,
                 );
                 if error.reason() == Reason::CredentialsRejected {
                     self.adc.reject(&bearer, &error);
@@ -137,30 +132,30 @@ impl Minter {
         }
     }
 
-    /// A token of the account that is attached to the operator's pod, node or instance. Where an account is asked for by e-mail, it is
-    /// compared before any token is made. The token is parsed; compare it with what was asked for by [`IdToken::verify`].
+    /// A token of the account that is attached to the operator's pod, node or instance. If the request names an account by e-mail, the
+    /// attached one is compared with it first. The token is parsed; compare it with the request by [`IdToken::verify`].
     ///
     /// # Errors
-    /// [`Reason::AccountMismatch`] where another account is attached, [`Reason::IdentityNotAttached`] where none is; otherwise what
-    /// the metadata server said, with what to do about it.
-    pub async fn attached_identity(&self, asked: &AttachedIdentity<'_>) -> Result<IdToken, Error> {
-        if let Some(account) = asked.service_account
+    /// [`Reason::AccountMismatch`] if another account is attached, [`Reason::IdentityNotAttached`] if none is; otherwise the error of
+    /// the metadata server, with what to do about it.
+    pub async fn attached_identity(&self, request: &AttachedIdentity<'_>) -> Result<IdToken, Error> {
+        if let Some(account) = request.service_account
             && let Account::Email(email) = Account::from_name(account)
             && let Some(attached) = self.metadata.principal().await?
-            // A GKE pool is nobody whose token could be had: the server says why when it is asked for one.
+            // A GKE pool has no token. The server says why in its answer to the request for one.
             && !matches!(attached, Principal::GkePool { .. })
             && !attached.is(email)
         {
-            let message = metadata_advice::account_mismatch(&attached, email);
+            let message = remediation::metadata_server::account_mismatch(&attached, email);
             return Err(Error::new(Endpoint::Metadata, Reason::AccountMismatch, &message));
         }
-        self.metadata.identity(asked).await
+        self.metadata.identity(request).await
     }
 
-    /// The e-mail of the account that is attached to the operator's pod, node or instance; none where there is none.
+    /// The e-mail of the account that is attached to the operator's pod, node or instance; none if there is none.
     ///
     /// # Errors
-    /// The metadata server refused or did not answer.
+    /// The error of the metadata server.
     pub async fn attached_account(&self) -> Result<Option<String>, Error> {
         Ok(match self.metadata.principal().await? {
             Some(Principal::ServiceAccount { email, .. }) => Some(email),
@@ -168,12 +163,12 @@ impl Minter {
         })
     }
 
-    /// A generic ID token of the user whose gcloud credentials the operator has. Only Cloud Run and Cloud Functions accept it, since
+    /// A generic ID token of the user whose gcloud credentials the operator has. Only Cloud Run and Cloud Functions accept it, because
     /// its audience is the OAuth client.
     ///
     /// # Errors
-    /// [`Reason::NotUserCredentials`] where the operator's credentials are of another type; otherwise what the credentials or Google
-    /// said, with what to do about it.
+    /// [`Reason::NotUserCredentials`] if the operator's credentials are of another type; otherwise the error of the credentials or
+    /// Google, with what to do about it.
     pub async fn user_id_token(&self, priority: CallPriority<'_>) -> Result<UserIdToken, Error> {
         self.adc.user_id_token(priority).await
     }
@@ -181,8 +176,7 @@ impl Minter {
     /// Exchanges a workload's own token for a federated access token of scope [`FEDERATED_SCOPE`].
     ///
     /// # Errors
-    /// [`Reason::SubjectTooLong`] without any call; otherwise what the limits or the Security Token Service said, with what to
-    /// do about it.
+    /// The error of the limiter or the Security Token Service, with what to do about it.
     pub async fn exchange(
         &self,
         workload: &Workload<'_>,
@@ -191,21 +185,21 @@ impl Minter {
         self.federation.exchange(workload, token).await
     }
 
-    /// Has a federated workload impersonate a service account by its own permission; the operator's identity has no part in
-    /// it. The token is parsed; compare it with what was asked for by [`IdToken::verify`].
+    /// Impersonates a service account with the permission of a federated workload; the operator's identity has no part in it. The token
+    /// is parsed; compare it with the request by [`IdToken::verify`].
     ///
     /// # Errors
-    /// What the limits or Google said, with what to do about it; [`is_rejected`] tells that `bearer` is of no more use.
+    /// The error of the limiter or Google, with what to do about it; with [`is_rejected`], `bearer` is not valid any more.
     pub async fn federate(
         &self,
         workload: &Workload<'_>,
         bearer: &FederatedToken,
-        asked: &Impersonation<'_>,
+        request: &Impersonation<'_>,
     ) -> Result<IdToken, Error> {
-        self.federation.generate_id_token(workload, bearer, asked).await
+        self.federation.generate_id_token(workload, bearer, request).await
     }
 
-    /// The e-mail or name of the operator's own identity; `None` where nothing tells, or at this moment nothing answers.
+    /// The e-mail or name of the operator's own identity; `None` if nothing says who it is, or the metadata server does not answer.
     pub async fn principal(&self) -> Option<String> {
         self.adc
             .principal(&self.metadata)
@@ -216,7 +210,7 @@ impl Minter {
     }
 }
 
-fn refuse_own<'n>(
+fn reject_own<'n>(
     principal: Option<&Principal>,
     names: impl IntoIterator<Item = &'n str>,
 ) -> Result<(), Error> {
@@ -225,7 +219,7 @@ fn refuse_own<'n>(
         .find(|name| principal.is_some_and(|principal| principal.is(name)))
     {
         Some(own) => {
-            let message = advice::self_impersonation(own);
+            let message = remediation::impersonation::self_impersonation(own);
             Err(Error::new(
                 Endpoint::IamCredentials,
                 Reason::SelfImpersonation,
@@ -236,24 +230,24 @@ fn refuse_own<'n>(
     }
 }
 
-/// Refuses numeric ids where nothing could tell that one is the operator's own: the metadata server does not say what its account's
-/// is, and neither a delegate nor a token without e-mail shows whose it is.
-fn refuse_unknowable(principal: Option<&Principal>, asked: &Impersonation<'_>) -> Result<(), Error> {
+/// Rejects names of which it cannot be ruled out that they are the operator's own. The metadata server does not say the unique id of its
+/// account, and neither a delegate nor a token without e-mail shows whose it is.
+fn reject_unverifiable(principal: Option<&Principal>, request: &Impersonation<'_>) -> Result<(), Error> {
     let is_id = |name: &str| matches!(Account::from_name(name), Account::UniqueId(_));
-    let by_email = asked.delegates.iter().find(|name| !is_id(name));
+    let by_email = request.delegates.iter().find(|name| !is_id(name));
     if let Some(delegate) = by_email.filter(|_| principal.is_some_and(Principal::has_unknown_email)) {
-        let message = advice::unknowable_email(delegate);
+        let message = remediation::impersonation::cannot_rule_out_self_by_email(delegate);
         return Err(Error::new(
             Endpoint::IamCredentials,
             Reason::SelfImpersonation,
             &message,
         ));
     }
-    let hidden = std::iter::once(asked.service_account).filter(|_| !asked.include_email);
-    let mut names = hidden.chain(asked.delegates.iter().map(String::as_str));
+    let hidden = std::iter::once(request.service_account).filter(|_| !request.include_email);
+    let mut names = hidden.chain(request.delegates.iter().map(String::as_str));
     match names.find(|name| is_id(name) && principal.is_some_and(Principal::has_unknown_id)) {
         Some(id) => {
-            let message = advice::unknowable(id);
+            let message = remediation::impersonation::cannot_rule_out_self(id);
             Err(Error::new(
                 Endpoint::IamCredentials,
                 Reason::SelfImpersonation,
@@ -272,14 +266,14 @@ impl fmt::Debug for Minter {
     }
 }
 
-/// What users see of an answer that is no success, wherever it comes from, for the tests of all parsers.
+/// The errors that users see of an unsuccessful response, from each parser.
 #[cfg(test)]
-pub(crate) fn show_answer(body: &[u8]) -> String {
-    let answer = transport::response::Response::of(400, body);
-    let mut shown = answer.error(Endpoint::IamCredentials).to_string();
+pub(crate) fn shown_response(body: &[u8]) -> String {
+    let response = transport::response::Response::of(400, body);
+    let mut shown = response.error(Endpoint::IamCredentials).to_string();
     for error in [
-        endpoints::sts::refusal(answer.status, body),
-        Some(endpoints::metadata_server::shown(body)),
+        endpoints::sts::rejection(response.status, body),
+        Some(endpoints::metadata_server::error_of(body)),
     ]
     .into_iter()
     .flatten()
@@ -289,14 +283,14 @@ pub(crate) fn show_answer(body: &[u8]) -> String {
     shown
 }
 
-/// What users see of a credential file that is not accepted; none where it is.
+/// The error that users see of a credential file; none if it is accepted.
 #[cfg(test)]
-pub(crate) fn show_credential_file(content: &[u8]) -> Option<String> {
-    let refused = credentials::file::CredentialFile::parse(content, &GoogleConfig::default()).err()?;
-    Some(format!("{refused} {refused:?}"))
+pub(crate) fn shown_credential_file(content: &[u8]) -> Option<String> {
+    let error = credentials::file::CredentialFile::parse(content, &GoogleConfig::default()).err()?;
+    Some(format!("{error} {error:?}"))
 }
 
-/// The limits' decisions without the calls, for who brings a clock and an upstream of his own, such as a simulation.
+/// The limiter's decisions without the calls, for a simulation with its own clock and endpoints.
 pub mod simulation {
     pub use super::transport::circuit_breaker::LastFailure;
     pub use super::transport::fair_queue::{

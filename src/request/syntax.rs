@@ -1,13 +1,14 @@
 //! Pure: which names, keys and accounts Kubernetes and Google accept.
 
 use crate::api::{LABEL_MANAGED_BY, RESERVED_PREFIX};
+use crate::token::Account;
 
 /// Domains whose label and annotation prefixes, and all below them, are not for templates.
 const RESERVED_DOMAINS: [&str; 3] = ["idtoken.dev", "kubernetes.io", "k8s.io"];
 
 /// Whether `text` is a numeric unique ID rather than an e-mail address.
 pub fn is_unique_id(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+    matches!(Account::from_name(text), Account::UniqueId(_))
 }
 
 /// Whether `text` is an e-mail address in lower case, or a numeric unique ID.

@@ -1,10 +1,10 @@
 //! The operator's own access token, by Application Default Credentials: <https://google.aip.dev/auth/4110>.
 //!
-//! The operator starts without credentials and says so. A credential file is read again every few seconds: what is put in its place,
-//! by a rename, a new symbolic link or in place, is used from then on.
+//! The operator starts without credentials, and reports that. A credential file is read again every few seconds, so that a new content is
+//! used, whether it comes by a rename, a new symbolic link or a write in place.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+use std::sync::{Arc, Mutex as SyncMutex};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -13,39 +13,40 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
-use super::fetch::{PrincipalTokens, for_user};
+use super::fetch::{TokenFetcher, for_user};
 use super::file::{Credential, CredentialFile, MAX_FILE_BYTES};
 use super::token_cache::{TokenCache, backoff_after, fetched, token_cache};
 use crate::google::endpoints::metadata_server::MetadataServer;
-use crate::google::endpoints::oauth2 as oauth;
+use crate::google::endpoints::oauth2;
 use crate::google::transport::endpoint_client::Observer;
 use crate::google::transport::http::Http;
 use crate::google::transport::limiter::EndpointLoad;
 use crate::google::vocabulary::{
     AccessToken, CallPriority, ConfigError, Endpoint, Error, ErrorClass, GoogleConfig, Principal, Reason,
 };
+use crate::sync::lock;
 use crate::token::IdToken;
 
-/// How often the credential file is read to see whether it changed.
-const CHECK_EVERY: Duration = Duration::from_secs(3);
+/// How often the credential file is compared with the loaded credentials.
+const CHECK_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How long the metadata server's word on whose credentials they are is believed: GKE follows an annotation.
-const ASK_EVERY: Duration = Duration::from_secs(60);
+/// How long the metadata server's principal is cached: GKE follows an annotation that can change.
+const PRINCIPAL_TTL: Duration = Duration::from_secs(60);
 
 /// The operator's credentials.
 pub(crate) struct Adc {
     config: GoogleConfig,
-    location: Location,
-    tokens: PrincipalTokens,
+    source: Source,
+    tokens: TokenFetcher,
     state: Mutex<State>,
-    /// The credentials in use and when they were last compared with the file: read without waiting for a slow disk.
-    shown: SyncMutex<Option<(Instant, Arc<Loaded>)>>,
+    /// The current credentials, and when they were last compared with the file. To read them does not wait for a slow disk.
+    current: SyncMutex<Option<(Instant, Arc<LoadedCredential>)>>,
 }
 
-/// An access token, with the credentials it came from.
+/// An access token, and the credentials that it comes from.
 pub(crate) struct Bearer {
     token: Arc<AccessToken>,
-    origin: Arc<Loaded>,
+    origin: Arc<LoadedCredential>,
 }
 
 /// An ID token of a user, and the OAuth client that is its audience.
@@ -58,10 +59,10 @@ pub struct UserIdToken {
 }
 
 /// Where the credentials are.
-enum Location {
-    /// A file that must be there.
+enum Source {
+    /// A file that must exist.
     File(PathBuf),
-    /// gcloud's file if it is there, else the metadata server.
+    /// gcloud's file if it exists, else the metadata server.
     WellKnown(PathBuf),
     /// The metadata server.
     Metadata,
@@ -69,31 +70,34 @@ enum Location {
 
 #[derive(Default)]
 struct State {
-    current: Option<Arc<Loaded>>,
-    seen: Option<Seen>,
+    loaded: Option<Arc<LoadedCredential>>,
+    file: Option<FileState>,
     failures: u32,
-    pause: Option<(Instant, Error)>,
+    /// Until when no new attempt is made, and the error of the last one.
+    backoff: Option<(Instant, Error)>,
 }
 
-/// What a look at the file found.
+/// The file when it was last read.
 #[derive(Clone, PartialEq, Eq)]
-enum Seen {
+enum FileState {
     Absent,
-    File([u8; 32]),
+    /// The SHA-256 of its content.
+    Present([u8; 32]),
 }
 
 /// Credentials with their access token.
-struct Loaded {
-    /// None is the metadata server.
+struct LoadedCredential {
+    /// None means the metadata server.
     credential: Option<Credential>,
-    principal: Mutex<Option<Known>>,
+    principal: Mutex<Option<CachedPrincipal>>,
     cache: TokenCache,
 }
 
-/// Whose credentials they are, and until when that is believed; for ever where a file says so.
-struct Known {
+/// The principal of credentials.
+struct CachedPrincipal {
     principal: Option<Principal>,
-    until: Option<Instant>,
+    /// Absent if it comes from a file: then it does not change.
+    expires_at: Option<Instant>,
 }
 
 impl Bearer {
@@ -103,30 +107,30 @@ impl Bearer {
 }
 
 impl Adc {
-    /// Decides where the credentials are; reads nothing but the environment.
+    /// Decides where the credentials are; reads only the environment.
     pub(crate) fn new(config: &GoogleConfig, http: Http) -> Result<Self, ConfigError> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let gcloud = set("CLOUDSDK_CONFIG")
             .map(PathBuf::from)
             .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".config/gcloud")));
-        let location = match (
+        let source = match (
             &config.credentials_file,
             set("GOOGLE_APPLICATION_CREDENTIALS"),
             gcloud,
         ) {
-            (Some(path), ..) => Location::File(path.clone()),
-            (None, Some(path), _) => Location::File(path.into()),
+            (Some(path), ..) => Source::File(path.clone()),
+            (None, Some(path), _) => Source::File(path.into()),
             (None, None, Some(gcloud)) => {
-                Location::WellKnown(gcloud.join("application_default_credentials.json"))
+                Source::WellKnown(gcloud.join("application_default_credentials.json"))
             }
-            (None, None, None) => Location::Metadata,
+            (None, None, None) => Source::Metadata,
         };
         Ok(Self {
             config: config.clone(),
-            location,
-            tokens: PrincipalTokens::new(config, http)?,
+            source,
+            tokens: TokenFetcher::new(config, http)?,
             state: Mutex::default(),
-            shown: SyncMutex::default(),
+            current: SyncMutex::default(),
         })
     }
 
@@ -134,8 +138,8 @@ impl Adc {
         self.tokens.set_observer(observer);
     }
 
-    pub(crate) fn upstream_load(&self) -> EndpointLoad {
-        self.tokens.upstream().load()
+    pub(crate) fn load(&self) -> EndpointLoad {
+        self.tokens.client().load()
     }
 
     /// An access token with the scope `cloud-platform`.
@@ -144,7 +148,10 @@ impl Adc {
         let fetch = || async {
             match &origin.credential {
                 Some(credential) => self.tokens.fetch(credential).await,
-                None => metadata.access_token().await.map_err(|error| self.no_file(error)),
+                None => metadata
+                    .access_token()
+                    .await
+                    .map_err(|error| explain_missing(error)),
             }
             .map(fetched)
             .map_err(Error::as_credentials_error)
@@ -155,40 +162,41 @@ impl Adc {
 
     /// Drops an access token that Google has rejected.
     pub(crate) fn reject(&self, bearer: &Bearer, error: &Error) {
-        // A metadata server may give the same token again.
+        // By value, because a metadata server may return the same token again.
         let is_rejected = |token: &AccessToken| token.secret == bearer.token.secret;
         bearer.origin.cache.reject(is_rejected, error);
     }
 
-    /// Whose credentials they are; `None` where nothing tells.
+    /// The principal of the credentials; `None` if nothing says who it is.
     pub(crate) async fn principal(&self, metadata: &MetadataServer) -> Result<Option<Principal>, Error> {
         let loaded = self.current().await?;
-        let mut known = loaded.principal.lock().await;
+        let mut cached = loaded.principal.lock().await;
         let now = Instant::now();
-        if let Some(known) = known.as_ref()
-            && known.until.is_none_or(|until| now < until)
+        if let Some(cached) = cached.as_ref()
+            && cached.expires_at.is_none_or(|at| now < at)
         {
-            return Ok(known.principal.clone());
+            return Ok(cached.principal.clone());
         }
         let principal = metadata.principal().await?;
-        *known = Some(Known {
+        *cached = Some(CachedPrincipal {
             principal: principal.clone(),
-            until: Some(now + ASK_EVERY),
+            expires_at: Some(now + PRINCIPAL_TTL),
         });
         Ok(principal)
     }
 
-    /// A new ID token of the user whose credentials they are.
+    /// A new ID token of the user whose credentials the operator has.
     pub(crate) async fn user_id_token(&self, priority: CallPriority<'_>) -> Result<UserIdToken, Error> {
         let loaded = self.current().await?;
         let Some(Credential::AuthorizedUser(user)) = &loaded.credential else {
-            let message = "the operator's credentials are not those of a user, of which alone the source developer gives tokens";
+            let message =
+                "the source developer needs a user's credentials, and the operator's are of another type";
             let error = Error::new(Endpoint::Credentials, Reason::NotUserCredentials, message);
             return Err(error.with_remediation(
-                "Give the operator those of gcloud auth application-default login by --credentials-file, or use another source.",
+                "Give the operator the credentials of gcloud auth application-default login with --credentials-file, or use another source.",
             ));
         };
-        let refreshed = oauth::refresh(self.tokens.upstream(), priority, user)
+        let refreshed = oauth2::refresh(self.tokens.client(), priority, user)
             .await
             .map_err(|error| for_user(error).as_credentials_error())?;
         Ok(UserIdToken {
@@ -197,73 +205,56 @@ impl Adc {
         })
     }
 
-    /// Says that the file was looked for, too.
-    fn no_file(&self, error: Error) -> Error {
-        let unreachable = matches!(
-            error.reason(),
-            Reason::UpstreamUnreachable | Reason::UpstreamTimeout
-        );
-        if !unreachable {
-            return error;
-        }
-        error.with_remediation(
-            "There is no credential file, and no metadata server answers. Mount a credential file and set \
-             GOOGLE_APPLICATION_CREDENTIALS, or run the operator where there is a metadata server (GKE with Workload \
-             Identity Federation, Compute Engine).",
-        )
-    }
-
-    /// The credentials as of now: loaded if need be, and again if the file changed.
-    async fn current(&self) -> Result<Arc<Loaded>, Error> {
-        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((checked, loaded)) = shown
-            && checked.elapsed() < CHECK_EVERY
+    /// The current credentials: loaded if they are not yet, and again if the file has changed.
+    async fn current(&self) -> Result<Arc<LoadedCredential>, Error> {
+        let current = lock(&self.current).clone();
+        if let Some((checked, loaded)) = current
+            && checked.elapsed() < CHECK_INTERVAL
         {
             return Ok(loaded);
         }
-        let seconds = self.config.timeout.as_secs_f64();
-        timeout(self.config.timeout, self.looked_up())
-            .await
-            .map_err(|_| {
-                unavailable(&format!(
-                    "the credential file could not be read within {seconds} s"
-                ))
-            })?
+        let limit = self.config.timeout;
+        timeout(limit, self.reload()).await.map_err(|_| {
+            let seconds = limit.as_secs_f64();
+            unavailable(&format!(
+                "the credential file could not be read within {seconds} s"
+            ))
+        })?
     }
 
-    async fn looked_up(&self) -> Result<Arc<Loaded>, Error> {
+    async fn reload(&self) -> Result<Arc<LoadedCredential>, Error> {
         let mut state = self.state.lock().await;
         let now = Instant::now();
         let content = self.read().await;
-        let seen = match &content {
-            Ok(Some(content)) => Some(Seen::File(sha256(content))),
-            Ok(None) => Some(Seen::Absent),
+        let file = match &content {
+            Ok(Some(content)) => Some(FileState::Present(sha256(content))),
+            Ok(None) => Some(FileState::Absent),
+            // It may be readable again soon: not a change.
             Err(_) => None,
         };
-        // A file that cannot be read at this moment says nothing new.
-        let changed = seen.is_some() && seen != state.seen;
+        let changed = file.is_some() && file != state.file;
         if !changed {
-            match (&state.current, &state.pause) {
-                (Some(loaded), _) => return Ok(self.show(now, loaded)),
+            match (&state.loaded, &state.backoff) {
+                (Some(loaded), _) => return Ok(self.set_current(now, loaded)),
                 (None, Some((until, error))) if now < *until => return Err(error.clone()),
                 _ => {}
             }
         }
-        state.seen = seen.or(state.seen.take());
-        match content.and_then(|content| self.load(content.as_deref().map(Vec::as_slice))) {
+        state.file = file.or(state.file.take());
+        match content.and_then(|content| self.parse(content.as_deref().map(Vec::as_slice))) {
             Ok(loaded) => {
                 let loaded = Arc::new(loaded);
-                state.current = Some(Arc::clone(&loaded));
-                (state.pause, state.failures) = (None, 0);
-                Ok(self.show(now, &loaded))
+                state.loaded = Some(Arc::clone(&loaded));
+                (state.backoff, state.failures) = (None, 0);
+                Ok(self.set_current(now, &loaded))
             }
-            Err(error) => match &state.current {
+            Err(error) => match &state.loaded {
                 Some(loaded) => {
-                    tracing::warn!(%error, "the credential file changed and cannot be used; the former one stays in use");
-                    Ok(self.show(now, loaded))
+                    tracing::warn!(%error, "the credential file has changed and cannot be used; the previous one stays in use");
+                    Ok(self.set_current(now, loaded))
                 }
                 None => {
-                    state.pause = Some((now + backoff_after(state.failures), error.clone()));
+                    state.backoff = Some((now + backoff_after(state.failures), error.clone()));
                     state.failures = state.failures.saturating_add(1);
                     Err(error)
                 }
@@ -271,17 +262,17 @@ impl Adc {
         }
     }
 
-    fn show(&self, now: Instant, loaded: &Arc<Loaded>) -> Arc<Loaded> {
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, Arc::clone(loaded)));
+    fn set_current(&self, now: Instant, loaded: &Arc<LoadedCredential>) -> Arc<LoadedCredential> {
+        *lock(&self.current) = Some((now, Arc::clone(loaded)));
         Arc::clone(loaded)
     }
 
-    /// The content of the credential file; `None` when the metadata server is to be asked.
+    /// The content of the credential file; `None` if the credentials are the metadata server's.
     async fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
-        let (path, required) = match &self.location {
-            Location::File(path) => (path, true),
-            Location::WellKnown(path) => (path, false),
-            Location::Metadata => return Ok(None),
+        let (path, required) = match &self.source {
+            Source::File(path) => (path, true),
+            Source::WellKnown(path) => (path, false),
+            Source::Metadata => return Ok(None),
         };
         let unreadable = |error: std::io::Error| {
             unavailable(&format!(
@@ -302,9 +293,9 @@ impl Adc {
         Ok(Some(content))
     }
 
-    fn load(&self, content: Option<&[u8]>) -> Result<Loaded, Error> {
+    fn parse(&self, content: Option<&[u8]>) -> Result<LoadedCredential, Error> {
         let Some(content) = content else {
-            return Ok(Loaded {
+            return Ok(LoadedCredential {
                 credential: None,
                 principal: Mutex::default(),
                 cache: token_cache(),
@@ -313,14 +304,26 @@ impl Adc {
         let file = CredentialFile::parse(content, &self.config).map_err(|error| {
             unavailable(&format!("the operator's credential file cannot be used: {error}"))
         })?;
-        Ok(Loaded {
+        Ok(LoadedCredential {
             credential: Some(file.credential),
-            principal: Mutex::new(Some(Known {
+            principal: Mutex::new(Some(CachedPrincipal {
                 principal: file.principal,
-                until: None,
+                expires_at: None,
             })),
             cache: token_cache(),
         })
+    }
+}
+
+/// Explains that there is neither a credential file nor a metadata server.
+fn explain_missing(error: Error) -> Error {
+    match error.reason() {
+        Reason::UpstreamUnreachable | Reason::UpstreamTimeout => error.with_remediation(
+            "There is no credential file, and no metadata server answers. Mount a credential file and set \
+             GOOGLE_APPLICATION_CREDENTIALS, or run the operator where there is a metadata server (GKE with Workload \
+             Identity Federation, Compute Engine).",
+        ),
+        _ => error,
     }
 }
 

@@ -11,19 +11,19 @@ use tokio::io::AsyncReadExt as _;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::allowed_hosts::address;
+use super::allowed_hosts::checked_url;
 use super::file_error::CredentialFileError;
 use crate::google::transport::endpoint_client::EndpointClient;
-use crate::google::transport::http::MAX_ANSWER_BYTES;
+use crate::google::transport::http::MAX_RESPONSE_BYTES;
 use crate::google::vocabulary::{CallPriority, Endpoint, Error, GoogleConfig, Reason};
 
-/// What is exchanged at the Security Token Service, and for what.
+/// Credentials that exchange a subject token at the Security Token Service.
 pub(crate) struct ExternalAccount {
     /// The provider's full resource name.
     pub(crate) audience: String,
     pub(crate) subject_token_type: String,
     pub(crate) token_url: Url,
-    /// The project that pays, for a workforce pool.
+    /// The project that is billed, for a workforce pool.
     pub(crate) user_project: Option<String>,
     source: SubjectSource,
 }
@@ -41,14 +41,14 @@ enum SubjectSource {
     },
 }
 
-/// How the subject token is written.
+/// The format of the subject token.
 enum Format {
     Text,
     /// A JSON object with the token in this field.
     Json(String),
 }
 
-/// An `external_account` as the file has it.
+/// An `external_account`, unchecked.
 pub(crate) struct RawExternalAccount {
     pub(crate) audience: String,
     pub(crate) subject_token_type: String,
@@ -78,20 +78,20 @@ struct RawFormat {
 }
 
 impl ExternalAccount {
-    /// Checks what the file says.
+    /// Checks the file's fields.
     pub(crate) fn new(raw: RawExternalAccount, config: &GoogleConfig) -> Result<Self, CredentialFileError> {
         Ok(Self {
             audience: raw.audience,
             subject_token_type: raw.subject_token_type,
-            token_url: address("token_url", raw.token_url.as_deref(), config)?
+            token_url: checked_url("token_url", raw.token_url.as_deref(), config)?
                 .ok_or(CredentialFileError::Missing("token_url"))?,
             user_project: raw.user_project,
             source: subject_source(raw.source, config)?,
         })
     }
 
-    /// Gets the subject token, anew each time: who issues it rotates it.
-    pub(crate) async fn subject_token(&self, upstream: &EndpointClient) -> Result<Zeroizing<String>, Error> {
+    /// Gets the subject token. It is not cached, because its issuer rotates it.
+    pub(crate) async fn subject_token(&self, client: &EndpointClient) -> Result<Zeroizing<String>, Error> {
         let token = match &self.source {
             SubjectSource::File { path, format } => {
                 let content = read(path).await.map_err(|error| {
@@ -100,13 +100,13 @@ impl ExternalAccount {
                 format.read(&content)
             }
             SubjectSource::Url { url, headers, format } => {
-                let request = upstream.client_for(url).get(url.clone()).headers(headers.clone());
-                let answer = upstream
-                    .call_with(CallPriority::OPERATOR, request, |endpoint, answer| {
-                        answer.error_from_text(endpoint, "it is where the subject token was to come from")
+                let request = client.http_for(url).get(url.clone()).headers(headers.clone());
+                let response = client
+                    .call_with(CallPriority::OPERATOR, request, |endpoint, response| {
+                        response.error_from_text(endpoint, "the subject token comes from there")
                     })
                     .await?;
-                format.read(&answer.body)
+                format.read(&response.body)
             }
         };
         token.map_err(no_subject_token)
@@ -129,8 +129,10 @@ fn subject_source(source: RawSource, config: &GoogleConfig) -> Result<SubjectSou
     if let Some(path) = source.file {
         return Ok(SubjectSource::File { path, format });
     }
-    let url = address("credential_source.url", source.url.as_deref(), config)?;
-    let url = url.ok_or(CredentialFileError::Missing("credential_source that works here"))?;
+    let url = checked_url("credential_source.url", source.url.as_deref(), config)?;
+    let url = url.ok_or(CredentialFileError::Missing(
+        "credential_source that the operator supports",
+    ))?;
     let mut headers = HeaderMap::new();
     for (name, value) in source.headers {
         let wrong = CredentialFileError::Unsupported("a header that no request can have");
@@ -175,14 +177,14 @@ impl Format {
         };
         token
             .filter(|token| !token.is_empty())
-            .ok_or("what came is not of the format in credential_source")
+            .ok_or("what came does not have the format in credential_source")
     }
 }
 
 async fn read(path: &PathBuf) -> std::io::Result<Zeroizing<Vec<u8>>> {
     let file = tokio::fs::File::open(path).await?;
     let mut content = Zeroizing::new(Vec::with_capacity(8 * 1024));
-    file.take(MAX_ANSWER_BYTES as u64)
+    file.take(MAX_RESPONSE_BYTES as u64)
         .read_to_end(&mut content)
         .await?;
     Ok(content)

@@ -1,4 +1,4 @@
-//! Credentials of each type → an access token of the operator's principal.
+//! Fetches the operator's access token, with credentials of each type.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,26 +9,26 @@ use zeroize::Zeroizing;
 
 use super::external_account::ExternalAccount;
 use super::file::{Credential, ImpersonatedAccount};
-use crate::google::endpoints::oauth2 as oauth;
+use crate::google::endpoints::oauth2;
 use crate::google::transport::endpoint_client::{EndpointClient, Observer};
 use crate::google::transport::http::{Http, with_bearer};
 use crate::google::vocabulary::{
     AccessToken, CallPriority, ConfigError, Endpoint, Error, ErrorClass, GoogleConfig, Reason, SCOPE,
 };
 
-/// Fetches access tokens. All calls together are one endpoint to the limits: whatever the credentials' type, there is one caller.
-pub(crate) struct PrincipalTokens {
-    upstream: EndpointClient,
+/// Fetches access tokens. All its calls share one limiter, whichever host they go to.
+pub(crate) struct TokenFetcher {
+    client: EndpointClient,
 }
 
 #[derive(Deserialize)]
-struct Exchanged {
+struct ExchangeResponse {
     access_token: String,
     expires_in: u64,
 }
 
 #[derive(Serialize)]
-struct GenerateAccessToken<'a> {
+struct GenerateRequest<'a> {
     scope: [&'a str; 1],
     lifetime: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -37,50 +37,50 @@ struct GenerateAccessToken<'a> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Generated {
+struct GenerateResponse {
     access_token: String,
     expire_time: Timestamp,
 }
 
-impl PrincipalTokens {
+impl TokenFetcher {
     pub(crate) fn new(config: &GoogleConfig, http: Http) -> Result<Self, ConfigError> {
         let base = config.endpoint("oauth2", None)?;
         Ok(Self {
-            upstream: EndpointClient::new(Endpoint::Credentials, base, http, config),
+            client: EndpointClient::new(Endpoint::Credentials, base, http, config),
         })
     }
 
-    pub(crate) fn upstream(&self) -> &EndpointClient {
-        &self.upstream
+    pub(crate) fn client(&self) -> &EndpointClient {
+        &self.client
     }
 
     pub(crate) fn set_observer(&mut self, observer: Observer) {
-        self.upstream.set_observer(observer);
+        self.client.set_observer(observer);
     }
 
     /// An access token with the scope `cloud-platform`.
     pub(crate) async fn fetch(&self, credential: &Credential) -> Result<AccessToken, Error> {
         match credential {
             Credential::Impersonated(account) => {
-                let source = self.own(&account.source).await?;
-                self.impersonated(account, &source).await
+                let source = self.fetch_direct(&account.source).await?;
+                self.impersonate(account, &source).await
             }
-            credential => self.own(credential).await,
+            credential => self.fetch_direct(credential).await,
         }
     }
 
-    /// That of credentials which impersonate nobody.
-    async fn own(&self, credential: &Credential) -> Result<AccessToken, Error> {
+    /// The access token of credentials that impersonate no service account.
+    async fn fetch_direct(&self, credential: &Credential) -> Result<AccessToken, Error> {
         match credential {
             Credential::ServiceAccount(key) => key.access_token(SystemTime::now()).ok_or_else(|| {
                 let message = "the key of the service account cannot sign";
                 Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, message)
             }),
-            Credential::AuthorizedUser(user) => oauth::refresh(&self.upstream, CallPriority::OPERATOR, user)
+            Credential::AuthorizedUser(user) => oauth2::refresh(&self.client, CallPriority::OPERATOR, user)
                 .await
                 .map(|refreshed| refreshed.access_token)
                 .map_err(for_user),
-            Credential::ExternalAccount(account) => self.exchanged(account).await,
+            Credential::ExternalAccount(account) => self.exchange(account).await,
             Credential::Impersonated(_) => {
                 let message = "credentials that impersonate twice";
                 Err(Error::new(
@@ -93,9 +93,9 @@ impl PrincipalTokens {
     }
 
     /// The token exchange of RFC 8693: <https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token>.
-    async fn exchanged(&self, account: &ExternalAccount) -> Result<AccessToken, Error> {
-        let subject_token = account.subject_token(&self.upstream).await?;
-        let client = self.upstream.client_for(&account.token_url);
+    async fn exchange(&self, account: &ExternalAccount) -> Result<AccessToken, Error> {
+        let subject_token = account.subject_token(&self.client).await?;
+        let http = self.client.http_for(&account.token_url);
         let mut form = vec![
             ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
             ("audience", &account.audience),
@@ -112,12 +112,12 @@ impl PrincipalTokens {
             .as_ref()
             .map(|project| serde_json::json!({"userProject": project}).to_string());
         form.extend(options.as_deref().map(|options| ("options", options)));
-        let request = client.post(account.token_url.clone()).form(&form);
-        let answer = oauth::call(&self.upstream, CallPriority::OPERATOR, request).await?;
-        let Exchanged {
+        let request = http.post(account.token_url.clone()).form(&form);
+        let response = oauth2::call(&self.client, CallPriority::OPERATOR, request).await?;
+        let ExchangeResponse {
             access_token,
             expires_in,
-        } = oauth::parse(&answer)?;
+        } = oauth2::parse(&response)?;
         Ok(AccessToken::new(
             access_token,
             Duration::from_secs(expires_in),
@@ -127,26 +127,26 @@ impl PrincipalTokens {
 
     /// `generateAccessToken`:
     /// <https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateAccessToken>.
-    async fn impersonated(
+    async fn impersonate(
         &self,
         account: &ImpersonatedAccount,
         source: &AccessToken,
     ) -> Result<AccessToken, Error> {
-        let client = self.upstream.client_for(&account.url);
-        let request = client.post(account.url.clone()).json(&GenerateAccessToken {
+        let http = self.client.http_for(&account.url);
+        let request = http.post(account.url.clone()).json(&GenerateRequest {
             scope: [SCOPE],
             lifetime: format!("{}s", account.lifetime.as_secs()),
             delegates: account.delegates.iter().map(|name| resource(name)).collect(),
         });
         let request = with_bearer(request, &source.secret).ok_or_else(|| {
-            let message = "an access token holds characters that no header can";
+            let message = "the access token contains characters that no header can";
             Error::new(Endpoint::Credentials, Reason::UnexpectedResponse, message)
         })?;
-        let answer = self.upstream.call(CallPriority::OPERATOR, request).await?;
-        let Generated {
+        let response = self.client.call(CallPriority::OPERATOR, request).await?;
+        let GenerateResponse {
             access_token,
             expire_time,
-        } = oauth::parse(&answer)?;
+        } = oauth2::parse(&response)?;
         let lifetime = Duration::try_from(expire_time.duration_since(Timestamp::now())).unwrap_or_default();
         Ok(AccessToken::new(
             Zeroizing::new(access_token),
@@ -156,17 +156,17 @@ impl PrincipalTokens {
     }
 }
 
-/// Files name delegates by their resource name, which ends in the account.
+/// Files name delegates by resource name, which ends with the account.
 fn resource(name: &str) -> String {
     let account = name.rsplit('/').next().unwrap_or(name);
     format!("projects/-/serviceAccounts/{account}")
 }
 
-/// A refresh token that Google no longer knows is the commonest failure of a developer's credentials.
+/// Adds what to do about the most common failure of a user's credentials: Google no longer knows the refresh token.
 pub(crate) fn for_user(error: Error) -> Error {
     match error.class() {
         ErrorClass::Rejected if error.remediation().is_none() => {
-            error.with_remediation("If the user's credentials were revoked or ended, make them anew: gcloud auth application-default login")
+            error.with_remediation("If the user's credentials were revoked or have expired, recreate them: gcloud auth application-default login")
         }
         _ => error,
     }

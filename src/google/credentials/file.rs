@@ -1,7 +1,7 @@
-//! The operator's credential file: read, and checked before a byte of it is used.
+//! The operator's credential file, parsed and checked before it is used.
 //!
-//! A credential file says where secrets are sent. One from an untrusted hand could send them anywhere, so every address in
-//! it must be in the universe, on loopback, or allowed by the operator's flags:
+//! A credential file says where secrets are sent. A file from an untrusted source could send them anywhere, so the host of each URL in it
+//! must be in the universe, loopback, or allowed by the operator's flags:
 //! <https://cloud.google.com/docs/authentication/client-libraries#external-credentials>.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::allowed_hosts::address;
+use super::allowed_hosts::checked_url;
 use super::external_account::{ExternalAccount, RawExternalAccount, RawSource};
 use super::file_error::CredentialFileError;
 use super::service_account_key::ServiceAccountKey;
@@ -21,15 +21,15 @@ use crate::text;
 /// The longest credential file, in bytes; Google's are about 2.5 KiB.
 pub(crate) const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// How long an impersonated account's access token lives where the file does not say.
+/// The lifetime of an impersonated account's access token, unless the file says another.
 const IMPERSONATED_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// Credentials that can act as the operator. They hold secrets, hence no `Debug`.
+/// The operator's credentials. No `Debug`, because they are secret.
 pub(crate) enum Credential {
     ServiceAccount(ServiceAccountKey),
     AuthorizedUser(UserCredentials),
     ExternalAccount(Box<ExternalAccount>),
-    /// A service account that other credentials impersonate.
+    /// Credentials that impersonate a service account.
     Impersonated(Box<ImpersonatedAccount>),
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct CredentialFile {
     pub(crate) principal: Option<Principal>,
 }
 
-/// The file as it is written, all types in one.
+/// The file's fields, of all types in one.
 #[derive(Deserialize)]
 struct Raw {
     #[serde(rename = "type")]
@@ -80,12 +80,12 @@ struct RawImpersonation {
 }
 
 impl CredentialFile {
-    /// Reads and checks a file's content.
+    /// Parses and checks a file's content.
     pub(crate) fn parse(content: &[u8], config: &GoogleConfig) -> Result<Self, CredentialFileError> {
         if content.len() as u64 > MAX_FILE_BYTES {
             return Err(CredentialFileError::TooLong);
         }
-        // The parser's own words could quote a secret.
+        // The parser's message could quote a secret.
         let raw = serde_json::from_slice(content).map_err(|error| CredentialFileError::NotJson {
             line: error.line(),
             column: error.column(),
@@ -106,23 +106,23 @@ fn check(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFi
     }
 }
 
-/// A type as a message may show it: a word such as Google's, since a secret may stand in the wrong field.
+/// A type that a message may show: a word like Google's. Another text is hidden, because a secret may stand in the wrong field.
 fn shown_type(other: &str) -> &str {
     let is_word = other.len() <= 48 && other.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     if is_word { other } else { "unknown" }
 }
 
-fn needed<T: AsRef<str>>(value: Option<T>, field: &'static str) -> Result<T, CredentialFileError> {
+fn required<T: AsRef<str>>(value: Option<T>, field: &'static str) -> Result<T, CredentialFileError> {
     value
         .filter(|value| !value.as_ref().is_empty())
         .ok_or(CredentialFileError::Missing(field))
 }
 
 fn service_account(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFileError> {
-    // The key signs its tokens itself; an address that leads elsewhere still tells of a file that was tampered with.
-    address("token_uri", raw.token_uri.as_deref(), config)?;
-    let email = needed(raw.client_email, "client_email")?;
-    let key = needed(raw.private_key.as_ref().map(|key| key.as_str()), "private_key")?;
+    // The key signs its own tokens, so that this URL is not used. If it leads elsewhere, the file was tampered with.
+    checked_url("token_uri", raw.token_uri.as_deref(), config)?;
+    let email = required(raw.client_email, "client_email")?;
+    let key = required(raw.private_key.as_ref().map(|key| key.as_str()), "private_key")?;
     Ok(CredentialFile {
         credential: Credential::ServiceAccount(ServiceAccountKey::new(
             email.clone(),
@@ -137,7 +137,7 @@ fn service_account(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, Cr
 }
 
 fn authorized_user(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFileError> {
-    let token_uri = match address("token_uri", raw.token_uri.as_deref(), config)? {
+    let token_uri = match checked_url("token_uri", raw.token_uri.as_deref(), config)? {
         Some(url) => url,
         None => config
             .endpoint("oauth2", None)
@@ -153,7 +153,7 @@ fn authorized_user(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, Cr
     let email = raw.account.filter(|account| account.contains('@'));
     Ok(CredentialFile {
         credential: Credential::AuthorizedUser(UserCredentials {
-            client_id: needed(raw.client_id, "client_id")?,
+            client_id: required(raw.client_id, "client_id")?,
             client_secret: secret(raw.client_secret, "client_secret")?,
             refresh_token: secret(raw.refresh_token, "refresh_token")?,
             token_uri,
@@ -171,7 +171,7 @@ fn impersonated_service_account(
     let CredentialFile { credential, .. } = check(*source, config)?;
     if matches!(credential, Credential::Impersonated(_)) {
         return Err(CredentialFileError::Unsupported(
-            "source_credentials that impersonate, too",
+            "source_credentials that impersonate a service account too",
         ));
     }
     let field = "service_account_impersonation_url";
@@ -189,8 +189,8 @@ fn external_account(mut raw: Raw, config: &GoogleConfig) -> Result<CredentialFil
         ));
     }
     let external = RawExternalAccount {
-        audience: needed(raw.audience.take(), "audience")?,
-        subject_token_type: needed(raw.subject_token_type.take(), "subject_token_type")?,
+        audience: required(raw.audience.take(), "audience")?,
+        subject_token_type: required(raw.subject_token_type.take(), "subject_token_type")?,
         token_url: raw.token_url.take(),
         user_project: raw.workforce_pool_user_project.take(),
         source: raw
@@ -212,21 +212,21 @@ fn external_account(mut raw: Raw, config: &GoogleConfig) -> Result<CredentialFil
     impersonation(&raw, credential, config)?.ok_or(CredentialFileError::NotUrl { field })
 }
 
-/// Puts the impersonation that the file names behind its credentials; none where it names no account.
+/// The impersonation that the file asks of its credentials; none if it names no account.
 fn impersonation(
     raw: &Raw,
     source: Credential,
     config: &GoogleConfig,
 ) -> Result<Option<CredentialFile>, CredentialFileError> {
-    let text = raw.service_account_impersonation_url.as_deref();
-    let url = address("service_account_impersonation_url", text, config)?;
-    let (Some(url), Some(principal)) = (url, text.and_then(impersonated)) else {
+    let unchecked = raw.service_account_impersonation_url.as_deref();
+    let url = checked_url("service_account_impersonation_url", unchecked, config)?;
+    let (Some(url), Some(principal)) = (url, unchecked.and_then(impersonated_account)) else {
         return Ok(None);
     };
     let lifetime = raw
         .service_account_impersonation
         .as_ref()
-        .and_then(|more| more.token_lifetime_seconds);
+        .and_then(|raw| raw.token_lifetime_seconds);
     let account = ImpersonatedAccount {
         source,
         url,
@@ -253,7 +253,7 @@ fn check_universe(universe: Option<&str>, config: &GoogleConfig) -> Result<(), C
 }
 
 /// The account in `…/serviceAccounts/ACCOUNT:generateAccessToken`.
-fn impersonated(url: &str) -> Option<Principal> {
+fn impersonated_account(url: &str) -> Option<Principal> {
     let (_, rest) = url.rsplit_once("/serviceAccounts/")?;
     let account = rest.strip_suffix(":generateAccessToken")?.replace("%40", "@");
     (!account.is_empty() && !account.contains('/')).then(|| Principal::from_account(&account))

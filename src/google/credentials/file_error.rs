@@ -1,6 +1,6 @@
-//! Why a credential file is not accepted.
+//! Why a credential file is rejected.
 
-/// What is wrong with a credential file. No message holds a value of it but hosts and type names.
+/// What is wrong with a credential file. Of its values, messages contain only hosts and type names.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CredentialFileError {
     #[error("it is not a JSON object of credentials (line {line}, column {column})")]
@@ -10,11 +10,11 @@ pub(crate) enum CredentialFileError {
     #[error("it has no {0}")]
     Missing(&'static str),
     #[error(
-        "its type is {0:?}; the types that work are service_account, authorized_user, external_account and \
+        "its type is {0:?}; the supported types are service_account, authorized_user, external_account and \
          impersonated_service_account"
     )]
     UnknownType(String),
-    #[error("it has {0}, which the operator cannot use")]
+    #[error("it has {0}, which the operator does not support")]
     Unsupported(&'static str),
     #[error("its private_key is not the PEM of an RSA key of at least 2048 bits")]
     NotKey,

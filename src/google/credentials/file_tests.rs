@@ -30,7 +30,7 @@ fn user(changes: &[(&str, Value)]) -> Value {
 }
 
 #[test]
-fn knows_the_principal() {
+fn the_principal_is_known() {
     let config = GoogleConfig::default();
     let of = |json: &Value| {
         parse(json, &config)
@@ -139,7 +139,7 @@ fn allowed_hosts() {
 }
 
 #[test]
-fn what_cannot_be_used_is_said() {
+fn errors_say_what_is_not_supported() {
     let config = GoogleConfig::default();
     let source = |source: Value| external(&[("credential_source", source)]);
     let twice = json!({"type": "impersonated_service_account",
@@ -208,7 +208,7 @@ fn universes_must_agree() {
 }
 
 #[test]
-fn errors_hold_no_secret() {
+fn errors_contain_no_secret() {
     let config = GoogleConfig::default();
     let broken = br#"{"type": "service_account", "private_key": "SECRET" "#;
     let error = CredentialFile::parse(broken, &config).err().expect("broken");

@@ -1,6 +1,6 @@
-//! The operator's own identity: Application Default Credentials, and the access token that they give.
+//! The operator's own identity: Application Default Credentials, and their access token.
 //!
-//! May import the other folders of `google`; none of those imports this one, and no tenant's credential comes here.
+//! May import the other folders of `google`, and none of them imports this one. Handles no tenant's credential, and runs no program.
 
 pub(crate) mod adc;
 pub(crate) mod allowed_hosts;

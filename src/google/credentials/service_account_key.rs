@@ -1,4 +1,4 @@
-//! The key of a service account, which signs its own access tokens: <https://google.aip.dev/auth/4111>.
+//! The private key of a service account, which signs its own access tokens: <https://google.aip.dev/auth/4111>.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,13 +17,13 @@ use zeroize::Zeroizing;
 use super::file_error::CredentialFileError;
 use crate::google::vocabulary::{AccessToken, SCOPE};
 
-/// The longest that Google accepts.
+/// The longest lifetime that Google accepts.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
-/// Issued so long ago: Google refuses a token from the future, and clocks differ.
+/// How far `iat` is in the past: Google rejects a token from the future, and clocks differ.
 const SKEW: Duration = Duration::from_secs(10);
 
-/// A private key. It is a secret, hence no `Debug`.
+/// A private key. No `Debug`, because it is secret.
 pub(crate) struct ServiceAccountKey {
     email: String,
     key_id: Option<String>,
@@ -31,9 +31,9 @@ pub(crate) struct ServiceAccountKey {
 }
 
 impl ServiceAccountKey {
-    /// Reads the PEM (PKCS#8, as Google makes it, or PKCS#1) of an RSA key.
+    /// Parses the PEM (PKCS#8, as Google writes it, or PKCS#1) of an RSA key.
     pub(crate) fn new(email: String, key_id: Option<String>, pem: &str) -> Result<Self, CredentialFileError> {
-        // The parsers' own words could quote the key.
+        // The parsers' messages could quote the key.
         let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| CredentialFileError::NotKey)?;
         let key = any_supported_type(&der).map_err(|_| CredentialFileError::NotKey)?;
         key.choose_scheme(&[SignatureScheme::RSA_PKCS1_SHA256])
@@ -41,7 +41,7 @@ impl ServiceAccountKey {
         Ok(Self { email, key_id, key })
     }
 
-    /// A self-signed access token; `None` only where signing fails.
+    /// A self-signed access token; `None` only if signing fails.
     pub(crate) fn access_token(&self, now: SystemTime) -> Option<AccessToken> {
         let issued = now
             .duration_since(SystemTime::UNIX_EPOCH)

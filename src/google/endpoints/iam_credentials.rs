@@ -11,29 +11,29 @@ use crate::google::vocabulary::{CallPriority, Endpoint, Error, Reason};
 use crate::text::printable;
 use crate::token::IdToken;
 
-/// An ID token that a service account is to be impersonated for.
+/// A request for an ID token of an impersonated service account.
 #[derive(Clone, Copy, Debug)]
 pub struct Impersonation<'a> {
     /// The account, by e-mail or numeric unique id.
     pub service_account: &'a str,
     /// The audience of the token.
     pub audience: &'a str,
-    /// Whether the token is to have the claims `email` and `email_verified`.
+    /// Whether to include the claims `email` and `email_verified`.
     pub include_email: bool,
-    /// Whether the token is to have the claim `google.organization_number`.
+    /// Whether to include the claim `google.organization_number`.
     pub include_organization_number: bool,
     /// The chain of accounts between the caller and `service_account`, by e-mail or unique id.
     pub delegates: &'a [String],
-    /// What the call is made for, `namespace/name`; it ends up in Google's audit log.
+    /// What the call is made for, `namespace/name`; Google's audit log shows it.
     pub request_reason: &'a str,
-    /// For whom, which decides whose turn it is.
+    /// Flow and urgency of the call.
     pub priority: CallPriority<'a>,
 }
 
-/// The endpoint. It does not know whose bearer it is given.
+/// The endpoint.
 #[derive(Debug)]
 pub(crate) struct IamCredentials {
-    upstream: EndpointClient,
+    client: EndpointClient,
 }
 
 #[derive(Serialize)]
@@ -53,52 +53,57 @@ struct TokenResponse {
 }
 
 impl IamCredentials {
-    pub(crate) fn new(upstream: EndpointClient) -> Self {
-        Self { upstream }
+    pub(crate) fn new(client: EndpointClient) -> Self {
+        Self { client }
     }
 
     pub(crate) fn load(&self) -> EndpointLoad {
-        self.upstream.load()
+        self.client.load()
     }
 
-    pub(crate) fn upstream_mut(&mut self) -> &mut EndpointClient {
-        &mut self.upstream
+    pub(crate) fn client_mut(&mut self) -> &mut EndpointClient {
+        &mut self.client
     }
 
-    /// Asks for an ID token with a caller's access token. The answer is parsed, not yet compared with what was asked for.
+    /// Gets an ID token with the access token `bearer`. The ID token is parsed, and not yet compared with the request.
     pub(crate) async fn generate_id_token(
         &self,
         bearer: &str,
-        asked: &Impersonation<'_>,
+        impersonation: &Impersonation<'_>,
     ) -> Result<IdToken, Error> {
-        for name in std::iter::once(asked.service_account).chain(asked.delegates.iter().map(String::as_str)) {
+        for name in std::iter::once(impersonation.service_account)
+            .chain(impersonation.delegates.iter().map(String::as_str))
+        {
             check_name(name)?;
         }
-        let resource = format!("{}:generateIdToken", asked.service_account);
+        let resource = format!("{}:generateIdToken", impersonation.service_account);
         let url = self
-            .upstream
+            .client
             .url(["v1", "projects", "-", "serviceAccounts", &resource]);
-        let request = self.upstream.client().post(url).json(&Request {
-            audience: asked.audience,
-            include_email: asked.include_email,
-            organization_number_included: asked.include_organization_number,
-            delegates: asked
+        let request = self.client.http().post(url).json(&Request {
+            audience: impersonation.audience,
+            include_email: impersonation.include_email,
+            organization_number_included: impersonation.include_organization_number,
+            delegates: impersonation
                 .delegates
                 .iter()
                 .map(|name| format!("projects/-/serviceAccounts/{name}"))
                 .collect(),
         });
         let request = with_bearer(request, bearer).ok_or_else(|| {
-            let message = "the access token of the caller holds characters that no header can";
+            let message = "the access token contains characters that no header can";
             Error::new(Endpoint::IamCredentials, Reason::CredentialsUnavailable, message)
         })?;
-        let answer = self
-            .upstream
-            .call(asked.priority, with_request_reason(request, asked.request_reason))
+        let response = self
+            .client
+            .call(
+                impersonation.priority,
+                with_request_reason(request, impersonation.request_reason),
+            )
             .await?;
-        let status = answer.status.as_u16();
-        // The parser's own words could quote the answer.
-        let TokenResponse { token } = serde_json::from_slice(&answer.body).map_err(|_| {
+        let status = response.status.as_u16();
+        // The parser's message could quote the response.
+        let TokenResponse { token } = serde_json::from_slice(&response.body).map_err(|_| {
             let message = "the IAM Service Account Credentials API answered without a token";
             Error::new(Endpoint::IamCredentials, Reason::UnexpectedResponse, message).with_status(status)
         })?;
@@ -107,7 +112,7 @@ impl IamCredentials {
     }
 }
 
-/// A name with a slash would be another resource in `delegates`, where no encoding keeps it one segment.
+/// In `delegates`, a name with a slash would be another resource, because no encoding keeps it one segment.
 fn check_name(name: &str) -> Result<(), Error> {
     let is_name =
         !name.is_empty() && name.len() <= 320 && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
@@ -130,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn body_is_googles() {
+    fn the_body_is_what_google_documents() {
         let body = |delegates: &[&str], organization_number_included| {
             serde_json::to_string(&Request {
                 audience: "https://a",

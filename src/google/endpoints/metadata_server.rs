@@ -1,7 +1,7 @@
-//! The metadata server of Compute Engine, Cloud Run and GKE, which gives tokens of the attached Google service account:
+//! The metadata server of Compute Engine, Cloud Run and GKE. It issues tokens of the attached Google service account:
 //! <https://cloud.google.com/compute/docs/instances/verifying-instance-identity>.
 //!
-//! It speaks plain http without a login: what answers must show `Metadata-Flavor: Google`, and no proxy may stand between.
+//! It speaks plain http without authentication: its responses must have `Metadata-Flavor: Google`, and calls never go through a proxy.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::google::remediation::metadata_server as advice;
+use crate::google::remediation::metadata_server as remediation;
 use crate::google::transport::endpoint_client::{EndpointClient, Observer};
 use crate::google::transport::error_body::OauthError;
 use crate::google::transport::http::Http;
@@ -25,36 +25,36 @@ use crate::google::vocabulary::{
 use crate::text;
 use crate::token::IdToken;
 
-/// The header that requests must and answers do carry.
+/// The header that each request must have, and each response has.
 const FLAVOR: HeaderName = HeaderName::from_static("metadata-flavor");
 
 /// The longest text of the server's that is shown, in characters.
-const MAX_SAID_CHARS: usize = 400;
+const MAX_SHOWN_CHARS: usize = 400;
 
 const ACCOUNT: &str = "computeMetadata/v1/instance/service-accounts/default";
 
-/// An ID token of the identity that is attached to the operator's pod, node or instance.
+/// A request for an ID token of the identity that is attached to the operator's pod, node or instance.
 #[derive(Clone, Copy, Debug)]
 pub struct AttachedIdentity<'a> {
-    /// The account that is expected, by e-mail or unique id; any where absent.
+    /// The expected account, by e-mail or unique id; absent means any.
     pub service_account: Option<&'a str>,
     /// The audience of the token.
     pub audience: &'a str,
-    /// Whether the token is to have `email` and `google.compute_engine`: the format `full`.
+    /// Whether to include `email` and `google.compute_engine`: the format `full`.
     pub include_email: bool,
-    /// Whether `google.compute_engine` is to have the licenses of the instance's image.
+    /// Whether to include the licenses of the instance's image in `google.compute_engine`.
     pub licenses: bool,
-    /// Who asks, for a fair turn.
+    /// Flow and urgency of the call.
     pub priority: CallPriority<'a>,
 }
 
 /// The metadata server.
 pub(crate) struct MetadataServer {
-    upstream: EndpointClient,
+    client: EndpointClient,
     http: Http,
     base: Url,
     universe: String,
-    universe_is_right: OnceCell<()>,
+    universe_checked: OnceCell<()>,
 }
 
 #[derive(Deserialize)]
@@ -64,7 +64,7 @@ struct TokenResponse {
 }
 
 impl MetadataServer {
-    /// Finds its address as all of Google's clients do; makes no call.
+    /// Finds its address like Google's own clients; makes no call.
     pub(crate) fn new(config: &GoogleConfig, http: Http) -> Result<Self, ConfigError> {
         let variable = std::env::var("GCE_METADATA_HOST")
             .ok()
@@ -72,65 +72,72 @@ impl MetadataServer {
         let host = variable.as_deref().or(config.metadata_host.as_deref());
         let base = base(host.unwrap_or("metadata.google.internal"))?;
         Ok(Self {
-            upstream: EndpointClient::new(Endpoint::Metadata, base.clone(), http.clone(), config),
+            client: EndpointClient::new(Endpoint::Metadata, base.clone(), http.clone(), config),
             http,
             base,
             universe: config.universe_domain.clone(),
-            universe_is_right: OnceCell::new(),
+            universe_checked: OnceCell::new(),
         })
     }
 
     pub(crate) fn set_observer(&mut self, observer: Observer) {
-        self.upstream.set_observer(observer);
+        self.client.set_observer(observer);
     }
 
     pub(crate) fn load(&self) -> EndpointLoad {
-        self.upstream.load()
+        self.client.load()
     }
 
-    /// An ID token. The server may give the same one until about five minutes before its end.
-    pub(crate) async fn identity(&self, asked: &AttachedIdentity<'_>) -> Result<IdToken, Error> {
+    /// An ID token. The server may return the same one until about five minutes before it expires.
+    pub(crate) async fn identity(&self, identity: &AttachedIdentity<'_>) -> Result<IdToken, Error> {
         let mut url = self.url(&format!("{ACCOUNT}/identity"));
         url.query_pairs_mut()
-            .append_pair("audience", asked.audience)
-            .append_pair("format", if asked.include_email { "full" } else { "standard" });
-        if asked.licenses {
+            .append_pair("audience", identity.audience)
+            .append_pair(
+                "format",
+                if identity.include_email {
+                    "full"
+                } else {
+                    "standard"
+                },
+            );
+        if identity.licenses {
             url.query_pairs_mut().append_pair("licenses", "TRUE");
         }
-        let answer = self
-            .get_for(asked.priority, url)
+        let response = self
+            .get_for(identity.priority, url)
             .await
-            .map_err(|error| advice::for_attached_identity(error, asked.service_account))?;
-        let status = answer.status.as_u16();
-        let body = std::str::from_utf8(&answer.body).unwrap_or_default().trim();
+            .map_err(|error| remediation::for_attached_identity(error, identity.service_account))?;
+        let status = response.status.as_u16();
+        let body = std::str::from_utf8(&response.body).unwrap_or_default().trim();
         IdToken::parse(Zeroizing::new(body.to_owned()))
             .map_err(|error| Error::from_token(Endpoint::Metadata, &error).with_status(status))
     }
 
-    /// Who is attached; `None` where nobody is, or the server does not say.
+    /// The attached identity; `None` if there is none, or the server does not say.
     pub(crate) async fn principal(&self) -> Result<Option<Principal>, Error> {
-        let answer = match self.get(self.url(&format!("{ACCOUNT}/email"))).await {
-            Ok(answer) => answer,
+        let response = match self.get(self.url(&format!("{ACCOUNT}/email"))).await {
+            Ok(response) => response,
             Err(error) if error.status() == Some(404) => return Ok(None),
             Err(error) => return Err(error),
         };
-        Ok(std::str::from_utf8(&answer.body)
+        Ok(std::str::from_utf8(&response.body)
             .ok()
             .and_then(Principal::from_metadata))
     }
 
     /// An access token with the scope `cloud-platform`.
     pub(crate) async fn access_token(&self) -> Result<AccessToken, Error> {
-        self.universe_is_right
+        self.universe_checked
             .get_or_try_init(|| self.check_universe())
             .await?;
         let mut url = self.url(&format!("{ACCOUNT}/token"));
         url.query_pairs_mut().append_pair("scopes", SCOPE);
-        let answer = self.get(url).await?;
+        let response = self.get(url).await?;
         let TokenResponse {
             access_token,
             expires_in,
-        } = serde_json::from_slice(&answer.body).map_err(|_| {
+        } = serde_json::from_slice(&response.body).map_err(|_| {
             let message = "the metadata server answered without an access token";
             Error::new(Endpoint::Metadata, Reason::UnexpectedResponse, message)
         })?;
@@ -141,27 +148,29 @@ impl MetadataServer {
         ))
     }
 
-    /// A server that knows no universe is of the public one.
+    /// Checks that the server is in the configured universe. A server that does not know the path is in the public one.
     async fn check_universe(&self) -> Result<(), Error> {
-        let answer = match self
+        let response = match self
             .get(self.url("computeMetadata/v1/universe/universe-domain"))
             .await
         {
-            Ok(answer) => Some(answer),
+            Ok(response) => Some(response),
             Err(error) if error.status() == Some(404) => None,
             Err(error) => return Err(error),
         };
-        let told = answer
+        let universe = response
             .as_ref()
-            .map(|answer| String::from_utf8_lossy(&answer.body));
-        let told = told.as_deref().map(str::trim).filter(|told| !told.is_empty());
-        let told = told.unwrap_or(DEFAULT_UNIVERSE);
-        if told == self.universe {
+            .map(|response| String::from_utf8_lossy(&response.body));
+        let universe = universe.as_deref().map(str::trim);
+        let universe = universe
+            .filter(|name| !name.is_empty())
+            .unwrap_or(DEFAULT_UNIVERSE);
+        if universe == self.universe {
             return Ok(());
         }
         let message = format!(
-            "the metadata server is of the universe {}, but the operator is set to {}",
-            text::redacted(told, 128),
+            "the metadata server is in the universe {}, but the operator is set to {}",
+            text::redacted(universe, 128),
             self.universe
         );
         let error = Error::new(Endpoint::Metadata, Reason::CredentialsUnavailable, &message);
@@ -181,18 +190,19 @@ impl MetadataServer {
 
     async fn get_for(&self, priority: CallPriority<'_>, url: Url) -> Result<Response, Error> {
         let request = self.http.direct().get(url).header(FLAVOR, "Google");
-        let answer = self
-            .upstream
-            .call_with(priority, request, |_, answer| refused(&answer))
+        let response = self
+            .client
+            .call_with(priority, request, |_, response| rejection(&response))
             .await
-            .map_err(advice::for_metadata_server)?;
-        if is_metadata_server(&answer) {
-            return Ok(answer);
+            .map_err(remediation::for_metadata_server)?;
+        if is_metadata_server(&response) {
+            return Ok(response);
         }
-        let message = "what answers as metadata server is none: it sends no Metadata-Flavor header";
+        let message =
+            "the server at the metadata server's address is not one: it sends no Metadata-Flavor header";
         Err(
             Error::new(Endpoint::Metadata, Reason::UnexpectedResponse, message)
-                .with_status(answer.status.as_u16()),
+                .with_status(response.status.as_u16()),
         )
     }
 }
@@ -208,39 +218,39 @@ fn base(host: &str) -> Result<Url, ConfigError> {
     Url::parse(&format!("http://{host}/")).map_err(|_| wrong())
 }
 
-fn is_metadata_server(answer: &Response) -> bool {
-    answer
+fn is_metadata_server(response: &Response) -> bool {
+    response
         .headers
         .get(FLAVOR)
         .is_some_and(|flavor| flavor == "Google")
 }
 
-/// The server's errors are plain text, mostly, and say what is missing.
-fn refused(answer: &Response) -> Error {
-    let body = String::from_utf8_lossy(&answer.body);
-    let said = match OauthError::parse(&answer.body) {
-        _ if !is_metadata_server(answer) => "not by a metadata server's words".to_owned(),
+/// The server's errors are usually plain text that says what is missing.
+fn rejection(response: &Response) -> Error {
+    let body = String::from_utf8_lossy(&response.body);
+    let message = match OauthError::parse(&response.body) {
+        _ if !is_metadata_server(response) => "not a metadata server's message".to_owned(),
         Some(error) => error.to_string(),
         None if body.trim().is_empty() || body.trim_start().starts_with('<') => "no message".to_owned(),
-        None => text::redacted(body.trim(), MAX_SAID_CHARS),
+        None => text::redacted(body.trim(), MAX_SHOWN_CHARS),
     };
-    let error = answer.error_from_text(Endpoint::Metadata, &said);
-    // GKE's server passes on what IAM said to it.
+    let error = response.error_from_text(Endpoint::Metadata, &message);
+    // GKE's server passes on the error that it got from IAM.
     if body.contains("IAM returned 403") || body.contains("iam.serviceAccounts.") {
         return error
             .with_reason(Reason::PermissionDenied)
             .with_class(ErrorClass::Rejected);
     }
-    match answer.status.as_u16() {
+    match response.status.as_u16() {
         404 => error.with_reason(Reason::IdentityNotAttached),
         _ => error,
     }
 }
 
-/// What a refusal of a metadata server's looks like, for the tests of all parsers.
+/// The error of a metadata server's response, for the tests of all parsers.
 #[cfg(test)]
-pub(crate) fn shown(body: &[u8]) -> Error {
-    refused(&tests::answer(500, body))
+pub(crate) fn error_of(body: &[u8]) -> Error {
+    rejection(&tests::response(500, body))
 }
 
 #[cfg(test)]
@@ -249,10 +259,12 @@ mod tests {
 
     use super::*;
 
-    pub(super) fn answer(status: u16, body: impl AsRef<[u8]>) -> Response {
-        let mut answer = Response::of(status, body);
-        answer.headers.insert(FLAVOR, HeaderValue::from_static("Google"));
-        answer
+    pub(super) fn response(status: u16, body: impl AsRef<[u8]>) -> Response {
+        let mut response = Response::of(status, body);
+        response
+            .headers
+            .insert(FLAVOR, HeaderValue::from_static("Google"));
+        response
     }
 
     #[test]
@@ -271,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_has_its_reason() {
+    fn each_rejection_has_its_reason() {
         let gke =
             "Your Kubernetes service account (shop/op) is not annotated with a target Google service account";
         for (status, body, reason, class) in [
@@ -297,7 +309,7 @@ mod tests {
             (429, "Too Many Requests", "QuotaExceeded", ErrorClass::Transient),
             (503, "maintenance", "UpstreamUnavailable", ErrorClass::Transient),
         ] {
-            let error = refused(&answer(status, body));
+            let error = rejection(&response(status, body));
             assert_eq!(
                 (error.reason().as_str(), error.class()),
                 (reason, class),
@@ -305,16 +317,16 @@ mod tests {
             );
             assert_eq!(error.status(), Some(status));
         }
-        assert!(refused(&answer(404, gke)).to_string().contains("(shop/op)"));
+        assert!(rejection(&response(404, gke)).to_string().contains("(shop/op)"));
     }
 
     #[test]
-    fn only_a_metadata_servers_words_are_shown() {
-        let mut stranger = answer(403, "call me at evil.example");
+    fn only_a_metadata_servers_message_is_shown() {
+        let mut stranger = response(403, "call me at evil.example");
         stranger.headers.clear();
-        assert!(!refused(&stranger).to_string().contains("evil"));
+        assert!(!rejection(&stranger).to_string().contains("evil"));
         for (body, hidden) in [("<html>page</html>", "page"), ("ya29.abcdefghijklmnop", "ya29")] {
-            let error = refused(&answer(500, body));
+            let error = rejection(&response(500, body));
             assert!(!error.to_string().contains(hidden), "{error}");
         }
     }

@@ -1,6 +1,6 @@
-//! Google's token endpoints, one file each: how a request is written and its response read.
+//! Google's token endpoints, one file each: their requests and responses.
 //!
-//! May import `remediation`, `transport` and `vocabulary`. An endpoint never chooses an identity: it uses the credential it is given.
+//! May import `remediation`, `transport` and `vocabulary`. An endpoint never chooses an identity: its callers pass the credential.
 
 pub(crate) mod iam_credentials;
 pub(crate) mod metadata_server;

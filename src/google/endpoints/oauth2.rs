@@ -17,9 +17,9 @@ use crate::text;
 use crate::token::IdToken;
 
 /// The longest text of the endpoint's that is shown, in characters.
-const MAX_SAID_CHARS: usize = 300;
+const MAX_SHOWN_CHARS: usize = 300;
 
-/// A user's credentials as gcloud writes them. They hold secrets, hence no `Debug`.
+/// A user's credentials as gcloud writes them. No `Debug`, because they are secret.
 pub(crate) struct UserCredentials {
     pub(crate) client_id: String,
     pub(crate) client_secret: Zeroizing<String>,
@@ -27,7 +27,7 @@ pub(crate) struct UserCredentials {
     pub(crate) token_uri: Url,
 }
 
-/// What a refresh gives.
+/// The tokens that a refresh returns.
 pub(crate) struct Refreshed {
     pub(crate) access_token: AccessToken,
     id_token: Option<Zeroizing<String>>,
@@ -40,25 +40,25 @@ struct TokenResponse {
     id_token: Option<String>,
 }
 
-/// Refreshes, with the scopes that the user once granted: naming some here would lose the others, `openid` among them.
+/// Gets new tokens, with the scopes that the user once granted. To name some here would lose the others, `openid` among them.
 pub(crate) async fn refresh(
-    upstream: &EndpointClient,
+    client: &EndpointClient,
     priority: CallPriority<'_>,
     user: &UserCredentials,
 ) -> Result<Refreshed, Error> {
-    let request = upstream.client_for(&user.token_uri).post(user.token_uri.clone());
+    let request = client.http_for(&user.token_uri).post(user.token_uri.clone());
     let request = request.form(&[
         ("grant_type", "refresh_token"),
         ("client_id", &user.client_id),
         ("client_secret", &user.client_secret),
         ("refresh_token", &user.refresh_token),
     ]);
-    let answer = call(upstream, priority, request).await?;
+    let response = call(client, priority, request).await?;
     let TokenResponse {
         access_token,
         expires_in,
         id_token,
-    } = parse(&answer)?;
+    } = parse(&response)?;
     Ok(Refreshed {
         access_token: AccessToken::new(access_token, Duration::from_secs(expires_in), Instant::now()),
         id_token: id_token.map(Zeroizing::new),
@@ -69,39 +69,42 @@ impl Refreshed {
     /// The ID token, whose audience is the OAuth client.
     pub(crate) fn id_token(self) -> Result<IdToken, Error> {
         let Some(token) = self.id_token else {
-            let message = "the user's credentials give no ID token: they were made without the scope openid";
+            let message =
+                "the user's credentials give no ID token: they were created without the scope openid";
             let error = Error::new(Endpoint::Credentials, Reason::UnexpectedResponse, message);
             return Err(error.with_class(ErrorClass::Rejected).with_remediation(
-                "Make them anew: gcloud auth application-default login, without --scopes or with openid among them.",
+                "Recreate them: gcloud auth application-default login, without --scopes or with openid among them.",
             ));
         };
         IdToken::parse(token).map_err(|error| Error::from_token(Endpoint::Credentials, &error))
     }
 }
 
-/// Calls an endpoint that answers as RFC 6749 says.
+/// Calls an endpoint whose errors are those of RFC 6749.
 pub(crate) async fn call(
-    upstream: &EndpointClient,
+    client: &EndpointClient,
     priority: CallPriority<'_>,
     request: RequestBuilder,
 ) -> Result<Response, Error> {
-    upstream
-        .call_with(priority, request, |endpoint, answer| refused(endpoint, &answer))
+    client
+        .call_with(priority, request, |endpoint, response| {
+            rejection(endpoint, &response)
+        })
         .await
 }
 
-/// Reads an answer of success. The parser's own words could quote a token.
-pub(crate) fn parse<'a, T: Deserialize<'a>>(answer: &'a Response) -> Result<T, Error> {
-    serde_json::from_slice(&answer.body).map_err(|_| {
+/// Parses a successful response. The parser's message is left out: it could quote a token.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(response: &'a Response) -> Result<T, Error> {
+    serde_json::from_slice(&response.body).map_err(|_| {
         let message = "a token endpoint answered without a token";
         Error::new(Endpoint::Credentials, Reason::UnexpectedResponse, message)
-            .with_status(answer.status.as_u16())
+            .with_status(response.status.as_u16())
     })
 }
 
-fn refused(endpoint: Endpoint, answer: &Response) -> Error {
-    let said = OauthError::parse(&answer.body)
+fn rejection(endpoint: Endpoint, response: &Response) -> Error {
+    let message = OauthError::parse(&response.body)
         .map(|error| error.to_string())
         .unwrap_or_else(|| "no error message of Google's".to_owned());
-    answer.error_from_text(endpoint, &text::redacted(&said, MAX_SAID_CHARS))
+    response.error_from_text(endpoint, &text::redacted(&message, MAX_SHOWN_CHARS))
 }

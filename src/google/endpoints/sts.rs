@@ -12,7 +12,7 @@ use crate::google::transport::http::with_request_reason;
 use crate::google::vocabulary::{CallPriority, Endpoint, Error, IdentityProvider, MAX_MESSAGE_CHARS, Reason};
 use crate::text::redacted;
 
-/// The scope of a federated access token: all that `generateIdToken` needs, and less than `cloud-platform`
+/// The scope of a federated access token. It is enough for `generateIdToken`, and less than `cloud-platform`
 /// (<https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateIdToken>).
 pub const FEDERATED_SCOPE: &str = "https://www.googleapis.com/auth/iam";
 
@@ -20,8 +20,8 @@ const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 
-/// The longest lifetime that is believed; Google's is an hour at most.
-const LONGEST: Duration = Duration::from_secs(3600);
+/// The longest lifetime that is accepted; Google's is at most an hour.
+const MAX_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// The access token of a federated workload. Wiped on drop; `Debug` shows its lifetime only.
 pub struct FederatedToken {
@@ -30,7 +30,7 @@ pub struct FederatedToken {
 }
 
 impl FederatedToken {
-    /// How long it is valid, counted from its issue.
+    /// How long it is valid from its issue.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
         self.lifetime
@@ -58,16 +58,16 @@ struct TokenResponse {
     expires_in: u64,
 }
 
-/// Exchanges a Kubernetes token. No Authorization header goes with it: the token in the form is the credential.
+/// Exchanges a Kubernetes token. The request has no Authorization header: the token in the form is the credential.
 pub(crate) async fn exchange(
-    upstream: &EndpointClient,
+    client: &EndpointClient,
     provider: &IdentityProvider,
     subject_token: &str,
     request_reason: &str,
     priority: CallPriority<'_>,
 ) -> Result<FederatedToken, Error> {
-    let url = upstream.url(["v1", "token"]);
-    let request = upstream.client().post(url).form(&[
+    let url = client.url(["v1", "token"]);
+    let request = client.http().post(url).form(&[
         ("grant_type", TOKEN_EXCHANGE),
         ("audience", provider.name()),
         ("scope", FEDERATED_SCOPE),
@@ -75,53 +75,55 @@ pub(crate) async fn exchange(
         ("subject_token", subject_token),
         ("subject_token_type", JWT),
     ]);
-    let answer = upstream
+    let response = client
         .call_with(
             priority,
             with_request_reason(request, request_reason),
-            |endpoint, answer| refusal(answer.status, &answer.body).unwrap_or_else(|| answer.error(endpoint)),
+            |endpoint, response| {
+                rejection(response.status, &response.body).unwrap_or_else(|| response.error(endpoint))
+            },
         )
         .await?;
-    let wrong = |what: &str| {
+    let unexpected = |what: &str| {
         let message = format!("the Security Token Service answered {what}");
-        Error::new(Endpoint::Sts, Reason::UnexpectedResponse, &message).with_status(answer.status.as_u16())
+        Error::new(Endpoint::Sts, Reason::UnexpectedResponse, &message).with_status(response.status.as_u16())
     };
-    // The parser's own words could quote the answer.
-    let response: TokenResponse =
-        serde_json::from_slice(&answer.body).map_err(|_| wrong("without an access token"))?;
-    if !response.token_type.eq_ignore_ascii_case("bearer") || response.access_token.is_empty() {
-        return Err(wrong("with something else than a bearer token"));
+    // The parser's message could quote the response.
+    let token: TokenResponse =
+        serde_json::from_slice(&response.body).map_err(|_| unexpected("without an access token"))?;
+    if !token.token_type.eq_ignore_ascii_case("bearer") || token.access_token.is_empty() {
+        return Err(unexpected("with something other than a bearer token"));
     }
     Ok(FederatedToken {
-        token: Zeroizing::new(response.access_token),
-        lifetime: Duration::from_secs(response.expires_in).min(LONGEST),
+        token: Zeroizing::new(token.access_token),
+        lifetime: Duration::from_secs(token.expires_in).min(MAX_LIFETIME),
     })
 }
 
 /// The error body of the Security Token Service (RFC 6749, 5.2).
 #[derive(Deserialize)]
-struct Refusal {
+struct ErrorBody {
     error: String,
     #[serde(default)]
     error_description: String,
 }
 
-/// Classifies a refusal; none where the body is not one.
-pub(crate) fn refusal(status: StatusCode, body: &[u8]) -> Option<Error> {
+/// The error of a 400; none if the body is not an error body.
+pub(crate) fn rejection(status: StatusCode, body: &[u8]) -> Option<Error> {
     if status.as_u16() != 400 {
         return None;
     }
-    let refusal: Refusal = serde_json::from_slice(body).ok()?;
-    let reason = reason(&refusal.error, &refusal.error_description);
+    let error: ErrorBody = serde_json::from_slice(body).ok()?;
+    let reason = reason(&error.error, &error.error_description);
     let message = format!(
         "the Security Token Service answered 400: {}: {}",
-        redacted(&refusal.error, 64),
-        redacted(&refusal.error_description, MAX_MESSAGE_CHARS)
+        redacted(&error.error, 64),
+        redacted(&error.error_description, MAX_MESSAGE_CHARS)
     );
     Some(Error::new(Endpoint::Sts, reason, &message).with_status(400))
 }
 
-/// Tells refusals apart by Google's words, since they share three codes.
+/// Google distinguishes rejections only by their descriptions: they share three codes.
 fn reason(error: &str, description: &str) -> Reason {
     let says = |words: &str| description.contains(words);
     match error {
@@ -141,14 +143,15 @@ fn reason(error: &str, description: &str) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::google::vocabulary::ErrorClass;
 
-    fn refused(error: &str, description: &str) -> Error {
+    fn rejected(error: &str, description: &str) -> Error {
         let body = serde_json::json!({"error": error, "error_description": description}).to_string();
-        refusal(StatusCode::BAD_REQUEST, body.as_bytes()).expect("a refusal")
+        rejection(StatusCode::BAD_REQUEST, body.as_bytes()).expect("a rejection")
     }
 
     #[test]
-    fn each_refusal_has_its_reason() {
+    fn each_rejection_has_its_reason() {
         for (error, description, reason) in [
             (
                 "invalid_request",
@@ -203,12 +206,9 @@ mod tests {
             ),
             ("invalid_scope", "", "ExchangeRefused"),
         ] {
-            let found = refused(error, description);
+            let found = rejected(error, description);
             assert_eq!(found.reason().as_str(), reason, "{description}");
-            assert_eq!(
-                (found.status(), found.class()),
-                (Some(400), crate::google::vocabulary::ErrorClass::Rejected)
-            );
+            assert_eq!((found.status(), found.class()), (Some(400), ErrorClass::Rejected));
             assert!(found.to_string().contains(description), "{found}");
         }
     }
@@ -217,8 +217,8 @@ mod tests {
     fn a_quoted_token_stays_out() {
         let token = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2lnbmF0dXJl";
         for error in [
-            refused("invalid_grant", token),
-            refused(token, "ya29.abcdefghijklmnop"),
+            rejected("invalid_grant", token),
+            rejected(token, "ya29.abcdefghijklmnop"),
         ] {
             let shown = format!("{error} {error:?}");
             assert!(!shown.contains("eyJ") && !shown.contains("ya29"), "{shown}");
@@ -226,10 +226,10 @@ mod tests {
     }
 
     #[test]
-    fn other_bodies_are_no_refusals() {
-        assert!(refusal(StatusCode::SERVICE_UNAVAILABLE, br#"{"error":"x"}"#).is_none());
+    fn other_bodies_are_no_rejections() {
+        assert!(rejection(StatusCode::SERVICE_UNAVAILABLE, br#"{"error":"x"}"#).is_none());
         for body in [&b""[..], b"<html>", b"{}", br#"{"error":{"code":400}}"#] {
-            assert!(refusal(StatusCode::BAD_REQUEST, body).is_none());
+            assert!(rejection(StatusCode::BAD_REQUEST, body).is_none());
         }
     }
 }

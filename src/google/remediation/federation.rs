@@ -1,15 +1,12 @@
-//! What to do about a refusal of a federated workload, with the command that does it.
+//! What to do if a workload cannot federate.
 
-use super::impersonation::{bind_openid, describe_account, is_about_tokens, word};
+use super::command::{MAX_WORD_CHARS, bind_openid, describe_account, is_about_tokens, word};
 use crate::google::vocabulary::{
     Endpoint, Error, IdentityProvider, MAX_SUBJECT_BYTES, Reason, SubjectToken, Workload,
 };
 use crate::text::printable;
 
-/// The longest outside word in a message, in characters.
-const MAX_WORD_CHARS: usize = 512;
-
-/// Reports a subject that no exchange accepts, before any call.
+/// Checks that the exchange can accept the workload's subject, before any call.
 ///
 /// # Errors
 /// [`Reason::SubjectTooLong`].
@@ -21,7 +18,7 @@ pub fn check_subject(workload: &Workload<'_>) -> Result<(), Error> {
     }
     let message = format!(
         "the subject {} has {} bytes, and google.subject at most {MAX_SUBJECT_BYTES}",
-        shown(workload.subject),
+        bounded(workload.subject),
         workload.subject.len()
     );
     let error = Error::new(Endpoint::Sts, Reason::SubjectTooLong, &message);
@@ -30,8 +27,8 @@ pub fn check_subject(workload: &Workload<'_>) -> Result<(), Error> {
 
 fn shorter_subject(workload: &Workload<'_>) -> String {
     format!(
-        "Shorten the names of namespace or ServiceAccount, or have the provider map a shorter attribute, and tell the operator by \
-         --federation-subject-template: {}",
+        "Shorten the names of namespace or ServiceAccount, or map a shorter attribute to google.subject and set \
+         --federation-subject-template accordingly: {}",
         update(
             workload.provider,
             "--attribute-mapping='google.subject=assertion[\"kubernetes.io\"].serviceaccount.uid'"
@@ -39,58 +36,58 @@ fn shorter_subject(workload: &Workload<'_>) -> String {
     )
 }
 
-/// Adds what to do to a failure of the exchange.
+/// Adds what to do about a failed exchange.
 pub(crate) fn for_exchange(error: Error, workload: &Workload<'_>, token: &SubjectToken) -> Error {
     let provider = workload.provider;
-    let advice = match error.reason() {
+    let remediation = match error.reason() {
         Reason::ProviderNotFound => format!(
-            "The provider {} is disabled, deleted or was never there. To see it: {}",
-            shown(provider.name()),
+            "The provider {} is disabled, deleted or never existed. To see it: {}",
+            bounded(provider.name()),
             describe(provider)
         ),
         Reason::InvalidArgument => format!(
             "Check the provider's name, {}. To see it: {}",
-            shown(provider.name()),
+            bounded(provider.name()),
             describe(provider)
         ),
         Reason::SubjectTokenWrongAudience => match provider {
             IdentityProvider::Pool { .. } => format!(
-                "The Kubernetes token is for {audience}. Leave spec.source.federation.tokenAudience out, or have the provider accept \
+                "The Kubernetes token is for {audience}. Leave spec.source.federation.tokenAudience out, or let the provider accept \
                  it: {command}",
-                audience = shown(&token.audience),
+                audience = bounded(&token.audience),
                 command = update(
                     provider,
                     &format!("--allowed-audiences={}", word(&token.audience))
                 )
             ),
             IdentityProvider::Gke { .. } => format!(
-                "The Kubernetes token is for {}; GKE wants {}: leave spec.source.federation.tokenAudience out",
-                shown(&token.audience),
+                "The Kubernetes token is for {}; GKE expects {}: leave spec.source.federation.tokenAudience out",
+                bounded(&token.audience),
                 provider.token_audience()
             ),
         },
         Reason::SubjectTokenWrongIssuer => format!(
-            "The cluster's issuer is {}. Have the provider know it: {}",
-            shown(&token.issuer),
+            "The cluster's issuer is {}. Set it as the provider's issuer: {}",
+            bounded(&token.issuer),
             update(provider, &format!("--issuer-uri={}", word(&token.issuer)))
         ),
         Reason::SubjectTokenStale => {
-            "Check the clock of the cluster's control plane: Google finds the Kubernetes token, which was just made, too old."
+            "Check the clock of the cluster's control plane: Google finds the Kubernetes token too old, which was just issued."
                 .to_owned()
         }
         Reason::SubjectTokenUnverified => format!(
-            "The provider does not know the key that the cluster signs with: most often an uploaded JWKS from before a rotation. \
-             Upload it again: {}",
+            "The provider does not know the key that the cluster signs with. Most often its uploaded JWKS is older than a key \
+             rotation. Upload the JWKS again: {}",
             upload(provider)
         ),
         Reason::IssuerUnreachable => format!(
             "Google cannot read {}/.well-known/openid-configuration: make it public, or upload the cluster's keys: {}",
-            shown(token.issuer.trim_end_matches('/')),
+            bounded(token.issuer.trim_end_matches('/')),
             upload(provider)
         ),
         Reason::AttributeConditionRejected => format!(
-            "The provider's attribute condition does not let {} in. To see it: {}",
-            shown(workload.subject),
+            "The provider's attribute condition rejects {}. To see it: {}",
+            bounded(workload.subject),
             describe(provider)
         ),
         Reason::SubjectTooLong => shorter_subject(workload),
@@ -101,15 +98,15 @@ pub(crate) fn for_exchange(error: Error, workload: &Workload<'_>, token: &Subjec
         }
         _ => return error,
     };
-    error.with_remediation(advice)
+    error.with_remediation(remediation)
 }
 
-/// Adds what to do to a failure of `generateIdToken` with a federated token.
+/// Adds what to do about a failed `generateIdToken` with a federated access token.
 pub(crate) fn for_mint(error: Error, workload: &Workload<'_>, account: &str) -> Error {
-    let advice = match error.reason() {
+    let remediation = match error.reason() {
         Reason::PermissionDenied if is_about_tokens(&error) => {
             let member = member(workload);
-            bind_openid(&shown(&member), account, &member)
+            bind_openid(&bounded(&member), account, &member)
         }
         Reason::ServiceAccountNotFound => describe_account(account),
         Reason::ApiDisabled => format!(
@@ -117,11 +114,11 @@ pub(crate) fn for_mint(error: Error, workload: &Workload<'_>, account: &str) -> 
             project(workload.provider)
         ),
         Reason::CredentialsRejected => {
-            "Google does not accept the federated access token: it is dropped, and exchanged anew with the next attempt.".to_owned()
+            "Google does not accept the federated access token: it is dropped, and the next attempt exchanges a new one.".to_owned()
         }
         _ => return error,
     };
-    error.with_remediation(advice)
+    error.with_remediation(remediation)
 }
 
 /// How an IAM policy names the workload (<https://cloud.google.com/iam/docs/principal-identifiers>).
@@ -144,12 +141,12 @@ pub(crate) fn member(workload: &Workload<'_>) -> String {
     }
 }
 
-fn shown(text: &str) -> String {
+fn bounded(text: &str) -> String {
     printable(text, MAX_WORD_CHARS)
 }
 
-/// Flags that name a provider of a pool.
-fn place(provider: &IdentityProvider) -> Option<String> {
+/// The arguments of gcloud that name a provider of a pool.
+fn arguments(provider: &IdentityProvider) -> Option<String> {
     let [number, location, pool, id] = provider.pool_parts()?;
     Some(format!(
         "{} --workload-identity-pool={} --location={} --project={}",
@@ -161,8 +158,8 @@ fn place(provider: &IdentityProvider) -> Option<String> {
 }
 
 fn describe(provider: &IdentityProvider) -> String {
-    match place(provider) {
-        Some(place) => format!("gcloud iam workload-identity-pools providers describe {place}"),
+    match arguments(provider) {
+        Some(arguments) => format!("gcloud iam workload-identity-pools providers describe {arguments}"),
         None => {
             "gcloud container clusters list --format='table(selfLink, workloadIdentityConfig.workloadPool)'"
                 .to_owned()
@@ -172,19 +169,21 @@ fn describe(provider: &IdentityProvider) -> String {
 }
 
 fn update(provider: &IdentityProvider, change: &str) -> String {
-    match place(provider) {
-        Some(place) => format!("gcloud iam workload-identity-pools providers update-oidc {place} {change}"),
+    match arguments(provider) {
+        Some(arguments) => {
+            format!("gcloud iam workload-identity-pools providers update-oidc {arguments} {change}")
+        }
         None => describe(provider),
     }
 }
 
 fn upload(provider: &IdentityProvider) -> String {
-    match place(provider) {
+    match arguments(provider) {
         Some(_) => format!(
             "kubectl get --raw /openid/v1/jwks > cluster-jwks.json && {}",
             update(provider, "--jwk-json-path=cluster-jwks.json")
         ),
-        // GKE's own issuer is not for users to change: another cluster was named.
+        // Users cannot change GKE's own issuer: the request names another cluster.
         None => describe(provider),
     }
 }

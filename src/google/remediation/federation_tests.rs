@@ -40,7 +40,7 @@ fn token(issuer: &str, audience: &str) -> SubjectToken {
     }
 }
 
-fn advice(reason: Reason, provider: &str, token: &SubjectToken) -> String {
+fn remediation(reason: Reason, provider: &str, token: &SubjectToken) -> String {
     let provider = provider.parse().unwrap();
     let error = for_exchange(
         Error::new(Endpoint::Sts, reason, "no"),
@@ -52,11 +52,11 @@ fn advice(reason: Reason, provider: &str, token: &SubjectToken) -> String {
 }
 
 #[test]
-fn every_refusal_has_advice_of_its_own() {
+fn every_rejection_has_its_own_remediation() {
     for provider in [POOL, GKE] {
         let all: Vec<String> = ALL
             .into_iter()
-            .map(|reason| advice(reason, provider, &token("https://i", "x")))
+            .map(|reason| remediation(reason, provider, &token("https://i", "x")))
             .collect();
         let different: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(different.len(), all.len());
@@ -64,7 +64,7 @@ fn every_refusal_has_advice_of_its_own() {
 }
 
 #[test]
-fn what_passes_needs_none() {
+fn transient_errors_need_none() {
     let provider: IdentityProvider = POOL.parse().unwrap();
     for reason in [Reason::UpstreamUnavailable, Reason::QuotaExceeded] {
         let error = Error::new(Endpoint::Sts, reason, "no");
@@ -74,7 +74,7 @@ fn what_passes_needs_none() {
 }
 
 #[test]
-fn members_are_iams() {
+fn members_are_what_iam_calls_them() {
     let provider: IdentityProvider = POOL.parse().unwrap();
     assert_eq!(
         member(&workload(&provider, SUBJECT)),
@@ -95,7 +95,7 @@ fn subjects_are_measured_in_bytes() {
     assert_eq!(of(&"x".repeat(127)), Ok(()));
     assert_eq!(of(&"x".repeat(128)), Err("SubjectTooLong"));
     assert_eq!(of(&"ü".repeat(64)), Err("SubjectTooLong"));
-    // GKE's own pool maps it to something else.
+    // GKE's own pool maps another attribute.
     let provider: IdentityProvider = GKE.parse().unwrap();
     assert!(check_subject(&workload(&provider, &"x".repeat(128))).is_ok());
 }
@@ -111,7 +111,7 @@ fn commands_are_inert() {
         "https://x/$(id)",
     ] {
         for reason in ALL {
-            let text = advice(reason, POOL, &token(hostile, hostile));
+            let text = remediation(reason, POOL, &token(hostile, hostile));
             assert!(!text.contains('\n'), "{text}");
             let Some((_, command)) = text.split_once(": gcloud ") else {
                 continue;

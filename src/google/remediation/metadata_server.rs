@@ -1,44 +1,44 @@
-//! What to do about a refusal of the metadata server, with the command that does it.
+//! What to do if the metadata server gives no token.
 
-use super::impersonation::{project, word};
+use super::command::{project, word};
 use crate::google::vocabulary::{Error, Principal, Reason};
 use crate::text::printable;
 
-/// The role by which a Kubernetes ServiceAccount of GKE acts as a Google one:
+/// The role that lets a Kubernetes ServiceAccount of GKE act as a Google one:
 /// <https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity>.
 const WORKLOAD_IDENTITY_USER: &str = "roles/iam.workloadIdentityUser";
 
 /// The longest outside word, in characters.
 const MAX_WORD_CHARS: usize = 256;
 
-/// Adds what to do about a server that is busy or away.
+/// Adds what to do about a server that is busy or not reachable.
 pub(crate) fn for_metadata_server(error: Error) -> Error {
-    let advice = match error.reason() {
+    let remediation = match error.reason() {
         Reason::UpstreamUnreachable | Reason::UpstreamTimeout => {
-            "Metadata servers are on GKE, Compute Engine and Cloud Run only: elsewhere use another source. There, let the \
-             operator's pod reach 169.254.169.254 port 80 (on GKE also 169.254.169.252 port 988), which network policies often \
-             forbid, and look at the node's gke-metadata-server pod."
+            "Only GKE, Compute Engine and Cloud Run have metadata servers: elsewhere use another source. There, let the operator's \
+             pod reach 169.254.169.254 port 80 (on GKE also 169.254.169.252 port 988), which network policies often forbid, and \
+             check the node's gke-metadata-server pod."
         }
         Reason::QuotaExceeded => {
-            "The metadata server limits what one node or instance may ask; the operator asks again more slowly. If that lasts, \
-             run other callers on other nodes, or use the source impersonation."
+            "The metadata server limits the calls of one node or instance; the operator retries more slowly. If that lasts, run \
+             other callers on other nodes, or use the source impersonation."
         }
         Reason::UpstreamUnavailable => {
-            "A metadata server is away for moments during maintenance and in the first seconds of a pod's life; the operator \
-             asks again by itself."
+            "A metadata server is unavailable for moments during maintenance and in the first seconds of a pod's life; the \
+             operator retries automatically."
         }
         _ => return error,
     };
-    error.with_remediation(advice)
+    error.with_remediation(remediation)
 }
 
-/// Adds what to do about a refusal of an ID token of the attached account, which is asked for by name or not.
+/// Adds what to do if there is no ID token of the attached account. `account` is the account that the request names, if any.
 pub(crate) fn for_attached_identity(error: Error, account: Option<&str>) -> Error {
     let account = account
         .filter(|name| name.contains('@'))
         .unwrap_or("ACCOUNT@PROJECT_ID.iam.gserviceaccount.com");
     let text = error.to_string();
-    let advice = match (error.reason(), kubernetes_service_account(&text)) {
+    let remediation = match (error.reason(), kubernetes_service_account(&text)) {
         (Reason::IdentityNotAttached, Some((namespace, name))) => format!(
             "Name the Google service account on the operator's Kubernetes ServiceAccount: kubectl annotate serviceaccount {} -n {} \
              {} and let it act as that: {}",
@@ -59,16 +59,16 @@ pub(crate) fn for_attached_identity(error: Error, account: Option<&str>) -> Erro
         ),
         _ => return error,
     };
-    error.with_remediation(advice)
+    error.with_remediation(remediation)
 }
 
-/// The error where the attached account is not the one asked for.
-pub(crate) fn account_mismatch(attached: &Principal, asked: &str) -> String {
+/// The message if the attached account is not the requested one.
+pub(crate) fn account_mismatch(attached: &Principal, requested: &str) -> String {
     format!(
         "the metadata server gives tokens of {}, not of {}: name that account in spec.serviceAccount, leave it out, or use the \
          source impersonation",
         printable(&attached.to_string(), MAX_WORD_CHARS),
-        printable(asked, MAX_WORD_CHARS)
+        printable(requested, MAX_WORD_CHARS)
     )
 }
 
@@ -83,8 +83,8 @@ fn bind(account: &str, namespace: &str, name: &str) -> String {
 }
 
 /// Namespace and name in GKE's `Your Kubernetes service account (ns/name) is not annotated …`.
-fn kubernetes_service_account(said: &str) -> Option<(&str, &str)> {
-    let (_, rest) = said.split_once("Kubernetes service account (")?;
+fn kubernetes_service_account(message: &str) -> Option<(&str, &str)> {
+    let (_, rest) = message.split_once("Kubernetes service account (")?;
     let (namespace, name) = rest.split_once(')')?.0.split_once('/')?;
     let is_name = |text: &str| {
         !text.is_empty()
@@ -101,52 +101,55 @@ mod tests {
     use super::*;
     use crate::google::vocabulary::Endpoint;
 
-    fn refusal(reason: Reason, said: &str) -> Error {
-        Error::new(Endpoint::Metadata, reason, said)
+    fn error(reason: Reason, message: &str) -> Error {
+        Error::new(Endpoint::Metadata, reason, message)
     }
 
     #[test]
-    fn an_unannotated_service_account_is_told_how_to_be_annotated() {
-        let said = "Your Kubernetes service account (idtoken-system/op) is not annotated with a target Google service account";
+    fn an_unannotated_service_account_gets_the_command_that_annotates_it() {
+        let message = "Your Kubernetes service account (idtoken-system/op) is not annotated with a target Google service account";
         let error = for_attached_identity(
-            refusal(Reason::IdentityNotAttached, said),
+            error(Reason::IdentityNotAttached, message),
             Some("a@p.iam.gserviceaccount.com"),
         );
-        let advice = error.remediation().expect("advice");
+        let remediation = error.remediation().expect("a remediation");
         assert!(
-            advice.contains(
+            remediation.contains(
                 "kubectl annotate serviceaccount op -n idtoken-system \
                  iam.gke.io/gcp-service-account=a@p.iam.gserviceaccount.com and"
             ),
-            "{advice}"
+            "{remediation}"
         );
         assert!(
-            advice.ends_with(
+            remediation.ends_with(
                 "gcloud iam service-accounts add-iam-policy-binding a@p.iam.gserviceaccount.com \
                  --member='serviceAccount:PROJECT_ID.svc.id.goog[idtoken-system/op]' --role=roles/iam.workloadIdentityUser \
                  --project=p"
             ),
-            "{advice}"
+            "{remediation}"
         );
     }
 
     #[test]
-    fn what_the_server_says_is_no_command() {
-        for said in [
+    fn the_servers_message_becomes_no_command() {
+        for message in [
             "Your Kubernetes service account ($(id)/x) is not annotated",
             "Your Kubernetes service account (x) is not annotated",
             "Your Kubernetes service account (a/b;id) is not annotated",
         ] {
-            let error = for_attached_identity(refusal(Reason::IdentityNotAttached, said), None);
-            let advice = error.remediation().expect("advice");
-            assert!(advice.starts_with("Attach a service account"), "{advice}");
+            let error = for_attached_identity(error(Reason::IdentityNotAttached, message), None);
+            let remediation = error.remediation().expect("a remediation");
+            assert!(
+                remediation.starts_with("Attach a service account"),
+                "{remediation}"
+            );
         }
     }
 
     #[test]
-    fn each_failure_has_its_own_advice() {
-        let advice = |reason| {
-            for_metadata_server(refusal(reason, "x"))
+    fn each_failure_has_its_own_remediation() {
+        let remediation = |reason| {
+            for_metadata_server(error(reason, "x"))
                 .remediation()
                 .map(str::to_owned)
         };
@@ -155,11 +158,11 @@ mod tests {
             Reason::QuotaExceeded,
             Reason::UpstreamUnavailable,
         ]
-        .map(advice);
+        .map(remediation);
         assert!(
             all.iter().all(Option::is_some) && all[0] != all[1] && all[1] != all[2],
             "{all:?}"
         );
-        assert_eq!(advice(Reason::InvalidArgument), None);
+        assert_eq!(remediation(Reason::InvalidArgument), None);
     }
 }

@@ -1,4 +1,4 @@
-//! One endpoint of Google's: where it is, what holds calls to it back, and who hears of them.
+//! One endpoint: its URL, its limiter, and the observer of its calls.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use super::limiter::{EndpointLoad, Limiter};
 use super::response::Response;
 use crate::google::vocabulary::{CallPriority, Endpoint, Error, GoogleConfig};
 
-/// One call that was made (or held back by the limiter), for metrics. No label has an unbounded number of values.
+/// One call that was made, or rejected by the limiter, for metrics. No field has an unbounded number of values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallRecord {
     /// Where it went, such as `iamcredentials`.
     pub endpoint: &'static str,
-    /// The HTTP status where it is a common one, `2xx` to `5xx` for the others, else the
-    /// [reason](crate::google::Error::reason) why there was none.
+    /// The HTTP status if it is a common one, `2xx` to `5xx` for the others; without a response the
+    /// [reason](crate::google::Error::reason).
     pub code: &'static str,
-    /// From sending the request to the last byte; zero when it was not sent.
+    /// From sending the request to the last byte; zero if it was not sent.
     pub duration: Duration,
     /// How long the rate limit and the in-flight cap held it back.
     pub waited: Duration,
 }
 
-/// Hears of every call; must not block.
+/// Is called with each call that has ended; must not block.
 pub type Observer = Arc<dyn Fn(&CallRecord) + Send + Sync>;
 
-/// An endpoint with its limiter.
+/// The client of an endpoint.
 pub(crate) struct EndpointClient {
     endpoint: Endpoint,
     base: Url,
@@ -60,61 +60,61 @@ impl EndpointClient {
         self.observer = Some(observer);
     }
 
-    /// How much goes on.
+    /// How much the endpoint has to do.
     pub(crate) fn load(&self) -> EndpointLoad {
         self.limiter.load()
     }
 
-    /// A URL below the base; every segment is percent-encoded, so that none can become two.
+    /// A URL below the base URL; each segment is percent-encoded, so that none can become two.
     pub(crate) fn url<'s>(&self, segments: impl IntoIterator<Item = &'s str>) -> Url {
         let mut url = self.base.clone();
-        // Only URLs without a host have no path segments, and those are refused as a base.
+        // Only URLs without a host have no path segments, and those are rejected as base URLs.
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(segments);
         }
         url
     }
 
-    /// The client to make a request with.
-    pub(crate) fn client(&self) -> &Client {
+    /// The HTTP client for the base URL.
+    pub(crate) fn http(&self) -> &Client {
         self.http.client(&self.base)
     }
 
-    /// The client for an address that is not below the base.
-    pub(crate) fn client_for(&self, url: &Url) -> &Client {
+    /// The HTTP client for another URL.
+    pub(crate) fn http_for(&self, url: &Url) -> &Client {
         self.http.client(url)
     }
 
-    /// Waits for the limiter, sends, and turns every answer but success into an error, as Google's APIs write theirs.
+    /// Waits for the limiter, sends the request, and turns an unsuccessful response of a Google API into an error.
     pub(crate) async fn call(
         &self,
         priority: CallPriority<'_>,
         request: RequestBuilder,
     ) -> Result<Response, Error> {
-        self.call_with(priority, request, |endpoint, answer| answer.error(endpoint))
+        self.call_with(priority, request, |endpoint, response| response.error(endpoint))
             .await
     }
 
-    /// As [`Self::call`], where errors are written in another way.
+    /// As [`Self::call`]; `to_error` turns an unsuccessful response into an error.
     pub(crate) async fn call_with(
         &self,
         priority: CallPriority<'_>,
         request: RequestBuilder,
-        refused: impl FnOnce(Endpoint, Response) -> Error,
+        to_error: impl FnOnce(Endpoint, Response) -> Error,
     ) -> Result<Response, Error> {
-        let asked = Instant::now();
+        let began = Instant::now();
         let permit = self.limiter.acquire(priority).await.inspect_err(|error| {
-            self.record(error.reason().as_str(), Duration::ZERO, asked.elapsed());
+            self.record(error.reason().as_str(), Duration::ZERO, began.elapsed());
         })?;
         let sent = Instant::now();
-        let result = self.http.send(self.endpoint, request).await.and_then(|answer| {
-            if answer.status.is_success() {
-                return Ok(answer);
+        let result = self.http.send(self.endpoint, request).await.and_then(|response| {
+            if response.status.is_success() {
+                return Ok(response);
             }
-            Err(refused(self.endpoint, answer))
+            Err(to_error(self.endpoint, response))
         });
         let code = match &result {
-            Ok(answer) => status_label(answer.status.as_u16()),
+            Ok(response) => status_label(response.status.as_u16()),
             Err(error) => error.status().map_or(error.reason().as_str(), status_label),
         };
         self.record(code, sent.elapsed(), permit.waited());

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::google::vocabulary::MAX_MESSAGE_CHARS;
 use crate::text;
 
-/// The longest short value (a status, a reason, a permission) that is kept, in characters.
+/// The longest status, reason or permission that is kept, in characters.
 const MAX_WORD_CHARS: usize = 128;
 
 /// `{"error": {code, message, status, details}}`, with every text redacted, escaped and bounded.
@@ -16,13 +16,13 @@ const MAX_WORD_CHARS: usize = 128;
 pub(crate) struct GoogleError {
     /// A name of `google.rpc.Code`, such as `PERMISSION_DENIED`.
     pub(crate) status: Option<String>,
-    /// Google's own words.
+    /// Google's message.
     pub(crate) message: String,
     /// `google.rpc.ErrorInfo.reason`, such as `IAM_PERMISSION_DENIED`.
     pub(crate) reason: Option<String>,
     /// `google.rpc.ErrorInfo.metadata.permission`.
     pub(crate) permission: Option<String>,
-    /// The first link of `google.rpc.Help` that leads to Google.
+    /// The first link in `google.rpc.Help` that leads to Google.
     pub(crate) help: Option<String>,
 }
 
@@ -41,7 +41,7 @@ struct RawError {
 }
 
 impl GoogleError {
-    /// Reads a body; `None` when it is not one of Google's.
+    /// Parses a body; `None` if it is not an error of a Google API.
     pub(crate) fn parse(body: &[u8]) -> Option<Self> {
         let Body { error } = serde_json::from_slice(body).ok()?;
         let word = |value: &Value| value.as_str().map(|text| text::redacted(text, MAX_WORD_CHARS));
@@ -65,7 +65,7 @@ impl GoogleError {
         })
     }
 
-    /// Whether it says that the API is not enabled in the caller's project.
+    /// Whether the API is not enabled in the caller's project.
     pub(crate) fn is_api_disabled(&self) -> bool {
         self.reason.as_deref() == Some("SERVICE_DISABLED")
             || (self.reason.is_none()
@@ -93,9 +93,9 @@ impl fmt::Display for GoogleError {
 /// `{"error", "error_description"}` (RFC 6749, 5.2), with every text redacted, escaped and bounded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OauthError {
-    /// A word such as `invalid_grant`.
+    /// A code such as `invalid_grant`.
     pub(crate) code: String,
-    /// The endpoint's own words.
+    /// The endpoint's message.
     pub(crate) description: String,
 }
 
@@ -107,7 +107,7 @@ struct RawOauthError {
 }
 
 impl OauthError {
-    /// Reads a body; `None` when it is not of that shape.
+    /// Parses a body; `None` if it has another format.
     pub(crate) fn parse(body: &[u8]) -> Option<Self> {
         let raw: RawOauthError = serde_json::from_slice(body).ok()?;
         Some(Self {
@@ -132,7 +132,7 @@ fn is_type(detail: &Value, name: &str) -> bool {
         .is_some_and(|kind| kind.rsplit('/').next() == Some(name))
 }
 
-/// A link is shown only when it leads to Google: whoever answers in Google's stead must not send people elsewhere.
+/// A link is shown only if it leads to Google: another server that answers instead of Google must not send users elsewhere.
 fn google_link(link: &Value) -> Option<String> {
     let link = url::Url::parse(link.as_str()?).ok()?;
     let host = link.host_str()?;
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_details() {
+    fn parses_details() {
         let body =
             br#"{"error":{"code":403,"status":"PERMISSION_DENIED","message":"Permission denied.","details":[
             {"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"IAM_PERMISSION_DENIED",
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bodies_are_none_of_googles() {
+    fn other_bodies_are_not_googles() {
         for body in [
             &b""[..],
             b"{}",
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_oauth() {
+    fn parses_oauth() {
         let parse = |body: &str| OauthError::parse(body.as_bytes()).map(|error| error.to_string());
         assert_eq!(
             parse(r#"{"error":"invalid_grant","error_description":"Bad","x":"ya29.secret"}"#).as_deref(),
@@ -194,8 +194,8 @@ mod tests {
             Some("invalid_grant")
         );
         assert_eq!(parse(r#"{"error":{"message":"m"}}"#), None);
-        let told = parse(r#"{"error":"e","error_description":"no 1//0abcdefghijkl\n"}"#);
-        assert_eq!(told.as_deref(), Some("e: no [redacted]\\n"));
+        let redacted = parse(r#"{"error":"e","error_description":"no 1//0abcdefghijkl\n"}"#);
+        assert_eq!(redacted.as_deref(), Some("e: no [redacted]\\n"));
     }
 
     proptest::proptest! {

@@ -19,13 +19,13 @@ use crate::google::vocabulary::{
 };
 use crate::text;
 
-/// The longest answer that is read, in bytes. Google's are below 4 KiB.
-pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// The longest response that is read, in bytes. Google's are below 4 KiB.
+pub(crate) const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
-/// Room for an answer that does not say how long it is, in bytes.
-const USUAL_ANSWER_BYTES: usize = 4 * 1024;
+/// Initial capacity for a response that does not say how long it is, in bytes.
+const USUAL_RESPONSE_BYTES: usize = 4 * 1024;
 
-/// The header that ends up in Google's audit log:
+/// The header that Google's audit log shows:
 /// <https://cloud.google.com/logging/docs/audit/understanding-audit-logs#request-reason>.
 const REQUEST_REASON: &str = "x-goog-request-reason";
 
@@ -34,7 +34,7 @@ const MAX_REQUEST_REASON: usize = 320;
 
 const USER_AGENT: &str = concat!("idtoken-operator/", env!("CARGO_PKG_VERSION"));
 
-/// Two clients that differ in one thing: whether they go through the proxy of the environment.
+/// Two clients that differ in one thing: whether they use the proxy of the environment.
 #[derive(Clone, Debug)]
 pub(crate) struct Http {
     proxied: Client,
@@ -55,7 +55,7 @@ impl Http {
                 .user_agent(USER_AGENT)
                 .timeout(config.timeout)
                 .connect_timeout(config.timeout / 2)
-                // Shorter than the idle limit of Google's front ends, so that a renewal does not meet a dead connection.
+                // Shorter than the idle timeout of Google's front ends, so that a renewal does not find a dead connection.
                 .pool_idle_timeout(Duration::from_secs(60))
                 .tcp_keepalive(Duration::from_secs(30))
         };
@@ -71,8 +71,8 @@ impl Http {
         })
     }
 
-    /// The client for a URL. What stays on this machine or link never goes through a proxy: the metadata server would
-    /// answer with the proxy's identity.
+    /// The client for a URL. A call that stays on this machine or link never goes through a proxy: the proxy would get its own
+    /// identity from its own metadata server.
     pub(crate) fn client(&self, url: &Url) -> &Client {
         let is_metadata = url.host_str() == Some("metadata.google.internal");
         if is_loopback(url) || is_link_local(url) || is_metadata {
@@ -87,10 +87,10 @@ impl Http {
         &self.direct
     }
 
-    /// Sends a request and reads the whole answer, whatever its status.
+    /// Sends a request and reads the whole response, whatever its status.
     pub(crate) async fn send(&self, endpoint: Endpoint, request: RequestBuilder) -> Result<Response, Error> {
-        // The last thing before the call, behind all that can take time: the limits, and whatever stops the process.
-        if self.call_gate.as_ref().is_some_and(|call_gate| !call_gate.now()) {
+        // Checked last, right before the call: waiting for the limiter takes time, and the process may have been stopped meanwhile.
+        if self.call_gate.as_ref().is_some_and(|gate| !gate.is_open()) {
             let message =
                 "no call is made: this replica does not hold the Lease, or could not renew it in time";
             return Err(Error::new(endpoint, Reason::NotLeading, message));
@@ -100,12 +100,12 @@ impl Http {
         let expected = response
             .content_length()
             .and_then(|length| usize::try_from(length).ok());
-        let room = expected.unwrap_or(USUAL_ANSWER_BYTES).min(MAX_ANSWER_BYTES);
-        let mut body = Zeroizing::new(Vec::with_capacity(room));
+        let capacity = expected.unwrap_or(USUAL_RESPONSE_BYTES).min(MAX_RESPONSE_BYTES);
+        let mut body = Zeroizing::new(Vec::with_capacity(capacity));
         while let Some(chunk) = response.chunk().await.map_err(transport)? {
-            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+            if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
                 let message =
-                    format!("an answer longer than {MAX_ANSWER_BYTES} bytes was not read to its end");
+                    format!("a response longer than {MAX_RESPONSE_BYTES} bytes was not read to its end");
                 let error = Error::new(endpoint, Reason::UnexpectedResponse, &message);
                 return Err(error.with_status(response.status().as_u16()));
             }
@@ -119,7 +119,7 @@ impl Http {
     }
 }
 
-/// Adds `chunk` without leaving a copy of what is there in freed memory, as a Vec does that grows by itself.
+/// Appends `chunk`. A Vec that grows by itself would leave a copy of its content in freed memory.
 fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
     let needed = body.len() + chunk.len();
     if needed > body.capacity() {
@@ -130,18 +130,18 @@ fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
     body.extend_from_slice(chunk);
 }
 
-/// Adds a bearer; `None` when it holds what no header can.
+/// Adds a bearer token; `None` if it contains characters that no header can.
 pub(crate) fn with_bearer(request: RequestBuilder, bearer: &str) -> Option<RequestBuilder> {
     let mut header = Zeroizing::new(String::with_capacity(bearer.len() + 7));
     header.push_str("Bearer ");
     header.push_str(bearer);
     let mut value = HeaderValue::from_str(&header).ok()?;
-    // Keeps it out of the logs of the HTTP libraries.
+    // Keeps the token out of the logs of the HTTP libraries.
     value.set_sensitive(true);
     Some(request.header(AUTHORIZATION, value))
 }
 
-/// Adds why the call is made, for Google's audit log; characters that have no place in `namespace/name` become `_`.
+/// Adds why the call is made, for Google's audit log; characters that cannot occur in `namespace/name` become `_`.
 pub(crate) fn with_request_reason(request: RequestBuilder, reason: &str) -> RequestBuilder {
     match HeaderValue::from_str(&request_reason(reason)) {
         Ok(value) if !value.is_empty() => request.header(REQUEST_REASON, value),
@@ -166,7 +166,7 @@ fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, ConfigError> {
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(ConfigError::Tls)?
-        // Rustls calls every verifier "dangerous" that it did not make; this one is the platform's.
+        // Rustls calls each verifier "dangerous" that is not its own; this one is the platform's.
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
@@ -187,7 +187,7 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Config
         .collect::<Result<_, _>>()
         .map_err(|error| wrong(format!("{error:?}")))?;
     if certificates.is_empty() {
-        return Err(wrong("there is none in it".to_owned()));
+        return Err(wrong("it contains none".to_owned()));
     }
     Ok(certificates)
 }

@@ -1,6 +1,6 @@
-//! How a call gets to an endpoint and back: admission, HTTP, and what a response means.
+//! How a call gets to an endpoint and back: admission, HTTP, and the meaning of a response.
 //!
-//! May import `vocabulary` only. Knows no endpoint's request or response but for the bodies of errors, and retries nothing: callers
+//! May import `vocabulary` only. Knows no endpoint's requests or responses except the bodies of errors, and retries nothing: the callers
 //! have a queue of their own.
 
 pub(crate) mod circuit_breaker;

@@ -1,4 +1,4 @@
-//! A whole response, and what one that is no success means.
+//! A whole response, and the error that an unsuccessful one stands for.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use super::error_body::GoogleError;
 use crate::google::vocabulary::{Endpoint, Error, ErrorClass, MAX_RETRY_AFTER, Reason};
 use crate::text;
 
-/// A whole answer. The body is wiped on drop, since it may hold a token.
+/// A whole response. The body is wiped on drop, because it may contain a token.
 pub(crate) struct Response {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -18,32 +18,32 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    /// What `Retry-After` asks for.
+    /// How long `Retry-After` asks to wait.
     pub(crate) fn retry_after(&self, now: SystemTime) -> Option<Duration> {
         parse_retry_after(self.headers.get(RETRY_AFTER)?.to_str().ok()?, now)
     }
 
-    /// Classifies an answer that is no success and is written as Google's APIs write theirs.
+    /// The error of an unsuccessful response of one of Google's APIs.
     pub(crate) fn error(&self, endpoint: Endpoint) -> Error {
         let google = GoogleError::parse(&self.body);
-        let said = match &google {
+        let message = match &google {
             Some(google) => google.to_string(),
             None if self.status.is_redirection() => "a redirect, which is not followed".to_owned(),
             None => "no error message of Google's".to_owned(),
         };
-        self.classified(endpoint, google.as_ref(), &said)
+        self.classified(endpoint, google.as_ref(), &message)
             .with_permission(google.and_then(|google| google.permission))
     }
 
-    /// Classifies an answer that is no success and is written in another way. `said` is safe to show.
-    pub(crate) fn error_from_text(&self, endpoint: Endpoint, said: &str) -> Error {
-        self.classified(endpoint, None, said)
+    /// The error of an unsuccessful response in another format. `message` is safe to show.
+    pub(crate) fn error_from_text(&self, endpoint: Endpoint, message: &str) -> Error {
+        self.classified(endpoint, None, message)
     }
 
-    fn classified(&self, endpoint: Endpoint, google: Option<&GoogleError>, said: &str) -> Error {
+    fn classified(&self, endpoint: Endpoint, google: Option<&GoogleError>, message: &str) -> Error {
         let status = self.status.as_u16();
         let (reason, class) = classify(endpoint, status, google);
-        let message = format!("{} answered {status}: {said}", endpoint.title());
+        let message = format!("{} answered {status}: {message}", endpoint.title());
         let error = Error::new(endpoint, reason, &message)
             .with_class(class)
             .with_status(status);
@@ -54,38 +54,32 @@ impl Response {
     }
 }
 
-/// Names what broke in transport. The address is left out: it can hold what was asked for.
+/// The error of a call without a response. The URL is left out: it can contain the audience.
 pub(crate) fn transport_error(endpoint: Endpoint, error: reqwest::Error) -> Error {
-    let reason = if error.is_timeout() {
-        Reason::UpstreamTimeout
-    } else {
-        Reason::UpstreamUnreachable
+    let (reason, verb) = match error.is_timeout() {
+        true => (Reason::UpstreamTimeout, "did not answer in time"),
+        false => (Reason::UpstreamUnreachable, "could not be reached"),
     };
-    let verb = if error.is_timeout() {
-        "did not answer in time"
-    } else {
-        "could not be reached"
-    };
-    let error = error.without_url();
-    let made = Error::new(
+    let cause = error.without_url();
+    let error = Error::new(
         endpoint,
         reason,
-        &format!("{} {verb}: {}", endpoint.title(), text::error_chain(&error)),
+        &format!("{} {verb}: {}", endpoint.title(), text::error_chain(&cause)),
     );
-    if is_unknown_issuer(&error) {
-        return made.with_remediation(
-            "The certificate is of no authority that is trusted here. Where a proxy or a private endpoint has an \
-             authority of its own, give its certificates by --ca-file.",
+    if is_unknown_issuer(&cause) {
+        return error.with_remediation(
+            "The certificate is from an authority that is not trusted here. If a proxy or a private endpoint has an authority \
+             of its own, give its certificates with --ca-file.",
         );
     }
-    made
+    error
 }
 
-/// Whether TLS failed because nobody trusted here has signed the server's certificate.
+/// Whether TLS failed because the server's certificate is not signed by a trusted authority.
 fn is_unknown_issuer(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        // An I/O error is transparent: its source is that of the error inside.
+        // An I/O error is transparent: its source is the source of the error inside.
         let inside = error
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref);
@@ -109,7 +103,7 @@ fn classify(endpoint: Endpoint, status: u16, google: Option<&GoogleError>) -> (R
         401 => Reason::CredentialsRejected,
         403 if google.is_some_and(GoogleError::is_api_disabled) => Reason::ApiDisabled,
         403 => Reason::PermissionDenied,
-        // Without Google's own body a 404 says that the address is wrong, not the account.
+        // Without an error body of Google's, a 404 says that the URL is wrong, not the account.
         404 if endpoint == Endpoint::IamCredentials && google.is_some() => Reason::ServiceAccountNotFound,
         408 => Reason::UpstreamTimeout,
         429 => Reason::QuotaExceeded,
@@ -124,13 +118,13 @@ fn classify(endpoint: Endpoint, status: u16, google: Option<&GoogleError>) -> (R
     (reason, class)
 }
 
-/// Reads a `Retry-After` (RFC 9110, 10.2.3): seconds or an HTTP date, at most [`MAX_RETRY_AFTER`]; a date in the past is
-/// zero; anything else is none.
+/// Parses a `Retry-After` (RFC 9110, 10.2.3): seconds or an HTTP date, at most [`MAX_RETRY_AFTER`]; a date in the past is zero; anything
+/// else is none.
 #[must_use]
 pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let after = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than fit is longer than any bound.
+        // A number that does not fit is longer than the maximum.
         Duration::from_secs(value.parse().unwrap_or(u64::MAX))
     } else {
         httpdate::parse_http_date(value)
@@ -143,7 +137,7 @@ pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
 
 #[cfg(test)]
 impl Response {
-    /// An answer without headers, for the tests of all parsers.
+    /// A response without headers.
     pub(crate) fn of(status: u16, body: impl AsRef<[u8]>) -> Self {
         Self {
             status: StatusCode::from_u16(status).expect("a status"),
@@ -158,7 +152,7 @@ mod tests {
     use super::*;
     use crate::google::vocabulary::MAX_MESSAGE_CHARS;
 
-    fn answer(status: u16, body: &str) -> Error {
+    fn error_of(status: u16, body: &str) -> Error {
         Response::of(status, body).error(Endpoint::IamCredentials)
     }
 
@@ -177,7 +171,7 @@ mod tests {
             (500, "UpstreamUnavailable", ErrorClass::Transient),
             (503, "UpstreamUnavailable", ErrorClass::Transient),
         ] {
-            let error = answer(status, body);
+            let error = error_of(status, body);
             assert_eq!(
                 (error.reason().as_str(), error.class()),
                 (reason, class),
@@ -186,19 +180,19 @@ mod tests {
             assert_eq!(error.status(), Some(status));
         }
         assert_eq!(
-            answer(404, "<html>nothing here</html>").reason().as_str(),
+            error_of(404, "<html>nothing here</html>").reason().as_str(),
             "UnexpectedResponse"
         );
     }
 
     #[test]
     fn api_disabled_in_words_and_in_details() {
-        let in_words = answer(
+        let in_words = error_of(
             403,
             r#"{"error":{"code":403,"status":"PERMISSION_DENIED","message":"IAM Service Account Credentials API has not been used in project 12 before or it is disabled."}}"#,
         );
         assert_eq!(in_words.reason().as_str(), "ApiDisabled");
-        let in_details = answer(
+        let in_details = error_of(
             403,
             r#"{"error":{"code":403,"message":"no","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"SERVICE_DISABLED"}]}}"#,
         );
@@ -207,15 +201,15 @@ mod tests {
 
     #[test]
     fn raw_bodies_and_tokens_stay_out() {
-        let error = answer(502, "<html>secret page ya29.abcdefghijkl</html>");
+        let error = error_of(502, "<html>secret page ya29.abcdefghijkl</html>");
         assert!(!error.to_string().contains("secret page"), "{error}");
-        let error = answer(
+        let error = error_of(
             400,
             r#"{"error":{"code":400,"message":"bad token eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2ln\u001b[31m"}}"#,
         );
         let shown = format!("{error} {error:?}");
         assert!(!shown.contains("eyJ") && !shown.contains('\u{1b}'), "{shown}");
-        let error = answer(
+        let error = error_of(
             400,
             &format!(r#"{{"error":{{"message":"{}"}}}}"#, "long ".repeat(1000)),
         );

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-/// For whom a call is made.
+/// The flow of a call, and what its token has left.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CallPriority<'a> {
-    /// Those of one flow queue up; lanes take turns. The operator has one for each namespace.
+    /// The calls of one flow wait for each other; flows take turns. The operator has one flow for each namespace.
     pub flow: &'a str,
-    /// What is remaining_lifetime of the valid token that the call is to replace; none without one.
+    /// How long the token that the call replaces is still valid; none if there is no valid token.
     pub remaining_lifetime: Option<Duration>,
 }
 
 impl CallPriority<'_> {
-    /// The operator itself, for its own credentials.
+    /// Calls of the operator itself, for its own credentials.
     pub const OPERATOR: Self = Self {
         flow: "",
         remaining_lifetime: None,

@@ -16,52 +16,51 @@ pub const DEFAULT_UNIVERSE: &str = "googleapis.com";
 pub struct GoogleConfig {
     /// The universe domain; endpoints and credentials must be in it.
     pub universe_domain: String,
-    /// The base URL of the IAM Service Account Credentials API, where it is not `https://iamcredentials.{universe}`
-    /// (Private Service Connect, mTLS, an emulator). https, unless the host is loopback.
+    /// The base URL of the IAM Service Account Credentials API, if it is not `https://iamcredentials.{universe}` (Private Service
+    /// Connect, mTLS, an emulator). https, unless the host is loopback.
     pub iam_credentials_url: Option<Url>,
-    /// The base URL of the Security Token Service, where it is not `https://sts.{universe}`. https, unless the host is
-    /// loopback.
+    /// The base URL of the Security Token Service, if it is not `https://sts.{universe}`. https, unless the host is loopback.
     pub sts_url: Option<Url>,
-    /// PEM certificates that are trusted besides the platform's.
+    /// A file of PEM certificates to trust in addition to the platform's.
     pub ca_file: Option<PathBuf>,
-    /// The limit of one call, from connecting to the last byte. Connecting alone may take half of it.
+    /// The timeout of one call, from connecting to the last byte. Connecting alone may take half of it.
     pub timeout: Duration,
     /// Calls started a second, for each endpoint; `None` is no limit.
     pub rate_per_second: Option<NonZeroU32>,
-    /// Calls under way at once, for each endpoint; at least 1.
+    /// Calls in flight at once, for each endpoint; at least 1.
     pub max_in_flight: usize,
-    /// How long a call may wait for the rate limit and the in-flight cap before it is given up.
+    /// How long a call may wait for the rate limit and the in-flight cap before it fails.
     pub max_wait: Duration,
-    /// A credential file, in place of `GOOGLE_APPLICATION_CREDENTIALS`, gcloud's file and the metadata server.
+    /// A credential file, instead of `GOOGLE_APPLICATION_CREDENTIALS`, gcloud's file and the metadata server.
     pub credentials_file: Option<PathBuf>,
-    /// `host[:port]` of the metadata server, where `GCE_METADATA_HOST` is not set.
+    /// `host[:port]` of the metadata server, if `GCE_METADATA_HOST` is not set.
     pub metadata_host: Option<String>,
-    /// Hosts that a credential file may name besides those of the universe and loopback: exact, or `.example.com` for
-    /// all below that. An Azure identity needs `169.254.169.254` here.
+    /// Hosts that a credential file may name in addition to those of the universe and loopback: exact, or `.example.com` for all
+    /// below that. An Azure identity needs `169.254.169.254` here.
     pub allowed_credential_hosts: Vec<String>,
-    /// Asked right before each call that gets a token for somebody; absent means always.
+    /// Checked right before each call; absent means that calls are always allowed.
     pub call_gate: Option<CallGate>,
 }
 
-/// Tells whether this process may call at this moment; must not block.
+/// Whether this process may call at this moment.
 #[derive(Clone)]
 pub struct CallGate(Arc<dyn Fn() -> bool + Send + Sync>);
 
 impl CallGate {
-    /// Asks `tell`.
-    pub fn new(tell: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self(Arc::new(tell))
+    /// A gate that is open while `is_open` returns true. `is_open` must not block.
+    pub fn new(is_open: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(is_open))
     }
 
     /// Whether this process may call now.
-    pub fn now(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         (self.0)()
     }
 }
 
 impl std::fmt::Debug for CallGate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("CallGate").field(&self.now()).finish()
+        f.debug_tuple("CallGate").field(&self.is_open()).finish()
     }
 }
 
@@ -97,7 +96,7 @@ pub enum ConfigError {
         /// The scheme that was given.
         scheme: String,
     },
-    /// An endpoint override with parts that an endpoint has not.
+    /// An endpoint override with parts that a base URL does not have.
     #[error("the {setting} URL must be a base URL such as https://host/: without user, query or fragment")]
     NotBase {
         /// Which endpoint.
@@ -117,7 +116,7 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The CA file has no certificate, or a broken one.
+    /// The CA file has no certificate, or a malformed one.
     #[error("the CA file {path} must hold PEM certificates: {detail}")]
     CaPem {
         /// Its path.
@@ -125,10 +124,10 @@ pub enum ConfigError {
         /// What is wrong.
         detail: String,
     },
-    /// The TLS client cannot be set up, usually since the image has no CA bundle.
+    /// The TLS client cannot be set up, usually because the image has no CA bundle.
     #[error("TLS cannot be set up: {0}; give a CA bundle to the image (SSL_CERT_FILE) or a CA file")]
     Tls(rustls::Error),
-    /// The HTTP client cannot be set up, usually since a proxy variable is not a URL.
+    /// The HTTP client cannot be set up, usually because a proxy variable is not a URL.
     #[error("the HTTP client cannot be set up: {0}")]
     Client(String),
 }

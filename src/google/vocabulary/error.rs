@@ -1,4 +1,4 @@
-//! What can go wrong between the operator and Google, in words that are safe to show to anyone.
+//! The error of a call to Google. Its texts are safe to show to anyone.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::classify::ErrorClass;
 use crate::text;
 use crate::token::TokenError;
 
-/// The longest text of Google's that a message repeats, in characters.
+/// The longest text of Google's that a message quotes, in characters.
 pub(crate) const MAX_MESSAGE_CHARS: usize = 512;
 
-/// The longest `Retry-After` that is honoured; a longer one is cut to this.
+/// The longest `Retry-After` that is obeyed; a longer one is cut to this.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Where a call went; the label of metrics.
@@ -20,7 +20,7 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 pub enum Endpoint {
     /// The IAM Service Account Credentials API.
     IamCredentials,
-    /// Whatever Application Default Credentials call to get the operator's own access token.
+    /// The endpoints that Application Default Credentials call for the operator's own access token.
     Credentials,
     /// The metadata server of the machine or cluster.
     Metadata,
@@ -50,7 +50,7 @@ impl Endpoint {
     }
 }
 
-/// A call that gave no token. `Display` and `Debug` hold no credential and no raw answer, and are bounded.
+/// Why a call gave no token. `Display` and `Debug` contain no credential and no raw response, and are bounded.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(Box<Inner>);
@@ -84,7 +84,7 @@ impl fmt::Display for Inner {
 }
 
 impl Error {
-    /// An error without an answer. `message` may hold outside text: credentials in it are redacted here.
+    /// An error without a response. `message` may contain outside text: credentials in it are redacted here.
     pub fn new(endpoint: Endpoint, reason: Reason, message: &str) -> Self {
         Self(Box::new(Inner {
             endpoint,
@@ -99,7 +99,7 @@ impl Error {
         }))
     }
 
-    /// The same failure as one of the operator's own credentials: they gave no access token.
+    /// The same failure, as one of the operator's own credentials: they give no access token.
     pub(crate) fn as_credentials_error(self) -> Self {
         let mut inner = self.0;
         inner.message = text::redacted(
@@ -114,7 +114,7 @@ impl Error {
         Self(inner)
     }
 
-    /// An answer of success that holds no acceptable token.
+    /// The error of a successful response that contains no acceptable token.
     pub(crate) fn from_token(endpoint: Endpoint, error: &TokenError) -> Self {
         Self::new(
             endpoint,
@@ -123,7 +123,7 @@ impl Error {
         )
     }
 
-    /// Sets what to do about it. The caller has quoted what needs quoting.
+    /// Sets what to do about the error. Outside text in `remediation` must be quoted already.
     pub(crate) fn with_remediation(mut self, remediation: impl Into<String>) -> Self {
         self.0.remediation = Some(remediation.into());
         self
@@ -145,14 +145,14 @@ impl Error {
         self
     }
 
-    /// Sets the HTTP status of the answer.
+    /// Sets the HTTP status of the response.
     #[must_use]
     pub fn with_status(mut self, status: u16) -> Self {
         self.0.status = Some(status);
         self
     }
 
-    /// Sets how long Google asks to wait; more than [`MAX_RETRY_AFTER`] is taken for that.
+    /// Sets how long Google asks to wait, at most [`MAX_RETRY_AFTER`].
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.0.retry_after = Some(after.min(MAX_RETRY_AFTER));
@@ -164,7 +164,7 @@ impl Error {
         self
     }
 
-    /// How long the call is put off though nothing is wrong with it: no attempt was made, and none failed.
+    /// How long the call is deferred though nothing is wrong: no attempt was made, and none failed.
     #[must_use]
     pub fn deferred_for(&self) -> Option<Duration> {
         self.0.deferred_for
@@ -176,7 +176,7 @@ impl Error {
         self.0.class
     }
 
-    /// The HTTP status, if there was an answer.
+    /// The HTTP status, if there was a response.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         self.0.status
@@ -206,7 +206,7 @@ impl Error {
         self.0.permission.as_deref()
     }
 
-    /// The part of the message that says what to do.
+    /// The part of the message that says what to do about the error.
     #[must_use]
     pub fn remediation(&self) -> Option<&str> {
         self.0.remediation.as_deref()

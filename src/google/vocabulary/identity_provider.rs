@@ -1,4 +1,4 @@
-//! The providers of Workload Identity Federation: what they are called, and how IAM calls those they vouch for.
+//! The providers of Workload Identity Federation, and the audiences they expect.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ pub const MAX_SUBJECT_BYTES: usize = 127;
 /// The longest name of a provider, in bytes.
 const MAX_NAME_BYTES: usize = 512;
 
-/// Who vouches for a Kubernetes ServiceAccount at the Security Token Service.
+/// The provider that vouches for a Kubernetes ServiceAccount at the Security Token Service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum IdentityProvider {
     /// A provider of a workload identity pool.
@@ -16,14 +16,14 @@ pub enum IdentityProvider {
         /// `//iam.googleapis.com/projects/N/locations/L/workloadIdentityPools/P/providers/Q`.
         name: String,
     },
-    /// A GKE cluster, for the pool that its project has by itself.
+    /// A GKE cluster. It vouches for identities of the pool that each project has automatically.
     Gke {
         /// `identitynamespace:PROJECT.svc.id.goog:https://container.googleapis.com/v1/projects/P/locations/L/clusters/C`.
         name: String,
     },
 }
 
-/// The text names no provider.
+/// The text is not the name of a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "must be //iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER, or GKE's \
@@ -58,8 +58,7 @@ impl IdentityProvider {
         }
     }
 
-    /// The audience that the provider wants in a Kubernetes token where it is not told another: its own name behind `https:`, or
-    /// GKE's pool.
+    /// The audience that the provider expects in a Kubernetes token by default: its own name after `https:`, or GKE's pool.
     #[must_use]
     pub fn token_audience(&self) -> String {
         match self {
@@ -68,7 +67,7 @@ impl IdentityProvider {
         }
     }
 
-    /// Whether nobody but this provider is meant by a Kubernetes token's audience.
+    /// Whether a Kubernetes token with this audience is meant for this provider alone.
     #[must_use]
     pub fn owns_audience(&self, audience: &str) -> bool {
         match self {
@@ -76,9 +75,7 @@ impl IdentityProvider {
             Self::Gke { .. } => audience == self.token_audience(),
         }
     }
-}
 
-impl IdentityProvider {
     /// Project number, location, pool and provider; none for GKE.
     pub(crate) fn pool_parts(&self) -> Option<[&str; 4]> {
         match self {
@@ -94,7 +91,7 @@ impl fmt::Display for IdentityProvider {
     }
 }
 
-/// Whether an audience is the pool that a Google Cloud project has for its GKE clusters.
+/// Whether an audience is the pool of a Google Cloud project's GKE clusters.
 #[must_use]
 pub fn is_gke_pool(audience: &str) -> bool {
     audience.strip_suffix(".svc.id.goog").is_some_and(|project| {
@@ -153,7 +150,7 @@ mod tests {
     const GKE: &str = "identitynamespace:p.svc.id.goog:https://container.googleapis.com/v1/projects/p/locations/l/clusters/c";
 
     #[test]
-    fn names_are_told_apart() {
+    fn pools_and_gke_differ() {
         let pool: IdentityProvider = POOL.parse().unwrap();
         assert_eq!(pool, IdentityProvider::Pool { name: POOL.into() });
         assert_eq!(pool.token_audience(), format!("https:{POOL}"));
@@ -174,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_none() {
+    fn anything_else_is_rejected() {
         for wrong in [
             "",
             "https://kubernetes.default.svc",

@@ -1,4 +1,4 @@
-//! The types that all of `google` speaks in: settings, errors, identities and tokens.
+//! The types that all of `google` uses: settings, errors, identities and tokens.
 //!
 //! Imports nothing of `google`. Makes no call and reads no clock, file or environment variable.
 

@@ -1,6 +1,8 @@
-//! Who the operator is to Google, as far as that is known: for error messages and to refuse impersonating itself.
+//! The operator's own identity at Google, as far as it is known: for error messages, and so that the operator does not impersonate itself.
 
 use std::fmt;
+
+use crate::token::Account;
 
 /// The identity behind the operator's credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,28 +11,28 @@ pub(crate) enum Principal {
     ServiceAccount {
         /// Its e-mail.
         email: String,
-        /// Its numeric unique id, where the credentials tell it.
+        /// Its numeric unique id, if the credentials contain it.
         unique_id: Option<String>,
     },
-    /// A person.
+    /// A user.
     User {
         /// The e-mail.
         email: String,
     },
-    /// An identity of a workload or workforce pool, whose subject only the exchange knows.
+    /// An identity of a workload or workforce pool. Only the exchange knows its subject.
     Pool {
         /// `projects/N/locations/global/workloadIdentityPools/P` or `locations/global/workforcePools/P`.
         pool: String,
     },
-    /// What the metadata server of a GKE cluster names where no service account is attached: `PROJECT.svc.id.goog`.
+    /// What the metadata server of a GKE cluster returns if no service account is attached: `PROJECT.svc.id.goog`.
     GkePool {
-        /// That name.
+        /// The name.
         name: String,
     },
 }
 
 impl Principal {
-    /// Reads what a metadata server says at `…/default/email`.
+    /// Parses what a metadata server returns at `…/default/email`.
     pub(crate) fn from_metadata(email: &str) -> Option<Self> {
         let email = email.trim();
         let is_name = !email.is_empty() && email.len() <= 320 && email.bytes().all(|b| b.is_ascii_graphic());
@@ -48,16 +50,19 @@ impl Principal {
         })
     }
 
-    /// A service account by the name that a file gives it: its e-mail, or its unique id, which then is all that is known.
+    /// The service account that a credential file names, by e-mail or by unique id. With a unique id, the e-mail is unknown.
     pub(crate) fn from_account(name: &str) -> Self {
-        let is_id = name.bytes().all(|b| b.is_ascii_digit());
+        let unique_id = match Account::from_name(name) {
+            Account::UniqueId(id) => Some(id.to_owned()),
+            Account::Email(_) => None,
+        };
         Self::ServiceAccount {
             email: name.to_owned(),
-            unique_id: is_id.then(|| name.to_owned()),
+            unique_id,
         }
     }
 
-    /// Reads the pool out of the `audience` of an external account.
+    /// Parses the pool from the `audience` of an external account.
     pub(crate) fn from_audience(audience: &str) -> Option<Self> {
         let (pool, _) = audience
             .strip_prefix("//iam.googleapis.com/")?
@@ -83,13 +88,12 @@ impl Principal {
         matches!(self, Self::ServiceAccount { unique_id: None, .. })
     }
 
-    /// Whether it has an e-mail that is not known, since the credentials name it by its unique id.
+    /// Whether it has an e-mail that is not known, because the credentials name the account by its unique id.
     pub(crate) fn has_unknown_email(&self) -> bool {
         matches!(self, Self::ServiceAccount { email, unique_id: Some(id) } if email == id)
     }
 
-    /// How an IAM policy names it (<https://cloud.google.com/iam/docs/principal-identifiers>); words in capitals are to be
-    /// filled in.
+    /// How an IAM policy names it (<https://cloud.google.com/iam/docs/principal-identifiers>); the user replaces the words in capitals.
     pub(crate) fn member(&self) -> String {
         match self {
             Self::ServiceAccount { email, .. } => format!("serviceAccount:{email}"),
@@ -118,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knows_itself() {
+    fn recognizes_its_own_account() {
         let me = Principal::ServiceAccount {
             email: "op@p.iam.gserviceaccount.com".into(),
             unique_id: Some("12".into()),
@@ -129,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_metadata_server_and_audiences() {
+    fn parses_the_metadata_server_and_audiences() {
         assert_eq!(
             Principal::from_metadata("p.svc.id.goog\n"),
             Some(Principal::GkePool {

@@ -1,8 +1,15 @@
-//! What can go wrong with a call to Google: a closed list, and whether trying again soon can help.
+//! What can go wrong with a call to Google, and whether trying again soon can help.
 
-use crate::classify::ErrorClass;
+/// Whether trying again soon can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// A user must change something, such as a binding, an account or a setting: retried slowly.
+    Rejected,
+    /// It passes without anyone's help: retried, at first after a second.
+    Transient,
+}
 
-/// The closed list of what can go wrong; [`Reason::as_str`] is the word in conditions, events and metrics.
+/// The closed list of what can go wrong. [`Reason::as_str`] is the word in conditions, events and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
@@ -18,21 +25,21 @@ pub enum Reason {
     CredentialsRejected,
     /// The operator has no credentials, or they give no access token.
     CredentialsUnavailable,
-    /// The operator's own identity was asked for.
+    /// The request names the operator's own identity.
     SelfImpersonation,
-    /// The metadata server has no Google service account to give tokens of.
+    /// No Google service account is attached, so the metadata server has no tokens to give.
     IdentityNotAttached,
-    /// The metadata server's account is not the one that was asked for.
+    /// The attached account is not the requested one.
     AccountMismatch,
     /// The operator's credentials are not those of a user, which the developer source needs.
     NotUserCredentials,
-    /// STS: the provider is disabled, deleted or was never there.
+    /// STS: the provider is disabled, deleted or never existed.
     ProviderNotFound,
     /// STS: the provider's attribute condition rejects the workload.
     AttributeConditionRejected,
-    /// STS: the provider wants another `aud` in the workload's token.
+    /// STS: the provider expects another `aud` in the workload's token.
     SubjectTokenWrongAudience,
-    /// STS: the provider is another cluster's.
+    /// STS: the provider expects another `iss` in the workload's token: it belongs to another cluster.
     SubjectTokenWrongIssuer,
     /// STS: the workload's token is too old by Google's clock.
     SubjectTokenStale,
@@ -42,21 +49,21 @@ pub enum Reason {
     IssuerUnreachable,
     /// `google.subject` would be longer than Google allows.
     SubjectTooLong,
-    /// STS: any other refusal.
+    /// STS: any other rejection.
     ExchangeRefused,
-    /// 429: a quota of Google's is used up.
+    /// 429: a quota of Google's is exhausted.
     QuotaExceeded,
-    /// The operator's own rate limit or in-flight cap held the call back for too long.
+    /// The operator's own rate limit or in-flight cap held the call back for too long, or the call is deferred.
     LocallyLimited,
     /// Another replica of the operator is to make the call.
     NotLeading,
     /// 5xx.
     UpstreamUnavailable,
-    /// No answer in time, or 408.
+    /// No response in time, or 408.
     UpstreamTimeout,
     /// No connection: DNS, TCP, TLS or a proxy failed, or the connection broke.
     UpstreamUnreachable,
-    /// An answer that makes no sense here.
+    /// A response that makes no sense here.
     UnexpectedResponse,
 }
 
@@ -94,7 +101,7 @@ impl Reason {
         }
     }
 
-    /// Whether trying again soon can help, where the HTTP status does not say otherwise.
+    /// Whether trying again soon can help, unless the HTTP status says otherwise.
     pub(crate) fn class(self) -> ErrorClass {
         match self {
             Self::PermissionDenied

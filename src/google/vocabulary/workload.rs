@@ -1,4 +1,4 @@
-//! A workload that federates: who it is, and the token that says so.
+//! A workload that federates: its identity, and the token that proves it.
 
 use zeroize::Zeroizing;
 
@@ -8,21 +8,21 @@ use super::identity_provider::IdentityProvider;
 /// A Kubernetes ServiceAccount that is federated.
 #[derive(Clone, Copy, Debug)]
 pub struct Workload<'a> {
-    /// Who vouches for it.
+    /// The provider that vouches for it.
     pub provider: &'a IdentityProvider,
     /// Its namespace.
     pub namespace: &'a str,
     /// Its name.
     pub name: &'a str,
-    /// The `google.subject` that the provider's mapping makes of it.
+    /// Its `google.subject`, by the provider's attribute mapping.
     pub subject: &'a str,
-    /// What the exchange is made for, `namespace/name` of a request; it ends up in Google's audit log.
+    /// What the exchange is made for, `namespace/name` of a request; Google's audit log shows it.
     pub request_reason: &'a str,
-    /// For whom the exchange is made.
+    /// Flow and urgency of the exchange.
     pub priority: CallPriority<'a>,
 }
 
-/// A workload's own token, to be exchanged.
+/// A workload's own token, to exchange.
 pub struct SubjectToken {
     /// The token.
     pub token: Zeroizing<String>,
