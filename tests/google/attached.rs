@@ -43,7 +43,7 @@ async fn the_attached_identity() {
         .expect("a token");
     token
         .verify(&expected(OPERATOR), Timestamp::now())
-        .expect("what was asked for");
+        .expect("the requested token");
     google.verify(token.expose()).expect("a good signature");
     let again = minter.attached_identity(&wanted(None)).await.expect("a token");
     assert_eq!(token.fingerprint(), again.fingerprint(), "served again");
@@ -69,7 +69,7 @@ async fn the_attached_identity() {
 }
 
 #[tokio::test]
-async fn refusals() {
+async fn rejections() {
     let (google, minter) = server().await;
     let error = minter
         .attached_identity(&wanted(Some(CALLER)))
@@ -92,7 +92,7 @@ async fn refusals() {
 }
 
 #[tokio::test]
-async fn what_is_no_metadata_server_is_not_believed() {
+async fn a_server_that_is_no_metadata_server_is_not_trusted() {
     let router = axum::Router::new().fallback(async || "eyJhbGciOiJSUzI1NiJ9.e30.c2ln");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await

@@ -1,4 +1,4 @@
-//! The operator's own credentials: files that come and change, credentials that die, the metadata server.
+//! The operator's own credentials: files that appear and change, credentials that fail, the metadata server.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ async fn starts_without_credentials_and_follows_the_file() {
     let google = google().await;
     let file = File::absent();
     let minter = Minter::new(config(&google, &file.0)).expect("a client");
-    let error = refused(&minter, &asking(CALLER)).await;
+    let error = rejected(&minter, &asking(CALLER)).await;
     assert_eq!(
         (error.reason().as_str(), error.class()),
         ("CredentialsUnavailable", ErrorClass::Rejected)
@@ -22,7 +22,7 @@ async fn starts_without_credentials_and_follows_the_file() {
 
     file.write(&acting_as(&google, OTHER_USER));
     let followed = async {
-        while refused(&minter, &asking(CALLER)).await.reason().as_str() != "PermissionDenied" {
+        while rejected(&minter, &asking(CALLER)).await.reason().as_str() != "PermissionDenied" {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -57,7 +57,7 @@ async fn impersonates_by_a_service_account_key() {
     assert_eq!(token.claims().email.as_deref(), Some(CALLER));
     assert_eq!(minter.principal().await.as_deref(), Some(OPERATOR));
     assert_eq!(
-        refused(&minter, &asking(OPERATOR)).await.reason().as_str(),
+        rejected(&minter, &asking(OPERATOR)).await.reason().as_str(),
         "SelfImpersonation"
     );
 }
@@ -82,12 +82,12 @@ async fn impersonates_by_impersonated_credentials() {
 }
 
 #[tokio::test]
-async fn a_foreign_host_in_the_file_is_refused() {
+async fn a_foreign_host_in_the_file_is_rejected() {
     let google = google().await;
     let mut key = acting_as(&google, USER);
     key["token_uri"] = json!("https://evil.example/token");
     let file = File::with(&key);
-    let error = refused(
+    let error = rejected(
         &Minter::new(config(&google, &file.0)).expect("a client"),
         &asking(CALLER),
     )
@@ -106,7 +106,7 @@ async fn a_rejected_access_token_is_replaced() {
     google
         .fault(Fault::status(401).on(Endpoint::GenerateIdToken).times(1))
         .expect("a fault");
-    let error = refused(&minter, &asking(CALLER)).await;
+    let error = rejected(&minter, &asking(CALLER)).await;
     assert_eq!(
         (error.reason().as_str(), error.class()),
         ("CredentialsRejected", ErrorClass::Rejected)
@@ -115,7 +115,7 @@ async fn a_rejected_access_token_is_replaced() {
 }
 
 #[tokio::test]
-async fn credentials_that_died_are_built_again() {
+async fn credentials_that_failed_are_fetched_again() {
     let Setup {
         google,
         minter,
@@ -124,7 +124,7 @@ async fn credentials_that_died_are_built_again() {
     google
         .fault(Fault::status(403).on(Endpoint::OauthToken).times(1))
         .expect("a fault");
-    let error = refused(&minter, &asking(CALLER)).await;
+    let error = rejected(&minter, &asking(CALLER)).await;
     assert_eq!(
         (error.reason().as_str(), error.class()),
         ("CredentialsUnavailable", ErrorClass::Rejected),
@@ -136,7 +136,7 @@ async fn credentials_that_died_are_built_again() {
 }
 
 #[tokio::test]
-async fn credentials_that_hang_are_built_again() {
+async fn credentials_that_hang_are_fetched_again() {
     let Setup {
         google,
         minter,
@@ -145,7 +145,7 @@ async fn credentials_that_hang_are_built_again() {
     google
         .fault(Fault::hang().on(Endpoint::OauthToken).times(1))
         .expect("a fault");
-    let error = refused(&minter, &asking(CALLER)).await;
+    let error = rejected(&minter, &asking(CALLER)).await;
     assert_eq!(
         (error.reason().as_str(), error.class()),
         ("CredentialsUnavailable", ErrorClass::Transient),
@@ -165,7 +165,7 @@ pub(crate) async fn in_child(test: &str, google: &EmulatorHandle) {
         .output();
     let output = tokio::time::timeout(LIMIT, output)
         .await
-        .expect("ends in time")
+        .expect("exits in time")
         .expect("starts");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
@@ -184,7 +184,7 @@ async fn impersonates_by_the_metadata_server() {
         .await
         .expect("the emulator starts");
     in_child("credentials::child_with_metadata_server", &google).await;
-    // One for the caller, one by unique id, whose answer shows that it is the operator's own.
+    // One for the account, and one by unique id, whose response shows that it is the operator's own.
     assert_eq!(google.count(Endpoint::GenerateIdToken), 2);
 }
 
@@ -201,12 +201,12 @@ async fn child_with_metadata_server() {
     assert_eq!(minter.principal().await.as_deref(), Some(OPERATOR));
     minter.impersonate(&asking(CALLER)).await.expect("a token");
     assert_eq!(
-        refused(&minter, &asking(OPERATOR)).await.reason().as_str(),
+        rejected(&minter, &asking(OPERATOR)).await.reason().as_str(),
         "SelfImpersonation"
     );
     let id = ServiceAccount::new(OPERATOR).unique_id();
     assert_eq!(
-        refused(&minter, &asking(&id)).await.reason().as_str(),
+        rejected(&minter, &asking(&id)).await.reason().as_str(),
         "SelfImpersonation"
     );
     let hidden = Impersonation {
@@ -214,7 +214,7 @@ async fn child_with_metadata_server() {
         ..asking(&id)
     };
     assert_eq!(
-        refused(&minter, &hidden).await.reason().as_str(),
+        rejected(&minter, &hidden).await.reason().as_str(),
         "SelfImpersonation"
     );
     let delegates = [id.clone()];
@@ -223,13 +223,13 @@ async fn child_with_metadata_server() {
         ..asking(CALLER)
     };
     assert_eq!(
-        refused(&minter, &by_way_of).await.reason().as_str(),
+        rejected(&minter, &by_way_of).await.reason().as_str(),
         "SelfImpersonation"
     );
 }
 
 #[tokio::test]
-async fn a_metadata_server_that_is_down_lets_nothing_pass() {
+async fn no_request_passes_while_the_metadata_server_is_down() {
     let google = google().await;
     google
         .fault(Fault::status(503).on(Endpoint::Metadata))
@@ -239,7 +239,7 @@ async fn a_metadata_server_that_is_down_lets_nothing_pass() {
 }
 
 #[tokio::test]
-#[ignore = "run by a_metadata_server_that_is_down_lets_nothing_pass"]
+#[ignore = "run by no_request_passes_while_the_metadata_server_is_down"]
 async fn child_with_metadata_server_down() {
     let host = std::env::var("GCE_METADATA_HOST").expect("set by the parent");
     let iam_credentials_url = Some(format!("http://{host}/").parse().expect("a URL"));
@@ -248,7 +248,7 @@ async fn child_with_metadata_server_down() {
         ..GoogleConfig::default()
     })
     .expect("a client");
-    let error = refused(&minter, &asking(CALLER)).await;
+    let error = rejected(&minter, &asking(CALLER)).await;
     assert_eq!(
         (error.reason().as_str(), error.class()),
         ("UpstreamUnavailable", ErrorClass::Transient)

@@ -1,4 +1,4 @@
-//! A server in Google's place that means harm: the bearer goes nowhere else, and the answer costs neither memory nor time.
+//! A hostile server in Google's place: it learns nothing but the bearer that it gets anyway, and its responses cost neither memory nor time.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,24 +8,24 @@ use idtoken_operator::google::Impersonation;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{CALLER, LIMIT, Setup, asking, refused, setup};
+use crate::support::{CALLER, LIMIT, Setup, asking, rejected, setup};
 
-/// How the harm is done once the request was read.
+/// What the server does after it has read the request.
 #[derive(Clone, Copy, Debug)]
 enum Harm {
-    /// This text is the whole answer.
+    /// Sends this text as the whole response.
     Answer(&'static str),
-    /// Sends the caller to another server.
+    /// Redirects to another server.
     Redirect(u16, SocketAddr),
     /// The body never ends.
     EndlessBody,
     /// The headers never end.
     EndlessHeaders,
-    /// A byte of the body now and then.
+    /// Sends a byte of the body now and then.
     Drip,
 }
 
-/// What a server was sent, and how much of its answer was taken.
+/// The requests that a server got, and how much of its response was read.
 #[derive(Default)]
 struct Seen {
     requests: Vec<String>,
@@ -121,7 +121,7 @@ async fn serve(mut stream: TcpStream, harm: Harm, seen: Arc<Mutex<Seen>>) {
             tokio::time::sleep(pause).await;
         }
     } else {
-        // Until the client has gone, so that the answer is not cut off.
+        // Until the client has closed the connection, so that the response is not cut off.
         while matches!(stream.read(&mut buffer).await, Ok(read) if read > 0) {}
     }
     seen.lock().expect("no panic").closed += 1;
@@ -143,7 +143,7 @@ async fn the_bearer_follows_no_redirect() {
     for code in [301, 302, 303, 307, 308] {
         let elsewhere = Server::start(Harm::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")).await;
         let (server, setup) = against(Harm::Redirect(code, elsewhere.address)).await;
-        let error = refused(&setup.minter, &asking(CALLER)).await;
+        let error = rejected(&setup.minter, &asking(CALLER)).await;
         assert_eq!(error.reason().as_str(), "UnexpectedResponse", "{code}: {error}");
         assert_eq!(error.status(), Some(code));
         assert_eq!(server.requests().len(), 1);
@@ -152,27 +152,27 @@ async fn the_bearer_follows_no_redirect() {
 }
 
 #[tokio::test]
-async fn an_answer_without_end_is_not_read_to_its_end() {
+async fn a_response_without_end_is_not_read_to_its_end() {
     for harm in [Harm::EndlessBody, Harm::EndlessHeaders] {
         let (server, setup) = against(harm).await;
-        refused(&setup.minter, &asking(CALLER)).await;
+        rejected(&setup.minter, &asking(CALLER)).await;
         server.until_closed().await;
         let taken = server.seen.lock().expect("no panic").bytes_taken;
-        // What the kernel's buffers hold on both sides comes on top of the client's own limit.
+        // The content of the kernel's buffers on both sides comes on top of the client's own limit.
         assert!(taken < 16 * 1024 * 1024, "{harm:?}: {taken} bytes were taken");
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_drips_is_given_up() {
+async fn a_response_that_drips_times_out() {
     let (server, setup) = against(Harm::Drip).await;
-    let error = refused(&setup.minter, &asking(CALLER)).await;
+    let error = rejected(&setup.minter, &asking(CALLER)).await;
     assert_eq!(error.reason().as_str(), "UpstreamTimeout", "{error}");
     server.until_closed().await;
 }
 
 #[tokio::test]
-async fn odd_answers_are_told_and_never_taken_for_a_token() {
+async fn odd_responses_are_reported_and_never_taken_for_a_token() {
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
@@ -185,7 +185,7 @@ async fn odd_answers_are_told_and_never_taken_for_a_token() {
         "nonsense\r\n\r\n",
     ] {
         let (_server, setup) = against(Harm::Answer(answer)).await;
-        let error = refused(&setup.minter, &asking(CALLER)).await;
+        let error = rejected(&setup.minter, &asking(CALLER)).await;
         assert!(
             ["UnexpectedResponse", "UpstreamUnreachable"].contains(&error.reason().as_str()),
             "{answer:?}: {error}"
@@ -193,16 +193,16 @@ async fn odd_answers_are_told_and_never_taken_for_a_token() {
     }
 }
 
-/// What a tenant chooses is in the body or in one segment of the path, and what names the request is one harmless header.
+/// What a tenant chooses is in the body or in one segment of the path; the reason of the request is one harmless header.
 #[tokio::test]
-async fn nothing_that_is_asked_for_becomes_a_header() {
+async fn no_requested_value_becomes_a_header() {
     let (server, setup) = against(Harm::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")).await;
-    let asked = Impersonation {
+    let request = Impersonation {
         audience: "https://a.io/\r\nX-Evil: audience\r\n\r\n",
         request_reason: "shop/billing\r\nX-Evil: reason",
         ..asking(CALLER)
     };
-    refused(&setup.minter, &asked).await;
+    rejected(&setup.minter, &request).await;
     let requests = server.requests();
     let (head, body) = requests[0].split_once("\r\n\r\n").expect("a head and a body");
     assert!(!head.contains("X-Evil: ") && !head.contains("a.io"), "{head}");
@@ -214,7 +214,7 @@ async fn nothing_that_is_asked_for_becomes_a_header() {
         "{head}"
     );
 
-    // An account is one segment of the path, or refused before anything is sent.
+    // An account is one segment of the path, or rejected before anything is sent.
     for account in [
         "../../x@p.iam.gserviceaccount.com",
         "a@b.c?x=y",
@@ -222,7 +222,7 @@ async fn nothing_that_is_asked_for_becomes_a_header() {
         "a@b.c/../d",
         "a@b.c\r\nX-Evil: 1",
     ] {
-        refused(&setup.minter, &asking(account)).await;
+        rejected(&setup.minter, &asking(account)).await;
     }
     for request in server.requests() {
         let path = request.split(' ').nth(1).expect("a path");

@@ -1,4 +1,4 @@
-//! `generateIdToken`: tokens, refusals, failures that pass, limits, logs.
+//! `generateIdToken`: tokens, rejections, transient failures, limits, logs.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,7 +25,7 @@ async fn impersonates() {
     let token = minter.impersonate(&asking(CALLER)).await.expect("a token");
     token
         .verify(&expected(CALLER), Timestamp::now())
-        .expect("what was asked for");
+        .expect("the requested token");
     google.verify(token.expose()).expect("a signature of Google's");
     assert_eq!(minter.principal().await.as_deref(), Some(USER));
 
@@ -37,11 +37,11 @@ async fn impersonates() {
     assert_eq!(call.request_reason.as_deref(), Some("shop/billing"));
     assert_eq!(call.account.as_deref(), Some(CALLER));
     let records = records.lock().expect("no panic");
-    let told: Vec<_> = records
+    let recorded: Vec<_> = records
         .iter()
         .map(|record| (record.endpoint, record.code))
         .collect();
-    assert_eq!(told, [("credentials", "200"), ("iamcredentials", "200")]);
+    assert_eq!(recorded, [("credentials", "200"), ("iamcredentials", "200")]);
 }
 
 #[tokio::test]
@@ -55,7 +55,7 @@ async fn unique_id_no_email_and_a_chain() {
     let token = minter.impersonate(&asking(&id)).await.expect("a token");
     token
         .verify(&expected(&id), Timestamp::now())
-        .expect("what was asked for");
+        .expect("the requested token");
 
     let token = minter
         .impersonate(&Impersonation {
@@ -75,13 +75,13 @@ async fn unique_id_no_email_and_a_chain() {
 }
 
 #[tokio::test]
-async fn refusals_say_what_to_do() {
+async fn rejections_say_what_to_do() {
     let Setup {
         google,
         minter,
         key: _key,
     } = setup(|_| {}).await;
-    let error = refused(&minter, &asking(STRANGER)).await;
+    let error = rejected(&minter, &asking(STRANGER)).await;
     assert_eq!(
         (error.reason().as_str(), error.class(), error.status()),
         ("PermissionDenied", ErrorClass::Rejected, Some(403))
@@ -95,7 +95,7 @@ async fn refusals_say_what_to_do() {
         "{message}"
     );
 
-    let error = refused(&minter, &asking("nobody@p.iam.gserviceaccount.com")).await;
+    let error = rejected(&minter, &asking("nobody@p.iam.gserviceaccount.com")).await;
     assert_eq!(
         (error.reason().as_str(), error.class()),
         ("ServiceAccountNotFound", ErrorClass::Rejected)
@@ -110,7 +110,7 @@ async fn refusals_say_what_to_do() {
     google
         .fault(Fault::new(FaultKind::ApiDisabled).times(1))
         .expect("a fault");
-    let error = refused(&minter, &asking(CALLER)).await;
+    let error = rejected(&minter, &asking(CALLER)).await;
     assert_eq!(error.reason().as_str(), "ApiDisabled");
     assert!(
         error
@@ -138,14 +138,14 @@ async fn never_impersonates_itself() {
         key: _key,
     } = setup(|_| {}).await;
     let delegates = [USER.to_uppercase()];
-    for asked in [
+    for request in [
         asking(USER),
         Impersonation {
             delegates: &delegates,
             ..asking(CALLER)
         },
     ] {
-        let error = refused(&minter, &asked).await;
+        let error = rejected(&minter, &request).await;
         assert_eq!(
             (error.reason().as_str(), error.class()),
             ("SelfImpersonation", ErrorClass::Rejected)
@@ -166,7 +166,7 @@ async fn retry_after_closes_the_endpoint() {
             .on(Endpoint::GenerateIdToken)
             .times(1);
         google.fault(fault).expect("a fault");
-        let error = refused(&minter, &asking(CALLER)).await;
+        let error = rejected(&minter, &asking(CALLER)).await;
         assert_eq!(
             (error.reason().as_str(), error.class(), error.status()),
             ("QuotaExceeded", ErrorClass::Transient, Some(429))
@@ -177,7 +177,7 @@ async fn retry_after_closes_the_endpoint() {
                 .is_some_and(|after| after > Duration::from_secs(90)),
             "{error:?}"
         );
-        let error = refused(&minter, &asking(CALLER)).await;
+        let error = rejected(&minter, &asking(CALLER)).await;
         assert_eq!(error.reason().as_str(), "QuotaExceeded");
         assert!(
             error
@@ -190,7 +190,7 @@ async fn retry_after_closes_the_endpoint() {
 }
 
 #[tokio::test]
-async fn passing_failures_pass() {
+async fn transient_failures_pass() {
     let Setup {
         google,
         minter,
@@ -209,7 +209,7 @@ async fn passing_failures_pass() {
         google
             .fault(fault.on(Endpoint::GenerateIdToken).times(1))
             .expect("a fault");
-        let error = refused(&minter, &asking(CALLER)).await;
+        let error = rejected(&minter, &asking(CALLER)).await;
         assert_eq!(
             (error.reason().as_str(), error.class()),
             (reason, ErrorClass::Transient),
@@ -224,7 +224,7 @@ async fn passing_failures_pass() {
 }
 
 #[tokio::test]
-async fn wrong_tokens_are_told() {
+async fn wrong_tokens_are_reported() {
     let Setup {
         google,
         minter,
@@ -239,7 +239,7 @@ async fn wrong_tokens_are_told() {
         google
             .fault(Fault::token(wrong).on(Endpoint::GenerateIdToken).times(1))
             .expect("a fault");
-        let error = refused(&minter, &asking(CALLER)).await;
+        let error = rejected(&minter, &asking(CALLER)).await;
         assert_eq!(error.reason().as_str(), "UnexpectedResponse", "{wrong:?}");
     }
     for (wrong, reason) in [
@@ -287,7 +287,7 @@ async fn the_in_flight_cap_is_kept() {
         .await
         .expect("the first call arrives");
     assert_eq!(
-        refused(&minter, &asking(CALLER)).await.reason().as_str(),
+        rejected(&minter, &asking(CALLER)).await.reason().as_str(),
         "LocallyLimited"
     );
     first.abort();
@@ -308,7 +308,7 @@ impl std::io::Write for Captured {
     }
 }
 
-/// In a process of its own: `tracing` keeps for all threads which call sites are listened to.
+/// In a process of its own, because `tracing` caches for all threads which call sites have a subscriber.
 #[tokio::test]
 async fn tokens_stay_out_of_the_logs() {
     crate::credentials::in_child("impersonation::child_logs_everything", &google().await).await;

@@ -1,4 +1,4 @@
-//! Whose turn it is: floods, outages and the recovery from them.
+//! Fairness between namespaces: floods, outages and the recovery from them.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -47,15 +47,15 @@ async fn an_outage_costs_few_calls_and_the_recovery_is_paced() {
             }
         });
     }
-    // Each of them has asked several times.
-    let asked = async {
+    // Each request has tried several times.
+    let tried = async {
         while tries.load(std::sync::atomic::Ordering::Relaxed) < 3000 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(LIMIT, asked).await.expect("they try");
+    tokio::time::timeout(LIMIT, tried).await.expect("they try");
     let outage = google.count(Endpoint::GenerateIdToken);
-    // Those under way when it became clear, and a probe a second at most from then on.
+    // The calls in flight when the circuit opened, and then at most a probe a second.
     assert!((5..=32 + 60).contains(&outage), "{outage} calls in the outage");
     google.clear_faults();
     let all = async { while tasks.join_next().await.is_some() {} };
@@ -96,20 +96,20 @@ async fn a_flood_of_one_namespace_costs_another_a_few_turns() {
         let minter = Arc::clone(&minter);
         flood.spawn(async move { minter.impersonate(&asking_for("flood")).await.map(|_| ()) });
     }
-    for turn in 0..10 {
-        let wanted = turn * 20 + 20;
-        let under_way = async {
+    for round in 0..10 {
+        let wanted = round * 20 + 20;
+        let in_flight = async {
             while *done.lock().unwrap() < wanted {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(LIMIT, under_way)
+        tokio::time::timeout(LIMIT, in_flight)
             .await
             .expect("the flood runs");
         let before = *done.lock().unwrap();
         minter.impersonate(&asking_for("small")).await.expect("a token");
         let passed = *done.lock().unwrap() - before;
-        // Its own, those under way with it, and those that end before this line is reached.
+        // The calls in flight beside it, and those that end before this line is reached.
         assert!(passed <= 24, "{passed} calls went before a single one");
         assert!(*done.lock().unwrap() < 500, "the flood was over");
     }
@@ -133,27 +133,27 @@ async fn a_namespace_that_hangs_or_has_no_quota_costs_another_nothing() {
     for _ in 0..50 {
         let minter = Arc::clone(&minter);
         hung.spawn(async move {
-            let asked = Impersonation {
+            let request = Impersonation {
                 priority: CallPriority {
                     flow: "hung",
                     remaining_lifetime: None,
                 },
                 ..asking(STRANGER)
             };
-            minter.impersonate(&asked).await.map(|_| ())
+            minter.impersonate(&request).await.map(|_| ())
         });
     }
-    let under_way = async {
+    let in_flight = async {
         while google.count(Endpoint::GenerateIdToken) < 2 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(LIMIT, under_way).await.expect("calls hang");
+    tokio::time::timeout(LIMIT, in_flight).await.expect("calls hang");
     for _ in 0..20 {
         minter.impersonate(&asking_for("other")).await.expect("a token");
     }
     assert_eq!(google.count(Endpoint::GenerateIdToken), 22);
-    // Each that ends lets the next one call.
+    // Each call that ends lets the next one start.
     hung.abort_all();
     while hung.join_next().await.is_some() {}
 
@@ -161,16 +161,16 @@ async fn a_namespace_that_hangs_or_has_no_quota_costs_another_nothing() {
     let fault = fault.on(Endpoint::GenerateIdToken).for_account(STRANGER);
     google.clear_faults();
     google.fault(fault).expect("a fault");
-    let asked = Impersonation {
+    let request = Impersonation {
         priority: CallPriority {
             flow: "poor",
             remaining_lifetime: None,
         },
         ..asking(STRANGER)
     };
-    assert_eq!(refused(&minter, &asked).await.status(), Some(429));
+    assert_eq!(rejected(&minter, &request).await.status(), Some(429));
     let before = google.count(Endpoint::GenerateIdToken);
-    assert!(refused(&minter, &asked).await.retry_after() > Some(Duration::from_secs(40)));
+    assert!(rejected(&minter, &request).await.retry_after() > Some(Duration::from_secs(40)));
     assert_eq!(google.count(Endpoint::GenerateIdToken), before);
     minter.impersonate(&asking_for("other")).await.expect("a token");
 }

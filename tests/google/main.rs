@@ -1,4 +1,4 @@
-//! The client of Google's endpoints against the emulator: what comes back, what goes wrong, and what is said about it.
+//! The client of Google's endpoints against the emulator: its tokens, its failures, and its error messages.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 

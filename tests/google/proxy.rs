@@ -1,4 +1,4 @@
-//! Google's endpoints through the proxy of the environment, whose certificates are of an authority of its own.
+//! Google's endpoints through the proxy of the environment, which has a certificate authority of its own.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::support::*;
 
-/// All variables that this library or Google's takes a proxy or certificates from.
+/// All variables from which this library or Google's takes a proxy or certificates.
 const VARIABLES: [&str; 10] = [
     "HTTP_PROXY",
     "http_proxy",
@@ -53,7 +53,7 @@ async fn in_child(test: &str, variables: &[(&str, &str)]) {
         .envs(variables.iter().copied());
     let output = tokio::time::timeout(LIMIT, tokio::process::Command::from(command).output())
         .await
-        .expect("ends in time")
+        .expect("exits in time")
         .expect("starts");
     let said = String::from_utf8_lossy(&output.stdout);
     let complained = String::from_utf8_lossy(&output.stderr);
@@ -61,7 +61,7 @@ async fn in_child(test: &str, variables: &[(&str, &str)]) {
     assert!(said.contains("1 passed"), "{said}");
 }
 
-/// A client set up by what the parent has put into the environment; endpoints are Google's own.
+/// A client configured by the environment that the parent has set; its endpoints are Google's own.
 fn minter() -> Minter {
     let path = |name| std::env::var_os(name).map(PathBuf::from);
     Minter::new(GoogleConfig {
@@ -79,7 +79,7 @@ fn user_of_google(google: &EmulatorHandle) -> File {
     File::with(&file)
 }
 
-/// The hosts that were asked for through the proxy and answered, each once, in order of the calls.
+/// The hosts that were called through the proxy and answered, each once, in order of the calls.
 fn hosts(google: &EmulatorHandle, endpoint: Endpoint) -> Vec<(Option<String>, Option<u16>)> {
     let calls = google.calls().into_iter();
     let mut hosts: Vec<_> = calls
@@ -165,7 +165,7 @@ async fn an_untrusted_proxy_gets_nothing_and_the_error_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn the_metadata_server_is_never_asked_through_a_proxy() {
+async fn the_metadata_server_is_never_called_through_a_proxy() {
     let (google, ca) = proxied().await;
     let (proxy, metadata) = (google.proxy_url().expect("a proxy"), google.address().to_string());
     let variables = [
@@ -181,7 +181,7 @@ async fn the_metadata_server_is_never_asked_through_a_proxy() {
 }
 
 #[tokio::test]
-async fn loopback_endpoints_are_never_asked_through_a_proxy() {
+async fn loopback_endpoints_are_never_called_through_a_proxy() {
     let (google, _ca) = proxied().await;
     let key = File::with(&google.service_account_key(OPERATOR).expect("a key"));
     let proxy = google.proxy_url().expect("a proxy");
@@ -219,14 +219,14 @@ async fn child_gets_a_token_at_loopback() {
         .expect("a token");
 }
 
-async fn refusal() -> Error {
-    refused(&minter(), &asking(CALLER)).await
+async fn rejection() -> Error {
+    rejected(&minter(), &asking(CALLER)).await
 }
 
 #[tokio::test]
 #[ignore = "run by other tests, with an environment of their choice"]
 async fn child_does_not_trust_the_proxy() {
-    let error = refusal().await;
+    let error = rejection().await;
     assert_eq!(error.class(), ErrorClass::Transient, "{error}");
     assert!(
         ["UpstreamUnreachable", "CredentialsUnavailable"].contains(&error.reason().as_str()),

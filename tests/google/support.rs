@@ -18,7 +18,7 @@ pub(crate) const STRANGER: &str = "stranger@p.iam.gserviceaccount.com";
 pub(crate) const USER: &str = "dev@example.com";
 pub(crate) const OTHER_USER: &str = "other@example.com";
 pub(crate) const AUDIENCE: &str = "https://billing-x.run.app";
-/// How long a test waits for what should come soon.
+/// How long a test waits for something that should happen soon.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) fn member(email: &str) -> String {
@@ -72,7 +72,7 @@ pub(crate) async fn google() -> EmulatorHandle {
         .expect("the emulator starts")
 }
 
-/// A file that goes when the test does.
+/// A file that is deleted with the test.
 pub(crate) struct File(pub(crate) PathBuf);
 
 impl File {
@@ -151,8 +151,8 @@ pub(crate) fn expected(account: &str) -> Expected<'_> {
     }
 }
 
-pub(crate) async fn refused(minter: &Minter, asked: &Impersonation<'_>) -> Error {
-    match minter.impersonate(asked).await {
+pub(crate) async fn rejected(minter: &Minter, request: &Impersonation<'_>) -> Error {
+    match minter.impersonate(request).await {
         Ok(token) => panic!("got a token: {token:?}"),
         Err(error) => {
             let shown = format!("{error} {error:?}");
@@ -168,11 +168,11 @@ pub(crate) async fn refused(minter: &Minter, asked: &Impersonation<'_>) -> Error
     }
 }
 
-/// Tries until it works.
-pub(crate) async fn eventually(minter: &Minter, asked: &Impersonation<'_>) -> IdToken {
+/// Retries until there is a token.
+pub(crate) async fn eventually(minter: &Minter, request: &Impersonation<'_>) -> IdToken {
     let attempts = async {
         loop {
-            match minter.impersonate(asked).await {
+            match minter.impersonate(request).await {
                 Ok(token) => return token,
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }

@@ -1,4 +1,4 @@
-//! Application Default Credentials of every type: tokens, rotation on disk, death, and never the operator's own account.
+//! Application Default Credentials of each type: tokens, rotation on disk, failures, and no impersonation of the operator's own account.
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ struct World {
     issuer: SigningKey,
 }
 
-/// A folder that goes when the test does.
+/// A folder that is deleted with the test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -97,7 +97,7 @@ impl World {
         credentials
     }
 
-    /// Who asked for the last ID token.
+    /// The principal of the last call for an ID token.
     fn last_principal(&self) -> String {
         let calls = self.google.calls();
         let call = calls
@@ -169,7 +169,7 @@ async fn every_type_gets_a_token() {
             .unwrap_or_else(|error| panic!("{what}: {error}"));
         world.google.verify(token.expose()).expect("a good signature");
         assert_eq!(world.last_principal(), principal, "{what}");
-        // The access token is kept.
+        // The access token is cached.
         let before = world.google.calls().len();
         minter.impersonate(&asking(CALLER)).await.expect("a token");
         assert_eq!(world.google.calls().len(), before + 1, "{what}");
@@ -177,7 +177,7 @@ async fn every_type_gets_a_token() {
     server.abort();
 }
 
-/// The same key as OpenSSL once wrote it: what is inside of PKCS#8.
+/// The same key in the former format of OpenSSL, which is the content of PKCS#8.
 fn with_pkcs1(mut credentials: Value) -> Value {
     let pem = credentials["private_key"].as_str().expect("a key");
     let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
@@ -202,7 +202,7 @@ async fn no_executable_is_run() {
     let trace = folder.0.join("ran");
     let command = format!("/usr/bin/touch {}", trace.display());
     let file = File::with(&world.external(json!({"executable": {"command": command}})));
-    let error = refused(&minter(config(&world.google, &file.0)), &asking(CALLER)).await;
+    let error = rejected(&minter(config(&world.google, &file.0)), &asking(CALLER)).await;
     assert_eq!(
         (error.reason().as_str(), error.class()),
         ("CredentialsUnavailable", ErrorClass::Rejected)
@@ -219,13 +219,13 @@ async fn no_executable_is_run() {
 }
 
 #[tokio::test]
-async fn what_fails_at_the_identity_provider_is_told_and_passes() {
+async fn failures_of_the_identity_provider_are_reported_and_pass() {
     let world = World::new().await;
     let folder = Folder::new("external");
     let path = folder.0.join("token");
     let file = File::with(&world.external(json!({"file": path})));
     let minter = minter(config(&world.google, &file.0));
-    let error = refused(&minter, &asking(CALLER)).await;
+    let error = rejected(&minter, &asking(CALLER)).await;
     assert_eq!(
         (error.reason().as_str(), error.class()),
         ("CredentialsUnavailable", ErrorClass::Rejected)
@@ -236,7 +236,7 @@ async fn what_fails_at_the_identity_provider_is_told_and_passes() {
     let now = jiff::Timestamp::now().as_second();
     let claims = json!({"iss": ISSUER, "aud": format!("https:{PROVIDER}"), "sub": SUBJECT, "iat": now, "exp": now + 600});
     folder.write("token", &stranger.sign(&claims).expect("a token"));
-    let error = until_told(&minter, "invalid_grant").await;
+    let error = until_reported(&minter, "invalid_grant").await;
     assert_eq!(
         (error.reason().as_str(), error.class()),
         ("CredentialsUnavailable", ErrorClass::Rejected)
@@ -248,21 +248,21 @@ async fn what_fails_at_the_identity_provider_is_told_and_passes() {
             .google
             .fault(Fault::status(code).on(Endpoint::SecurityToken).times(1))
             .expect("a fault");
-        let told = until_told(&minter, &code.to_string()).await;
-        assert_eq!(told.class() == ErrorClass::Transient, code == 503, "{told}");
-        // Without a restart, and from the file as it is now.
+        let error = until_reported(&minter, &code.to_string()).await;
+        assert_eq!(error.class() == ErrorClass::Transient, code == 503, "{error}");
+        // Without a restart, and with the file's current content.
         eventually(&minter, &asking(CALLER)).await;
         world.google.clear_caches();
-        let error = refused(&minter, &asking(CALLER)).await;
+        let error = rejected(&minter, &asking(CALLER)).await;
         assert_eq!(error.reason().as_str(), "CredentialsRejected");
     }
 }
 
-/// Tries until the error says so.
-async fn until_told(minter: &Minter, part: &str) -> idtoken_operator::google::Error {
+/// Retries until the error contains `part`.
+async fn until_reported(minter: &Minter, part: &str) -> idtoken_operator::google::Error {
     let attempts = async {
         loop {
-            let error = refused(minter, &asking(CALLER)).await;
+            let error = rejected(minter, &asking(CALLER)).await;
             if error.to_string().contains(part) {
                 return error;
             }
@@ -271,7 +271,7 @@ async fn until_told(minter: &Minter, part: &str) -> idtoken_operator::google::Er
     };
     tokio::time::timeout(LIMIT, attempts)
         .await
-        .expect("it is told in time")
+        .expect("it is reported in time")
 }
 
 #[tokio::test]
@@ -289,12 +289,12 @@ async fn a_rotated_file_is_followed() {
     version("..1", &google.service_account_key(STRANGER).expect("a key"));
     symlink("..data/key.json", folder.0.join("key.json")).expect("a link");
     let minter = minter(config(&google, &folder.0.join("key.json")));
-    let error = refused(&minter, &asking(CALLER)).await;
+    let error = rejected(&minter, &asking(CALLER)).await;
     assert_eq!(error.reason().as_str(), "PermissionDenied");
     version("..2", &google.service_account_key(OPERATOR).expect("a key"));
     eventually(&minter, &asking(CALLER)).await;
     assert_eq!(minter.principal().await.as_deref(), Some(OPERATOR));
-    // And in place, of another type.
+    // And a write in place, of another type.
     std::fs::write(
         folder.0.join("..2/key.json"),
         acting_as(&google, USER).to_string(),
@@ -349,9 +349,13 @@ async fn no_type_impersonates_itself() {
                 delegates: &delegates,
                 ..asking(CALLER)
             };
-            for asked in [asking(name), bare, by_way_of] {
-                let error = refused(&minter, &asked).await;
-                assert_eq!(error.reason().as_str(), "SelfImpersonation", "{what}: {asked:?}");
+            for request in [asking(name), bare, by_way_of] {
+                let error = rejected(&minter, &request).await;
+                assert_eq!(
+                    error.reason().as_str(),
+                    "SelfImpersonation",
+                    "{what}: {request:?}"
+                );
             }
         }
         minter
@@ -374,17 +378,17 @@ async fn another_universe_and_other_endpoints() {
         universe_domain: universe.to_owned(),
         ..config(&world.google, &file.0)
     };
-    let asked = Impersonation {
+    let request = Impersonation {
         include_organization_number: true,
         ..asking(CALLER)
     };
     let token = minter(in_universe("cloud.example"))
-        .impersonate(&asked)
+        .impersonate(&request)
         .await
         .expect("a token");
     let claims = world.google.verify(token.expose()).expect("a good signature");
     assert_eq!(claims["google"]["organization_number"], 987);
-    let error = refused(&minter(in_universe("googleapis.com")), &asking(CALLER)).await;
+    let error = rejected(&minter(in_universe("googleapis.com")), &asking(CALLER)).await;
     assert_eq!(error.reason().as_str(), "CredentialsUnavailable");
     assert!(error.to_string().contains("cloud.example"), "{error}");
 }

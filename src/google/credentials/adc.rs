@@ -148,13 +148,10 @@ impl Adc {
         let fetch = || async {
             match &origin.credential {
                 Some(credential) => self.tokens.fetch(credential).await,
-                None => metadata
-                    .access_token()
-                    .await
-                    .map_err(|error| explain_missing(error)),
+                None => metadata.access_token().await.map_err(explain_missing),
             }
             .map(fetched)
-            .map_err(Error::as_credentials_error)
+            .map_err(Error::into_credentials_error)
         };
         let token = origin.cache.get(fetch).await?;
         Ok(Bearer { token, origin })
@@ -198,7 +195,7 @@ impl Adc {
         };
         let refreshed = oauth2::refresh(self.tokens.client(), priority, user)
             .await
-            .map_err(|error| for_user(error).as_credentials_error())?;
+            .map_err(|error| for_user(error).into_credentials_error())?;
         Ok(UserIdToken {
             token: refreshed.id_token()?,
             client_id: user.client_id.clone(),

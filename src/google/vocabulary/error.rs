@@ -100,7 +100,7 @@ impl Error {
     }
 
     /// The same failure, as one of the operator's own credentials: they give no access token.
-    pub(crate) fn as_credentials_error(self) -> Self {
+    pub(crate) fn into_credentials_error(self) -> Self {
         let mut inner = self.0;
         inner.message = text::redacted(
             &format!(
