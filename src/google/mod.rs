@@ -31,7 +31,6 @@ pub use self::vocabulary::{
     IdentityProvider, MAX_RETRY_AFTER, MAX_SUBJECT_BYTES, ParseProviderError, Reason, SubjectToken, Workload,
     check_endpoint, is_gke_pool,
 };
-pub use crate::shell;
 
 use self::credentials::adc::Adc;
 use self::endpoints::iam_credentials::IamCredentials;

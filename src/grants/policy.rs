@@ -7,10 +7,10 @@ use thiserror::Error;
 
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::{GrantRef, GrantSource, GrantTo};
-use crate::google::shell;
 use crate::grants::index::{Grant, GrantIndex, Namespaces};
 use crate::request::TokenSpec;
 use crate::request::syntax::is_unique_id;
+use crate::shell;
 
 /// How long decisions are made from a watch that no longer speaks. The API server sends a bookmark about once a minute
 /// (<https://kubernetes.io/docs/reference/using-api/api-concepts/#watch-bookmarks>).

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Args};
 use idtoken_operator::api::v1alpha1::GrantRef;
-use idtoken_operator::google::shell::quote;
 use idtoken_operator::grants::store as grants;
 use idtoken_operator::request::TokenSpec;
+use idtoken_operator::shell::quote;
 use serde::Serialize;
 
 use crate::args::{ClusterArgs, OutputFormat};

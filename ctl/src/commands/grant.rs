@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use idtoken_operator::google::shell::quote;
 use idtoken_operator::request::TokenSpec;
+use idtoken_operator::shell::quote;
 
 use crate::args::ClusterArgs;
 use crate::decisions::grant_manifest;

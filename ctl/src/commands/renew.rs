@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use idtoken_operator::api::annotations;
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
-use idtoken_operator::google::shell::quote;
+use idtoken_operator::shell::quote;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::{Instant, sleep};

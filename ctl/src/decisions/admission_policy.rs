@@ -1,6 +1,6 @@
 //! Pure: the admission policies of a cluster → since when they check the authors of requests with source.federation.
 
-use idtoken_operator::google::shell::quote;
+use idtoken_operator::shell::quote;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::admissionregistration::v1::{
     MatchResources, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use idtoken_operator::api::conditions::{READY, RENEWAL_FAILING, STALLED, reason};
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
-use idtoken_operator::google::shell::quote;
+use idtoken_operator::shell::quote;
 use jiff::Timestamp;
 
 use crate::decisions::diagnosis::{Difference, NO_OTHER_CONTROLLER, TokenState};

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use idtoken_operator::api::v1alpha1::{GrantRef, IdTokenGrant, IdTokenRequest};
-use idtoken_operator::google::shell::quote;
 use idtoken_operator::grants::index::Grant;
 use idtoken_operator::kubernetes::error::KubeError;
 use idtoken_operator::kubernetes::secret as observe;
+use idtoken_operator::shell::quote;
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };

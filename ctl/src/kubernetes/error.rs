@@ -1,6 +1,6 @@
 //! Errors of the Kubernetes API, in the caller's terms: each says what the caller can do.
 
-use idtoken_operator::google::shell::quote;
+use idtoken_operator::shell::quote;
 use idtoken_operator::text::error_chain;
 use thiserror::Error;
 

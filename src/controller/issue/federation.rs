@@ -15,7 +15,7 @@ use super::mint::MintError;
 use crate::api::conditions::reason;
 use crate::google::{
     self, CallPriority, FEDERATED_SCOPE, FederatedToken, IdentityProvider, Impersonation, SubjectToken,
-    Workload, is_rejected, shell,
+    Workload, is_rejected,
 };
 use crate::kubernetes::error::KubeError;
 use crate::kubernetes::secret::{
@@ -23,6 +23,7 @@ use crate::kubernetes::secret::{
 };
 use crate::request::syntax::is_service_account;
 use crate::request::{Federation, SourceSettings, ValidRequest};
+use crate::shell;
 use crate::single_flight::{Fetched, SingleFlightCache};
 use crate::token::{IdToken, unverified_claims};
 
