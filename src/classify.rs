@@ -5,9 +5,9 @@ use std::time::Duration;
 /// Whether trying again soon can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// Someone must change something (a binding, an account, a setting): retried slowly.
+    /// A user must change something, such as a binding, an account or a setting: retried slowly.
     Rejected,
-    /// It passes by itself: retried from a second on.
+    /// It passes without anyone's help: retried, at first after a second.
     Transient,
 }
 

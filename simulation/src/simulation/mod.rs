@@ -16,7 +16,7 @@ use idtoken_operator::controller::WAITING;
 use idtoken_operator::controller::issue::observation::Observation;
 use idtoken_operator::controller::reconcile::plan::{Facts, Timing, due_renewal};
 use idtoken_operator::google::GoogleConfig;
-use idtoken_operator::google::decisions::Ticket;
+use idtoken_operator::google::simulation::WaiterId;
 use idtoken_operator::kubernetes::secret_summary::SecretSummary;
 use idtoken_operator::request::{ValidRequest, validate};
 use idtoken_operator::schedule::backoff::BackoffKey;

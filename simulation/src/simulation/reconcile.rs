@@ -235,7 +235,7 @@ impl Simulation {
         } else {
             self.statistics.rejected_locally += u64::from(error.status().is_none());
             let attempt = FailedAttempt {
-                reason: error.reason(),
+                reason: error.reason().as_str(),
                 message: String::new(),
                 class: error.class(),
                 retry_after: error.retry_after(),

@@ -63,7 +63,7 @@ impl IssueError {
     /// How long the attempt is deferred. No attempt was made then, and nothing is wrong.
     pub fn deferred_for(&self) -> Option<Duration> {
         match self {
-            Self::Mint(error) => error.postponed(),
+            Self::Mint(error) => error.deferred_for(),
             _ => None,
         }
     }

@@ -46,9 +46,9 @@ pub enum MintError {
 
 impl MintError {
     /// How long the attempt is deferred. No attempt was made then, and nothing is wrong.
-    pub fn postponed(&self) -> Option<Duration> {
+    pub fn deferred_for(&self) -> Option<Duration> {
         match self {
-            Self::Google(error) => error.postponed(),
+            Self::Google(error) => error.deferred_for(),
             _ => None,
         }
     }
@@ -110,7 +110,7 @@ impl PreviousToken<'_> {
     }
 }
 
-/// Gets the token that `request` asks for; `left` is what is left of the valid token that is held.
+/// Gets the token that `request` asks for. `remaining` is the remaining lifetime of the current token, if there is one.
 ///
 /// # Errors
 /// Google refused or did not answer, or what came back is not what was asked for.
@@ -118,15 +118,15 @@ pub async fn mint(
     issuer: &Issuer<'_>,
     request: &ValidRequest,
     before: Option<PreviousToken<'_>>,
-    left: Option<Duration>,
+    remaining: Option<Duration>,
 ) -> Result<VerifiedToken, MintError> {
     let spec = &request.token;
     let mut audience = spec.audience.clone();
     let mut attached = None;
-    let mut asked = spec.service_account.clone();
+    let mut requested = spec.service_account.clone();
     let priority = CallPriority {
         flow: &request.namespace,
-        remaining_lifetime: left,
+        remaining_lifetime: remaining,
     };
     let token = match (&spec.source, spec.service_account.as_deref()) {
         (TokenSource::Impersonation { delegates }, Some(service_account)) => {
@@ -144,8 +144,8 @@ pub async fn mint(
                 .await?
         }
         (TokenSource::Federation(federation), _) => {
-            let federated = Box::pin(federate::federate(issuer, request, federation, caller)).await?;
-            asked = Some(federated.account);
+            let federated = Box::pin(federate::federate(issuer, request, federation, priority)).await?;
+            requested = Some(federated.account);
             federated.token
         }
         (TokenSource::MetadataServer { licenses }, service_account) => {
@@ -167,22 +167,22 @@ pub async fn mint(
                 .await?
         }
         (TokenSource::Developer, _) => {
-            let google::UserIdToken { token, client_id } = issuer.minter.user_id_token(caller).await?;
+            let google::UserIdToken { token, client_id } = issuer.minter.user_id_token(priority).await?;
             audience = client_id;
             token
         }
         (source, _) => return Err(MintError::Unavailable(source.name())),
     };
     let now = issuer.clock.now();
-    let asked = asked.as_deref();
+    let requested = requested.as_deref();
     let subject = before
         .as_ref()
-        .zip(asked)
+        .zip(requested)
         .and_then(|(before, account)| before.subject(account, spec.service_account.is_some()));
     token.verify(
         &Expected {
             audience: &audience,
-            account: asked.map(Account::from_name),
+            account: requested.map(Account::from_name),
             ..expected(request, subject)
         },
         now,

@@ -308,7 +308,7 @@ impl Issuer<'_> {
             Ok(_) if repeats => reason::UNCHANGED,
             Ok(_) => reason::ISSUED,
             // No attempt was made.
-            Err(error) if error.postponed().is_some() => return,
+            Err(error) if error.deferred_for().is_some() => return,
             Err(error) => error.reason(),
         };
         self.metrics.count_mint(request.token.source.name(), result);

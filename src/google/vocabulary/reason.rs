@@ -1,13 +1,6 @@
 //! What can go wrong with a call to Google, and whether trying again soon can help.
 
-/// Whether trying again soon can help.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// A user must change something, such as a binding, an account or a setting: retried slowly.
-    Rejected,
-    /// It passes without anyone's help: retried, at first after a second.
-    Transient,
-}
+use crate::classify::ErrorClass;
 
 /// The closed list of what can go wrong. [`Reason::as_str`] is the word in conditions, events and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
