@@ -85,7 +85,7 @@ where
     });
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let error = (&mut connection).await.err()?;
-    tracing::debug!(%error, "connection ended");
+    tracing::debug!(%error, "connection failed");
     Some(connection.into_parts().io.into_inner())
 }
 

@@ -1,4 +1,4 @@
-//! Child processes end when they are told to, and when their parent dies.
+//! Child processes stop on request, and when their parent dies.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader};
@@ -55,7 +55,7 @@ async fn logs_and_exit_status() {
     assert_eq!(
         process.terminate(LIMIT).await.unwrap().code(),
         Some(3),
-        "an ended process may be terminated"
+        "an exited process may be terminated"
     );
 }
 
@@ -144,7 +144,7 @@ async fn holder() {
     if std::env::var_os(HOLDER).is_none() {
         return;
     }
-    // From a thread that ends: a guard that is tied to the thread would end the children with it.
+    // From a thread that exits: a guard that belongs to the thread would kill the children with it.
     let spawn = || {
         Process::spawn(
             "sleeper",
