@@ -45,7 +45,7 @@ pub(crate) enum OutputFormat {
     Json,
 }
 
-/// The value of `--request-timeout`: none where there is no limit.
+/// The value of `--request-timeout`; `None` means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RequestTimeout(pub(crate) Option<Duration>);
 

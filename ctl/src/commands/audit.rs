@@ -32,7 +32,7 @@ pub(crate) struct AuditArgs {
 /// The result as JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+struct Output {
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,38 +60,37 @@ pub(crate) async fn run(args: AuditArgs) -> Result<ExitCode> {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     };
-    let (policy, since, problem) = match coverage {
-        PolicyCoverage::Since { policy, since } => (Some(policy), Some(since), None),
-        PolicyCoverage::Missing(problem) => (None, None, Some(problem)),
-    };
     match args.output {
-        OutputFormat::Json => output::json(&Answer {
-            policy,
-            since,
-            problem,
-            unverified,
-        })?,
-        OutputFormat::Text => output::print(text(policy.as_deref(), since, problem.as_deref(), &unverified))?,
+        OutputFormat::Json => output::json(&Output::new(coverage, unverified))?,
+        OutputFormat::Text => output::print(text(&coverage, &unverified))?,
     }
     Ok(code)
 }
 
-fn text(
-    policy: Option<&str>,
-    since: Option<Timestamp>,
-    problem: Option<&str>,
-    unverified: &[UnverifiedRequest],
-) -> String {
-    let mut text = match (policy, since, problem) {
-        (Some(policy), Some(since), _) => {
-            format!(
-                "ValidatingAdmissionPolicy {} has checked every author since {since}.\n",
-                redacted(policy)
-            )
+impl Output {
+    fn new(coverage: PolicyCoverage, unverified: Vec<UnverifiedRequest>) -> Self {
+        let (policy, since, problem) = match coverage {
+            PolicyCoverage::Since { policy, since } => (Some(policy), Some(since), None),
+            PolicyCoverage::Missing(problem) => (None, None, Some(problem)),
+        };
+        Self {
+            policy,
+            since,
+            problem,
+            unverified,
         }
-        (.., problem) => format!(
+    }
+}
+
+fn text(coverage: &PolicyCoverage, unverified: &[UnverifiedRequest]) -> String {
+    let mut text = match coverage {
+        PolicyCoverage::Since { policy, since } => format!(
+            "ValidatingAdmissionPolicy {} has checked every author since {since}.\n",
+            redacted(policy)
+        ),
+        PolicyCoverage::Missing(problem) => format!(
             "No admission policy checks the authors of requests with source.federation: {}.\n",
-            redacted(problem.unwrap_or_default())
+            redacted(problem)
         ),
     };
     if unverified.is_empty() {
@@ -109,7 +108,7 @@ fn text(
             ]
         })
         .collect();
-    text.push_str("\nNo admission policy checked the authors of these requests:\n\n");
+    text.push_str("\nThe authors of these requests may not have been checked:\n\n");
     text.push_str(&table::render(
         ["NAMESPACE", "NAME", "SERVICEACCOUNT", "CREATED"],
         &rows,
@@ -133,7 +132,7 @@ mod tests {
             service_account: "billing".to_owned(),
             created: None,
         };
-        let text = text(None, None, Some("none"), &[one]);
+        let text = text(&PolicyCoverage::Missing("none".to_owned()), &[one]);
         assert!(text.contains("shop        after   billing"), "{text}");
     }
 }
