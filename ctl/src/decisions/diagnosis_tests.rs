@@ -46,7 +46,7 @@ fn secret(object: &IdTokenRequest, jwt: &str, change: impl FnOnce(&mut Value)) -
 }
 
 fn fields(object: &IdTokenRequest, view: &SecretView) -> Vec<String> {
-    let state = token_state(&view, token_key(object));
+    let state = token_state(view, token_key(object));
     let found = differences(object, &validate::validate(object), view, &state);
     let token = jwt(|_| ());
     let shown = format!("{found:?}");
