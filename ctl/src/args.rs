@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use idtoken_operator::request::{self as validate, ValidateError};
+use idtoken_operator::request::{self, ValidateError};
 
 /// Cluster, user and namespace, named as kubectl names these flags.
 #[derive(Clone, Debug, Args)]
@@ -79,7 +79,7 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
 const MAX_DURATION: Duration = Duration::from_nanos(i64::MAX.unsigned_abs());
 
 fn go_duration(text: &str) -> Result<Duration, String> {
-    let duration = validate::duration(text).map_err(|error| match error {
+    let duration = request::duration(text).map_err(|error| match error {
         ValidateError::Invalid { problem, .. } => problem,
         other => other.to_string(),
     })?;

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use idtoken_operator::api::v1alpha1::{IdTokenRequestSpec, ImpersonationSource, Source};
-use idtoken_operator::request::{self as validate, TokenSpec, ValidateError};
+use idtoken_operator::request::{self, TokenSpec, ValidateError};
 use thiserror::Error;
 
 /// Flags that name a token.
@@ -54,7 +54,7 @@ impl TokenArgs {
             suspend: None,
             target: None,
         };
-        validate::token(&spec).map_err(|error| match error {
+        request::token(&spec).map_err(|error| match error {
             ValidateError::Invalid { field, problem } => InvalidFlag {
                 flag: flag(&field),
                 problem,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
-use idtoken_operator::request::{self as validate, ValidRequest, ValidateError};
+use idtoken_operator::request::{target_name, validate};
 use idtoken_operator::token::IdToken;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -52,8 +52,8 @@ struct Explanation {
 pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
     let client = KubeClient::connect(&args.cluster).await?;
     let object = client.request(&args.name).await?;
-    let validated: Result<ValidRequest, ValidateError> = validate::validate(&object);
-    let secret = validate::target_name(&object);
+    let validated = validate(&object);
+    let secret = target_name(&object);
     let view = client.secret(&secret).await?;
     let now = Timestamp::now();
     let token_state = diagnosis::token_state(&view, diagnosis::token_key(&object));

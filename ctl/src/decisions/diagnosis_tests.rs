@@ -1,6 +1,6 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use idtoken_operator::request as validate;
+use idtoken_operator::request::validate;
 use serde_json::{Value, json};
 
 use super::*;
@@ -34,7 +34,7 @@ fn request(change: impl FnOnce(&mut Value)) -> IdTokenRequest {
 
 /// The Secret that the operator writes for `object` and `jwt`, changed by `change`.
 fn secret(object: &IdTokenRequest, jwt: &str, change: impl FnOnce(&mut Value)) -> SecretView {
-    let validated = validate::validate(object).unwrap();
+    let validated = validate(object).unwrap();
     let rendered = render::render(&validated, &IdToken::parse(jwt.to_owned()).unwrap()).unwrap();
     let mut secret = json!(rendered.create("shop", "billing"));
     secret["metadata"]["uid"] = "s-1".into();
@@ -47,7 +47,7 @@ fn secret(object: &IdTokenRequest, jwt: &str, change: impl FnOnce(&mut Value)) -
 
 fn fields(object: &IdTokenRequest, view: &SecretView) -> Vec<String> {
     let state = token_state(view, token_key(object));
-    let found = differences(object, &validate::validate(object), view, &state);
+    let found = differences(object, &validate(object), view, &state);
     let token = jwt(|_| ());
     let shown = format!("{found:?}");
     assert!(
@@ -213,7 +213,7 @@ fn a_spec_that_the_operator_rejects() {
     let object = request(|object| object["spec"]["audience"] = "a b".into());
     let found = differences(
         &object,
-        &validate::validate(&object),
+        &validate(&object),
         &SecretView::Missing,
         &TokenState::NoSecret,
     );

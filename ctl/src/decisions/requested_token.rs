@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
-use idtoken_operator::request::{self as validate, TokenSpec};
 use idtoken_operator::shell::quote;
+use idtoken_operator::request::{self, TokenSpec};
 
 /// Adds the account that the source returned, if the spec names none: a grant has to name it.
 ///
@@ -37,7 +37,7 @@ pub(crate) fn needs_no_grant(request: &IdTokenRequest) -> bool {
 /// The operator would reject the spec.
 pub(crate) fn token_spec(request: &IdTokenRequest) -> Result<TokenSpec> {
     let name = request.metadata.name.as_deref().unwrap_or_default();
-    validate::token(&request.spec).with_context(|| {
+    request::token(&request.spec).with_context(|| {
         format!(
             "the operator rejects the spec of IdTokenRequest {}; correct it first",
             quote(name)
