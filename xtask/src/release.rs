@@ -1,7 +1,7 @@
 //! `cargo xtask release`: everything that a release consists of, in one folder. Nothing leaves this machine.
 
 mod archive;
-mod decisions;
+mod placeholders;
 mod sbom;
 mod sign;
 mod versions;
@@ -44,7 +44,7 @@ pub(crate) struct ReleaseArgs {
 /// When the tree is not one to release, or a part of the release cannot be made or is not as it should be.
 pub(crate) async fn run(output: &Output, args: &ReleaseArgs) -> Result<()> {
     output.heading(&format!("idtoken-operator {VERSION}"));
-    decisions::check(output, args.snapshot)?;
+    placeholders::check(output, args.snapshot)?;
     let notes = ready(output, args)?;
     let dist = idtoken_testenv::target_dir().join("dist").join(VERSION);
     if dist.exists() {

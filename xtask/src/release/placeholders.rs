@@ -1,4 +1,4 @@
-//! What only an owner decides: names, addresses and contacts. Placeholders stand in their places until then.
+//! Placeholders for what only an owner decides: names, addresses and contacts.
 
 use anyhow::{Context, Result, bail};
 
