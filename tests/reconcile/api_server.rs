@@ -1,7 +1,7 @@
 //! A scripted API server over HTTP, with Google's IAM Credentials API behind it. It answers lists and watches, and records every other
 //! call: all that a reconcile does stands in one order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -46,22 +46,22 @@ impl Call {
     }
 }
 
-/// What comes of a call instead of what an API server does.
-pub(crate) enum Twist {
-    /// It is refused.
-    Refuse(Answer),
-    /// Another client is faster.
+/// How a call is answered otherwise than an API server does.
+pub(crate) enum Override {
+    /// It is rejected, and nothing is done.
+    Reject(Answer),
+    /// Another client makes a change just before it.
     After(Box<dyn FnOnce(&mut Objects) + Send>),
     /// It is done, and its answer cannot be decoded.
     Garbled,
-    /// It is done once the other end says so.
+    /// It waits for the other end; then it is done.
     Hold(oneshot::Receiver<()>),
 }
 
 struct Scripted {
     method: &'static str,
     path: &'static str,
-    twist: Twist,
+    overridden: Override,
 }
 
 /// What the server holds.
@@ -69,8 +69,8 @@ struct Scripted {
 pub(crate) struct Contents {
     pub(crate) objects: Objects,
     pub(crate) calls: Vec<Call>,
-    /// How often the Secret of each marker was read.
-    pub(crate) marker_reads: HashMap<String, usize>,
+    /// The markers whose Secret was read.
+    pub(crate) marker_reads: HashSet<String>,
     script: Vec<Scripted>,
 }
 
@@ -118,12 +118,16 @@ impl ApiServer {
         self.inner.contents()
     }
 
-    /// Has the next call with this method, and this text in its path, come to something else than usual.
-    pub(crate) fn script(&self, method: &'static str, path: &'static str, twist: Twist) {
-        self.contents().script.push(Scripted { method, path, twist });
+    /// Has the next call with this method, and this text in its path, answered otherwise.
+    pub(crate) fn script(&self, method: &'static str, path: &'static str, overridden: Override) {
+        self.contents().script.push(Scripted {
+            method,
+            path,
+            overridden,
+        });
     }
 
-    /// Waits until `check` gives a value; none comes of it where that takes too long.
+    /// Waits until `check` gives a value; none where that takes too long.
     pub(crate) async fn until<T>(&self, check: impl Fn(&Contents) -> Option<T>) -> Option<T> {
         let mut changed = self.inner.changed.subscribe();
         let wait = async {
@@ -143,19 +147,19 @@ impl Inner {
         self.contents.lock().unwrap()
     }
 
-    /// Records a call. Returns its number and what the script has for it.
-    fn record(&self, call: Call) -> (usize, Option<Twist>) {
+    /// Records a call. Returns its number and the override that the script has for it.
+    fn record(&self, call: Call) -> (usize, Option<Override>) {
         let mut contents = self.contents();
         let scripted = contents
             .script
             .iter()
             .position(|scripted| call.is(scripted.method, scripted.path));
-        let twist = scripted.map(|position| contents.script.remove(position).twist);
+        let overridden = scripted.map(|position| contents.script.remove(position).overridden);
         contents.calls.push(call);
         let number = contents.calls.len() - 1;
         drop(contents);
         self.changed.send_replace(());
-        (number, twist)
+        (number, overridden)
     }
 }
 
@@ -222,7 +226,7 @@ async fn serve(Shared(inner): Shared<Arc<Inner>>, request: Request) -> Response<
     if target.id.namespace == MARKERS || target.id.resource == "idtokengrants" {
         let mut contents = inner.contents();
         if call.method == "GET" {
-            *contents.marker_reads.entry(target.id.name.clone()).or_default() += 1;
+            contents.marker_reads.insert(target.id.name.clone());
         }
         let (code, body) =
             contents
@@ -230,26 +234,20 @@ async fn serve(Shared(inner): Shared<Arc<Inner>>, request: Request) -> Response<
                 .call(&call.method, &target.id, &target.subresource, dry_run, &call.body);
         drop(contents);
         inner.changed.send_replace(());
-        return json(
-            code,
-            match code {
-                200..300 => view.project(&body),
-                _ => body,
-            },
-        );
+        return json(code, view.answer((code, body)));
     }
     let (method, body) = (call.method.clone(), call.body.clone());
-    let (number, twist) = inner.record(call);
+    let (number, overridden) = inner.record(call);
     let mut garbled = false;
-    match twist {
-        Some(Twist::Hold(open)) => drop(open.await),
-        Some(Twist::Garbled) => garbled = true,
-        Some(Twist::Refuse((code, body))) => {
+    match overridden {
+        Some(Override::Hold(open)) => drop(open.await),
+        Some(Override::Garbled) => garbled = true,
+        Some(Override::Reject((code, body))) => {
             inner.contents().calls[number].status = Some(code);
             inner.changed.send_replace(());
             return json(code, body);
         }
-        Some(Twist::After(change)) => change(&mut inner.contents().objects),
+        Some(Override::After(change)) => change(&mut inner.contents().objects),
         None => {}
     }
     let (code, answer) = {
@@ -266,8 +264,7 @@ async fn serve(Shared(inner): Shared<Arc<Inner>>, request: Request) -> Response<
     inner.changed.send_replace(());
     match garbled {
         true => respond(code, "application/json", "{\"metadata\":".into()),
-        false if code < 300 => json(code, view.project(&answer)),
-        false => json(code, answer),
+        false => json(code, view.answer((code, answer))),
     }
 }
 
@@ -276,9 +273,9 @@ async fn google(inner: &Inner, mut call: Call, headers: &HeaderMap, body: Vec<u8
     let url = format!("{}{}", inner.google, call.path);
     call.path = format!("https://iamcredentials.googleapis.com{}", call.path);
     let method = call.method.clone();
-    let (number, twist) = inner.record(call);
-    match twist {
-        Some(Twist::Hold(open)) => drop(open.await),
+    let (number, overridden) = inner.record(call);
+    match overridden {
+        Some(Override::Hold(open)) => drop(open.await),
         Some(_) => panic!("Google's answers are held alone; faults are the emulator's"),
         None => {}
     }

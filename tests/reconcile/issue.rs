@@ -3,8 +3,9 @@
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use crate::api_server::Twist;
-use crate::scene::{Before, LOCKED, billing, play, request, secret};
+use crate::api_server::Override;
+use crate::before::{Before, billing, request, secret};
+use crate::scene::{LOCKED, play};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_issue() {
@@ -80,7 +81,9 @@ async fn deleted_meanwhile() {
     let about = "The request is deleted while Google answers: neither the Secret nor the status is written.";
     play("deleted_meanwhile", about, Before::default(), async |scene| {
         let (answer, hold) = oneshot::channel();
-        scene.server.script("POST", ":generateIdToken", Twist::Hold(hold));
+        scene
+            .server
+            .script("POST", ":generateIdToken", Override::Hold(hold));
         scene.create(&billing(), request(json!({})));
         scene.until_arrival("POST", ":generateIdToken").await;
         scene.delete(&billing());
@@ -127,7 +130,9 @@ async fn google_does_not_answer() {
     };
     play("google_does_not_answer", about, before, async |scene| {
         let (_answer, hold) = oneshot::channel();
-        scene.server.script("POST", ":generateIdToken", Twist::Hold(hold));
+        scene
+            .server
+            .script("POST", ":generateIdToken", Override::Hold(hold));
         scene.create(&billing(), request(json!({})));
         scene.until_call("POST", "/events", 2).await;
     })

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod api_server;
+mod before;
 mod issue;
 mod objects;
 mod record;
-mod refusals;
+mod rejections;
 mod scene;
 mod secrets;

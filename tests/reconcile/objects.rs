@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use serde_json::{Map, Value, json};
 
-/// The namespace of the requests by which a test knows that the operator has handled all that came before. It sorts after all others.
+/// The namespace of the requests by which a test knows that the operator has handled all earlier events. It sorts after all others.
 pub(crate) const MARKERS: &str = "zz-markers";
 /// What an object's resourceVersion is a multiple of, so that the changes of markers, between two multiples, are not seen in it.
 const STEP: u64 = 1000;
@@ -49,7 +49,7 @@ impl View {
             && self.labels.iter().all(|(key, value)| labels[key] == **value)
     }
 
-    pub(crate) fn project(&self, object: &Value) -> Value {
+    fn project(&self, object: &Value) -> Value {
         match self.metadata_only {
             true => {
                 json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"]})
@@ -57,12 +57,20 @@ impl View {
             false => object.clone(),
         }
     }
+
+    /// The body of an answer; that of an error is the same in each form.
+    pub(crate) fn answer(&self, (code, body): Answer) -> Value {
+        match code {
+            200..300 => self.project(&body),
+            _ => body,
+        }
+    }
 }
 
 /// An HTTP status and a body.
 pub(crate) type Answer = (u16, Value);
 
-/// An answer of the API server that refuses.
+/// An error of the API server.
 pub(crate) fn failure(code: u16, reason: &str, message: &str) -> Answer {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -227,7 +235,7 @@ impl Objects {
         dry_run: bool,
         body: &Value,
     ) -> Answer {
-        // Nobody reads them.
+        // They are never read.
         if id.resource == "events" {
             return (if method == "POST" { 201 } else { 200 }, body.clone());
         }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use idtoken_emulator::{EmulatorHandle, Endpoint, Fault, Options, Policy, ServiceAccount, SigningKey};
 use idtoken_testenv::{Port, Process, RunDir};
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 
 use crate::api_server::{ApiServer, Call, Contents};
+use crate::before::{Before, billing};
 use crate::objects::{Id, MARKERS};
 use crate::record;
 
@@ -19,98 +19,12 @@ const OPERATOR: &str = "operator@p.iam.gserviceaccount.com";
 pub(crate) const CALLER: &str = "caller@p.iam.gserviceaccount.com";
 pub(crate) const LOCKED: &str = "locked@p.iam.gserviceaccount.com";
 pub(crate) const AUDIENCE: &str = "https://billing-x.run.app";
-/// Renewals are spread by it.
-const UID: &str = "7f4ae1b5-8c1f-4bb0-9f6d-3f2f3c2b1a90";
-/// When what was there before began.
-const BEFORE: &str = "2026-01-01T00:00:00Z";
 /// A rejected attempt is repeated after 3.75 s at least. A run that takes this long, on a machine that has too much to do, may show a retry
 /// that is no part of its case, and is repeated where it differs.
 const SLOW: Duration = Duration::from_millis(2500);
 const TRIES: usize = 3;
-
-/// The request, its Secret and its grant.
-pub(crate) fn billing() -> Id {
-    Id::new("idtokenrequests", "shop", "billing")
-}
-
-pub(crate) fn secret() -> Id {
-    Id::new("secrets", "shop", "billing")
-}
-
-pub(crate) fn grant() -> Id {
-    Id::new("idtokengrants", "", "shop")
-}
-
-/// A new request with this spec beside the usual.
-pub(crate) fn request(spec: Value) -> Value {
-    let mut request = json!({
-        "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest",
-        "metadata": {"name": "billing", "namespace": "shop", "uid": UID},
-        "spec": {"audience": AUDIENCE, "serviceAccount": CALLER},
-        // The CRD's default.
-        "status": {"observedGeneration": -1},
-    });
-    for (key, value) in spec.as_object().into_iter().flatten() {
-        request["spec"][key] = value.clone();
-    }
-    request
-}
-
-/// What is there when the operator starts, besides the namespace and the grant.
-#[derive(Clone, Default)]
-pub(crate) struct Before {
-    pub(crate) request: Option<Value>,
-    pub(crate) secret: Option<Value>,
-    /// Flags of the operator besides the usual.
-    pub(crate) flags: &'static [&'static str],
-    /// Whether a read that shows what another has shown is left out of what is compared, where each reconcile reads: how many events of a
-    /// watch come to one reconcile is a matter of timing.
-    pub(crate) reads_once: bool,
-}
-
-impl Before {
-    /// The request, Ready, and its Secret.
-    pub(crate) async fn ready() -> Self {
-        seeds().await.0.clone()
-    }
-
-    /// The same, with a token that is to be renewed.
-    pub(crate) async fn due() -> Self {
-        seeds().await.1.clone()
-    }
-}
-
-/// What the operator made of a new request a minute ago, and 40 minutes ago.
-async fn seeds() -> &'static (Before, Before) {
-    static SEEDS: OnceCell<(Before, Before)> = OnceCell::const_new();
-    SEEDS
-        .get_or_init(async || (seed(60).await, seed(40 * 60).await))
-        .await
-}
-
-async fn seed(age: i64) -> Before {
-    let scene = Scene::start(&Before::default()).await;
-    scene
-        .google
-        .fault(Fault::clock(-age))
-        .expect("a fault of the emulator");
-    scene.create(&billing(), request(json!({})));
-    scene.until_condition("Ready", "True").await;
-    scene.settle().await;
-    let contents = scene.server.contents();
-    let mut request = contents.objects.get(&billing()).cloned();
-    let conditions = request
-        .as_mut()
-        .map(|request| &mut request["status"]["conditions"]);
-    for condition in conditions.and_then(Value::as_array_mut).into_iter().flatten() {
-        condition["lastTransitionTime"] = json!(BEFORE);
-    }
-    Before {
-        request,
-        secret: contents.objects.get(&secret()).cloned(),
-        ..Before::default()
-    }
-}
+/// A case makes a dozen calls at most. Each round waits for those that the events of the round before have caused.
+const MAX_ROUNDS: usize = 50;
 
 fn signing_key() -> String {
     static KEY: OnceLock<String> = OnceLock::new();
@@ -132,7 +46,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    async fn start(before: &Before) -> Self {
+    pub(crate) async fn start(before: &Before) -> Self {
         // An error means that another test was faster, which is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut policy = Policy {
@@ -152,7 +66,7 @@ impl Scene {
             .await
             .expect("the emulator");
         let server = ApiServer::start(google.url()).await;
-        fill(&server, before);
+        before.fill(&server);
         let dir = RunDir::create("reconcile").expect("a folder");
         let port = Port::reserve().expect("a free port");
         let operator = operator(&server, &google, &dir, &port, before.flags);
@@ -189,13 +103,12 @@ impl Scene {
             .expect("a fault of the emulator");
     }
 
-    /// Waits until the operator has handled all that has happened so far, and all that came of it.
+    /// Waits until the operator has handled all events of its watches, and makes no further call for them.
     ///
-    /// It handles one request at a time here, in the order in which watches show what concerns them. So a new request that it has given
-    /// a status comes after all earlier events of that watch, and the reading of a Secret that was new after it comes after those of the
-    /// other watch.
+    /// With `--concurrency=1` it reconciles one request at a time, in the order of the events. When a new request has its status, all earlier
+    /// events of that watch are handled; when its new Secret is read, those of the other watch are, too.
     pub(crate) async fn settle(&self) {
-        loop {
+        for _ in 0..MAX_ROUNDS {
             let (calls, markers) = {
                 let contents = self.server.contents();
                 (
@@ -229,13 +142,14 @@ impl Scene {
                 json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata}),
             );
             self.until("the marker's Secret is read", |contents| {
-                contents.marker_reads.get(&name).map(drop)
+                contents.marker_reads.contains(&name).then_some(())
             })
             .await;
             if self.server.contents().calls.len() == calls {
                 return;
             }
         }
+        panic!("the calls do not end: {:#?}", self.calls());
     }
 
     async fn until<T>(&self, what: &str, check: impl Fn(&Contents) -> Option<T>) -> T {
@@ -243,7 +157,7 @@ impl Scene {
             Some(value) => value,
             None => panic!(
                 "{what}: not in time.\nThe calls: {:#?}\nThe operator's log ends with\n{}",
-                self.server.contents().calls,
+                self.calls(),
                 self.operator.log_tail()
             ),
         }
@@ -340,31 +254,6 @@ impl Scene {
 fn condition<'a>(request: &'a Value, type_: &str) -> Option<&'a Value> {
     let conditions = request["status"]["conditions"].as_array()?;
     conditions.iter().find(|condition| condition["type"] == *type_)
-}
-
-/// Puts in what is there when the operator starts.
-fn fill(server: &ApiServer, before: &Before) {
-    let objects = &mut server.contents().objects;
-    for name in ["shop", MARKERS] {
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace"});
-        objects.create(&Id::new("namespaces", "", name), namespace);
-    }
-    let to = json!([{"serviceAccounts": ["*@p.iam.gserviceaccount.com"], "audiences": [AUDIENCE, format!("{AUDIENCE}/*")]}]);
-    let spec = json!({"from": [{"namespace": "shop"}], "to": to});
-    objects.create(
-        &grant(),
-        json!({"apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "spec": spec}),
-    );
-    let mut version = Value::Null;
-    if let Some(object) = &before.secret {
-        version = objects.create(&secret(), object.clone())["metadata"]["resourceVersion"].clone();
-    }
-    if let Some(mut object) = before.request.clone() {
-        if object["status"]["secret"].is_object() {
-            object["status"]["secret"]["resourceVersion"] = version;
-        }
-        objects.create(&billing(), object);
-    }
 }
 
 fn operator(

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::api_server::Twist;
+use crate::api_server::Override;
+use crate::before::{Before, billing, request, secret};
 use crate::objects::failure;
-use crate::scene::{Before, billing, play, request, secret};
+use crate::scene::play;
 
 /// A Secret that the operator did not write.
 fn foreign() -> Value {
@@ -96,7 +97,7 @@ async fn a_conflict() {
     let about = "A renewal is requested, and another client changes the Secret just before the write: 409, a read, and a patch of what was \
                  read, with the same token.";
     play("conflict", about, Before::ready().await, async |scene| {
-        let change = Twist::After(Box::new(|objects| {
+        let change = Override::After(Box::new(|objects| {
             objects.change(&secret(), |secret| {
                 secret["metadata"]["labels"]["team"] = json!("a")
             });
@@ -115,7 +116,7 @@ async fn a_write_that_fails() {
     let about = "The API server fails when the Secret is written: the write is repeated with the same token.";
     play("failed_write", about, Before::default(), async |scene| {
         let answer = failure(500, "InternalError", "etcdserver: request timed out");
-        scene.server.script("POST", "/secrets", Twist::Refuse(answer));
+        scene.server.script("POST", "/secrets", Override::Reject(answer));
         scene.create(&billing(), request(json!({})));
         scene.until_call("POST", "/events", 1).await;
     })
@@ -126,7 +127,7 @@ async fn a_write_that_fails() {
 async fn an_answer_that_is_lost() {
     let about = "The Secret is written and the answer cannot be decoded: it is read, and written with the same token.";
     play("lost_answer", about, Before::default(), async |scene| {
-        scene.server.script("POST", "/secrets", Twist::Garbled);
+        scene.server.script("POST", "/secrets", Override::Garbled);
         scene.create(&billing(), request(json!({})));
         scene.until_call("POST", "/events", 1).await;
     })
@@ -144,7 +145,7 @@ async fn a_write_that_is_rejected() {
                 "Forbidden",
                 "secrets \"billing\" is forbidden: exceeded quota: secrets",
             );
-            scene.server.script("POST", "/secrets", Twist::Refuse(answer));
+            scene.server.script("POST", "/secrets", Override::Reject(answer));
         }
         scene.issue_a_minute_ago();
         scene.create(&billing(), request(json!({})));

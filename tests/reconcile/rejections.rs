@@ -1,9 +1,10 @@
-//! What the operator refuses, and statuses that are hard to write.
+//! Requests that the operator rejects, and statuses that are hard to write.
 
 use serde_json::json;
 
-use crate::api_server::Twist;
-use crate::scene::{Before, billing, grant, play, request, secret};
+use crate::api_server::Override;
+use crate::before::{Before, billing, grant, request, secret};
+use crate::scene::play;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn denied() {
@@ -104,7 +105,7 @@ async fn a_conflict_of_the_status() {
     let about = "Another client changes the request just before its status is written: 409; the Secret is read, and the status is \
                  written a second later. No second token is issued.";
     play("status_conflict", about, Before::default(), async |scene| {
-        let change = Twist::After(Box::new(|objects| {
+        let change = Override::After(Box::new(|objects| {
             objects.change(&billing(), |request| {
                 request["metadata"]["labels"] = json!({"team": "a"})
             });
