@@ -98,3 +98,51 @@ fn shown(command: &Command) -> String {
     let args = command.get_args().map(|arg| arg.to_string_lossy());
     args.fold("cargo".to_owned(), |line, arg| format!("{line} {arg}"))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The crates and their features that cargo compiles for `selection`.
+    fn compiled(selection: &[&str]) -> BTreeSet<String> {
+        let mut cargo = cargo();
+        cargo.args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--prefix=none",
+            "--format={p} {f}",
+        ]);
+        let output = cargo.args(selection).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines = text.lines().map(|line| line.trim_end_matches(" (*)").to_owned());
+        lines.filter(|line| !line.is_empty()).collect()
+    }
+
+    /// A feature that one package alone asks for would have most of the workspace compiled twice: for `cargo xtask`, and for the tests.
+    #[test]
+    fn every_crate_is_compiled_once() {
+        let workspace = compiled(&["--workspace", "--edges=normal,build,dev"]);
+        for packages in [
+            &["--package=xtask"][..],
+            &[
+                "--package=idtoken-operator",
+                "--package=idtoken-emulator",
+                "--package=kubectl-idtoken",
+            ],
+        ] {
+            let part = compiled(&[&["--edges=normal,build"], packages].concat());
+            assert!(part.len() > 100, "{part:?}");
+            let other: Vec<_> = part.difference(&workspace).collect();
+            assert!(other.is_empty(), "{packages:?} has other features: {other:?}");
+        }
+    }
+}
