@@ -8,7 +8,7 @@ use idtoken_testenv::{GoModule, GoTool, Process, Progress, RunDir, target_dir};
 use serde_json::Value;
 
 use crate::output::Output;
-use crate::{cargo, test};
+use crate::{cargo, programs};
 
 /// What a plain operator in Go costs.
 const REFERENCE: GoModule = GoModule {
@@ -46,7 +46,7 @@ pub(crate) async fn run(output: &Output, against: Option<&str>, arguments: &[Str
     let reference =
         tokio::task::spawn_blocking(|| REFERENCE.build(&["reference"], Progress::default())).await??;
     step.done("the reference in Go is built");
-    let assets = test::control_plane(output).await?;
+    let assets = programs::control_plane(output).await?;
 
     output.heading("Measuring");
     let mut command = Command::new(found(&ours, "idtoken-bench")?);

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use idtoken_testenv::until;
 
 use crate::output::Output;
-use crate::{cargo, test};
+use crate::{cargo, programs};
 use token::Token;
 use world::World;
 
@@ -27,11 +27,11 @@ const NAME: &str = "billing";
 /// When anything is not as it should be. What was started is stopped then.
 pub(crate) async fn run(output: &Output, keep: bool) -> Result<()> {
     output.heading("Building");
-    let programs = cargo::build_programs(output).await?;
-    let assets = test::control_plane(output).await?;
+    let built = cargo::build_programs(output).await?;
+    let assets = programs::control_plane(output).await?;
 
     output.heading("Starting");
-    let world = World::start(output, assets, &programs, LIFETIME).await?;
+    let world = World::start(output, assets, &built, LIFETIME).await?;
     if let Err(error) = show(output, &world, keep).await {
         bail!(
             "{error:#}\nthe operator's log ends with:\n{}",

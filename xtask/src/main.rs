@@ -11,6 +11,7 @@ mod instructions;
 mod layers;
 mod manifests;
 mod output;
+mod programs;
 mod release;
 mod test;
 mod tools;
@@ -50,16 +51,16 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
-    /// Run all tests: unit, protocol, and against a real API server, which is built first where it is missing.
+    /// Run all tests: unit, protocol, and against a real API server. Suites run side by side, and what they need is built meanwhile.
     ///
-    /// Tests with Google's own libraries need Python 3.10 or newer; without it they are skipped, which is said, unless
+    /// Tests with Google's own libraries need Python 3.10 or newer; without it they are skipped with a message, unless
     /// IDTOKEN_REQUIRE_REFEREES=1.
-    Test {
-        /// Only unit tests; needs no API server.
-        #[arg(long)]
-        unit: bool,
-        /// Only tests with this in their name.
-        filter: Option<String>,
+    Test(test::TestArgs),
+    /// Build the programs of others that tests need: etcd, Kubernetes, Helm, Prometheus and so on. Needs Go.
+    Programs {
+        /// Which. Absent: all.
+        #[arg(value_enum)]
+        programs: Vec<programs::Programs>,
     },
     /// Measure the operator beside the floor that the API server sets, and beside a plain operator in Go. Fails where a goal is missed.
     Bench {
@@ -136,7 +137,8 @@ async fn main() -> ExitCode {
 async fn run(task: Task, output: &Output) -> Result<()> {
     match task {
         Task::Demo { keep } => demo::run(output, keep).await,
-        Task::Test { unit, filter } => test::run(output, unit, filter.as_deref()).await,
+        Task::Test(args) => test::run(output, &args).await,
+        Task::Programs { programs } => programs::run(output, &programs).await,
         Task::Bench { against, arguments } => bench::run(output, against.as_deref(), &arguments).await,
         Task::Instructions(args) => instructions::run(output, &args).await,
         Task::Crds { check: true } => crds::check(output),

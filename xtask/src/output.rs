@@ -84,6 +84,11 @@ impl Output {
         }
     }
 
+    /// Something that went well.
+    pub(crate) fn passed(&self, text: &str) {
+        self.line(&format!("{} {text}", self.paint(GREEN, "✓")));
+    }
+
     /// Something that the user should see, on stderr.
     pub(crate) fn warn(&self, text: &str) {
         eprintln!("{}{} {text}", self.clear(), self.paint(YELLOW, "!"));

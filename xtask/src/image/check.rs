@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{Made, RELEASE, USER, audited, cargo_home, mebibytes};
 use crate::output::Output;
-use crate::test;
+use crate::programs;
 
 /// The most that an image may unpack to.
 const SIZE_LIMIT: u64 = 25 << 20;
@@ -246,7 +246,7 @@ async fn in_empty_root(output: &Output, root: &Path, program: &Path) -> Result<(
         return Ok(());
     }
 
-    let assets = test::control_plane(output).await?;
+    let assets = programs::control_plane(output).await?;
     let step = output.begin("the operator in an empty root");
     let cluster = ControlPlane::start(Options {
         assets: Some(assets),

@@ -1,0 +1,105 @@
+//! `cargo xtask programs`: builds the programs of others that tests need. Each is kept in target/testenv by what it is built from.
+
+use anyhow::Result;
+use clap::ValueEnum;
+use idtoken_testenv::node::NodePrograms;
+use idtoken_testenv::{CRANE, GoModule, Progress, binaries, consumers};
+
+use crate::output::Output;
+
+/// Programs that are needed together, in the order in which they are built: what most tests wait for is first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Programs {
+    /// etcd, kube-apiserver, kubectl and kube-controller-manager
+    ControlPlane,
+    /// Helm 3, Helm 4 and kubeconform
+    Chart,
+    /// crane and actionlint
+    Tools,
+    /// Prometheus, kube-state-metrics, OpenTelemetry Collector, Caddy and controller-gen
+    Consumers,
+    /// The rest of Kubernetes, containerd, the CNI plugins and CoreDNS
+    Node,
+}
+
+impl Programs {
+    /// What the suites of `cargo xtask test` need.
+    pub(crate) const OF_TESTS: [Self; 4] = [Self::ControlPlane, Self::Chart, Self::Tools, Self::Consumers];
+
+    /// The programs, for messages.
+    pub(crate) const fn names(self) -> &'static str {
+        match self {
+            Self::ControlPlane => "etcd, kube-apiserver, kubectl and kube-controller-manager",
+            Self::Chart => "Helm 3, Helm 4 and kubeconform",
+            Self::Tools => "crane and actionlint",
+            Self::Consumers => {
+                "Prometheus, kube-state-metrics, OpenTelemetry Collector, Caddy and controller-gen"
+            }
+            Self::Node => "Kubernetes, containerd, the CNI plugins and CoreDNS",
+        }
+    }
+
+    /// Builds those that are not built yet. Blocks. A program that another process is building is waited for.
+    ///
+    /// # Errors
+    /// When Go is missing, too old or fails.
+    pub(crate) fn build(self, progress: Progress) -> Result<()> {
+        let all = |modules: &[(GoModule, &str)]| {
+            modules
+                .iter()
+                .try_for_each(|(module, program)| module.build(&[program], progress).map(drop))
+        };
+        match self {
+            Self::ControlPlane => {
+                binaries::locate(progress)?;
+                // A folder that was named has it, or the test that needs it builds it.
+                if std::env::var_os("KUBEBUILDER_ASSETS").is_none_or(|dir| dir.is_empty()) {
+                    binaries::KUBERNETES.build(&["kube-controller-manager"], progress)?;
+                }
+                Ok(())
+            }
+            Self::Chart => all(&[
+                (binaries::HELM, "helm"),
+                (binaries::HELM_4, "helm"),
+                (binaries::KUBECONFORM, "kubeconform"),
+            ]),
+            Self::Tools => all(&[(CRANE, "crane"), (binaries::ACTIONLINT, "actionlint")]),
+            Self::Consumers => consumers::build_all(progress),
+            Self::Node => NodePrograms::build(None, progress).map(drop),
+        }
+    }
+}
+
+/// Finds or builds etcd, kube-apiserver and kubectl.
+///
+/// # Errors
+/// When they can be neither found nor built.
+pub(crate) async fn control_plane(output: &Output) -> Result<binaries::Assets> {
+    // The builder shows its own progress on stderr.
+    let step = output.begin("etcd, kube-apiserver and kubectl");
+    let assets = tokio::task::spawn_blocking(|| binaries::locate(Progress::Stderr)).await??;
+    let dir = assets.etcd.parent().unwrap_or(&assets.etcd);
+    let dir = dir.strip_prefix(crate::workspace()).unwrap_or(dir);
+    step.done(&format!(
+        "etcd, kube-apiserver and kubectl are in {}",
+        dir.display()
+    ));
+    Ok(assets)
+}
+
+/// Builds `wanted`, or all.
+///
+/// # Errors
+/// When one cannot be built.
+pub(crate) async fn run(output: &Output, wanted: &[Programs]) -> Result<()> {
+    let all = Programs::value_variants();
+    let mut wanted = if wanted.is_empty() { all } else { wanted }.to_vec();
+    wanted.sort_unstable();
+    for programs in wanted {
+        // The builder shows its own progress on stderr.
+        let step = output.begin(programs.names());
+        tokio::task::spawn_blocking(move || programs.build(Progress::Stderr)).await??;
+        step.done(&format!("{} are built", programs.names()));
+    }
+    Ok(())
+}

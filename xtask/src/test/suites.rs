@@ -1,0 +1,256 @@
+//! The suites: the test programs that cargo builds, what each needs, and in which order they start.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::cargo;
+use crate::programs::Programs;
+
+/// Seconds of each suite in the last run.
+const TIMES: &str = "test-times.json";
+
+/// What is known of some suites: the programs of others that they need, and how many minutes they take on two cores, which decides what
+/// starts first. A suite that is not here needs all programs. Unit tests need none.
+const KNOWN: [(&str, &[Programs], u64); 16] = {
+    use Programs::{Chart, Consumers, ControlPlane, Tools};
+    [
+        ("idtoken-operator: operator", &[ControlPlane], 8),
+        ("idtoken-operator: chart", &[ControlPlane, Chart], 4),
+        ("idtoken-operator: telemetry", &[ControlPlane, Consumers], 4),
+        ("idtoken-operator: consumers", &[ControlPlane, Consumers], 3),
+        ("idtoken-operator: specs", &[ControlPlane], 1),
+        ("idtoken-operator: docs", &[ControlPlane, Tools, Consumers], 1),
+        ("idtoken-operator: google", &[], 1),
+        ("idtoken-operator: referees", &[], 3),
+        ("idtoken-operator: undecodable", &[], 0),
+        ("idtoken-testenv: control_plane", &[ControlPlane], 2),
+        ("idtoken-testenv: process", &[ControlPlane], 1),
+        ("idtoken-testenv: oci", &[Tools], 0),
+        ("kubectl-idtoken: cluster", &[ControlPlane], 2),
+        ("kubectl-idtoken: mint", &[], 0),
+        ("idtoken-emulator: binary", &[], 0),
+        ("documentation", &[], 1),
+    ]
+};
+
+/// A program of tests.
+#[derive(Clone, Debug)]
+pub(super) struct Suite {
+    /// Package and target, such as `idtoken-operator: chart`.
+    pub(super) name: String,
+    /// Whether it is a library's or program's own tests.
+    pub(super) unit: bool,
+    /// Its executable; none of the tests in the documentation, which cargo runs.
+    executable: Option<PathBuf>,
+    /// The folder of its package.
+    folder: PathBuf,
+}
+
+impl Suite {
+    /// The suite of the tests in documentation.
+    pub(super) fn documentation() -> Self {
+        Self {
+            name: "documentation".to_owned(),
+            unit: false,
+            executable: None,
+            folder: crate::workspace(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_tests(name: &str, executable: PathBuf) -> Self {
+        Self {
+            executable: Some(executable),
+            name: name.to_owned(),
+            ..Self::documentation()
+        }
+    }
+
+    /// The suites among the messages of `cargo test --no-run --message-format=json`.
+    pub(super) fn all(messages: &str) -> Vec<Self> {
+        let messages = messages
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        messages.filter_map(|message| Self::of(&message)).collect()
+    }
+
+    fn of(message: &Value) -> Option<Self> {
+        let executable = message["executable"].as_str()?;
+        if message["profile"]["test"] != true {
+            return None;
+        }
+        let folder = Path::new(message["manifest_path"].as_str()?).parent()?;
+        let (target, kind) = (&message["target"], message["target"]["kind"][0].as_str()?);
+        let unit = kind != "test";
+        let target = target["name"].as_str()?;
+        let target = if unit {
+            format!("{target} ({kind})")
+        } else {
+            target.to_owned()
+        };
+        Some(Self {
+            name: format!("{}: {target}", package(message["package_id"].as_str()?)),
+            unit,
+            executable: Some(executable.into()),
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// What it needs of others' programs.
+    pub(super) fn needs(&self) -> &'static [Programs] {
+        match self.known() {
+            Some((_, needs, _)) => needs,
+            None if self.unit => &[],
+            None => &Programs::OF_TESTS,
+        }
+    }
+
+    fn known(&self) -> Option<&'static (&'static str, &'static [Programs], u64)> {
+        KNOWN.iter().find(|(name, _, _)| *name == self.name)
+    }
+
+    /// The command that runs those of its tests that have `filter` in their name, as cargo would.
+    pub(super) fn command(&self, filter: Option<&str>) -> Command {
+        let Some(executable) = &self.executable else {
+            let mut command = cargo::cargo();
+            command.args(["test", "--workspace", "--doc", "--no-fail-fast"]);
+            command.args(filter);
+            return command;
+        };
+        let mut command = Command::new(executable);
+        command
+            .current_dir(&self.folder)
+            .env("CARGO_MANIFEST_DIR", &self.folder)
+            .args(filter);
+        command
+    }
+
+    /// Whether it has a test with `filter` in its name.
+    ///
+    /// # Errors
+    /// When it does not list its tests.
+    pub(super) fn has(&self, filter: &str) -> Result<bool> {
+        let output = self
+            .command(Some(filter))
+            .args(["--list", "--format", "terse"])
+            .output()
+            .with_context(|| format!("cannot run {}", self.name))?;
+        Ok(output.status.success() && !output.stdout.is_empty())
+    }
+}
+
+/// The package's name in its id: <https://doc.rust-lang.org/cargo/reference/pkgid-spec.html>.
+fn package(id: &str) -> &str {
+    let (source, fragment) = id.rsplit_once('#').unwrap_or((id, ""));
+    match fragment.split_once('@') {
+        Some((name, _)) => name,
+        None => source.rsplit('/').next().unwrap_or(source),
+    }
+}
+
+/// How long suites take: as in the last run, else as is known.
+#[derive(Debug, Default)]
+pub(super) struct Times(BTreeMap<String, u64>);
+
+impl Times {
+    /// Those of the last run; none where there was none.
+    pub(super) fn read() -> Self {
+        let text = std::fs::read_to_string(path()).unwrap_or_default();
+        Self(serde_json::from_str(&text).unwrap_or_default())
+    }
+
+    /// Keeps how long a suite took.
+    pub(super) fn add(&mut self, suite: &Suite, took: Duration) {
+        self.0.insert(suite.name.clone(), took.as_secs());
+    }
+
+    /// Writes them for the next run.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(super) fn write(&self) -> Result<()> {
+        let path = path();
+        std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
+        let text = serde_json::to_string_pretty(&self.0)?;
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Sorts suites so that they should start in this order: unit tests, which tell most and are quick; then the longest.
+    pub(super) fn sort(&self, suites: &mut [Suite]) {
+        suites.sort_by_cached_key(|suite| {
+            let known = suite.known().map(|(_, _, minutes)| minutes * 60);
+            let seconds = self.0.get(&suite.name).copied().or(known).unwrap_or(60);
+            (!suite.unit, std::cmp::Reverse(seconds), suite.name.clone())
+        });
+    }
+}
+
+fn path() -> PathBuf {
+    idtoken_testenv::target_dir().join("xtask").join(TIMES)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn message(package: &str, target: &str, kind: &str, test: bool) -> String {
+        serde_json::json!({
+            "reason": "compiler-artifact",
+            "package_id": format!("path+file:///src/{package}#0.1.0"),
+            "manifest_path": format!("/src/{package}/Cargo.toml"),
+            "target": {"name": target, "kind": [kind]},
+            "profile": {"test": test},
+            "executable": format!("/target/{target}"),
+        })
+        .to_string()
+    }
+
+    #[test]
+    fn reads_the_suites_in_the_order_they_start() {
+        let messages = [
+            message("kubectl-idtoken", "mint", "test", true),
+            message("idtoken-operator", "operator", "test", true),
+            message("idtoken-operator", "new", "test", true),
+            message("idtoken-operator", "idtoken-operator", "bin", false),
+            message("idtoken-operator", "idtoken_operator", "lib", true),
+            "   Compiling something".to_owned(),
+        ];
+        let mut suites = Suite::all(&messages.join("\n"));
+        suites.push(Suite::documentation());
+        let mut times = Times::default();
+        times.sort(&mut suites);
+        let names =
+            |suites: &[Suite]| -> Vec<String> { suites.iter().map(|suite| suite.name.clone()).collect() };
+        let unit = "idtoken-operator: idtoken_operator (lib)";
+        let (operator, new, mint) = (
+            "idtoken-operator: operator",
+            "idtoken-operator: new",
+            "kubectl-idtoken: mint",
+        );
+        assert_eq!(names(&suites), [unit, operator, "documentation", new, mint]);
+        times.add(&suites[4], Duration::from_secs(1000));
+        times.sort(&mut suites);
+        assert_eq!(names(&suites)[..2], [unit, mint]);
+
+        let needs = |name: &str| suites.iter().find(|suite| suite.name == name).unwrap().needs();
+        assert_eq!(needs(unit), []);
+        assert_eq!(needs(mint), []);
+        assert_eq!(needs(operator), [Programs::ControlPlane]);
+        // Nothing is known of it: no program is built while its tests wait.
+        assert_eq!(needs(new), Programs::OF_TESTS);
+    }
+
+    #[test]
+    fn runs_a_suite_in_its_package() {
+        let suites = Suite::all(&message("ctl", "mint", "test", true));
+        let command = suites[0].command(Some("a::b"));
+        assert_eq!(command.get_current_dir(), Some(Path::new("/src/ctl")));
+        assert_eq!(command.get_args().collect::<Vec<_>>(), ["a::b"]);
+    }
+}
