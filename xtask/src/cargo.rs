@@ -1,5 +1,6 @@
 //! Runs cargo: quietly, but so that its progress is seen, and so that it ends with us.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -55,6 +56,16 @@ pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(crate::workspace());
     cargo
+}
+
+/// `PATH` with `folder` first.
+///
+/// # Errors
+/// A folder's name that `PATH` cannot hold.
+pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let paths = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&paths));
+    Ok(std::env::join_paths(paths)?)
 }
 
 /// Runs `command` to its end and gives what it printed. Its last line is shown as `step`'s progress; every line goes to

@@ -176,9 +176,7 @@ pub(crate) async fn build_static(
     let mut cargo = cargo::cargo();
     if profile == RELEASE {
         let tools = AUDITABLE.install(output).await?;
-        let paths = std::env::var_os("PATH").unwrap_or_default();
-        let paths = std::iter::once(tools).chain(std::env::split_paths(&paths));
-        cargo.env("PATH", std::env::join_paths(paths)?).arg("auditable");
+        cargo.env("PATH", cargo::path_with(&tools)?).arg("auditable");
     }
     let step = output.begin("cargo build");
     cargo.args([

@@ -2,8 +2,10 @@
 
 mod bench;
 mod cargo;
+mod ci;
 mod crds;
 mod demo;
+mod deny;
 mod docs;
 mod e2e;
 mod image;
@@ -45,6 +47,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Run everything that a change must pass, and print how long each part took. .ci/run does this from a clean checkout.
+    Ci(ci::CiArgs),
+    /// Run what takes long and seldom fails where ci passes: counts of instructions, long simulations, and so on.
+    Nightly(ci::CiArgs),
     /// Show the operator at work: a real Kubernetes API server, an emulated Google, one token issued and renewed.
     Demo {
         /// Leave everything running until Ctrl-C and print how to use it.
@@ -99,6 +105,12 @@ enum Task {
         #[arg(long)]
         write: bool,
     },
+    /// Check licences, sources and duplicates of the crates by cargo-deny, which is installed where it is missing.
+    Deny {
+        /// Known vulnerabilities too, which fails when one is published, with no change of the code.
+        #[arg(long)]
+        advisories: bool,
+    },
     /// Run the end-to-end tests on a node of this machine, as root.
     E2e(e2e::E2eArgs),
     /// Make the operator's container image as an OCI archive, with no container engine.
@@ -136,6 +148,8 @@ async fn main() -> ExitCode {
 
 async fn run(task: Task, output: &Output) -> Result<()> {
     match task {
+        Task::Ci(args) => ci::run(output, &args).await,
+        Task::Nightly(args) => ci::run_nightly(output, &args).await,
         Task::Demo { keep } => demo::run(output, keep).await,
         Task::Test(args) => test::run(output, &args).await,
         Task::Programs { programs } => programs::run(output, &programs).await,
@@ -149,6 +163,7 @@ async fn run(task: Task, output: &Output) -> Result<()> {
         Task::Manifests { check: false } => manifests::write(output).await,
         Task::Layers { write: false } => layers::check(output),
         Task::Layers { write: true } => layers::write(output),
+        Task::Deny { advisories } => deny::run(output, advisories).await,
         Task::E2e(args) => e2e::run(output, &args).await,
         Task::Image(args) => image::run(output, &args).await.map(drop),
         Task::Release(args) => release::run(output, &args).await,

@@ -21,6 +21,12 @@ pub(crate) const AUDITABLE: CargoTool = CargoTool {
     version: "0.7.7",
 };
 
+/// Checks licences, sources and advisories of crates: <https://embarkstudios.github.io/cargo-deny/>.
+pub(crate) const DENY: CargoTool = CargoTool {
+    name: "cargo-deny",
+    version: "0.20.2",
+};
+
 impl CargoTool {
     /// Builds it where it is not built yet; gives the folder that it is in, for `PATH`.
     ///
@@ -40,6 +46,8 @@ impl CargoTool {
             .args([
                 "install",
                 "--locked",
+                // It runs for seconds; optimised it would compile for minutes.
+                "--debug",
                 "--version",
                 self.version,
                 self.name,

@@ -16,7 +16,7 @@ const TIMES: &str = "test-times.json";
 
 /// What is known of some suites: the programs of others that they need, and how many minutes they take on two cores, which decides what
 /// starts first. A suite that is not here needs all programs. Unit tests need none.
-const KNOWN: [(&str, &[Programs], u64); 16] = {
+const KNOWN: [(&str, &[Programs], u64); 17] = {
     use Programs::{Chart, Consumers, ControlPlane, Tools};
     [
         ("idtoken-operator: operator", &[ControlPlane], 8),
@@ -35,6 +35,7 @@ const KNOWN: [(&str, &[Programs], u64); 16] = {
         ("kubectl-idtoken: mint", &[], 0),
         ("idtoken-emulator: binary", &[], 0),
         ("documentation", &[], 1),
+        ("idtoken-simulation: idtoken-simulation (bin)", &[], 2),
     ]
 };
 

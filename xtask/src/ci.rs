@@ -1,0 +1,293 @@
+//! `cargo xtask ci` and `cargo xtask nightly`: every check of the project, side by side where that saves time.
+//!
+//! `ci` is what each change must pass. `nightly` has what takes long and seldom fails where `ci` passes; it is run before a release.
+
+mod jobs;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use jiff::Timestamp;
+
+use crate::output::Output;
+use jobs::{Job, Jobs};
+
+/// For what others wait for.
+const SOON: u8 = 5;
+/// For what nothing waits for: it takes the time in which the tests wait.
+const LATE: u8 = 10;
+
+/// Which jobs, and since when.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CiArgs {
+    /// Only these jobs. Absent: all.
+    jobs: Vec<String>,
+    /// When .ci/run started, in seconds since 1970: what passed since then is in the summary.
+    #[arg(long, value_name = "SECONDS")]
+    began: Option<i64>,
+}
+
+impl CiArgs {
+    fn before(&self) -> Duration {
+        let began = self.began.unwrap_or(i64::MAX);
+        let passed = Timestamp::now().as_second().saturating_sub(began);
+        Duration::from_secs(u64::try_from(passed).unwrap_or(0))
+    }
+}
+
+/// Runs what each change must pass.
+///
+/// # Errors
+/// When something fails: with its name; its output has been shown.
+pub(crate) async fn run(output: &Output, args: &CiArgs) -> Result<()> {
+    let jobs = only(ci(&Commands::of_this_process()?), &args.jobs)?;
+    Jobs::new(output, &crate::workspace(), args.before())
+        .run(jobs)
+        .await
+}
+
+/// Runs what takes long and is in no other run.
+///
+/// # Errors
+/// When something fails: with its name; its output has been shown.
+pub(crate) async fn run_nightly(output: &Output, args: &CiArgs) -> Result<()> {
+    let jobs = only(nightly(&Commands::of_this_process()?), &args.jobs)?;
+    Jobs::new(output, &crate::workspace(), args.before())
+        .run(jobs)
+        .await
+}
+
+/// The jobs with these `names`, or all, which wait for nothing else.
+fn only(mut jobs: Vec<Job>, names: &[String]) -> Result<Vec<Job>> {
+    let all: Vec<_> = jobs.iter().map(|job| job.name).collect();
+    if let Some(name) = names.iter().find(|name| !all.contains(&name.as_str())) {
+        bail!("there is no job {name}; there are {}", all.join(", "));
+    }
+    if !names.is_empty() {
+        let wanted = |name: &str| names.iter().any(|wanted| wanted == name);
+        jobs.retain(|job| wanted(job.name));
+        for job in &mut jobs {
+            job.after.retain(|name| wanted(name));
+            job.needs.retain(|name| wanted(name));
+        }
+    }
+    Ok(jobs)
+}
+
+/// How cargo and this program are called.
+struct Commands {
+    cargo: String,
+    xtask: String,
+}
+
+impl Commands {
+    fn of_this_process() -> Result<Self> {
+        // The path, not the file: a build may write it anew meanwhile.
+        let xtask = std::env::current_exe().context("the name of this program is unknown")?;
+        Ok(Self {
+            cargo: std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()),
+            xtask: xtask.to_string_lossy().into_owned(),
+        })
+    }
+
+    fn cargo(&self, name: &'static str, arguments: &str) -> Job {
+        job(name, &self.cargo, arguments)
+    }
+
+    fn xtask(&self, name: &'static str, arguments: &str) -> Job {
+        job(name, &self.xtask, arguments)
+    }
+}
+
+fn job(name: &'static str, program: &str, arguments: &str) -> Job {
+    let arguments = arguments.split_whitespace().map(str::to_owned);
+    Job {
+        name,
+        command: std::iter::once(program.to_owned()).chain(arguments).collect(),
+        ..Job::default()
+    }
+}
+
+/// The tests, the demo, the check of the image and the end-to-end tests start servers and have time limits. They run one after another,
+/// and everything else beside them with less priority: rustc and Go compile while the tests wait.
+fn ci(commands: &Commands) -> Vec<Job> {
+    let mut clippy = commands.cargo(
+        "clippy",
+        "clippy --workspace --all-targets --locked -- -D warnings",
+    );
+    (clippy.after, clippy.nice) = (vec!["compile-tests"], LATE);
+    let mut rustdoc = job("rustdoc", "env", "RUSTDOCFLAGS=-Dwarnings");
+    let doc = [&commands.cargo, "doc", "--workspace", "--no-deps", "--locked"];
+    rustdoc.command.extend(doc.map(str::to_owned));
+    (rustdoc.after, rustdoc.nice) = (vec!["clippy"], LATE);
+    vec![
+        commands.xtask("layers", "layers"),
+        commands.xtask("crds", "crds --check"),
+        commands.xtask("docs", "docs --check"),
+        Job {
+            nice: SOON,
+            ..commands.xtask(
+                "programs-for-tests",
+                "programs control-plane chart tools consumers",
+            )
+        },
+        Job {
+            after: vec!["programs-for-tests"],
+            nice: SOON,
+            ..commands.xtask("programs-for-e2e", "programs node")
+        },
+        Job {
+            after: vec!["programs-for-tests"],
+            nice: SOON,
+            ..commands.xtask("chart", "manifests --check")
+        },
+        commands.xtask("compile-tests", "test --no-run"),
+        clippy,
+        rustdoc,
+        Job {
+            after: vec!["compile-tests"],
+            nice: LATE,
+            ..commands.xtask("compile-image", "image")
+        },
+        Job {
+            after: vec!["rustdoc", "compile-image"],
+            nice: LATE,
+            may_be_left_out: true,
+            ..commands.xtask("cargo-deny", "deny")
+        },
+        Job {
+            needs: vec!["compile-tests"],
+            shown: true,
+            ..commands.xtask("tests", "test")
+        },
+        Job {
+            needs: vec!["compile-tests"],
+            after: vec!["tests"],
+            shown: true,
+            ..commands.xtask("demo", "demo")
+        },
+        Job {
+            needs: vec!["compile-image"],
+            after: vec!["demo"],
+            shown: true,
+            ..commands.xtask("image", "image --check")
+        },
+        Job {
+            needs: vec!["compile-tests"],
+            after: vec!["image", "programs-for-e2e"],
+            shown: true,
+            may_be_left_out: true,
+            ..commands.xtask("e2e", "e2e")
+        },
+    ]
+}
+
+/// One after another: some measure.
+fn nightly(commands: &Commands) -> Vec<Job> {
+    vec![
+        Job {
+            shown: true,
+            may_be_left_out: true,
+            ..commands.xtask("instructions", "instructions")
+        },
+        Job {
+            after: vec!["instructions"],
+            ..commands.cargo(
+                "simulations",
+                "test --release --locked --package idtoken-simulation -- --ignored",
+            )
+        },
+        Job {
+            after: vec!["simulations"],
+            ..commands.cargo(
+                "start-with-10000-requests",
+                "test --locked --package idtoken-operator --test telemetry -- --ignored startup",
+            )
+        },
+        Job {
+            after: vec!["start-with-10000-requests"],
+            shown: true,
+            ..commands.xtask("emulator-image", "image --emulator --check")
+        },
+        Job {
+            after: vec!["emulator-image"],
+            shown: true,
+            may_be_left_out: true,
+            ..commands.xtask("e2e-as-released", "e2e --image-profile release")
+        },
+        Job {
+            after: vec!["e2e-as-released"],
+            may_be_left_out: true,
+            ..commands.xtask("advisories", "deny --advisories")
+        },
+    ]
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn every_job_is_possible() {
+        let commands = Commands {
+            cargo: "cargo".to_owned(),
+            xtask: "xtask".to_owned(),
+        };
+        for jobs in [ci(&commands), nightly(&commands)] {
+            for (index, job) in jobs.iter().enumerate() {
+                // A job starts when those before it in the list have ended, so there is no circle; a name is there once.
+                assert!(jobs[..index].iter().all(|before| before.name != job.name));
+                for name in job.after.iter().chain(&job.needs) {
+                    let before = jobs.iter().position(|before| before.name == *name);
+                    assert!(
+                        before.is_some_and(|before| before < index),
+                        "{}: {name}",
+                        job.name
+                    );
+                }
+                if job.command[0] == "xtask" {
+                    crate::Cli::try_parse_from(&job.command).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_time_before_is_counted() {
+        let ago = |seconds| CiArgs {
+            jobs: Vec::new(),
+            began: Some(Timestamp::now().as_second() - seconds),
+        };
+        assert!((60..70).contains(&ago(60).before().as_secs()));
+        assert_eq!(ago(-60).before(), Duration::ZERO);
+        let unknown = CiArgs {
+            began: None,
+            ..ago(0)
+        };
+        assert_eq!(unknown.before(), Duration::ZERO);
+    }
+
+    #[test]
+    fn some_jobs_wait_for_no_other() {
+        let commands = || Commands {
+            cargo: "cargo".to_owned(),
+            xtask: "xtask".to_owned(),
+        };
+        let names = ["tests", "demo"].map(str::to_owned);
+        let jobs = only(ci(&commands()), &names).unwrap();
+        assert_eq!(jobs.len(), 2);
+        assert_eq!(jobs[1].after, ["tests"]);
+        assert!(jobs[0].needs.is_empty() && jobs[1].needs.is_empty());
+        let error = only(ci(&commands()), &["test".to_owned()])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("there is no job test; there are layers, crds, "),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,425 @@
+//! Runs jobs side by side, in the order that they ask for, and tells at the end how long each took.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use idtoken_testenv::{Process, RunDir};
+
+use crate::UNAVAILABLE;
+use crate::output::Output;
+
+const POLL: Duration = Duration::from_millis(200);
+/// How often the running jobs are named.
+const STATUS_INTERVAL: Duration = Duration::from_secs(60);
+/// How much is shown of the log of a job that fails, unless it was shown already.
+const MAX_LOG_LINES: usize = 400;
+/// Runs a command and writes to the file `$0` what processor time it and all it started took.
+const TIMED: &str = "\"$@\"; status=$?; times >\"$0\"; exit $status";
+
+/// A command with its place among the others.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Job {
+    /// A short name.
+    pub(super) name: &'static str,
+    /// The program and its arguments.
+    pub(super) command: Vec<String>,
+    /// Jobs that must have ended before, with whatever result.
+    pub(super) after: Vec<&'static str>,
+    /// Jobs that must have passed before.
+    pub(super) needs: Vec<&'static str>,
+    /// What `nice` adds: jobs in the background leave the processors to those that are waited for.
+    pub(super) nice: u8,
+    /// Its lines are shown as they come; else only after a failure.
+    pub(super) shown: bool,
+    /// Its exit status 69 means that this machine cannot do it, which is no failure.
+    pub(super) may_be_left_out: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    LeftOut,
+    /// What it needs did not pass.
+    Skipped,
+}
+
+/// A line of the summary.
+struct Row {
+    name: String,
+    outcome: Outcome,
+    started: Duration,
+    wall: Duration,
+    /// Processor time; unknown of a job that was killed.
+    cpu: Option<Duration>,
+}
+
+/// A job that runs.
+struct Running {
+    job: Job,
+    process: Process,
+    started: Instant,
+    times: PathBuf,
+    /// How much of the log has been shown.
+    seen: u64,
+}
+
+/// Runs jobs.
+pub(super) struct Jobs<'o> {
+    output: &'o Output,
+    folder: PathBuf,
+    begun: Instant,
+    /// What has passed before `begun`.
+    before: Duration,
+    rows: Vec<Row>,
+}
+
+impl<'o> Jobs<'o> {
+    /// Commands run in `folder`. `before` is what building this program took.
+    pub(super) fn new(output: &'o Output, folder: &Path, before: Duration) -> Self {
+        let rows = (!before.is_zero()).then(|| Row {
+            name: "cargo xtask itself".to_owned(),
+            outcome: Outcome::Passed,
+            started: Duration::ZERO,
+            wall: before,
+            cpu: None,
+        });
+        Self {
+            output,
+            folder: folder.to_owned(),
+            begun: Instant::now(),
+            before,
+            rows: rows.into_iter().collect(),
+        }
+    }
+
+    /// Runs all of them, also after a failure, and prints the summary.
+    ///
+    /// # Errors
+    /// When a job fails: with the names of those that did.
+    pub(super) async fn run(mut self, mut jobs: Vec<Job>) -> Result<()> {
+        let dir = RunDir::create("jobs")?;
+        let mut running: Vec<Running> = Vec::new();
+        let mut told = Instant::now();
+        loop {
+            let mut index = 0;
+            while index < jobs.len() {
+                match self.state(&jobs[index])? {
+                    State::Ready => running.push(self.start(jobs.remove(index), dir.path())?),
+                    State::Useless => {
+                        let job = jobs.remove(index);
+                        self.end(job.name, Outcome::Skipped, Instant::now(), None);
+                    }
+                    State::Waiting => index += 1,
+                }
+            }
+            if running.is_empty() {
+                break;
+            }
+            tokio::time::sleep(POLL).await;
+            for index in (0..running.len()).rev() {
+                // Asked before the log is read, so that the last lines are seen.
+                let status = running[index].process.try_wait()?;
+                if running[index].job.shown {
+                    self.show(&mut running[index], status.is_some())?;
+                }
+                if let Some(status) = status {
+                    let ended = running.swap_remove(index);
+                    self.finish(&ended, status.code());
+                }
+            }
+            if told.elapsed() >= STATUS_INTERVAL {
+                told = Instant::now();
+                self.tell(&running);
+            }
+        }
+        if let Some(job) = jobs.first() {
+            bail!("{} waits for a job that there is not", job.name);
+        }
+        self.summarize()
+    }
+
+    fn state(&self, job: &Job) -> Result<State> {
+        let outcome = |name: &&str| {
+            self.rows
+                .iter()
+                .find(|row| row.name == **name)
+                .map(|row| row.outcome)
+        };
+        let needed: Vec<_> = job.needs.iter().map(outcome).collect();
+        if needed.iter().flatten().any(|outcome| *outcome != Outcome::Passed) {
+            return Ok(State::Useless);
+        }
+        let ended =
+            needed.iter().all(Option::is_some) && job.after.iter().all(|name| outcome(name).is_some());
+        Ok(if ended { State::Ready } else { State::Waiting })
+    }
+
+    fn start(&self, job: Job, dir: &Path) -> Result<Running> {
+        self.output.line(&format!("▶ {}", job.name));
+        let file = job.name.replace([' ', '/'], "-");
+        let times = dir.join(format!("{file}.times"));
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", TIMED]).arg(&times);
+        if job.nice > 0 {
+            command.args(["nice", "-n", &job.nice.to_string()]);
+        }
+        command.args(&job.command).current_dir(&self.folder);
+        Ok(Running {
+            process: Process::spawn(&file, &command, dir)?,
+            job,
+            started: Instant::now(),
+            times,
+            seen: 0,
+        })
+    }
+
+    /// Shows the whole lines that are new; at the end of the job the rest too.
+    fn show(&self, running: &mut Running, ended: bool) -> Result<()> {
+        let path = running.process.log_path();
+        let mut file =
+            std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        file.seek(SeekFrom::Start(running.seen))?;
+        let mut new = Vec::new();
+        file.read_to_end(&mut new)?;
+        let whole = new
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
+        let until = if ended { new.len() } else { whole };
+        for line in String::from_utf8_lossy(&new[..until]).lines() {
+            self.output.line(&format!("{} │ {line}", running.job.name));
+        }
+        running.seen += until as u64;
+        Ok(())
+    }
+
+    fn finish(&mut self, ended: &Running, code: Option<i32>) {
+        let job = &ended.job;
+        let outcome = match code {
+            Some(0) => Outcome::Passed,
+            Some(UNAVAILABLE) if job.may_be_left_out => Outcome::LeftOut,
+            _ => Outcome::Failed,
+        };
+        let log = ended.process.log();
+        if outcome == Outcome::Failed && !job.shown {
+            let lines: Vec<_> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(MAX_LOG_LINES)..];
+            self.output.quote(&tail.join("\n"));
+        }
+        if outcome == Outcome::LeftOut && !job.shown {
+            self.output.quote(&log);
+        }
+        let cpu = std::fs::read_to_string(&ended.times)
+            .ok()
+            .and_then(|text| processor_time(&text));
+        self.end(job.name, outcome, ended.started, cpu);
+    }
+
+    fn end(&mut self, name: &str, outcome: Outcome, started: Instant, cpu: Option<Duration>) {
+        let wall = started.elapsed();
+        let took = minutes(wall);
+        match outcome {
+            Outcome::Passed => self.output.passed(&format!("{name} ({took} min)")),
+            Outcome::Failed => self.output.fail(&format!("{name} failed after {took} min")),
+            Outcome::Skipped => self
+                .output
+                .fail(&format!("{name} is skipped: what it needs failed")),
+            Outcome::LeftOut => self.output.warn(&format!(
+                "LEFT OUT: {}: this machine cannot do it (see above)",
+                name.to_uppercase()
+            )),
+        }
+        self.rows.push(Row {
+            name: name.to_owned(),
+            outcome,
+            started: self.before + started.duration_since(self.begun),
+            wall,
+            cpu,
+        });
+    }
+
+    /// Names the running jobs, with the last line of those whose lines are not shown.
+    fn tell(&self, running: &[Running]) {
+        let all = self.before + self.begun.elapsed();
+        for running in running {
+            let log = running.process.log();
+            let last = log
+                .lines()
+                .rfind(|line| !line.trim().is_empty())
+                .unwrap_or_default();
+            let last: String = last
+                .trim()
+                .chars()
+                .filter(|_| !running.job.shown)
+                .take(100)
+                .collect();
+            self.output.line(&format!(
+                "… {} min: {} ({} min) {last}",
+                minutes(all),
+                running.job.name,
+                minutes(running.started.elapsed()),
+            ));
+        }
+    }
+
+    fn summarize(&self) -> Result<()> {
+        self.output.heading("Summary, in minutes");
+        self.output.line(&format!(
+            "  {:<28} {:>7} {:>7} {:>7}",
+            "", "started", "took", "cpu"
+        ));
+        for row in &self.rows {
+            let (mark, note) = match row.outcome {
+                Outcome::Passed => ("✓", ""),
+                Outcome::Failed => ("✗", "  failed"),
+                Outcome::LeftOut => ("!", "  LEFT OUT"),
+                Outcome::Skipped => ("✗", "  skipped"),
+            };
+            self.output.line(&format!(
+                "{mark} {:<28} {:>7} {:>7} {:>7}{note}",
+                row.name,
+                minutes(row.started),
+                minutes(row.wall),
+                row.cpu.map_or("-".to_owned(), minutes),
+            ));
+        }
+        let cpu: Duration = self.rows.iter().filter_map(|row| row.cpu).sum();
+        self.output.line(&format!(
+            "  {:<28} {:>7} {:>7} {:>7}",
+            "all",
+            "",
+            minutes(self.before + self.begun.elapsed()),
+            minutes(cpu)
+        ));
+        let failed = self.rows.iter().filter(|row| row.outcome.is_failure());
+        let failed: Vec<&str> = failed.map(|row| row.name.as_str()).collect();
+        if !failed.is_empty() {
+            bail!("failed or skipped: {}", failed.join(", "));
+        }
+        Ok(())
+    }
+}
+
+impl Outcome {
+    const fn is_failure(self) -> bool {
+        matches!(self, Self::Failed | Self::Skipped)
+    }
+}
+
+enum State {
+    Ready,
+    Waiting,
+    Useless,
+}
+
+fn minutes(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() / 60.0)
+}
+
+/// The times of the children in what the shell's `times` prints: `1m2.5s 0m3.25s`, in its second line.
+fn processor_time(text: &str) -> Option<Duration> {
+    let mut sum = 0.0;
+    for time in text.lines().nth(1)?.split_whitespace() {
+        let (minutes, seconds) = time.strip_suffix('s')?.split_once('m')?;
+        sum += minutes.parse::<f64>().ok()? * 60.0 + seconds.parse::<f64>().ok()?;
+    }
+    Duration::try_from_secs_f64(sum).ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn job(name: &'static str, script: &str) -> Job {
+        Job {
+            name,
+            command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            ..Job::default()
+        }
+    }
+
+    async fn run(jobs: Vec<Job>) -> (RunDir, Result<()>) {
+        let dir = RunDir::create("jobs-test").unwrap();
+        let output = Output::new();
+        let result = Jobs::new(&output, dir.path(), Duration::ZERO).run(jobs).await;
+        (dir, result)
+    }
+
+    #[tokio::test]
+    async fn runs_in_order_and_side_by_side() {
+        // Each of the first two waits for the other's file.
+        let meet =
+            |own: &str, other: &str| format!("touch {own}; until test -e {other}; do sleep 0.05; done");
+        let jobs = vec![
+            Job {
+                after: vec!["one", "two"],
+                ..job("three", "test -e a && test -e b && touch c")
+            },
+            job("one", &meet("a", "b")),
+            job("two", &meet("b", "a")),
+            Job {
+                needs: vec!["three"],
+                nice: 10,
+                ..job("four", "test -e c && test $(nice) = 10 && touch d")
+            },
+        ];
+        let (dir, result) = run(jobs).await;
+        result.unwrap();
+        assert!(dir.path().join("d").exists());
+    }
+
+    #[tokio::test]
+    async fn a_failure_stops_only_what_needs_it() {
+        let jobs = vec![
+            job("bad", "exit 3"),
+            Job {
+                needs: vec!["bad"],
+                ..job("useless", "touch useless")
+            },
+            Job {
+                needs: vec!["useless"],
+                ..job("as useless", "touch useless")
+            },
+            Job {
+                after: vec!["bad", "useless"],
+                ..job("good", "touch good")
+            },
+            job("69", "exit 69"),
+            Job {
+                may_be_left_out: true,
+                ..job("left out", "exit 69")
+            },
+        ];
+        let (dir, result) = run(jobs).await;
+        let error = result.unwrap_err().to_string();
+        let failed = error.strip_prefix("failed or skipped: ").unwrap();
+        let mut failed: Vec<_> = failed.split(", ").collect();
+        failed.sort_unstable();
+        assert_eq!(failed, ["69", "as useless", "bad", "useless"]);
+        assert!(dir.path().join("good").exists());
+        assert!(!dir.path().join("useless").exists());
+    }
+
+    #[tokio::test]
+    async fn a_job_that_waits_for_none_is_refused() {
+        let jobs = vec![Job {
+            after: vec!["nothing"],
+            ..job("waits", "exit 0")
+        }];
+        assert!(run(jobs).await.1.is_err());
+    }
+
+    #[test]
+    fn reads_processor_time() {
+        let dash = "0m0.000000s 0m0.000000s\n1m2.500000s 0m3.250000s\n";
+        assert_eq!(processor_time(dash), Some(Duration::from_millis(65_750)));
+        let bash = "0m0.001s 0m0.002s\n0m0.000s 0m0.010s\n";
+        assert_eq!(processor_time(bash), Some(Duration::from_millis(10)));
+        assert_eq!(processor_time(""), None);
+    }
+}
