@@ -146,9 +146,12 @@ impl Source {
         let mut faults = self.order_faults();
         faults.extend(self.findings.news(baseline, &self.order, &self.imports));
         let stale = self.findings.stale(baseline);
-        faults.extend(stale.iter().map(|line| {
-            format!("{BASELINE} has a line that is no longer true; remove it, or run `cargo xtask layers --write`:\n    {line}")
-        }));
+        if !stale.is_empty() {
+            faults.push(format!(
+                "{BASELINE} has lines that are no longer true; remove them, or run `cargo xtask layers --write`:\n    {}",
+                stale.join("\n    ")
+            ));
+        }
         faults
     }
 
