@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use idtoken_testenv::{GoModule, GoTool, Process, Progress, RunDir, target_dir};
 use serde_json::Value;
 
-use crate::output::Output;
+use crate::progress::Output;
 use crate::{cargo, programs};
 
 /// What a plain operator in Go costs.

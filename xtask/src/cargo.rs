@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use idtoken_testenv::{Process, RunDir};
 use serde_json::Value;
 
-use crate::output::{Output, Step};
+use crate::progress::{Output, Step};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 

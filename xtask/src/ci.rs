@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use jiff::Timestamp;
 
-use crate::output::Output;
+use crate::progress::Output;
 use jobs::{Job, Jobs};
 
 /// For what others wait for.

@@ -1,17 +1,17 @@
 //! `cargo xtask demo`: the operator at work, from nothing to a renewed token.
 
+mod environment;
 mod token;
-mod world;
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use idtoken_testenv::until;
 
-use crate::output::Output;
+use crate::progress::Output;
 use crate::{cargo, programs};
+use environment::Environment;
 use token::Token;
-use world::World;
 
 /// For what takes seconds; a busy machine gets all of it.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -31,86 +31,88 @@ pub(crate) async fn run(output: &Output, keep: bool) -> Result<()> {
     let assets = programs::control_plane(output).await?;
 
     output.heading("Starting");
-    let world = World::start(output, assets, &built, LIFETIME).await?;
-    if let Err(error) = show(output, &world, keep).await {
+    let environment = Environment::start(output, assets, &built, LIFETIME).await?;
+    if let Err(error) = show(output, &environment, keep).await {
         bail!(
             "{error:#}\nthe operator's log ends with:\n{}",
-            world.operator_log_tail()
+            environment.operator_log_tail()
         );
     }
 
     output.heading("Stopping");
-    world.stop(output).await?;
+    environment.stop(output).await?;
     output.heading("Done");
     output.table();
     Ok(())
 }
 
-async fn show(output: &Output, world: &World, keep: bool) -> Result<()> {
+async fn show(output: &Output, environment: &Environment, keep: bool) -> Result<()> {
     output.heading("A request that nobody has granted");
-    ask(output, world).await?;
+    ask(output, environment).await?;
     output.heading("The same request, granted");
-    grant(output, world).await?;
+    grant(output, environment).await?;
     output.heading("The token");
-    let first = check(output, world).await?;
+    let first = check(output, environment).await?;
     output.heading("Its renewal");
-    renewal(output, world, &first).await?;
+    renewal(output, environment, &first).await?;
     if keep {
         output.heading("Everything stays up until Ctrl-C");
-        world.print_how_to_use(output);
+        environment.print_how_to_use(output);
         std::future::pending::<()>().await;
     }
     Ok(())
 }
 
-async fn ask(output: &Output, world: &World) -> Result<()> {
+async fn ask(output: &Output, environment: &Environment) -> Result<()> {
     let step = output.begin("an IdTokenRequest without a grant");
-    world
+    environment
         .show(output, "apply -f examples/demo/namespace.yaml")
         .await?;
-    world
+    environment
         .show(output, "apply -f examples/demo/idtokenrequest.yaml")
         .await?;
     let message = until("the request is refused as NotGranted", LIMIT, async || {
-        let ready = world.ready_condition().await?;
+        let ready = environment.ready_condition().await?;
         let message = ready["message"].as_str().unwrap_or_default();
         Ok((ready["reason"] == "NotGranted").then(|| message.to_owned()))
     })
     .await?;
-    let secrets = world
+    let secrets = environment
         .kubectl(&format!("get secrets -n {NAMESPACE} -o name"))
         .await?;
     if !secrets.trim().is_empty() {
         bail!("there should be no Secret without a grant, but there is: {secrets}");
     }
     step.done("the operator refuses it, NotGranted, and says what to do");
-    world.show(output, "get idtr -n shop").await?;
+    environment.show(output, "get idtr -n shop").await?;
     output.quote(&message);
     Ok(())
 }
 
-async fn grant(output: &Output, world: &World) -> Result<()> {
+async fn grant(output: &Output, environment: &Environment) -> Result<()> {
     let step = output.begin("an IdTokenGrant");
-    let grant = world.show(output, "idtoken grant billing -n shop").await?;
-    world.apply(&grant).await?;
+    let grant = environment.show(output, "idtoken grant billing -n shop").await?;
+    environment.apply(&grant).await?;
     until("the request is Ready", LIMIT, async || {
-        Ok((world.ready_condition().await?["status"] == "True").then_some(()))
+        Ok((environment.ready_condition().await?["status"] == "True").then_some(()))
     })
     .await?;
     step.done("that grant is applied; the request is Ready");
-    world.show(output, "get idtr -n shop").await?;
+    environment.show(output, "get idtr -n shop").await?;
     Ok(())
 }
 
-async fn check(output: &Output, world: &World) -> Result<Token> {
+async fn check(output: &Output, environment: &Environment) -> Result<Token> {
     let step = output.begin("the Secret");
-    let secret = world.secret().await?;
+    let secret = environment.secret().await?;
     let token = Token::from_secret(&secret)?;
     step.done("the Secret holds the token, and the header made of it");
-    world.show(output, "describe secret billing -n shop").await?;
+    environment
+        .show(output, "describe secret billing -n shop")
+        .await?;
 
     let step = output.begin("its signature");
-    let kid = token.verify(&world.emulator_url).await?;
+    let kid = token.verify(&environment.emulator_url).await?;
     step.done(&format!(
         "its signature is good by key {} of the published keys",
         short(&kid)
@@ -119,9 +121,9 @@ async fn check(output: &Output, world: &World) -> Result<Token> {
     Ok(token)
 }
 
-async fn renewal(output: &Output, world: &World, first: &Token) -> Result<()> {
+async fn renewal(output: &Output, environment: &Environment, first: &Token) -> Result<()> {
     let step = output.begin("the next token");
-    let due = world.renewal_time().await?;
+    let due = environment.renewal_time().await?;
     let limit = LIFETIME + LIMIT;
     output.line(&format!(
         "  half of its {} s, less a jitter: due at {}",
@@ -129,7 +131,7 @@ async fn renewal(output: &Output, world: &World, first: &Token) -> Result<()> {
         due.round(jiff::Unit::Second)?
     ));
     let second = until("the Secret holds a newer token", limit, async || {
-        let token = Token::from_secret(&world.secret().await?)?;
+        let token = Token::from_secret(&environment.secret().await?)?;
         let left = due.duration_since(jiff::Timestamp::now()).as_secs();
         let until = first.expires() - jiff::Timestamp::now().as_second();
         step.progress(&match left {
@@ -139,7 +141,7 @@ async fn renewal(output: &Output, world: &World, first: &Token) -> Result<()> {
         Ok((token.issued() > first.issued() && !token.is_same(first)).then_some(token))
     })
     .await?;
-    second.verify(&world.emulator_url).await?;
+    second.verify(&environment.emulator_url).await?;
     let left = first.expires() - second.issued();
     if left <= 0 {
         bail!("the token was renewed {} s after it had expired", -left);
@@ -148,10 +150,10 @@ async fn renewal(output: &Output, world: &World, first: &Token) -> Result<()> {
         "renewed {} s after the first was issued, {left} s before that expires",
         second.issued() - first.issued()
     ));
-    world.show(output, "get idtr -n shop").await?;
+    environment.show(output, "get idtr -n shop").await?;
 
     let step = output.begin("the logs");
-    if let Some(program) = world.who_logged(&[first, &second]) {
+    if let Some(program) = environment.leaks_in_logs(&[first, &second]) {
         bail!("the log of {program} holds a token");
     }
     step.done("no log holds a token");

@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use crate::cargo;
-use crate::output::Output;
-use crate::tools::DENY;
+use crate::cargo_tools::DENY;
+use crate::progress::Output;
 
 /// Runs cargo-deny, which is installed where it is missing.
 ///

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use crate::crds::{difference, shown};
-use crate::output::Output;
+use crate::progress::Output;
 
 /// Writes both pages.
 ///

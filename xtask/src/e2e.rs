@@ -13,7 +13,7 @@ use idtoken_testenv::node::{NodePrograms, packages};
 use idtoken_testenv::{Progress, binaries};
 
 use crate::image::{self, ImageArgs};
-use crate::output::Output;
+use crate::progress::Output;
 use crate::{cargo, crds};
 
 /// What is asked for.
@@ -93,11 +93,11 @@ pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
     let isolation = tokio::task::spawn_blocking(Isolation::new).await??;
     make_images(output, &built, args.image_profile.as_deref()).await?;
     output.heading("Testing");
-    on_a_node(output, &isolation, path, args.keep).await
+    run_on_local_node(output, &isolation, path, args.keep).await
 }
 
 /// Runs this program again in namespaces of a node's own, where there is no network but the node's: everything has been built.
-async fn on_a_node(output: &Output, isolation: &Isolation, path: OsString, keep: bool) -> Result<()> {
+async fn run_on_local_node(output: &Output, isolation: &Isolation, path: OsString, keep: bool) -> Result<()> {
     let mut command = isolation.command(std::env::current_exe()?.as_os_str());
     command.args(std::env::args_os().skip(1));
     // The pipe closes with this process, however it ends; the other one reads it.
@@ -183,7 +183,7 @@ async fn make_images(
                     source: None,
                     check: false,
                 };
-                image::make(output, &args).await?.image
+                image::make(output, &args).await?.content
             }
             None => {
                 let image = images::of_debug_build(package, program, &idtoken_image::ca_bundle())?;

@@ -9,14 +9,14 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use idtoken_image::Id;
-use idtoken_testenv::oci::{self, File, Image};
+use idtoken_testenv::oci::{self, File};
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::cargo;
+use crate::cargo_tools::AUDITABLE;
 use crate::crds::shown;
-use crate::output::Output;
-use crate::tools::AUDITABLE;
+use crate::progress::Output;
 
 /// The profile of what is published.
 pub(crate) const RELEASE: &str = "release";
@@ -73,13 +73,13 @@ pub(crate) struct Program {
 }
 
 /// An image that was made.
-pub(crate) struct Made {
+pub(crate) struct Image {
     /// The archive.
     pub(crate) archive: PathBuf,
     /// The program in it.
     pub(crate) program: Program,
     /// What it was written from.
-    pub(crate) image: Image,
+    pub(crate) content: oci::Image,
     /// Its digest and sizes.
     pub(crate) written: oci::Written,
     /// The cargo profile of its program.
@@ -90,19 +90,19 @@ pub(crate) struct Made {
 ///
 /// # Errors
 /// When it cannot be made, or is not as it should be.
-pub(crate) async fn run(output: &Output, args: &ImageArgs) -> Result<Made> {
-    let made = make(output, args).await?;
+pub(crate) async fn run(output: &Output, args: &ImageArgs) -> Result<Image> {
+    let image = make(output, args).await?;
     if args.check {
-        check::check(output, &made).await?;
+        check::check(output, &image).await?;
     }
-    Ok(made)
+    Ok(image)
 }
 
 /// Builds the program and writes its image.
 ///
 /// # Errors
 /// When cargo fails, or the archive cannot be written.
-pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<Made> {
+pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<Image> {
     let package = if args.emulator {
         "idtoken-emulator"
     } else {
@@ -124,7 +124,7 @@ pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<Made> {
             .map(|(path, content)| File::text(path, content)),
     );
     let version = env!("CARGO_PKG_VERSION");
-    let image = Image {
+    let content = oci::Image {
         repository: package.to_owned(),
         tag: version.to_owned(),
         arch,
@@ -142,7 +142,7 @@ pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<Made> {
             .join("image")
             .join(format!("{package}-{version}-linux-{}.tar", arch.as_str())),
     };
-    let written = image.write(&archive)?;
+    let written = content.write(&archive)?;
     step.done(&format!(
         "{} is written: {package}:{version} for linux/{}, {:.1} MiB, {:.1} MiB unpacked, {}",
         shown(&archive),
@@ -151,10 +151,10 @@ pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<Made> {
         mebibytes(written.unpacked),
         written.digest
     ));
-    Ok(Made {
+    Ok(Image {
         archive,
         program,
-        image,
+        content,
         written,
         profile: args.profile.clone(),
     })

@@ -5,14 +5,14 @@
 //! the crates that `cargo xtask image` has compiled, and compares with a file that is reviewed.
 
 mod baseline;
-mod page;
+mod markdown;
 mod profile;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use baseline::{Baseline, Counts, OfArch};
+use baseline::{ArchCounts, Baseline, Counts};
 use clap::Args;
 use idtoken_testenv::node::packages;
 use idtoken_testenv::{Progress, oci};
@@ -20,7 +20,7 @@ use profile::Profile;
 
 use crate::crds::shown;
 use crate::image;
-use crate::output::Output;
+use crate::progress::Output;
 
 const PACKAGE: &str = "idtoken-instructions";
 /// The function of that program whose calls are counted.
@@ -82,13 +82,13 @@ pub(crate) async fn run(output: &Output, args: &InstructionsArgs) -> Result<()> 
         .collect();
     let path = crate::workspace().join(BASELINE);
     let mut baseline = Baseline::read(&path)?;
-    let now = OfArch {
+    let now = ArchCounts {
         counted_with: tools(&valgrind)?,
         cases: counts,
     };
     let arch = std::env::consts::ARCH;
     let before = baseline.0.get(arch).cloned();
-    let tables = page::tables(arch, &now.counted_with, &all);
+    let tables = markdown::tables(arch, &now.counted_with, &all);
     if args.markdown {
         output.line(&tables);
     } else {
@@ -97,7 +97,7 @@ pub(crate) async fn run(output: &Output, args: &InstructionsArgs) -> Result<()> 
     if args.bless {
         baseline.0.insert(arch.to_owned(), now);
         baseline.write(&path)?;
-        page::write(&crate::workspace().join(PAGE), &tables)?;
+        markdown::write(&crate::workspace().join(PAGE), &tables)?;
         output.line(&format!("\n{BASELINE} and {PAGE} are written"));
         return Ok(());
     }
@@ -138,7 +138,7 @@ pub(crate) async fn run(output: &Output, args: &InstructionsArgs) -> Result<()> 
 
 /// The name of each case and what it does.
 fn cases(program: &Path) -> Result<Vec<(String, String)>> {
-    let listed = said(&mut Command::new(program))?;
+    let listed = capture(&mut Command::new(program))?;
     let cases: Vec<_> = listed
         .lines()
         .filter_map(|line| line.split_once('\t'))
@@ -170,7 +170,7 @@ fn count(valgrind: &Path, program: &Path, name: String, what: String) -> Result<
         .arg(format!("--callgrind-out-file={}", file.display()))
         .arg(program)
         .arg(&name);
-    said(&mut command)?;
+    capture(&mut command)?;
     let text =
         std::fs::read_to_string(&file).with_context(|| format!("callgrind wrote no {}", shown(&file)))?;
     let profile = Profile::parse(&text, COUNTED).with_context(|| format!("{name}, {}", shown(&file)))?;
@@ -183,7 +183,7 @@ fn count(valgrind: &Path, program: &Path, name: String, what: String) -> Result<
 }
 
 /// What a command prints.
-fn said(command: &mut Command) -> Result<String> {
+fn capture(command: &mut Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("cannot run {command:?}"))?;
@@ -201,13 +201,13 @@ fn said(command: &mut Command) -> Result<String> {
 fn tools(valgrind: &Path) -> Result<Vec<String>> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     Ok(vec![
-        said(
+        capture(
             Command::new(rustc)
                 .arg("--version")
                 .current_dir(crate::workspace()),
         )?,
-        said(Command::new("getconf").arg("GNU_LIBC_VERSION"))?,
-        said(Command::new(valgrind).arg("--version"))?,
+        capture(Command::new("getconf").arg("GNU_LIBC_VERSION"))?,
+        capture(Command::new(valgrind).arg("--version"))?,
     ])
 }
 

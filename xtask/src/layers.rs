@@ -18,7 +18,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::output::Output;
+use crate::progress::Output;
 use crates::{Crates, Root};
 use findings::Findings;
 use order::Order;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo;
+mod cargo_tools;
 mod ci;
 mod crds;
 mod demo;
@@ -12,11 +13,10 @@ mod image;
 mod instructions;
 mod layers;
 mod manifests;
-mod output;
 mod programs;
+mod progress;
 mod release;
 mod test;
-mod tools;
 mod values;
 mod values_schema;
 
@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use output::Output;
+use progress::Output;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Exit status after Ctrl-C, as shells have it: 128 and the number of SIGINT.

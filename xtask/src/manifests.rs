@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use idtoken_testenv::{Progress, binaries};
 
 use crate::crds::{difference, shown, with_between};
-use crate::output::Output;
+use crate::progress::Output;
 use crate::{values, values_schema};
 
 /// One file of config/: which templates with which values.

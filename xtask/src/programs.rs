@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use idtoken_testenv::node::NodePrograms;
 use idtoken_testenv::{CRANE, GoModule, Progress, binaries, consumers};
 
-use crate::output::Output;
+use crate::progress::Output;
 
 /// Programs that are needed together, in the order in which they are built: what most tests wait for is first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]

@@ -15,7 +15,7 @@ use idtoken_testenv::{Progress, binaries, oci};
 
 use crate::crds::shown;
 use crate::image::{self, Commit, ImageArch, ImageArgs, Program};
-use crate::output::Output;
+use crate::progress::Output;
 use archive::Entry;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -55,12 +55,12 @@ pub(crate) async fn run(output: &Output, args: &ReleaseArgs) -> Result<()> {
 
     output.heading("Programs and images");
     let commit = Commit::of_workspace();
-    let mut bills = Vec::new();
+    let mut sboms = Vec::new();
     for arch in &args.arch {
-        bills.extend(images(output, args, *arch, &commit, &dist).await?);
-        bills.push(plugin(output, (*arch).into(), &commit, &dist).await?);
+        sboms.extend(images(output, args, *arch, &commit, &dist).await?);
+        sboms.push(plugin(output, (*arch).into(), &commit, &dist).await?);
     }
-    sbom::validate(output, &bills).await?;
+    sbom::validate(output, &sboms).await?;
     output.heading("Chart and manifests");
     chart(output, &dist).await?;
     manifests(output, &commit, &dist)?;
@@ -125,7 +125,7 @@ fn ready(output: &Output, args: &ReleaseArgs) -> Result<String> {
     Ok(notes)
 }
 
-/// The images, each with its bill of materials; gives the bills.
+/// The images, each with its bill of materials; returns the SBOMs.
 async fn images(
     output: &Output,
     args: &ReleaseArgs,
@@ -133,7 +133,7 @@ async fn images(
     commit: &Commit,
     dist: &Path,
 ) -> Result<Vec<PathBuf>> {
-    let mut bills = Vec::new();
+    let mut sboms = Vec::new();
     for emulator in [false, true] {
         let name = if emulator {
             "idtoken-emulator"
@@ -149,13 +149,13 @@ async fn images(
             source: args.source.clone(),
             check: true,
         };
-        let made = image::run(output, &args).await?;
-        bills.push(bill(name, &made.program, arch.into(), commit, dist)?);
+        let image = image::run(output, &args).await?;
+        sboms.push(sbom(name, &image.program, arch.into(), commit, dist)?);
     }
-    Ok(bills)
+    Ok(sboms)
 }
 
-/// The kubectl plugin with its licences, and its bill of materials; gives the bill.
+/// The kubectl plugin with its licences, and its bill of materials; returns the SBOM.
 async fn plugin(output: &Output, arch: oci::Arch, commit: &Commit, dist: &Path) -> Result<PathBuf> {
     let program = image::build_static(output, PLUGIN, arch, image::RELEASE, &[]).await?;
     let step = output.begin("kubectl plugin");
@@ -168,10 +168,10 @@ async fn plugin(output: &Output, arch: oci::Arch, commit: &Commit, dist: &Path) 
     let name = format!("{}.tar.gz", file_name(PLUGIN, arch));
     std::fs::write(dist.join(&name), archive::tar_gz(&entries, commit.time)?)?;
     step.done(&format!("{name} is written"));
-    bill(PLUGIN, &program, arch, commit, dist)
+    sbom(PLUGIN, &program, arch, commit, dist)
 }
 
-fn bill(package: &str, program: &Program, arch: oci::Arch, commit: &Commit, dist: &Path) -> Result<PathBuf> {
+fn sbom(package: &str, program: &Program, arch: oci::Arch, commit: &Commit, dist: &Path) -> Result<PathBuf> {
     let path = dist.join(format!("{}.cdx.json", file_name(package, arch)));
     sbom::write(package, image::triple(arch), &program.crates, commit.time, &path)?;
     Ok(path)

@@ -6,8 +6,8 @@ mod suites;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::output::Output;
 use crate::programs::Programs;
+use crate::progress::Output;
 use crate::{cargo, crds};
 use runner::{Builder, Runner};
 use suites::Suite;

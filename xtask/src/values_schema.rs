@@ -31,7 +31,7 @@ pub(crate) fn schema(entries: &[Entry]) -> Result<Value> {
     let mut generator = SchemaSettings::draft07().into_generator();
     let mut root = json!({"type": "object", "additionalProperties": false, "properties": {}});
     for entry in entries {
-        let schema = one(entry, &mut generator).with_context(|| entry.path.join("."))?;
+        let schema = value_schema(entry, &mut generator).with_context(|| entry.path.join("."))?;
         let mut parent = &mut root;
         for key in &entry.path[..entry.path.len() - 1] {
             parent = &mut parent["properties"][key.as_str()];
@@ -49,11 +49,11 @@ pub(crate) fn schema(entries: &[Entry]) -> Result<Value> {
         probe.retain(|key, _| !HANDLERS.contains(&key.as_str()));
     }
     root["definitions"] = definitions;
-    unused(&mut root);
+    prune_unused(&mut root);
     Ok(root)
 }
 
-fn one(entry: &Entry, generator: &mut SchemaGenerator) -> Result<Value> {
+fn value_schema(entry: &Entry, generator: &mut SchemaGenerator) -> Result<Value> {
     let mut schema = match &entry.kind {
         Some(kind) => typed(kind, generator)?,
         None => match &entry.default {
@@ -97,26 +97,26 @@ fn typed(kind: &str, generator: &mut SchemaGenerator) -> Result<Value> {
             json!({"type": "object", "additionalProperties": false, "required": ["cidr", "ports"],
             "properties": {"cidr": {"type": "string"}, "ports": typed("port[]", generator)?}})
         }
-        "apps/v1.DeploymentStrategy" => of::<DeploymentStrategy>(generator),
-        "core/v1.Affinity" => of::<Affinity>(generator),
-        "core/v1.EnvVar" => of::<EnvVar>(generator),
-        "core/v1.LocalObjectReference" => of::<LocalObjectReference>(generator),
-        "core/v1.PodSecurityContext" => of::<PodSecurityContext>(generator),
-        "core/v1.Probe" => of::<Probe>(generator),
-        "core/v1.ResourceRequirements" => of::<ResourceRequirements>(generator),
-        "core/v1.SecurityContext" => of::<SecurityContext>(generator),
-        "core/v1.Toleration" => of::<Toleration>(generator),
+        "apps/v1.DeploymentStrategy" => schema_of::<DeploymentStrategy>(generator),
+        "core/v1.Affinity" => schema_of::<Affinity>(generator),
+        "core/v1.EnvVar" => schema_of::<EnvVar>(generator),
+        "core/v1.LocalObjectReference" => schema_of::<LocalObjectReference>(generator),
+        "core/v1.PodSecurityContext" => schema_of::<PodSecurityContext>(generator),
+        "core/v1.Probe" => schema_of::<Probe>(generator),
+        "core/v1.ResourceRequirements" => schema_of::<ResourceRequirements>(generator),
+        "core/v1.SecurityContext" => schema_of::<SecurityContext>(generator),
+        "core/v1.Toleration" => schema_of::<Toleration>(generator),
         // The chart adds the labelSelector where there is none.
-        "core/v1.TopologySpreadConstraint" => of::<TopologySpreadConstraint>(generator),
-        "core/v1.Volume" => of::<Volume>(generator),
-        "core/v1.VolumeMount" => of::<VolumeMount>(generator),
-        "networking/v1.NetworkPolicyEgressRule" => of::<NetworkPolicyEgressRule>(generator),
-        "networking/v1.NetworkPolicyPeer" => of::<NetworkPolicyPeer>(generator),
+        "core/v1.TopologySpreadConstraint" => schema_of::<TopologySpreadConstraint>(generator),
+        "core/v1.Volume" => schema_of::<Volume>(generator),
+        "core/v1.VolumeMount" => schema_of::<VolumeMount>(generator),
+        "networking/v1.NetworkPolicyEgressRule" => schema_of::<NetworkPolicyEgressRule>(generator),
+        "networking/v1.NetworkPolicyPeer" => schema_of::<NetworkPolicyPeer>(generator),
         _ => anyhow::bail!("no type is called {kind}"),
     })
 }
 
-fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
+fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
     generator.subschema_for::<T>().to_value()
 }
 
@@ -181,7 +181,7 @@ fn strict(schema: &mut Value) {
 }
 
 /// Takes away the definitions that nothing refers to.
-fn unused(root: &mut Value) {
+fn prune_unused(root: &mut Value) {
     loop {
         let text = root.to_string();
         let Some(definitions) = root["definitions"].as_object_mut() else {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use idtoken_testenv::{Process, RunDir};
 
 use crate::UNAVAILABLE;
-use crate::output::Output;
+use crate::progress::Output;
 
 const POLL: Duration = Duration::from_millis(200);
 /// How often the running jobs are named.

@@ -13,9 +13,9 @@ use object::elf;
 use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
 use serde_json::Value;
 
-use super::{Made, RELEASE, USER, audited, cargo_home, mebibytes};
-use crate::output::Output;
+use super::{Image, RELEASE, USER, audited, cargo_home, mebibytes};
 use crate::programs;
+use crate::progress::Output;
 
 /// The most that an image may unpack to.
 const SIZE_LIMIT: u64 = 25 << 20;
@@ -36,7 +36,7 @@ const OPERATOR_USER: &str = "system:serviceaccount:idtoken-system:idtoken-operat
 ///
 /// # Errors
 /// With the first thing that is not as it should be.
-pub(crate) async fn check(output: &Output, made: &Made) -> Result<()> {
+pub(crate) async fn check(output: &Output, image: &Image) -> Result<()> {
     let dir = RunDir::create("image")?;
     let root = dir.path().join("root");
     std::fs::create_dir(&root)?;
@@ -48,14 +48,14 @@ pub(crate) async fn check(output: &Output, made: &Made) -> Result<()> {
     let step = output.begin("crane");
     let registry = Registry::start(Progress::Stderr).await?;
     let reference = registry.push(
-        &made.archive,
-        &format!("{}:{}", made.image.repository, made.image.tag),
+        &image.archive,
+        &format!("{}:{}", image.content.repository, image.content.tag),
     )?;
     ensure!(
-        registry.digest(&reference)? == made.written.digest,
+        registry.digest(&reference)? == image.written.digest,
         "the registry has another digest"
     );
-    configuration(&registry.config(&reference)?, made)?;
+    configuration(&registry.config(&reference)?, image)?;
     let files = dir.path().join("files.tar");
     registry.export(&reference, &files)?;
     registry.stop().await?;
@@ -65,35 +65,35 @@ pub(crate) async fn check(output: &Output, made: &Made) -> Result<()> {
     );
 
     let step = output.begin("files");
-    let program = root.join(&made.image.repository);
-    contents(&root, made)?;
+    let program = root.join(&image.content.repository);
+    contents(&root, image)?;
     let bytes = std::fs::read(&program)?;
-    is_static(&bytes, made.image.arch)?;
-    let crates = made_of(&bytes, made)?;
+    is_static(&bytes, image.content.arch)?;
+    let crates = linked_crates(&bytes, image)?;
     step.done(&format!(
         "its one executable is static, made of {crates} crates, and none of them is a test's; {:.1} MiB unpacked",
-        mebibytes(made.written.unpacked)
+        mebibytes(image.written.unpacked)
     ));
-    if made.image.arch == oci::Arch::of_this_machine()? {
+    if image.content.arch == oci::Arch::of_this_machine()? {
         in_empty_root(output, &root, &program).await?;
     } else {
-        output.warn(&format!("not run: it is for {}", made.image.arch.as_str()));
+        output.warn(&format!("not run: it is for {}", image.content.arch.as_str()));
     }
     Ok(())
 }
 
-fn configuration(config: &Value, made: &Made) -> Result<()> {
-    let image = &made.image;
+fn configuration(config: &Value, image: &Image) -> Result<()> {
+    let content = &image.content;
     let container = &config["config"];
     ensure!(container["User"] == USER, "it runs as {}", container["User"]);
-    let entrypoint = format!("/{}", image.repository);
+    let entrypoint = format!("/{}", content.repository);
     ensure!(
         container["Entrypoint"] == serde_json::json!([entrypoint]),
         "it runs {}",
         container["Entrypoint"]
     );
     ensure!(
-        config["architecture"] == image.arch.as_str(),
+        config["architecture"] == content.arch.as_str(),
         "it is for {}",
         config["architecture"]
     );
@@ -115,10 +115,10 @@ fn configuration(config: &Value, made: &Made) -> Result<()> {
 }
 
 /// What files there are, and how large.
-fn contents(root: &Path, made: &Made) -> Result<()> {
-    let unpacked = made.written.unpacked;
+fn contents(root: &Path, image: &Image) -> Result<()> {
+    let unpacked = image.written.unpacked;
     ensure!(
-        unpacked <= SIZE_LIMIT || made.profile != RELEASE,
+        unpacked <= SIZE_LIMIT || image.profile != RELEASE,
         "it unpacks to {:.1} MiB, more than {:.0}",
         mebibytes(unpacked),
         mebibytes(SIZE_LIMIT)
@@ -144,7 +144,7 @@ fn contents(root: &Path, made: &Made) -> Result<()> {
             all.insert(name);
         }
     }
-    let wanted = BTreeSet::from([made.image.repository.clone()]);
+    let wanted = BTreeSet::from([image.content.repository.clone()]);
     ensure!(executables == wanted, "it has these executables: {executables:?}");
     for file in [CA_BUNDLE, "licenses/LICENSE", "licenses/THIRD-PARTY"] {
         ensure!(all.contains(file), "{file} is missing");
@@ -182,16 +182,16 @@ fn is_static(program: &[u8], arch: oci::Arch) -> Result<()> {
 }
 
 /// How many crates the program says it is made of. Each of this workspace must have its place there.
-fn made_of(program: &[u8], made: &Made) -> Result<usize> {
+fn linked_crates(program: &[u8], image: &Image) -> Result<usize> {
     // Messages of panics name their source.
     let marker = b"emulator/src/";
     let emulates = program.windows(marker.len()).any(|bytes| bytes == marker);
-    let is_emulator = made.image.repository == "idtoken-emulator";
+    let is_emulator = image.content.repository == "idtoken-emulator";
     ensure!(
         emulates == is_emulator,
         "the program has the emulator's code: {emulates}"
     );
-    if made.profile != RELEASE {
+    if image.profile != RELEASE {
         return Ok(0);
     }
     // Others would build something else.
@@ -208,12 +208,12 @@ fn made_of(program: &[u8], made: &Made) -> Result<usize> {
     let crates = audited(program)?;
     let names: BTreeSet<_> = crates.iter().map(|(name, _)| name.as_str()).collect();
     // It may say more: cargo's metadata, which it is made from, also has what features leave out.
-    let unsaid: Vec<_> = made.program.crates.difference(&crates).collect();
+    let unsaid: Vec<_> = image.program.crates.difference(&crates).collect();
     ensure!(
         unsaid.is_empty(),
         "the program does not say that it has {unsaid:?}"
     );
-    let own = made.image.repository.as_str();
+    let own = image.content.repository.as_str();
     ensure!(
         names.contains(own) && names.contains("rustls"),
         "the program says that it is made of {names:?}"
@@ -221,13 +221,13 @@ fn made_of(program: &[u8], made: &Made) -> Result<usize> {
     for name in NEVER.iter().filter(|name| **name != own) {
         ensure!(!names.contains(name), "{name} is in the image of {own}");
     }
-    Ok(made.program.crates.len())
+    Ok(image.program.crates.len())
 }
 
 /// Runs the program with the image's files as its whole root, as the image's user.
 async fn in_empty_root(output: &Output, root: &Path, program: &Path) -> Result<()> {
     let step = output.begin("an empty root");
-    let Some(enter) = Enter::find(root) else {
+    let Some(enter) = EmptyRoot::find(root) else {
         output.warn("not run in an empty root: that needs root, or unshare and user namespaces");
         return Ok(());
     };
@@ -302,12 +302,12 @@ async fn in_empty_root(output: &Output, root: &Path, program: &Path) -> Result<(
 const ENTER: &str = r#"mount --rbind /dev "$0/dev" && exec "$@""#;
 
 /// How a folder becomes a program's root.
-struct Enter<'r> {
+struct EmptyRoot<'r> {
     root: &'r Path,
     args: Vec<String>,
 }
 
-impl<'r> Enter<'r> {
+impl<'r> EmptyRoot<'r> {
     /// As root; else in a user namespace, where that is allowed, as the only user there is.
     fn find(root: &'r Path) -> Option<Self> {
         let userspec = format!("--userspec={USER}");

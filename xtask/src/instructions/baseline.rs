@@ -16,12 +16,12 @@ pub(crate) type Counts = BTreeMap<String, u64>;
 /// The file: what is counted depends on the processor's architecture.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(transparent)]
-pub(crate) struct Baseline(pub(crate) BTreeMap<String, OfArch>);
+pub(crate) struct Baseline(pub(crate) BTreeMap<String, ArchCounts>);
 
 /// The counts of an architecture.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct OfArch {
+pub(crate) struct ArchCounts {
     /// Versions of the compiler, the C library and valgrind.
     pub(crate) counted_with: Vec<String>,
     pub(crate) cases: Counts,

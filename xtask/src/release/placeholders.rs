@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::output::Output;
+use crate::progress::Output;
 
 /// One thing to decide.
 struct Decision {

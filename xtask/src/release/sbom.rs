@@ -12,7 +12,7 @@ use idtoken_testenv::{Progress, PythonEnvironment};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::output::Output;
+use crate::progress::Output;
 
 /// CycloneDX' own library for Python, which knows the schema.
 const PYTHON: PythonEnvironment = PythonEnvironment {
@@ -21,7 +21,7 @@ const PYTHON: PythonEnvironment = PythonEnvironment {
 };
 const VALIDATE: &str = include_str!("../../sbom/validate.py");
 
-/// Writes `package`'s bill to `to`. `compiled` is what cargo compiled for its program.
+/// Writes the SBOM of `package` to `to`. `compiled` is what cargo compiled for its program.
 ///
 /// # Errors
 /// When cargo fails, or that is something else.
@@ -39,21 +39,21 @@ pub(crate) fn write(
         other.is_empty(),
         "{package} is compiled with, or without, {other:?}"
     );
-    let bill = bill(package, &crates, time)?;
-    let text = serde_json::to_string_pretty(&bill)?;
+    let sbom = sbom(package, &crates, time)?;
+    let text = serde_json::to_string_pretty(&sbom)?;
     std::fs::write(to, format!("{text}\n")).with_context(|| format!("cannot write {}", to.display()))
 }
 
-/// Has bills judged by CycloneDX' schema.
+/// Validates SBOMs by the schema of CycloneDX.
 ///
 /// # Errors
 /// When one is refused, or Python is missing.
-pub(crate) async fn validate(output: &Output, bills: &[PathBuf]) -> Result<()> {
+pub(crate) async fn validate(output: &Output, sboms: &[PathBuf]) -> Result<()> {
     let python = tokio::task::spawn_blocking(|| PYTHON.build(Progress::Stderr)).await??;
     let step = output.begin("CycloneDX' schema");
     let said = Command::new(python)
         .args(["-c", VALIDATE])
-        .args(bills)
+        .args(sboms)
         .output()
         .context("cannot run Python")?;
     if !said.status.success() {
@@ -64,12 +64,12 @@ pub(crate) async fn validate(output: &Output, bills: &[PathBuf]) -> Result<()> {
     }
     step.done(&format!(
         "{} bills of materials are what CycloneDX' schema wants",
-        bills.len()
+        sboms.len()
     ));
     Ok(())
 }
 
-fn bill(package: &str, crates: &[Crate], time: Timestamp) -> Result<Value> {
+fn sbom(package: &str, crates: &[Crate], time: Timestamp) -> Result<Value> {
     let own = crates
         .iter()
         .find(|one| one.name == package)
@@ -132,28 +132,28 @@ mod tests {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
 
     #[tokio::test]
-    async fn the_bills_are_what_cyclonedx_wants() {
+    async fn the_sboms_are_what_cyclonedx_wants() {
         let python = Command::new("python3").arg("--version").output();
         if python.is_err() && std::env::var_os("IDTOKEN_REQUIRE_REFEREES").is_none() {
             eprintln!("skipped: there is no Python");
             return;
         }
         let dir = RunDir::create("sbom").expect("a folder");
-        let mut bills = Vec::new();
+        let mut sboms = Vec::new();
         for package in ["idtoken-operator", "idtoken-emulator", "kubectl-idtoken"] {
             let path = dir.path().join(format!("{package}.cdx.json"));
             let crates = idtoken_image::crates(&crate::workspace(), package, TARGET).expect("crates");
             let crates = crates.iter().map(Crate::id).collect();
-            write(package, TARGET, &crates, Timestamp::UNIX_EPOCH, &path).expect("a bill");
-            bills.push(path);
+            write(package, TARGET, &crates, Timestamp::UNIX_EPOCH, &path).expect("an SBOM");
+            sboms.push(path);
         }
-        validate(&Output::new(), &bills).await.expect("a verdict");
+        validate(&Output::new(), &sboms).await.expect("a verdict");
 
-        let bill = std::fs::read_to_string(&bills[0]).expect("the bill");
+        let sbom = std::fs::read_to_string(&sboms[0]).expect("the SBOM");
         let bad = dir.path().join("bad.cdx.json");
         std::fs::write(
             &bad,
-            bill.replacen("\"alg\": \"SHA-256\"", "\"alg\": \"SHA-257\"", 1),
+            sbom.replacen("\"alg\": \"SHA-256\"", "\"alg\": \"SHA-257\"", 1),
         )
         .expect("a file");
         assert!(validate(&Output::new(), &[bad]).await.is_err());

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use aws_lc_rs::digest;
 
-use crate::output::Output;
+use crate::progress::Output;
 
 /// What the signature is for, so that one made for something else does not pass (`ssh-keygen -Y sign -n`).
 const NAMESPACE: &str = "idtoken-operator-release";

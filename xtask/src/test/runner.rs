@@ -9,8 +9,8 @@ use anyhow::Result;
 use idtoken_testenv::{Process, Progress, RunDir, binaries};
 
 use super::suites::{Suite, Times};
-use crate::output::{Output, Step};
 use crate::programs::Programs;
+use crate::progress::{Output, Step};
 
 const POLL: Duration = Duration::from_millis(100);
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::cargo;
-use crate::output::Output;
+use crate::progress::Output;
 
 /// A subcommand of cargo.
 pub(crate) struct CargoTool {

@@ -10,12 +10,12 @@ use serde_json::Value;
 use super::token::Token;
 use super::{LIMIT, NAME, NAMESPACE};
 use crate::cargo::Programs;
-use crate::output::Output;
+use crate::progress::Output;
 
 /// The user that the API server sees for the ServiceAccount of config/rbac.yaml.
 const OPERATOR_USER: &str = "system:serviceaccount:idtoken-system:idtoken-operator";
 /// Everything that runs. Stops when dropped, operator first.
-pub(crate) struct World {
+pub(crate) struct Environment {
     operator: Process,
     emulator: Process,
     cluster: ControlPlane,
@@ -24,7 +24,7 @@ pub(crate) struct World {
     pub(crate) emulator_url: String,
 }
 
-impl World {
+impl Environment {
     /// Starts everything and waits until the operator is ready.
     ///
     /// # Errors
@@ -193,7 +193,7 @@ impl World {
     }
 
     /// Whose log holds one of `tokens`, if any.
-    pub(crate) fn who_logged(&self, tokens: &[&Token]) -> Option<&str> {
+    pub(crate) fn leaks_in_logs(&self, tokens: &[&Token]) -> Option<&str> {
         [&self.operator, &self.emulator]
             .into_iter()
             .find(|process| {
