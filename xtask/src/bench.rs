@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::progress::Output;
 use crate::{cargo, programs};
 
-/// What a plain operator in Go costs.
+/// A plain operator in Go, to compare with.
 const REFERENCE: GoModule = GoModule {
     name: "bench-reference",
     go_mod: include_str!("../../bench/reference-go/go.mod"),
@@ -24,10 +24,10 @@ const REFERENCE: GoModule = GoModule {
     }],
 };
 
-/// Builds everything and hands `arguments` to idtoken-bench. With `against`, a commit, its operator is measured by turns with this one.
+/// Builds everything and hands `arguments` to idtoken-bench. With `against`, a commit, its operator is measured alternately with this one.
 ///
 /// # Errors
-/// When something cannot be built, a measurement fails, or a goal is missed.
+/// When a build or a measurement fails, or a target is missed.
 pub(crate) async fn run(output: &Output, against: Option<&str>, arguments: &[String]) -> Result<()> {
     output.heading("Building");
     let root = crate::workspace();
@@ -81,12 +81,12 @@ pub(crate) async fn run(output: &Output, against: Option<&str>, arguments: &[Str
         match ended {
             None => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
             Some(status) if status.success() => return Ok(()),
-            Some(status) => bail!("a goal was missed or a measurement failed ({status}); see above"),
+            Some(status) => bail!("a target was missed or a measurement failed ({status}); see above"),
         }
     }
 }
 
-/// The operator of the commit `revision`, built in a folder of its own, once.
+/// The operator of the commit `revision`, built once in its own folder.
 async fn checked_out(output: &Output, revision: &str) -> Result<PathBuf> {
     let commit = git(&["rev-parse", "--verify", &format!("{revision}^{{commit}}")])?;
     let bench = target_dir().join("bench");
@@ -96,7 +96,7 @@ async fn checked_out(output: &Output, revision: &str) -> Result<PathBuf> {
         return Ok(kept);
     }
     let sources = bench.join(&commit);
-    // Files only: a work tree would be listed by git for ever.
+    // A plain copy: git would list a work tree until it is pruned.
     let archive = bench.join(format!("{commit}.tar"));
     std::fs::create_dir_all(&sources).with_context(|| format!("cannot make {}", sources.display()))?;
     git(&["archive", "--output", text(&archive)?, &commit])?;
@@ -112,7 +112,7 @@ async fn checked_out(output: &Output, revision: &str) -> Result<PathBuf> {
         Some(&bench.join("target")),
     )
     .await?;
-    // The next commit is built in the same folder. A copy that was cut short must not count as kept.
+    // Kept as a copy, since the next commit is built in the same folder. Renamed into place, so that an interrupted copy is not used.
     let copy = kept.with_extension("part");
     std::fs::copy(found(&built, "idtoken-operator")?, &copy)
         .and_then(|_| std::fs::rename(&copy, &kept))

@@ -1,4 +1,4 @@
-//! Runs cargo: quietly, but so that its progress is seen, and so that it ends with us.
+//! Runs cargo. Its progress is shown in one line, and it stops when this process exits.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -19,14 +19,14 @@ pub(crate) struct Programs {
     pub(crate) operator: PathBuf,
     /// `idtoken-emulator`.
     pub(crate) emulator: PathBuf,
-    /// The folder with `kubectl-idtoken`, to be put in `PATH`.
+    /// The folder of `kubectl-idtoken`, for `PATH`.
     pub(crate) plugins: PathBuf,
 }
 
 /// Builds the programs of the workspace.
 ///
 /// # Errors
-/// With what cargo said, when it fails.
+/// When cargo fails: with its output.
 pub(crate) async fn build_programs(output: &Output) -> Result<Programs> {
     let step = output.begin("cargo build");
     let mut cargo = cargo();
@@ -51,7 +51,7 @@ pub(crate) async fn build_programs(output: &Output) -> Result<Programs> {
     Ok(programs)
 }
 
-/// The cargo that runs us, in the workspace's root.
+/// The cargo that started this program, in the workspace's root.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(crate::workspace());
@@ -68,18 +68,18 @@ pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
     Ok(std::env::join_paths(paths)?)
 }
 
-/// Runs `command` to its end and gives what it printed. Its last line is shown as `step`'s progress; every line goes to
-/// `each` as soon as it is whole.
+/// Runs `command` and returns its output. The last line is shown as the progress of `step`; `each` gets every line as soon as it is
+/// complete.
 ///
 /// # Errors
-/// With the end of what it printed, when it fails.
+/// When the command fails: with the end of its output.
 pub(crate) async fn run(command: Command, step: &Step<'_>, mut each: impl FnMut(&str)) -> Result<String> {
     let shown = shown(&command);
     let dir = RunDir::create("xtask")?;
     let process = Process::spawn("cargo", &command, dir.path())?;
     let mut seen = 0;
     loop {
-        // Asked before the log is read, so that the last lines of a process that has ended are seen.
+        // Before the log is read, so that the last lines of an exited process are not missed.
         let ended = process.try_wait()?;
         let log = process.log();
         let whole = log.rfind('\n').map_or(0, |end| end + 1);

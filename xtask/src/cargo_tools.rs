@@ -1,4 +1,4 @@
-//! Cargo's subcommands that tasks need, at fixed versions.
+//! Subcommands of cargo that tasks need, at fixed versions.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ pub(crate) struct CargoTool {
     pub(crate) version: &'static str,
 }
 
-/// Records in a program what crates it is made of, so that scanners find them: <https://docs.rs/auditable>.
+/// Writes the list of linked crates into a program, for scanners: <https://docs.rs/auditable>.
 pub(crate) const AUDITABLE: CargoTool = CargoTool {
     name: "cargo-auditable",
     version: "0.7.7",
@@ -28,15 +28,15 @@ pub(crate) const DENY: CargoTool = CargoTool {
 };
 
 impl CargoTool {
-    /// Builds it where it is not built yet; gives the folder that it is in, for `PATH`.
+    /// Builds it if it is not built yet. Returns its folder, for `PATH`.
     ///
     /// # Errors
-    /// With what cargo said, when it cannot be fetched or built.
+    /// When it cannot be fetched or built: with cargo's output.
     pub(crate) async fn install(&self, output: &Output) -> Result<PathBuf> {
         let name = format!("{}-{}", self.name, self.version);
         let root = idtoken_testenv::target_dir().join("xtask").join(&name);
         let folder = root.join("bin");
-        // Cargo puts it there when it is whole.
+        // Cargo puts the program there only when it is complete.
         if folder.join(self.name).is_file() {
             return Ok(folder);
         }
@@ -46,7 +46,7 @@ impl CargoTool {
             .args([
                 "install",
                 "--locked",
-                // It runs for seconds; optimised it would compile for minutes.
+                // It runs for seconds; an optimised build takes minutes.
                 "--debug",
                 "--version",
                 self.version,

@@ -13,17 +13,17 @@ use jiff::Timestamp;
 use crate::progress::Output;
 use jobs::{Job, Jobs};
 
-/// For what others wait for.
+/// Niceness of jobs that others wait for.
 const SOON: u8 = 5;
-/// For what nothing waits for: it takes the time in which the tests wait.
+/// Niceness of jobs that nothing waits for: they run while the tests wait.
 const LATE: u8 = 10;
 
 /// Which jobs, and since when.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CiArgs {
-    /// Only these jobs. Absent: all.
+    /// Only these jobs. Default: all.
     jobs: Vec<String>,
-    /// When .ci/run started, in seconds since 1970: what passed since then is in the summary.
+    /// When .ci/run started, in seconds since 1970. The summary includes the time since then.
     #[arg(long, value_name = "SECONDS")]
     began: Option<i64>,
 }
@@ -58,7 +58,7 @@ pub(crate) async fn run_nightly(output: &Output, args: &CiArgs) -> Result<()> {
         .await
 }
 
-/// The jobs with these `names`, or all, which wait for nothing else.
+/// The jobs with these `names`, or all. They wait for no other job.
 fn only(mut jobs: Vec<Job>, names: &[String]) -> Result<Vec<Job>> {
     let all: Vec<_> = jobs.iter().map(|job| job.name).collect();
     if let Some(name) = names.iter().find(|name| !all.contains(&name.as_str())) {
@@ -83,7 +83,7 @@ struct Commands {
 
 impl Commands {
     fn of_this_process() -> Result<Self> {
-        // The path, not the file: a build may write it anew meanwhile.
+        // The path, not the file: a build may replace the file meanwhile.
         let xtask = std::env::current_exe().context("the name of this program is unknown")?;
         Ok(Self {
             cargo: std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()),
@@ -239,7 +239,7 @@ mod tests {
         };
         for jobs in [ci(&commands), nightly(&commands)] {
             for (index, job) in jobs.iter().enumerate() {
-                // A job starts when those before it in the list have ended, so there is no circle; a name is there once.
+                // A job waits only for jobs before it in the list, so there is no circle. A name occurs once.
                 assert!(jobs[..index].iter().all(|before| before.name != job.name));
                 for name in job.after.iter().chain(&job.needs) {
                     let before = jobs.iter().position(|before| before.name == *name);

@@ -33,17 +33,17 @@ pub(crate) fn check(output: &Output) -> Result<()> {
             .with_context(|| format!("cannot read {}: run `cargo xtask crds`", shown(&path)))?;
         if found != wanted {
             bail!(
-                "{} is not what src/api/ says: run `cargo xtask crds` and commit it\n{}",
+                "{} differs from src/api/: run `cargo xtask crds` and commit it\n{}",
                 shown(&path),
                 difference(&found, &wanted)
             );
         }
     }
-    step.done("crds/ and the chart's copy are what src/api/ says");
+    step.done("crds/ and the chart's copy are up to date");
     Ok(())
 }
 
-/// The files of crds/ and of the chart, and what they should hold. Helm reads nothing outside of a chart.
+/// The files of crds/ and of the chart with their content. The chart has a copy because Helm reads only files of the chart.
 ///
 /// # Errors
 /// When a definition cannot be written as YAML.
@@ -61,7 +61,7 @@ pub(crate) fn files() -> Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
-/// A path as the messages have it.
+/// A path for messages: relative to the workspace.
 pub(crate) fn shown(path: &std::path::Path) -> String {
     path.strip_prefix(crate::workspace())
         .unwrap_or(path)
@@ -69,14 +69,14 @@ pub(crate) fn shown(path: &std::path::Path) -> String {
         .to_string()
 }
 
-/// `text` with `inner` between its two `marks`; none where they are not there.
+/// `text` with `inner` between its two `marks`; none if it lacks them.
 pub(crate) fn with_between(text: &str, marks: [&str; 2], inner: &str) -> Option<String> {
     let (before, rest) = text.split_once(marks[0])?;
     let (_, after) = rest.split_once(marks[1])?;
     Some(format!("{before}{}{inner}{}{after}", marks[0], marks[1]))
 }
 
-/// The lines that differ, between what both begin and end with; at most 20 of each.
+/// The lines between the common beginning and the common end, at most 20 of each text.
 pub(crate) fn difference(found: &str, wanted: &str) -> String {
     let (found, wanted): (Vec<_>, Vec<_>) = (found.lines().collect(), wanted.lines().collect());
     let same = found.iter().zip(&wanted).take_while(|(a, b)| a == b).count();

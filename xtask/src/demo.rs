@@ -13,9 +13,9 @@ use crate::{cargo, programs};
 use environment::Environment;
 use token::Token;
 
-/// For what takes seconds; a busy machine gets all of it.
+/// Limit of what takes seconds on an idle machine.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long the emulator's ID tokens live. Google's live for an hour; the demo shows a renewal.
+/// Lifetime of the emulator's ID tokens: short, so that the demo can show a renewal. Google's tokens live for an hour.
 const LIFETIME: Duration = Duration::from_secs(20);
 
 const NAMESPACE: &str = "shop";
@@ -24,7 +24,7 @@ const NAME: &str = "billing";
 /// Runs the demo; with `keep` until it is interrupted.
 ///
 /// # Errors
-/// When anything is not as it should be. What was started is stopped then.
+/// When a check of the demo fails. Everything that was started is stopped.
 pub(crate) async fn run(output: &Output, keep: bool) -> Result<()> {
     output.heading("Building");
     let built = cargo::build_programs(output).await?;
@@ -47,7 +47,7 @@ pub(crate) async fn run(output: &Output, keep: bool) -> Result<()> {
 }
 
 async fn show(output: &Output, environment: &Environment, keep: bool) -> Result<()> {
-    output.heading("A request that nobody has granted");
+    output.heading("A request without a grant");
     ask(output, environment).await?;
     output.heading("The same request, granted");
     grant(output, environment).await?;
@@ -71,11 +71,15 @@ async fn ask(output: &Output, environment: &Environment) -> Result<()> {
     environment
         .show(output, "apply -f examples/demo/idtokenrequest.yaml")
         .await?;
-    let message = until("the request is refused as NotGranted", LIMIT, async || {
-        let ready = environment.ready_condition().await?;
-        let message = ready["message"].as_str().unwrap_or_default();
-        Ok((ready["reason"] == "NotGranted").then(|| message.to_owned()))
-    })
+    let message = until(
+        "the request is not Ready, with the reason NotGranted",
+        LIMIT,
+        async || {
+            let ready = environment.ready_condition().await?;
+            let message = ready["message"].as_str().unwrap_or_default();
+            Ok((ready["reason"] == "NotGranted").then(|| message.to_owned()))
+        },
+    )
     .await?;
     let secrets = environment
         .kubectl(&format!("get secrets -n {NAMESPACE} -o name"))
@@ -83,7 +87,7 @@ async fn ask(output: &Output, environment: &Environment) -> Result<()> {
     if !secrets.trim().is_empty() {
         bail!("there should be no Secret without a grant, but there is: {secrets}");
     }
-    step.done("the operator refuses it, NotGranted, and says what to do");
+    step.done("the operator issues no token: the reason is NotGranted, the message says what to do");
     environment.show(output, "get idtr -n shop").await?;
     output.quote(&message);
     Ok(())
@@ -106,7 +110,7 @@ async fn check(output: &Output, environment: &Environment) -> Result<Token> {
     let step = output.begin("the Secret");
     let secret = environment.secret().await?;
     let token = Token::from_secret(&secret)?;
-    step.done("the Secret holds the token, and the header made of it");
+    step.done("the Secret holds the token, and the header that contains it");
     environment
         .show(output, "describe secret billing -n shop")
         .await?;

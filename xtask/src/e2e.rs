@@ -16,23 +16,23 @@ use crate::image::{self, ImageArgs};
 use crate::progress::Output;
 use crate::{cargo, crds};
 
-/// What is asked for.
+/// The command's arguments.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct E2eArgs {
-    /// Leave the node up at the end, also after a failure, until Ctrl-C.
+    /// Keep the node running after the tests, also after a failure, until Ctrl-C.
     #[arg(long, conflicts_with = "context")]
     keep: bool,
-    /// Run on the cluster of this kubeconfig context instead of a node of this machine; see --images.
+    /// Run on the cluster of this kubeconfig context instead of a local node. See --images.
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
-    /// Where the images of --images were pushed to, such as registry.example.com/me. Absent: the cluster's nodes have them.
+    /// The registry that has the images of --images, such as registry.example.com/me. Default: the cluster's nodes have them.
     #[arg(long, requires = "context")]
     registry: Option<String>,
     /// Only write the images to target/e2e/images, for `kind load image-archive` or `crane push`.
     #[arg(long)]
     images: bool,
-    /// Make the operator's and the emulator's images as they are released, of a static build with this cargo profile, such as
-    /// release or e2e. Absent: of the debug build, with the libraries it needs.
+    /// Build the images of the operator and the emulator statically, as they are released, with this cargo profile: release or
+    /// e2e. Default: images of the debug build with its shared libraries.
     #[arg(long, value_name = "PROFILE")]
     image_profile: Option<String>,
     /// Another version of Kubernetes for the node, such as v1.34.2. Its modules are fetched the first time.
@@ -43,7 +43,7 @@ pub(crate) struct E2eArgs {
 /// Runs the tests.
 ///
 /// # Errors
-/// When one fails, or what they need cannot be built.
+/// When a test fails, or a program that the tests need cannot be built.
 pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
     if isolation::is_inside() {
         return inside(args).await;
@@ -59,7 +59,7 @@ pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
     {
         unavailable(output, &format!("{error:#}"));
     }
-    step.done("runc, iptables, busybox and curl are there");
+    step.done("runc, iptables, busybox and curl are installed");
     if needs_node && let Some(feature) = isolation::missing_feature() {
         unavailable(output, &feature);
     }
@@ -89,18 +89,18 @@ pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
         output.heading("Testing");
         return idtoken_e2e::run_on_cluster(settings(path, false), context, args.registry.as_deref()).await;
     }
-    // Before the images, which a run that waits must not write over. Dropped last: it removes what the namespaces leave.
+    // Before the images: a run that waits for the lock must not overwrite them. Dropped last: it removes what the namespaces leave.
     let isolation = tokio::task::spawn_blocking(Isolation::new).await??;
     make_images(output, &built, args.image_profile.as_deref()).await?;
     output.heading("Testing");
     run_on_local_node(output, &isolation, path, args.keep).await
 }
 
-/// Runs this program again in namespaces of a node's own, where there is no network but the node's: everything has been built.
+/// Runs this program again in the node's own namespaces. Everything is built before: the namespaces have no network but the node's.
 async fn run_on_local_node(output: &Output, isolation: &Isolation, path: OsString, keep: bool) -> Result<()> {
     let mut command = isolation.command(std::env::current_exe()?.as_os_str());
     command.args(std::env::args_os().skip(1));
-    // The pipe closes with this process, however it ends; the other one reads it.
+    // The pipe closes when this process exits, for whatever reason; the child reads it.
     command.stdin(Stdio::piped()).env("PATH", path);
     for variable in [
         "HTTPS_PROXY",
@@ -129,7 +129,7 @@ async fn run_on_local_node(output: &Output, isolation: &Isolation, path: OsStrin
     Ok(())
 }
 
-/// The part in the namespaces.
+/// The part that runs in the namespaces.
 async fn inside(args: &E2eArgs) -> Result<()> {
     let version = args.kubernetes.clone();
     let build = move || NodePrograms::build(version.as_deref(), Progress::Quiet);
@@ -138,18 +138,18 @@ async fn inside(args: &E2eArgs) -> Result<()> {
     let settings = settings(std::env::var_os("PATH").unwrap_or_default(), args.keep);
     let tests = idtoken_e2e::run_on_node(settings, &programs, &archives);
     let (ended, parent) = tokio::sync::oneshot::channel();
-    // Not a blocking task of tokio's, which would be waited for at the end.
+    // Not a blocking task of tokio: the runtime would wait for it at shutdown.
     std::thread::spawn(move || {
         let _ = std::io::stdin().lock().read(&mut [0]);
         let _ = ended.send(());
     });
     tokio::select! {
         result = tests => result,
-        _ = parent => bail!("the process that started the tests has ended"),
+        _ = parent => bail!("the process that started the tests exited"),
     }
 }
 
-/// Says loudly that nothing was tested, and ends.
+/// Warns that nothing was tested, and exits.
 fn unavailable(output: &Output, why: &str) -> ! {
     crate::unavailable(
         output,
@@ -157,15 +157,15 @@ fn unavailable(output: &Output, why: &str) -> ! {
     );
 }
 
-/// Makes all images: the project's own, and those of the tests' pods. Without a profile the project's are made of this workspace's
-/// debug build, which is there anyway; with one, as `cargo xtask image` makes them.
+/// Builds all images: the project's and those of the tests' pods. Without a profile, the project's images contain this workspace's
+/// debug build, which exists already. With a profile, they are those of `cargo xtask image`.
 async fn make_images(
     output: &Output,
     programs: &cargo::Programs,
     profile: Option<&str>,
 ) -> Result<Vec<PathBuf>> {
     let dir = image_dir();
-    // What earlier runs left may be of other versions.
+    // Images of earlier runs may have other versions.
     let _ = std::fs::remove_dir_all(&dir);
     let mut archives = Vec::new();
     for (package, program) in [

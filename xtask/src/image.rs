@@ -1,4 +1,4 @@
-//! `cargo xtask image`: the images as OCI archives, made with no daemon. The Dockerfile makes the same.
+//! `cargo xtask image`: builds the images as OCI archives, without a daemon. The Dockerfile builds the same images.
 
 mod check;
 
@@ -18,30 +18,30 @@ use crate::cargo_tools::AUDITABLE;
 use crate::crds::shown;
 use crate::progress::Output;
 
-/// The profile of what is published.
+/// The cargo profile of published programs.
 pub(crate) const RELEASE: &str = "release";
-/// Not root, and no user of any node (distroless' `nonroot` is the same).
+/// A user that is not root and exists on no node; `nonroot` of distroless has the same id.
 const USER: &str = "65532:65532";
 
-/// What is asked for.
+/// The command's arguments.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ImageArgs {
     /// The emulator's image instead of the operator's.
     #[arg(long)]
     pub(crate) emulator: bool,
-    /// The processor. For another than this machine's the Rust target and a C cross-compiler must be there.
+    /// The processor. Another one than this machine's needs the Rust target and a C cross-compiler.
     #[arg(long, value_enum)]
     pub(crate) arch: Option<ImageArch>,
-    /// The cargo profile of the program; e2e is quick to build.
+    /// The cargo profile of the program. e2e builds quickly.
     #[arg(long, default_value = RELEASE)]
     pub(crate) profile: String,
-    /// Where the archive is written. Absent: target/image/NAME-VERSION-linux-ARCH.tar
+    /// File of the archive. Default: target/image/NAME-VERSION-linux-ARCH.tar
     #[arg(long)]
     pub(crate) output: Option<PathBuf>,
     /// URL of the sources, for the label org.opencontainers.image.source.
     #[arg(long)]
     pub(crate) source: Option<String>,
-    /// Also check it: its format, its content, and that the program runs with nothing else. Builds an API server first.
+    /// Check the image too: its format, its content, and that the program runs with only the image's files. Builds an API server.
     #[arg(long)]
     pub(crate) check: bool,
 }
@@ -64,7 +64,7 @@ impl From<ImageArch> for oci::Arch {
     }
 }
 
-/// A program that was built.
+/// A built program.
 pub(crate) struct Program {
     /// Its file.
     pub(crate) path: PathBuf,
@@ -72,13 +72,13 @@ pub(crate) struct Program {
     pub(crate) crates: BTreeSet<Id>,
 }
 
-/// An image that was made.
+/// A built image.
 pub(crate) struct Image {
     /// The archive.
     pub(crate) archive: PathBuf,
     /// The program in it.
     pub(crate) program: Program,
-    /// What it was written from.
+    /// What the archive was written from.
     pub(crate) content: oci::Image,
     /// Its digest and sizes.
     pub(crate) written: oci::Written,
@@ -86,10 +86,10 @@ pub(crate) struct Image {
     pub(crate) profile: String,
 }
 
-/// Makes an image, and checks it where that is asked for.
+/// Builds an image, and checks it if requested.
 ///
 /// # Errors
-/// When it cannot be made, or is not as it should be.
+/// When the image cannot be built, or a check fails.
 pub(crate) async fn run(output: &Output, args: &ImageArgs) -> Result<Image> {
     let image = make(output, args).await?;
     if args.check {
@@ -160,11 +160,11 @@ pub(crate) async fn make(output: &Output, args: &ImageArgs) -> Result<Image> {
     })
 }
 
-/// Builds the program of `package` so that it needs no file of the image: linked statically with glibc, position-independent. `flags`
-/// are rustc's for the program alone, not for the crates that it is made of.
+/// Builds the program of `package` so that it needs no other file: linked statically with glibc, position-independent. rustc gets
+/// `flags` for the program alone, not for its dependencies.
 ///
 /// # Errors
-/// With what cargo said, when it fails.
+/// When cargo fails: with its output.
 pub(crate) async fn build_static(
     output: &Output,
     package: &str,
@@ -211,7 +211,7 @@ pub(crate) async fn build_static(
         .filter(|message| message["target"]["name"] == package)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .with_context(|| format!("cargo build made no {package}"))?;
-    // What is compiled for this machine, macros and build scripts, has no part in the program.
+    // Macros and build scripts are compiled for this machine, and are not linked into the program.
     let folder = format!("/{target}/");
     let crates = messages
         .iter()
@@ -226,7 +226,7 @@ pub(crate) async fn build_static(
     Ok(Program { path, crates })
 }
 
-/// Name and version in a package's id: `registry+URL#serde@1.0.228`, or `path+file:///src/ctl#0.1.0` where the folder has the name
+/// Name and version in a package's id: `registry+URL#serde@1.0.228`, or `path+file:///src/ctl#0.1.0` if the folder has the package's name
 /// (<https://doc.rust-lang.org/cargo/reference/pkgid-spec.html>).
 fn package_id(id: &str) -> Option<Id> {
     let (source, fragment) = id.rsplit_once('#')?;
@@ -237,15 +237,15 @@ fn package_id(id: &str) -> Option<Id> {
     Some((name.to_owned(), version.to_owned()))
 }
 
-/// The crates that a program says it is made of, by name and version: what cargo-auditable put into it.
+/// The crates that a program lists, by name and version: cargo-auditable puts the list into it.
 ///
 /// # Errors
-/// When it says nothing.
+/// When the program has no list.
 fn audited(program: &[u8]) -> Result<BTreeSet<Id>> {
-    // More than enough, compressed or not.
+    // More than a list takes, compressed or not.
     let limit = 8 << 20;
     let json =
-        auditable_info::json_from_slice(program, limit).context("the program does not say its crates")?;
+        auditable_info::json_from_slice(program, limit).context("the program does not list its crates")?;
     let info: Value = serde_json::from_str(&json)?;
     let packages = info["packages"]
         .as_array()
@@ -253,13 +253,13 @@ fn audited(program: &[u8]) -> Result<BTreeSet<Id>> {
     let text = |package: &Value, field: &str| package[field].as_str().unwrap_or_default().to_owned();
     Ok(packages
         .iter()
-        // The others are of its build.
+        // The others are crates of its build scripts and macros.
         .filter(|package| package["kind"].is_null() || package["kind"] == "runtime")
         .map(|package| (text(package, "name"), text(package, "version")))
         .collect())
 }
 
-/// Rust's name of the target.
+/// The target triple.
 pub(crate) fn triple(arch: oci::Arch) -> &'static str {
     match arch {
         oci::Arch::Amd64 => "x86_64-unknown-linux-gnu",
@@ -267,10 +267,10 @@ pub(crate) fn triple(arch: oci::Arch) -> &'static str {
     }
 }
 
-/// Static; and with no folder of this machine in panics' messages, so that other machines build the same.
+/// Links statically, and keeps folders of this machine out of panic messages, so that other machines build the same bytes.
 fn rustflags() -> Vec<String> {
     let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
-    // The last that fits is taken, and the workspace may be in the home folder.
+    // rustc takes the last prefix that fits, and the workspace may be in the home folder.
     let folders = [(cargo_home(), "/cargo"), (Some(crate::workspace()), "/src")];
     for (folder, name) in folders {
         if let Some(folder) = folder {
@@ -288,7 +288,7 @@ fn cargo_home() -> Option<PathBuf> {
         .or_else(|| Some(std::env::home_dir()?.join(".cargo")))
 }
 
-/// The linker, and the C compiler of aws-lc, as Debian and Ubuntu call them (package gcc-aarch64-linux-gnu, and so on).
+/// The linker and the C compiler for aws-lc, by their names in Debian and Ubuntu (package gcc-aarch64-linux-gnu and so on).
 fn cross_compiler(target: &str) -> [(String, String); 2] {
     let gcc = format!("{}-gcc", target.replace("-unknown", ""));
     let name = target.replace('-', "_");
@@ -328,9 +328,9 @@ fn labels(
         .collect())
 }
 
-/// What the workspace was checked out from.
+/// The commit of the workspace.
 pub(crate) struct Commit {
-    /// The commit; absent where this is not a Git checkout.
+    /// The commit's hash; absent if the workspace is no Git checkout.
     pub(crate) revision: Option<String>,
     /// `SOURCE_DATE_EPOCH` (<https://reproducible-builds.org/specs/source-date-epoch/>), else the commit's time, else 1970.
     pub(crate) time: Timestamp,

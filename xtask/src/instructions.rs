@@ -1,8 +1,8 @@
-//! `cargo xtask instructions`: how many instructions the decisions of a reconcile take, by callgrind, beside the committed counts.
+//! `cargo xtask instructions`: counts the instructions of a reconcile's decisions with callgrind, and compares with the committed counts.
 //!
-//! Not a library such as gungraun: that measures a profile with debug information, for which every crate would be compiled once more,
-//! needs a runner of its own version, and keeps what it compares with in the target folder. This takes the program as it is released, from
-//! the crates that `cargo xtask image` has compiled, and compares with a file that is reviewed.
+//! A library such as gungraun does not fit: it measures a profile with debug information, for which every crate is compiled again,
+//! needs a runner of the same version, and keeps its baseline in the target folder. This task counts the program as it is released, built
+//! from the crates that `cargo xtask image` compiles, and its baseline is a reviewed file.
 
 mod baseline;
 mod markdown;
@@ -28,10 +28,10 @@ const COUNTED: &str = "counted_part";
 const BASELINE: &str = "bench/instructions/baseline.json";
 const PAGE: &str = "docs/performance.md";
 
-/// What is asked for.
+/// The command's arguments.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct InstructionsArgs {
-    /// Make what is counted now the committed counts, and write them to docs/performance.md.
+    /// Write the new counts to the baseline and to docs/performance.md.
     #[arg(long)]
     bless: bool,
     /// Print the tables as Markdown.
@@ -39,19 +39,19 @@ pub(crate) struct InstructionsArgs {
     markdown: bool,
 }
 
-/// A case that was counted.
+/// The result of one case.
 struct Counted {
     name: String,
     what: String,
     profile: Profile,
-    /// Where callgrind wrote it.
+    /// Callgrind's output file.
     file: PathBuf,
 }
 
-/// Counts, and compares or blesses.
+/// Counts, and compares or writes the baseline.
 ///
 /// # Errors
-/// When something cannot be built or counted, or a case takes more than it may.
+/// When something cannot be built or counted, or a case exceeds its limit.
 pub(crate) async fn run(output: &Output, args: &InstructionsArgs) -> Result<()> {
     let step = output.begin("valgrind");
     let installed =
@@ -61,9 +61,9 @@ pub(crate) async fn run(output: &Output, args: &InstructionsArgs) -> Result<()> 
         crate::unavailable(output, &why);
     }
     let valgrind = packages::find("valgrind").context("there is no valgrind")?;
-    step.done("valgrind is there");
+    step.done("valgrind is installed");
     let arch = oci::Arch::of_this_machine()?;
-    // Without its symbols callgrind finds no function.
+    // Callgrind needs the symbols to find the function.
     let flags = ["-Cstrip=none"];
     let program = image::build_static(output, PACKAGE, arch, image::RELEASE, &flags).await?;
 
@@ -158,7 +158,7 @@ fn count(valgrind: &Path, program: &Path, name: String, what: String) -> Result<
     let _ = std::fs::remove_file(&file);
     let mut command = Command::new(valgrind);
     command
-        // What stands there moves the stack, and with it the alignment of what is copied.
+        // The environment's size moves the stack, and thereby the alignment of copied memory.
         .env_clear()
         .args([
             "-q",
@@ -182,7 +182,7 @@ fn count(valgrind: &Path, program: &Path, name: String, what: String) -> Result<
     })
 }
 
-/// What a command prints.
+/// Runs a command and returns its standard output.
 fn capture(command: &mut Command) -> Result<String> {
     let output = command
         .output()
@@ -197,7 +197,7 @@ fn capture(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// What decides the counts beside the sources: compiler, C library, callgrind.
+/// The versions on which the counts depend: compiler, C library, callgrind.
 fn tools(valgrind: &Path) -> Result<Vec<String>> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     Ok(vec![

@@ -58,7 +58,7 @@ struct Source {
 /// Checks the order of imports.
 ///
 /// # Errors
-/// What is not in the baseline, or is there and is no more, with files and lines.
+/// What is not in the baseline, and lines of the baseline that are no longer true.
 pub(crate) fn check(output: &Output) -> Result<()> {
     let workspace = crate::workspace();
     let source = Source::read(&workspace, &ROOTS)?;

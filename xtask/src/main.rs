@@ -28,9 +28,9 @@ use clap::{Parser, Subcommand};
 use progress::Output;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Exit status after Ctrl-C, as shells have it: 128 and the number of SIGINT.
+/// Exit status after Ctrl-C, as in shells: 128 plus the number of SIGINT.
 const INTERRUPTED: i32 = 130;
-/// Exit status where this machine cannot do the task (EX_UNAVAILABLE of sysexits.h): nothing was tested.
+/// Exit status if this machine cannot do the task (EX_UNAVAILABLE of sysexits.h): nothing was tested.
 const UNAVAILABLE: i32 = 69;
 
 #[derive(Debug, Parser)]
@@ -53,7 +53,7 @@ enum Task {
     Nightly(ci::CiArgs),
     /// Show the operator at work: a real Kubernetes API server, an emulated Google, one token issued and renewed.
     Demo {
-        /// Leave everything running until Ctrl-C and print how to use it.
+        /// Keep everything running until Ctrl-C, and print commands to try.
         #[arg(long)]
         keep: bool,
     },
@@ -62,40 +62,40 @@ enum Task {
     /// Tests with Google's own libraries need Python 3.10 or newer; without it they are skipped with a message, unless
     /// IDTOKEN_REQUIRE_REFEREES=1.
     Test(test::TestArgs),
-    /// Build the programs of others that tests need: etcd, Kubernetes, Helm, Prometheus and so on. Needs Go.
+    /// Build the third-party programs that tests need: etcd, Kubernetes, Helm, Prometheus and so on. Needs Go.
     Programs {
-        /// Which. Absent: all.
+        /// Which programs. Default: all.
         #[arg(value_enum)]
         programs: Vec<programs::Programs>,
     },
-    /// Measure the operator beside the floor that the API server sets, and beside a plain operator in Go. Fails where a goal is missed.
+    /// Measure the operator beside the minimum that the API server allows, and beside a plain operator in Go. Fails if a target is missed.
     Bench {
-        /// A commit whose operator is measured by turns with this one.
+        /// A commit whose operator is measured alternately with this one.
         #[arg(long, value_name = "REV")]
         against: Option<String>,
-        /// What to measure and how; -- --help tells.
+        /// What to measure and how: see -- --help.
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Count the instructions of what a reconcile decides, and fail where there are more than the committed counts allow. Installs
-    /// valgrind where it is missing.
+    /// Count the instructions of a reconcile's decisions, and fail if the committed counts are exceeded. Installs
+    /// valgrind if it is missing.
     Instructions(instructions::InstructionsArgs),
     /// Write the CustomResourceDefinitions to crds/ and into the chart.
     Crds {
-        /// Write nothing; fail where crds/ is not what the code says.
+        /// Write nothing; fail if crds/ differs from the code.
         #[arg(long)]
         check: bool,
     },
     /// Write docs/api.md from the CustomResourceDefinitions and docs/flags.md from the command line.
     Docs {
-        /// Write nothing; fail where a page is not what the code says.
+        /// Write nothing; fail if a page differs from the code.
         #[arg(long)]
         check: bool,
     },
-    /// Write the chart's schema and table of values, and to config/ what it makes of some values: RBAC, roles and admission policies.
+    /// Write the chart's schema and table of values, and the manifests of config/: RBAC, roles and admission policies.
     /// Builds helm first.
     Manifests {
-        /// Write nothing; fail where one of them is not what the chart says.
+        /// Write nothing; fail if a file differs from the chart.
         #[arg(long)]
         check: bool,
     },
@@ -105,30 +105,30 @@ enum Task {
         #[arg(long)]
         write: bool,
     },
-    /// Check licences, sources and duplicates of the crates by cargo-deny, which is installed where it is missing.
+    /// Check licences, sources and duplicates of the crates by cargo-deny, which is installed if it is missing.
     Deny {
-        /// Known vulnerabilities too, which fails when one is published, with no change of the code.
+        /// Check for known vulnerabilities too. This can fail without a change of the code: when an advisory is published.
         #[arg(long)]
         advisories: bool,
     },
-    /// Run the end-to-end tests on a node of this machine, as root.
+    /// Run the end-to-end tests on a local Kubernetes node, as root.
     E2e(e2e::E2eArgs),
-    /// Make the operator's container image as an OCI archive, with no container engine.
+    /// Build the operator's container image as an OCI archive, without a container engine.
     Image(image::ImageArgs),
-    /// Make everything that a release consists of in target/dist; docs/releasing.md has the whole way.
+    /// Build everything that a release consists of in target/dist. docs/releasing.md has all steps.
     Release(release::ReleaseArgs),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // One provider for every TLS client; fails only where one is set already.
+    // One provider for every TLS client. Fails only if one is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = Cli::parse();
     let output = Output::new();
     let result = tokio::select! {
         result = run(cli.task, &output) => result,
         result = interrupted() => match result {
-            // What was started ended when the other branch was dropped.
+            // Everything that was started stopped when the other branch was dropped.
             Ok(()) => {
                 output.warn("interrupted; everything that was started is stopped");
                 std::process::exit(INTERRUPTED);
@@ -140,7 +140,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output.fail(&format!("{error:#}"));
-            // Not by returning: the runtime would wait for blocking work, such as a build under way.
+            // Not by returning: the runtime would wait for blocking work, such as a running build.
             std::process::exit(1);
         }
     }
@@ -182,7 +182,7 @@ async fn interrupted() -> Result<()> {
     Ok(())
 }
 
-/// Says that the task is left undone, and ends.
+/// Warns that the task was not done, and exits.
 fn unavailable(output: &Output, why: &str) -> ! {
     output.warn(why);
     std::process::exit(UNAVAILABLE);

@@ -1,4 +1,4 @@
-//! What is made of the chart: the schema and table of its values, and config/, its manifests for kubectl and for the tests.
+//! The files that are generated from the chart: the schema and table of its values, and config/, manifests for kubectl and the tests.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,11 +10,11 @@ use crate::crds::{difference, shown, with_between};
 use crate::progress::Output;
 use crate::{values, values_schema};
 
-/// One file of config/: which templates with which values.
+/// A file of config/: its templates and values.
 struct File {
     name: &'static str,
     about: &'static str,
-    /// Begins with the Namespace, so that it can be applied to an empty cluster.
+    /// Starts with the Namespace, so that it can be applied to an empty cluster.
     namespace: bool,
     templates: &'static [&'static str],
     values: &'static [&'static str],
@@ -72,10 +72,10 @@ const FILES: &[File] = &[
     },
 ];
 
-/// Paths, and what they should hold.
+/// Paths and the content of the files.
 type Files = Vec<(PathBuf, String)>;
 
-/// Lines that only helm's own releases have.
+/// Lines that make sense only in Helm's releases.
 const HELM_ONLY: [&str; 4] = [
     "# Source: ",
     "app.kubernetes.io/managed-by: Helm",
@@ -83,15 +83,15 @@ const HELM_ONLY: [&str; 4] = [
     "app.kubernetes.io/version: ",
 ];
 
-/// Between these lines of the chart's README is the table of its values.
+/// The lines around the table of values in the chart's README.
 const TABLE: [&str; 2] = ["<!-- values -->\n", "<!-- end of values -->\n"];
 
-/// Writes them all.
+/// Writes all files.
 ///
 /// # Errors
 /// When helm cannot be built or refuses the chart, or a file cannot be written.
 pub(crate) async fn write(output: &Output) -> Result<()> {
-    // First the schema, by which helm judges the values.
+    // The schema first: helm validates the values by it.
     write_files(output, of_values()?)?;
     write_files(output, rendered(output).await?)
 }
@@ -105,7 +105,7 @@ fn write_files(output: &Output, files: Files) -> Result<()> {
     Ok(())
 }
 
-/// Compares them with the chart.
+/// Compares all files with the chart.
 ///
 /// # Errors
 /// When helm cannot be built or refuses the chart, or a file is missing or differs: with the first differences.
@@ -114,7 +114,7 @@ pub(crate) async fn check(output: &Output) -> Result<()> {
     check_files(rendered(output).await?)?;
     output
         .begin("manifests")
-        .done("config/, and the schema and table of the chart's values, are what the chart says");
+        .done("config/ and the schema and table of the chart's values are up to date");
     Ok(())
 }
 
@@ -124,7 +124,7 @@ fn check_files(files: Files) -> Result<()> {
             .with_context(|| format!("cannot read {}: run `cargo xtask manifests`", shown(&path)))?;
         if found != wanted {
             bail!(
-                "{} is not what the chart says: run `cargo xtask manifests` and commit it\n{}",
+                "{} differs from the chart: run `cargo xtask manifests` and commit it\n{}",
                 shown(&path),
                 difference(&found, &wanted)
             );
@@ -137,14 +137,14 @@ async fn rendered(output: &Output) -> Result<Files> {
     // The builder shows its own progress on stderr.
     let step = output.begin("helm");
     let helm = tokio::task::spawn_blocking(|| binaries::HELM.build(&["helm"], Progress::Stderr)).await??;
-    step.done(&format!("helm {} is there", binaries::HELM_VERSION));
+    step.done(&format!("helm {} is built", binaries::HELM_VERSION));
     FILES
         .iter()
         .map(|file| render(&helm.join("helm"), file))
         .collect()
 }
 
-/// The schema, and the README with the table.
+/// The schema of the values, and the README with their table.
 fn of_values() -> Result<Files> {
     let chart = crate::workspace().join("charts/idtoken-operator");
     let read = |name: &str| {

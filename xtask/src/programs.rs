@@ -1,4 +1,4 @@
-//! `cargo xtask programs`: builds the programs of others that tests need. Each is kept in target/testenv by what it is built from.
+//! `cargo xtask programs`: builds the third-party programs that tests need. target/testenv keeps each by a hash of its sources.
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -7,7 +7,7 @@ use idtoken_testenv::{CRANE, GoModule, Progress, binaries, consumers};
 
 use crate::progress::Output;
 
-/// Programs that are needed together, in the order in which they are built: what most tests wait for is first.
+/// Programs that are needed together, in the order of their builds: first what most tests wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Programs {
     /// etcd, kube-apiserver, kubectl and kube-controller-manager
@@ -39,7 +39,7 @@ impl Programs {
         }
     }
 
-    /// Builds those that are not built yet. Blocks. A program that another process is building is waited for.
+    /// Builds those that are not built yet. Blocks. Waits for a program that another process is building.
     ///
     /// # Errors
     /// When Go is missing, too old or fails.
@@ -52,7 +52,7 @@ impl Programs {
         match self {
             Self::ControlPlane => {
                 binaries::locate(progress)?;
-                // A folder that was named has it, or the test that needs it builds it.
+                // A folder that the user named has it, or the test that needs it builds it.
                 if std::env::var_os("KUBEBUILDER_ASSETS").is_none_or(|dir| dir.is_empty()) {
                     binaries::KUBERNETES.build(&["kube-controller-manager"], progress)?;
                 }

@@ -1,10 +1,10 @@
-//! What the tasks print: steps with a mark and their seconds. Colour and lines in place on a terminal only.
+//! The output of tasks: steps with a mark and their seconds. Colours and updates in place only on a terminal.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a long step says that it goes on where it cannot be shown in place.
+/// How often a long step prints its progress if the output is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(15);
 
 const GREEN: &str = "32";
@@ -13,21 +13,21 @@ const RED: &str = "31";
 const DIM: &str = "2";
 const BOLD: &str = "1";
 
-/// Prints to stdout, and remembers the steps.
+/// Prints to stdout, and keeps the steps for a table.
 pub(crate) struct Output {
     terminal: bool,
     colour: bool,
     steps: Mutex<Vec<(String, Duration)>>,
 }
 
-/// A step that is under way.
+/// A running step.
 pub(crate) struct Step<'o> {
     output: &'o Output,
     started: Instant,
     last: Mutex<Last>,
 }
 
-/// What was last shown of a step's progress, and when.
+/// The last line of a step's progress, and its time.
 struct Last {
     line: String,
     at: Instant,
@@ -45,7 +45,7 @@ impl Output {
         }
     }
 
-    /// Begins a step, which [`Step::done`] ends.
+    /// Starts a step. [`Step::done`] completes it.
     pub(crate) fn begin(&self, what: &str) -> Step<'_> {
         let step = Step {
             output: self,
@@ -61,45 +61,45 @@ impl Output {
         step
     }
 
-    /// A line.
+    /// Prints a line.
     pub(crate) fn line(&self, text: &str) {
         self.write(&format!("{}{text}\n", self.clear()));
     }
 
-    /// A heading, after an empty line.
+    /// Prints an empty line and a heading.
     pub(crate) fn heading(&self, text: &str) {
         self.line(&format!("\n{}", self.paint(BOLD, text)));
     }
 
-    /// A command as typed, then what it printed, indented.
+    /// Prints a command and its output, indented.
     pub(crate) fn command(&self, command: &str, printed: &str) {
         self.line(&format!("    {}", self.paint(DIM, &format!("$ {command}"))));
         self.quote(printed);
     }
 
-    /// Lines that something else said, indented.
+    /// Prints the output of another program, indented.
     pub(crate) fn quote(&self, text: &str) {
         for line in text.trim_end().lines() {
             self.line(format!("    {line}").trim_end());
         }
     }
 
-    /// Something that went well.
+    /// Prints a success.
     pub(crate) fn passed(&self, text: &str) {
         self.line(&format!("{} {text}", self.paint(GREEN, "✓")));
     }
 
-    /// Something that the user should see, on stderr.
+    /// Prints a warning to stderr.
     pub(crate) fn warn(&self, text: &str) {
         eprintln!("{}{} {text}", self.clear(), self.paint(YELLOW, "!"));
     }
 
-    /// Why the task failed, on stderr.
+    /// Prints why something failed, to stderr.
     pub(crate) fn fail(&self, text: &str) {
         eprintln!("{}{} {text}", self.clear(), self.paint(RED, "✗"));
     }
 
-    /// A table of the steps so far and their seconds.
+    /// Prints a table of the completed steps and their seconds.
     pub(crate) fn table(&self) {
         let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         let width = steps
@@ -133,14 +133,14 @@ impl Output {
 
     fn write(&self, text: &str) {
         let mut stdout = std::io::stdout().lock();
-        // A reader that went away (`| head`) is no reason to leave processes behind.
+        // If the reader has gone (`| head`), the task goes on and stops its processes as usual.
         let _ = stdout.write_all(text.as_bytes());
         let _ = stdout.flush();
     }
 }
 
 impl Step<'_> {
-    /// Shows how the step goes on: in place on a terminal, else as a line every 15 s.
+    /// Shows the step's progress: in place on a terminal, otherwise as a line every 15 s.
     pub(crate) fn progress(&self, what: &str) {
         let line = format!("… {what} ({} s)", self.started.elapsed().as_secs());
         let output = self.output;
@@ -154,7 +154,7 @@ impl Step<'_> {
         }
     }
 
-    /// Ends the step with a line that stays.
+    /// Completes the step and prints its line.
     pub(crate) fn done(self, what: &str) {
         let took = self.started.elapsed();
         let output = self.output;

@@ -21,7 +21,7 @@ use archive::Entry;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PLUGIN: &str = "kubectl-idtoken";
 
-/// What is asked for.
+/// The command's arguments.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ReleaseArgs {
     /// The processors of the images and of the kubectl plugin.

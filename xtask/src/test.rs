@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test of the workspace, suites side by side, while the programs of others that they need are built.
+//! `cargo xtask test`: runs every test of the workspace, suites side by side, while the third-party programs that they need are built.
 
 mod runner;
 mod suites;
@@ -21,10 +21,10 @@ pub(crate) struct TestArgs {
     /// Compile the tests and run none.
     #[arg(long)]
     no_run: bool,
-    /// How many suites run at once. Absent: one more than there are processors, at most 8.
+    /// How many suites run at once. Default: one more than the number of processors, at most 8.
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Only tests with this in their name.
+    /// Only tests whose names contain this.
     filter: Option<String>,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct TestArgs {
 pub(crate) async fn run(output: &Output, args: &TestArgs) -> Result<()> {
     crds::check(output)?;
     let filter = args.filter.as_deref();
-    // Without a filter it is known now what is needed: the builds run beside rustc.
+    // Without a filter, all programs are needed: their builds run beside rustc.
     let everything = filter.is_none() && !args.unit && !args.no_run;
     let early = everything.then(|| Builder::start(&Programs::OF_TESTS));
     let mut suites = compile(output, args.unit).await?;

@@ -1,12 +1,12 @@
-//! The chart's values.yaml with its comments: what its README's table and its schema are made of.
+//! The chart's values.yaml with its comments, from which its schema and the table in its README are generated.
 //!
-//! Each value has a comment. The comment's last lines may say what the default cannot:
+//! Each value has a comment. The comment's last lines may say what the default does not show:
 //! `# @type core/v1.Toleration[]` (see [`crate::values_schema`]) and `# @schema {"minimum": 1}`, JSON Schema that is added.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
-/// A line of the table where the default is longer points to the file.
+/// Longest default in the table. For a longer one, the table points to the file.
 const MAX_DEFAULT: usize = 60;
 
 /// One value, or a map of values.
@@ -14,7 +14,7 @@ const MAX_DEFAULT: usize = 60;
 pub(crate) struct Entry {
     /// Keys from the root.
     pub(crate) path: Vec<String>,
-    /// Its comment without the annotations; of a map it may be empty.
+    /// Its comment without the annotations. A map's may be empty.
     pub(crate) comment: String,
     /// The annotation `@type`.
     pub(crate) kind: Option<String>,
@@ -25,17 +25,17 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Whether it is a map whose keys are entries themselves.
+    /// Whether it is a map whose keys are entries.
     pub(crate) fn is_map(&self) -> bool {
         let keys = self.default.as_object();
         self.kind.is_none() && keys.is_some_and(|keys| !keys.is_empty())
     }
 }
 
-/// Reads values.yaml: keys are indented by two spaces, and comments stand above what they are of.
+/// Reads values.yaml. Keys are indented by two spaces, and a comment is above its key.
 ///
 /// # Errors
-/// It is not YAML, a value has no comment, or an annotation cannot be read.
+/// The file is not YAML, a value has no comment, or an annotation cannot be read.
 pub(crate) fn parse(text: &str) -> Result<Vec<Entry>> {
     let values: Value = serde_saphyr::from_str(text).context("values.yaml")?;
     let mut entries: Vec<Entry> = Vec::new();
@@ -48,7 +48,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Entry>> {
         if content.is_empty() {
             comments.clear();
         }
-        // The lines of a value that is a map or list itself.
+        // Lines of a value that is a map or a list.
         let inside = leaf.is_some_and(|leaf| depth > leaf || content.starts_with('-'));
         if content.is_empty() || inside {
             continue;

@@ -1,4 +1,4 @@
-//! The chart's values.schema.json, which refuses unknown keys: made of values.yaml, Kubernetes' own types and IdTokenGrant's schema.
+//! The chart's values.schema.json, which rejects unknown keys: from values.yaml, Kubernetes' types and the schema of IdTokenGrant.
 
 use anyhow::{Context, Result};
 use idtoken_operator::api;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::values::Entry;
 
-/// What a probe does, which is the chart's to say.
+/// The action of a probe, which the chart sets.
 const HANDLERS: [&str; 5] = [
     "exec",
     "grpc",
@@ -26,7 +26,7 @@ const HANDLERS: [&str; 5] = [
 /// The schema of `entries`.
 ///
 /// # Errors
-/// An entry has a type that is not known here.
+/// An entry has an unknown type.
 pub(crate) fn schema(entries: &[Entry]) -> Result<Value> {
     let mut generator = SchemaSettings::draft07().into_generator();
     let mut root = json!({"type": "object", "additionalProperties": false, "properties": {}});
@@ -39,7 +39,7 @@ pub(crate) fn schema(entries: &[Entry]) -> Result<Value> {
         parent["properties"][entry.path.last().context("no key")?.as_str()] = schema;
     }
     root["$schema"] = json!("http://json-schema.org/draft-07/schema#");
-    // What Helm and charts that depend on this one put beside its values.
+    // Keys that Helm and parent charts add to the values.
     root["properties"]["global"] = json!({"description": "Not used here.", "type": "object"});
     root["properties"]["enabled"] =
         json!({"description": "The condition of a chart that depends on this one.", "type": "boolean"});
@@ -64,13 +64,13 @@ fn value_schema(entry: &Entry, generator: &mut SchemaGenerator) -> Result<Value>
             Value::Object(_) if entry.is_map() => {
                 json!({"type": "object", "additionalProperties": false, "properties": {}})
             }
-            _ => anyhow::bail!("its default does not tell its type: give it an @type"),
+            _ => anyhow::bail!("its type does not follow from its default: give it an @type"),
         },
     };
     let fields = schema.as_object_mut().context("a schema is an object")?;
     fields.extend(entry.schema.clone());
     if !entry.comment.is_empty() {
-        // Beside $ref nothing counts in this draft.
+        // This draft ignores what is beside $ref.
         match fields.remove("$ref") {
             Some(reference) => fields.insert("allOf".to_owned(), json!([{"$ref": reference}])),
             None => None,
@@ -80,7 +80,7 @@ fn value_schema(entry: &Entry, generator: &mut SchemaGenerator) -> Result<Value>
     Ok(schema)
 }
 
-/// The schema of a type as `@type` has it.
+/// The schema of a type that `@type` names.
 fn typed(kind: &str, generator: &mut SchemaGenerator) -> Result<Value> {
     if let Some(item) = kind.strip_suffix("[]") {
         return Ok(json!({"type": "array", "items": typed(item, generator)?}));
@@ -106,7 +106,7 @@ fn typed(kind: &str, generator: &mut SchemaGenerator) -> Result<Value> {
         "core/v1.ResourceRequirements" => schema_of::<ResourceRequirements>(generator),
         "core/v1.SecurityContext" => schema_of::<SecurityContext>(generator),
         "core/v1.Toleration" => schema_of::<Toleration>(generator),
-        // The chart adds the labelSelector where there is none.
+        // The chart adds the labelSelector if it is missing.
         "core/v1.TopologySpreadConstraint" => schema_of::<TopologySpreadConstraint>(generator),
         "core/v1.Volume" => schema_of::<Volume>(generator),
         "core/v1.VolumeMount" => schema_of::<VolumeMount>(generator),
@@ -154,7 +154,7 @@ fn relabel_config() -> Value {
     }})
 }
 
-/// Refuses unknown keys, and leaves what JSON Schema does not know.
+/// Rejects unknown keys, and removes keywords that JSON Schema does not have.
 fn strict(schema: &mut Value) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(strict),
@@ -180,7 +180,7 @@ fn strict(schema: &mut Value) {
     }
 }
 
-/// Takes away the definitions that nothing refers to.
+/// Removes unreferenced definitions.
 fn prune_unused(root: &mut Value) {
     loop {
         let text = root.to_string();
@@ -195,7 +195,7 @@ fn prune_unused(root: &mut Value) {
     }
 }
 
-/// As text, with sorted keys.
+/// The schema as text, with sorted keys.
 ///
 /// # Errors
 /// See [`schema`].

@@ -1,4 +1,4 @@
-//! Runs jobs side by side, in the order that they ask for, and tells at the end how long each took.
+//! Runs jobs side by side in the order that they require, and prints how long each took.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -12,29 +12,29 @@ use crate::UNAVAILABLE;
 use crate::progress::Output;
 
 const POLL: Duration = Duration::from_millis(200);
-/// How often the running jobs are named.
+/// How often the running jobs are printed.
 const STATUS_INTERVAL: Duration = Duration::from_secs(60);
-/// How much is shown of the log of a job that fails, unless it was shown already.
+/// Lines that are shown of a failed job's log.
 const MAX_LOG_LINES: usize = 400;
-/// Runs a command and writes to the file `$0` what processor time it and all it started took.
+/// Runs a command, and writes the processor time of it and its children to the file `$0`.
 const TIMED: &str = "\"$@\"; status=$?; times >\"$0\"; exit $status";
 
-/// A command with its place among the others.
+/// A command, and what it waits for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Job {
     /// A short name.
     pub(super) name: &'static str,
     /// The program and its arguments.
     pub(super) command: Vec<String>,
-    /// Jobs that must have ended before, with whatever result.
+    /// Jobs that must have ended before, with any result.
     pub(super) after: Vec<&'static str>,
     /// Jobs that must have passed before.
     pub(super) needs: Vec<&'static str>,
-    /// What `nice` adds: jobs in the background leave the processors to those that are waited for.
+    /// Niceness: background jobs leave the processors to the jobs that others wait for.
     pub(super) nice: u8,
-    /// Its lines are shown as they come; else only after a failure.
+    /// Its output is shown as it is written; otherwise only after a failure.
     pub(super) shown: bool,
-    /// Its exit status 69 means that this machine cannot do it, which is no failure.
+    /// Exit status 69 means that this machine cannot run the job, and is no failure.
     pub(super) may_be_left_out: bool,
 }
 
@@ -43,7 +43,7 @@ enum Outcome {
     Passed,
     Failed,
     LeftOut,
-    /// What it needs did not pass.
+    /// A job that it needs did not pass.
     Skipped,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Jobs<'o> {
     output: &'o Output,
     folder: PathBuf,
     begun: Instant,
-    /// What has passed before `begun`.
+    /// The time of the run before `begun`.
     before: Duration,
     rows: Vec<Row>,
 }
@@ -121,7 +121,7 @@ impl<'o> Jobs<'o> {
             }
             tokio::time::sleep(POLL).await;
             for index in (0..running.len()).rev() {
-                // Asked before the log is read, so that the last lines are seen.
+                // Before the log is read, so that its last lines are not missed.
                 let status = running[index].process.try_wait()?;
                 if running[index].job.shown {
                     self.show(&mut running[index], status.is_some())?;
@@ -177,7 +177,7 @@ impl<'o> Jobs<'o> {
         })
     }
 
-    /// Shows the whole lines that are new; at the end of the job the rest too.
+    /// Prints the new complete lines; after the job's end also an incomplete one.
     fn show(&self, running: &mut Running, ended: bool) -> Result<()> {
         let path = running.process.log_path();
         let mut file =
@@ -242,7 +242,7 @@ impl<'o> Jobs<'o> {
         });
     }
 
-    /// Names the running jobs, with the last line of those whose lines are not shown.
+    /// Prints the running jobs, with the last line of those whose output is not shown.
     fn tell(&self, running: &[Running]) {
         let all = self.before + self.begun.elapsed();
         for running in running {

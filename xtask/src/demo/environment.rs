@@ -1,4 +1,4 @@
-//! What the demo runs in: a control plane, an emulated Google, and the operator with its own rights only.
+//! The demo's environment: a control plane, an emulated Google, and the operator with only its own permissions.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::progress::Output;
 
 /// The user that the API server sees for the ServiceAccount of config/rbac.yaml.
 const OPERATOR_USER: &str = "system:serviceaccount:idtoken-system:idtoken-operator";
-/// Everything that runs. Stops when dropped, operator first.
+/// The running processes. Dropping it stops them, the operator first.
 pub(crate) struct Environment {
     operator: Process,
     emulator: Process,
@@ -121,17 +121,17 @@ impl Environment {
     /// Runs kubectl and prints the command and what it printed.
     ///
     /// # Errors
-    /// With kubectl's own words.
+    /// With kubectl's message.
     pub(crate) async fn show(&self, output: &Output, args: &str) -> Result<String> {
         let printed = self.kubectl(args).await?;
         output.command(&format!("kubectl {args}"), &printed);
         Ok(printed)
     }
 
-    /// Runs kubectl with `args`, separated by spaces, as admin in the workspace's root, with `kubectl idtoken` at hand.
+    /// Runs kubectl with `args`, separated by spaces, as admin in the workspace's root. `kubectl idtoken` is in `PATH`.
     ///
     /// # Errors
-    /// With kubectl's own words.
+    /// With kubectl's message.
     pub(crate) async fn kubectl(&self, args: &str) -> Result<String> {
         let mut command = self.cluster.kubectl_command(&self.cluster.admin_kubeconfig());
         command
@@ -164,10 +164,10 @@ impl Environment {
         Ok(ready.cloned().unwrap_or_default())
     }
 
-    /// When the operator means to renew the token.
+    /// When the operator will renew the token.
     ///
     /// # Errors
-    /// When the status does not say.
+    /// When the status has no renewal time.
     pub(crate) async fn renewal_time(&self) -> Result<jiff::Timestamp> {
         let request = self.get("idtokenrequest").await?;
         let time = request["status"]["renewalTime"].as_str();
@@ -192,7 +192,7 @@ impl Environment {
             .with_context(|| format!("kubectl get {kind} gave no JSON"))
     }
 
-    /// Whose log holds one of `tokens`, if any.
+    /// The processes whose logs contain one of `tokens`.
     pub(crate) fn leaks_in_logs(&self, tokens: &[&Token]) -> Option<&str> {
         [&self.operator, &self.emulator]
             .into_iter()
@@ -208,7 +208,7 @@ impl Environment {
         self.operator.log_tail()
     }
 
-    /// Prints how to reach what runs.
+    /// Prints commands to try.
     pub(crate) fn print_how_to_use(&self, output: &Output) {
         let plugins = self.plugins.display();
         let kubectl = self
@@ -226,7 +226,7 @@ impl Environment {
         output.line("\n  kubectl get idtr -A -w                                   see it being renewed");
         output.line("  kubectl describe idtr billing -n shop                    conditions and events");
         output.line("  kubectl annotate idtr billing -n shop --overwrite idtoken.dev/renew=\"$(date +%s)\"   renew now");
-        output.line("  kubectl delete idtokengrants --all                       refuse the next renewal");
+        output.line("  kubectl delete idtokengrants --all                       the next renewal is denied");
         output.line(&format!(
             "\n  the operator's log:  {}",
             self.operator.log_path().display()
@@ -237,7 +237,7 @@ impl Environment {
     /// Stops everything, in order.
     ///
     /// # Errors
-    /// When the operator does not end well.
+    /// When the operator does not exit with success.
     pub(crate) async fn stop(self, output: &Output) -> Result<()> {
         let step = output.begin("stopping");
         let status = self.operator.terminate(LIMIT).await?;
@@ -246,7 +246,7 @@ impl Environment {
         }
         self.emulator.terminate(LIMIT).await?;
         self.cluster.stop().await?;
-        step.done("the operator ended by itself when asked to; all is stopped and removed");
+        step.done("the operator exited on SIGTERM; everything is stopped and removed");
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The token of a Secret, checked as its receiver would: by the published keys. Never printed.
+//! The token of a Secret, verified by the published keys as its receiver does. It is never printed.
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
@@ -6,7 +6,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use idtoken_emulator::Jwks;
 use serde_json::Value;
 
-/// A token as a Secret holds it. Has no `Debug`, so that it cannot be printed by accident.
+/// A token from a Secret. It has no `Debug`, so that it is not printed by accident.
 pub(crate) struct Token {
     text: String,
     header: Value,
@@ -47,7 +47,7 @@ impl Token {
         self.claims["exp"].as_i64().unwrap_or_default()
     }
 
-    /// Whether both are the same token.
+    /// Whether both tokens are equal.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.text == other.text
     }
@@ -63,7 +63,7 @@ impl Token {
     /// Verifies the signature by the keys that `issuer` publishes. Gives the id of the key.
     ///
     /// # Errors
-    /// When the keys cannot be fetched, or none of them made the signature.
+    /// When the keys cannot be fetched, or the signature fits none of them.
     pub(crate) async fn verify(&self, issuer: &str) -> Result<String> {
         // Both are on this machine: a proxy from the environment cannot reach them.
         let client = reqwest::Client::builder().no_proxy().build()?;

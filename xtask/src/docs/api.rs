@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{head, notice, row};
 
-/// Types of Kubernetes' own that the page does not repeat: by the fields that they have, with their page.
+/// Kubernetes' own types, which the page links instead of repeating: recognized by their fields.
 const KUBERNETES_TYPES: [(&str, &[&str], &str); 2] = [
     (
         "LabelSelector",
@@ -80,7 +80,7 @@ fn kind(crd: &Value) -> Option<String> {
     Some(text)
 }
 
-/// The section of an object at `path`, and those of the objects in it.
+/// The section of the object at `path`, and the sections of objects in it.
 fn object(kind: &str, path: &str, schema: &Value, text: &mut String) {
     let mut below = Vec::new();
     text.push_str(&format!("\n### {kind}: {path}\n\n"));
@@ -129,7 +129,7 @@ fn object(kind: &str, path: &str, schema: &Value, text: &mut String) {
     }
 }
 
-/// The type of a field as the table shows it, and the object that gets a section of its own.
+/// The type of a field for the table, and the object that gets its own section.
 fn type_of<'a>(kind: &str, path: &str, schema: &'a Value) -> (String, Option<(String, &'a Value)>) {
     if schema["type"] == "array" {
         let (inner, below) = type_of(kind, &format!("{path}[]"), &schema["items"]);
@@ -163,7 +163,7 @@ fn type_of<'a>(kind: &str, path: &str, schema: &'a Value) -> (String, Option<(St
     (format!("[{last}](#{anchor})"), Some((path.to_owned(), schema)))
 }
 
-/// What a value must be, in words.
+/// The constraints of a value, in words.
 fn constraints(schema: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let values: Vec<String> = strings(&schema["enum"])
@@ -192,7 +192,7 @@ fn constraints(schema: &Value) -> Vec<String> {
         found.push(format!("default `{default}`"));
     }
     for inner in ["items", "additionalProperties"].map(|inner| &schema[inner]) {
-        // An object's own bounds are in its section.
+        // The object's section has its constraints.
         if !inner.is_object() || inner["properties"].is_object() {
             continue;
         }
@@ -220,7 +220,7 @@ fn counted(schema: &Value, what: &str, unit: &str) -> Option<String> {
     }
 }
 
-/// Labels and annotations: part of the API that no schema holds.
+/// Labels and annotations: the part of the API that no schema describes.
 fn marks() -> String {
     let mut text = String::from("\n## Labels and annotations\n\nWhat you may set:\n\n");
     text.push_str(&head(&["On", "Name", "Meaning"]));
@@ -315,7 +315,7 @@ mod tests {
         assert!(page.contains("\n### IdTokenRequest: spec.source\n"));
         assert!(page.contains("| `audience` | string | yes |"));
         assert!(page.contains("| `from` | list of [from](#idtokengrant-specfrom) | yes |"));
-        // The type's own fields are Kubernetes' business.
+        // Kubernetes documents the fields of its type.
         assert!(page.contains("[LabelSelector](") && !page.contains("matchExpressions"));
         assert!(page.contains("Rule: serviceAccount is required"));
     }

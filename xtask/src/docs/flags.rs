@@ -64,7 +64,7 @@ fn default(arg: &Arg) -> String {
     values.join(",")
 }
 
-/// The possible values, where they are few.
+/// The placeholder for a value of the flag: its possible values, or `…`.
 fn value(arg: &Arg) -> String {
     let possible: Vec<String> = arg
         .get_possible_values()
@@ -77,7 +77,7 @@ fn value(arg: &Arg) -> String {
     }
 }
 
-/// What is read besides the flags.
+/// The section of environment variables that other programs define.
 const OTHERS: &str = "
 ## Variables of others
 

@@ -1,4 +1,4 @@
-//! `cargo xtask image --check`: opens the archive as a registry and a node would, and runs the program in nothing but its files.
+//! `cargo xtask image --check`: reads the archive as a registry and a node do, and runs the program with only the image's files.
 
 use std::collections::BTreeSet;
 use std::fs::Permissions;
@@ -17,11 +17,11 @@ use super::{Image, RELEASE, USER, audited, cargo_home, mebibytes};
 use crate::programs;
 use crate::progress::Output;
 
-/// The most that an image may unpack to.
+/// Maximum size of an unpacked image.
 const SIZE_LIMIT: u64 = 25 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
 const CA_BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
-/// The packages of the workspace that are in no image but the emulator's.
+/// Packages of the workspace that only the emulator's image may contain.
 const NEVER: [&str; 5] = [
     "idtoken-emulator",
     "idtoken-image",
@@ -32,15 +32,15 @@ const NEVER: [&str; 5] = [
 /// The user that the API server sees for the ServiceAccount of config/rbac.yaml.
 const OPERATOR_USER: &str = "system:serviceaccount:idtoken-system:idtoken-operator";
 
-/// Checks the operator's image.
+/// Checks an image.
 ///
 /// # Errors
-/// With the first thing that is not as it should be.
+/// With the first check that fails.
 pub(crate) async fn check(output: &Output, image: &Image) -> Result<()> {
     let dir = RunDir::create("image")?;
     let root = dir.path().join("root");
     std::fs::create_dir(&root)?;
-    // Where another user looks at it.
+    // The image's user must be able to read them.
     for path in [dir.path(), &root] {
         std::fs::set_permissions(path, Permissions::from_mode(0o755))?;
     }
@@ -114,7 +114,7 @@ fn configuration(config: &Value, image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// What files there are, and how large.
+/// Checks which files the image has, their modes and its size.
 fn contents(root: &Path, image: &Image) -> Result<()> {
     let unpacked = image.written.unpacked;
     ensure!(
@@ -152,7 +152,7 @@ fn contents(root: &Path, image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// Needs no dynamic linker and no library, can be put at any address, and is for the right processor.
+/// Checks that the program needs no dynamic linker and no library, is position-independent, and is for the right processor.
 fn is_static(program: &[u8], arch: oci::Arch) -> Result<()> {
     let file = ElfFile64::<object::Endianness>::parse(program).context("the program is no ELF file")?;
     let endian = file.endian();
@@ -181,9 +181,9 @@ fn is_static(program: &[u8], arch: oci::Arch) -> Result<()> {
     Ok(())
 }
 
-/// How many crates the program says it is made of. Each of this workspace must have its place there.
+/// Checks the crates that are linked into the program, as it lists them itself. Returns their number.
 fn linked_crates(program: &[u8], image: &Image) -> Result<usize> {
-    // Messages of panics name their source.
+    // Panic messages contain the path of their source.
     let marker = b"emulator/src/";
     let emulates = program.windows(marker.len()).any(|bytes| bytes == marker);
     let is_emulator = image.content.repository == "idtoken-emulator";
@@ -194,7 +194,7 @@ fn linked_crates(program: &[u8], image: &Image) -> Result<usize> {
     if image.profile != RELEASE {
         return Ok(0);
     }
-    // Others would build something else.
+    // With such a path, other machines would build other bytes.
     for folder in [idtoken_testenv::target_dir(), crate::workspace()]
         .into_iter()
         .chain(cargo_home())
@@ -207,7 +207,7 @@ fn linked_crates(program: &[u8], image: &Image) -> Result<usize> {
     }
     let crates = audited(program)?;
     let names: BTreeSet<_> = crates.iter().map(|(name, _)| name.as_str()).collect();
-    // It may say more: cargo's metadata, which it is made from, also has what features leave out.
+    // The list may have more crates: it comes from cargo's metadata, which includes crates that features leave out.
     let unsaid: Vec<_> = image.program.crates.difference(&crates).collect();
     ensure!(
         unsaid.is_empty(),
@@ -224,7 +224,7 @@ fn linked_crates(program: &[u8], image: &Image) -> Result<usize> {
     Ok(image.program.crates.len())
 }
 
-/// Runs the program with the image's files as its whole root, as the image's user.
+/// Runs the program as the image's user in a root that has only the image's files.
 async fn in_empty_root(output: &Output, root: &Path, program: &Path) -> Result<()> {
     let step = output.begin("an empty root");
     let Some(enter) = EmptyRoot::find(root) else {
@@ -265,14 +265,14 @@ async fn in_empty_root(output: &Output, root: &Path, program: &Path) -> Result<(
     }
     let kubeconfig = std::fs::read_to_string(cluster.kubeconfig_for(OPERATOR_USER, &[])?)?;
     let mut kubeconfig: Value = serde_json::from_str(&kubeconfig)?;
-    // So that it trusts whom the bundle says.
+    // Without it, the program trusts the image's CA bundle.
     if let Some(server) = kubeconfig["clusters"][0]["cluster"].as_object_mut() {
         server.remove("certificate-authority-data");
     }
     std::fs::write(root.join("kubeconfig"), kubeconfig.to_string())?;
     std::fs::set_permissions(root.join("kubeconfig"), Permissions::from_mode(0o644))?;
 
-    // The server is there, and nothing but the bundle differs: with Mozilla's certificates no connection comes about.
+    // The server runs in both cases; only the bundle differs. With Mozilla's certificates the connection must fail.
     let bundle = std::fs::read_to_string(root.join(CA_BUNDLE))?;
     let stranger = enter.operator(cluster.dir(), "stranger")?;
     stranger.wait_for_line("client error (Connect)", LIMIT).await?;
@@ -297,18 +297,18 @@ async fn in_empty_root(output: &Output, root: &Path, program: &Path) -> Result<(
     Ok(())
 }
 
-/// What a container runtime does: gives the program a root of its own and, in that, the devices that every container has
+/// Does what a container runtime does: gives the program its own root with the devices that every container has
 /// (<https://github.com/opencontainers/runtime-spec/blob/v1.2.1/config-linux.md#default-devices>).
 const ENTER: &str = r#"mount --rbind /dev "$0/dev" && exec "$@""#;
 
-/// How a folder becomes a program's root.
+/// A folder that becomes a program's root.
 struct EmptyRoot<'r> {
     root: &'r Path,
     args: Vec<String>,
 }
 
 impl<'r> EmptyRoot<'r> {
-    /// As root; else in a user namespace, where that is allowed, as the only user there is.
+    /// With root's permissions; otherwise in a user namespace, if the machine allows one, as its only user.
     fn find(root: &'r Path) -> Option<Self> {
         let userspec = format!("--userspec={USER}");
         let root_user = ["unshare", "--mount", "chroot", &userspec];

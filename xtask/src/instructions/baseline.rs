@@ -1,4 +1,4 @@
-//! Pure but for its file: the committed counts, and what of new ones is too many.
+//! The committed counts, and the comparison of new counts with them. Pure except for reading and writing the file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,14 +6,14 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// How much more than its committed count a case may take, in percent. The same program counts the same on any machine; another patch of the
-/// C library or order of its functions moves small cases by about one.
+/// How far a case may exceed its committed count, in percent. The same program has the same counts on any machine; another patch of the
+/// C library or another order of functions changes small cases by about one percent.
 const LIMIT: u64 = 5;
 
 /// Instructions by case.
 pub(crate) type Counts = BTreeMap<String, u64>;
 
-/// The file: what is counted depends on the processor's architecture.
+/// The file's content: counts by the processor's architecture.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Baseline(pub(crate) BTreeMap<String, ArchCounts>);
@@ -30,17 +30,17 @@ pub(crate) struct ArchCounts {
 /// How new counts differ from the committed ones.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Comparison {
-    /// Cases that take too many.
+    /// Cases that exceed the limit.
     pub(crate) more: Vec<String>,
-    /// Cases that take so much less that the committed count protects nothing.
+    /// Cases that are so far below the committed count that it protects nothing.
     pub(crate) less: Vec<String>,
-    /// What is wrong, one line each.
+    /// The faults, one line each.
     pub(crate) faults: Vec<String>,
 }
 
 impl Baseline {
     /// # Errors
-    /// The file cannot be read; that there is none is no error.
+    /// The file exists and cannot be read.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         match std::fs::read_to_string(path) {
             Ok(text) => serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display())),
@@ -57,7 +57,7 @@ impl Baseline {
     }
 }
 
-/// Compares new counts with committed ones. A case that stands on one side only is a fault too: nothing would guard it.
+/// Compares new counts with the committed ones. A case that only one side has is a fault too: nothing would guard it.
 pub(crate) fn compare(before: &Counts, now: &Counts) -> Comparison {
     let mut comparison = Comparison::default();
     for (name, &count) in now {
@@ -83,12 +83,12 @@ pub(crate) fn compare(before: &Counts, now: &Counts) -> Comparison {
     comparison
 }
 
-/// The limit, to be shown.
+/// The limit as text.
 pub(crate) fn limit() -> String {
     format!("{LIMIT} %")
 }
 
-/// The difference in percent, to be shown.
+/// The difference in percent as text.
 pub(crate) fn change(before: u64, now: u64) -> String {
     let percent = (now as f64 / before.max(1) as f64 - 1.0) * 100.0;
     if percent.abs() < 0.05 {

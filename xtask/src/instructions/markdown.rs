@@ -1,4 +1,4 @@
-//! The counts as docs/performance.md shows them.
+//! The tables of counts in docs/performance.md.
 
 use std::cmp::Reverse;
 use std::path::Path;
@@ -12,13 +12,13 @@ use crate::crds::with_between;
 const HOT: &str = "reconcile/renew";
 /// How many of them.
 const FUNCTIONS: usize = 15;
-/// Between these lines of the page are the tables.
+/// The page's lines around the tables.
 const MARKS: [&str; 2] = ["<!-- instructions -->\n", "<!-- end of instructions -->\n"];
 
 /// Puts the tables into the page.
 ///
 /// # Errors
-/// It has no place for them, or cannot be written.
+/// The page lacks these lines, or cannot be written.
 pub(super) fn write(page: &Path, tables: &str) -> Result<()> {
     let shown = page.display();
     let text = std::fs::read_to_string(page).with_context(|| format!("cannot read {shown}"))?;

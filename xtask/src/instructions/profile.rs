@@ -1,4 +1,4 @@
-//! Pure: what callgrind wrote → the instructions of a case without its cryptography.
+//! Parses callgrind's output into the instructions of a case, without its cryptography. Pure.
 //!
 //! The format: <https://valgrind.org/docs/manual/cl-format.html>. A block begins with `fn=`, and each of its lines ends with a cost of the
 //! function's own; the line after `calls=` has what the function named by `cfn=` cost when it was called from here, all that it called
@@ -8,18 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 
-/// In the names of AWS-LC's functions (its build prefixes them with its version) and of those of the crate over it. It picks other
-/// code on other processors, and is none of this project's.
+/// Parts of the names of AWS-LC's functions (its build prefixes them with its version) and of its Rust wrapper. AWS-LC runs other
+/// code on other processors, and is not code of this project.
 const CRYPTOGRAPHY: &str = "aws_lc_";
 
 /// The cost of a case.
 #[derive(Debug)]
 pub(crate) struct Profile {
-    /// Instructions of all that was called, without cryptography.
+    /// Instructions of all calls, without cryptography.
     pub(crate) counted: u64,
-    /// Instructions of cryptography, and of what that called.
+    /// Instructions of cryptography and its calls.
     pub(crate) cryptography: u64,
-    /// Instructions of each function's own; cryptography left out.
+    /// Instructions of each function itself, without cryptography.
     pub(crate) own: BTreeMap<String, u64>,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Profile {
 #[derive(Default)]
 struct Function {
     own: u64,
-    /// What was called, and at which cost.
+    /// The calls and their costs.
     calls: BTreeMap<String, u64>,
 }
 
@@ -35,7 +35,7 @@ impl Profile {
     /// Reads a file of callgrind's, without compression. `root` is in the name of the function whose calls were counted.
     ///
     /// # Errors
-    /// It is no such file, or nothing was counted.
+    /// The text has another format, or counts nothing.
     pub(crate) fn parse(text: &str, root: &str) -> Result<Self> {
         if !text.lines().any(|line| line == "events: Ir") {
             bail!("it does not count instructions alone");
@@ -43,7 +43,7 @@ impl Profile {
         let functions = functions(text)?;
         let root = functions.keys().find(|name| name.contains(root));
         let root = root.context("the function that is counted was not called")?;
-        // Cryptography's own functions may have any name: they are not reached but by way of those with the prefix.
+        // Internal functions of the cryptography may have any name: only functions with the prefix call them.
         let mut reached = BTreeSet::from([root.as_str()]);
         let mut next = vec![root.as_str()];
         let mut cryptography = 0;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::resolve::Imports;
 
-/// Files of which each reaches every other.
+/// Files that all import one another, directly or through others of them.
 pub(super) type Circle = BTreeSet<String>;
 
 /// The strongly connected components of two files and more.

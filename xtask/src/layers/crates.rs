@@ -189,7 +189,7 @@ fn custom_resource(attribute: &Attribute) -> Option<String> {
         return None;
     }
     let mut kind = None;
-    // What is nested ends the parsing, and comes after the kind where it is there at all.
+    // An argument that this cannot parse ends the parsing; the kind stands before it.
     let _ = attribute.parse_nested_meta(|meta| {
         if meta.input.peek(syn::Token![=]) {
             let value: syn::Expr = meta.value()?.parse()?;
@@ -209,7 +209,7 @@ fn custom_resource(attribute: &Attribute) -> Option<String> {
     kind
 }
 
-/// Whether an item is there in tests only.
+/// Whether an item exists only in tests.
 pub(super) fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let Meta::List(list) = &attribute.meta else {

@@ -13,7 +13,7 @@ use super::sizes::MAX_LINES;
 /// How many places of one import are shown.
 const MAX_PLACES: usize = 3;
 
-/// What is not as it should be.
+/// What breaks a rule.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Findings {
     /// Imports that do not go down: the importer and the imported.

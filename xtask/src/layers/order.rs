@@ -57,7 +57,7 @@ impl Order {
             .max_by_key(|(_, entry)| entry.path.len())
     }
 
-    /// What is wrong with the list for `files`: a file without a layer, an entry without a file, a planned one that is there.
+    /// Where the list does not fit `files`: a file without a layer, an entry without a file, a planned entry with a file.
     pub(super) fn faults<'f>(&self, files: impl Iterator<Item = &'f str> + Clone) -> Vec<String> {
         let homeless = files.clone().filter(|file| self.place(file).is_none());
         let mut faults: Vec<String> = homeless.map(|file| format!("{file} is in no layer")).collect();

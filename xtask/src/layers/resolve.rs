@@ -16,7 +16,7 @@ struct Named {
     item: Option<ModuleId>,
 }
 
-/// The names that are being looked up, so that `use` declarations that lead in a circle end.
+/// The names of the lookup in progress, so that it stops at `use` declarations that form a circle.
 type Open = BTreeSet<(ModuleId, String)>;
 
 /// Every import of one file by another.
@@ -69,7 +69,7 @@ fn resolve(crates: &Crates, module: ModuleId, segments: &[String], open: &mut Op
         named = match (named.module, segment.as_str()) {
             (Some(module), "super") => in_module(crates.modules[module].parent?),
             (Some(module), name) => match look_up(crates, module, name, open) {
-                // Made by a macro: it counts as the module's.
+                // Defined by a macro: it counts as an item of the module.
                 Named {
                     module: None,
                     item: None,

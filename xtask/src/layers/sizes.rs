@@ -52,7 +52,7 @@ fn count(file: &Path) -> Result<usize> {
     Ok(without_tests(&text, &parsed))
 }
 
-/// The lines of a file, without those of its items that are there in tests only.
+/// The lines of a file, without those of items that exist only in tests.
 pub(super) fn without_tests(text: &str, parsed: &syn::File) -> usize {
     let tests = parsed.items.iter().filter_map(|item| match item {
         Item::Mod(module) if is_test(&module.attrs) => Some(module.span()),

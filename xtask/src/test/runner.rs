@@ -14,10 +14,10 @@ use crate::progress::{Output, Step};
 
 const POLL: Duration = Duration::from_millis(100);
 
-/// Builds programs of others in a thread of its own, one after another.
+/// Builds third-party programs one after another, in a thread.
 pub(super) struct Builder {
     results: Receiver<Built>,
-    /// What is being built, and what is still to be built after it.
+    /// What is being built, and what follows.
     waiting: Vec<Programs>,
 }
 
@@ -55,13 +55,13 @@ fn build(todo: &[Programs], sender: &Sender<Built>) {
             result: result.map_err(|error| format!("{error:#}")),
         };
         if sender.send(built).is_err() {
-            // The tests have ended.
+            // The tests are over.
             return;
         }
     }
 }
 
-/// What all suites together came to.
+/// The result of all suites.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
     /// How many tests passed.
@@ -136,7 +136,7 @@ impl<'r> Runner<'r> {
             self.show(&step, count - suites.len() - running.len(), count, &running);
             tokio::time::sleep(POLL).await;
         }
-        // Of a filter's tests only, they would mislead the next run.
+        // The times of filtered tests would mislead the next run.
         if self.filter.is_none() {
             self.times.write()?;
         }
@@ -151,7 +151,7 @@ impl<'r> Runner<'r> {
                 Err(TryRecvError::Disconnected) => break,
             }
         }
-        // It ends after its last program, or by a panic, which shows why.
+        // The thread ends after its last program, or by a panic, whose message was printed.
         for programs in std::mem::take(&mut self.builder.waiting) {
             self.built.insert(programs, Err("the build panicked".to_owned()));
         }
@@ -176,7 +176,7 @@ impl<'r> Runner<'r> {
         self.built.insert(built.programs, result);
     }
 
-    /// Takes the first suite that can start. One that never can is reported as failed.
+    /// Takes the first suite that can start. A suite whose programs cannot be built is reported as failed.
     fn next(&mut self, suites: &mut Vec<Suite>) -> Option<Suite> {
         let mut index = 0;
         while index < suites.len() {
@@ -184,7 +184,7 @@ impl<'r> Runner<'r> {
             let states: Vec<_> = needs.map(|need| self.built.get(need)).collect();
             if states.iter().any(|state| matches!(state, Some(Err(_)))) {
                 let suite = suites.remove(index);
-                let failure = format!("{}: what it needs cannot be built", suite.name);
+                let failure = format!("{}: a program that it needs cannot be built", suite.name);
                 self.output.fail(&failure);
                 self.totals.failures.push(failure);
             } else if states.iter().all(Option::is_some) {
@@ -199,7 +199,7 @@ impl<'r> Runner<'r> {
     fn start(&self, suite: Suite, dir: &RunDir) -> Result<Running> {
         let mut command = suite.command(self.filter);
         if let Some(folder) = &self.control_plane {
-            // So that no test looks for it, or builds it, again.
+            // So that no test searches for it or builds it again.
             command.env("KUBEBUILDER_ASSETS", folder);
         }
         let name = suite.name.replace([':', ' '], "-");
@@ -228,7 +228,7 @@ impl<'r> Runner<'r> {
             .map(|test| format!("{name}: {test}"))
             .collect();
         if failed.is_empty() {
-            failed.push(format!("{name}: it ended without a result"));
+            failed.push(format!("{name}: it exited without a result"));
         }
         self.output.fail(&format!(
             "{name}: {passed} passed, {} failed ({seconds:.1} s)",
@@ -254,7 +254,7 @@ impl<'r> Runner<'r> {
     }
 }
 
-/// How many tests a suite's closing line says have passed.
+/// The number of passed tests in a suite's last line.
 fn passed(line: &str) -> Option<u32> {
     let (_, rest) = line.split_once("test result: ")?;
     let (_, rest) = rest.split_once(". ")?;
@@ -331,9 +331,9 @@ mod tests {
         assert_eq!(
             totals.failures,
             [
-                "idtoken-emulator: binary: it ended without a result",
+                "idtoken-emulator: binary: it exited without a result",
                 "idtoken-operator: google: a::b",
-                "idtoken-testenv: oci: what it needs cannot be built",
+                "idtoken-testenv: oci: a program that it needs cannot be built",
             ]
         );
     }

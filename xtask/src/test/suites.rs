@@ -1,4 +1,4 @@
-//! The suites: the test programs that cargo builds, what each needs, and in which order they start.
+//! The suites: the test executables that cargo builds, the programs that each needs, and the order in which they start.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ use crate::programs::Programs;
 /// Seconds of each suite in the last run.
 const TIMES: &str = "test-times.json";
 
-/// What is known of some suites: the programs of others that they need, and how many minutes they take on two cores, which decides what
-/// starts first. A suite that is not here needs all programs. Unit tests need none.
+/// The third-party programs that suites need, and their minutes on two cores, which decide the order. Another suite needs all programs,
+/// unless it is one of unit tests, which need none.
 const KNOWN: [(&str, &[Programs], u64); 17] = {
     use Programs::{Chart, Consumers, ControlPlane, Tools};
     [
@@ -102,7 +102,7 @@ impl Suite {
         })
     }
 
-    /// What it needs of others' programs.
+    /// The third-party programs that it needs.
     pub(super) fn needs(&self) -> &'static [Programs] {
         match self.known() {
             Some((_, needs, _)) => needs,
@@ -154,7 +154,7 @@ fn package(id: &str) -> &str {
     }
 }
 
-/// How long suites take: as in the last run, else as is known.
+/// How long suites take: as in the last run, otherwise as [`KNOWN`] has it.
 #[derive(Debug, Default)]
 pub(super) struct Times(BTreeMap<String, u64>);
 
@@ -181,7 +181,7 @@ impl Times {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Sorts suites so that they should start in this order: unit tests, which tell most and are quick; then the longest.
+    /// Sorts suites into the order in which they start: first unit tests, which are quick and find most; then the longest.
     pub(super) fn sort(&self, suites: &mut [Suite]) {
         suites.sort_by_cached_key(|suite| {
             let known = suite.known().map(|(_, _, minutes)| minutes * 60);
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(needs(unit), []);
         assert_eq!(needs(mint), []);
         assert_eq!(needs(operator), [Programs::ControlPlane]);
-        // Nothing is known of it: no program is built while its tests wait.
+        // An unknown suite: no program is built while its tests wait.
         assert_eq!(needs(new), Programs::OF_TESTS);
     }
 
