@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
-use idtoken_operator::shell::quote;
 use idtoken_operator::request::{self, TokenSpec};
+use idtoken_operator::shell::quote;
 
 /// Adds the account that the source returned, if the spec names none: a grant has to name it.
 ///
