@@ -7,6 +7,7 @@ mod client;
 pub mod error;
 pub mod events;
 pub mod partial_metadata;
+pub mod resource_version;
 pub mod secret;
 pub mod secret_summary;
 pub mod status;

@@ -16,6 +16,7 @@ use crate::sync::lock;
 
 pub use crate::api::ObjectKey;
 pub use crate::controller::cache::request_state::{RequestState, WrittenHashes};
+use crate::kubernetes::resource_version::is_older;
 use crate::kubernetes::secret_summary::CompactSummary;
 pub use crate::kubernetes::secret_summary::SecretSummary;
 
@@ -79,12 +80,6 @@ struct Inner {
 /// The caches. Each method holds the lock for a few map operations only.
 #[derive(Debug, Default)]
 pub struct Cache(Mutex<Inner>);
-
-/// Whether resourceVersion `a` is older than `b`. They are decimal numbers of any length since Kubernetes 1.35 and were so in practice
-/// before (<https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>).
-pub fn older(a: &str, b: &str) -> bool {
-    (a.len(), a) < (b.len(), b)
-}
 
 impl Cache {
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -264,7 +259,7 @@ impl Cache {
             // What a list shows is true even where it is older, as after a restore of etcd, but for what was written since it began.
             let listed = listing && !cached.expected;
             let known = cached.meta.resource_version();
-            if !listed && older(&meta.resource_version, known) {
+            if !listed && is_older(&meta.resource_version, known) {
                 return false;
             }
             if meta.resource_version == *known {
@@ -305,7 +300,7 @@ impl Cache {
         let current = inner
             .secrets
             .get(key)
-            .is_some_and(|cached| !older(resource_version, cached.meta.resource_version()));
+            .is_some_and(|cached| !is_older(resource_version, cached.meta.resource_version()));
         current && inner.secrets.remove(key).is_some()
     }
 
@@ -318,7 +313,7 @@ impl Cache {
             Some(cached) => Some(cached.meta.resource_version()),
             None => inner.shown.get(key.namespace()).map(String::as_str),
         };
-        if seen.is_none_or(|seen| older(seen, &meta.resource_version)) {
+        if seen.is_none_or(|seen| is_older(seen, &meta.resource_version)) {
             let meta = CompactSummary::new(meta);
             inner.secrets.insert(key, Cached { meta, expected: true });
         }
@@ -467,7 +462,7 @@ impl Inner {
         };
         let memory = &mut entry.memory;
         let newer = memory.status.as_ref().is_some_and(|(written, _)| {
-            resource_version.is_some_and(|listed| older(listed, written)) && !memory.expected
+            resource_version.is_some_and(|listed| is_older(listed, written)) && !memory.expected
         });
         if newer {
             memory.status = None;
@@ -480,7 +475,7 @@ impl Inner {
     fn caught_up(&mut self, key: &ObjectKey, uid: &str, resource_version: &str) {
         let entry = self.entry(key, uid);
         if let Some((written, status)) = entry.and_then(|entry| entry.memory.status.as_mut())
-            && !older(resource_version, written)
+            && !is_older(resource_version, written)
         {
             *status = None;
         }
@@ -488,7 +483,7 @@ impl Inner {
 
     fn saw(&mut self, namespace: &str, resource_version: &str) {
         match self.shown.get_mut(namespace) {
-            Some(highest) if older(highest, resource_version) => resource_version.clone_into(highest),
+            Some(highest) if is_older(highest, resource_version) => resource_version.clone_into(highest),
             Some(_) => {}
             None => drop(
                 self.shown

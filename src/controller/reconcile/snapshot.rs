@@ -12,6 +12,7 @@ use crate::controller::cache::requests::RequestCache;
 use crate::controller::issue::render::hash_of_renewal;
 use crate::controller::issue::{History, request_key, target_key};
 use crate::grants::policy::Denied;
+use crate::kubernetes::resource_version::is_older;
 use crate::kubernetes::secret_summary::SecretSummary;
 use crate::request::token_source::permitted;
 use crate::request::{SourceSettings, TokenSource, ValidRequest, ValidateError, validate};
@@ -203,7 +204,7 @@ impl Snapshot {
 /// The status that this process wrote last, if the watch has not shown that write yet; `Some(None)` if it has shown it meanwhile.
 fn own_status(object: &IdTokenRequest, state: &RequestState) -> Option<Option<IdTokenRequestStatus>> {
     let (written, status) = state.status.as_ref()?;
-    crate::controller::cache::older(version(object), written).then(|| status.as_deref().cloned())
+    is_older(version(object), written).then(|| status.as_deref().cloned())
 }
 
 fn version(object: &IdTokenRequest) -> &str {
