@@ -162,7 +162,9 @@ impl Cache {
         let mut inner = self.lock();
         inner.listing_requests.insert(scope.to_owned());
         for (_, entry) in inner.requests.iter_mut().filter(|(key, _)| key.is_in(scope)) {
-            entry.memory.expected = false;
+            if let Some(status) = &mut entry.memory.status {
+                status.since_relist = false;
+            }
         }
     }
 
@@ -370,7 +372,7 @@ impl Cache {
             }
         };
         if let Some(entry) = inner.entry(key, uid) {
-            entry.memory.allowed_by = Some(shared);
+            entry.memory.allowing_grants = Some(shared);
         }
     }
 
@@ -379,7 +381,7 @@ impl Cache {
         let inner = self.lock();
         let mut allowed = HashMap::new();
         for entry in inner.requests.values() {
-            for grant in entry.memory.allowed_by.as_ref()?.iter() {
+            for grant in entry.memory.allowing_grants.as_ref()?.iter() {
                 match allowed.get_mut(grant) {
                     Some(count) => *count += 1,
                     None => drop(allowed.insert(grant.clone(), 1)),
@@ -461,8 +463,9 @@ impl Inner {
             return false;
         };
         let memory = &mut entry.memory;
-        let newer = memory.status.as_ref().is_some_and(|(written, _)| {
-            resource_version.is_some_and(|listed| is_older(listed, written)) && !memory.expected
+        let newer = memory.status.as_ref().is_some_and(|written| {
+            resource_version.is_some_and(|listed| is_older(listed, &written.resource_version))
+                && !written.since_relist
         });
         if newer {
             memory.status = None;
@@ -474,10 +477,10 @@ impl Inner {
     /// The watch shows the request `uid` at this resourceVersion: our status, if it is not newer, is in the store too.
     fn caught_up(&mut self, key: &ObjectKey, uid: &str, resource_version: &str) {
         let entry = self.entry(key, uid);
-        if let Some((written, status)) = entry.and_then(|entry| entry.memory.status.as_mut())
-            && !is_older(resource_version, written)
+        if let Some(written) = entry.and_then(|entry| entry.memory.status.as_mut())
+            && !is_older(resource_version, &written.resource_version)
         {
-            *status = None;
+            written.unseen = None;
         }
     }
 

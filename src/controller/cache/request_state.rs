@@ -1,4 +1,4 @@
-//! What is remembered of a request between reconciles.
+//! The state of a request between reconciles.
 
 use std::sync::Arc;
 
@@ -7,56 +7,83 @@ use jiff::Timestamp;
 use crate::api::v1alpha1::IdTokenRequestStatus;
 use crate::schedule::backoff::{Backoff, BackoffKey};
 
-/// What we remember of a request, by its UID.
+/// The state of a request with one UID.
 #[derive(Clone, Debug, Default)]
 pub struct RequestState {
-    /// The resourceVersion of the status that we wrote last, and that status until the watch has shown it.
-    pub status: Option<(String, Option<Box<IdTokenRequestStatus>>)>,
-    /// Whether it was written since the last list of requests began.
-    pub expected: bool,
+    /// Our last write of its status.
+    pub status: Option<WrittenStatus>,
     /// Failures in a row.
-    pub retry: Option<Box<Backoff>>,
-    /// When a field of ours was put back, the latest last.
+    pub backoff: Option<Box<Backoff>>,
+    /// When a field of ours was repaired, the latest last.
     pub repairs: Vec<Timestamp>,
-    /// What we last wrote: what the Secret says of itself can be edited.
+    /// What we last wrote to the Secret, whose own annotations can be edited.
     pub written: Option<WrittenHashes>,
-    /// The renewal by annotation that was honoured, until the status says so.
+    /// The renewal by annotation that was handled, until the status shows it.
     pub handled_renew: Option<String>,
-    /// The end of a token that came again unchanged, and when another may come.
-    pub unchanged: Option<(Timestamp, Timestamp)>,
-    /// When a token was issued last, by this machine's clock.
+    /// The token that the source returned again unchanged.
+    pub unchanged: Option<UnchangedToken>,
+    /// When a token was last issued, by this machine's clock.
     pub issued_at: Option<Timestamp>,
     /// How often in a row the status could not be written.
-    pub unpublished: u32,
-    /// Names of the IdTokenGrants that allow it, once it was looked at.
-    pub allowed_by: Option<Arc<[String]>>,
+    pub failed_publishes: u32,
+    /// Names of the IdTokenGrants that allow it; none before its first reconcile.
+    pub allowing_grants: Option<Arc<[String]>>,
 }
 
 impl RequestState {
-    /// The failures in a row, where waiting after them still makes sense.
+    /// The failures in a row, if the delay after them still makes sense.
     pub fn active_backoff(&self, key: &BackoffKey, now: Timestamp) -> Option<Backoff> {
-        let backoff = self.retry.as_deref();
+        let backoff = self.backoff.as_deref();
         backoff.filter(|backoff| backoff.is_valid_for(key, now)).cloned()
     }
 }
 
-/// The hashes of token and rendering as they were written to the Secret.
+/// A write of the status.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WrittenStatus {
+    /// The resourceVersion of the request after the write.
+    pub resource_version: Box<str>,
+    /// The status, until the watch shows it.
+    pub unseen: Option<Box<IdTokenRequestStatus>>,
+    /// Whether it was written since the last relist of requests began, which may then show an older one.
+    pub(super) since_relist: bool,
+}
+
+impl WrittenStatus {
+    /// The write of `status` just now, which gave the request this resourceVersion.
+    pub fn new(resource_version: String, status: IdTokenRequestStatus) -> Self {
+        Self {
+            resource_version: resource_version.into(),
+            unseen: Some(Box::new(status)),
+            since_relist: true,
+        }
+    }
+}
+
+/// A token that the source returned again unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnchangedToken {
+    /// When it expires.
+    pub expires: Timestamp,
+    /// When the source may return another one.
+    pub retry_at: Timestamp,
+}
+
+/// The hashes that were written to the Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WrittenHashes(Box<str>);
+pub struct WrittenHashes {
+    /// Hash of the inputs of the token.
+    pub token_hash: Box<str>,
+    /// Hash of the inputs of the rendering.
+    pub render_hash: Box<str>,
+}
 
 impl WrittenHashes {
-    /// `token_hash` and `render_hash` have no space, as hex digits have none.
+    /// The two hashes.
     pub fn new(token_hash: &str, render_hash: &str) -> Self {
-        Self(format!("{token_hash} {render_hash}").into())
-    }
-
-    /// Hash of what decided the token.
-    pub fn token_hash(&self) -> &str {
-        self.0.split_once(' ').unwrap_or_default().0
-    }
-
-    /// Hash of what decided the rendering.
-    pub fn render_hash(&self) -> &str {
-        self.0.split_once(' ').unwrap_or_default().1
+        Self {
+            token_hash: token_hash.into(),
+            render_hash: render_hash.into(),
+        }
     }
 }

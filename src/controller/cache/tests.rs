@@ -4,6 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::api::v1alpha1::IdTokenRequestStatus;
 use crate::api::{LABEL_MANAGED_BY, MANAGED_BY};
+use crate::controller::cache::request_state::WrittenStatus;
 use crate::fixtures::{at, object};
 
 fn key(name: &str) -> ObjectKey {
@@ -303,15 +304,18 @@ fn our_status_is_kept_until_the_watch_shows_it() {
     applied(&index, &request);
     let written = || index.memory(&key("a"), "1").status;
     index.remember(&key("a"), "1", |memory| {
-        memory.status = Some(("9".to_owned(), Some(Box::default())));
+        memory.status = Some(WrittenStatus::new(
+            "9".to_owned(),
+            IdTokenRequestStatus::default(),
+        ));
     });
     request.metadata.resource_version = Some("8".into());
     applied(&index, &request);
     assert!(
-        written().is_some_and(|(_, status)| status.is_some()),
+        written().is_some_and(|written| written.unseen.is_some()),
         "an older one"
     );
     request.metadata.resource_version = Some("10".into());
     applied(&index, &request);
-    assert_eq!(written(), Some(("9".to_owned(), None)));
+    assert_eq!(written().map(|written| written.unseen), Some(None));
 }

@@ -27,7 +27,7 @@ use crate::api::v1alpha1::{GrantRef, IdTokenRequestStatus};
 use crate::classify::Classify;
 use crate::clock::Clock;
 use crate::controller::cache::Cache;
-use crate::controller::cache::request_state::{RequestState, WrittenHashes};
+use crate::controller::cache::request_state::{RequestState, UnchangedToken, WrittenHashes};
 use crate::controller::queue::permit::Permit;
 use crate::google::Minter;
 use crate::grants::store::GrantStore;
@@ -116,18 +116,18 @@ impl History<'_> {
     /// Whether this process wrote a token for this very spec: another token in the Secret is then a change by another client.
     fn is_own_token(&self, request: &ValidRequest) -> bool {
         let written = self.state.written.as_ref();
-        written.is_some_and(|written| written.token_hash() == request.token_hash)
+        written.is_some_and(|written| *written.token_hash == request.token_hash)
     }
 
     fn is_own_rendering(&self, request: &ValidRequest) -> bool {
         let written = self.state.written.as_ref();
-        written.is_some_and(|written| written.render_hash() == request.render_hash)
+        written.is_some_and(|written| *written.render_hash == request.render_hash)
     }
 
     /// Whether the Kubernetes API rejected a call of the last attempt, as a quota or an admission policy does.
     fn was_rejected_by_kubernetes(&self) -> bool {
         let is_rejection = |reason: &str| reason == reason::KUBERNETES_REFUSED;
-        let backoff = self.state.retry.as_ref();
+        let backoff = self.state.backoff.as_ref();
         let conditions = &self.status.conditions;
         backoff.is_some_and(|backoff| is_rejection(backoff.reason))
             || conditions.iter().any(|condition| is_rejection(&condition.reason))
@@ -370,7 +370,10 @@ impl Issuer<'_> {
         let (expires, now) = (token.claims().exp, self.clock.now());
         let repeats_until = next_poll(expires, now, &request.uid);
         self.cache.remember(&request_key(request), &request.uid, |state| {
-            state.unchanged = Some((expires, repeats_until));
+            state.unchanged = Some(UnchangedToken {
+                expires,
+                retry_at: repeats_until,
+            });
             state.handled_renew.clone_from(&request.renew_request);
         });
         Ok(Issued {

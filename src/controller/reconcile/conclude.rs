@@ -52,8 +52,8 @@ pub(super) async fn conclude(
         outcome,
         Outcome::Failed(_) | Outcome::Deferred { .. } | Outcome::Stale | Outcome::Gone
     );
-    if succeeded && snapshot.state.retry.is_some() {
-        cache.remember(&snapshot.key, snapshot.uid(), |state| state.retry = None);
+    if succeeded && snapshot.state.backoff.is_some() {
+        cache.remember(&snapshot.key, snapshot.uid(), |state| state.backoff = None);
     }
     inputs.reconciled(outcome)
 }

@@ -115,7 +115,7 @@ impl Inputs {
                     Backoff::next(previous, attempt, self.backoff_key(snapshot), snapshot.uid(), now);
                 let failure = Failure::attempt(&backoff, token, now);
                 cache.remember(&snapshot.key, snapshot.uid(), |state| {
-                    state.retry = Some(Box::new(backoff));
+                    state.backoff = Some(Box::new(backoff));
                 });
                 Outcome::Failed(failure)
             }
@@ -141,7 +141,7 @@ impl Inputs {
 
 /// Remembers which grants allow the request, for the counts in their status.
 fn record_allowing_grants(cache: &Cache, snapshot: &Snapshot, grants: Vec<String>) {
-    if snapshot.state.allowed_by.as_deref() != Some(&*grants) {
+    if snapshot.state.allowing_grants.as_deref() != Some(&*grants) {
         cache.remember_grants(&snapshot.key, snapshot.uid(), &grants);
     }
 }

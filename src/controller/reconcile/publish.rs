@@ -12,6 +12,7 @@ use crate::api::conditions::reason;
 use crate::api::v1alpha1::IdTokenRequestStatus;
 use crate::classify::Classify;
 use crate::controller::Context;
+use crate::controller::cache::request_state::WrittenStatus;
 use crate::controller::queue::permit::Permit;
 use crate::kubernetes::error::KubeError;
 use crate::kubernetes::status as status_api;
@@ -106,9 +107,8 @@ async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) 
         return Ok(false);
     };
     ctx.index.remember(key, uid, |state| {
-        state.status = Some((written, Some(Box::new(next.clone()))));
-        state.expected = true;
-        state.unpublished = 0;
+        state.status = Some(WrittenStatus::new(written, next.clone()));
+        state.failed_publishes = 0;
     });
     if let Some(event) = event::between(&snapshot.status, next)
         && let Err(error) = ctx.events.publish(&event, &snapshot.object.object_ref(&())).await
@@ -125,9 +125,9 @@ async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) 
 
 /// The delay after a status that was not written.
 fn retry_of_status(ctx: &Context, snapshot: &Snapshot, error: &KubeError) -> SignedDuration {
-    let attempts = snapshot.state.unpublished.saturating_add(1);
+    let attempts = snapshot.state.failed_publishes.saturating_add(1);
     ctx.index.remember(&snapshot.key, snapshot.uid(), |state| {
-        state.unpublished = attempts;
+        state.failed_publishes = attempts;
     });
     let retry = Retry {
         class: error.class(),

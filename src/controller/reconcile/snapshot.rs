@@ -54,7 +54,10 @@ impl Snapshot {
             (object, state) = load()?;
         }
         let (resource_version, status) = match (&state.status, own_status(&object, &state)) {
-            (Some((written, _)), Some(status)) => (written.clone(), status.or(object.status.clone())),
+            (Some(written), Some(status)) => (
+                written.resource_version.to_string(),
+                status.or(object.status.clone()),
+            ),
             _ => (version(&object).to_owned(), object.status.clone()),
         };
         Some(Self {
@@ -130,7 +133,7 @@ impl Snapshot {
             .secret
             .as_ref()
             .filter(|secret| secret.name == target.name());
-        let last_failure = self.state.retry.as_deref();
+        let last_failure = self.state.backoff.as_deref();
         let ready = self.status.condition(READY).map(|ready| ready.reason.as_str());
         Facts {
             standing: self.standing(cache),
@@ -186,8 +189,8 @@ impl Snapshot {
         secret: Option<&SecretSummary>,
     ) -> Option<Timestamp> {
         let (issued, expires) = (secret?.issued?, secret?.expires?);
-        if let Some((end, until)) = self.state.unchanged {
-            return (end == expires).then_some(until);
+        if let Some(token) = self.state.unchanged {
+            return (token.expires == expires).then_some(token.retry_at);
         }
         let recorded = self.status.token.as_ref()?.expiration_time.as_ref()?.0;
         let is_same =
@@ -203,8 +206,8 @@ impl Snapshot {
 
 /// The status that this process wrote last, if the watch has not shown that write yet; `Some(None)` if it has shown it meanwhile.
 fn own_status(object: &IdTokenRequest, state: &RequestState) -> Option<Option<IdTokenRequestStatus>> {
-    let (written, status) = state.status.as_ref()?;
-    is_older(version(object), written).then(|| status.as_deref().cloned())
+    let written = state.status.as_ref()?;
+    is_older(version(object), &written.resource_version).then(|| written.unseen.as_deref().cloned())
 }
 
 fn version(object: &IdTokenRequest) -> &str {
