@@ -14,8 +14,9 @@ use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::clock::Clock;
 use crate::controller::{
-    self, Context, cache::Cache, cache::requests::RequestCache, issue::federation::FederatedTokens,
-    watch::foreign_secrets::ForeignSecrets,
+    self, Context,
+    cache::{Cache, foreign_secrets::ForeignSecrets, requests::RequestCache},
+    issue::federation::FederatedTokens,
 };
 use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter};
 use crate::grants::store::{GrantStore, GrantsFileError, read_file};
@@ -194,8 +195,8 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         client,
         minter,
         requests: RequestCache::default(),
-        index: Cache::default(),
-        obstacles: ForeignSecrets::default(),
+        cache: Cache::default(),
+        foreign_secrets: ForeignSecrets::default(),
         grants,
         federated: FederatedTokens::default(),
         metrics,

@@ -29,13 +29,11 @@ use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::request as validate;
 use crate::shard;
-use cache as index;
 use cache::requests as store;
 use issue::Issuer;
 use issue::federation as federate;
 use issue::write::SecretWriter;
 use watch as watches;
-use watch::foreign_secrets as obstacles;
 
 use queue::worker::Worker;
 use watch::{CacheKind, Enqueuer, Scope, SyncState};
@@ -74,9 +72,9 @@ pub struct Context {
     /// The requests as the watches show them.
     pub requests: store::RequestCache,
     /// What is known of requests and Secrets.
-    pub index: index::Cache,
-    /// Secrets of others that stand in the way.
-    pub obstacles: obstacles::ForeignSecrets,
+    pub cache: cache::Cache,
+    /// Secrets of other clients that block a request.
+    pub foreign_secrets: cache::foreign_secrets::ForeignSecrets,
     /// What is granted.
     pub grants: grants::GrantStore,
     /// Access tokens of federated ServiceAccounts.
@@ -99,11 +97,11 @@ impl Context {
         Issuer {
             client: &self.client,
             minter: &self.minter,
-            cache: &self.index,
+            cache: &self.cache,
             secrets: SecretWriter {
                 client: &self.client,
-                cache: &self.index,
-                foreign_secrets: &self.obstacles,
+                cache: &self.cache,
+                foreign_secrets: &self.foreign_secrets,
             },
             grants: &self.grants,
             federated: &self.federated,
@@ -173,7 +171,7 @@ pub async fn run(
             }
         } => {}
     }
-    let (requests, secrets) = ctx.index.sizes();
+    let (requests, secrets) = ctx.cache.sizes();
     tracing::info!(requests, secrets, "the caches are filled");
     synced.send_replace(true);
     ctx.metrics.set_synced();
@@ -194,7 +192,7 @@ pub async fn run(
                 () = desk.idle() => {}
                 () = elector.acquire() => {}
             }
-            ctx.index.take_over();
+            ctx.cache.take_over();
         }
         ctx.metrics.set_leader(true, Timestamp::now());
         let ended = tokio::select! {
@@ -250,7 +248,7 @@ fn watch_all(ctx: &Arc<Context>, tasks: &mut JoinSet<()>, triggers: Enqueuer, fi
         tasks.spawn(watches::namespaces(ctx.clone(), triggers.clone(), filled));
     }
     tasks.spawn(watches::clock(ctx.clone(), triggers.clone()));
-    tasks.spawn(obstacles::watch(ctx.clone(), triggers.clone()));
+    tasks.spawn(watch::foreign_secrets::watch(ctx.clone(), triggers.clone()));
     if let Some(path) = ctx.settings.grants_file.clone() {
         tasks.spawn(watches::grants_file(ctx.clone(), path, triggers));
     }

@@ -1,6 +1,7 @@
 //! What is cached: compact projections of Secrets, who wants which Secret, and what we remember of each request between reconciles:
 //! expectations of our own writes, and the failures in a row.
 
+pub mod foreign_secrets;
 pub mod request_state;
 pub mod requests;
 

@@ -18,7 +18,7 @@ use super::render::{Rendered, is_request};
 use super::{request_key, target_key};
 use crate::api::{FIELD_MANAGER, ObjectKey, annotations, conditions::reason};
 use crate::controller::cache::Cache;
-use crate::controller::watch::foreign_secrets::ForeignSecrets;
+use crate::controller::cache::foreign_secrets::ForeignSecrets;
 use crate::kubernetes::error::{KubeError, code};
 use crate::kubernetes::partial_metadata::for_metadata;
 use crate::kubernetes::secret::{SecretContent, read_secret};

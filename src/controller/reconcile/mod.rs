@@ -43,8 +43,8 @@ pub(super) async fn reconcile(key: ObjectKey, ctx: Arc<Context>, mut permit: Per
     // At the level of errors, so that each line of the reconcile has the number.
     let span = tracing::error_span!("reconcile", id = RECONCILES.fetch_add(1, Ordering::Relaxed));
     let reconcile = async {
-        let snapshot = Snapshot::load(&ctx.requests, &ctx.index, key, ctx.clock.now())?;
-        if ctx.index.is_ending(snapshot.key.namespace()) {
+        let snapshot = Snapshot::load(&ctx.requests, &ctx.cache, key, ctx.clock.now())?;
+        if ctx.cache.is_ending(snapshot.key.namespace()) {
             return None;
         }
         let started = Instant::now();
@@ -57,12 +57,12 @@ pub(super) async fn reconcile(key: ObjectKey, ctx: Arc<Context>, mut permit: Per
 
 /// Plans and acts until the planner asks for nothing more.
 async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Reconciled {
-    let mut inputs = match Inputs::gather(&ctx.index, &ctx.grants, &ctx.settings, snapshot) {
+    let mut inputs = match Inputs::gather(&ctx.cache, &ctx.grants, &ctx.settings, snapshot) {
         Ok(inputs) => inputs,
         Err(error) => return Reconciled::invalid(&error),
     };
     let (issuer, history) = (ctx.issuer(), snapshot.history());
-    let mut secret = Observation::Cached(ctx.index.secret(&inputs.target));
+    let mut secret = Observation::Cached(ctx.cache.secret(&inputs.target));
     let (acted, token) = loop {
         let Inputs { request, facts, .. } = &inputs;
         let token = || inputs.current_token(snapshot, &secret);
@@ -72,7 +72,7 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
             Plan::Read => match issuer.read(request, history).await {
                 Ok(read) => {
                     secret = read;
-                    inputs.facts = inputs.facts.after_read(snapshot.standing(&ctx.index));
+                    inputs.facts = inputs.facts.after_read(snapshot.standing(&ctx.cache));
                     continue;
                 }
                 Err(error) => (Err(error), token()),
@@ -120,11 +120,11 @@ async fn guarded(ctx: &Context, attempt: impl Future<Output = Reconciled>) -> Re
 
 /// What an attempt came to that was aborted: a failure of its own, with what is known without it.
 fn aborted(ctx: &Context, snapshot: &Snapshot, error: KubeError) -> Reconciled {
-    match Inputs::gather(&ctx.index, &ctx.grants, &ctx.settings, snapshot) {
+    match Inputs::gather(&ctx.cache, &ctx.grants, &ctx.settings, snapshot) {
         Ok(inputs) => {
-            let secret = Observation::Cached(ctx.index.secret(&inputs.target));
+            let secret = Observation::Cached(ctx.cache.secret(&inputs.target));
             let token = inputs.current_token(snapshot, &secret);
-            let failure = inputs.failed(&ctx.index, snapshot, &error.into(), token, ctx.clock.now());
+            let failure = inputs.failed(&ctx.cache, snapshot, &error.into(), token, ctx.clock.now());
             inputs.reconciled(failure)
         }
         Err(error) => Reconciled::invalid(&error),

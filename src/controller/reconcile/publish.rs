@@ -32,7 +32,7 @@ pub(super) async fn publish(
 ) -> Option<Duration> {
     let (outcome, key) = (&reconciled.outcome, &snapshot.key);
     // Nothing can be written in a namespace that is terminating.
-    if ctx.index.is_ending(key.namespace()) {
+    if ctx.cache.is_ending(key.namespace()) {
         return None;
     }
     let now = ctx.clock.now();
@@ -82,7 +82,7 @@ fn count(
     ctx.metrics
         .set_request(&snapshot.key, metrics::RequestState::new(next, suspended), now);
     // Checked after that: a watch that sees the deletion later removes the request from the metrics itself.
-    if !ctx.index.is_current(&snapshot.key, snapshot.uid()) {
+    if !ctx.cache.is_current(&snapshot.key, snapshot.uid()) {
         ctx.metrics.remove_request(&snapshot.key, now);
     }
 }
@@ -91,7 +91,7 @@ fn count(
 async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) -> Result<bool, KubeError> {
     let (key, uid) = (&snapshot.key, snapshot.uid());
     // The request was deleted or recreated meanwhile; do not write this status to its successor.
-    if !ctx.index.is_current(key, uid) {
+    if !ctx.cache.is_current(key, uid) {
         return Ok(false);
     }
     let meta = &snapshot.object.metadata;
@@ -106,7 +106,7 @@ async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) 
     let Some(written) = written else {
         return Ok(false);
     };
-    ctx.index.remember(key, uid, |state| {
+    ctx.cache.remember(key, uid, |state| {
         state.status = Some(WrittenStatus::new(written, next.clone()));
         state.failed_publishes = 0;
     });
@@ -126,7 +126,7 @@ async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) 
 /// The delay after a status that was not written.
 fn retry_of_status(ctx: &Context, snapshot: &Snapshot, error: &KubeError) -> SignedDuration {
     let attempts = snapshot.state.failed_publishes.saturating_add(1);
-    ctx.index.remember(&snapshot.key, snapshot.uid(), |state| {
+    ctx.cache.remember(&snapshot.key, snapshot.uid(), |state| {
         state.failed_publishes = attempts;
     });
     let retry = Retry {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -12,61 +12,21 @@ use kube::Api;
 use kube::api::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
-use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::controller::Context;
 use crate::controller::cache::ObjectKey;
 use crate::controller::watch::{Enqueuer, WATCH_SECONDS, WatchBackoff};
-use crate::sync::lock;
 
-/// Most watches at once. Further Secrets are only looked at again by the schedule of failures.
-const MAX_WATCHES: usize = 100;
 /// How often it is asked whether a request still wants the Secret, which costs no call.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
-
-/// The Secrets that stand in the way, each with the resourceVersion that was found.
-#[derive(Debug, Default)]
-pub struct ForeignSecrets {
-    found: Mutex<HashMap<ObjectKey, String>>,
-    changed: Notify,
-}
-
-impl ForeignSecrets {
-    /// The Secret `key` was found to be somebody else's as of `resource_version`.
-    pub fn add(&self, key: ObjectKey, resource_version: &str) {
-        let mut found = lock(&self.found);
-        let full = found.len() >= MAX_WATCHES && !found.contains_key(&key);
-        if !full && found.insert(key, resource_version.to_owned()).is_none() {
-            self.changed.notify_one();
-        }
-    }
-
-    /// The Secret `key` is in nobody's way any more.
-    pub fn remove(&self, key: &ObjectKey) {
-        let mut found = lock(&self.found);
-        if found.remove(key).is_some() {
-            self.changed.notify_one();
-        }
-    }
-
-    fn keys(&self) -> Vec<ObjectKey> {
-        let found = lock(&self.found);
-        found.keys().cloned().collect()
-    }
-
-    fn is_known(&self, key: &ObjectKey, resource_version: Option<&String>) -> bool {
-        let found = lock(&self.found);
-        found.get(key) == resource_version
-    }
-}
 
 /// Keeps one watch for each obstacle.
 pub(crate) async fn watch(ctx: Arc<Context>, triggers: Enqueuer) {
     let mut watches = JoinSet::new();
     let mut running: HashMap<ObjectKey, AbortHandle> = HashMap::new();
     loop {
-        let wanted = ctx.obstacles.keys();
+        let wanted = ctx.foreign_secrets.keys();
         running.retain(|key, watch| {
             let keep = wanted.contains(key);
             if !keep {
@@ -80,7 +40,7 @@ pub(crate) async fn watch(ctx: Arc<Context>, triggers: Enqueuer) {
                 .or_insert_with(|| watches.spawn(one(ctx.clone(), triggers.clone(), key)));
         }
         tokio::select! {
-            () = ctx.obstacles.changed.notified() => {}
+            () = ctx.foreign_secrets.changed() => {}
             Some(_) = watches.join_next() => {}
         }
     }
@@ -98,8 +58,8 @@ async fn one(ctx: Arc<Context>, triggers: Enqueuer, key: ObjectKey) {
         let event = tokio::select! {
             event = stream.next() => event,
             _ = asked.tick() => {
-                if ctx.index.claimants(&key).is_empty() {
-                    ctx.obstacles.remove(&key);
+                if ctx.cache.claimants(&key).is_empty() {
+                    ctx.foreign_secrets.remove(&key);
                 }
                 continue;
             }
@@ -120,8 +80,8 @@ async fn one(ctx: Arc<Context>, triggers: Enqueuer, key: ObjectKey) {
             Some(Err(_)) => continue,
             None => return,
         };
-        if !ctx.obstacles.is_known(&key, shown.as_ref()) {
-            for claimant in ctx.index.claimants(&key) {
+        if !ctx.foreign_secrets.is_current(&key, shown.as_ref()) {
+            for claimant in ctx.cache.claimants(&key) {
                 triggers.request(claimant);
             }
         }

@@ -131,7 +131,7 @@ pub(crate) async fn requests(ctx: Arc<Context>, scope: String, triggers: Enqueue
             Ok(event) => event,
             Err(error) => {
                 if matches!(error, watcher::Error::WatchStartFailed(_)) {
-                    ctx.index.requests_behind(&scope);
+                    ctx.cache.requests_behind(&scope);
                 }
                 failed("idtokenrequests", &watch_problem(&error));
                 continue;
@@ -161,7 +161,7 @@ pub(crate) async fn requests(ctx: Arc<Context>, scope: String, triggers: Enqueue
         match event {
             watcher::Event::Init => {
                 listed.clear();
-                ctx.index.requests_listing(&scope);
+                ctx.cache.requests_listing(&scope);
             }
             watcher::Event::InitApply(object) => {
                 let (key, affected) = taken_in(&ctx, object);
@@ -170,7 +170,7 @@ pub(crate) async fn requests(ctx: Arc<Context>, scope: String, triggers: Enqueue
             }
             watcher::Event::InitDone => {
                 ctx.requests.keep_only(&scope, &listed);
-                waiting.extend(ctx.index.requests_listed(&scope, &listed));
+                waiting.extend(ctx.cache.requests_listed(&scope, &listed));
                 ctx.metrics.retain_requests(&scope, &listed, Timestamp::now());
                 listed = HashSet::new();
                 waiting.drain().for_each(|key| triggers.request(key));
@@ -210,14 +210,14 @@ fn taken_in(ctx: &Context, object: IdTokenRequest) -> (ObjectKey, Vec<ObjectKey>
     }
     // The store first: what the index forgets since the watch has caught up is there then.
     let (key, object) = ctx.requests.put(key, object);
-    let affected = ctx.index.request_applied(&key, &object);
+    let affected = ctx.cache.request_applied(&key, &object);
     (key, affected)
 }
 
 fn dropped(ctx: &Context, key: &ObjectKey) -> Vec<ObjectKey> {
     ctx.requests.remove(key);
     // The index first: a reconcile under way asks it before it adds to the metrics.
-    let affected = ctx.index.request_deleted(key);
+    let affected = ctx.cache.request_deleted(key);
     ctx.metrics.remove_request(key, Timestamp::now());
     affected
 }
@@ -234,7 +234,7 @@ pub(crate) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Enqueuer
         if let Some(request) = &meta.request {
             triggers.request(ObjectKey::new(key.namespace(), request));
         }
-        for claimant in ctx.index.claimants(key) {
+        for claimant in ctx.cache.claimants(key) {
             triggers.request(claimant);
         }
     };
@@ -242,18 +242,18 @@ pub(crate) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Enqueuer
     while let Some(event) = stream.next().await {
         note(&mut telling, &event);
         match event {
-            Ok(watcher::Event::Init) => ctx.index.secrets_listing(&scope),
+            Ok(watcher::Event::Init) => ctx.cache.secrets_listing(&scope),
             Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
                 let (key, meta) = (
                     ObjectKey::of(&secret.metadata),
                     SecretSummary::from(&secret.metadata),
                 );
-                if ctx.index.secret_applied(key.clone(), &meta) {
+                if ctx.cache.secret_applied(key.clone(), &meta) {
                     concerned(&key, &meta);
                 }
             }
             Ok(watcher::Event::InitDone) => {
-                for (key, meta) in ctx.index.secrets_listed(&scope) {
+                for (key, meta) in ctx.cache.secrets_listed(&scope) {
                     concerned(&key, &meta);
                 }
                 fill(&filled, CacheKind::Secrets(scope.clone()));
@@ -264,7 +264,7 @@ pub(crate) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Enqueuer
                     SecretSummary::from(&secret.metadata),
                 );
                 // Also where it was unknown: a request may wait for somebody else's Secret to go.
-                ctx.index.secret_deleted(&key, &meta.resource_version);
+                ctx.cache.secret_deleted(&key, &meta.resource_version);
                 concerned(&key, &meta);
             }
             Err(error) => failed("secrets", &watch_problem(&error)),
@@ -412,7 +412,7 @@ pub(crate) async fn namespaces(ctx: Arc<Context>, triggers: Enqueuer, filled: Sy
     live(api, "namespaces", telling, |event| {
         match event {
             Live::Listed(namespaces) => {
-                ctx.index.namespaces_listed(
+                ctx.cache.namespaces_listed(
                     namespaces
                         .iter()
                         .filter(|namespace| is_ending(namespace))
@@ -424,7 +424,7 @@ pub(crate) async fn namespaces(ctx: Arc<Context>, triggers: Enqueuer, filled: Sy
                 triggers.everything();
             }
             Live::Applied(namespace) => {
-                ctx.index
+                ctx.cache
                     .namespace_ends(&namespace.name_any(), is_ending(&namespace));
                 let (name, labels) = labels(namespace);
                 if ctx.grants.set_namespace(&name, Some(labels)) {
@@ -432,7 +432,7 @@ pub(crate) async fn namespaces(ctx: Arc<Context>, triggers: Enqueuer, filled: Sy
                 }
             }
             Live::Deleted(namespace) => {
-                ctx.index.namespace_ends(&namespace.name_any(), false);
+                ctx.cache.namespace_ends(&namespace.name_any(), false);
                 ctx.grants.set_namespace(&namespace.name_any(), None);
             }
             Live::Alive => {}
