@@ -15,7 +15,7 @@ use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::clock::Clock;
 use crate::controller::{
     self, Context,
-    cache::{Cache, foreign_secrets::ForeignSecrets, requests::RequestCache},
+    cache::{Cache, foreign_secrets::ForeignSecrets},
     issue::federation::FederatedTokens,
 };
 use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter};
@@ -194,7 +194,6 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         events: EventRecorder::new(client.clone(), std::env::var("HOSTNAME").ok(), metrics.clone()),
         client,
         minter,
-        requests: RequestCache::default(),
         cache: Cache::default(),
         foreign_secrets: ForeignSecrets::default(),
         grants,

@@ -24,7 +24,7 @@ pub(crate) async fn tell(ctx: &Context) {
     let mut failing = false;
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let Some(allowed) = ctx.cache.allowed() else {
+        let Some(allowed) = ctx.cache.allowed_request_counts() else {
             continue;
         };
         let mut fault = None;

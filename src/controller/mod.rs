@@ -29,7 +29,6 @@ use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::request as validate;
 use crate::shard;
-use cache::requests as store;
 use issue::Issuer;
 use issue::federation as federate;
 use issue::write::SecretWriter;
@@ -69,8 +68,6 @@ pub struct Context {
     pub client: Client,
     /// Client of Google's endpoints.
     pub minter: Minter,
-    /// The requests as the watches show them.
-    pub requests: store::RequestCache,
     /// What is known of requests and Secrets.
     pub cache: cache::Cache,
     /// Secrets of other clients that block a request.
@@ -171,18 +168,18 @@ pub async fn run(
             }
         } => {}
     }
-    let (requests, secrets) = ctx.cache.sizes();
+    let (requests, secrets) = ctx.cache.len();
     tracing::info!(requests, secrets, "the caches are filled");
     synced.send_replace(true);
     ctx.metrics.set_synced();
 
     let start = |key: &ObjectKey, turn| {
-        let there = ctx.requests.holds(key);
+        let there = ctx.cache.has_request(key);
         there.then(|| reconcile::reconcile(key.clone(), ctx.clone(), turn))
     };
     let keys = |scope: &Scope| match scope {
-        Scope::Everything => ctx.requests.keys(None),
-        Scope::Namespace(name) => ctx.requests.keys(Some(name)),
+        Scope::Everything => ctx.cache.request_keys(""),
+        Scope::Namespace(name) => ctx.cache.request_keys(name),
     };
     let ended = loop {
         if let Some(elector) = &mut elector {
@@ -192,7 +189,7 @@ pub async fn run(
                 () = desk.idle() => {}
                 () = elector.acquire() => {}
             }
-            ctx.cache.take_over();
+            ctx.cache.reset_for_leadership();
         }
         ctx.metrics.set_leader(true, Timestamp::now());
         let ended = tokio::select! {

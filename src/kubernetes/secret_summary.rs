@@ -1,4 +1,4 @@
-//! What is known of a Secret without its data, and its compact form for the cache.
+//! What is known of a Secret without its data.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -56,97 +56,44 @@ impl From<&ObjectMeta> for SecretSummary {
     }
 }
 
-/// A [`SecretSummary`] as one text, since every Secret of ours is cached: its resourceVersion, a line feed, and the rest as JSON, which has
-/// none.
-#[derive(Debug)]
-pub(crate) struct CompactSummary(Box<str>);
-
-/// All but the resourceVersion.
-type Rest = (String, [Option<String>; 6], [Option<Timestamp>; 2], [bool; 2]);
-
-impl CompactSummary {
-    pub(crate) fn new(meta: &SecretSummary) -> Self {
-        let rest = (
-            &meta.uid,
-            [
-                &meta.request,
-                &meta.request_uid,
-                &meta.token_hash,
-                &meta.render_hash,
-                &meta.digest,
-                &meta.handled_renew,
-            ],
-            [meta.issued, meta.expires],
-            [meta.managed, meta.adopted],
-        );
-        // Texts, times and booleans can always be written.
-        let rest = serde_json::to_string(&rest).unwrap_or_default();
-        Self(format!("{}\n{rest}", meta.resource_version).into())
-    }
-
-    fn split(&self) -> (&str, &str) {
-        self.0.rsplit_once('\n').unwrap_or_default()
-    }
-
-    /// `metadata.resourceVersion`.
-    pub(crate) fn resource_version(&self) -> &str {
-        self.split().0
-    }
-
-    /// What was packed.
-    pub(crate) fn unpack(&self) -> Option<SecretSummary> {
-        let (version, rest) = self.split();
-        let (uid, texts, times, flags): Rest = serde_json::from_str(rest).ok()?;
-        let [
-            request,
-            request_uid,
-            token_hash,
-            render_hash,
-            digest,
-            handled_renew,
-        ] = texts;
-        let ([issued, expires], [managed, adopted]) = (times, flags);
-        Some(SecretSummary {
-            uid,
-            resource_version: version.to_owned(),
-            request,
-            request_uid,
-            token_hash,
-            render_hash,
-            digest,
-            issued,
-            expires,
-            managed,
-            adopted,
-            handled_renew,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::fixtures::at;
 
     #[test]
-    fn what_is_packed_comes_back() {
-        let full = SecretSummary {
-            uid: "u".to_owned(),
-            resource_version: "odd\n7".to_owned(),
-            request: Some("a".to_owned()),
-            request_uid: Some("\"\n\u{0}".to_owned()),
-            token_hash: Some("t".to_owned()),
-            render_hash: Some("r".to_owned()),
-            digest: Some("d".to_owned()),
-            issued: "2026-01-01T00:00:00.123456789Z".parse().ok(),
-            expires: "2026-01-01T01:00:00Z".parse().ok(),
+    fn a_summary_has_our_annotations() {
+        let meta: ObjectMeta = serde_json::from_value(json!({
+            "uid": "u", "resourceVersion": "5",
+            "labels": {(LABEL_MANAGED_BY): MANAGED_BY},
+            "annotations": {
+                (annotations::REQUEST): "billing", (annotations::REQUEST_UID): "r", (annotations::TOKEN_HASH): "t",
+                (annotations::RENDER_HASH): "h", (annotations::DIGEST): "d", (annotations::ADOPTED): "true",
+                (annotations::ISSUED): "2027-01-15T08:00:00Z", (annotations::EXPIRES): "no time",
+            },
+            "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "o"}],
+        }))
+        .unwrap();
+        let text = |text: &str| Some(text.to_owned());
+        let expected = SecretSummary {
+            handled_renew: None,
+            uid: "u".into(),
+            resource_version: "5".into(),
+            request: text("billing"),
+            request_uid: text("r"),
+            token_hash: text("t"),
+            render_hash: text("h"),
+            digest: text("d"),
+            issued: Some(at(1_800_000_000)),
+            expires: None,
             managed: true,
             adopted: true,
-            handled_renew: Some("h".to_owned()),
         };
-        for meta in [full, SecretSummary::default()] {
-            let packed = CompactSummary::new(&meta);
-            assert_eq!(packed.resource_version(), meta.resource_version);
-            assert_eq!(packed.unpack(), Some(meta));
-        }
+        assert_eq!(SecretSummary::from(&meta), expected);
+        let other_label: ObjectMeta =
+            serde_json::from_value(json!({"labels": {(LABEL_MANAGED_BY): "Helm"}})).unwrap();
+        assert_eq!(SecretSummary::from(&other_label), SecretSummary::default());
     }
 }

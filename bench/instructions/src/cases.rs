@@ -32,7 +32,7 @@ const fn case(name: &'static str, what: &'static str, run: fn(&Inputs)) -> Case 
 
 pub(crate) const CASES: [Case; 20] = [
     case("store/get", "a request from the cache", |i| {
-        black_box(i.store.get(&i.key));
+        black_box(i.cache.snapshot(&i.key));
     }),
     case("validate", "the spec, its defaults and its two hashes", |i| {
         let _ = black_box(validate(&i.object));
@@ -160,7 +160,7 @@ fn renew(i: &Inputs) -> Option<(String, Value)> {
 
 /// The phases up to the plan.
 fn begin(i: &Inputs, now: Timestamp) -> Option<(ValidRequest, Plan<'_>)> {
-    let object = i.store.get(&i.key)?;
+    let (object, _) = i.cache.snapshot(&i.key)?;
     let request = validate(&object).ok()?;
     let allowed = i
         .grants
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn each_case_takes_its_path() -> Result<(), Box<dyn Error>> {
         let i = Inputs::new()?;
-        assert!(i.store.get(&i.key).is_some());
+        assert!(i.cache.snapshot(&i.key).is_some());
         assert!(matches!(decide(&i, &i.request, &i.facts, i.early), Plan::Keep(_)));
         assert_eq!(
             decide(&i, &i.request, &i.facts, i.late),

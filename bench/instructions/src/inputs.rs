@@ -9,7 +9,7 @@ use idtoken_operator::api::v1alpha1::{
     GrantRef, IdTokenRequest, IdTokenRequestStatus, SecretStatus, TokenStatus,
 };
 use idtoken_operator::classify::ErrorClass;
-use idtoken_operator::controller::cache::requests::RequestCache;
+use idtoken_operator::controller::cache::Cache;
 use idtoken_operator::controller::issue::observation::Observation;
 use idtoken_operator::controller::issue::render::{Rendered, render};
 use idtoken_operator::controller::reconcile::outcome::{CurrentToken, Outcome, Reconciled};
@@ -39,7 +39,7 @@ const GRANTS: usize = 1000;
 pub(crate) struct Inputs {
     pub(crate) key: ObjectKey,
     /// Contains `object`.
-    pub(crate) store: RequestCache,
+    pub(crate) cache: Cache,
     /// The request as the API server sends it, with its status.
     pub(crate) object: IdTokenRequest,
     pub(crate) status: IdTokenRequestStatus,
@@ -110,11 +110,11 @@ impl Inputs {
             ..object
         };
         let key = ObjectKey::new(&request.namespace, &request.name);
-        let store = RequestCache::default();
-        store.put(key.clone(), object.clone());
+        let cache = Cache::default();
+        cache.upsert_request(object.clone());
         Ok(Self {
             key,
-            store,
+            cache,
             object,
             status,
             grants: grants()?,

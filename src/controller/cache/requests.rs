@@ -1,174 +1,200 @@
-//! The requests as the watches show them, each as the compressed JSON of what a phase reads. Decoding costs microseconds when one is
-//! worked on; kube's types in its place would take ten times the memory all the time.
+//! What is cached of each request: the object, the fingerprint of its spec, and its state between reconciles.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use lz4_flex::block::{compress_prepend_size_with_dict, decompress_size_prepended_with_dict};
+use jiff::Timestamp;
 
+use super::compressed_request::CompressedRequest;
+use super::relist::Relists;
+use super::request_state::RequestState;
 use crate::api::v1alpha1::IdTokenRequest;
-use crate::api::{LABEL_SHARD, annotations};
-use crate::controller::cache::ObjectKey;
-use crate::sync::{read, write};
+use crate::api::{ObjectKey, annotations};
+use crate::kubernetes::resource_version::is_older;
 
-/// What most requests say alike, so that each holds only in what it differs: LZ4's dictionary, whose end is cheapest to refer to
-/// (<https://github.com/lz4/lz4/blob/v1.10.0/doc/lz4_Block_format.md>).
-const USUAL: &[u8] = include_bytes!("lz4-dictionary.json");
-
-/// The requests that are cached.
+/// The cached requests.
 #[derive(Debug, Default)]
-pub struct RequestCache(RwLock<HashMap<ObjectKey, Box<[u8]>>>);
+pub(super) struct Requests {
+    all: HashMap<ObjectKey, Box<CachedRequest>>,
+    pub(super) relists: Relists,
+    /// The lists of grants that allow requests. Many requests share one.
+    grants: HashSet<Arc<[String]>>,
+}
 
-impl RequestCache {
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<ObjectKey, Box<[u8]>>> {
-        read(&self.0)
+#[derive(Debug)]
+pub(super) struct CachedRequest {
+    pub(super) fingerprint: SpecFingerprint,
+    pub(super) object: CompressedRequest,
+    pub(super) state: RequestState,
+    /// Whether the Secret is to be read before the next issue.
+    pub(super) needs_read: bool,
+}
+
+/// What a change of the spec or a renew request changes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SpecFingerprint {
+    pub(super) uid: Arc<str>,
+    pub(super) generation: i64,
+    renew: Option<Box<str>>,
+    pub(super) created: Option<Timestamp>,
+    /// The Secret that the request claims.
+    pub(super) target: ObjectKey,
+}
+
+impl SpecFingerprint {
+    /// The fingerprint of `object`, which claims the Secret `target`.
+    pub(super) fn new(object: &IdTokenRequest, target: ObjectKey) -> Self {
+        let meta = &object.metadata;
+        let renew = meta
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(annotations::RENEW));
+        Self {
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
+            generation: meta.generation.unwrap_or_default(),
+            renew: renew.map(|renew| renew.as_str().into()),
+            created: meta.creation_timestamp.as_ref().map(|time| time.0),
+            target,
+        }
+    }
+}
+
+impl Requests {
+    /// `key` as it is stored, if it is, so that its text is in memory once.
+    pub(super) fn intern(&self, key: ObjectKey) -> ObjectKey {
+        let stored = self.all.get_key_value(&key);
+        stored.map_or(key, |(stored, _)| stored.clone())
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<ObjectKey, Box<[u8]>>> {
-        write(&self.0)
+    /// The request `key`.
+    pub(super) fn get(&self, key: &ObjectKey) -> Option<&CachedRequest> {
+        self.all.get(key).map(|cached| &**cached)
     }
 
-    /// Takes in a request as a list or watch shows it; gives back its key as it is held and what is kept of it.
-    pub fn put(&self, key: ObjectKey, mut object: IdTokenRequest) -> (ObjectKey, IdTokenRequest) {
-        object.metadata = kept(object.metadata);
-        match serde_json::to_vec(&object) {
-            Ok(json) => {
-                let packed = compress_prepend_size_with_dict(&json, USUAL);
-                let mut all = self.write();
-                let key = all.get_key_value(&key).map_or(key, |(held, _)| held.clone());
-                all.insert(key.clone(), packed.into());
-                (key, object)
+    /// The request `key`, if it has this UID.
+    pub(super) fn current(&self, key: &ObjectKey, uid: &str) -> Option<&CachedRequest> {
+        self.get(key).filter(|cached| *cached.fingerprint.uid == *uid)
+    }
+
+    /// The request `key`, if it has this UID.
+    pub(super) fn current_mut(&mut self, key: &ObjectKey, uid: &str) -> Option<&mut CachedRequest> {
+        let cached = self.all.get_mut(key)?;
+        (*cached.fingerprint.uid == *uid).then_some(cached)
+    }
+
+    /// The requests of `scope`, a namespace or empty for all.
+    pub(super) fn keys(&self, scope: &str) -> Vec<ObjectKey> {
+        let keys = self.all.keys().filter(|key| key.is_in(scope));
+        keys.cloned().collect()
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Records that a watch or list shows the request `key` at `resource_version`. Returns whether it was rolled back: a list shows it older
+    /// than our last write of its status, as after a restore of etcd. The state of its status is dropped then.
+    pub(super) fn observe_version(&mut self, key: &ObjectKey, uid: &str, resource_version: &str) -> bool {
+        let listed = self.relists.record(key);
+        let Some(CachedRequest { state, .. }) = self.current_mut(key, uid) else {
+            return false;
+        };
+        let Some(status) = &mut state.status else {
+            return false;
+        };
+        if !is_older(resource_version, &status.resource_version) {
+            status.unseen = None;
+            return false;
+        }
+        let rolled_back = listed && !status.since_relist;
+        if rolled_back {
+            state.status = None;
+            state.handled_renew = None;
+        }
+        rolled_back
+    }
+
+    /// Stores a request. Its state is kept if it has the same UID as before.
+    pub(super) fn insert(&mut self, key: ObjectKey, fingerprint: SpecFingerprint, object: CompressedRequest) {
+        match self.current_mut(&key, &fingerprint.uid) {
+            Some(cached) => {
+                cached.fingerprint = fingerprint;
+                cached.object = object;
             }
-            // What was decoded from JSON can be written as JSON; were it not so, it must not be taken for what it was before.
-            Err(error) => {
-                tracing::error!(
-                    namespace = key.namespace(),
-                    name = key.name(),
-                    "the request cannot be kept: {error}"
-                );
-                self.remove(&key);
-                (key, object)
+            None => {
+                let cached = CachedRequest {
+                    fingerprint,
+                    object,
+                    state: RequestState::default(),
+                    needs_read: false,
+                };
+                self.all.insert(key, Box::new(cached));
             }
         }
     }
 
-    /// Drops a request.
-    pub fn remove(&self, key: &ObjectKey) {
-        self.write().remove(key);
+    /// Removes the request `key`. Returns its fingerprint.
+    pub(super) fn remove(&mut self, key: &ObjectKey) -> Option<SpecFingerprint> {
+        self.all.remove(key).map(|cached| cached.fingerprint)
     }
 
-    /// Drops every request of `scope`, a namespace or all where empty, that `alive` does not hold.
-    pub fn keep_only(&self, scope: &str, alive: &HashSet<ObjectKey>) {
-        let mut all = self.write();
-        all.retain(|key, _| !key.is_in(scope) || alive.contains(key));
-        all.shrink_to_fit();
-    }
-
-    /// The request `key`, as last shown.
-    pub fn get(&self, key: &ObjectKey) -> Option<IdTokenRequest> {
-        let json = decompress_size_prepended_with_dict(self.read().get(key)?, USUAL).ok()?;
-        serde_json::from_slice(&json).ok()
-    }
-
-    /// Whether there is a request `key`.
-    pub fn holds(&self, key: &ObjectKey) -> bool {
-        self.read().contains_key(key)
-    }
-
-    /// The requests of `namespace`, or all where none is named.
-    pub fn keys(&self, namespace: Option<&str>) -> Vec<ObjectKey> {
-        let all = self.read();
-        let within = all
-            .keys()
-            .filter(|key| namespace.is_none_or(|name| key.namespace() == name));
-        within.cloned().collect()
-    }
-}
-
-/// The metadata that a phase or an event reads.
-fn kept(metadata: ObjectMeta) -> ObjectMeta {
-    let only = |all: Option<std::collections::BTreeMap<String, String>>, key: &str| {
-        let value = all?.remove(key)?;
-        Some([(key.to_owned(), value)].into())
-    };
-    ObjectMeta {
-        name: metadata.name,
-        namespace: metadata.namespace,
-        uid: metadata.uid,
-        resource_version: metadata.resource_version,
-        generation: metadata.generation,
-        creation_timestamp: metadata.creation_timestamp,
-        deletion_timestamp: metadata.deletion_timestamp,
-        annotations: only(metadata.annotations, annotations::RENEW),
-        labels: only(metadata.labels, LABEL_SHARD),
-        ..ObjectMeta::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn key(namespace: &str, name: &str) -> ObjectKey {
-        ObjectKey::new(namespace, name)
-    }
-
-    fn object(name: &str) -> IdTokenRequest {
-        serde_json::from_value(json!({
-            "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest",
-            "metadata": {
-                "name": name, "namespace": "shop", "uid": "u", "resourceVersion": "7", "generation": 3,
-                "creationTimestamp": "2026-01-01T00:00:00Z",
-                "labels": {"app": "billing"},
-                "annotations": {(annotations::RENEW): "1", "other": "2"},
-                "managedFields": [{"manager": "kubectl"}],
-            },
-            "spec": {"audience": "https://a.run.app", "target": {"template": {"data": {"header": "$(token)"}}}},
-            "status": {"observedGeneration": 3, "renewalTime": "2026-01-01T00:30:00Z"},
-        }))
-        .unwrap()
-    }
-
-    #[test]
-    fn what_a_phase_reads_comes_back_and_the_rest_does_not() {
-        let store = RequestCache::default();
-        store.put(key("shop", "a"), object("a"));
-        let found = store.get(&key("shop", "a")).unwrap();
-        let mut expected = object("a");
-        expected.metadata.managed_fields = None;
-        expected.metadata.labels = None;
-        expected.metadata.annotations.as_mut().unwrap().remove("other");
-        assert_eq!(
-            serde_json::to_value(&found).unwrap(),
-            serde_json::to_value(&expected).unwrap()
-        );
-        assert_eq!(store.get(&key("shop", "b")).map(|_| ()), None);
-    }
-
-    #[test]
-    fn what_most_requests_say_alike_is_held_once() {
-        let store = RequestCache::default();
-        let whole = serde_json::to_vec(&object("a")).unwrap().len();
-        store.put(key("shop", "a"), object("a"));
-        let held = store.read()[&key("shop", "a")].len();
-        assert!(held * 2 < whole, "{held} of {whole} bytes");
-    }
-
-    #[test]
-    fn a_list_drops_what_it_lacks_in_its_scope_only() {
-        let store = RequestCache::default();
-        for place in [key("shop", "a"), key("shop", "b"), key("bank", "a")] {
-            store.put(place, object("a"));
+    /// Starts a relist of `scope`. It shows every status that was written before now.
+    pub(super) fn begin_relist(&mut self, scope: &str) {
+        self.relists.begin(scope);
+        for (_, cached) in self.all.iter_mut().filter(|(key, _)| key.is_in(scope)) {
+            if let Some(status) = &mut cached.state.status {
+                status.since_relist = false;
+            }
         }
-        store.keep_only("shop", &[key("shop", "b")].into());
-        assert!(!store.holds(&key("shop", "a")));
-        assert_eq!(store.keys(Some("bank")), [key("bank", "a")]);
-        store.keep_only("", &[key("bank", "a")].into());
-        assert_eq!(store.keys(None), [key("bank", "a")]);
-        store.remove(&key("bank", "a"));
-        assert!(store.keys(None).is_empty());
+    }
+
+    /// Ends the relist of `scope`. Returns the requests that are gone, which are still stored.
+    pub(super) fn end_relist(&mut self, scope: &str) -> Vec<ObjectKey> {
+        let Some(relist) = self.relists.end(scope) else {
+            return Vec::new();
+        };
+        let gone = self.all.keys().filter(|key| relist.lacks(key));
+        gone.cloned().collect()
+    }
+
+    /// Frees memory that removed requests left.
+    pub(super) fn shrink(&mut self) {
+        self.all.shrink_to_fit();
+        self.grants.retain(|grants| Arc::strong_count(grants) > 1);
+    }
+
+    /// Drops the state of all requests. The Secret of each is to be read before the next issue.
+    pub(super) fn reset(&mut self) {
+        for cached in self.all.values_mut() {
+            cached.state = RequestState::default();
+            cached.needs_read = true;
+        }
+    }
+
+    /// Records the names of the IdTokenGrants that allow the request `key`.
+    pub(super) fn record_allowing_grants(&mut self, key: &ObjectKey, uid: &str, grants: &[String]) {
+        let shared = self.grants.get(grants).cloned().unwrap_or_else(|| {
+            let shared: Arc<[String]> = grants.into();
+            self.grants.insert(shared.clone());
+            shared
+        });
+        if let Some(cached) = self.current_mut(key, uid) {
+            cached.state.allowing_grants = Some(shared);
+        }
+    }
+
+    /// How many requests each IdTokenGrant allows; none before every request has been reconciled.
+    pub(super) fn allowed_request_counts(&self) -> Option<HashMap<String, i64>> {
+        let mut counts = HashMap::new();
+        for cached in self.all.values() {
+            for grant in cached.state.allowing_grants.as_ref()?.iter() {
+                match counts.get_mut(grant) {
+                    Some(count) => *count += 1,
+                    None => drop(counts.insert(grant.clone(), 1)),
+                }
+            }
+        }
+        Some(counts)
     }
 }

@@ -1,321 +1,405 @@
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use proptest::prelude::*;
 use serde_json::json;
 
+use super::request_state::WrittenStatus;
 use super::*;
+use crate::api::annotations;
 use crate::api::v1alpha1::IdTokenRequestStatus;
-use crate::api::{LABEL_MANAGED_BY, MANAGED_BY};
-use crate::controller::cache::request_state::WrittenStatus;
 use crate::fixtures::{at, object};
 
 fn key(name: &str) -> ObjectKey {
     ObjectKey::new("shop", name)
 }
 
-fn secret(version: &str) -> SecretSummary {
-    SecretSummary {
-        resource_version: version.into(),
-        ..SecretSummary::default()
-    }
-}
-
-/// A request named `name` for the Secret `target`, created `created` seconds after another.
-fn wanting(name: &str, uid: &str, target: &str, created: i64) -> IdTokenRequest {
+/// The request `name` for the Secret `target`, created at `created` seconds.
+fn request(name: &str, uid: &str, target: &str, created: i64) -> IdTokenRequest {
     let mut request = object(json!({"target": {"name": target}}));
     request.metadata.name = Some(name.into());
     request.metadata.uid = Some(uid.into());
-    request.metadata.creation_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(created)));
+    request.metadata.creation_timestamp = Some(Time(at(created)));
     request
 }
 
-fn names(keys: Vec<ObjectKey>) -> Vec<String> {
-    keys.iter().map(|key| key.name().to_owned()).collect()
+fn upsert(cache: &Cache, request: &IdTokenRequest) -> Vec<String> {
+    let affected = cache.upsert_request(request.clone());
+    affected.iter().map(|key| key.name().to_owned()).collect()
 }
 
-fn applied(index: &Cache, request: &IdTokenRequest) -> Vec<String> {
-    let namespace = request.metadata.namespace.as_deref().unwrap();
-    let key = ObjectKey::new(namespace, request.metadata.name.as_deref().unwrap());
-    names(index.request_applied(&key, request))
-}
-
-fn version(index: &Cache, name: &str) -> Option<String> {
-    index.secret(&key(name)).map(|meta| meta.resource_version)
+fn state(cache: &Cache, name: &str) -> RequestState {
+    cache
+        .snapshot(&key(name))
+        .map_or_else(RequestState::default, |(_, state)| state)
 }
 
 #[test]
-fn a_lagging_watch_does_not_undo_our_write() {
-    let index = Cache::default();
-    assert!(index.secret_applied(key("s"), &secret("5")));
-    index.secret_written(key("s"), &secret("9"));
-    assert!(!index.secret_applied(key("s"), &secret("5")), "seen before");
-    assert!(
-        !index.secret_applied(key("s"), &secret("8")),
-        "older than our write"
-    );
-    assert_eq!(version(&index, "s").as_deref(), Some("9"));
-    assert!(!index.secret_deleted(&key("s"), "8"), "deleted before our write");
-    assert!(!index.secret_applied(key("s"), &secret("9")), "our own write");
-    assert!(index.secret_applied(key("s"), &secret("10")), "somebody else's");
-    assert_eq!(version(&index, "s").as_deref(), Some("10"));
+fn a_request_comes_back_as_it_was_last_shown() {
+    let cache = Cache::default();
+    let mut shown = request("a", "1", "s", 0);
+    upsert(&cache, &shown);
+    // Neither the status nor the resourceVersion is a reason to reconcile, but a reconcile reads them.
+    shown.metadata.resource_version = Some("99".into());
+    shown.status = Some(IdTokenRequestStatus::default());
+    assert!(upsert(&cache, &shown).is_empty());
+    let (found, _) = cache.snapshot(&key("a")).unwrap();
+    assert_eq!(json!(found), json!(shown));
+    assert!(cache.has_request(&key("a")) && !cache.has_request(&key("b")));
+    assert!(cache.snapshot(&key("b")).is_none());
+    let mut elsewhere = request("a", "2", "s", 0);
+    elsewhere.metadata.namespace = Some("bank".into());
+    upsert(&cache, &elsewhere);
+    assert_eq!(cache.request_keys("shop"), [key("a")]);
+    assert_eq!(cache.request_keys("").len(), 2);
+    cache.remove_request(&key("a"));
+    assert_eq!(cache.request_keys(""), [ObjectKey::new("bank", "a")]);
 }
 
 #[test]
-fn a_late_answer_does_not_undo_the_watch() {
-    let index = Cache::default();
-    assert!(index.secret_applied(key("s"), &secret("10")));
-    index.secret_written(key("s"), &secret("9"));
-    assert_eq!(version(&index, "s").as_deref(), Some("10"));
-    assert!(index.secret_deleted(&key("s"), "11"));
-    index.secret_written(key("s"), &secret("10"));
-    assert_eq!(version(&index, "s"), None, "deleted before the answer came");
-    index.secret_written(key("s"), &secret("12"));
-    assert_eq!(version(&index, "s").as_deref(), Some("12"));
-    // What the watch shows of another namespace says nothing.
-    let elsewhere = ObjectKey::new("bank", "s");
-    index.secret_written(elsewhere.clone(), &secret("8"));
-    assert!(index.secret(&elsewhere).is_some());
-}
-
-#[test]
-fn a_list_that_began_before_our_write_does_not_undo_it() {
-    let index = Cache::default();
-    index.secrets_listing("");
-    index.secret_written(key("s"), &secret("9"));
-    assert!(index.secrets_listed("").is_empty());
-    assert_eq!(version(&index, "s").as_deref(), Some("9"));
-    // Nor does one that shows what was there before.
-    index.secrets_listing("");
-    index.secret_written(key("s"), &secret("15"));
-    assert!(!index.secret_applied(key("s"), &secret("9")));
-    assert!(index.secrets_listed("").is_empty());
-    assert_eq!(version(&index, "s").as_deref(), Some("15"));
-}
-
-#[test]
-fn a_list_that_began_after_our_write_decides() {
-    let index = Cache::default();
-    index.secret_written(key("gone"), &secret("9"));
-    index.secret_written(key("stays"), &secret("10"));
-    index.secrets_listing("");
-    assert!(!index.secret_applied(key("stays"), &secret("10")));
-    assert_eq!(index.secrets_listed(""), [(key("gone"), secret("9"))]);
-    assert_eq!(version(&index, "gone"), None);
-    assert_eq!(version(&index, "stays").as_deref(), Some("10"));
-    // One that is broken off is begun anew.
-    index.secrets_listing("");
-    index.secret_written(key("new"), &secret("20"));
-    index.secrets_listing("");
-    assert!(!index.secret_applied(key("stays"), &secret("10")));
-    assert_eq!(index.secrets_listed("").len(), 1);
-    // The end of a list without its beginning says nothing.
-    assert!(index.secrets_listed("").is_empty());
-    assert_eq!(index.sizes(), (0, 1));
-}
-
-#[test]
-fn a_list_is_believed_even_where_it_is_older() {
-    let index = Cache::default();
-    index.secret_applied(key("s"), &secret("50"));
-    index.secrets_listing("");
-    assert!(index.secret_applied(key("s"), &secret("20")), "etcd was restored");
-    assert!(index.secrets_listed("").is_empty());
-    assert_eq!(version(&index, "s").as_deref(), Some("20"));
-    // And what is written then is not taken for older than what was shown before.
-    index.secret_written(key("t"), &secret("21"));
-    assert_eq!(version(&index, "t").as_deref(), Some("21"));
-    assert!(
-        !index.secret_applied(key("s"), &secret("19")),
-        "a watch goes forward"
-    );
-}
-
-#[test]
-fn what_turned_out_missing_is_forgotten() {
-    let index = Cache::default();
-    index.secret_written(key("s"), &secret("9"));
-    index.secret_missing(&key("s"));
-    assert_eq!(version(&index, "s"), None);
-    assert!(!index.secret_deleted(&key("s"), "10"));
-}
-
-#[test]
-fn the_projection_holds_our_annotations() {
-    let meta: ObjectMeta = serde_json::from_value(json!({
-        "uid": "u", "resourceVersion": "5",
-        "labels": {(LABEL_MANAGED_BY): MANAGED_BY},
-        "annotations": {
-            (annotations::REQUEST): "billing", (annotations::REQUEST_UID): "r", (annotations::TOKEN_HASH): "t",
-            (annotations::RENDER_HASH): "h", (annotations::DIGEST): "d", (annotations::ADOPTED): "true",
-            (annotations::ISSUED): "2027-01-15T08:00:00Z", (annotations::EXPIRES): "no time",
-        },
-        "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "o"}],
-    }))
-    .unwrap();
-    let text = |text: &str| Some(text.to_owned());
-    let expected = SecretSummary {
-        handled_renew: None,
-        uid: "u".into(),
-        resource_version: "5".into(),
-        request: text("billing"),
-        request_uid: text("r"),
-        token_hash: text("t"),
-        render_hash: text("h"),
-        digest: text("d"),
-        issued: Some(at(1_800_000_000)),
-        expires: None,
-        managed: true,
-        adopted: true,
-    };
-    assert_eq!(SecretSummary::from(&meta), expected);
-    let labelled_otherwise: ObjectMeta =
-        serde_json::from_value(json!({"labels": {(LABEL_MANAGED_BY): "Helm"}})).unwrap();
-    assert_eq!(SecretSummary::from(&labelled_otherwise), SecretSummary::default());
-}
-
-#[test]
-fn only_real_changes_of_a_request_wake_it() {
-    let index = Cache::default();
-    let mut request = wanting("a", "1", "s", 0);
-    assert_eq!(applied(&index, &request), ["a"]);
-    assert!(applied(&index, &request).is_empty(), "a relist");
+fn only_changes_of_spec_or_renew_request_are_a_reason_to_reconcile() {
+    let cache = Cache::default();
+    let mut request = request("a", "1", "s", 0);
+    assert_eq!(upsert(&cache, &request), ["a"]);
+    assert!(upsert(&cache, &request).is_empty(), "a relist");
     request.metadata.resource_version = Some("99".into());
     request.metadata.labels = Some([("l".to_owned(), "v".to_owned())].into());
     request.status = Some(IdTokenRequestStatus::default());
-    assert!(applied(&index, &request).is_empty(), "our own status, a label");
-    let mark = |request: &mut IdTokenRequest, key: &str| {
-        request
-            .metadata
-            .annotations
-            .get_or_insert_default()
-            .insert(key.into(), "now".into());
+    assert!(upsert(&cache, &request).is_empty(), "our own status, a label");
+    let annotate = |request: &mut IdTokenRequest, key: &str| {
+        let annotations = request.metadata.annotations.get_or_insert_default();
+        annotations.insert(key.into(), "now".into());
     };
-    mark(&mut request, "theirs");
-    assert!(applied(&index, &request).is_empty(), "another annotation");
-    mark(&mut request, annotations::RENEW);
-    assert_eq!(applied(&index, &request), ["a"], "a renewal is asked for");
+    annotate(&mut request, "theirs");
+    assert!(upsert(&cache, &request).is_empty(), "another annotation");
+    annotate(&mut request, annotations::RENEW);
+    assert_eq!(upsert(&cache, &request), ["a"], "a renew request");
     request.metadata.generation = Some(2);
-    assert_eq!(applied(&index, &request), ["a"], "the spec changed");
+    assert_eq!(upsert(&cache, &request), ["a"], "the spec changed");
     request.metadata.uid = Some("2".into());
-    assert_eq!(applied(&index, &request), ["a"], "deleted and made anew");
-    assert_eq!(names(index.claimants(&key("s"))), ["a"]);
-    assert_eq!(index.sizes(), (1, 0));
+    assert_eq!(upsert(&cache, &request), ["a"], "recreated");
+    assert_eq!(cache.claimants(&key("s")), [key("a")]);
+    assert_eq!(cache.len(), (1, 0));
 }
 
 #[test]
-fn the_older_request_keeps_the_secret_then_the_lower_uid() {
-    let index = Cache::default();
-    applied(&index, &wanting("young", "1", "s", 100));
-    assert_eq!(index.rival(&key("s"), "1"), None);
-    applied(&index, &wanting("old-b", "3", "s", 0));
-    applied(&index, &wanting("old-a", "2", "s", 0));
-    applied(&index, &wanting("other", "0", "t", 0));
-    assert_eq!(names(index.claimants(&key("s"))), ["old-a", "old-b", "young"]);
-    assert_eq!(index.rival(&key("s"), "2"), None);
-    for uid in ["1", "3"] {
-        assert_eq!(index.rival(&key("s"), uid).unwrap().request, key("old-a"));
-    }
-    assert!(index.wants(&key("young"), &key("s")) && !index.wants(&key("other"), &key("s")));
-    assert_eq!(index.rival(&key("nobody's"), "1"), None);
+fn a_request_loses_against_an_older_claimant() {
+    let cache = Cache::default();
+    upsert(&cache, &request("young", "2", "s", 100));
+    assert_eq!(cache.winning_claimant(&key("s"), "2"), None);
+    upsert(&cache, &request("old", "1", "s", 0));
+    assert_eq!(cache.winning_claimant(&key("s"), "1"), None);
+    let winner = cache.winning_claimant(&key("s"), "2").unwrap();
+    assert_eq!(winner.request, key("old"));
+    assert!(cache.claims(&key("young"), &key("s")) && !cache.claims(&key("young"), &key("t")));
+    assert!(!cache.claims(&key("absent"), &key("s")));
 }
 
 #[test]
-fn whoever_waits_for_a_secret_is_woken_when_it_is_free() {
-    let index = Cache::default();
-    let old = wanting("old", "1", "s", 0);
-    applied(&index, &old);
-    applied(&index, &wanting("young", "2", "s", 100));
-    assert_eq!(index.request_deleted(&key("old")), [key("young")]);
-    assert!(index.request_deleted(&key("old")).is_empty());
-    assert_eq!(index.rival(&key("s"), "2"), None);
+fn the_other_claimants_are_affected_when_a_secret_is_free() {
+    let cache = Cache::default();
+    let old = request("old", "1", "s", 0);
+    upsert(&cache, &old);
+    upsert(&cache, &request("young", "2", "s", 100));
+    assert_eq!(cache.remove_request(&key("old")), [key("young")]);
+    assert!(cache.remove_request(&key("old")).is_empty());
+    assert_eq!(cache.winning_claimant(&key("s"), "2"), None);
 
     // By a renamed target as well.
-    applied(&index, &old);
-    let mut renamed = wanting("old", "1", "t", 0);
+    upsert(&cache, &old);
+    let mut renamed = request("old", "1", "t", 0);
     renamed.metadata.generation = Some(2);
-    let mut woken = applied(&index, &renamed);
-    woken.sort();
-    assert_eq!(woken, ["old", "young"]);
-    assert_eq!(names(index.claimants(&key("t"))), ["old"]);
+    let mut affected = upsert(&cache, &renamed);
+    affected.sort();
+    assert_eq!(affected, ["old", "young"]);
+    assert_eq!(cache.claimants(&key("t")), [key("old")]);
 
-    // And by a deletion that only a new list shows.
-    applied(&index, &old);
-    let alive: HashSet<ObjectKey> = [key("young")].into();
-    assert_eq!(index.requests_listed("", &alive), [key("young")]);
-    assert_eq!(index.request_deleted(&key("young")), Vec::new());
-    assert_eq!(index.sizes(), (0, 0));
-    assert!(index.claimants(&key("s")).is_empty());
+    // And by a deletion that only a relist shows.
+    upsert(&cache, &old);
+    cache.begin_request_relist("");
+    upsert(&cache, &request("young", "2", "s", 100));
+    let ended = cache.end_request_relist("");
+    assert_eq!(
+        (ended.gone, ended.affected),
+        (vec![key("old")], vec![key("young")])
+    );
+    assert_eq!(cache.remove_request(&key("young")), []);
+    assert_eq!(cache.len(), (0, 0));
+    assert!(cache.claimants(&key("s")).is_empty());
 }
 
 #[test]
-fn memory_lives_as_long_as_the_request() {
-    let index = Cache::default();
-    let remember = |uid: &str| index.remember(&key("a"), uid, |memory| memory.repairs.push(at(0)));
-    let knows = |uid: &str| !index.memory(&key("a"), uid).repairs.is_empty();
-    remember("1");
-    assert!(!knows("1"), "of a request that is not there");
-    let mut request = wanting("a", "1", "s", 0);
-    applied(&index, &request);
-    remember("1");
-    request.metadata.generation = Some(2);
-    applied(&index, &request);
-    assert!(knows("1"), "a new generation");
-    request.metadata.uid = Some("2".into());
-    applied(&index, &request);
-    assert!(!knows("1") && !knows("2"));
-    remember("1");
-    assert!(!knows("1"), "a late end of the old one's work");
-    remember("2");
-    assert!(index.is_current(&key("a"), "2") && !index.is_current(&key("a"), "1"));
-    index.request_deleted(&key("a"));
-    assert!(!index.is_current(&key("a"), "2"));
-    assert!(!knows("2"));
-}
-
-#[test]
-fn a_list_of_one_namespace_says_nothing_of_another() {
-    let index = Cache::default();
-    let other = |name: &str| ObjectKey::new("other", name);
-    for key in [key("kept"), key("gone"), other("kept")] {
-        assert!(index.secret_applied(key, &secret("5")));
-    }
-    index.secrets_listing("shop");
-    index.secrets_listing("other");
-    assert!(!index.secret_applied(key("kept"), &secret("5")));
-    assert_eq!(index.secrets_listed("shop"), [(key("gone"), secret("5"))]);
-    // A list is believed also where it shows an older version; one that is over is not asked any more.
-    assert!(index.secret_applied(other("kept"), &secret("4")));
-    assert!(!index.secret_applied(key("kept"), &secret("4")));
-    assert!(index.secrets_listed("other").is_empty());
-
-    let mut far = wanting("far", "2", "far", 0);
+fn a_relist_of_one_namespace_says_nothing_of_another() {
+    let cache = Cache::default();
+    let mut far = request("far", "2", "far", 0);
     far.metadata.namespace = Some("other".into());
-    applied(&index, &far);
-    applied(&index, &wanting("near", "1", "near", 0));
-    index.requests_listed("shop", &HashSet::new());
-    assert!(!index.is_current(&key("near"), "1"));
-    assert!(index.is_current(&other("far"), "2"));
+    upsert(&cache, &far);
+    upsert(&cache, &request("near", "1", "near", 0));
+    assert_eq!(cache.end_request_relist("shop"), EndedRelist::default());
+    cache.mark_stale("shop");
+    cache.begin_request_relist("shop");
+    assert!(cache.is_stale(&key("near")) && !cache.is_stale(&ObjectKey::new("other", "far")));
+    assert_eq!(cache.end_request_relist("shop").gone, [key("near")]);
+    assert!(!cache.is_stale(&key("near")));
+    assert!(!cache.is_current(&key("near"), "1"));
+    assert!(cache.is_current(&ObjectKey::new("other", "far"), "2"));
+}
+
+#[test]
+fn the_state_lives_as_long_as_the_request() {
+    let cache = Cache::default();
+    let record = |uid: &str| cache.update(&key("a"), uid, |state| state.repairs.push(at(0)));
+    let is_recorded = || !state(&cache, "a").repairs.is_empty();
+    record("1");
+    let mut request = request("a", "1", "s", 0);
+    upsert(&cache, &request);
+    assert!(!is_recorded(), "of a request that was not there");
+    record("1");
+    request.metadata.generation = Some(2);
+    upsert(&cache, &request);
+    assert!(is_recorded(), "a new generation");
+    assert!(cache.is_at_generation(&key("a"), "1", 2) && !cache.is_at_generation(&key("a"), "1", 1));
+    request.metadata.uid = Some("2".into());
+    upsert(&cache, &request);
+    assert!(!is_recorded());
+    record("1");
+    assert!(!is_recorded(), "from a reconcile of the deleted request");
+    record("2");
+    assert!(is_recorded());
+    assert!(cache.is_current(&key("a"), "2") && !cache.is_current(&key("a"), "1"));
+    assert!(!cache.is_at_generation(&key("a"), "1", 2));
+    cache.remove_request(&key("a"));
+    assert!(!cache.is_current(&key("a"), "2"));
+    upsert(&cache, &request);
+    assert!(!is_recorded(), "deleted meanwhile");
+}
+
+#[test]
+fn a_new_leader_drops_the_state_and_reads_each_secret() {
+    let cache = Cache::default();
+    let mut request = request("a", "1", "s", 0);
+    upsert(&cache, &request);
+    cache.update(&key("a"), "1", |state| state.repairs.push(at(0)));
+    assert!(!cache.needs_read(&key("a"), "1"));
+    cache.reset_for_leadership();
+    assert!(state(&cache, "a").repairs.is_empty());
+    request.metadata.generation = Some(2);
+    upsert(&cache, &request);
+    assert!(cache.needs_read(&key("a"), "1") && !cache.needs_read(&key("a"), "2"));
+    cache.mark_read(&key("a"), "2");
+    assert!(cache.needs_read(&key("a"), "1"));
+    cache.mark_read(&key("a"), "1");
+    assert!(!cache.needs_read(&key("a"), "1"));
+    cache.reset_for_leadership();
+    request.metadata.uid = Some("2".into());
+    upsert(&cache, &request);
+    assert!(!cache.needs_read(&key("a"), "2"), "no leader wrote its Secret");
 }
 
 #[test]
 fn our_status_is_kept_until_the_watch_shows_it() {
-    let index = Cache::default();
-    let mut request = wanting("a", "1", "s", 0);
+    let cache = Cache::default();
+    let mut request = request("a", "1", "s", 0);
     request.metadata.resource_version = Some("5".into());
-    applied(&index, &request);
-    let written = || index.memory(&key("a"), "1").status;
-    index.remember(&key("a"), "1", |memory| {
-        memory.status = Some(WrittenStatus::new(
+    upsert(&cache, &request);
+    let status = || state(&cache, "a").status;
+    cache.update(&key("a"), "1", |state| {
+        state.status = Some(WrittenStatus::new(
             "9".to_owned(),
             IdTokenRequestStatus::default(),
         ));
     });
     request.metadata.resource_version = Some("8".into());
-    applied(&index, &request);
+    upsert(&cache, &request);
     assert!(
-        written().is_some_and(|written| written.unseen.is_some()),
+        status().is_some_and(|status| status.unseen.is_some()),
         "an older one"
     );
     request.metadata.resource_version = Some("10".into());
-    applied(&index, &request);
-    assert_eq!(written().map(|written| written.unseen), Some(None));
+    upsert(&cache, &request);
+    let status = status().unwrap();
+    assert_eq!((&*status.resource_version, status.unseen), ("9", None));
+}
+
+#[test]
+fn a_relist_that_shows_an_older_request_drops_our_status() {
+    let cache = Cache::default();
+    let mut request = request("a", "1", "s", 0);
+    request.metadata.resource_version = Some("5".into());
+    upsert(&cache, &request);
+    let write = || {
+        cache.update(&key("a"), "1", |state| {
+            state.status = Some(WrittenStatus::new(
+                "9".to_owned(),
+                IdTokenRequestStatus::default(),
+            ));
+            state.handled_renew = Some("now".to_owned());
+        });
+    };
+    let is_kept = || {
+        let state = state(&cache, "a");
+        (state.status.is_some(), state.handled_renew.is_some())
+    };
+    write();
+    assert!(upsert(&cache, &request).is_empty(), "a lagging watch");
+    cache.begin_request_relist("shop");
+    write();
+    assert!(
+        upsert(&cache, &request).is_empty(),
+        "written since the list began"
+    );
+    assert_eq!(is_kept(), (true, true));
+    cache.begin_request_relist("shop");
+    assert_eq!(upsert(&cache, &request), ["a"], "etcd was restored");
+    assert_eq!(is_kept(), (false, false));
+}
+
+#[test]
+fn a_new_request_shows_that_its_namespace_is_another_one() {
+    let cache = Cache::default();
+    let mut request = request("a", "1", "s", 0);
+    upsert(&cache, &request);
+    cache.note_terminating("shop");
+    request.metadata.generation = Some(2);
+    upsert(&cache, &request);
+    assert!(cache.is_terminating("shop"), "a change is possible to the end");
+    request.metadata.uid = Some("2".into());
+    upsert(&cache, &request);
+    assert!(!cache.is_terminating("shop"));
+}
+
+#[test]
+fn requests_are_counted_by_grant_once_each_was_reconciled() {
+    let cache = Cache::default();
+    upsert(&cache, &request("a", "1", "a", 0));
+    upsert(&cache, &request("b", "2", "b", 0));
+    cache.record_allowing_grants(&key("a"), "1", &["g".to_owned(), "h".to_owned()]);
+    assert_eq!(cache.allowed_request_counts(), None);
+    cache.record_allowing_grants(&key("b"), "2", &["g".to_owned()]);
+    let counts = cache.allowed_request_counts().unwrap();
+    assert_eq!(counts, [("g".to_owned(), 2), ("h".to_owned(), 1)].into());
+}
+
+#[test]
+fn a_request_takes_little_memory() {
+    assert!(size_of::<requests::CachedRequest>() <= 320);
+}
+
+/// A change of the requests in one namespace. Names, UIDs and targets are few, so that they collide.
+#[derive(Clone, Debug)]
+enum Change {
+    Upsert {
+        name: u8,
+        uid: u8,
+        target: u8,
+    },
+    Remove {
+        name: u8,
+    },
+    /// A relist that shows these requests unchanged.
+    Relist {
+        names: Vec<u8>,
+    },
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        4 => (0..4_u8, 0..3_u8, 0..3_u8).prop_map(|(name, uid, target)| Change::Upsert { name, uid, target }),
+        1 => (0..4_u8).prop_map(|name| Change::Remove { name }),
+        1 => proptest::collection::vec(0..4_u8, 0..4).prop_map(|names| Change::Relist { names }),
+    ]
+}
+
+/// The model: each request with its UID and target. A UID tells the time of creation.
+type Model = BTreeMap<u8, (u8, u8)>;
+
+fn shown(name: u8, (uid, target): (u8, u8)) -> IdTokenRequest {
+    let uid = uid * 4 + name;
+    request(
+        &name.to_string(),
+        &uid.to_string(),
+        &format!("s{target}"),
+        i64::from(uid / 2),
+    )
+}
+
+/// The requests that claim the Secret `target`, the winner first.
+fn claimants(model: &Model, target: u8) -> Vec<ObjectKey> {
+    let mut all: Vec<_> = model
+        .iter()
+        .filter(|(_, request)| request.1 == target)
+        .map(|(name, request)| (*name, request.0 * 4 + name))
+        .collect();
+    all.sort_by_key(|(_, uid)| (uid / 2, uid.to_string()));
+    all.iter().map(|(name, _)| key(&name.to_string())).collect()
+}
+
+proptest! {
+    #[test]
+    fn the_cache_agrees_with_a_naive_model(changes in proptest::collection::vec(change(), 1..40)) {
+        let cache = Cache::default();
+        let mut model = Model::new();
+        for change in changes {
+            let before = model.clone();
+            let mut affected = match change {
+                Change::Upsert { name, uid, target } => {
+                    model.insert(name, (uid, target));
+                    let mut object = shown(name, (uid, target));
+                    // The API server raises the generation with each change of the target.
+                    object.metadata.generation = Some(i64::from(target));
+                    cache.upsert_request(object)
+                }
+                Change::Remove { name } => {
+                    model.remove(&name);
+                    cache.remove_request(&key(&name.to_string()))
+                }
+                Change::Relist { names } => {
+                    model.retain(|name, _| names.contains(name));
+                    cache.begin_request_relist("");
+                    for (name, request) in &model {
+                        let mut object = shown(*name, *request);
+                        object.metadata.generation = Some(i64::from(request.1));
+                        prop_assert_eq!(cache.upsert_request(object), []);
+                    }
+                    let ended = cache.end_request_relist("");
+                    let mut gone = ended.gone;
+                    gone.sort();
+                    let expected: Vec<_> = before
+                        .keys()
+                        .filter(|name| !model.contains_key(name))
+                        .map(|name| key(&name.to_string()))
+                        .collect();
+                    prop_assert_eq!(gone, expected);
+                    ended.affected
+                }
+            };
+            // Affected are the changed requests themselves, and all others whose Secret a request gave up. Those that are gone need no
+            // reconcile.
+            affected.retain(|key| cache.has_request(key));
+            affected.sort();
+            affected.dedup();
+            let gave_up = |target: u8| {
+                before.iter().any(|(name, request)| request.1 == target && model.get(name) != Some(request))
+            };
+            let expected: Vec<_> = model
+                .iter()
+                .filter(|(name, request)| before.get(name) != Some(request) || gave_up(request.1))
+                .map(|(name, _)| key(&name.to_string()))
+                .collect();
+            prop_assert_eq!(affected, expected);
+            for target in 0..3 {
+                let secret = key(&format!("s{target}"));
+                let claimants = claimants(&model, target);
+                prop_assert_eq!(&cache.claimants(&secret), &claimants);
+                for (name, request) in &model {
+                    let uid = (request.0 * 4 + name).to_string();
+                    let winner = cache.winning_claimant(&secret, &uid).map(|winner| winner.request);
+                    let expected = claimants.first().filter(|first| **first != key(&name.to_string()));
+                    prop_assert_eq!(winner.as_ref(), expected);
+                    prop_assert_eq!(cache.claims(&key(&name.to_string()), &secret), request.1 == target);
+                }
+            }
+            prop_assert_eq!(cache.len(), (model.len(), 0));
+        }
+    }
 }

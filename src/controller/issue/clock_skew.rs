@@ -27,7 +27,7 @@ impl Issuer<'_> {
         };
         let note = message(skew);
         tracing::warn!(skew_seconds = skew.as_secs(), "{note}");
-        if !self.cache.is_news(reason::CLOCK_SKEW, now) {
+        if !self.cache.should_notify(reason::CLOCK_SKEW, now) {
             return;
         }
         let object = ObjectReference {

@@ -170,7 +170,7 @@ impl Issuer<'_> {
     ) -> Result<Observation, IssueError> {
         let target = target_key(request);
         let content = read_secret(self.client, target.namespace(), target.name()).await?;
-        self.cache.caught_up(&request_key(request), &request.uid);
+        self.cache.mark_read(&request_key(request), &request.uid);
         let Some(content) = content else {
             self.secrets.forget(&target);
             return Ok(Observation::Read(None));
@@ -333,7 +333,7 @@ impl Issuer<'_> {
         if !self.cache.is_current(&request_key(request), &request.uid) {
             return Err(IssueError::Gone);
         }
-        match self.cache.rival(&target_key(request), &request.uid) {
+        match self.cache.winning_claimant(&target_key(request), &request.uid) {
             Some(winner) => Err(IssueError::target_conflict(request, winner.request.name())),
             None => Ok(()),
         }
@@ -349,7 +349,7 @@ impl Issuer<'_> {
     ) -> Result<SecretSummary, IssueError> {
         let written = written.ok_or(IssueError::Gone)?;
         let now = self.clock.now();
-        self.cache.remember(&request_key(request), &request.uid, |state| {
+        self.cache.update(&request_key(request), &request.uid, |state| {
             state.written = Some(WrittenHashes::new(&request.token_hash, &request.render_hash));
             state.handled_renew.clone_from(&request.renew_request);
             state.issued_at = issued_at;
@@ -369,7 +369,7 @@ impl Issuer<'_> {
     ) -> Result<Issued, IssueError> {
         let (expires, now) = (token.claims().exp, self.clock.now());
         let repeats_until = next_poll(expires, now, &request.uid);
-        self.cache.remember(&request_key(request), &request.uid, |state| {
+        self.cache.update(&request_key(request), &request.uid, |state| {
             state.unchanged = Some(UnchangedToken {
                 expires,
                 retry_at: repeats_until,

@@ -69,12 +69,12 @@ impl SecretWriter<'_> {
         let mut forbidden = None;
         let mut conflicts = 0;
         while conflicts < MAX_CONFLICTS {
-            if !self.cache.is_current(&key, &request.uid) || self.cache.is_ending(target.namespace()) {
+            if !self.cache.is_current(&key, &request.uid) || self.cache.is_terminating(target.namespace()) {
                 return Ok(None);
             }
             match self.write_once(request, rendered, precondition).await {
                 Ok(Some(written)) => {
-                    self.cache.secret_written(target, &written);
+                    self.cache.record_secret_write(target, &written);
                     return Ok(Some(written));
                 }
                 Ok(None) => conflicts += 1,
@@ -87,7 +87,7 @@ impl SecretWriter<'_> {
                 match read_secret(self.client, target.namespace(), target.name()).await {
                     Ok(Some(content)) => break Precondition::Read(Box::new(content)),
                     Ok(None) => {
-                        self.cache.secret_missing(&target);
+                        self.cache.remove_secret(&target);
                         break Precondition::Unknown;
                     }
                     Err(error) if is_retryable(&error, &mut forbidden) => back_off(&mut pause).await,
@@ -124,7 +124,7 @@ impl SecretWriter<'_> {
 
     /// The Secret does not exist.
     pub fn forget(&self, target: &ObjectKey) {
-        self.cache.secret_missing(target);
+        self.cache.remove_secret(target);
         self.foreign_secrets.remove(target);
     }
 
@@ -150,7 +150,7 @@ impl SecretWriter<'_> {
         // The planner has ruled out that another request comes before ours. So one that still claims this Secret comes after ours.
         let is_lower_claimant = |name: &str| {
             self.cache
-                .wants(&ObjectKey::new(&request.namespace, name), &target)
+                .claims(&ObjectKey::new(&request.namespace, name), &target)
         };
         let adopt = content.annotation(annotations::ADOPT);
         let adopts = match ownership(
@@ -281,7 +281,7 @@ impl SecretWriter<'_> {
             Err(error) if code(&error) == Some(404) => {}
             Err(error) => return Err(failed(&error)),
         }
-        self.cache.secret_missing(&ObjectKey::new(namespace, name));
+        self.cache.remove_secret(&ObjectKey::new(namespace, name));
         Ok(())
     }
 
@@ -301,7 +301,7 @@ impl SecretWriter<'_> {
             Ok(json) => SecretContent::summary(namespace, verb, json).map(Some),
             Err(error) if code(&error).is_some_and(&is_conflict) => Ok(None),
             Err(kube::Error::Api(status)) if is_namespace_terminating(&status) => {
-                self.cache.namespace_refused(namespace);
+                self.cache.note_terminating(namespace);
                 Ok(None)
             }
             Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains("immutable") => {

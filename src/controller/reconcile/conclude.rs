@@ -53,7 +53,7 @@ pub(super) async fn conclude(
         Outcome::Failed(_) | Outcome::Deferred { .. } | Outcome::Stale | Outcome::Gone
     );
     if succeeded && snapshot.state.backoff.is_some() {
-        cache.remember(&snapshot.key, snapshot.uid(), |state| state.backoff = None);
+        cache.update(&snapshot.key, snapshot.uid(), |state| state.backoff = None);
     }
     inputs.reconciled(outcome)
 }

@@ -114,7 +114,7 @@ impl Inputs {
                 let backoff =
                     Backoff::next(previous, attempt, self.backoff_key(snapshot), snapshot.uid(), now);
                 let failure = Failure::attempt(&backoff, token, now);
-                cache.remember(&snapshot.key, snapshot.uid(), |state| {
+                cache.update(&snapshot.key, snapshot.uid(), |state| {
                     state.backoff = Some(Box::new(backoff));
                 });
                 Outcome::Failed(failure)
@@ -142,6 +142,6 @@ impl Inputs {
 /// Remembers which grants allow the request, for the counts in their status.
 fn record_allowing_grants(cache: &Cache, snapshot: &Snapshot, grants: Vec<String>) {
     if snapshot.state.allowing_grants.as_deref() != Some(&*grants) {
-        cache.remember_grants(&snapshot.key, snapshot.uid(), &grants);
+        cache.record_allowing_grants(&snapshot.key, snapshot.uid(), &grants);
     }
 }

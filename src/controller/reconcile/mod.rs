@@ -43,8 +43,8 @@ pub(super) async fn reconcile(key: ObjectKey, ctx: Arc<Context>, mut permit: Per
     // At the level of errors, so that each line of the reconcile has the number.
     let span = tracing::error_span!("reconcile", id = RECONCILES.fetch_add(1, Ordering::Relaxed));
     let reconcile = async {
-        let snapshot = Snapshot::load(&ctx.requests, &ctx.cache, key, ctx.clock.now())?;
-        if ctx.cache.is_ending(snapshot.key.namespace()) {
+        let snapshot = Snapshot::load(&ctx.cache, key, ctx.clock.now())?;
+        if ctx.cache.is_terminating(snapshot.key.namespace()) {
             return None;
         }
         let started = Instant::now();

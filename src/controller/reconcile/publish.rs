@@ -32,7 +32,7 @@ pub(super) async fn publish(
 ) -> Option<Duration> {
     let (outcome, key) = (&reconciled.outcome, &snapshot.key);
     // Nothing can be written in a namespace that is terminating.
-    if ctx.cache.is_ending(key.namespace()) {
+    if ctx.cache.is_terminating(key.namespace()) {
         return None;
     }
     let now = ctx.clock.now();
@@ -106,7 +106,7 @@ async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) 
     let Some(written) = written else {
         return Ok(false);
     };
-    ctx.cache.remember(key, uid, |state| {
+    ctx.cache.update(key, uid, |state| {
         state.status = Some(WrittenStatus::new(written, next.clone()));
         state.failed_publishes = 0;
     });
@@ -126,7 +126,7 @@ async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) 
 /// The delay after a status that was not written.
 fn retry_of_status(ctx: &Context, snapshot: &Snapshot, error: &KubeError) -> SignedDuration {
     let attempts = snapshot.state.failed_publishes.saturating_add(1);
-    ctx.cache.remember(&snapshot.key, snapshot.uid(), |state| {
+    ctx.cache.update(&snapshot.key, snapshot.uid(), |state| {
         state.failed_publishes = attempts;
     });
     let retry = Retry {

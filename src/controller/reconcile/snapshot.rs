@@ -8,7 +8,6 @@ use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus};
 use crate::api::{LABEL_SHARD, ObjectKey, annotations};
 use crate::controller::cache::Cache;
 use crate::controller::cache::request_state::RequestState;
-use crate::controller::cache::requests::RequestCache;
 use crate::controller::issue::render::hash_of_renewal;
 use crate::controller::issue::{History, request_key, target_key};
 use crate::grants::policy::Denied;
@@ -36,28 +35,13 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// Loads what is known of the request `key`; none if it is gone. Its status is the one that this process wrote last, until the watch
     /// shows it.
-    pub(super) fn load(
-        requests: &RequestCache,
-        cache: &Cache,
-        key: ObjectKey,
-        now: Timestamp,
-    ) -> Option<Self> {
-        let load = || {
-            let object = requests.get(&key)?;
-            let uid = object.metadata.uid.as_deref().unwrap_or_default();
-            let state = cache.memory(&key, uid);
-            Some((object, state))
-        };
-        let (mut object, mut state) = load()?;
-        if own_status(&object, &state) == Some(None) {
-            // The watch has shown our last write between the two reads.
-            (object, state) = load()?;
-        }
-        let (resource_version, status) = match (&state.status, own_status(&object, &state)) {
-            (Some(written), Some(status)) => (
-                written.resource_version.to_string(),
-                status.or(object.status.clone()),
-            ),
+    pub(super) fn load(cache: &Cache, key: ObjectKey, now: Timestamp) -> Option<Self> {
+        let (object, state) = cache.snapshot(&key)?;
+        let (resource_version, status) = match &state.status {
+            Some(written) if is_older(version(&object), &written.resource_version) => {
+                let status = written.unseen.as_deref().or(object.status.as_ref());
+                (written.resource_version.to_string(), status.cloned())
+            }
             _ => (version(&object).to_owned(), object.status.clone()),
         };
         Some(Self {
@@ -138,7 +122,7 @@ impl Snapshot {
         Facts {
             standing: self.standing(cache),
             winning_claimant: cache
-                .rival(&target, &request.uid)
+                .winning_claimant(&target, &request.uid)
                 .map(|winner| winner.request.name().to_owned()),
             denied,
             backoff: self.state.active_backoff(&self.backoff_key(grant), self.now),
@@ -151,7 +135,7 @@ impl Snapshot {
             awaits_user: last_failure.is_some_and(|failure| failure.needs_user_action)
                 || matches!(ready, Some(reason::SECRET_CONFLICT | reason::SECRET_IMMUTABLE)),
             was_conflicting: last_failure.is_some_and(|failure| failure.reason == reason::SECRET_CONFLICT),
-            needs_read: cache.is_inherited(&request_key(request), &request.uid),
+            needs_read: cache.needs_read(&request_key(request), &request.uid),
         }
     }
 
@@ -159,9 +143,9 @@ impl Snapshot {
     pub(super) fn standing(&self, cache: &Cache) -> Standing {
         if !cache.is_current(&self.key, self.uid()) {
             Standing::Gone
-        } else if !cache.is_at(&self.key, self.uid(), self.generation()) {
+        } else if !cache.is_at_generation(&self.key, self.uid(), self.generation()) {
             Standing::Outdated
-        } else if cache.is_behind(&self.key) {
+        } else if cache.is_stale(&self.key) {
             Standing::Relisting
         } else {
             Standing::Current
@@ -202,12 +186,6 @@ impl Snapshot {
             .map(|time| time.0)
             .filter(|until| is_same && *until > planned)
     }
-}
-
-/// The status that this process wrote last, if the watch has not shown that write yet; `Some(None)` if it has shown it meanwhile.
-fn own_status(object: &IdTokenRequest, state: &RequestState) -> Option<Option<IdTokenRequestStatus>> {
-    let written = state.status.as_ref()?;
-    is_older(version(object), &written.resource_version).then(|| written.unseen.as_deref().cloned())
 }
 
 fn version(object: &IdTokenRequest) -> &str {

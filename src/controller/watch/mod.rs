@@ -121,8 +121,7 @@ pub(crate) async fn requests(ctx: Arc<Context>, scope: String, triggers: Enqueue
         config = config.labels(selector);
     }
     let mut stream = pin!(steady(|| watcher(within::<Shown>(&ctx, &scope), config.clone())));
-    let mut listed: HashSet<ObjectKey> = HashSet::new();
-    // Looked at when a list is whole. Kept when it fails halfway: store and index have taken these in already.
+    // Enqueued when a list is whole. Kept when it fails halfway: the cache has stored these already.
     let mut waiting: HashSet<ObjectKey> = HashSet::new();
     let mut telling = ctx.metrics.watch("idtokenrequests");
     while let Some(event) = stream.next().await {
@@ -131,7 +130,7 @@ pub(crate) async fn requests(ctx: Arc<Context>, scope: String, triggers: Enqueue
             Ok(event) => event,
             Err(error) => {
                 if matches!(error, watcher::Error::WatchStartFailed(_)) {
-                    ctx.cache.requests_behind(&scope);
+                    ctx.cache.mark_stale(&scope);
                 }
                 failed("idtokenrequests", &watch_problem(&error));
                 continue;
@@ -147,9 +146,7 @@ pub(crate) async fn requests(ctx: Arc<Context>, scope: String, triggers: Enqueue
             Err(object) => {
                 let key = ObjectKey::of(&object.metadata);
                 waiting.extend(dropped(&ctx, &key));
-                if listing {
-                    listed.insert(key);
-                } else {
+                if !listing {
                     waiting.drain().for_each(|key| triggers.request(key));
                 }
                 if !deleted {
@@ -159,26 +156,20 @@ pub(crate) async fn requests(ctx: Arc<Context>, scope: String, triggers: Enqueue
             }
         };
         match event {
-            watcher::Event::Init => {
-                listed.clear();
-                ctx.cache.requests_listing(&scope);
-            }
-            watcher::Event::InitApply(object) => {
-                let (key, affected) = taken_in(&ctx, object);
-                listed.insert(key);
-                waiting.extend(affected);
-            }
+            watcher::Event::Init => ctx.cache.begin_request_relist(&scope),
+            watcher::Event::InitApply(object) => waiting.extend(taken_in(&ctx, object)),
             watcher::Event::InitDone => {
-                ctx.requests.keep_only(&scope, &listed);
-                waiting.extend(ctx.cache.requests_listed(&scope, &listed));
-                ctx.metrics.retain_requests(&scope, &listed, Timestamp::now());
-                listed = HashSet::new();
+                let ended = ctx.cache.end_request_relist(&scope);
+                for key in &ended.gone {
+                    ctx.metrics.remove_request(key, Timestamp::now());
+                }
+                waiting.extend(ended.affected);
                 waiting.drain().for_each(|key| triggers.request(key));
                 waiting = HashSet::new();
                 fill(&filled, CacheKind::Requests(scope.clone()));
             }
             watcher::Event::Apply(object) => {
-                let (_, affected) = taken_in(&ctx, object);
+                let affected = taken_in(&ctx, object);
                 affected.into_iter().for_each(|key| triggers.request(key));
             }
             watcher::Event::Delete(object) => {
@@ -200,24 +191,18 @@ fn read(event: watcher::Event<Shown>) -> Result<watcher::Event<IdTokenRequest>, 
     })
 }
 
-/// Takes a request into the store and the index. Returns its key as they hold it, and the requests that are to be reconciled for it.
-fn taken_in(ctx: &Context, object: IdTokenRequest) -> (ObjectKey, Vec<ObjectKey>) {
-    let key = ObjectKey::of(&object.metadata);
-    // One that waits for somebody's finalizer gets no token any more.
-    if object.metadata.deletion_timestamp.is_some() {
-        let affected = dropped(ctx, &key);
-        return (key, affected);
+/// Stores a request in the cache. Returns the requests to reconcile.
+fn taken_in(ctx: &Context, object: IdTokenRequest) -> Vec<ObjectKey> {
+    // One that waits for another client's finalizer gets no token any more.
+    match object.metadata.deletion_timestamp {
+        Some(_) => dropped(ctx, &ObjectKey::of(&object.metadata)),
+        None => ctx.cache.upsert_request(object),
     }
-    // The store first: what the index forgets since the watch has caught up is there then.
-    let (key, object) = ctx.requests.put(key, object);
-    let affected = ctx.cache.request_applied(&key, &object);
-    (key, affected)
 }
 
 fn dropped(ctx: &Context, key: &ObjectKey) -> Vec<ObjectKey> {
-    ctx.requests.remove(key);
-    // The index first: a reconcile under way asks it before it adds to the metrics.
-    let affected = ctx.cache.request_deleted(key);
+    // The cache first: a reconcile in flight checks it after it has added to the metrics.
+    let affected = ctx.cache.remove_request(key);
     ctx.metrics.remove_request(key, Timestamp::now());
     affected
 }
@@ -242,18 +227,18 @@ pub(crate) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Enqueuer
     while let Some(event) = stream.next().await {
         note(&mut telling, &event);
         match event {
-            Ok(watcher::Event::Init) => ctx.cache.secrets_listing(&scope),
+            Ok(watcher::Event::Init) => ctx.cache.begin_secret_relist(&scope),
             Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
                 let (key, meta) = (
                     ObjectKey::of(&secret.metadata),
                     SecretSummary::from(&secret.metadata),
                 );
-                if ctx.cache.secret_applied(key.clone(), &meta) {
+                if ctx.cache.upsert_secret(key.clone(), &meta) {
                     concerned(&key, &meta);
                 }
             }
             Ok(watcher::Event::InitDone) => {
-                for (key, meta) in ctx.cache.secrets_listed(&scope) {
+                for (key, meta) in ctx.cache.end_secret_relist(&scope) {
                     concerned(&key, &meta);
                 }
                 fill(&filled, CacheKind::Secrets(scope.clone()));
@@ -264,7 +249,7 @@ pub(crate) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Enqueuer
                     SecretSummary::from(&secret.metadata),
                 );
                 // Also where it was unknown: a request may wait for somebody else's Secret to go.
-                ctx.cache.secret_deleted(&key, &meta.resource_version);
+                ctx.cache.delete_secret(&key, &meta.resource_version);
                 concerned(&key, &meta);
             }
             Err(error) => failed("secrets", &watch_problem(&error)),
@@ -412,7 +397,7 @@ pub(crate) async fn namespaces(ctx: Arc<Context>, triggers: Enqueuer, filled: Sy
     live(api, "namespaces", telling, |event| {
         match event {
             Live::Listed(namespaces) => {
-                ctx.cache.namespaces_listed(
+                ctx.cache.set_terminating_namespaces(
                     namespaces
                         .iter()
                         .filter(|namespace| is_ending(namespace))
@@ -425,14 +410,14 @@ pub(crate) async fn namespaces(ctx: Arc<Context>, triggers: Enqueuer, filled: Sy
             }
             Live::Applied(namespace) => {
                 ctx.cache
-                    .namespace_ends(&namespace.name_any(), is_ending(&namespace));
+                    .set_terminating(&namespace.name_any(), is_ending(&namespace));
                 let (name, labels) = labels(namespace);
                 if ctx.grants.set_namespace(&name, Some(labels)) {
                     triggers.namespace(name);
                 }
             }
             Live::Deleted(namespace) => {
-                ctx.cache.namespace_ends(&namespace.name_any(), false);
+                ctx.cache.set_terminating(&namespace.name_any(), false);
                 ctx.grants.set_namespace(&namespace.name_any(), None);
             }
             Live::Alive => {}
