@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::api::{LABEL_MANAGED_BY, MANAGED_BY, annotations};
 
-/// What is kept of a Secret: never its data.
+/// What the operator needs to know of a Secret: never its data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SecretSummary {
     /// UID.
@@ -16,41 +16,41 @@ pub struct SecretSummary {
     pub request: Option<String>,
     /// UID of that request.
     pub request_uid: Option<String>,
-    /// Hash of what decided the token.
+    /// Hash of the inputs of the token.
     pub token_hash: Option<String>,
-    /// Hash of what decided the rendering.
+    /// Hash of the inputs of the rendering.
     pub render_hash: Option<String>,
     /// Fingerprint of the token as written.
-    pub digest: Option<String>,
+    pub token_fingerprint: Option<String>,
     /// The token's `iat`.
-    pub issued: Option<Timestamp>,
+    pub issued_at: Option<Timestamp>,
     /// The token's `exp`.
-    pub expires: Option<Timestamp>,
-    /// Whether it carries our label.
+    pub expires_at: Option<Timestamp>,
+    /// Whether it has our label.
     pub managed: bool,
-    /// Whether it was somebody else's before: it then stays when its request goes.
+    /// Whether it was adopted: another client created it, so it stays when its request is deleted.
     pub adopted: bool,
-    /// Hash of the renewal by annotation that its token honoured.
+    /// Hash of the renewal by annotation that its token handled.
     pub handled_renew: Option<String>,
 }
 
 impl From<&ObjectMeta> for SecretSummary {
     fn from(meta: &ObjectMeta) -> Self {
-        let note = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key)).cloned();
-        let time = |key: &str| note(key).and_then(|text| text.parse().ok());
+        let annotation = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key)).cloned();
+        let time = |key: &str| annotation(key).and_then(|text| text.parse().ok());
         let label = meta.labels.as_ref().and_then(|all| all.get(LABEL_MANAGED_BY));
         Self {
             uid: meta.uid.clone().unwrap_or_default(),
             resource_version: meta.resource_version.clone().unwrap_or_default(),
-            request: note(annotations::REQUEST),
-            request_uid: note(annotations::REQUEST_UID),
-            token_hash: note(annotations::TOKEN_HASH),
-            render_hash: note(annotations::RENDER_HASH),
-            digest: note(annotations::DIGEST),
-            issued: time(annotations::ISSUED),
-            expires: time(annotations::EXPIRES),
-            adopted: note(annotations::ADOPTED).is_some(),
-            handled_renew: note(annotations::HANDLED_RENEW),
+            request: annotation(annotations::REQUEST),
+            request_uid: annotation(annotations::REQUEST_UID),
+            token_hash: annotation(annotations::TOKEN_HASH),
+            render_hash: annotation(annotations::RENDER_HASH),
+            token_fingerprint: annotation(annotations::DIGEST),
+            issued_at: time(annotations::ISSUED),
+            expires_at: time(annotations::EXPIRES),
+            adopted: annotation(annotations::ADOPTED).is_some(),
+            handled_renew: annotation(annotations::HANDLED_RENEW),
             managed: label.is_some_and(|value| value == MANAGED_BY),
         }
     }
@@ -85,9 +85,9 @@ mod tests {
             request_uid: text("r"),
             token_hash: text("t"),
             render_hash: text("h"),
-            digest: text("d"),
-            issued: Some(at(1_800_000_000)),
-            expires: None,
+            token_fingerprint: text("d"),
+            issued_at: Some(at(1_800_000_000)),
+            expires_at: None,
             managed: true,
             adopted: true,
         };

@@ -234,7 +234,7 @@ impl Differences {
             self.compare(
                 &annotation(annotations::DIGEST),
                 &token.fingerprint(),
-                summary.digest.as_deref(),
+                summary.token_fingerprint.as_deref(),
             );
         }
         if content.immutable {

@@ -216,8 +216,8 @@ impl Simulation {
         if let Some(uid) = &mut secret.request_uid {
             uid.clone_from(&template.uid);
         }
-        secret.issued = Some(to_timestamp(request.expires - LIFETIME)?);
-        secret.expires = Some(to_timestamp(request.expires)?);
+        secret.issued_at = Some(to_timestamp(request.expires - LIFETIME)?);
+        secret.expires_at = Some(to_timestamp(request.expires)?);
         let issued_at = (request.issued_at > 0).then(|| to_timestamp(request.issued_at));
         self.facts.timing.issued_at = issued_at.transpose()?;
         Ok(())

@@ -146,10 +146,10 @@ impl CompactSummary {
                 &summary.request_uid,
                 &summary.token_hash,
                 &summary.render_hash,
-                &summary.digest,
+                &summary.token_fingerprint,
                 &summary.handled_renew,
             ],
-            [summary.issued, summary.expires],
+            [summary.issued_at, summary.expires_at],
             [summary.managed, summary.adopted],
         );
         // Strings, times and booleans can always be serialized.
@@ -167,14 +167,14 @@ impl CompactSummary {
 
     fn unpack(&self) -> Option<SecretSummary> {
         let (resource_version, fields) = self.split();
-        let (uid, texts, [issued, expires], [managed, adopted]): Fields =
+        let (uid, texts, [issued_at, expires_at], [managed, adopted]): Fields =
             serde_json::from_str(fields).ok()?;
         let [
             request,
             request_uid,
             token_hash,
             render_hash,
-            digest,
+            token_fingerprint,
             handled_renew,
         ] = texts;
         Some(SecretSummary {
@@ -184,9 +184,9 @@ impl CompactSummary {
             request_uid,
             token_hash,
             render_hash,
-            digest,
-            issued,
-            expires,
+            token_fingerprint,
+            issued_at,
+            expires_at,
             managed,
             adopted,
             handled_renew,

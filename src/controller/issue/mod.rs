@@ -425,7 +425,7 @@ fn is_unchanged(
     matches!(request.token.source, TokenSource::MetadataServer { .. })
         && matches!(cause, IssueCause::Due | IssueCause::Requested)
         && matches!(observation.integrity(), None | Some(Integrity::Intact))
-        && secret.and_then(|secret| secret.digest.as_ref()) == Some(&token.fingerprint())
+        && secret.and_then(|secret| secret.token_fingerprint.as_ref()) == Some(&token.fingerprint())
 }
 
 /// The field manager other than ours that changed the Secret last.

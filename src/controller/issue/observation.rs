@@ -132,8 +132,8 @@ impl ReadSecret {
             }
         };
         if let Some(token) = &token {
-            summary.issued = Some(token.claims().iat);
-            summary.expires = Some(token.claims().exp);
+            summary.issued_at = Some(token.claims().iat);
+            summary.expires_at = Some(token.claims().exp);
         }
         Ok(Self {
             summary,
@@ -166,7 +166,7 @@ fn matches_token_spec(
 
 /// The token that was written, under its key or, if the key was changed, under another.
 fn stored_token(content: &SecretContent, key: &str) -> Option<IdToken> {
-    let written = content.summary.digest.as_deref()?;
+    let written = content.summary.token_fingerprint.as_deref()?;
     let others = content
         .data
         .keys()

@@ -53,9 +53,9 @@ fn create_holds_all_of_it() {
     assert_eq!(summary.token_hash.as_ref(), Some(&request.token_hash));
     assert_eq!(summary.render_hash.as_ref(), Some(&request.render_hash));
     assert_eq!(summary.request_uid.as_deref(), Some(UID));
-    assert_eq!(summary.digest, Some(token.fingerprint()));
+    assert_eq!(summary.token_fingerprint, Some(token.fingerprint()));
     assert_eq!(
-        (summary.issued, summary.expires),
+        (summary.issued_at, summary.expires_at),
         (Some(token.claims().iat), Some(token.claims().exp))
     );
     assert!(summary.managed && !summary.adopted);

@@ -214,7 +214,7 @@ impl CurrentToken {
         timing: Timing,
         now: Timestamp,
     ) -> Option<Self> {
-        let (issued, expires) = (secret.issued?, secret.expires?);
+        let (issued, expires) = (secret.issued_at?, secret.expires_at?);
         let matches = secret.token_hash.as_ref() == Some(&request.token_hash)
             && secret.render_hash.as_ref() == Some(&request.render_hash)
             && secret.request_uid.as_ref() == Some(&request.uid);

@@ -182,7 +182,7 @@ fn issue_cause(
     if secret.token_hash.as_ref() != Some(&request.token_hash) {
         return Err(IssueCause::Changed);
     }
-    let (Some(issued), Some(expires)) = (secret.issued, secret.expires) else {
+    let (Some(issued), Some(expires)) = (secret.issued_at, secret.expires_at) else {
         return Err(IssueCause::Damaged);
     };
     if observation.integrity() == Some(Integrity::Damaged) {

@@ -24,9 +24,9 @@ fn left(request: &ValidRequest) -> SecretSummary {
         request_uid: Some(request.uid.clone()),
         token_hash: Some(request.token_hash.clone()),
         render_hash: Some(request.render_hash.clone()),
-        digest: Some("d".into()),
-        issued: Some(at(T0)),
-        expires: Some(at(T0 + 3600)),
+        token_fingerprint: Some("d".into()),
+        issued_at: Some(at(T0)),
+        expires_at: Some(at(T0 + 3600)),
         managed: true,
         ..SecretSummary::default()
     }
@@ -362,7 +362,7 @@ fn cases() -> Vec<Case> {
             name: "the expiry was edited into the past: read first",
             change: |o| {
                 edit(o, |s| {
-                    s.expires = Some(at(T0 - 1));
+                    s.expires_at = Some(at(T0 - 1));
                     s.resource_version = "8".into();
                 });
             },
@@ -373,7 +373,7 @@ fn cases() -> Vec<Case> {
             name: "the expiry was removed: read first",
             change: |o| {
                 edit(o, |s| {
-                    s.expires = None;
+                    s.expires_at = None;
                     s.resource_version = "8".into();
                 });
             },
@@ -593,7 +593,7 @@ fn a_clamped_renewal_leaves_a_fifth() {
 fn a_source_that_has_no_other_token_is_not_asked() {
     let request = request(json!({}));
     let secret = left(&request);
-    let (issued, expires) = (secret.issued.unwrap(), secret.expires.unwrap());
+    let (issued, expires) = (secret.issued_at.unwrap(), secret.expires_at.unwrap());
     let due = planned(&request, issued, expires).at;
     let later = due + SignedDuration::from_mins(10);
     let decide_at = |now, until| {

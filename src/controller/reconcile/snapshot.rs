@@ -172,7 +172,7 @@ impl Snapshot {
         request: &ValidRequest,
         secret: Option<&SecretSummary>,
     ) -> Option<Timestamp> {
-        let (issued, expires) = (secret?.issued?, secret?.expires?);
+        let (issued, expires) = (secret?.issued_at?, secret?.expires_at?);
         if let Some(token) = self.state.unchanged {
             return (token.expires == expires).then_some(token.retry_at);
         }
