@@ -13,9 +13,9 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::controller::cache::SecretSummary;
 use crate::kubernetes::error::{KubeError, code};
 use crate::kubernetes::partial_metadata::metadata;
+use crate::kubernetes::secret_summary::SecretSummary;
 use crate::token::IdToken;
 
 /// GKE's annotation of the Google service account that a Kubernetes ServiceAccount acts as

@@ -23,15 +23,15 @@ use std::sync::{Mutex, MutexGuard};
 use jiff::Timestamp;
 
 use self::compressed_request::{CompressedRequest, trim_metadata};
+use self::request_state::RequestState;
 use self::state::State;
+use crate::api::ObjectKey;
 use crate::api::v1alpha1::IdTokenRequest;
+use crate::kubernetes::secret_summary::SecretSummary;
 use crate::sync::lock;
 
 pub use self::claims::Claimant;
-pub use self::request_state::{RequestState, WrittenHashes};
 pub use self::state::EndedRelist;
-pub use crate::api::ObjectKey;
-pub use crate::kubernetes::secret_summary::SecretSummary;
 
 /// The cache. Each method holds the lock for a few map operations only.
 #[derive(Debug, Default)]

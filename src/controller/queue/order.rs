@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use tokio::time::Instant;
 
-use crate::controller::cache::ObjectKey;
+use crate::api::ObjectKey;
 
 /// What waits and what is under way.
 #[derive(Debug)]

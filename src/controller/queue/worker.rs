@@ -11,7 +11,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use crate::controller::cache::ObjectKey;
+use crate::api::ObjectKey;
 use crate::controller::queue::order::Queue;
 use crate::controller::queue::permit::Permit;
 use crate::controller::watch::Scope;

@@ -14,8 +14,8 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::api::ObjectKey;
 use crate::controller::Context;
-use crate::controller::cache::ObjectKey;
 use crate::controller::watch::{Enqueuer, WATCH_SECONDS, WatchBackoff};
 
 /// How often it is asked whether a request still wants the Secret, which costs no call.

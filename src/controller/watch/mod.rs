@@ -22,12 +22,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch::Sender;
 
+use crate::api::ObjectKey;
 use crate::api::v1alpha1::{IdTokenGrant, IdTokenRequest};
 use crate::controller::Context;
-use crate::controller::cache::{ObjectKey, SecretSummary};
 use crate::controller::watch::decode::{self as unreadable, Shown, Unreadable};
 use crate::grants::store::{Watched, read_file};
 use crate::kubernetes::error::{problem, watch_problem};
+use crate::kubernetes::secret_summary::SecretSummary;
 use crate::metrics::{GrantOrigin, WatchMetrics};
 use crate::text::redacted;
 
