@@ -16,7 +16,10 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::api::ObjectKey;
 use crate::controller::Context;
-use crate::controller::watch::{Enqueuer, WATCH_SECONDS, WatchBackoff};
+use crate::controller::cache::ObjectKey;
+use crate::controller::watch::Enqueuer;
+use crate::controller::watch::stream::{WATCH_SECONDS, WatchBackoff};
+use crate::sync::lock;
 
 /// How often it is asked whether a request still wants the Secret, which costs no call.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
