@@ -14,9 +14,8 @@ use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::clock::Clock;
 use crate::controller::{
-    self, Context,
-    cache::{Cache, foreign_secrets::ForeignSecrets},
-    issue::federation::FederatedTokens,
+    self, Context, cache::Cache, cache::requests::RequestCache, cache::undecodable::UndecodableRequests,
+    issue::federation::FederatedTokens, watch::foreign_secrets::ForeignSecrets,
 };
 use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter};
 use crate::grants::store::{GrantStore, GrantsFileError, read_file};
@@ -181,7 +180,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "starting the operator");
 
-    let liveness = Liveness::new(controller::longest_work(&settings), clock.monotonic());
+    let liveness = Liveness::new(controller::max_reconcile_duration(&settings), clock.monotonic());
     let (synced, synced_receiver) = watch::channel(false);
     let server = admin::serve(
         listener,
@@ -191,16 +190,22 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         clock.clone(),
     )?;
     let ctx = Arc::new(Context {
-        events: EventRecorder::new(client.clone(), std::env::var("HOSTNAME").ok(), metrics.clone()),
+        events: Arc::new(EventRecorder::new(
+            client.clone(),
+            std::env::var("HOSTNAME").ok(),
+            metrics.clone(),
+        )),
+        clock,
         client,
         minter,
-        cache: Cache::default(),
-        foreign_secrets: ForeignSecrets::default(),
-        grants,
-        federated: FederatedTokens::default(),
+        requests: Arc::new(RequestCache::default()),
+        undecodable: Arc::new(UndecodableRequests::default()),
+        index: Arc::new(Cache::default()),
+        obstacles: Arc::new(ForeignSecrets::default()),
+        grants: Arc::new(grants),
+        federated: Arc::new(FederatedTokens::default()),
         metrics,
-        turns: Arc::new(Semaphore::new(settings.concurrency.into())),
-        clock: clock.clone(),
+        permits: Arc::new(Semaphore::new(settings.concurrency.into())),
         settings,
     });
     let loads = ctx.clone();

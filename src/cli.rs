@@ -254,7 +254,8 @@ impl RunArgs {
             reconcile_timeout: Duration::from_secs(self.reconcile_timeout),
             concurrency: self.concurrency,
             // A namespace has at most half of the calls of an endpoint in flight; as many wait, so that no slot stays idle.
-            of_a_namespace: usize::from(self.concurrency).saturating_add(self.google.google_max_in_flight),
+            max_in_flight_per_namespace: usize::from(self.concurrency)
+                .saturating_add(self.google.google_max_in_flight),
             shard: Shard::new(self.namespaces.clone(), self.selector.clone()),
             grants_file: self.grants_file.clone(),
             sources: SourceSettings {

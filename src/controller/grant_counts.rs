@@ -1,56 +1,70 @@
-//! Tells in each IdTokenGrant's status how many requests it allows.
+//! Publishes in the status of each IdTokenGrant how many requests it allows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
+use tokio::time::{sleep, timeout};
 
 use crate::api::FIELD_MANAGER;
 use crate::api::v1alpha1::IdTokenGrant;
-use crate::controller::Context;
+use crate::controller::cache::Cache;
+use crate::grants::store::GrantStore;
 use crate::kubernetes::error::{code, problem};
 use crate::shard::Shard;
 
-/// How often at most a grant's status is written.
+/// How often the statuses of grants are compared with the counts.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Longest time for one write.
-const ANSWER: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Writes what changed, again and again; never ends. An operator for a part of the requests does not know the number and writes none.
-pub(crate) async fn tell(ctx: &Context) {
-    if ctx.settings.shard != Shard::default() {
-        return std::future::pending().await;
-    }
-    let mut failing = false;
-    loop {
-        tokio::time::sleep(INTERVAL).await;
-        let Some(allowed) = ctx.cache.allowed_request_counts() else {
-            continue;
-        };
-        let mut fault = None;
-        for (name, count) in ctx.grants.untold(&allowed) {
-            fault = write(ctx, &name, count).await.err().or(fault);
-        }
-        if let Some(fault) = fault.as_ref().filter(|_| !failing) {
-            tracing::warn!("the status of IdTokenGrants was not written: {}", problem(fault));
-        }
-        failing = fault.is_some();
-    }
+/// Counts the requests that each grant allows.
+pub(crate) struct GrantCounts {
+    pub(crate) client: Client,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) grants: Arc<GrantStore>,
 }
 
-async fn write(ctx: &Context, name: &str, count: i64) -> Result<(), kube::Error> {
-    let api: Api<IdTokenGrant> = Api::all(ctx.client.clone());
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PatchParams::default()
-    };
-    let patch = Patch::Merge(json!({"status": {"allowedRequests": count}}));
-    let written = tokio::time::timeout(ANSWER, api.patch_status(name, &params, &patch)).await;
-    let late = || kube::Error::Service("the API server did not answer in time".into());
-    match written.unwrap_or_else(|_| Err(late())) {
-        // What it says now comes by the watch.
-        Ok(_) => Ok(()),
-        Err(error) if code(&error) == Some(404) => Ok(()),
-        Err(error) => Err(error),
+impl GrantCounts {
+    /// Writes the counts that changed, again and again; never returns. An operator for a part of the requests does not know the counts
+    /// and writes none.
+    pub(crate) async fn publish(&self, shard: &Shard) {
+        if *shard != Shard::default() {
+            return std::future::pending().await;
+        }
+        let mut failing = false;
+        loop {
+            sleep(INTERVAL).await;
+            let Some(allowed) = self.cache.allowed() else {
+                continue;
+            };
+            let mut failure = None;
+            for (name, count) in self.grants.untold(&allowed) {
+                failure = self.write(&name, count).await.err().or(failure);
+            }
+            if let Some(error) = failure.as_ref().filter(|_| !failing) {
+                tracing::warn!("the status of IdTokenGrants was not written: {}", problem(error));
+            }
+            failing = failure.is_some();
+        }
+    }
+
+    async fn write(&self, name: &str, count: i64) -> Result<(), kube::Error> {
+        let api: Api<IdTokenGrant> = Api::all(self.client.clone());
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(json!({"status": {"allowedRequests": count}}));
+        let written = timeout(RESPONSE_TIMEOUT, api.patch_status(name, &params, &patch)).await;
+        let timed_out = || kube::Error::Service("the API server did not answer in time".into());
+        match written.unwrap_or_else(|_| Err(timed_out())) {
+            // The watch of grants brings the new status to the store.
+            Ok(_) => Ok(()),
+            Err(error) if code(&error) == Some(404) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use idtoken_operator::api::v1alpha1::{IdTokenRequest, IdTokenRequestSpec};
-use idtoken_operator::controller::WAITING;
+use idtoken_operator::controller::MAX_WAITING_RECONCILES;
 use idtoken_operator::controller::issue::observation::Observation;
 use idtoken_operator::controller::reconcile::plan::{Facts, Timing, due_renewal};
 use idtoken_operator::google::GoogleConfig;
@@ -322,7 +322,7 @@ impl Simulation {
 
     /// Starts reconciles of due requests while the operator has room.
     fn start_reconciles(&mut self, shard: u16) -> Result<()> {
-        let max_running = self.settings.concurrency + WAITING;
+        let max_running = self.settings.concurrency + MAX_WAITING_RECONCILES;
         loop {
             let operator = &mut self.operators[usize::from(shard)];
             if operator.running >= max_running || operator.away > self.now {

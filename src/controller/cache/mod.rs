@@ -13,9 +13,8 @@ mod namespaces;
 mod notices;
 mod relist;
 pub mod request_state;
-mod requests;
-mod secrets;
-mod state;
+pub mod requests;
+pub mod undecodable;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};

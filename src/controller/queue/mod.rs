@@ -1,8 +1,51 @@
-//! What is reconciled next: the order of requests ([`order`], pure), the loop that runs reconciles as tasks ([`worker`]), and the permits that
-//! bound how many of them call the Kubernetes API at once ([`permit`]).
+//! What is reconciled next: the order of requests ([`order`], pure), the loop that runs reconciles as tasks ([`worker`]), and the permits
+//! that bound how many of them call the Kubernetes API at once ([`permit`]).
 //!
-//! May import the cache's keys and the metrics. Never knows what a reconcile does.
+//! May import the cache's keys, the clock, the liveness and the metrics. Never knows what a reconcile does.
 
 pub(crate) mod order;
 pub(crate) mod permit;
 pub(crate) mod worker;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::api::ObjectKey;
+
+/// The requests to reconcile, where one event concerns many.
+#[derive(Clone, Debug)]
+pub(crate) enum Scope {
+    /// Every request.
+    All,
+    /// The requests of a namespace.
+    Namespace(String),
+}
+
+/// Where the requests to reconcile are sent to.
+#[derive(Clone, Debug)]
+pub(crate) struct Enqueuer {
+    requests: UnboundedSender<ObjectKey>,
+    scopes: UnboundedSender<Scope>,
+}
+
+impl Enqueuer {
+    /// `requests` takes single requests, `scopes` many at once.
+    pub(crate) fn new(requests: UnboundedSender<ObjectKey>, scopes: UnboundedSender<Scope>) -> Self {
+        Self { requests, scopes }
+    }
+
+    /// Enqueues one request.
+    pub(crate) fn request(&self, key: ObjectKey) {
+        // Fails only while the operator shuts down.
+        let _ = self.requests.send(key);
+    }
+
+    /// Enqueues every request.
+    pub(crate) fn all(&self) {
+        let _ = self.scopes.send(Scope::All);
+    }
+
+    /// Enqueues the requests of a namespace.
+    pub(crate) fn namespace(&self, name: String) {
+        let _ = self.scopes.send(Scope::Namespace(name));
+    }
+}

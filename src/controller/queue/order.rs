@@ -1,6 +1,6 @@
-//! Pure: which request is worked on next. Each waits for its time, the earliest first, and is worked on once at a time. Of a namespace
-//! that has many under way the others wait here, where one costs its key, so that they neither take the places of other namespaces nor the
-//! memory of work that waits for Google.
+//! Pure: which request is reconciled next. Requests wait for their due time, the earliest first, and a request is in flight at most once.
+//! A namespace has a limit of requests in flight. Further ones wait here, where each costs the memory of its key, so that they take
+//! neither the slots of other namespaces nor the memory of reconciles that wait for Google.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -8,51 +8,53 @@ use tokio::time::Instant;
 
 use crate::api::ObjectKey;
 
-/// What waits and what is under way.
+/// The requests that wait, and those in flight.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    most: usize,
+    max_in_flight: usize,
     namespaces: HashMap<Box<str>, Namespace>,
-    /// The first of each namespace that has room.
-    heads: BTreeSet<(Instant, ObjectKey)>,
-    times: HashMap<ObjectKey, Instant>,
-    running: HashMap<ObjectKey, Instant>,
-    /// Those under way that are to be worked on once more.
-    again: HashMap<ObjectKey, Instant>,
+    /// The first request of each namespace that has less than its limit in flight.
+    ready: BTreeSet<(Instant, ObjectKey)>,
+    due_times: HashMap<ObjectKey, Instant>,
+    /// The requests in flight, and when each started.
+    in_flight: HashMap<ObjectKey, Instant>,
+    /// When the requests in flight that were pushed again are due.
+    requeued: HashMap<ObjectKey, Instant>,
 }
 
 #[derive(Debug, Default)]
 struct Namespace {
     order: BTreeSet<(Instant, ObjectKey)>,
-    head: Option<(Instant, ObjectKey)>,
-    running: usize,
+    /// The entry of this namespace in [`Queue::ready`].
+    ready: Option<(Instant, ObjectKey)>,
+    in_flight: usize,
 }
 
 impl Queue {
-    /// One that has at most `most` under way of each namespace.
-    pub(crate) fn new(most: usize) -> Self {
+    /// A queue with at most `max_in_flight` requests of each namespace in flight.
+    pub(crate) fn new(max_in_flight: usize) -> Self {
         Self {
-            most,
+            max_in_flight,
             namespaces: HashMap::new(),
-            heads: BTreeSet::new(),
-            times: HashMap::new(),
-            running: HashMap::new(),
-            again: HashMap::new(),
+            ready: BTreeSet::new(),
+            due_times: HashMap::new(),
+            in_flight: HashMap::new(),
+            requeued: HashMap::new(),
         }
     }
 
-    /// Has `key` worked on at `at`, or when it is asked for already, if that is earlier.
+    /// Adds `key`, due at `at`. If it waits already, the earlier time counts.
     pub(crate) fn push(&mut self, key: ObjectKey, at: Instant) {
-        if self.running.contains_key(&key) {
-            let again = self.again.entry(key).or_insert(at);
-            *again = at.min(*again);
+        if self.in_flight.contains_key(&key) {
+            let requeued = self.requeued.entry(key).or_insert(at);
+            *requeued = at.min(*requeued);
             return;
         }
-        let before = self.times.get(&key).copied();
+        let before = self.due_times.get(&key).copied();
         if before.is_some_and(|before| before <= at) {
             return;
         }
-        self.times.insert(key.clone(), at);
+        self.due_times.insert(key.clone(), at);
         if !self.namespaces.contains_key(key.namespace()) {
             self.namespaces
                 .insert(key.namespace().into(), Namespace::default());
@@ -65,64 +67,64 @@ impl Queue {
         });
     }
 
-    /// Takes the one that is due longest, with the time since which it was; none where none is due. It is under way until
-    /// [`Queue::done`].
+    /// Pops the request that has been due longest, with its due time; none if no request is due. It counts as in flight until
+    /// [`Queue::complete`].
     pub(crate) fn pop(&mut self, now: Instant) -> Option<(ObjectKey, Instant)> {
-        let (at, key) = self.heads.first().filter(|(at, _)| *at <= now)?.clone();
-        self.times.remove(&key);
-        self.running.insert(key.clone(), now);
+        let (at, key) = self.ready.first().filter(|(at, _)| *at <= now)?.clone();
+        self.due_times.remove(&key);
+        self.in_flight.insert(key.clone(), now);
         self.change(&key, |namespace| {
             namespace.order.pop_first();
-            namespace.running += 1;
+            namespace.in_flight += 1;
         });
         Some((key, at))
     }
 
-    /// `key` is under way no more.
-    pub(crate) fn done(&mut self, key: &ObjectKey) {
-        if self.running.remove(key).is_some() {
-            self.change(key, |namespace| namespace.running -= 1);
+    /// `key` is no longer in flight.
+    pub(crate) fn complete(&mut self, key: &ObjectKey) {
+        if self.in_flight.remove(key).is_some() {
+            self.change(key, |namespace| namespace.in_flight -= 1);
         }
-        if let Some(at) = self.again.remove(key) {
+        if let Some(at) = self.requeued.remove(key) {
             self.push(key.clone(), at);
         }
     }
 
-    /// When the next one is due of those that there is room for.
+    /// When the next request is due whose namespace is below its limit.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.heads.first().map(|(at, _)| *at)
+        self.ready.first().map(|(at, _)| *at)
     }
 
-    /// How many are under way.
-    pub(crate) fn running(&self) -> usize {
-        self.running.len()
+    /// How many requests are in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
     }
 
-    /// Since when the one is under way that began first.
-    pub(crate) fn oldest(&self) -> Option<Instant> {
-        self.running.values().min().copied()
+    /// When the oldest request in flight started.
+    pub(crate) fn oldest_start(&self) -> Option<Instant> {
+        self.in_flight.values().min().copied()
     }
 
-    /// How many are due and not under way.
-    pub(crate) fn due(&self, now: Instant) -> usize {
+    /// How many requests are due and not in flight.
+    pub(crate) fn due_count(&self, now: Instant) -> usize {
         let due = |namespace: &Namespace| namespace.order.iter().take_while(|(at, _)| *at <= now).count();
         self.namespaces.values().map(due).sum()
     }
 
-    /// Does `change` to the namespace of `key`, and brings its place among the others up to date.
+    /// Applies `change` to the namespace of `key`, then updates its entry in [`Queue::ready`].
     fn change(&mut self, key: &ObjectKey, change: impl FnOnce(&mut Namespace)) {
         let Some(namespace) = self.namespaces.get_mut(key.namespace()) else {
             return;
         };
         change(namespace);
-        let has_room = namespace.running < self.most;
-        let head = namespace.order.first().filter(|_| has_room).cloned();
-        let is_empty = namespace.order.is_empty() && namespace.running == 0;
-        if namespace.head != head {
-            if let Some(before) = std::mem::replace(&mut namespace.head, head.clone()) {
-                self.heads.remove(&before);
+        let has_room = namespace.in_flight < self.max_in_flight;
+        let ready = namespace.order.first().filter(|_| has_room).cloned();
+        let is_empty = namespace.order.is_empty() && namespace.in_flight == 0;
+        if namespace.ready != ready {
+            if let Some(before) = std::mem::replace(&mut namespace.ready, ready.clone()) {
+                self.ready.remove(&before);
             }
-            self.heads.extend(head);
+            self.ready.extend(ready);
         }
         if is_empty {
             self.namespaces.remove(key.namespace());
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_time_wins_and_cannot_be_postponed() {
+    fn the_earliest_time_wins() {
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
         let mut queue = Queue::new(8);
@@ -150,33 +152,36 @@ mod tests {
         queue.push(key("b"), at(15));
         queue.push(key("b"), at(5));
         assert_eq!(queue.pop(now), None);
-        assert_eq!((queue.next(), queue.due(at(7))), (Some(at(5)), 1));
+        assert_eq!((queue.next(), queue.due_count(at(7))), (Some(at(5)), 1));
         assert_eq!(queue.pop(at(12)), Some((key("b"), at(5))));
         assert_eq!(queue.pop(at(12)), Some((key("a"), at(10))));
         assert_eq!(queue.pop(at(100)), None);
     }
 
     #[test]
-    fn one_that_is_under_way_waits_and_holds_up_no_other() {
+    fn a_request_in_flight_waits_and_blocks_no_other() {
         let now = Instant::now();
         let mut queue = Queue::new(8);
         queue.push(key("a"), now);
         assert!(queue.pop(now).is_some());
         queue.push(key("a"), now);
         queue.push(key("b"), now);
-        assert_eq!((queue.due(now), queue.running()), (1, 1));
+        assert_eq!((queue.due_count(now), queue.in_flight()), (1, 1));
         assert_eq!(queue.pop(now), Some((key("b"), now)));
-        assert_eq!((queue.pop(now), queue.next(), queue.due(now)), (None, None, 0));
-        assert_eq!(queue.oldest(), Some(now));
-        queue.done(&key("a"));
+        assert_eq!(
+            (queue.pop(now), queue.next(), queue.due_count(now)),
+            (None, None, 0)
+        );
+        assert_eq!(queue.oldest_start(), Some(now));
+        queue.complete(&key("a"));
         assert_eq!(queue.pop(now), Some((key("a"), now)));
-        queue.done(&key("a"));
-        queue.done(&key("b"));
-        assert_eq!((queue.oldest(), queue.running()), (None, 0));
+        queue.complete(&key("a"));
+        queue.complete(&key("b"));
+        assert_eq!((queue.oldest_start(), queue.in_flight()), (None, 0));
     }
 
     #[test]
-    fn a_namespace_with_many_under_way_leaves_the_room_to_others() {
+    fn a_namespace_at_its_limit_leaves_the_slots_to_others() {
         let now = Instant::now();
         let mut queue = Queue::new(2);
         for name in ["a", "b", "c", "d"] {
@@ -187,23 +192,23 @@ mod tests {
         assert_eq!(queue.pop(now), Some((key("a"), now)));
         assert_eq!(queue.pop(now), Some((key("b"), now)));
         assert_eq!(
-            (queue.pop(now), queue.next(), queue.due(now)),
+            (queue.pop(now), queue.next(), queue.due_count(now)),
             (None, Some(later), 2)
         );
-        // What is asked for while there is no room has its turn with the others.
+        // What is pushed while the namespace is at its limit waits in the order of due times as well.
         queue.push(key("b"), now - Duration::from_secs(1));
         queue.push(key("d"), now - Duration::from_secs(2));
         assert_eq!(queue.pop(later), Some((ObjectKey::new("bank", "e"), later)));
-        queue.done(&key("b"));
+        queue.complete(&key("b"));
         assert_eq!(queue.pop(now), Some((key("d"), now - Duration::from_secs(2))));
-        queue.done(&key("a"));
+        queue.complete(&key("a"));
         assert_eq!(queue.pop(now), Some((key("b"), now - Duration::from_secs(1))));
-        assert_eq!((queue.pop(now), queue.running()), (None, 3));
-        for done in [key("b"), key("d"), ObjectKey::new("bank", "e")] {
-            queue.done(&done);
+        assert_eq!((queue.pop(now), queue.in_flight()), (None, 3));
+        for completed in [key("b"), key("d"), ObjectKey::new("bank", "e")] {
+            queue.complete(&completed);
         }
         assert_eq!(queue.pop(now), Some((key("c"), now)));
-        queue.done(&key("c"));
-        assert!(queue.namespaces.is_empty() && queue.heads.is_empty(), "{queue:?}");
+        queue.complete(&key("c"));
+        assert!(queue.namespaces.is_empty() && queue.ready.is_empty(), "{queue:?}");
     }
 }

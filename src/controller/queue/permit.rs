@@ -1,45 +1,45 @@
-//! How many reconciles use the Kubernetes API at once. Those that wait for Google do not count: one tenant's slow or many calls must
-//! not keep the others from their work.
+//! How many reconciles use the Kubernetes API at once. Reconciles that wait for Google do not count: slow or many calls of one tenant must
+//! not block the reconciles of the others.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The right to work, lent out while Google is asked.
+/// The right of a reconcile to call the Kubernetes API. The reconcile releases it while it waits for Google.
 pub(crate) struct Permit {
-    turns: Arc<Semaphore>,
-    taken: Option<OwnedSemaphorePermit>,
+    permits: Arc<Semaphore>,
+    acquired: Option<OwnedSemaphorePermit>,
 }
 
 impl Permit {
-    /// One that is free; none where all are taken.
-    pub(crate) fn try_acquire(turns: &Arc<Semaphore>) -> Option<Self> {
-        let taken = Arc::clone(turns).try_acquire_owned().ok()?;
+    /// Acquires one of `permits`; none if no permit is free.
+    pub(crate) fn try_acquire(permits: &Arc<Semaphore>) -> Option<Self> {
+        let acquired = Arc::clone(permits).try_acquire_owned().ok()?;
         Some(Self {
-            turns: Arc::clone(turns),
-            taken: Some(taken),
+            permits: Arc::clone(permits),
+            acquired: Some(acquired),
         })
     }
 
-    /// Waits for a turn, unless it is held.
-    async fn take(&mut self) {
-        if self.taken.is_none() {
-            // An error means that the semaphore was closed, which nobody does.
-            self.taken = Arc::clone(&self.turns).acquire_owned().await.ok();
+    /// Waits for a permit, unless this one is acquired.
+    async fn acquire(&mut self) {
+        if self.acquired.is_none() {
+            // The semaphore is never closed, so there is no error.
+            self.acquired = Arc::clone(&self.permits).acquire_owned().await.ok();
         }
     }
 
-    /// Does `work` with a turn.
+    /// Does `work` while it holds the permit. It is acquired first if an attempt timed out while it was released.
     pub(crate) async fn holding<T>(&mut self, work: impl Future<Output = T>) -> T {
-        self.take().await;
+        self.acquire().await;
         work.await
     }
 
-    /// Does `work` without a turn, and waits for one after it.
+    /// Releases the permit for `work`, and acquires it again after it.
     pub(crate) async fn released_while<T>(&mut self, work: impl Future<Output = T>) -> T {
-        self.taken = None;
+        self.acquired = None;
         let result = work.await;
-        self.take().await;
+        self.acquire().await;
         result
     }
 }

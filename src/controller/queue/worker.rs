@@ -1,4 +1,4 @@
-//! Does the work that the queue holds: each reconcile is a task of its own, so that one that waits blocks no other.
+//! Runs reconciles as tasks of their own, in the order of the queue, so that a reconcile that waits blocks no other.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -9,71 +9,84 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{Id, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-use crate::api::ObjectKey;
+use crate::clock::Clock;
+use crate::controller::cache::ObjectKey;
+use crate::controller::queue::Scope;
 use crate::controller::queue::order::Queue;
 use crate::controller::queue::permit::Permit;
-use crate::controller::watch::Scope;
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 
-/// How often the loop gives a sign of life when nothing happens.
-const BEAT: Duration = Duration::from_secs(1);
-/// When a reconcile that panicked is done again.
-const AFTER_PANIC: Duration = Duration::from_secs(5);
+/// How often the loop sends a heartbeat if nothing else happens.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// Delay after which a reconcile that panicked is repeated.
+const PANIC_REQUEUE: Duration = Duration::from_secs(5);
 
-/// Takes in what is to be done, and does it.
+/// How many reconciles run at once.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// Most reconciles in flight.
+    pub(crate) in_flight: usize,
+    /// Most reconciles in flight of one namespace.
+    pub(crate) in_flight_per_namespace: usize,
+    /// As many permits as reconciles may use the Kubernetes API at once.
+    pub(crate) permits: Arc<Semaphore>,
+}
+
+/// The loop that receives keys, queues them and runs their reconciles.
 pub(crate) struct Worker {
-    pub(crate) one: UnboundedReceiver<ObjectKey>,
-    pub(crate) all: UnboundedReceiver<Scope>,
-    pub(crate) limit: usize,
-    pub(crate) of_a_namespace: usize,
-    pub(crate) turns: Arc<Semaphore>,
-    pub(crate) pulse: Liveness,
-    pub(crate) metrics: Arc<Metrics>,
+    requests: UnboundedReceiver<ObjectKey>,
+    scopes: UnboundedReceiver<Scope>,
+    limits: Limits,
+    liveness: Liveness,
+    metrics: Arc<Metrics>,
+    clock: Clock,
     tasks: JoinSet<Option<Duration>>,
 }
 
 impl Worker {
+    /// `requests` receives single requests, `scopes` many at once.
     pub(crate) fn new(
-        one: UnboundedReceiver<ObjectKey>,
-        all: UnboundedReceiver<Scope>,
-        limit: usize,
-        of_a_namespace: usize,
-        turns: Arc<Semaphore>,
-        pulse: Liveness,
+        requests: UnboundedReceiver<ObjectKey>,
+        scopes: UnboundedReceiver<Scope>,
+        limits: Limits,
+        liveness: Liveness,
         metrics: Arc<Metrics>,
+        clock: Clock,
     ) -> Self {
         Self {
-            one,
-            all,
-            limit,
-            of_a_namespace,
-            turns,
-            pulse,
+            requests,
+            scopes,
+            limits,
+            liveness,
             metrics,
+            clock,
             tasks: JoinSet::new(),
         }
     }
 
-    /// Takes in and forgets, for as long as another replica does the work. Never ends.
-    pub(crate) async fn idle(&mut self) {
-        let mut ticks = interval(BEAT);
+    /// Receives and drops keys for as long as another replica leads: [`Worker::run`] starts with all requests. Never returns.
+    pub(crate) async fn drain_while_standby(&mut self) {
+        let mut ticks = interval(HEARTBEAT_INTERVAL);
         loop {
-            self.pulse.heartbeat(Instant::now(), None);
+            self.liveness.heartbeat(self.clock.monotonic(), None);
             tokio::select! {
-                Some(_) = self.one.recv() => {}
-                Some(_) = self.all.recv() => {}
+                // Any order does: each pass sends a heartbeat.
+                biased;
+                Some(_) = self.requests.recv() => {}
+                Some(_) = self.scopes.recv() => {}
                 _ = ticks.tick() => {}
             }
         }
     }
 
-    /// Works on all that `keys` lists and on what comes in, until `stop` resolves and what was under way is finished. `start` gives the
-    /// work on a request, which says after which time it is to be done again; none where the request is gone. It is begun with its turn:
-    /// what waits costs the memory of its key only.
-    pub(crate) async fn work<F>(
+    /// Reconciles all that `keys` lists, then what is received, until `stop` resolves and the reconciles in flight have finished.
+    ///
+    /// `start` returns the reconcile of a request, which returns the delay after which it is requeued; none if the request is gone. It is
+    /// called with a permit, so that a request that waits costs the memory of its key only.
+    pub(crate) async fn run<F>(
         &mut self,
         keys: impl Fn(&Scope) -> Vec<ObjectKey>,
         start: impl Fn(&ObjectKey, Permit) -> Option<F>,
@@ -81,75 +94,82 @@ impl Worker {
     ) where
         F: Future<Output = Option<Duration>> + Send + 'static,
     {
-        let mut queue = Queue::new(self.of_a_namespace);
-        let mut doing: HashMap<Id, ObjectKey> = HashMap::new();
+        let mut queue = Queue::new(self.limits.in_flight_per_namespace);
+        let mut in_flight: HashMap<Id, ObjectKey> = HashMap::new();
         let mut stop = pin!(stop);
         let mut stopping = false;
-        let mut ticks = interval(BEAT);
+        let mut ticks = interval(HEARTBEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for key in keys(&Scope::Everything) {
-            queue.push(key, Instant::now());
+        let started = self.clock.monotonic();
+        for key in keys(&Scope::All) {
+            queue.push(key, started);
         }
         loop {
-            let now = Instant::now();
-            while !stopping && queue.running() < self.limit && queue.next().is_some_and(|due| due <= now) {
-                let Some(turn) = Permit::try_acquire(&self.turns) else {
+            let now = self.clock.monotonic();
+            while !stopping
+                && queue.in_flight() < self.limits.in_flight
+                && queue.next().is_some_and(|due| due <= now)
+            {
+                let Some(permit) = Permit::try_acquire(&self.limits.permits) else {
                     break;
                 };
                 let Some((key, due)) = queue.pop(now) else { break };
-                match start(&key, turn) {
-                    Some(work) => {
+                match start(&key, permit) {
+                    Some(reconcile) => {
                         self.metrics.observe_queue_wait(now.duration_since(due));
-                        doing.insert(self.tasks.spawn(work).id(), key);
+                        in_flight.insert(self.tasks.spawn(reconcile).id(), key);
                     }
-                    // Gone by its turn.
-                    None => queue.done(&key),
+                    // Deleted while it waited.
+                    None => queue.complete(&key),
                 }
             }
-            if stopping && doing.is_empty() {
-                self.pulse.heartbeat(now, None);
+            if stopping && in_flight.is_empty() {
+                self.liveness.heartbeat(now, None);
                 return;
             }
-            self.pulse.heartbeat(now, queue.oldest());
-            let has_room = !stopping && queue.running() < self.limit;
+            self.liveness.heartbeat(now, queue.oldest_start());
+            let has_room = !stopping && queue.in_flight() < self.limits.in_flight;
             let next = queue.next().filter(|_| has_room);
-            let (due, later) = (next.is_some_and(|at| at <= now), next.filter(|at| *at > now));
+            let (is_due, later) = (next.is_some_and(|at| at <= now), next.filter(|at| *at > now));
             tokio::select! {
+                // A stop prevents further starts, and a finished reconcile frees its slot, before more is queued. Metrics can wait.
                 biased;
                 () = &mut stop, if !stopping => stopping = true,
-                Some(ended) = self.tasks.join_next_with_id() => {
-                    let (id, again) = match ended {
-                        Ok(ended) => ended,
-                        Err(error) => (error.id(), Some(AFTER_PANIC)),
+                Some(finished) = self.tasks.join_next_with_id() => {
+                    let (id, requeue) = match finished {
+                        Ok(finished) => finished,
+                        Err(error) => (error.id(), Some(PANIC_REQUEUE)),
                     };
-                    if let Some(key) = doing.remove(&id) {
-                        queue.done(&key);
-                        // A time too far to be told is never.
-                        if let Some(at) = again.and_then(|after| Instant::now().checked_add(after)) {
+                    if let Some(key) = in_flight.remove(&id) {
+                        queue.complete(&key);
+                        // A time that the clock cannot represent is never reached.
+                        if let Some(at) = requeue.and_then(|delay| self.clock.monotonic().checked_add(delay)) {
                             queue.push(key, at);
                         }
                     }
                 }
-                Some(key) = self.one.recv() => queue.push(key, Instant::now()),
-                Some(scope) = self.all.recv() => {
-                    let now = Instant::now();
+                Some(key) = self.requests.recv() => queue.push(key, self.clock.monotonic()),
+                Some(scope) = self.scopes.recv() => {
+                    let now = self.clock.monotonic();
                     for key in keys(&scope) {
                         queue.push(key, now);
                     }
                 }
                 () = async { sleep_until(later.unwrap_or(now)).await }, if later.is_some() => {}
-                // One is due and waits for a turn.
-                _ = self.turns.acquire(), if due => {}
-                _ = ticks.tick() => self.metrics.set_queue_depth(queue.due(Instant::now()), queue.running()),
+                // A request is due and waits for a permit.
+                _ = self.limits.permits.acquire(), if is_due => {}
+                _ = ticks.tick() => {
+                    self.metrics.set_queue_depth(queue.due_count(self.clock.monotonic()), queue.in_flight());
+                }
             }
         }
     }
 
-    /// Ends what is under way, and returns when nothing is any more.
-    pub(crate) async fn abandon(&mut self) {
+    /// Cancels the reconciles in flight, and returns when none is left.
+    pub(crate) async fn cancel_all(&mut self) {
         self.tasks.shutdown().await;
         self.metrics.set_queue_depth(0, 0);
-        self.pulse.heartbeat(Instant::now(), None);
+        self.liveness.heartbeat(self.clock.monotonic(), None);
     }
 }
 

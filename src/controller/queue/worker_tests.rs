@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::admin::tests as admin;
@@ -14,29 +14,29 @@ fn key(name: &str) -> ObjectKey {
     ObjectKey::new("shop", name)
 }
 
-fn desk(limit: usize) -> (Worker, UnboundedSender<ObjectKey>, UnboundedSender<Scope>) {
-    let (one, ones) = unbounded_channel();
-    let (all, alls) = unbounded_channel();
-    let pulse = Liveness::new(Duration::from_millis(50), Instant::now());
-    (
-        Worker::new(
-            ones,
-            alls,
-            limit,
-            limit,
-            Arc::new(Semaphore::new(limit)),
-            pulse,
-            Arc::new(Metrics::default()),
-        ),
-        one,
-        all,
-    )
+fn worker(limit: usize) -> (Worker, UnboundedSender<ObjectKey>, UnboundedSender<Scope>) {
+    let (requests, requests_receiver) = unbounded_channel();
+    let (scopes, scopes_receiver) = unbounded_channel();
+    let clock = Clock::system();
+    let worker = Worker::new(
+        requests_receiver,
+        scopes_receiver,
+        Limits {
+            in_flight: limit,
+            in_flight_per_namespace: limit,
+            permits: Arc::new(Semaphore::new(limit)),
+        },
+        Liveness::new(Duration::from_millis(50), clock.monotonic()),
+        Arc::new(Metrics::default()),
+        clock,
+    );
+    (worker, requests, scopes)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reconcile_that_blocks_its_thread_holds_up_no_other_and_is_told_as_stuck() {
-    let (mut desk, one, _all) = desk(2);
-    let pulse = desk.pulse.clone();
+async fn a_reconcile_that_blocks_its_thread_blocks_no_other_and_is_reported_as_stuck() {
+    let (mut worker, requests, _scopes) = worker(2);
+    let liveness = worker.liveness.clone();
     let (free, blocked) = std::sync::mpsc::channel::<()>();
     let blocked = Arc::new(Mutex::new(Some(blocked)));
     let (done, mut finished) = watch::channel(0);
@@ -55,26 +55,26 @@ async fn a_reconcile_that_blocks_its_thread_holds_up_no_other_and_is_told_as_stu
         })
     };
     let stop = Notify::new();
-    let working = desk.work(|_| vec![key("blocks")], start, stop.notified());
+    let running = worker.run(|_| vec![key("blocks")], start, stop.notified());
     let watching = async {
         for name in ["a", "b", "c"] {
-            one.send(key(name)).unwrap();
+            requests.send(key(name)).unwrap();
         }
         timeout(LIMIT, finished.wait_for(|count| *count == 3))
             .await
             .expect("the others are done")
             .unwrap();
-        while pulse.check(Instant::now()).is_ok() {
+        while liveness.check(Instant::now()).is_ok() {
             tokio::task::yield_now().await;
         }
-        let stuck = pulse.check(Instant::now());
+        let stuck = liveness.check(Instant::now());
         assert!(
             matches!(stuck, Err(crate::liveness::Stuck::Overdue { .. })),
             "{stuck:?}"
         );
-        let (status, told) = admin::get("/livez", true, &pulse).await;
-        assert_eq!(status, 500, "{told}");
-        assert!(told.contains("past its own time limit"), "{told}");
+        let (status, body) = admin::get("/livez", true, &liveness).await;
+        assert_eq!(status, 500, "{body}");
+        assert!(body.contains("past its own time limit"), "{body}");
         free.send(()).unwrap();
         timeout(LIMIT, finished.wait_for(|count| *count == 4))
             .await
@@ -82,14 +82,14 @@ async fn a_reconcile_that_blocks_its_thread_holds_up_no_other_and_is_told_as_stu
             .unwrap();
         stop.notify_one();
     };
-    tokio::join!(working, watching);
-    assert_eq!(pulse.check(Instant::now()), Ok(()));
-    assert_eq!(admin::get("/livez", true, &pulse).await.0, 200);
+    tokio::join!(running, watching);
+    assert_eq!(liveness.check(Instant::now()), Ok(()));
+    assert_eq!(admin::get("/livez", true, &liveness).await.0, 200);
 }
 
 #[tokio::test]
-async fn a_panic_is_done_again_and_a_stop_waits_for_what_is_under_way() {
-    let (mut desk, _one, _all) = desk(8);
+async fn a_panic_is_retried_and_a_stop_waits_for_reconciles_in_flight() {
+    let (mut worker, _requests, _scopes) = worker(8);
     let tries = Arc::new(AtomicUsize::new(0));
     let stop = Arc::new(Notify::new());
     let start = |_: &ObjectKey, _: Permit| {
@@ -104,44 +104,44 @@ async fn a_panic_is_done_again_and_a_stop_waits_for_what_is_under_way() {
             Some(Duration::from_secs(1))
         })
     };
-    desk.work(|_| vec![key("a")], start, stop.notified()).await;
-    // Tried twice, finished once, and not begun again after the stop.
+    worker.run(|_| vec![key("a")], start, stop.notified()).await;
+    // Started twice, finished once, and not started again after the stop.
     assert_eq!(tries.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test]
-async fn what_is_abandoned_ends_before_the_return() {
-    struct Under(Arc<AtomicUsize>);
-    impl Drop for Under {
+async fn cancelled_reconciles_are_gone_before_the_return() {
+    struct InFlight(Arc<AtomicUsize>);
+    impl Drop for InFlight {
         fn drop(&mut self) {
             self.0.fetch_sub(1, Ordering::SeqCst);
         }
     }
-    let (mut desk, _one, _all) = desk(8);
-    let under_way = Arc::new(AtomicUsize::new(0));
+    let (mut worker, _requests, _scopes) = worker(8);
+    let in_flight = Arc::new(AtomicUsize::new(0));
     let start = |_: &ObjectKey, _: Permit| {
-        let under_way = under_way.clone();
+        let in_flight = in_flight.clone();
         Some(async move {
-            under_way.fetch_add(1, Ordering::SeqCst);
-            let _guard = Under(under_way);
+            in_flight.fetch_add(1, Ordering::SeqCst);
+            let _guard = InFlight(in_flight);
             std::future::pending::<()>().await;
             None
         })
     };
     let keys = |_: &Scope| (0..20).map(|n| key(&n.to_string())).collect();
-    let work = desk.work(keys, start, std::future::pending());
-    assert!(timeout(Duration::from_secs(1), work).await.is_err());
-    assert_eq!(under_way.load(Ordering::SeqCst), 8);
-    desk.abandon().await;
-    assert_eq!(under_way.load(Ordering::SeqCst), 0);
+    let run = worker.run(keys, start, std::future::pending());
+    assert!(timeout(Duration::from_secs(1), run).await.is_err());
+    assert_eq!(in_flight.load(Ordering::SeqCst), 8);
+    worker.cancel_all().await;
+    assert_eq!(in_flight.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
-async fn an_idle_desk_forgets_what_comes_in() {
-    let (mut desk, one, all) = desk(8);
-    one.send(key("a")).unwrap();
-    all.send(Scope::Everything).unwrap();
-    let idle = timeout(Duration::from_millis(100), desk.idle());
-    assert!(idle.await.is_err());
-    assert!(desk.one.is_empty() && desk.all.is_empty());
+async fn a_standby_drops_what_it_receives() {
+    let (mut worker, requests, scopes) = worker(8);
+    requests.send(key("a")).unwrap();
+    scopes.send(Scope::All).unwrap();
+    let drained = timeout(Duration::from_millis(100), worker.drain_while_standby());
+    assert!(drained.await.is_err());
+    assert!(worker.requests.is_empty() && worker.scopes.is_empty());
 }

@@ -13,6 +13,7 @@ pub mod plan;
 pub(crate) mod publish;
 mod snapshot;
 pub mod status;
+pub(crate) mod undecodable;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

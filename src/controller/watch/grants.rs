@@ -1,67 +1,62 @@
 //! The watch of IdTokenGrants.
 
-use std::sync::Arc;
-
-use jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::{Api, ResourceExt};
 
 use crate::api::v1alpha1::IdTokenGrant;
-use crate::controller::Context;
-use crate::controller::watch::stream::{Live, live};
-use crate::controller::watch::{CacheKind, Enqueuer, SyncState, fill};
+use crate::controller::watch::context::WatchContext;
+use crate::controller::watch::stream::{WatchSignal, watch_with_bookmarks};
+use crate::controller::watch::sync_state::CacheKind;
 use crate::grants::store::Watched;
 use crate::metrics::GrantOrigin;
 use crate::text::redacted;
 
-/// Watches IdTokenGrants.
-pub(crate) async fn grants(ctx: Arc<Context>, triggers: Enqueuer, filled: SyncState) {
-    // A grant that cannot be read grants nothing: what this version does not know may be what narrows it.
-    let read = |grant: DeserializeGuard<IdTokenGrant>| {
-        grant
-            .0
-            .inspect_err(|error| {
-                let name = error.metadata.name.as_deref().unwrap_or_default();
-                let problem = redacted(&error.to_string(), 400);
-                tracing::error!(
-                    name,
-                    "an IdTokenGrant cannot be read and grants nothing: {problem}"
-                );
-            })
-            .ok()
-    };
+/// Watches all IdTokenGrants.
+pub(super) async fn watch(ctx: WatchContext) {
     let api: Api<DeserializeGuard<IdTokenGrant>> = Api::all(ctx.client.clone());
-    let telling = ctx.metrics.watch("idtokengrants");
-    live(api, "idtokengrants", telling, |event| {
-        let changed = match event {
-            Live::Listed(grants) => {
-                ctx.grants
-                    .set_objects(grants.into_iter().filter_map(read).collect());
+    let watch_metrics = ctx.metrics.watch("idtokengrants");
+    let grants = &ctx.grants;
+    let on_signal = |signal| {
+        let changed = match signal {
+            WatchSignal::Listed(objects) => {
+                grants.set_objects(objects.into_iter().filter_map(decoded).collect());
                 true
             }
-            Live::Applied(grant) => {
-                let name = grant.name_any();
-                match read(grant) {
-                    // Not for the status, which is our own.
-                    Some(grant) => ctx.grants.apply(grant),
+            WatchSignal::Applied(object) => {
+                let name = object.name_any();
+                match decoded(object) {
+                    // False if only the status changed, which the operator writes itself.
+                    Some(grant) => grants.apply(grant),
                     None => {
-                        ctx.grants.delete(&name);
+                        grants.delete(&name);
                         true
                     }
                 }
             }
-            Live::Deleted(grant) => {
-                ctx.grants.delete(&grant.name_any());
+            WatchSignal::Deleted(object) => {
+                grants.delete(&object.name_any());
                 true
             }
-            Live::Alive => false,
+            WatchSignal::Bookmark => false,
         };
-        ctx.grants.seen(Watched::Grants, Timestamp::now());
-        ctx.metrics.set_grants(GrantOrigin::Object, ctx.grants.objects());
-        fill(&filled, CacheKind::Grants);
+        grants.seen(Watched::Grants, ctx.clock.now());
+        ctx.metrics.set_grants(GrantOrigin::Object, grants.objects());
+        ctx.sync_state.mark_synced(CacheKind::Grants);
         if changed {
-            triggers.everything();
+            ctx.enqueuer.all();
         }
-    })
-    .await;
+    };
+    watch_with_bookmarks(api, "idtokengrants", watch_metrics, &ctx.clock, on_signal).await;
+}
+
+/// None if the grant cannot be decoded. It grants nothing then: a field that this version does not know may narrow it.
+fn decoded(grant: DeserializeGuard<IdTokenGrant>) -> Option<IdTokenGrant> {
+    grant
+        .0
+        .inspect_err(|error| {
+            let name = error.metadata.name.as_deref().unwrap_or_default();
+            let problem = redacted(&error.to_string(), 400);
+            tracing::error!(name, "cannot decode IdTokenGrant, it grants nothing: {problem}");
+        })
+        .ok()
 }

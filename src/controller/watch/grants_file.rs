@@ -1,38 +1,38 @@
-//! The grants file.
+//! The grants file: a mounted ConfigMap, for example.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::controller::Context;
-use crate::controller::watch::Enqueuer;
-use crate::grants::store::read_file;
-use crate::metrics::GrantOrigin;
+use crate::controller::queue::Enqueuer;
+use crate::grants::store::{GrantStore, read_file};
+use crate::metrics::{GrantOrigin, Metrics};
 
-const FILE_INTERVAL: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Reads the grants file again whenever it changed. A file that cannot be read or parsed leaves the grants as they were, which is said
+/// Reads the grants file whenever its content changes. A file that cannot be read or parsed leaves the grants as they are, and is logged
 /// once a change.
-pub(crate) async fn grants_file(ctx: Arc<Context>, path: PathBuf, triggers: Enqueuer) {
-    // Read once more at the start: it may have changed since the flags were read, and a grant that was taken away must not be missed.
+pub(super) async fn watch(path: PathBuf, grants: Arc<GrantStore>, metrics: Arc<Metrics>, enqueuer: Enqueuer) {
+    // Starts with nothing, so that the file is read once more: it may have changed since app.rs read it, and a grant that was removed must
+    // not stay.
     let mut known = None;
-    let mut ticks = tokio::time::interval(FILE_INTERVAL);
+    let mut ticks = tokio::time::interval(POLL_INTERVAL);
     loop {
         ticks.tick().await;
-        // Compared by content: a mounted ConfigMap is swapped by a symbolic link, whose times say little.
+        // The content is compared, not the times: a ConfigMap is mounted by a symbolic link.
         let content = tokio::fs::read(&path).await.ok();
         if content == known {
             continue;
         }
         match read_file(&path) {
-            Ok(grants) => {
-                tracing::info!(path = %path.display(), grants = grants.len(), "the grants file was read again");
-                ctx.metrics.set_grants(GrantOrigin::File, grants.len());
-                ctx.grants.set_file(grants);
-                triggers.everything();
+            Ok(read) => {
+                tracing::info!(path = %path.display(), grants = read.len(), "grants file reloaded");
+                metrics.set_grants(GrantOrigin::File, read.len());
+                grants.set_file(read);
+                enqueuer.all();
             }
             Err(error) => {
-                tracing::error!(path = %path.display(), "the grants file changed and is not used: {error}")
+                tracing::error!(path = %path.display(), "grants file changed but is invalid, keeping the previous grants: {error}");
             }
         }
         known = content;

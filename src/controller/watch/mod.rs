@@ -1,6 +1,10 @@
-//! What flows in: each watch feeds the caches and names the requests to reconcile.
+//! What the API server shows: each watch fills the caches and enqueues the requests that a change concerns.
+//!
+//! A file a kind of object; `stream` has what all watches share. May import the caches, the grants and the queue's input. Watches only
+//! read: they run on standbys as well.
 
 mod clock;
+mod context;
 mod decode;
 pub mod foreign_secrets;
 mod grants;
@@ -9,88 +13,33 @@ mod namespaces;
 mod requests;
 mod secrets;
 mod stream;
+mod sync_state;
 
-use std::collections::HashSet;
+use std::path::PathBuf;
 
-use kube::core::NamespaceResourceScope;
-use kube::{Api, Resource};
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::watch::Sender;
+use tokio::task::JoinSet;
 
-use crate::controller::Context;
-use crate::controller::cache::ObjectKey;
+pub(crate) use context::WatchContext;
+pub(crate) use sync_state::SyncState;
 
-pub(crate) use clock::clock;
-pub(crate) use grants::grants;
-pub(crate) use grants_file::grants_file;
-pub(crate) use namespaces::namespaces;
-pub(crate) use requests::requests;
-pub(crate) use secrets::secrets;
-
-/// Where the watches put the requests to reconcile.
-#[derive(Clone, Debug)]
-pub(crate) struct Enqueuer {
-    one: UnboundedSender<ObjectKey>,
-    all: UnboundedSender<Scope>,
-}
-
-/// Which requests are to be looked at.
-#[derive(Clone, Debug)]
-pub(crate) enum Scope {
-    /// Every one.
-    Everything,
-    /// Those of a namespace.
-    Namespace(String),
-}
-
-impl Enqueuer {
-    /// `one` takes single requests, `all` that many are to be looked at.
-    pub(crate) fn new(one: UnboundedSender<ObjectKey>, all: UnboundedSender<Scope>) -> Self {
-        Self { one, all }
+/// Spawns all watches. An operator for some namespaces watches neither IdTokenGrants nor namespaces: both are cluster-scoped.
+pub(crate) fn spawn(ctx: WatchContext, grants_file: Option<PathBuf>, tasks: &mut JoinSet<()>) {
+    for scope in ctx.shard.scopes() {
+        tasks.spawn(requests::watch(ctx.clone(), scope.clone()));
+        tasks.spawn(secrets::watch(ctx.clone(), scope));
     }
-
-    /// Has one request looked at.
-    pub(crate) fn request(&self, key: ObjectKey) {
-        // Fails only when the operator is about to end.
-        let _ = self.one.send(key);
+    if !ctx.shard.is_namespaced() {
+        tasks.spawn(grants::watch(ctx.clone()));
+        tasks.spawn(namespaces::watch(ctx.clone()));
     }
-
-    fn everything(&self) {
-        let _ = self.all.send(Scope::Everything);
-    }
-
-    fn namespace(&self, name: String) {
-        let _ = self.all.send(Scope::Namespace(name));
-    }
-}
-
-/// The caches that must be filled before the first decision.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum CacheKind {
-    /// IdTokenRequests of a namespace, or of all where its name is empty.
-    Requests(String),
-    /// Secrets with our label, likewise.
-    Secrets(String),
-    /// IdTokenGrants.
-    Grants,
-    /// Namespaces.
-    Namespaces,
-}
-
-/// Which caches have been filled.
-pub(crate) type SyncState = Sender<HashSet<CacheKind>>;
-
-fn fill(filled: &SyncState, cache: CacheKind) {
-    filled.send_if_modified(|done| done.insert(cache));
-}
-
-fn within<K>(ctx: &Context, scope: &str) -> Api<K>
-where
-    K: Resource<Scope = NamespaceResourceScope>,
-    K::DynamicType: Default,
-{
-    match scope {
-        "" => Api::all(ctx.client.clone()),
-        namespace => Api::namespaced(ctx.client.clone(), namespace),
+    tasks.spawn(foreign_secrets::watch(
+        ctx.client,
+        ctx.cache,
+        ctx.foreign_secrets,
+        ctx.enqueuer.clone(),
+    ));
+    tasks.spawn(clock::detect_clock_jumps(ctx.clock, ctx.enqueuer.clone()));
+    if let Some(path) = grants_file {
+        tasks.spawn(grants_file::watch(path, ctx.grants, ctx.metrics, ctx.enqueuer));
     }
 }

@@ -1,62 +1,56 @@
-//! The watch of namespaces.
+//! The watch of namespaces: their labels, which grants select, and whether they are terminating.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 use kube::api::{Api, PartialObjectMeta};
 
-use crate::controller::Context;
-use crate::controller::watch::stream::{Live, live};
-use crate::controller::watch::{CacheKind, Enqueuer, SyncState, fill};
+use crate::controller::watch::context::WatchContext;
+use crate::controller::watch::stream::{WatchSignal, watch_with_bookmarks};
+use crate::controller::watch::sync_state::CacheKind;
 use crate::grants::store::Watched;
 
-/// Watches the labels of namespaces.
-pub(crate) async fn namespaces(ctx: Arc<Context>, triggers: Enqueuer, filled: SyncState) {
-    let labels = |namespace: PartialObjectMeta<Namespace>| -> (String, BTreeMap<String, String>) {
-        (
-            namespace.metadata.name.unwrap_or_default(),
-            namespace.metadata.labels.unwrap_or_default(),
-        )
-    };
+/// Watches all namespaces.
+pub(super) async fn watch(ctx: WatchContext) {
     let api: Api<PartialObjectMeta<Namespace>> = Api::all(ctx.client.clone());
-    let telling = ctx.metrics.watch("namespaces");
-    live(api, "namespaces", telling, |event| {
-        match event {
-            Live::Listed(namespaces) => {
-                ctx.index.namespaces_listed(
-                    namespaces
-                        .iter()
-                        .filter(|namespace| is_ending(namespace))
-                        .map(ResourceExt::name_any)
-                        .collect(),
-                );
-                ctx.grants
-                    .set_namespaces(namespaces.into_iter().map(labels).collect());
-                triggers.everything();
+    let watch_metrics = ctx.metrics.watch("namespaces");
+    let (cache, grants) = (&ctx.cache, &ctx.grants);
+    let on_signal = |signal| {
+        match signal {
+            WatchSignal::Listed(namespaces) => {
+                let terminating = namespaces.iter().filter(|namespace| is_terminating(namespace));
+                cache.namespaces_listed(terminating.map(ResourceExt::name_any).collect());
+                grants.set_namespaces(namespaces.into_iter().map(name_and_labels).collect());
+                ctx.enqueuer.all();
             }
-            Live::Applied(namespace) => {
-                ctx.index
-                    .namespace_ends(&namespace.name_any(), is_ending(&namespace));
-                let (name, labels) = labels(namespace);
-                if ctx.grants.set_namespace(&name, Some(labels)) {
-                    triggers.namespace(name);
+            WatchSignal::Applied(namespace) => {
+                cache.namespace_ends(&namespace.name_any(), is_terminating(&namespace));
+                let (name, labels) = name_and_labels(namespace);
+                if grants.set_namespace(&name, Some(labels)) {
+                    ctx.enqueuer.namespace(name);
                 }
             }
-            Live::Deleted(namespace) => {
-                ctx.index.namespace_ends(&namespace.name_any(), false);
-                ctx.grants.set_namespace(&namespace.name_any(), None);
+            WatchSignal::Deleted(namespace) => {
+                cache.namespace_ends(&namespace.name_any(), false);
+                grants.set_namespace(&namespace.name_any(), None);
             }
-            Live::Alive => {}
+            WatchSignal::Bookmark => {}
         }
-        ctx.grants.seen(Watched::Namespaces, Timestamp::now());
-        fill(&filled, CacheKind::Namespaces);
-    })
-    .await;
+        grants.seen(Watched::Namespaces, ctx.clock.now());
+        ctx.sync_state.mark_synced(CacheKind::Namespaces);
+    };
+    watch_with_bookmarks(api, "namespaces", watch_metrics, &ctx.clock, on_signal).await;
 }
 
-fn is_ending(namespace: &PartialObjectMeta<Namespace>) -> bool {
+fn name_and_labels(namespace: PartialObjectMeta<Namespace>) -> (String, BTreeMap<String, String>) {
+    let metadata = namespace.metadata;
+    (
+        metadata.name.unwrap_or_default(),
+        metadata.labels.unwrap_or_default(),
+    )
+}
+
+fn is_terminating(namespace: &PartialObjectMeta<Namespace>) -> bool {
     namespace.metadata.deletion_timestamp.is_some()
 }

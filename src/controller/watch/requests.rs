@@ -2,124 +2,135 @@
 
 use std::collections::HashSet;
 use std::pin::pin;
-use std::sync::Arc;
 
 use futures::StreamExt;
-use jiff::Timestamp;
-use kube::runtime::watcher::{self, watcher};
+use kube::Resource;
+use kube::runtime::watcher::{self, Event, watcher};
 
-use crate::api::v1alpha1::IdTokenRequest;
-use crate::controller::Context;
 use crate::controller::cache::ObjectKey;
-use crate::controller::watch::decode::{self as unreadable, Shown, Unreadable};
-use crate::controller::watch::stream::{PAGE, WATCH_SECONDS, failed, note, steady};
-use crate::controller::watch::{CacheKind, Enqueuer, SyncState, fill, within};
+use crate::controller::watch::context::WatchContext;
+use crate::controller::watch::decode::MaybeDecoded;
+use crate::controller::watch::stream::{
+    PAGE_SIZE, WATCH_SECONDS, log_watch_error, record_event, relist_on_failed_resume,
+};
+use crate::controller::watch::sync_state::CacheKind;
 use crate::kubernetes::error::watch_problem;
 
-/// Watches the IdTokenRequests of a namespace, or of all where `scope` is empty, into the store and the index.
-pub(crate) async fn requests(ctx: Arc<Context>, scope: String, triggers: Enqueuer, filled: SyncState) {
-    let mut config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE);
-    if let Some(selector) = ctx.settings.shard.selector() {
+const RESOURCE: &str = "idtokenrequests";
+
+/// Watches the IdTokenRequests of the namespace `scope`, or of all if `scope` is empty.
+pub(super) async fn watch(ctx: WatchContext, scope: String) {
+    let mut config = watcher::Config::default()
+        .timeout(WATCH_SECONDS)
+        .page_size(PAGE_SIZE);
+    if let Some(selector) = ctx.shard.selector() {
         config = config.labels(selector);
     }
-    let mut stream = pin!(steady(|| watcher(within::<Shown>(&ctx, &scope), config.clone())));
-    let mut listed: HashSet<ObjectKey> = HashSet::new();
-    // Looked at when a list is whole. Kept when it fails halfway: store and index have taken these in already.
-    let mut waiting: HashSet<ObjectKey> = HashSet::new();
-    let mut telling = ctx.metrics.watch("idtokenrequests");
+    let begin = || watcher(ctx.api_in::<MaybeDecoded>(&scope), config.clone());
+    let mut stream = pin!(relist_on_failed_resume(begin));
+    let mut handler = Handler::new(&ctx, &scope);
+    let mut watch_metrics = ctx.metrics.watch(RESOURCE);
     while let Some(event) = stream.next().await {
-        note(&mut telling, &event);
-        let event = match event {
-            Ok(event) => event,
+        record_event(&mut watch_metrics, &event, ctx.clock.now());
+        match event {
+            Ok(event) => handler.handle(event),
             Err(error) => {
                 if matches!(error, watcher::Error::WatchStartFailed(_)) {
-                    ctx.index.requests_behind(&scope);
+                    ctx.cache.requests_behind(&scope);
                 }
-                failed("idtokenrequests", &watch_problem(&error));
-                continue;
-            }
-        };
-        let (listing, deleted) = match &event {
-            watcher::Event::InitApply(_) => (true, false),
-            watcher::Event::Delete(_) => (false, true),
-            _ => (false, false),
-        };
-        let event = match read(event) {
-            Ok(event) => event,
-            Err(object) => {
-                let key = ObjectKey::of(&object.metadata);
-                waiting.extend(dropped(&ctx, &key));
-                if listing {
-                    listed.insert(key);
-                } else {
-                    waiting.drain().for_each(|key| triggers.request(key));
-                }
-                if !deleted {
-                    tokio::spawn(unreadable::tell(ctx.clone(), object));
-                }
-                continue;
-            }
-        };
-        match event {
-            watcher::Event::Init => {
-                listed.clear();
-                ctx.index.requests_listing(&scope);
-            }
-            watcher::Event::InitApply(object) => {
-                let (key, affected) = taken_in(&ctx, object);
-                listed.insert(key);
-                waiting.extend(affected);
-            }
-            watcher::Event::InitDone => {
-                ctx.requests.keep_only(&scope, &listed);
-                waiting.extend(ctx.index.requests_listed(&scope, &listed));
-                ctx.metrics.retain_requests(&scope, &listed, Timestamp::now());
-                listed = HashSet::new();
-                waiting.drain().for_each(|key| triggers.request(key));
-                waiting = HashSet::new();
-                fill(&filled, CacheKind::Requests(scope.clone()));
-            }
-            watcher::Event::Apply(object) => {
-                let (_, affected) = taken_in(&ctx, object);
-                affected.into_iter().for_each(|key| triggers.request(key));
-            }
-            watcher::Event::Delete(object) => {
-                let affected = dropped(&ctx, &ObjectKey::of(&object.metadata));
-                affected.into_iter().for_each(|key| triggers.request(key));
+                log_watch_error(RESOURCE, &watch_problem(&error));
             }
         }
     }
 }
 
-/// Splits off an object that cannot be read.
-fn read(event: watcher::Event<Shown>) -> Result<watcher::Event<IdTokenRequest>, Box<Unreadable>> {
-    Ok(match event {
-        watcher::Event::Init => watcher::Event::Init,
-        watcher::Event::InitDone => watcher::Event::InitDone,
-        watcher::Event::InitApply(shown) => watcher::Event::InitApply(shown.0?),
-        watcher::Event::Apply(shown) => watcher::Event::Apply(shown.0?),
-        watcher::Event::Delete(shown) => watcher::Event::Delete(shown.0?),
-    })
+struct Handler<'a> {
+    ctx: &'a WatchContext,
+    scope: &'a str,
+    listed: HashSet<ObjectKey>,
+    /// Enqueued once the list is complete. Kept if the list fails halfway: the caches hold what it has shown.
+    pending_keys: HashSet<ObjectKey>,
 }
 
-/// Takes a request into the store and the index. Returns its key as they hold it, and the requests that are to be reconciled for it.
-fn taken_in(ctx: &Context, object: IdTokenRequest) -> (ObjectKey, Vec<ObjectKey>) {
-    let key = ObjectKey::of(&object.metadata);
-    // One that waits for somebody's finalizer gets no token any more.
-    if object.metadata.deletion_timestamp.is_some() {
-        let affected = dropped(ctx, &key);
-        return (key, affected);
+impl<'a> Handler<'a> {
+    fn new(ctx: &'a WatchContext, scope: &'a str) -> Self {
+        Self {
+            ctx,
+            scope,
+            listed: HashSet::new(),
+            pending_keys: HashSet::new(),
+        }
     }
-    // The store first: what the index forgets since the watch has caught up is there then.
-    let (key, object) = ctx.requests.put(key, object);
-    let affected = ctx.index.request_applied(&key, &object);
-    (key, affected)
-}
 
-fn dropped(ctx: &Context, key: &ObjectKey) -> Vec<ObjectKey> {
-    ctx.requests.remove(key);
-    // The index first: a reconcile under way asks it before it adds to the metrics.
-    let affected = ctx.index.request_deleted(key);
-    ctx.metrics.remove_request(key, Timestamp::now());
-    affected
+    fn handle(&mut self, event: Event<MaybeDecoded>) {
+        match event {
+            Event::Init => {
+                self.listed.clear();
+                self.ctx.cache.requests_listing(self.scope);
+            }
+            Event::InitApply(object) => {
+                let (key, affected) = self.upsert(object);
+                self.listed.insert(key);
+                self.pending_keys.extend(affected);
+            }
+            Event::InitDone => self.complete_list(),
+            Event::Apply(object) => self.enqueue(self.upsert(object).1),
+            Event::Delete(object) => self.enqueue(self.evict(&ObjectKey::of(object.meta()))),
+        }
+    }
+
+    fn complete_list(&mut self) {
+        let ctx = self.ctx;
+        // Both are replaced, not cleared: they are as large as the list, and are seldom needed again.
+        let listed = std::mem::take(&mut self.listed);
+        let mut pending_keys = std::mem::take(&mut self.pending_keys);
+        ctx.requests.keep_only(self.scope, &listed);
+        ctx.undecodable.retain(self.scope, &listed);
+        pending_keys.extend(ctx.cache.requests_listed(self.scope, &listed));
+        ctx.metrics.retain_requests(self.scope, &listed, ctx.clock.now());
+        self.enqueue(pending_keys);
+        ctx.sync_state
+            .mark_synced(CacheKind::Requests(self.scope.to_owned()));
+    }
+
+    /// Adds an object to the caches. Returns its key as the caches hold it, and the requests to reconcile.
+    fn upsert(&self, object: MaybeDecoded) -> (ObjectKey, Vec<ObjectKey>) {
+        let ctx = self.ctx;
+        let key = ObjectKey::of(object.meta());
+        // A request that only waits for another client's finalizer gets no token.
+        if object.meta().deletion_timestamp.is_some() {
+            let affected = self.evict(&key);
+            return (key, affected);
+        }
+        match object.0 {
+            Ok(request) => {
+                ctx.undecodable.remove(&key);
+                // The requests before the cache: the cache drops our own status once the watch shows it, and it must be there then.
+                let (key, request) = ctx.requests.put(key, request);
+                let affected = ctx.cache.request_applied(&key, &request);
+                (key, affected)
+            }
+            Err(undecodable) => {
+                let mut affected = self.evict(&key);
+                ctx.undecodable.upsert(key.clone(), *undecodable);
+                affected.push(key.clone());
+                (key, affected)
+            }
+        }
+    }
+
+    /// Removes a request from the caches. Returns the requests to reconcile.
+    fn evict(&self, key: &ObjectKey) -> Vec<ObjectKey> {
+        let ctx = self.ctx;
+        ctx.requests.remove(key);
+        ctx.undecodable.remove(key);
+        // The cache before the metrics: a reconcile in flight checks the cache before it adds the request to the metrics.
+        let affected = ctx.cache.request_deleted(key);
+        ctx.metrics.remove_request(key, ctx.clock.now());
+        affected
+    }
+
+    fn enqueue(&self, keys: impl IntoIterator<Item = ObjectKey>) {
+        keys.into_iter().for_each(|key| self.ctx.enqueuer.request(key));
+    }
 }

@@ -1,65 +1,71 @@
-//! The watch of Secrets with our label.
+//! The watch of the Secrets with our label: their metadata alone.
 
 use std::pin::pin;
-use std::sync::Arc;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PartialObjectMeta;
-use kube::runtime::watcher::{self, watcher};
+use kube::runtime::watcher::{self, Event, watcher};
 
-use crate::controller::Context;
 use crate::controller::cache::{ObjectKey, SecretSummary};
-use crate::controller::watch::stream::{PAGE, WATCH_SECONDS, failed, note, steady};
-use crate::controller::watch::{CacheKind, Enqueuer, SyncState, fill, within};
+use crate::controller::watch::context::WatchContext;
+use crate::controller::watch::stream::{
+    PAGE_SIZE, WATCH_SECONDS, log_watch_error, record_event, relist_on_failed_resume,
+};
+use crate::controller::watch::sync_state::CacheKind;
 use crate::kubernetes::error::watch_problem;
 
-/// Watches the metadata of the Secrets that carry our label, in a namespace, or in all where `scope` is empty.
-pub(crate) async fn secrets(ctx: Arc<Context>, scope: String, triggers: Enqueuer, filled: SyncState) {
-    let api = within::<PartialObjectMeta<Secret>>(&ctx, &scope);
+const RESOURCE: &str = "secrets";
+
+/// Watches the Secrets with our label in the namespace `scope`, or in all if `scope` is empty.
+pub(super) async fn watch(ctx: WatchContext, scope: String) {
+    let api = ctx.api_in::<PartialObjectMeta<Secret>>(&scope);
     let config = watcher::Config::default()
-        .labels(&ctx.settings.shard.secrets())
+        .labels(&ctx.shard.secrets())
         .timeout(WATCH_SECONDS)
-        .page_size(PAGE);
-    let mut stream = pin!(steady(|| watcher(api.clone(), config.clone())));
-    let concerned = |key: &ObjectKey, meta: &SecretSummary| {
-        if let Some(request) = &meta.request {
-            triggers.request(ObjectKey::new(key.namespace(), request));
-        }
-        for claimant in ctx.index.claimants(key) {
-            triggers.request(claimant);
-        }
+        .page_size(PAGE_SIZE);
+    let begin = || watcher(api.clone(), config.clone());
+    let mut stream = pin!(relist_on_failed_resume(begin));
+    let summary = |secret: &PartialObjectMeta<Secret>| {
+        (
+            ObjectKey::of(&secret.metadata),
+            SecretSummary::from(&secret.metadata),
+        )
     };
-    let mut telling = ctx.metrics.watch("secrets");
+    let mut watch_metrics = ctx.metrics.watch(RESOURCE);
     while let Some(event) = stream.next().await {
-        note(&mut telling, &event);
+        record_event(&mut watch_metrics, &event, ctx.clock.now());
         match event {
-            Ok(watcher::Event::Init) => ctx.index.secrets_listing(&scope),
-            Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
-                let (key, meta) = (
-                    ObjectKey::of(&secret.metadata),
-                    SecretSummary::from(&secret.metadata),
-                );
-                if ctx.index.secret_applied(key.clone(), &meta) {
-                    concerned(&key, &meta);
+            Ok(Event::Init) => ctx.cache.secrets_listing(&scope),
+            Ok(Event::InitApply(secret) | Event::Apply(secret)) => {
+                let (key, summary) = summary(&secret);
+                if ctx.cache.secret_applied(key.clone(), &summary) {
+                    enqueue_affected(&ctx, &key, &summary);
                 }
             }
-            Ok(watcher::Event::InitDone) => {
-                for (key, meta) in ctx.index.secrets_listed(&scope) {
-                    concerned(&key, &meta);
+            Ok(Event::InitDone) => {
+                for (key, summary) in ctx.cache.secrets_listed(&scope) {
+                    enqueue_affected(&ctx, &key, &summary);
                 }
-                fill(&filled, CacheKind::Secrets(scope.clone()));
+                ctx.sync_state.mark_synced(CacheKind::Secrets(scope.clone()));
             }
-            Ok(watcher::Event::Delete(secret)) => {
-                let (key, meta) = (
-                    ObjectKey::of(&secret.metadata),
-                    SecretSummary::from(&secret.metadata),
-                );
-                // Also where it was unknown: a request may wait for somebody else's Secret to go.
-                ctx.index.secret_deleted(&key, &meta.resource_version);
-                concerned(&key, &meta);
+            Ok(Event::Delete(secret)) => {
+                let (key, summary) = summary(&secret);
+                // Also if it was unknown: a request may wait for the deletion of another client's Secret.
+                ctx.cache.secret_deleted(&key, &summary.resource_version);
+                enqueue_affected(&ctx, &key, &summary);
             }
-            Err(error) => failed("secrets", &watch_problem(&error)),
+            Err(error) => log_watch_error(RESOURCE, &watch_problem(&error)),
         }
+    }
+}
+
+/// Enqueues the request that the Secret names, and those whose target it is.
+fn enqueue_affected(ctx: &WatchContext, key: &ObjectKey, summary: &SecretSummary) {
+    if let Some(request) = &summary.request {
+        ctx.enqueuer.request(ObjectKey::new(key.namespace(), request));
+    }
+    for claimant in ctx.cache.claimants(key) {
+        ctx.enqueuer.request(claimant);
     }
 }

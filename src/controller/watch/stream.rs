@@ -1,8 +1,8 @@
-//! Lists and watches: when each is begun again, and what metrics and log say of it.
+//! Lists and watches: when each is restarted, and what metrics and log say about it.
 
 use std::fmt::Debug;
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
@@ -11,25 +11,31 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio::time::{sleep, timeout};
 
+use crate::clock::Clock;
 use crate::kubernetes::error::problem;
 use crate::metrics::WatchMetrics;
 
-/// Seconds after which the API server ends a watch, so that it begins anew.
-pub(crate) const WATCH_SECONDS: u32 = 290;
-/// Silence after which a watch is taken for dead: the API server sends a bookmark about once a minute.
-const SILENCE: Duration = Duration::from_secs(150);
-/// Objects a page of a list: each is decoded whole, and pages of kube's 500 would be most of what a small operator needs.
-pub(super) const PAGE: u32 = 100;
-/// Longest time for a list, and for the beginning of a watch.
-const ANSWER: Duration = Duration::from_secs(30);
-const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Seconds after which the API server ends a watch, which is then resumed.
+pub(super) const WATCH_SECONDS: u32 = 290;
+/// Objects in a page of a list. All of a page are decoded at once: kube's 500 would be most of the memory of a small operator.
+pub(super) const PAGE_SIZE: u32 = 100;
+/// Silence after which a watch counts as dead. The API server sends a bookmark about once a minute.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(150);
+/// Longest time for a list, and for the start of a watch.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A watch that the API server ends sooner than this is not resumed without a pause.
+const MIN_WATCH_DURATION: Duration = Duration::from_secs(1);
+const MIN_PAUSE: Duration = Duration::from_millis(200);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// The watch that `begin` makes, begun anew with a list whenever it could not be resumed: the API server was away, and where etcd was
-/// restored from a snapshot meanwhile, a watch from a resourceVersion of the lost future would be silent until that is reached again
-/// (<https://etcd.io/docs/v3.6/op-guide/recovery/#restoring-with-revision-bump>).
-pub(super) fn steady<K, S>(begin: impl Fn() -> S) -> impl Stream<Item = watcher::Result<watcher::Event<K>>>
+/// The watch that `begin` starts. If it could not be resumed, it is started again with a list: the API server was unavailable, and etcd may
+/// have been restored from a snapshot. A watch from a resourceVersion that the snapshot lacks would be silent until that version is reached
+/// again (<https://etcd.io/docs/v3.6/op-guide/recovery/#restoring-with-revision-bump>).
+pub(super) fn relist_on_failed_resume<K, S>(
+    begin: impl Fn() -> S,
+) -> impl Stream<Item = watcher::Result<watcher::Event<K>>>
 where
     S: Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
 {
@@ -38,12 +44,12 @@ where
         (start, begin),
         |((mut watch, mut backoff, pause), begin)| async move {
             if let Some(pause) = pause {
-                tokio::time::sleep(pause).await;
+                sleep(pause).await;
             }
             let event = watch.next().await?;
             let mut pause = None;
             match &event {
-                // Comes before every try of a list.
+                // Comes before each attempt to list.
                 Ok(watcher::Event::Init) => {}
                 Ok(_) => backoff.reset(),
                 Err(error) => {
@@ -58,14 +64,14 @@ where
     )
 }
 
-/// The pauses between tries of a watch: kube's own grow to 30 s, and the 410 that follows an outage of the API server doubles them once
-/// more.
+/// The pauses between attempts of a watch. kube's own grow to 30 s, and the 410 that follows an outage of the API server doubles them
+/// again.
 #[derive(Debug)]
-pub(crate) struct WatchBackoff(Duration);
+pub(super) struct WatchBackoff(Duration);
 
 impl Default for WatchBackoff {
     fn default() -> Self {
-        Self(SHORTEST_PAUSE)
+        Self(MIN_PAUSE)
     }
 }
 
@@ -74,7 +80,7 @@ impl Iterator for WatchBackoff {
 
     fn next(&mut self) -> Option<Duration> {
         let pause = self.0;
-        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        self.0 = (pause * 2).min(MAX_PAUSE);
         Some(pause)
     }
 }
@@ -85,88 +91,100 @@ impl Backoff for WatchBackoff {
     }
 }
 
-/// Has the metrics tell of an event. After a list that broke off, or a watch that could not be begun, only what comes from a new list
-/// shows that it works again; a watch that broke off is mostly resumed, of which there is no event.
-pub(super) fn note<K>(telling: &mut WatchMetrics, event: &watcher::Result<watcher::Event<K>>) {
+/// Updates the watch metrics. After a failed list or watch start, only events from a new list mark it healthy; a resumed watch emits no
+/// event.
+pub(super) fn record_event<K>(
+    watch_metrics: &mut WatchMetrics,
+    event: &watcher::Result<watcher::Event<K>>,
+    now: Timestamp,
+) {
     match event {
-        // Comes before every try of a list.
+        // Comes before each attempt to list.
         Ok(watcher::Event::Init) => {}
-        Ok(_) => telling.alive(Timestamp::now()),
-        Err(watcher::Error::WatchError(_) | watcher::Error::WatchFailed(_)) => telling.failed(false),
-        Err(_) => telling.failed(true),
+        Ok(_) => watch_metrics.alive(now),
+        Err(watcher::Error::WatchError(_) | watcher::Error::WatchFailed(_)) => watch_metrics.failed(false),
+        Err(_) => watch_metrics.failed(true),
     }
 }
 
-pub(super) fn failed(resource: &str, problem: &str) {
-    tracing::warn!(resource, "the watch failed and is begun anew: {problem}");
+/// Logs that the watch of `resource` is restarted after `problem`.
+pub(super) fn log_watch_error(resource: &str, problem: &str) {
+    tracing::warn!(resource, "watch failed, restarting: {problem}");
 }
 
-pub(super) enum Live<K> {
+/// What a watch shows.
+pub(super) enum WatchSignal<K> {
+    /// All objects.
     Listed(Vec<K>),
+    /// An object was created or changed.
     Applied(K),
+    /// An object was deleted.
     Deleted(K),
-    Alive,
+    /// The watch is alive.
+    Bookmark,
 }
 
-/// Lists and watches, and passes on each sign of life: kube's own watcher keeps the bookmarks to itself, so that a watch on which
-/// nothing happens could not be told from a dead one.
-pub(super) async fn live<K>(
+/// Lists and watches all objects of a kind, and passes on every signal. kube's watcher does not pass on bookmarks, so that a watch on which
+/// nothing happens cannot be distinguished from a dead one.
+pub(super) async fn watch_with_bookmarks<K>(
     api: Api<K>,
     resource: &'static str,
-    mut telling: WatchMetrics,
-    mut sink: impl FnMut(Live<K>),
+    mut watch_metrics: WatchMetrics,
+    clock: &Clock,
+    mut on_signal: impl FnMut(WatchSignal<K>),
 ) where
     K: Resource + Clone + Debug + DeserializeOwned,
 {
     let mut backoff = WatchBackoff::default();
     loop {
-        let mut heard = |event| {
-            telling.alive(Timestamp::now());
-            sink(event);
+        let mut on_live_signal = |signal| {
+            watch_metrics.alive(clock.now());
+            on_signal(signal);
         };
-        match list_and_watch(&api, &mut heard, &mut backoff).await {
-            Ok(()) => telling.failed(false),
+        match list_and_watch(&api, clock, &mut on_live_signal, &mut backoff).await {
+            Ok(()) => watch_metrics.failed(false),
             Err(error) => {
-                telling.failed(true);
-                failed(resource, &problem(&error));
+                watch_metrics.failed(true);
+                log_watch_error(resource, &problem(&error));
             }
         }
-        tokio::time::sleep(backoff.next().unwrap_or(LONGEST_PAUSE)).await;
+        sleep(backoff.next().unwrap_or(MAX_PAUSE)).await;
     }
 }
 
+/// Returns once a new list is needed.
 async fn list_and_watch<K>(
     api: &Api<K>,
-    sink: &mut impl FnMut(Live<K>),
+    clock: &Clock,
+    on_signal: &mut impl FnMut(WatchSignal<K>),
     backoff: &mut WatchBackoff,
 ) -> Result<(), kube::Error>
 where
     K: Resource + Clone + Debug + DeserializeOwned,
 {
-    let late = |_| kube::Error::Service("the API server did not answer in time".into());
-    let list = tokio::time::timeout(ANSWER, api.list(&ListParams::default()))
+    let timed_out = |_| kube::Error::Service("the API server did not answer in time".into());
+    let list = timeout(RESPONSE_TIMEOUT, api.list(&ListParams::default()))
         .await
-        .map_err(late)??;
+        .map_err(timed_out)??;
     let mut version = list.metadata.resource_version.unwrap_or_default();
-    sink(Live::Listed(list.items));
+    on_signal(WatchSignal::Listed(list.items));
     let params = WatchParams {
         timeout: Some(WATCH_SECONDS),
         ..WatchParams::default()
     };
     loop {
-        let begun = Instant::now();
-        let watch = tokio::time::timeout(ANSWER, api.watch(&params, &version))
+        let started = clock.monotonic();
+        let watch = timeout(RESPONSE_TIMEOUT, api.watch(&params, &version))
             .await
-            .map_err(late)??;
+            .map_err(timed_out)??;
         let mut events = pin!(watch);
         loop {
-            let event = match tokio::time::timeout(SILENCE, events.try_next()).await {
+            let event = match timeout(IDLE_TIMEOUT, events.try_next()).await {
                 Err(_) => return Ok(()),
                 Ok(event) => event?,
             };
             let Some(event) = event else {
-                // An API server that ends each watch at once is not asked in a loop.
-                if begun.elapsed() < Duration::from_secs(1) {
+                if clock.monotonic() - started < MIN_WATCH_DURATION {
                     return Ok(());
                 }
                 break;
@@ -175,17 +193,17 @@ where
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     version = object.resource_version().unwrap_or(version);
-                    sink(Live::Applied(object));
+                    on_signal(WatchSignal::Applied(object));
                 }
                 WatchEvent::Deleted(object) => {
                     version = object.resource_version().unwrap_or(version);
-                    sink(Live::Deleted(object));
+                    on_signal(WatchSignal::Deleted(object));
                 }
                 WatchEvent::Bookmark(bookmark) => {
                     version = bookmark.metadata.resource_version;
-                    sink(Live::Alive);
+                    on_signal(WatchSignal::Bookmark);
                 }
-                // 410 Gone: what happened since is no longer known, so list anew.
+                // 410 Gone: the API server no longer has the events since this version.
                 WatchEvent::Error(status) if status.code == 410 => return Ok(()),
                 WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
             }

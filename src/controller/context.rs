@@ -1,0 +1,91 @@
+//! The sum of the components. What needs two of them takes these two.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::sync::Semaphore;
+
+use crate::clock::Clock;
+use crate::controller::cache::Cache;
+use crate::controller::cache::requests::RequestCache;
+use crate::controller::cache::undecodable::UndecodableRequests;
+use crate::controller::issue::Issuer;
+use crate::controller::issue::federation::FederatedTokens;
+use crate::controller::issue::write::SecretWriter;
+use crate::controller::watch::foreign_secrets::ForeignSecrets;
+use crate::google::Minter;
+use crate::grants::store::GrantStore;
+use crate::kubernetes::events::EventRecorder;
+use crate::metrics::Metrics;
+use crate::request::SourceSettings;
+use crate::shard::Shard;
+
+/// How the controller works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Longest time for one reconcile.
+    pub reconcile_timeout: Duration,
+    /// How many reconciles run at once. A reconcile that waits for Google does not count.
+    pub concurrency: u16,
+    /// Most reconciles in flight of one namespace, those included that wait for Google.
+    pub max_in_flight_per_namespace: usize,
+    /// The requests that this operator is for.
+    pub shard: Shard,
+    /// The file from which grants are read besides the objects.
+    pub grants_file: Option<std::path::PathBuf>,
+    /// What sources of tokens may do.
+    pub sources: SourceSettings,
+}
+
+/// What a reconcile uses.
+pub struct Context {
+    /// Wall time, monotonic time and boot time.
+    pub clock: Clock,
+    /// Client of the Kubernetes API.
+    pub client: Client,
+    /// Client of Google's endpoints.
+    pub minter: Minter,
+    /// The requests as the watches show them.
+    pub requests: Arc<RequestCache>,
+    /// The requests that cannot be decoded.
+    pub undecodable: Arc<UndecodableRequests>,
+    /// Requests, Secrets, and the state between reconciles.
+    pub index: Arc<Cache>,
+    /// Secrets of others that block a request.
+    pub obstacles: Arc<ForeignSecrets>,
+    /// The grants.
+    pub grants: Arc<GrantStore>,
+    /// Access tokens of federated ServiceAccounts.
+    pub federated: Arc<FederatedTokens>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Writes events.
+    pub events: Arc<EventRecorder>,
+    /// As many permits as reconciles may run at once.
+    pub permits: Arc<Semaphore>,
+    /// Settings.
+    pub settings: Settings,
+}
+
+impl Context {
+    /// What writes tokens to Secrets.
+    pub(crate) fn issuer(&self) -> Issuer<'_> {
+        Issuer {
+            client: &self.client,
+            minter: &self.minter,
+            cache: &self.index,
+            secrets: SecretWriter {
+                client: &self.client,
+                cache: &self.index,
+                foreign_secrets: &self.obstacles,
+            },
+            grants: &self.grants,
+            federated: &self.federated,
+            sources: &self.settings.sources,
+            metrics: &self.metrics,
+            events: &self.events,
+            clock: &self.clock,
+        }
+    }
+}

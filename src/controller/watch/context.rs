@@ -1,0 +1,47 @@
+//! What the watches of objects use.
+
+use std::sync::Arc;
+
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+
+use crate::clock::Clock;
+use crate::controller::cache::Cache;
+use crate::controller::cache::requests::RequestCache;
+use crate::controller::cache::undecodable::UndecodableRequests;
+use crate::controller::queue::Enqueuer;
+use crate::controller::watch::foreign_secrets::ForeignSecrets;
+use crate::controller::watch::sync_state::SyncState;
+use crate::grants::store::GrantStore;
+use crate::metrics::Metrics;
+use crate::shard::Shard;
+
+/// What the watches read from, what they fill, and whom they notify.
+#[derive(Clone)]
+pub(crate) struct WatchContext {
+    pub(crate) client: Client,
+    pub(crate) clock: Clock,
+    pub(crate) shard: Shard,
+    pub(crate) requests: Arc<RequestCache>,
+    pub(crate) undecodable: Arc<UndecodableRequests>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) foreign_secrets: Arc<ForeignSecrets>,
+    pub(crate) grants: Arc<GrantStore>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) enqueuer: Enqueuer,
+    pub(crate) sync_state: SyncState,
+}
+
+impl WatchContext {
+    /// The API of a kind in the namespace `scope`, or in all if `scope` is empty.
+    pub(super) fn api_in<K>(&self, scope: &str) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        match scope {
+            "" => Api::all(self.client.clone()),
+            namespace => Api::namespaced(self.client.clone(), namespace),
+        }
+    }
+}
