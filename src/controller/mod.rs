@@ -210,3 +210,7 @@ async fn sweep(tokens: Arc<FederatedTokens>) {
         tokens.sweep();
     }
 }
+
+#[cfg(test)]
+#[path = "standby_tests.rs"]
+mod standby_tests;

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::api_server::Override;
 use crate::before::{Before, billing, grant, request, secret};
+use crate::objects::failure;
 use crate::scene::play;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -97,6 +98,27 @@ async fn an_undecodable_request() {
             request["metadata"]["labels"] = json!({"team": "a"})
         });
     })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undecodable_request_whose_status_cannot_be_written() {
+    let about = "The request cannot be decoded, and the API server fails when the status is written: the write is repeated, and the event \
+                 follows it.";
+    play(
+        "undecodable_failed_write",
+        about,
+        Before::default(),
+        async |scene| {
+            let answer = failure(500, "InternalError", "etcdserver: request timed out");
+            scene.server.script("PUT", "/status", Override::Reject(answer));
+            scene.create(
+                &billing(),
+                request(json!({"target": {"creationPolicy": "Merge"}})),
+            );
+            scene.until_call("POST", "/events", 1).await;
+        },
+    )
     .await;
 }
 
