@@ -14,8 +14,8 @@ use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::clock::Clock;
 use crate::controller::{
-    self, Context, cache::Cache, cache::requests::RequestCache, cache::undecodable::UndecodableRequests,
-    issue::federation::FederatedTokens, watch::foreign_secrets::ForeignSecrets,
+    self, Context, cache::Cache, cache::foreign_secrets::ForeignSecrets,
+    cache::undecodable::UndecodableRequests, issue::federation::FederatedTokens,
 };
 use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter};
 use crate::grants::store::{GrantStore, GrantsFileError, read_file};
@@ -198,10 +198,9 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         clock,
         client,
         minter,
-        requests: Arc::new(RequestCache::default()),
         undecodable: Arc::new(UndecodableRequests::default()),
-        index: Arc::new(Cache::default()),
-        obstacles: Arc::new(ForeignSecrets::default()),
+        cache: Arc::new(Cache::default()),
+        foreign_secrets: Arc::new(ForeignSecrets::default()),
         grants: Arc::new(grants),
         federated: Arc::new(FederatedTokens::default()),
         metrics,

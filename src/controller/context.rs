@@ -8,12 +8,11 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::controller::cache::Cache;
-use crate::controller::cache::requests::RequestCache;
+use crate::controller::cache::foreign_secrets::ForeignSecrets;
 use crate::controller::cache::undecodable::UndecodableRequests;
 use crate::controller::issue::Issuer;
 use crate::controller::issue::federation::FederatedTokens;
 use crate::controller::issue::write::SecretWriter;
-use crate::controller::watch::foreign_secrets::ForeignSecrets;
 use crate::google::Minter;
 use crate::grants::store::GrantStore;
 use crate::kubernetes::events::EventRecorder;
@@ -46,14 +45,12 @@ pub struct Context {
     pub client: Client,
     /// Client of Google's endpoints.
     pub minter: Minter,
-    /// The requests as the watches show them.
-    pub requests: Arc<RequestCache>,
     /// The requests that cannot be decoded.
     pub undecodable: Arc<UndecodableRequests>,
     /// Requests, Secrets, and the state between reconciles.
-    pub index: Arc<Cache>,
+    pub cache: Arc<Cache>,
     /// Secrets of others that block a request.
-    pub obstacles: Arc<ForeignSecrets>,
+    pub foreign_secrets: Arc<ForeignSecrets>,
     /// The grants.
     pub grants: Arc<GrantStore>,
     /// Access tokens of federated ServiceAccounts.
@@ -74,11 +71,11 @@ impl Context {
         Issuer {
             client: &self.client,
             minter: &self.minter,
-            cache: &self.index,
+            cache: &self.cache,
             secrets: SecretWriter {
                 client: &self.client,
-                cache: &self.index,
-                foreign_secrets: &self.obstacles,
+                cache: &self.cache,
+                foreign_secrets: &self.foreign_secrets,
             },
             grants: &self.grants,
             federated: &self.federated,

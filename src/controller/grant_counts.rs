@@ -37,7 +37,7 @@ impl GrantCounts {
         let mut failing = false;
         loop {
             sleep(INTERVAL).await;
-            let Some(allowed) = self.cache.allowed() else {
+            let Some(allowed) = self.cache.allowed_request_counts() else {
                 continue;
             };
             let mut failure = None;

@@ -103,7 +103,7 @@ pub async fn run(
         } => {}
         () = worker.drain_while_standby() => {}
     }
-    let (requests, secrets) = ctx.index.sizes();
+    let (requests, secrets) = ctx.cache.len();
     tracing::info!(requests, secrets, "caches synced");
     synced.send_replace(true);
     ctx.metrics.set_synced();
@@ -116,7 +116,7 @@ pub async fn run(
     };
     let start = |key: &ObjectKey, permit| {
         let key = key.clone();
-        if ctx.requests.holds(&key) {
+        if ctx.cache.has_request(&key) {
             Some(reconcile::reconcile(key, ctx.clone(), permit).left_future())
         } else if ctx.undecodable.contains(&key) {
             Some(undecodable.clone().reconcile(key, permit).right_future())
@@ -126,16 +126,16 @@ pub async fn run(
     };
     let keys = |scope: &Scope| {
         let namespace = match scope {
-            Scope::All => None,
-            Scope::Namespace(name) => Some(name.as_str()),
+            Scope::All => "",
+            Scope::Namespace(name) => name.as_str(),
         };
-        let mut keys = ctx.requests.keys(namespace);
+        let mut keys = ctx.cache.request_keys(namespace);
         keys.extend(ctx.undecodable.keys(namespace));
         keys
     };
     let grant_counts = GrantCounts {
         client: ctx.client.clone(),
-        cache: ctx.index.clone(),
+        cache: ctx.cache.clone(),
         grants: ctx.grants.clone(),
     };
     let ended = loop {
@@ -191,10 +191,9 @@ fn spawn_watches(ctx: &Context, enqueuer: Enqueuer, sync_state: &SyncState, task
         client: ctx.client.clone(),
         clock: ctx.clock.clone(),
         shard: ctx.settings.shard.clone(),
-        requests: ctx.requests.clone(),
         undecodable: ctx.undecodable.clone(),
-        cache: ctx.index.clone(),
-        foreign_secrets: ctx.obstacles.clone(),
+        cache: ctx.cache.clone(),
+        foreign_secrets: ctx.foreign_secrets.clone(),
         grants: ctx.grants.clone(),
         metrics: ctx.metrics.clone(),
         enqueuer,

@@ -13,7 +13,9 @@ mod namespaces;
 mod notices;
 mod relist;
 pub mod request_state;
-pub mod requests;
+mod requests;
+mod secrets;
+mod state;
 pub mod undecodable;
 
 use std::collections::HashMap;

@@ -86,13 +86,10 @@ impl UndecodableRequests {
         lock(&self.0).contains_key(key)
     }
 
-    /// The requests of `namespace`, or all if it is none.
-    pub fn keys(&self, namespace: Option<&str>) -> Vec<ObjectKey> {
+    /// The requests of `scope`, a namespace or all if empty.
+    pub fn keys(&self, scope: &str) -> Vec<ObjectKey> {
         let all = lock(&self.0);
-        let in_namespace = all
-            .keys()
-            .filter(|key| namespace.is_none_or(|name| key.namespace() == name));
-        in_namespace.cloned().collect()
+        all.keys().filter(|key| key.is_in(scope)).cloned().collect()
     }
 
     /// The status of `object` was written: it is `status` at `resource_version` now. Ignored if the watch has shown a later version
@@ -163,9 +160,9 @@ mod tests {
         }
         all.retain("shop", &[key("shop", "b")].into());
         assert!(!all.contains(&key("shop", "a")) && all.contains(&key("bank", "a")));
-        assert_eq!(all.keys(Some("shop")), [key("shop", "b")]);
+        assert_eq!(all.keys("shop"), [key("shop", "b")]);
         all.retain("", &[key("bank", "a")].into());
-        assert_eq!(all.keys(None), [key("bank", "a")]);
+        assert_eq!(all.keys(""), [key("bank", "a")]);
         all.remove(&key("bank", "a"));
         assert_eq!(all.get(&key("bank", "a")), None);
     }

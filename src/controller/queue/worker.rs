@@ -11,8 +11,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
+use crate::api::ObjectKey;
 use crate::clock::Clock;
-use crate::controller::cache::ObjectKey;
 use crate::controller::queue::Scope;
 use crate::controller::queue::order::Queue;
 use crate::controller::queue::permit::Permit;

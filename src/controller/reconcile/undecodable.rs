@@ -8,11 +8,11 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Client, Resource};
 use tokio::time::timeout;
 
+use crate::api::ObjectKey;
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestStatus};
 use crate::classify::Classify;
 use crate::clock::Clock;
-use crate::controller::cache::ObjectKey;
 use crate::controller::cache::undecodable::{Undecodable, UndecodableRequests};
 use crate::controller::queue::permit::Permit;
 use crate::controller::reconcile::outcome::{Failure, Outcome, Reconciled};

@@ -7,10 +7,9 @@ use kube::{Api, Client, Resource};
 
 use crate::clock::Clock;
 use crate::controller::cache::Cache;
-use crate::controller::cache::requests::RequestCache;
+use crate::controller::cache::foreign_secrets::ForeignSecrets;
 use crate::controller::cache::undecodable::UndecodableRequests;
 use crate::controller::queue::Enqueuer;
-use crate::controller::watch::foreign_secrets::ForeignSecrets;
 use crate::controller::watch::sync_state::SyncState;
 use crate::grants::store::GrantStore;
 use crate::metrics::Metrics;
@@ -22,7 +21,6 @@ pub(crate) struct WatchContext {
     pub(crate) client: Client,
     pub(crate) clock: Clock,
     pub(crate) shard: Shard,
-    pub(crate) requests: Arc<RequestCache>,
     pub(crate) undecodable: Arc<UndecodableRequests>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) foreign_secrets: Arc<ForeignSecrets>,

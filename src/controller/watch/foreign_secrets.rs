@@ -12,55 +12,16 @@ use kube::api::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client};
-use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::controller::cache::{Cache, ObjectKey};
+use crate::api::ObjectKey;
+use crate::controller::cache::Cache;
+use crate::controller::cache::foreign_secrets::ForeignSecrets;
 use crate::controller::queue::Enqueuer;
 use crate::controller::watch::stream::{WATCH_SECONDS, WatchBackoff};
-use crate::sync::lock;
 
-/// Most watches at once. Requests that conflict with further Secrets are reconciled by their backoff alone.
-const MAX_WATCHES: usize = 100;
 /// How often a watch checks whether a request still has the Secret as its target. It costs no call.
 const CLAIM_CHECK_INTERVAL: Duration = Duration::from_secs(10);
-
-/// The Secrets that conflict, each with the resourceVersion at which it was read.
-#[derive(Debug, Default)]
-pub struct ForeignSecrets {
-    watched: Mutex<HashMap<ObjectKey, String>>,
-    changed: Notify,
-}
-
-impl ForeignSecrets {
-    /// Adds the Secret `key`, which belonged to another client at `resource_version`.
-    pub fn add(&self, key: ObjectKey, resource_version: &str) {
-        let mut watched = lock(&self.watched);
-        let full = watched.len() >= MAX_WATCHES && !watched.contains_key(&key);
-        if !full && watched.insert(key, resource_version.to_owned()).is_none() {
-            self.changed.notify_one();
-        }
-    }
-
-    /// Removes the Secret `key`, which conflicts no more.
-    pub fn remove(&self, key: &ObjectKey) {
-        let mut watched = lock(&self.watched);
-        if watched.remove(key).is_some() {
-            self.changed.notify_one();
-        }
-    }
-
-    fn keys(&self) -> Vec<ObjectKey> {
-        let watched = lock(&self.watched);
-        watched.keys().cloned().collect()
-    }
-
-    /// Whether a reconcile has read the Secret at `resource_version`.
-    fn is_current(&self, key: &ObjectKey, resource_version: Option<&String>) -> bool {
-        let watched = lock(&self.watched);
-        watched.get(key) == resource_version
-    }
-}
 
 /// Keeps one watch for each of `foreign_secrets`.
 pub(super) async fn watch(
@@ -94,7 +55,7 @@ pub(super) async fn watch(
         tokio::select! {
             // Both lead to the same pass.
             biased;
-            () = foreign_secrets.changed.notified() => {}
+            () = foreign_secrets.changed() => {}
             Some(_) = watches.join_next() => {}
         }
     }

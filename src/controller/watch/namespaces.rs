@@ -20,19 +20,19 @@ pub(super) async fn watch(ctx: WatchContext) {
         match signal {
             WatchSignal::Listed(namespaces) => {
                 let terminating = namespaces.iter().filter(|namespace| is_terminating(namespace));
-                cache.namespaces_listed(terminating.map(ResourceExt::name_any).collect());
+                cache.set_terminating_namespaces(terminating.map(ResourceExt::name_any).collect());
                 grants.set_namespaces(namespaces.into_iter().map(name_and_labels).collect());
                 ctx.enqueuer.all();
             }
             WatchSignal::Applied(namespace) => {
-                cache.namespace_ends(&namespace.name_any(), is_terminating(&namespace));
+                cache.set_terminating(&namespace.name_any(), is_terminating(&namespace));
                 let (name, labels) = name_and_labels(namespace);
                 if grants.set_namespace(&name, Some(labels)) {
                     ctx.enqueuer.namespace(name);
                 }
             }
             WatchSignal::Deleted(namespace) => {
-                cache.namespace_ends(&namespace.name_any(), false);
+                cache.set_terminating(&namespace.name_any(), false);
                 grants.set_namespace(&namespace.name_any(), None);
             }
             WatchSignal::Bookmark => {}

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use kube::Resource;
 use kube::runtime::watcher::{self, Event, watcher};
 
-use crate::controller::cache::ObjectKey;
+use crate::api::ObjectKey;
 use crate::controller::watch::context::WatchContext;
 use crate::controller::watch::decode::MaybeDecoded;
 use crate::controller::watch::stream::{
@@ -36,7 +36,7 @@ pub(super) async fn watch(ctx: WatchContext, scope: String) {
             Ok(event) => handler.handle(event),
             Err(error) => {
                 if matches!(error, watcher::Error::WatchStartFailed(_)) {
-                    ctx.cache.requests_behind(&scope);
+                    ctx.cache.mark_stale(&scope);
                 }
                 log_watch_error(RESOURCE, &watch_problem(&error));
             }
@@ -47,7 +47,8 @@ pub(super) async fn watch(ctx: WatchContext, scope: String) {
 struct Handler<'a> {
     ctx: &'a WatchContext,
     scope: &'a str,
-    listed: HashSet<ObjectKey>,
+    /// The requests of a list that cannot be decoded.
+    undecodable: HashSet<ObjectKey>,
     /// Enqueued once the list is complete. Kept if the list fails halfway: the caches hold what it has shown.
     pending_keys: HashSet<ObjectKey>,
 }
@@ -57,7 +58,7 @@ impl<'a> Handler<'a> {
         Self {
             ctx,
             scope,
-            listed: HashSet::new(),
+            undecodable: HashSet::new(),
             pending_keys: HashSet::new(),
         }
     }
@@ -65,56 +66,56 @@ impl<'a> Handler<'a> {
     fn handle(&mut self, event: Event<MaybeDecoded>) {
         match event {
             Event::Init => {
-                self.listed.clear();
-                self.ctx.cache.requests_listing(self.scope);
+                self.undecodable.clear();
+                self.ctx.cache.begin_request_relist(self.scope);
             }
             Event::InitApply(object) => {
-                let (key, affected) = self.upsert(object);
-                self.listed.insert(key);
+                if object.0.is_err() {
+                    self.undecodable.insert(ObjectKey::of(object.meta()));
+                }
+                let affected = self.upsert(object);
                 self.pending_keys.extend(affected);
             }
             Event::InitDone => self.complete_list(),
-            Event::Apply(object) => self.enqueue(self.upsert(object).1),
+            Event::Apply(object) => self.enqueue(self.upsert(object)),
             Event::Delete(object) => self.enqueue(self.evict(&ObjectKey::of(object.meta()))),
         }
     }
 
     fn complete_list(&mut self) {
         let ctx = self.ctx;
-        // Both are replaced, not cleared: they are as large as the list, and are seldom needed again.
-        let listed = std::mem::take(&mut self.listed);
+        // Replaced, not cleared: it is as large as the list, and is seldom needed again.
         let mut pending_keys = std::mem::take(&mut self.pending_keys);
-        ctx.requests.keep_only(self.scope, &listed);
-        ctx.undecodable.retain(self.scope, &listed);
-        pending_keys.extend(ctx.cache.requests_listed(self.scope, &listed));
-        ctx.metrics.retain_requests(self.scope, &listed, ctx.clock.now());
+        ctx.undecodable
+            .retain(self.scope, &std::mem::take(&mut self.undecodable));
+        let ended = ctx.cache.end_request_relist(self.scope);
+        for key in &ended.gone {
+            ctx.metrics.remove_request(key, ctx.clock.now());
+        }
+        pending_keys.extend(ended.affected);
         self.enqueue(pending_keys);
         ctx.sync_state
             .mark_synced(CacheKind::Requests(self.scope.to_owned()));
     }
 
-    /// Adds an object to the caches. Returns its key as the caches hold it, and the requests to reconcile.
-    fn upsert(&self, object: MaybeDecoded) -> (ObjectKey, Vec<ObjectKey>) {
+    /// Stores an object in the caches. Returns the requests to reconcile.
+    fn upsert(&self, object: MaybeDecoded) -> Vec<ObjectKey> {
         let ctx = self.ctx;
         let key = ObjectKey::of(object.meta());
         // A request that only waits for another client's finalizer gets no token.
         if object.meta().deletion_timestamp.is_some() {
-            let affected = self.evict(&key);
-            return (key, affected);
+            return self.evict(&key);
         }
         match object.0 {
             Ok(request) => {
                 ctx.undecodable.remove(&key);
-                // The requests before the cache: the cache drops our own status once the watch shows it, and it must be there then.
-                let (key, request) = ctx.requests.put(key, request);
-                let affected = ctx.cache.request_applied(&key, &request);
-                (key, affected)
+                ctx.cache.upsert_request(request)
             }
             Err(undecodable) => {
                 let mut affected = self.evict(&key);
                 ctx.undecodable.upsert(key.clone(), *undecodable);
-                affected.push(key.clone());
-                (key, affected)
+                affected.push(key);
+                affected
             }
         }
     }
@@ -122,10 +123,9 @@ impl<'a> Handler<'a> {
     /// Removes a request from the caches. Returns the requests to reconcile.
     fn evict(&self, key: &ObjectKey) -> Vec<ObjectKey> {
         let ctx = self.ctx;
-        ctx.requests.remove(key);
         ctx.undecodable.remove(key);
-        // The cache before the metrics: a reconcile in flight checks the cache before it adds the request to the metrics.
-        let affected = ctx.cache.request_deleted(key);
+        // The cache before the metrics: a reconcile in flight checks the cache after it has added the request to the metrics.
+        let affected = ctx.cache.remove_request(key);
         ctx.metrics.remove_request(key, ctx.clock.now());
         affected
     }

@@ -7,13 +7,14 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event, watcher};
 
-use crate::controller::cache::{ObjectKey, SecretSummary};
+use crate::api::ObjectKey;
 use crate::controller::watch::context::WatchContext;
 use crate::controller::watch::stream::{
     PAGE_SIZE, WATCH_SECONDS, log_watch_error, record_event, relist_on_failed_resume,
 };
 use crate::controller::watch::sync_state::CacheKind;
 use crate::kubernetes::error::watch_problem;
+use crate::kubernetes::secret_summary::SecretSummary;
 
 const RESOURCE: &str = "secrets";
 
@@ -36,15 +37,15 @@ pub(super) async fn watch(ctx: WatchContext, scope: String) {
     while let Some(event) = stream.next().await {
         record_event(&mut watch_metrics, &event, ctx.clock.now());
         match event {
-            Ok(Event::Init) => ctx.cache.secrets_listing(&scope),
+            Ok(Event::Init) => ctx.cache.begin_secret_relist(&scope),
             Ok(Event::InitApply(secret) | Event::Apply(secret)) => {
                 let (key, summary) = summary(&secret);
-                if ctx.cache.secret_applied(key.clone(), &summary) {
+                if ctx.cache.upsert_secret(key.clone(), &summary) {
                     enqueue_affected(&ctx, &key, &summary);
                 }
             }
             Ok(Event::InitDone) => {
-                for (key, summary) in ctx.cache.secrets_listed(&scope) {
+                for (key, summary) in ctx.cache.end_secret_relist(&scope) {
                     enqueue_affected(&ctx, &key, &summary);
                 }
                 ctx.sync_state.mark_synced(CacheKind::Secrets(scope.clone()));
@@ -52,7 +53,7 @@ pub(super) async fn watch(ctx: WatchContext, scope: String) {
             Ok(Event::Delete(secret)) => {
                 let (key, summary) = summary(&secret);
                 // Also if it was unknown: a request may wait for the deletion of another client's Secret.
-                ctx.cache.secret_deleted(&key, &summary.resource_version);
+                ctx.cache.delete_secret(&key, &summary.resource_version);
                 enqueue_affected(&ctx, &key, &summary);
             }
             Err(error) => log_watch_error(RESOURCE, &watch_problem(&error)),
