@@ -282,7 +282,7 @@ fn requests_are_counted_by_grant_once_each_was_reconciled() {
 
 #[test]
 fn a_request_takes_little_memory() {
-    assert!(size_of::<requests::CachedRequest>() <= 320);
+    assert!(size_of::<requests::CachedRequest>() <= 312);
 }
 
 /// A change of the requests in one namespace. Names, UIDs and targets are few, so that they collide.
