@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 use crate::api::v1alpha1::GrantTo;
 use crate::google::{MAX_RETRY_AFTER, parse_retry_after};
 use crate::grants::policy::allows;
-use crate::request as validate;
+use crate::request;
 use crate::request::syntax::is_service_account;
 use crate::request::template::{MAX_TOTAL, Template, Values};
 use crate::text;
@@ -331,7 +331,7 @@ fn grant_globs() {
         else {
             return Ok(());
         };
-        let Ok(token) = validate::token(&spec) else {
+        let Ok(token) = request::token(&spec) else {
             return Ok(());
         };
         if !allows(&to, &token) || pattern == audience {

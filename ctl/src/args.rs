@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use idtoken_operator::request::{self, ValidateError};
+use idtoken_operator::request::duration;
 
 /// Cluster, user and namespace, named as kubectl names these flags.
 #[derive(Clone, Debug, Args)]
@@ -45,7 +45,7 @@ pub(crate) enum OutputFormat {
     Json,
 }
 
-/// The value of `--request-timeout`; `None` means no limit.
+/// The value of `--request-timeout`: none where there is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RequestTimeout(pub(crate) Option<Duration>);
 
@@ -79,13 +79,10 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
 const MAX_DURATION: Duration = Duration::from_nanos(i64::MAX.unsigned_abs());
 
 fn go_duration(text: &str) -> Result<Duration, String> {
-    let duration = request::duration(text).map_err(|error| match error {
-        ValidateError::Invalid { problem, .. } => problem,
-        other => other.to_string(),
-    })?;
+    let duration = duration::parse(text).map_err(|error| error.to_string())?;
     match duration.unsigned_abs() {
         duration if duration <= MAX_DURATION => Ok(duration),
-        _ => Err("is too long".to_owned()),
+        _ => Err(duration::DurationError::TooLong.to_string()),
     }
 }
 

@@ -169,14 +169,14 @@ pub fn allows(to: &GrantTo, token: &TokenSpec) -> bool {
     let account = token.service_account.as_deref();
     token
         .source
-        .granted_as()
+        .grant_source()
         .is_some_and(|source| sources.contains(&source))
         && match account {
             Some(account) => to
                 .service_accounts
                 .iter()
                 .any(|pattern| account_matches(pattern, account)),
-            None => token.source.granted_as() != Some(GrantSource::Impersonation),
+            None => token.source.grant_source() != Some(GrantSource::Impersonation),
         }
         && to
             .audiences

@@ -119,7 +119,7 @@ impl GrantStore {
         account: Option<&str>,
         now: Timestamp,
     ) -> Result<Option<GrantRef>, Denied> {
-        if request.token.source.granted_as().is_none() {
+        if request.token.source.grant_source().is_none() {
             return Ok(None);
         }
         let mut token = Cow::Borrowed(&request.token);

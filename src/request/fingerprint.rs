@@ -1,4 +1,4 @@
-//! Pure: versioned hashes for the Secret's annotations.
+//! Pure: versioned hashes, as the annotations of Secrets hold them.
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -23,7 +23,7 @@ mod tests {
         let hash =
             |parts: &[&str]| versioned("v1", &parts.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
         assert_ne!(hash(&["ab", "c"]), hash(&["a", "bc"]));
-        // Written on Secrets: a change of this value makes an upgrade mint every token anew.
+        // Every Secret carries such a hash: with another value an upgrade would re-issue every token.
         assert_eq!(hash(&["a"]), "v1-ae6121c88ba555f64c3d812123eb799d");
         assert!(hash(&["a"]).starts_with("v1-") && hash(&["a"]).len() == 35);
     }

@@ -1,9 +1,9 @@
-//! Pure: which names, keys and accounts Kubernetes and Google accept.
+//! Pure: the names, keys and accounts that Kubernetes and Google accept.
 
 use crate::api::{LABEL_MANAGED_BY, RESERVED_PREFIX};
 use crate::token::Account;
 
-/// Domains whose label and annotation prefixes, and all below them, are not for templates.
+/// Domains that templates may not use, nor their subdomains, as prefixes of labels and annotations.
 const RESERVED_DOMAINS: [&str; 3] = ["idtoken.dev", "kubernetes.io", "k8s.io"];
 
 /// Whether `text` is a numeric unique ID rather than an e-mail address.
@@ -63,7 +63,7 @@ fn is_label_name(text: &str) -> bool {
 /// Whether a template may set a label or annotation of this key.
 ///
 /// # Errors
-/// Kubernetes would refuse the key, or its prefix is reserved; the text says which.
+/// Kubernetes would reject the key, or its prefix is reserved.
 pub fn check_metadata_key(key: &str) -> Result<(), &'static str> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
@@ -71,7 +71,7 @@ pub fn check_metadata_key(key: &str) -> Result<(), &'static str> {
     };
     if !is_label_name(name) || prefix.is_some_and(|prefix| !is_dns_subdomain(prefix)) {
         return Err(
-            "is no valid key: an optional DNS subdomain and a slash, then at most 63 letters, digits, -, _ and .",
+            "is not a valid key: an optional DNS subdomain and a slash, then at most 63 letters, digits, -, _ and .",
         );
     }
     let below = |prefix: &str, own: &str| {
@@ -80,7 +80,7 @@ pub fn check_metadata_key(key: &str) -> Result<(), &'static str> {
             .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     };
     let reserved = prefix.is_some_and(|prefix| RESERVED_DOMAINS.iter().any(|own| below(prefix, own)));
-    // app.kubernetes.io/ is for everybody, but for the label that our watch selects by.
+    // app.kubernetes.io/ is for any client, except for the label that our watches select by.
     let recommended = prefix == Some("app.kubernetes.io") && key != LABEL_MANAGED_BY;
     if (reserved && !recommended) || key.starts_with(RESERVED_PREFIX) {
         return Err("has a reserved prefix");
@@ -88,7 +88,7 @@ pub fn check_metadata_key(key: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// `text` as an error may quote it: short, with nothing that a terminal would obey.
-pub fn shown(text: &str) -> String {
+/// `text` as an error may quote it: its first 64 characters, with control characters escaped.
+pub fn quote_bounded(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_default).collect()
 }

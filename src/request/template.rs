@@ -1,18 +1,18 @@
-//! Pure: `$(variable)` substitution. Not a template engine: what can be written is four names, so nothing can loop, grow without
-//! bound, or put a token into an error.
+//! Pure: `$(variable)` substitution. Not a template engine: there are four variables and no language, so that a template cannot loop, grow
+//! without bound, or put a token into an error.
 
 use std::collections::BTreeMap;
 
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// Most bytes that one expanded value may have; a Secret holds 1 MiB in all
+/// Maximum bytes of one expanded value. A Secret holds at most 1 MiB
 /// (<https://kubernetes.io/docs/concepts/configuration/secret/#restriction-data-size>).
 const MAX_VALUE: usize = 64 * 1024;
-/// Most bytes that all expanded values of a Secret may have.
+/// Maximum bytes of all expanded values of a Secret.
 pub const MAX_TOTAL: usize = 512 * 1024;
 
-/// Why a template is refused. Never holds a substituted value.
+/// Why a template is rejected. Never holds a substituted value.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum TemplateError {
     /// A variable that does not exist.
@@ -20,13 +20,13 @@ pub enum TemplateError {
         "$({name}) at byte {at} is not a variable; known are $(token), $(audience), $(email) and $(expirationTime), and $$( is a literal $("
     )]
     Unknown {
-        /// The name as written, shortened.
+        /// The first 40 characters of the name, escaped.
         name: String,
         /// Offset of the `$`, in bytes.
         at: usize,
     },
     /// `$(` without `)`.
-    #[error("$( at byte {at} is never closed; write $$( for a literal $(")]
+    #[error("$( at byte {at} is not closed; write $$( for a literal $(")]
     Unclosed {
         /// Offset of the `$`, in bytes.
         at: usize,
@@ -42,7 +42,7 @@ pub enum TemplateError {
     NoEmail,
 }
 
-/// What a template may name.
+/// A variable of a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variable {
     /// The bare JWT.
@@ -51,7 +51,7 @@ pub enum Variable {
     Audience,
     /// The token's `email` claim.
     Email,
-    /// The token's `exp`, RFC 3339.
+    /// The token's `exp` in RFC 3339.
     ExpirationTime,
 }
 
@@ -65,7 +65,7 @@ enum Piece {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(Vec<Piece>);
 
-/// What the variables stand for.
+/// The values of the variables.
 #[derive(Debug)]
 pub struct Values<'a> {
     /// The bare JWT.
@@ -74,7 +74,7 @@ pub struct Values<'a> {
     pub audience: &'a str,
     /// The e-mail, if the token carries one.
     pub email: Option<&'a str>,
-    /// The expiry, RFC 3339.
+    /// The expiry in RFC 3339.
     pub expiration_time: &'a str,
 }
 
@@ -82,7 +82,7 @@ impl Template {
     /// Parses `text`.
     ///
     /// # Errors
-    /// An unknown variable, or one that is not closed.
+    /// A variable is unknown or not closed.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let mut pieces = Vec::new();
         let mut literal = String::new();
@@ -123,17 +123,17 @@ impl Template {
         Ok(Self(pieces))
     }
 
-    /// Whether the template names `variable`.
-    pub fn names(&self, variable: Variable) -> bool {
+    /// Whether the template uses `variable`.
+    pub fn uses(&self, variable: Variable) -> bool {
         self.0
             .iter()
             .any(|piece| matches!(piece, Piece::Variable(v) if *v == variable))
     }
 
-    /// Puts the values in. The size is checked before anything is allocated.
+    /// Substitutes the values. The size is checked before anything is allocated.
     ///
     /// # Errors
-    /// The result would be too large, or names an e-mail that is not known.
+    /// The result would be too large, or the template uses the e-mail of a token without one.
     pub fn expand(&self, values: &Values<'_>) -> Result<Zeroizing<Vec<u8>>, TemplateError> {
         let mut parts = Vec::with_capacity(self.0.len());
         for piece in &self.0 {
@@ -156,7 +156,8 @@ impl Template {
         Ok(value)
     }
 
-    /// A text that differs exactly when the expansion can, for the rendering hash.
+    /// The template's input of the rendering hash. Two templates have the same canonical text exactly if they
+    /// always expand to the same value.
     pub(crate) fn canonical(&self) -> String {
         let piece = |piece: &Piece| match piece {
             Piece::Literal(text) => text.replace("$(", "$$("),

@@ -1,8 +1,11 @@
+use std::collections::BTreeMap;
+
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::conditions::reason;
 use crate::fixtures::{ACCOUNT, AUDIENCE, UID, apply, object, request};
 
 #[derive(Deserialize)]
@@ -18,10 +21,10 @@ fn yes() -> bool {
     true
 }
 
-/// The table that tests against a real API server read as well, and what is too large to be written there.
+/// The table that the tests against a real API server read too, and values that are too large for it.
 fn rows() -> Vec<Row> {
     let mut rows: Vec<Row> = serde_saphyr::from_str(include_str!("../../tests/data/specs.yaml")).unwrap();
-    let mut refused = |name: &str, spec: Value, field: &str| {
+    let mut rejected = |name: &str, spec: Value, field: &str| {
         rows.push(Row {
             name: name.into(),
             spec,
@@ -32,41 +35,41 @@ fn rows() -> Vec<Row> {
     let many: BTreeMap<String, String> = (0..33).map(|n| (format!("k{n}"), "v".to_owned())).collect();
     for kind in ["labels", "annotations"] {
         let field = format!("target.template.metadata.{kind}");
-        refused(
+        rejected(
             kind,
             json!({"target": {"template": {"metadata": {kind: many}}}}),
             &field,
         );
     }
-    refused(
+    rejected(
         "many keys",
         json!({"target": {"template": {"data": many}}}),
         "target.template.data",
     );
-    refused(
+    rejected(
         "a long template",
         json!({"target": {"template": {"data": {"x": "y".repeat(8193)}}}}),
         "target.template.data[x]",
     );
-    refused(
+    rejected(
         "a long annotation",
         json!({"target": {"template": {"metadata": {"annotations": {"x": "y".repeat(4097)}}}}}),
         "target.template.metadata.annotations[x]",
     );
-    refused(
+    rejected(
         "a long audience",
         json!({"audience": "a".repeat(2049)}),
         "audience",
     );
     let account = format!("{}@p.io", "a".repeat(250));
-    refused(
+    rejected(
         "a long account",
         json!({"serviceAccount": account}),
         "serviceAccount",
     );
     for (field, length) in [("name", 254), ("key", 254)] {
         let spec = json!({"target": {field: "a".repeat(length)}});
-        refused(field, spec, &format!("target.{field}"));
+        rejected(field, spec, &format!("target.{field}"));
     }
     rows
 }
@@ -129,18 +132,18 @@ fn sources_that_know_their_account() {
         assert!(error.to_string().contains(field), "{error}");
     }
     let off = SourceSettings::default();
-    assert_eq!(permitted(&metadata.token.source, &off), Ok(()));
-    let error = permitted(&developer.token.source, &off).unwrap_err();
+    assert_eq!(check_allowed(&metadata.token.source, &off), Ok(()));
+    let error = check_allowed(&developer.token.source, &off).unwrap_err();
     assert_eq!(error.reason(), reason::SOURCE_UNAVAILABLE);
     assert!(error.to_string().contains("--allow-developer-source"), "{error}");
     let on = SourceSettings {
         allow_developer: true,
         ..off
     };
-    assert_eq!(permitted(&developer.token.source, &on), Ok(()));
+    assert_eq!(check_allowed(&developer.token.source, &on), Ok(()));
 }
 
-/// Whether the CRD's schema accepts `value`, which is pruned of what it does not know.
+/// Whether the CRD's schema accepts `value` after the API server has pruned unknown fields.
 fn accepts(schema: &Value, value: &Value) -> bool {
     let number = |bound: &str| schema[bound].as_u64().map(|bound| bound as usize);
     let within = |size: usize, kind: &str| {
@@ -183,7 +186,7 @@ fn the_schema_and_the_operator_agree() {
     let crd = serde_json::to_value(&crate::api::crds()[0]).unwrap();
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     let rules = schema["x-kubernetes-validations"].as_array().unwrap();
-    assert_eq!(rules.len(), 1, "the one rule below is all that CEL decides");
+    assert_eq!(rules.len(), 1, "the rule below is the only one of CEL");
     let rule = |spec: &Value| {
         let knows = ["federation", "metadataServer", "developer"];
         spec.get("serviceAccount").is_some() || knows.iter().any(|source| !spec["source"][source].is_null())
@@ -194,7 +197,7 @@ fn the_schema_and_the_operator_agree() {
         assert_eq!(accepted, row.schema, "{}: the schema says {accepted}", row.name);
         assert!(
             accepted || row.field.is_some(),
-            "{}: only the schema refuses it",
+            "{}: only the schema rejects it",
             row.name
         );
     }
@@ -220,7 +223,7 @@ fn defaults_are_resolved() {
     let target = &request.target;
     assert_eq!((target.name.as_str(), target.key.as_str()), ("billing", "token"));
     assert_eq!(
-        (target.type_.as_str(), target.policy),
+        (target.type_.as_str(), target.creation_policy),
         ("Opaque", CreationPolicy::Owner)
     );
     assert!(target.labels.is_empty() && target.annotations.is_empty() && target.data.is_empty());
@@ -235,20 +238,9 @@ fn defaults_are_resolved() {
 }
 
 #[test]
-fn durations_are_gos() {
-    for (text, milliseconds) in [
-        ("20m", 1_200_000),
-        ("1h30m", 5_400_000),
-        ("1.5h", 5_400_000),
-        ("250ms", 250),
-        ("1m0.5s", 60_500),
-        ("2000us", 2),
-        ("0s", 0),
-    ] {
-        let request = request(json!({"renewBefore": text}));
-        let expected = SignedDuration::from_millis(milliseconds);
-        assert_eq!(request.renew_before, Some(expected), "{text}");
-    }
+fn renew_before_is_a_go_duration() {
+    let request = request(json!({"renewBefore": "1h30m"}));
+    assert_eq!(request.renew_before, Some(SignedDuration::from_mins(90)));
 }
 
 /// `(token hash, render hash)` of the request with `spec`.
@@ -258,7 +250,7 @@ fn hashes(spec: &Value) -> (String, String) {
 }
 
 #[test]
-fn each_hash_depends_on_what_it_stands_for_and_nothing_else() {
+fn each_hash_depends_on_its_inputs_and_nothing_else() {
     let base = json!({"target": {"template": {
         "metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}}, "data": {"e": "f$(token)"},
     }}});
@@ -313,7 +305,7 @@ fn each_hash_depends_on_what_it_stands_for_and_nothing_else() {
             true,
         ),
         (json!({"target": {"template": {"data": {"x": "y"}}}}), false, true),
-        // Neither: what is written is the same.
+        // Neither: the Secret is the same.
         (json!({"suspend": true}), false, false),
         (json!({"target": {"name": "elsewhere"}}), false, false),
         (json!({"includeEmail": true}), false, false),
@@ -348,7 +340,7 @@ fn each_hash_depends_on_what_it_stands_for_and_nothing_else() {
 }
 
 #[test]
-fn the_same_words_in_other_places_are_another_rendering() {
+fn the_same_texts_in_other_fields_are_another_rendering() {
     let target = |labels: Value, annotations: Value, data: Value| {
         let metadata = json!({"labels": labels, "annotations": annotations});
         hashes(&json!({"target": {"template": {"metadata": metadata, "data": data}}})).1
@@ -389,7 +381,7 @@ fn hashes_stay_the_same_from_version_to_version() {
     let (token, render) = hashes(&spec);
     assert_eq!(
         token, "v1-60c9297e4ce77235a92872cdc96f0d28",
-        "every Secret carries it: with another value an upgrade mints every token in every cluster anew"
+        "every Secret carries it: with another value an upgrade re-issues every token in every cluster"
     );
     assert_eq!(
         render, "v1-fc9f05aee3b211ed0f24e9c21a8f92f2",
@@ -398,7 +390,7 @@ fn hashes_stay_the_same_from_version_to_version() {
 }
 
 #[test]
-fn a_long_or_odd_key_is_shown_bounded_and_escaped() {
+fn a_long_or_odd_key_is_quoted_bounded_and_escaped() {
     let key = format!("\u{1b}[31m\n{}", "x".repeat(300));
     let error = validate(&object(json!({"target": {"template": {"data": {key: "v"}}}}))).unwrap_err();
     let text = error.to_string();

@@ -1,9 +1,9 @@
-//! Pure: `spec.source` as written → a source with its fields checked, and whether the operator's flags permit it.
+//! Pure: `spec.source` as written → a source with its fields checked, and whether the operator's flags allow it.
 
 use crate::api::v1alpha1::{FederationSource, GrantSource, IdTokenRequestSpec, Source};
 use crate::google::{IdentityProvider, is_gke_pool};
+use crate::request::error::ValidateError;
 use crate::request::syntax::{is_dns_subdomain, is_service_account};
-use crate::request::{ValidateError, invalid};
 
 /// Where a token comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,32 +24,82 @@ pub enum TokenSource {
     Developer,
 }
 
-/// Federation as the spec has it; what it leaves out is for flags to say.
+/// Federation as written in the spec. The operator's flags provide the omitted fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Federation {
     /// Name of the Kubernetes ServiceAccount.
     pub kubernetes_service_account: String,
-    /// Who vouches for it; absent means the operator's `--federation-provider`.
+    /// The workload identity provider that trusts the cluster; absent means the operator's `--federation-provider`.
     pub provider: Option<IdentityProvider>,
     /// Audience of the Kubernetes token; absent means the provider's own.
     pub token_audience: Option<String>,
 }
 
-/// What the operator's flags say about sources.
+/// The operator's flags about sources.
 #[derive(Clone, Debug, Default)]
 pub struct SourceSettings {
-    /// The provider where a request names none.
+    /// The provider of requests that name none.
     pub federation_provider: Option<IdentityProvider>,
     /// Audiences of Kubernetes tokens that requests may name besides a provider's own.
     pub allowed_token_audiences: Vec<String>,
-    /// What IAM calls a federated ServiceAccount, with `{namespace}`, `{name}` and `{uid}` to fill in, where the provider's attribute mapping
-    /// is not `google.subject=assertion.sub`.
+    /// The subject by which IAM knows a federated ServiceAccount, with the placeholders `{namespace}`, `{name}` and `{uid}`; set if the
+    /// provider's attribute mapping is not `google.subject=assertion.sub`.
     pub federation_subject_template: Option<String>,
-    /// Whether requests may have generic tokens of gcloud user credentials.
+    /// Whether requests may use the source `developer`.
     pub allow_developer: bool,
 }
 
 impl TokenSource {
+    /// Checks `spec.source`, and `spec.serviceAccount` as far as the source needs it.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub(crate) fn from_spec(spec: &IdTokenRequestSpec) -> Result<Self, ValidateError> {
+        let source = match spec.source.clone().unwrap_or_else(default_source) {
+            Source {
+                impersonation: Some(source),
+                federation: None,
+                metadata_server: None,
+                developer: None,
+            } => impersonation(source.delegates.unwrap_or_default())?,
+            Source {
+                impersonation: None,
+                federation: Some(source),
+                metadata_server: None,
+                developer: None,
+            } => Self::Federation(federation(source)?),
+            Source {
+                impersonation: None,
+                federation: None,
+                metadata_server: Some(source),
+                developer: None,
+            } => metadata_server(spec, source.licenses.unwrap_or(false))?,
+            Source {
+                impersonation: None,
+                federation: None,
+                metadata_server: None,
+                developer: Some(_),
+            } => developer(spec)?,
+            _ => {
+                return Err(ValidateError::invalid(
+                    "source",
+                    "exactly one source must be set, and this version must know it",
+                ));
+            }
+        };
+        match (&source, &spec.service_account) {
+            (_, Some(name)) => check_account("serviceAccount", name)?,
+            (Self::Impersonation { .. }, None) => {
+                return Err(ValidateError::invalid(
+                    "serviceAccount",
+                    "is required by source impersonation",
+                ));
+            }
+            (_, None) => {}
+        }
+        Ok(source)
+    }
+
     /// The source's name, as status and metrics show it.
     pub fn name(&self) -> &'static str {
         match self {
@@ -60,8 +110,8 @@ impl TokenSource {
         }
     }
 
-    /// What a grant calls the source; none where no grant is needed, since the operator's identity is not spent.
-    pub fn granted_as(&self) -> Option<GrantSource> {
+    /// The name of the source in a grant; none if the source needs no grant, since it does not use the operator's identity.
+    pub fn grant_source(&self) -> Option<GrantSource> {
         match self {
             Self::Impersonation { .. } => Some(GrantSource::Impersonation),
             Self::Federation(_) => None,
@@ -70,7 +120,7 @@ impl TokenSource {
         }
     }
 
-    /// The delegation chain; empty where the source has none.
+    /// The delegation chain; empty if the source has none.
     pub fn delegates(&self) -> &[String] {
         match self {
             Self::Impersonation { delegates } => delegates,
@@ -78,9 +128,8 @@ impl TokenSource {
         }
     }
 
-    /// All that is the source's own of what decides the token. What is absent is hashed as absent: a flag that changes mints nothing
-    /// anew.
-    pub(crate) fn hashed(&self) -> Vec<String> {
+    /// Source-specific inputs of the token hash. Omitted fields stay omitted, so changing an operator default does not re-issue tokens.
+    pub(crate) fn hash_inputs(&self) -> Vec<String> {
         match self {
             Self::Impersonation { delegates } => delegates.clone(),
             Self::Federation(federation) => vec![
@@ -98,59 +147,12 @@ impl TokenSource {
     }
 }
 
-/// Reads `spec.source`, and `spec.serviceAccount` as far as the source needs it.
-///
-/// # Errors
-/// The first field that is wrong, or a source that is not available.
-pub(crate) fn source(spec: &IdTokenRequestSpec) -> Result<TokenSource, ValidateError> {
-    let source = match spec.source.clone().unwrap_or_else(default_source) {
-        Source {
-            impersonation: Some(source),
-            federation: None,
-            metadata_server: None,
-            developer: None,
-        } => impersonation(source.delegates.unwrap_or_default())?,
-        Source {
-            impersonation: None,
-            federation: Some(source),
-            metadata_server: None,
-            developer: None,
-        } => TokenSource::Federation(federation(source)?),
-        Source {
-            impersonation: None,
-            federation: None,
-            metadata_server: Some(source),
-            developer: None,
-        } => metadata_server(spec, source.licenses.unwrap_or(false))?,
-        Source {
-            impersonation: None,
-            federation: None,
-            metadata_server: None,
-            developer: Some(_),
-        } => developer(spec)?,
-        _ => {
-            return Err(invalid(
-                "source",
-                "exactly one source must be set, one that this version knows",
-            ));
-        }
-    };
-    match (&source, &spec.service_account) {
-        (_, Some(name)) => account("serviceAccount", name)?,
-        (TokenSource::Impersonation { .. }, None) => {
-            return Err(invalid("serviceAccount", "is required by source impersonation"));
-        }
-        (_, None) => {}
-    }
-    Ok(source)
-}
-
 fn metadata_server(spec: &IdTokenRequestSpec, licenses: bool) -> Result<TokenSource, ValidateError> {
     no_organization_number(spec, "metadataServer")?;
     if licenses && spec.include_email == Some(false) {
-        return Err(invalid(
+        return Err(ValidateError::invalid(
             "source.metadataServer.licenses",
-            "needs includeEmail: the metadata server gives both or neither",
+            "needs includeEmail: the metadata server returns both or neither",
         ));
     }
     Ok(TokenSource::MetadataServer { licenses })
@@ -165,9 +167,9 @@ fn no_organization_number(spec: &IdTokenRequestSpec, source: &str) -> Result<(),
     if spec.include_organization_number != Some(true) {
         return Ok(());
     }
-    Err(invalid(
+    Err(ValidateError::invalid(
         "includeOrganizationNumber",
-        format!("cannot be had from source {source}; use source impersonation or federation"),
+        format!("is not supported by source {source}; use source impersonation or federation"),
     ))
 }
 
@@ -180,10 +182,13 @@ fn default_source() -> Source {
 
 fn impersonation(delegates: Vec<String>) -> Result<TokenSource, ValidateError> {
     if delegates.len() > 4 {
-        return Err(invalid("source.impersonation.delegates", "at most 4 accounts"));
+        return Err(ValidateError::invalid(
+            "source.impersonation.delegates",
+            "at most 4 accounts",
+        ));
     }
     for (index, delegate) in delegates.iter().enumerate() {
-        account(&format!("source.impersonation.delegates[{index}]"), delegate)?;
+        check_account(&format!("source.impersonation.delegates[{index}]"), delegate)?;
     }
     Ok(TokenSource::Impersonation { delegates })
 }
@@ -191,7 +196,7 @@ fn impersonation(delegates: Vec<String>) -> Result<TokenSource, ValidateError> {
 fn federation(source: FederationSource) -> Result<Federation, ValidateError> {
     let kubernetes_service_account = source.service_account_ref.name;
     if !is_dns_subdomain(&kubernetes_service_account) {
-        return Err(invalid(
+        return Err(ValidateError::invalid(
             "source.federation.serviceAccountRef.name",
             "must be the name of a Kubernetes ServiceAccount: lower case letters, digits, - and ., at most 253",
         ));
@@ -200,16 +205,16 @@ fn federation(source: FederationSource) -> Result<Federation, ValidateError> {
         .provider
         .map(|name| name.parse::<IdentityProvider>())
         .transpose()
-        .map_err(|error| invalid("source.federation.provider", error.to_string()))?;
-    let plain = |audience: &String| {
+        .map_err(|error| ValidateError::invalid("source.federation.provider", error.to_string()))?;
+    let is_printable = |audience: &String| {
         (1..=512).contains(&audience.len()) && audience.bytes().all(|b| b.is_ascii_graphic())
     };
     if source
         .token_audience
         .as_ref()
-        .is_some_and(|audience| !plain(audience))
+        .is_some_and(|audience| !is_printable(audience))
     {
-        return Err(invalid(
+        return Err(ValidateError::invalid(
             "source.federation.tokenAudience",
             "must be 1 to 512 printable ASCII characters without spaces",
         ));
@@ -221,25 +226,25 @@ fn federation(source: FederationSource) -> Result<Federation, ValidateError> {
     })
 }
 
-fn account(field: &str, text: &str) -> Result<(), ValidateError> {
+fn check_account(field: &str, text: &str) -> Result<(), ValidateError> {
     if is_service_account(text) {
         return Ok(());
     }
     let problem =
         "must be the e-mail address of a Google service account in lower case, or its numeric unique ID";
-    Err(invalid(field, problem))
+    Err(ValidateError::invalid(field, problem))
 }
 
-/// Whether the operator's flags permit `source`.
+/// Checks that the operator's flags allow `source`.
 ///
 /// # Errors
-/// The field that they do not permit.
-pub fn permitted(source: &TokenSource, settings: &SourceSettings) -> Result<(), ValidateError> {
+/// The field that they do not allow.
+pub fn check_allowed(source: &TokenSource, settings: &SourceSettings) -> Result<(), ValidateError> {
     match source {
         TokenSource::Federation(federation) => federation.resolve(settings).map(drop),
         TokenSource::Developer if !settings.allow_developer => Err(ValidateError::SourceUnavailable(
             "developer",
-            "an administrator has to allow it by --allow-developer-source",
+            "an administrator must allow it with --allow-developer-source",
         )),
         TokenSource::Impersonation { .. } | TokenSource::MetadataServer { .. } | TokenSource::Developer => {
             Ok(())
@@ -251,7 +256,7 @@ impl Federation {
     /// The provider and the audience of the Kubernetes token.
     ///
     /// # Errors
-    /// There is no provider, or the token could be used elsewhere than at a provider.
+    /// There is no provider, or the audience is not an allowed one: its verifier could use the token elsewhere.
     pub fn resolve<'a>(
         &'a self,
         settings: &'a SourceSettings,
@@ -261,7 +266,7 @@ impl Federation {
             .as_ref()
             .or(settings.federation_provider.as_ref())
             .ok_or_else(|| {
-                invalid(
+                ValidateError::invalid(
                     "source.federation.provider",
                     "is required, since the operator runs without --federation-provider",
                 )
@@ -273,10 +278,10 @@ impl Federation {
             || is_gke_pool(audience)
             || settings.allowed_token_audiences.contains(audience);
         if !allowed {
-            return Err(invalid(
+            return Err(ValidateError::invalid(
                 "source.federation.tokenAudience",
-                "must be the provider's name, with or without https:, or PROJECT.svc.id.goog; any other the operator must allow by \
-                 --allowed-token-audience, since whoever accepts that audience would accept the token",
+                "must be the provider's name, with or without https:, or PROJECT.svc.id.goog; the operator must allow any other by \
+                 --allowed-token-audience, since every verifier of that audience would accept the token",
             ));
         }
         Ok((provider, audience.clone()))

@@ -106,15 +106,15 @@ fn each_field_of_federation_decides_the_token() {
     assert_eq!(different.len(), all.len());
     assert_eq!(
         all[0], "v1-10dd564d954b1318b19e82d80cc8c5c0",
-        "every Secret carries it: with another value an upgrade mints every federated token in every cluster anew"
+        "every Secret carries it: with another value an upgrade re-issues every federated token in every cluster"
     );
 }
 
 #[test]
 fn federation_needs_no_grant() {
-    assert_eq!(request(federated(json!({}))).token.source.granted_as(), None);
+    assert_eq!(request(federated(json!({}))).token.source.grant_source(), None);
     assert_eq!(
-        request(json!({})).token.source.granted_as(),
+        request(json!({})).token.source.grant_source(),
         Some(GrantSource::Impersonation)
     );
 }

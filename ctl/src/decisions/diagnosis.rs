@@ -254,7 +254,7 @@ impl Differences {
             .filter(own)
             .map(|owner| format!("{} ({})", owner.name, owner.uid))
             .collect();
-        let stays = content.summary.adopted || request.target.policy == CreationPolicy::Orphan;
+        let stays = content.summary.adopted || request.target.creation_policy == CreationPolicy::Orphan;
         let expected = format!("{} ({})", request.name, request.uid);
         match (stays, found.as_slice()) {
             (true, []) => {}

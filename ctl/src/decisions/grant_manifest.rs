@@ -38,7 +38,7 @@ pub(crate) fn grant(namespace: &str, name: &str, token: &TokenSpec) -> Result<Id
         return Err(ManifestError::Wildcard(token.audience.clone()));
     }
     let mut delegates = token.source.delegates().to_vec();
-    let source = token.source.granted_as();
+    let source = token.source.grant_source();
     delegates.sort_unstable();
     delegates.dedup();
     let spec = IdTokenGrantSpec {

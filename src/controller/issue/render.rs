@@ -185,7 +185,7 @@ pub fn render(request: &ValidRequest, token: &IdToken) -> Result<Rendered, Rende
         annotations: notes,
         data,
         type_: target.type_.clone(),
-        owner: (target.policy == CreationPolicy::Owner).then_some(owner),
+        owner: (target.creation_policy == CreationPolicy::Owner).then_some(owner),
         uid: request.uid.clone(),
         handled_renew: request.renew_request.as_deref().map(hash_of_renewal),
     })

@@ -13,7 +13,7 @@ use crate::controller::issue::{History, request_key, target_key};
 use crate::grants::policy::Denied;
 use crate::kubernetes::resource_version::is_older;
 use crate::kubernetes::secret_summary::SecretSummary;
-use crate::request::token_source::permitted;
+use crate::request::token_source::check_allowed;
 use crate::request::{SourceSettings, TokenSource, ValidRequest, ValidateError, validate};
 use crate::schedule::backoff::BackoffKey;
 use crate::schedule::renewal::renewal;
@@ -77,7 +77,7 @@ impl Snapshot {
         shard: &Shard,
     ) -> Result<ValidRequest, ValidateError> {
         let mut request = validate(&self.object)?;
-        permitted(&request.token.source, sources)?;
+        check_allowed(&request.token.source, sources)?;
         let label = shard.label();
         request
             .target

@@ -1,0 +1,48 @@
+//! Why a spec is rejected.
+
+use thiserror::Error;
+
+use crate::api::conditions::reason;
+use crate::request::template::TemplateError;
+
+/// Why a spec is rejected.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ValidateError {
+    /// A field has an invalid value.
+    #[error("spec.{field}: {problem}")]
+    Invalid {
+        /// Path of the field below `spec`.
+        field: String,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
+    /// A template cannot be parsed.
+    #[error("spec.target.template.data[{key}]: {source}")]
+    Template {
+        /// Key of the Secret.
+        key: String,
+        /// What is wrong.
+        source: TemplateError,
+    },
+    /// This operator does not offer the source.
+    #[error("spec.source.{0} is not available: {1}")]
+    SourceUnavailable(&'static str, &'static str),
+}
+
+impl ValidateError {
+    /// The error for `spec.{field}`.
+    pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid {
+            field: field.into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// Reason of the condition, the event and the metric.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid { .. } | Self::Template { .. } => reason::INVALID_SPEC,
+            Self::SourceUnavailable(..) => reason::SOURCE_UNAVAILABLE,
+        }
+    }
+}
