@@ -18,7 +18,8 @@ use crate::controller::{
     cache::undecodable::UndecodableRequests, issue::federation::FederatedTokens,
 };
 use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter};
-use crate::grants::store::{GrantStore, GrantsFileError, read_file};
+use crate::grants::file::{GrantsFileError, read_file};
+use crate::grants::store::GrantStore;
 use crate::kubernetes::events::EventRecorder;
 use crate::leader::{self, ElectionSettings, Elector, Fence, FenceClosed};
 use crate::liveness::Liveness;
@@ -45,7 +46,7 @@ pub enum AppError {
     Google(#[from] ConfigError),
     /// The grants file cannot be read.
     #[error("--grants-file {path}: {source}")]
-    GrantStore {
+    GrantsFile {
         /// The file.
         path: String,
         /// What is wrong.
@@ -146,7 +147,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     let minter = Minter::new(google)?.with_observer(observer);
     let grants = GrantStore::default();
     if let Some(path) = &settings.grants_file {
-        let grants_error = |source| AppError::GrantStore {
+        let grants_error = |source| AppError::GrantsFile {
             path: path.display().to_string(),
             source,
         };

@@ -41,7 +41,7 @@ impl GrantCounts {
                 continue;
             };
             let mut failure = None;
-            for (name, count) in self.grants.untold(&allowed) {
+            for (name, count) in self.grants.outdated_counts(&allowed) {
                 failure = self.write(&name, count).await.err().or(failure);
             }
             if let Some(error) = failure.as_ref().filter(|_| !failing) {

@@ -1,4 +1,4 @@
-//! Pure: grants by namespace, account and audience, so that finding those that may allow a token does not grow with their number.
+//! Pure: grants by namespace, account and audience, so that the cost of a decision does not grow with the number of grants.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -10,7 +10,7 @@ use kube::core::{Selector, SelectorExt};
 use crate::api::v1alpha1::{GrantRef, IdTokenGrantSpec};
 use crate::request::syntax::is_unique_id;
 
-/// A grant and what it is called.
+/// A grant.
 #[derive(Clone, Debug)]
 pub struct Grant {
     /// Name, and UID if it is an object.
@@ -22,12 +22,12 @@ pub struct Grant {
 /// Labels of every namespace, by name.
 pub type Namespaces = HashMap<String, BTreeMap<String, String>>;
 
-/// Where an entry of a grant holds.
+/// The namespaces of a grant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Place {
-    Namespace(String),
-    /// Every namespace that the selector of this text selects.
-    Selected(Arc<str>),
+enum NamespaceMatch {
+    Name(String),
+    /// All namespaces that the selector with this [`selector_key`] selects.
+    Selector(Arc<str>),
 }
 
 /// One entry of `spec.to`.
@@ -40,52 +40,64 @@ pub(crate) struct Entry {
     pub(crate) to: usize,
 }
 
-/// The entries for one account in one place, by audience.
+/// The entries for one account in the same namespaces, by audience.
 #[derive(Debug, Default)]
 struct Audiences {
     exact: HashMap<String, Vec<Entry>>,
-    /// By what stands before the final `*`.
+    /// By the text before the final `*`.
     prefixes: BTreeMap<String, Vec<Entry>>,
 }
 
-/// A selector that grants have, and how many have it.
+/// A selector, and how many grants have it.
 #[derive(Debug)]
-struct Selecting {
+struct CountedSelector {
     selector: Selector,
     users: usize,
 }
 
-/// The grants, by what a request asks for.
+/// All grants, by namespace, account and audience.
 #[derive(Debug, Default)]
-pub(crate) struct GrantIndex {
+pub struct GrantIndex {
     grants: HashMap<Arc<str>, Arc<Grant>>,
-    /// By place and account as the grant writes it: exact, or `*@DOMAIN`.
-    places: HashMap<Place, HashMap<String, Audiences>>,
-    selectors: HashMap<Arc<str>, Selecting>,
+    /// The entries by namespaces, and by account as written in the grant: exact, or `*@DOMAIN`.
+    entries: HashMap<NamespaceMatch, HashMap<String, Audiences>>,
+    selectors: HashMap<Arc<str>, CountedSelector>,
     namespaces: Namespaces,
-    /// The selectors that select a namespace.
+    /// By namespace, the keys of the selectors that select it.
     selected: HashMap<String, BTreeSet<Arc<str>>>,
 }
 
-/// What was found.
+/// The entries that can allow a token.
 #[derive(Debug, Default)]
-pub(crate) struct Found<'a> {
-    /// Entries whose place, account and audience match; delegates and sources may not.
+pub(crate) struct Candidates<'a> {
+    /// Entries whose namespace, account and audience match; delegates and sources may not.
     pub(crate) entries: Vec<&'a Entry>,
-    /// How many look-ups that took: the cost of a decision.
+    /// The number of look-ups: the cost of a decision.
     pub(crate) lookups: usize,
 }
 
 impl GrantIndex {
-    /// Takes a grant in, in place of the one that had this key.
-    pub(crate) fn insert(&mut self, key: &str, grant: Grant) {
+    /// An index of `grants`, whose selectors select among `namespaces`.
+    pub fn new(grants: &[Grant], namespaces: &Namespaces) -> Self {
+        let mut index = Self::default();
+        index.set_namespaces(namespaces.clone());
+        for (position, grant) in grants.iter().enumerate() {
+            index.insert(&position.to_string(), grant.clone());
+        }
+        index
+    }
+
+    /// Adds a grant, and replaces the one with this key.
+    pub fn insert(&mut self, key: &str, grant: Grant) {
         self.remove(key);
         let (key, grant): (Arc<str>, _) = (key.into(), Arc::new(grant));
-        for place in places(&grant) {
-            if let (Place::Selected(text), Some(selector)) = (&place, selector_of(&grant, &place)) {
+        for matched in namespace_matches(&grant) {
+            if let (NamespaceMatch::Selector(text), Some(selector)) =
+                (&matched, selector_of(&grant, &matched))
+            {
                 self.select(text, selector);
             }
-            let accounts = self.places.entry(place).or_default();
+            let accounts = self.entries.entry(matched).or_default();
             for (to, entry) in grant.spec.to.iter().enumerate() {
                 for account in BTreeSet::from_iter(&entry.service_accounts) {
                     let audiences = accounts.entry(account.clone()).or_default();
@@ -95,7 +107,7 @@ impl GrantIndex {
                             grant: grant.clone(),
                             to,
                         };
-                        audiences.at(audience).push(entry);
+                        audiences.entries_mut(audience).push(entry);
                     }
                 }
             }
@@ -103,20 +115,20 @@ impl GrantIndex {
         self.grants.insert(key, grant);
     }
 
-    /// Takes a grant out.
-    pub(crate) fn remove(&mut self, key: &str) {
+    /// Removes a grant.
+    pub fn remove(&mut self, key: &str) {
         let Some(grant) = self.grants.remove(key) else {
             return;
         };
-        for place in places(&grant) {
-            if let Some(accounts) = self.places.get_mut(&place) {
+        for matched in namespace_matches(&grant) {
+            if let Some(accounts) = self.entries.get_mut(&matched) {
                 for entry in &grant.spec.to {
                     for account in &entry.service_accounts {
                         let Some(audiences) = accounts.get_mut(account) else {
                             continue;
                         };
                         for audience in &entry.audiences {
-                            audiences.drop_of(audience, key);
+                            audiences.remove_key(audience, key);
                         }
                         if audiences.exact.is_empty() && audiences.prefixes.is_empty() {
                             accounts.remove(account);
@@ -124,17 +136,17 @@ impl GrantIndex {
                     }
                 }
                 if accounts.is_empty() {
-                    self.places.remove(&place);
+                    self.entries.remove(&matched);
                 }
             }
-            if let Place::Selected(text) = &place {
+            if let NamespaceMatch::Selector(text) = &matched {
                 self.unselect(text);
             }
         }
     }
 
-    /// Takes all namespaces' labels.
-    pub(crate) fn set_namespaces(&mut self, namespaces: Namespaces) {
+    /// Replaces the labels of all namespaces.
+    pub fn set_namespaces(&mut self, namespaces: Namespaces) {
         self.selected.clear();
         self.namespaces.clear();
         for (name, labels) in namespaces {
@@ -142,8 +154,8 @@ impl GrantIndex {
         }
     }
 
-    /// Takes or drops one namespace's labels. Says whether that changed anything.
-    pub(crate) fn set_namespace(&mut self, name: &str, labels: Option<BTreeMap<String, String>>) -> bool {
+    /// Sets the labels of one namespace, or removes the namespace. Returns whether anything changed.
+    pub fn set_namespace(&mut self, name: &str, labels: Option<BTreeMap<String, String>>) -> bool {
         if self.namespaces.get(name) == labels.as_ref() {
             return false;
         }
@@ -163,34 +175,38 @@ impl GrantIndex {
         true
     }
 
-    /// The entries that name the account and the audience for the namespace; of every account where it is not known, which costs a
-    /// look at each that is granted there.
-    pub(crate) fn find(&self, namespace: &str, account: Option<&str>, audience: &str) -> Found<'_> {
-        let mut found = Found::default();
+    /// Entries matching namespace, account and audience. Without an account, matches all accounts granted to the namespace (linear).
+    pub(crate) fn candidates(
+        &self,
+        namespace: &str,
+        account: Option<&str>,
+        audience: &str,
+    ) -> Candidates<'_> {
+        let mut candidates = Candidates::default();
         let domain = account
             .filter(|account| !is_unique_id(account))
             .and_then(|account| account.split_once('@'))
             .map(|(_, domain)| format!("*@{domain}"));
         let selectors = self.selected.get(namespace).into_iter().flatten();
-        let selected = selectors.map(|text| Place::Selected(text.clone()));
-        for place in selected.chain([Place::Namespace(namespace.to_owned())]) {
-            found.lookups += 1;
-            let Some(accounts) = self.places.get(&place) else {
+        let selected = selectors.map(|text| NamespaceMatch::Selector(text.clone()));
+        for matched in selected.chain([NamespaceMatch::Name(namespace.to_owned())]) {
+            candidates.lookups += 1;
+            let Some(accounts) = self.entries.get(&matched) else {
                 continue;
             };
             if account.is_none() {
                 for audiences in accounts.values() {
-                    audiences.find(audience, &mut found);
+                    audiences.collect(audience, &mut candidates);
                 }
             }
             for pattern in [account, domain.as_deref()].into_iter().flatten() {
-                found.lookups += 1;
+                candidates.lookups += 1;
                 if let Some(audiences) = accounts.get(pattern) {
-                    audiences.find(audience, &mut found);
+                    audiences.collect(audience, &mut candidates);
                 }
             }
         }
-        found
+        candidates
     }
 
     fn select(&mut self, text: &Arc<str>, selector: Selector) {
@@ -207,7 +223,7 @@ impl GrantIndex {
             }
         }
         self.selectors
-            .insert(text.clone(), Selecting { selector, users: 1 });
+            .insert(text.clone(), CountedSelector { selector, users: 1 });
     }
 
     fn unselect(&mut self, text: &Arc<str>) {
@@ -226,17 +242,17 @@ impl GrantIndex {
 }
 
 impl Audiences {
-    fn at(&mut self, pattern: &str) -> &mut Vec<Entry> {
+    fn entries_mut(&mut self, pattern: &str) -> &mut Vec<Entry> {
         match pattern.strip_suffix('*') {
             Some(prefix) => self.prefixes.entry(prefix.to_owned()).or_default(),
             None => self.exact.entry(pattern.to_owned()).or_default(),
         }
     }
 
-    fn drop_of(&mut self, pattern: &str, key: &str) {
-        let at = self.at(pattern);
-        at.retain(|entry| &*entry.key != key);
-        if at.is_empty() {
+    fn remove_key(&mut self, pattern: &str, key: &str) {
+        let entries = self.entries_mut(pattern);
+        entries.retain(|entry| &*entry.key != key);
+        if entries.is_empty() {
             match pattern.strip_suffix('*') {
                 Some(prefix) => drop(self.prefixes.remove(prefix)),
                 None => drop(self.exact.remove(pattern)),
@@ -244,22 +260,23 @@ impl Audiences {
         }
     }
 
-    fn find<'a>(&'a self, audience: &str, found: &mut Found<'a>) {
-        found.lookups += 1;
-        found
+    fn collect<'a>(&'a self, audience: &str, candidates: &mut Candidates<'a>) {
+        candidates.lookups += 1;
+        candidates
             .entries
             .extend(self.exact.get(audience).into_iter().flatten());
-        // What sorts last before a text is a prefix of it, or no stored prefix is longer than what both have in common.
+        // The greatest stored prefix that is not greater than `rest` is a prefix of it, or no stored prefix of `rest` is longer than
+        // what both have in common.
         let mut rest = audience;
         loop {
-            found.lookups += 1;
+            candidates.lookups += 1;
             let below = (Bound::Unbounded, Bound::Included(rest));
             let Some((prefix, entries)) = self.prefixes.range::<str, _>(below).next_back() else {
                 return;
             };
             let common = common_prefix(rest, prefix);
             if common == prefix.len() {
-                found.entries.extend(entries);
+                candidates.entries.extend(entries);
                 let Some((last, _)) = prefix.char_indices().next_back() else {
                     return;
                 };
@@ -271,32 +288,32 @@ impl Audiences {
     }
 }
 
-/// Bytes that both begin with, in whole characters.
+/// Length of the common prefix in bytes, rounded down to whole characters.
 fn common_prefix(a: &str, b: &str) -> usize {
     let same = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
     a.floor_char_boundary(same)
 }
 
-fn places(grant: &Grant) -> Vec<Place> {
-    let mut places = Vec::new();
+fn namespace_matches(grant: &Grant) -> Vec<NamespaceMatch> {
+    let mut matches = Vec::new();
     for from in &grant.spec.from {
-        let place = match (&from.namespace, &from.namespace_selector) {
-            (Some(name), None) => Place::Namespace(name.clone()),
-            // A selector that Kubernetes would not take selects nothing.
+        let matched = match (&from.namespace, &from.namespace_selector) {
+            (Some(name), None) => NamespaceMatch::Name(name.clone()),
+            // A selector that Kubernetes would reject selects nothing.
             (None, Some(selector)) if Selector::try_from(selector.clone()).is_ok() => {
-                Place::Selected(text_of(selector))
+                NamespaceMatch::Selector(selector_key(selector))
             }
-            // The schema refuses both and neither; what an older CRD let through allows nothing.
+            // The schema rejects both and neither; such an entry of an older CRD allows nothing.
             _ => continue,
         };
-        if !places.contains(&place) {
-            places.push(place);
+        if !matches.contains(&matched) {
+            matches.push(matched);
         }
     }
-    places
+    matches
 }
 
-fn selector_of(grant: &Grant, place: &Place) -> Option<Selector> {
+fn selector_of(grant: &Grant, matched: &NamespaceMatch) -> Option<Selector> {
     let selectors = grant
         .spec
         .from
@@ -304,12 +321,12 @@ fn selector_of(grant: &Grant, place: &Place) -> Option<Selector> {
         .filter_map(|from| from.namespace_selector.as_ref());
     let found = selectors
         .into_iter()
-        .find(|selector| *place == Place::Selected(text_of(selector)))?;
+        .find(|selector| *matched == NamespaceMatch::Selector(selector_key(selector)))?;
     Selector::try_from(found.clone()).ok()
 }
 
-/// The same for the same selector.
-fn text_of(selector: &LabelSelector) -> Arc<str> {
+/// Equal selectors have the same key.
+fn selector_key(selector: &LabelSelector) -> Arc<str> {
     serde_json::to_string(selector).unwrap_or_default().into()
 }
 

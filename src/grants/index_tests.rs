@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::api::v1alpha1::{GrantFrom, GrantRef, GrantSource, GrantTo, IdTokenGrantSpec};
-use crate::grants::policy::{GrantSet, allows};
+use crate::grants::policy::{allows, matching};
 use crate::request::{TokenSource, TokenSpec};
 
 fn named(namespace: &str) -> GrantFrom {
@@ -56,7 +56,7 @@ fn token(account: &str, audience: &str) -> TokenSpec {
 
 const ACCOUNT: &str = "caller@p.iam.gserviceaccount.com";
 
-/// A grant of each kind that could be looked at for one request, all but one of which are for something else.
+/// Grants of each kind that could match a request. All but one are for something else.
 fn crowd(size: usize) -> GrantIndex {
     let mut index = GrantIndex::default();
     index.set_namespace("shop", Some([("team".to_owned(), "shop".to_owned())].into()));
@@ -111,7 +111,7 @@ fn a_decision_does_not_grow_with_the_number_of_grants() {
             ("zzz", 0),
         ];
         costs.map(|(audience, wanted)| {
-            let found = index.find("shop", Some(ACCOUNT), audience);
+            let found = index.candidates("shop", Some(ACCOUNT), audience);
             let names: Vec<_> = found.entries.iter().map(|entry| &entry.grant.id.name).collect();
             assert_eq!(names.len(), wanted, "{audience} {names:?}");
             found.lookups
@@ -123,20 +123,20 @@ fn a_decision_does_not_grow_with_the_number_of_grants() {
 }
 
 #[test]
-fn nothing_is_left_of_what_was_taken_out() {
+fn nothing_is_left_of_removed_grants() {
     let mut index = crowd(5);
     let keys: Vec<Arc<str>> = index.grants.keys().cloned().collect();
     for key in keys {
         index.remove(&key);
     }
     index.set_namespace("shop", None);
-    assert!(index.grants.is_empty() && index.places.is_empty(), "{index:?}");
+    assert!(index.grants.is_empty() && index.entries.is_empty(), "{index:?}");
     assert!(index.selectors.is_empty() && index.selected.is_empty() && index.namespaces.is_empty());
 }
 
-/// What happens to the set: everything that the watches can say.
+/// A change of the index: everything that the watches can report.
 #[derive(Clone, Debug)]
-enum Act {
+enum Change {
     Insert(usize, Vec<GrantFrom>, Vec<GrantTo>),
     Remove(usize),
     Label(usize, Option<usize>),
@@ -172,7 +172,7 @@ const GLOBS: [&str; 9] = [
     "https://a.io/bb*",
 ];
 
-fn acts() -> impl Strategy<Value = Vec<Act>> {
+fn changes() -> impl Strategy<Value = Vec<Change>> {
     let from = prop_oneof![
         proptest::sample::select(&NAMESPACES[..]).prop_map(named),
         (0..3_usize).prop_map(|n| selected("team", &n.to_string())),
@@ -197,16 +197,16 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         proptest::collection::vec(from, 1..3),
         proptest::collection::vec(entry, 1..3),
     )
-        .prop_map(|(n, from, to)| Act::Insert(n, from, to));
-    let act = prop_oneof![
+        .prop_map(|(n, from, to)| Change::Insert(n, from, to));
+    let change = prop_oneof![
         4 => insert,
-        1 => (0..5_usize).prop_map(Act::Remove),
-        2 => (0..3_usize, proptest::option::of(0..3_usize)).prop_map(|(n, team)| Act::Label(n, team)),
+        1 => (0..5_usize).prop_map(Change::Remove),
+        2 => (0..3_usize, proptest::option::of(0..3_usize)).prop_map(|(n, team)| Change::Label(n, team)),
     ];
-    proptest::collection::vec(act, 1..20)
+    proptest::collection::vec(change, 1..20)
 }
 
-/// The same question, asked of every grant in turn.
+/// The names of the matching grants, by a search through all of them.
 fn one_by_one(
     grants: &BTreeMap<usize, Grant>,
     namespaces: &Namespaces,
@@ -231,26 +231,26 @@ fn one_by_one(
 
 proptest! {
     #[test]
-    fn the_index_finds_what_a_search_through_all_finds(acts in acts()) {
-        let (mut set, mut grants, mut namespaces) = (GrantSet::default(), BTreeMap::new(), Namespaces::new());
-        for act in acts {
-            match act {
-                Act::Insert(n, from, to) => {
+    fn the_index_finds_what_a_search_through_all_finds(changes in changes()) {
+        let (mut index, mut grants, mut namespaces) = (GrantIndex::default(), BTreeMap::new(), Namespaces::new());
+        for change in changes {
+            match change {
+                Change::Insert(n, from, to) => {
                     let grant = grant(&n.to_string(), from, to);
                     grants.insert(n, grant.clone());
-                    set.insert(&n.to_string(), grant);
+                    index.insert(&n.to_string(), grant);
                 }
-                Act::Remove(n) => {
+                Change::Remove(n) => {
                     grants.remove(&n);
-                    set.remove(&n.to_string());
+                    index.remove(&n.to_string());
                 }
-                Act::Label(n, team) => {
+                Change::Label(n, team) => {
                     let labels = team.map(|team| BTreeMap::from([("team".to_owned(), team.to_string())]));
                     match labels.clone() {
                         Some(labels) => drop(namespaces.insert(NAMESPACES[n].to_owned(), labels)),
                         None => drop(namespaces.remove(NAMESPACES[n])),
                     }
-                    set.set_namespace(NAMESPACES[n], labels);
+                    index.set_namespace(NAMESPACES[n], labels);
                 }
             }
         }
@@ -258,7 +258,7 @@ proptest! {
             for account in ACCOUNTS {
                 for audience in AUDIENCES {
                     let token = token(account, audience);
-                    let found: Vec<_> = set.allowing(namespace, &token).iter().map(|grant| grant.name.clone()).collect();
+                    let found: Vec<_> = matching(&index, namespace, &token).iter().map(|grant| grant.name.clone()).collect();
                     prop_assert_eq!(found, one_by_one(&grants, &namespaces, namespace, &token), "{} {} {}", namespace, account, audience);
                 }
             }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::api::v1alpha1::{GrantFrom, IdTokenGrantSpec};
+use crate::grants::index::{Grant, Namespaces};
 use crate::request::TokenSource;
 
 fn token(account: &str, audience: &str) -> TokenSpec {
@@ -145,11 +146,17 @@ fn one_entry_must_allow_all_of_it_for_the_namespace() {
         grant("b", from("shop"), to("other@p.iam.gserviceaccount.com", "aud")),
         grant("c", from("else"), to(ACCOUNT, "aud")),
     ];
-    let now = Timestamp::UNIX_EPOCH;
-    let set = GrantSet::new(&split, &Namespaces::new(), None);
-    let denied = set
-        .authorize("shop", "my request", &token(ACCOUNT, "aud"), now)
-        .unwrap_err();
+    let index = GrantIndex::new(&split, &Namespaces::new());
+    let decide = |namespace: &str| {
+        authorize(
+            &index,
+            namespace,
+            "my request",
+            &token(ACCOUNT, "aud"),
+            Remedy::ApplyGrant,
+        )
+    };
+    let denied = decide("shop").unwrap_err();
     assert_eq!(denied.reason(), "NotGranted");
     let message = denied.to_string();
     assert!(
@@ -157,12 +164,7 @@ fn one_entry_must_allow_all_of_it_for_the_namespace() {
         "{message}"
     );
     assert!(!message.contains("other"), "quotes another grant: {message}");
-    assert_eq!(
-        set.authorize("else", "r", &token(ACCOUNT, "aud"), now)
-            .unwrap()
-            .name,
-        "c"
-    );
+    assert_eq!(decide("else").unwrap().name, "c");
 }
 
 #[test]
@@ -177,43 +179,9 @@ fn selectors_follow_namespace_labels() {
     let namespaces: Namespaces = [("shop", "shop"), ("bank", "bank")]
         .map(|(name, team)| (name.to_owned(), [("team".to_owned(), team.to_owned())].into()))
         .into();
-    let set = GrantSet::new(&grants, &namespaces, None);
-    assert!(
-        set.authorize("shop", "r", &token(ACCOUNT, "aud"), Timestamp::UNIX_EPOCH)
-            .is_ok()
-    );
-    assert!(
-        set.authorize("bank", "r", &token(ACCOUNT, "aud"), Timestamp::UNIX_EPOCH)
-            .is_err()
-    );
-}
-
-#[test]
-fn silent_watches_allow_nothing() {
-    let from = GrantFrom {
-        namespace: Some("shop".into()),
-        namespace_selector: None,
-    };
-    let seen = Timestamp::UNIX_EPOCH;
-    let mut set = GrantSet::new(
-        &[grant("a", from, to(ACCOUNT, "aud"))],
-        &Namespaces::new(),
-        Some(seen),
-    );
-    let at = |seconds| seen + SignedDuration::from_secs(seconds);
-    assert!(
-        set.authorize("shop", "r", &token(ACCOUNT, "aud"), at(300))
-            .is_ok()
-    );
-    let denied = set
-        .authorize("shop", "r", &token(ACCOUNT, "aud"), at(301))
-        .unwrap_err();
-    assert_eq!(denied.reason(), "GrantsUnavailable");
-    set.seen_at(at(301));
-    assert!(
-        set.authorize("shop", "r", &token(ACCOUNT, "aud"), at(302))
-            .is_ok()
-    );
+    let index = GrantIndex::new(&grants, &namespaces);
+    assert_eq!(matching(&index, "shop", &token(ACCOUNT, "aud")).len(), 1);
+    assert!(matching(&index, "bank", &token(ACCOUNT, "aud")).is_empty());
 }
 
 #[test]
@@ -239,16 +207,16 @@ fn sources_and_accounts_that_only_they_know() {
         &with(&[GrantSource::MetadataServer]),
         &token(ACCOUNT, "aud")
     ));
-    // Not known yet: the rest has to match. Known: it has to match, too.
+    // An unknown account matches if the rest does. A known one must match as well.
     assert!(allows(&with(&both), &metadata(None)));
     assert!(!allows(&to(ACCOUNT, "aud"), &metadata(None)));
     assert!(!allows(
         &with(&both),
         &metadata(Some("x@p.iam.gserviceaccount.com"))
     ));
-    let nobody = TokenSpec {
+    let no_account = TokenSpec {
         service_account: None,
         ..token(ACCOUNT, "aud")
     };
-    assert!(!allows(&with(&both), &nobody));
+    assert!(!allows(&with(&both), &no_account));
 }

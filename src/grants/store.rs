@@ -1,118 +1,59 @@
-//! What is granted at the moment: grants from objects and from a file, resolved against the namespaces' labels, and how fresh they are.
+//! The grants in force: from objects and from a file, resolved against the namespaces' labels, and how fresh they are.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
 use std::sync::{Arc, RwLock};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use serde::Deserialize;
-use thiserror::Error;
 
-use crate::api::v1alpha1::{GrantRef, IdTokenGrant, IdTokenGrantSpec};
-use crate::grants::index::{Grant, Namespaces};
-use crate::grants::policy::{Denied, GrantSet};
+use crate::api::v1alpha1::{GrantRef, IdTokenGrant};
+use crate::grants::index::{Grant, GrantIndex, Namespaces};
+use crate::grants::policy::{self, Denied, Remedy};
 use crate::request::ValidRequest;
 use crate::sync::{read, write};
 
-/// Most bytes of a grants file; a ConfigMap holds 1 MiB.
-const MAX_FILE: u64 = 4 * 1024 * 1024;
+/// How long a silent watch counts as fresh. The API server sends a bookmark about once a minute
+/// (<https://kubernetes.io/docs/reference/using-api/api-concepts/#watch-bookmarks>).
+const STALE_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
-/// Why a grants file is not used.
-#[derive(Debug, Error)]
-pub enum GrantsFileError {
-    /// It cannot be read.
-    #[error("cannot read it: {0}")]
-    Io(#[from] std::io::Error),
-    /// It is too large.
-    #[error("it has {0} bytes, more than {MAX_FILE}")]
-    TooLarge(u64),
-    /// It is not a list of grants.
-    #[error("it must be a YAML list of {{name, from, to}}, each as an IdTokenGrant's spec: {0}")]
-    Parse(String),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileGrant {
-    name: String,
-    from: Vec<crate::api::v1alpha1::GrantFrom>,
-    to: Vec<crate::api::v1alpha1::GrantTo>,
-}
-
-/// Parses a grants file: a YAML list of grants, each with a `name` beside the fields of an IdTokenGrant's spec.
-///
-/// # Errors
-/// It is no such list; unknown fields are refused, since one that is overlooked could grant more than was meant.
-pub fn parse_file(yaml: &str) -> Result<Vec<Grant>, GrantsFileError> {
-    if yaml.trim().is_empty() {
-        return Ok(Vec::new());
-    }
-    let grants: Vec<FileGrant> =
-        serde_saphyr::from_str(yaml).map_err(|error| GrantsFileError::Parse(error.to_string()))?;
-    let grant = |grant: FileGrant| Grant {
-        id: GrantRef {
-            name: format!("file:{}", grant.name),
-            uid: None,
-        },
-        spec: Arc::new(IdTokenGrantSpec {
-            from: grant.from,
-            to: grant.to,
-        }),
-    };
-    Ok(grants.into_iter().map(grant).collect())
-}
-
-/// Reads and parses a grants file.
-///
-/// # Errors
-/// It cannot be read, or is no list of grants.
-pub fn read_file(path: &Path) -> Result<Vec<Grant>, GrantsFileError> {
-    let size = std::fs::metadata(path)?.len();
-    if size > MAX_FILE {
-        return Err(GrantsFileError::TooLarge(size));
-    }
-    parse_file(&std::fs::read_to_string(path)?)
-}
-
-#[derive(Debug, Default)]
-struct Sources {
-    /// Keys of the file's grants in the set.
-    file: Vec<String>,
-    /// What is known of each object: its spec and UID, and how many requests its status says that it allows.
-    objects: HashMap<String, (Grant, Option<i64>)>,
-    /// Last sign of life of the watches of grants and of namespaces; none where there is no such watch.
-    seen: [Option<Timestamp>; 2],
-    set: GrantSet,
-}
-
-/// Which watch gave a sign of life.
+/// A watch that authorization depends on.
 #[derive(Clone, Copy, Debug)]
-pub enum Watched {
+pub enum WatchKind {
     /// IdTokenGrants.
     Grants = 0,
     /// Namespaces.
     Namespaces = 1,
 }
 
-/// All grants. Decisions take a read lock for one map look-up.
 #[derive(Debug, Default)]
-pub struct GrantStore(RwLock<Sources>);
+struct State {
+    index: GrantIndex,
+    /// Keys of the file's grants in the index.
+    file_keys: Vec<String>,
+    /// By name, each IdTokenGrant and the number of allowed requests in its status.
+    objects: HashMap<String, (Grant, Option<i64>)>,
+    /// Last sign of life of each [`WatchKind`]; none if there is no such watch.
+    heartbeats: [Option<Timestamp>; 2],
+}
+
+/// All grants. A decision takes a read lock for a few map look-ups.
+#[derive(Debug, Default)]
+pub struct GrantStore(RwLock<State>);
 
 impl GrantStore {
-    /// Decides whether `request` may have its token, and by which grant; none where the source needs none.
+    /// Decides whether `request` may have its token. Returns the grant that allows it; none if the source needs no grant.
     ///
     /// # Errors
-    /// No grant allows it, or the grants are not known to be current.
+    /// No grant allows it, or the grants are stale at `now`.
     pub fn authorize(&self, request: &ValidRequest, now: Timestamp) -> Result<Option<GrantRef>, Denied> {
         self.authorize_account(request, None, now)
     }
 
-    /// The same, where the spec names no account and the source has told it.
+    /// As [`Self::authorize`], with the `account` that the source returned if the spec names none.
     ///
     /// # Errors
-    /// No grant allows it, or the grants are not known to be current.
+    /// No grant allows it, or the grants are stale at `now`.
     pub fn authorize_account(
         &self,
         request: &ValidRequest,
@@ -126,159 +67,139 @@ impl GrantStore {
         if token.service_account.is_none() && account.is_some() {
             token.to_mut().service_account = account.map(str::to_owned);
         }
-        let sources = read(&self.0);
-        sources
-            .set
-            .authorize(&request.namespace, &request.name, &token, now)
-            .map(Some)
+        let state = read(&self.0);
+        let remedy = match state.oldest_heartbeat() {
+            Some(since) if now.duration_since(since) > STALE_AFTER => {
+                return Err(Denied::Unavailable { since });
+            }
+            Some(_) => Remedy::ApplyGrant,
+            None => Remedy::EditGrantsFile,
+        };
+        policy::authorize(&state.index, &request.namespace, &request.name, &token, remedy).map(Some)
     }
 
     /// Names of the IdTokenGrants that allow `request`.
-    pub fn allowing(&self, request: &ValidRequest) -> Vec<String> {
-        let sources = read(&self.0);
-        let all = sources.set.allowing(&request.namespace, &request.token);
+    pub fn matching(&self, request: &ValidRequest) -> Vec<String> {
+        let state = read(&self.0);
+        let all = policy::matching(&state.index, &request.namespace, &request.token);
         let objects = all.into_iter().filter(|grant| grant.uid.is_some());
         objects.map(|grant| grant.name.clone()).collect()
     }
 
-    /// How many IdTokenGrants there are.
-    pub fn objects(&self) -> usize {
-        let sources = read(&self.0);
-        sources.objects.len()
+    /// The number of IdTokenGrants; grants of the file do not count.
+    pub fn object_count(&self) -> usize {
+        read(&self.0).objects.len()
     }
 
-    /// The IdTokenGrants whose status does not say that they allow as many requests as `allowed` has for them, none being 0.
-    pub fn untold(&self, allowed: &HashMap<String, i64>) -> Vec<(String, i64)> {
-        let sources = read(&self.0);
+    /// The IdTokenGrants whose status does not show their number in `allowed`, with that number. A grant that is not in `allowed` allows 0
+    /// requests.
+    pub fn outdated_counts(&self, allowed: &HashMap<String, i64>) -> Vec<(String, i64)> {
+        let state = read(&self.0);
         let count = |name: &String| allowed.get(name).copied().unwrap_or(0);
-        let untold = sources
+        let outdated = state
             .objects
             .iter()
-            .filter(|(name, (_, told))| *told != Some(count(name)));
-        untold.map(|(name, _)| (name.clone(), count(name))).collect()
+            .filter(|(name, (_, shown))| *shown != Some(count(name)));
+        outdated.map(|(name, _)| (name.clone(), count(name))).collect()
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Sources) -> T) -> T {
-        change(&mut write(&self.0))
+    /// Records that a watch is alive at `now`.
+    pub fn record_heartbeat(&self, watch: WatchKind, now: Timestamp) {
+        write(&self.0).heartbeats[watch as usize] = Some(now);
     }
 
-    /// A watch is alive at `now`.
-    pub fn seen(&self, watched: Watched, now: Timestamp) {
-        let mut sources = write(&self.0);
-        sources.seen[watched as usize] = Some(now);
-        if let Some(oldest) = sources.oldest_seen() {
-            sources.set.seen_at(oldest);
+    /// Replaces the grants of the file.
+    pub fn set_file(&self, grants: Vec<Grant>) {
+        let mut state = write(&self.0);
+        for key in std::mem::take(&mut state.file_keys) {
+            state.index.remove(&key);
+        }
+        for (position, grant) in grants.into_iter().enumerate() {
+            // The name of an object has no colon. Two grants of the file may have the same name.
+            let key = format!("file:{position}");
+            state.index.insert(&key, grant);
+            state.file_keys.push(key);
         }
     }
 
-    /// Takes the grants of the file.
-    pub fn set_file(&self, grants: Vec<Grant>) {
-        self.change(|sources| {
-            for key in std::mem::take(&mut sources.file) {
-                sources.set.remove(&key);
-            }
-            for (position, grant) in grants.into_iter().enumerate() {
-                // No object has a colon in its name, and two of a file may have the same.
-                let key = format!("file:{position}");
-                sources.set.insert(&key, grant);
-                sources.file.push(key);
-            }
-        });
-    }
-
-    /// Takes all IdTokenGrants.
+    /// Replaces all IdTokenGrants.
     pub fn set_objects(&self, objects: Vec<IdTokenGrant>) {
-        self.change(|sources| {
-            let alive: HashSet<String> = objects.iter().map(ResourceExt::name_any).collect();
-            let gone: Vec<String> = sources
-                .objects
-                .keys()
-                .filter(|name| !alive.contains(*name))
-                .cloned()
-                .collect();
-            for name in gone {
-                sources.drop_object(&name);
-            }
-            for object in objects {
-                sources.take_object(object);
-            }
-        });
+        let mut state = write(&self.0);
+        let listed: HashSet<String> = objects.iter().map(ResourceExt::name_any).collect();
+        let deleted: Vec<String> = state
+            .objects
+            .keys()
+            .filter(|name| !listed.contains(*name))
+            .cloned()
+            .collect();
+        for name in deleted {
+            state.delete(&name);
+        }
+        for object in objects {
+            state.apply(object);
+        }
     }
 
-    /// Takes one IdTokenGrant. Says whether anything but its status changed.
+    /// Adds or updates one IdTokenGrant. Returns whether more than its status changed.
     pub fn apply(&self, object: IdTokenGrant) -> bool {
-        self.change(|sources| sources.take_object(object))
+        write(&self.0).apply(object)
     }
 
-    /// Drops one IdTokenGrant.
+    /// Removes one IdTokenGrant.
     pub fn delete(&self, name: &str) {
-        self.change(|sources| sources.drop_object(name));
+        write(&self.0).delete(name);
     }
 
-    /// Takes all namespaces' labels.
+    /// Replaces the labels of all namespaces.
     pub fn set_namespaces(&self, namespaces: Namespaces) {
-        self.change(|sources| sources.set.set_namespaces(namespaces));
+        write(&self.0).index.set_namespaces(namespaces);
     }
 
-    /// Takes or drops one namespace's labels. Says whether that changed anything.
+    /// Sets the labels of one namespace, or removes the namespace. Returns whether anything changed.
     pub fn set_namespace(&self, name: &str, labels: Option<BTreeMap<String, String>>) -> bool {
-        self.change(|sources| sources.set.set_namespace(name, labels))
+        write(&self.0).index.set_namespace(name, labels)
     }
 }
 
-impl Sources {
-    fn oldest_seen(&self) -> Option<Timestamp> {
-        self.seen.iter().flatten().min().copied()
+impl State {
+    fn oldest_heartbeat(&self) -> Option<Timestamp> {
+        self.heartbeats.iter().flatten().min().copied()
     }
 
-    fn take_object(&mut self, object: IdTokenGrant) -> bool {
-        let told = object.status.as_ref().and_then(|status| status.allowed_requests);
-        let (name, grant) = named(object);
-        let same = self
+    fn apply(&mut self, object: IdTokenGrant) -> bool {
+        let shown = object.status.as_ref().and_then(|status| status.allowed_requests);
+        let (name, grant) = into_grant(object);
+        let is_same = self
             .objects
             .get(&name)
             .is_some_and(|(known, _)| known.id == grant.id && known.spec == grant.spec);
-        if !same {
-            self.set.insert(&name, grant.clone());
+        if !is_same {
+            self.index.insert(&name, grant.clone());
         }
-        self.objects.insert(name, (grant, told));
-        !same
+        self.objects.insert(name, (grant, shown));
+        !is_same
     }
 
-    fn drop_object(&mut self, name: &str) {
+    fn delete(&mut self, name: &str) {
         self.objects.remove(name);
-        self.set.remove(name);
+        self.index.remove(name);
     }
 }
 
-fn named(object: IdTokenGrant) -> (String, Grant) {
+/// The name of `object` and its grant.
+fn into_grant(object: IdTokenGrant) -> (String, Grant) {
     let name = object.metadata.name.unwrap_or_default();
     let id = GrantRef {
         name: name.clone(),
         uid: object.metadata.uid,
     };
-    (
-        name,
-        Grant {
-            id,
-            spec: Arc::new(object.spec),
-        },
-    )
+    let spec = Arc::new(object.spec);
+    (name, Grant { id, spec })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_holds_grants_and_refuses_unknown_fields() {
-        let yaml = "- name: shop\n  from: [{namespace: shop}]\n  to:\n  - serviceAccounts: [a@p.iam.gserviceaccount.com]\n    audiences: [aud]\n";
-        let grants = parse_file(yaml).unwrap();
-        assert_eq!(grants[0].id.name, "file:shop");
-        assert_eq!(grants[0].spec.to[0].audiences, ["aud"]);
-        assert!(parse_file(&yaml.replace("audiences", "audience")).is_err());
-        assert!(parse_file(" \n").unwrap().is_empty());
-    }
 
     fn object(name: &str, audience: &str, allowed: Option<i64>) -> IdTokenGrant {
         serde_json::from_value(serde_json::json!({
@@ -290,20 +211,24 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_told_once_and_wakes_nobody() {
+    fn a_count_is_outdated_until_the_status_shows_it() {
         let grants = GrantStore::default();
         let counts: HashMap<String, i64> = [("a".to_owned(), 2), ("gone".to_owned(), 1)].into();
         grants.set_objects(vec![object("a", "aud", None), object("b", "aud", Some(0))]);
-        assert_eq!(grants.untold(&counts), [("a".to_owned(), 2)]);
+        assert_eq!(grants.outdated_counts(&counts), [("a".to_owned(), 2)]);
         assert!(!grants.apply(object("a", "aud", Some(2))));
-        assert_eq!(grants.untold(&counts), []);
+        assert_eq!(grants.outdated_counts(&counts), []);
         assert!(grants.apply(object("a", "other", Some(2))));
         grants.set_objects(vec![object("b", "aud", Some(0))]);
-        assert_eq!(grants.untold(&HashMap::new()), []);
+        assert_eq!(grants.outdated_counts(&HashMap::new()), []);
     }
 
-    #[test]
-    fn both_watches_must_be_alive() {
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
+    }
+
+    /// A store with a grant that allows the request.
+    fn granted() -> (GrantStore, ValidRequest) {
         let grants = GrantStore::default();
         let request = crate::fixtures::request(serde_json::json!({}));
         let spec = &request.token;
@@ -311,24 +236,55 @@ mod tests {
         grant.spec.from[0].namespace = Some(request.namespace.clone());
         grant.spec.to[0].service_accounts = spec.service_account.clone().into_iter().collect();
         grants.set_objects(vec![grant]);
-        let at = |seconds| Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(seconds);
+        (grants, request)
+    }
+
+    #[test]
+    fn silent_watches_allow_nothing() {
+        let (grants, request) = granted();
+        grants.record_heartbeat(WatchKind::Grants, at(0));
+        assert!(grants.authorize(&request, at(300)).is_ok());
+        let denied = grants.authorize(&request, at(301)).unwrap_err();
+        assert_eq!(denied, Denied::Unavailable { since: at(0) });
+        assert_eq!(denied.reason(), "GrantsUnavailable");
+        grants.record_heartbeat(WatchKind::Grants, at(301));
+        assert!(grants.authorize(&request, at(302)).is_ok());
+    }
+
+    #[test]
+    fn both_watches_must_be_alive() {
+        let (grants, request) = granted();
         let decide = |now| {
             grants
                 .authorize(&request, at(now))
                 .map_err(|denied| denied.reason())
         };
-        grants.seen(Watched::Grants, at(0));
-        grants.seen(Watched::Namespaces, at(0));
+        grants.record_heartbeat(WatchKind::Grants, at(0));
+        grants.record_heartbeat(WatchKind::Namespaces, at(0));
         assert!(decide(300).is_ok());
-        for (watched, other) in [
-            (Watched::Grants, Watched::Namespaces),
-            (Watched::Namespaces, Watched::Grants),
+        for (silent, other) in [
+            (WatchKind::Grants, WatchKind::Namespaces),
+            (WatchKind::Namespaces, WatchKind::Grants),
         ] {
-            grants.seen(watched, at(0));
-            grants.seen(other, at(1000));
+            grants.record_heartbeat(silent, at(0));
+            grants.record_heartbeat(other, at(1000));
             assert_eq!(decide(1001).unwrap_err(), "GrantsUnavailable");
-            grants.seen(watched, at(1000));
+            grants.record_heartbeat(silent, at(1000));
             assert!(decide(1001).is_ok());
         }
+    }
+
+    #[test]
+    fn a_denial_says_where_a_grant_can_be_added() {
+        let (grants, request) = granted();
+        grants.delete("a");
+        let message = || grants.authorize(&request, at(0)).unwrap_err().to_string();
+        assert!(message().contains("--grants-file"), "{}", message());
+        grants.record_heartbeat(WatchKind::Grants, at(0));
+        assert!(
+            message().ends_with("a cluster administrator applies it"),
+            "{}",
+            message()
+        );
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use idtoken_operator::api::crds;
 use idtoken_operator::cli::{Cli, Command, RunArgs};
-use idtoken_operator::grants::store::parse_file;
+use idtoken_operator::grants::file::parse_file;
 use serde_json::{Value, json};
 
 use crate::helm::{CHART, Helm, NAMESPACE, Version, args, find, matrix, pod};

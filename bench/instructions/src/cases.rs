@@ -6,6 +6,7 @@ use idtoken_operator::controller::issue::render::render;
 use idtoken_operator::controller::reconcile::outcome::Reconciled;
 use idtoken_operator::controller::reconcile::plan::{self, Facts, Plan};
 use idtoken_operator::controller::reconcile::status;
+use idtoken_operator::grants::policy::{Remedy, authorize};
 use idtoken_operator::kubernetes::secret::SecretContent;
 use idtoken_operator::kubernetes::secret_summary::SecretSummary;
 use idtoken_operator::kubernetes::status::merge_patch;
@@ -39,7 +40,7 @@ pub(crate) const CASES: [Case; 20] = [
     }),
     case("authorize", "by one of 1,001 grants", |i| {
         let token = &i.request.token;
-        let _ = black_box(i.grants.authorize("shop", "billing", token, i.early));
+        let _ = black_box(authorize(&i.grants, "shop", "billing", token, Remedy::ApplyGrant));
     }),
     case(
         "project",
@@ -162,9 +163,13 @@ fn renew(i: &Inputs) -> Option<(String, Value)> {
 fn begin(i: &Inputs, now: Timestamp) -> Option<(ValidRequest, Plan<'_>)> {
     let (object, _) = i.cache.snapshot(&i.key)?;
     let request = validate(&object).ok()?;
-    let allowed = i
-        .grants
-        .authorize(&request.namespace, &request.name, &request.token, now);
+    let allowed = authorize(
+        &i.grants,
+        &request.namespace,
+        &request.name,
+        &request.token,
+        Remedy::ApplyGrant,
+    );
     let plan = decide(i, &request, &i.facts, now);
     allowed.ok().map(|_| (request, plan))
 }

@@ -15,8 +15,7 @@ use idtoken_operator::controller::issue::render::{Rendered, render};
 use idtoken_operator::controller::reconcile::outcome::{CurrentToken, Outcome, Reconciled};
 use idtoken_operator::controller::reconcile::plan::{Facts, Timing, due_renewal};
 use idtoken_operator::controller::reconcile::status;
-use idtoken_operator::grants::index::{Grant, Namespaces};
-use idtoken_operator::grants::policy::GrantSet;
+use idtoken_operator::grants::index::{Grant, GrantIndex, Namespaces};
 use idtoken_operator::kubernetes::secret::SecretContent;
 use idtoken_operator::kubernetes::secret_summary::SecretSummary;
 use idtoken_operator::request::{ValidRequest, validate};
@@ -47,7 +46,7 @@ pub(crate) struct Inputs {
     pub(crate) request: ValidRequest,
     /// The same with a template for two more keys and metadata.
     pub(crate) templated: ValidRequest,
-    pub(crate) grants: GrantSet,
+    pub(crate) grants: GrantIndex,
     /// The unchanged Secret of the request.
     pub(crate) observation: Observation,
     /// What decides besides: nothing failed.
@@ -217,7 +216,7 @@ fn report(request: &ValidRequest, token: &IdToken, resource_version: &str) -> Re
 }
 
 /// The grant that allows the request, and many that do not.
-fn grants() -> Result<GrantSet, serde_json::Error> {
+fn grants() -> Result<GrantIndex, serde_json::Error> {
     let grant = |name: String, namespace: String| -> Result<Grant, serde_json::Error> {
         let spec = serde_json::from_value(json!({
             "from": [{"namespace": namespace}],
@@ -235,5 +234,5 @@ fn grants() -> Result<GrantSet, serde_json::Error> {
     for number in 0..GRANTS {
         all.push(grant(format!("team-{number}"), format!("team-{number}"))?);
     }
-    Ok(GrantSet::new(&all, &Namespaces::new(), None))
+    Ok(GrantIndex::new(&all, &Namespaces::new()))
 }

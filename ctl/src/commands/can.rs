@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Args};
 use idtoken_operator::api::v1alpha1::GrantRef;
-use idtoken_operator::grants::store as grants;
+use idtoken_operator::grants::file;
 use idtoken_operator::request::TokenSpec;
 use idtoken_operator::shell::quote;
 use serde::Serialize;
@@ -84,7 +84,7 @@ pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
         }
     };
     let mut all = match &args.grants_file {
-        Some(path) => grants::read_file(path)
+        Some(path) => file::read_file(path)
             .with_context(|| format!("the grants file {} cannot be used", path.display()))?,
         None => Vec::new(),
     };

@@ -4,7 +4,7 @@ const ACCOUNT: &str = "caller@p.iam.gserviceaccount.com";
 const AUDIENCE: &str = "https://billing-x.run.app";
 
 fn grants(yaml: &str) -> Vec<Grant> {
-    idtoken_operator::grants::store::parse_file(yaml).unwrap()
+    idtoken_operator::grants::file::parse_file(yaml).unwrap()
 }
 
 fn token() -> TokenSpec {

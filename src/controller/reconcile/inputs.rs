@@ -44,7 +44,7 @@ impl Inputs {
                 return Err(error);
             }
         };
-        record_allowing_grants(cache, snapshot, grants.allowing(&request));
+        record_allowing_grants(cache, snapshot, grants.matching(&request));
         // If the spec names no account, the current token's account is checked first, so that a revoked grant is noticed. Issuing checks
         // the account that the source returns.
         let authorization = grants

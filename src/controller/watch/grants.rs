@@ -7,7 +7,7 @@ use crate::api::v1alpha1::IdTokenGrant;
 use crate::controller::watch::context::WatchContext;
 use crate::controller::watch::stream::{WatchSignal, watch_with_bookmarks};
 use crate::controller::watch::sync_state::CacheKind;
-use crate::grants::store::Watched;
+use crate::grants::store::WatchKind;
 use crate::metrics::GrantOrigin;
 use crate::text::redacted;
 
@@ -39,8 +39,8 @@ pub(super) async fn watch(ctx: WatchContext) {
             }
             WatchSignal::Bookmark => false,
         };
-        grants.seen(Watched::Grants, ctx.clock.now());
-        ctx.metrics.set_grants(GrantOrigin::Object, grants.objects());
+        grants.record_heartbeat(WatchKind::Grants, ctx.clock.now());
+        ctx.metrics.set_grants(GrantOrigin::Object, grants.object_count());
         ctx.sync_state.mark_synced(CacheKind::Grants);
         if changed {
             ctx.enqueuer.all();

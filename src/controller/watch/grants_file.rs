@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::controller::queue::Enqueuer;
-use crate::grants::store::{GrantStore, read_file};
+use crate::grants::file::read_file;
+use crate::grants::store::GrantStore;
 use crate::metrics::{GrantOrigin, Metrics};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(2);

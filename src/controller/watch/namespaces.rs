@@ -9,7 +9,7 @@ use kube::api::{Api, PartialObjectMeta};
 use crate::controller::watch::context::WatchContext;
 use crate::controller::watch::stream::{WatchSignal, watch_with_bookmarks};
 use crate::controller::watch::sync_state::CacheKind;
-use crate::grants::store::Watched;
+use crate::grants::store::WatchKind;
 
 /// Watches all namespaces.
 pub(super) async fn watch(ctx: WatchContext) {
@@ -37,7 +37,7 @@ pub(super) async fn watch(ctx: WatchContext) {
             }
             WatchSignal::Bookmark => {}
         }
-        grants.seen(Watched::Namespaces, ctx.clock.now());
+        grants.record_heartbeat(WatchKind::Namespaces, ctx.clock.now());
         ctx.sync_state.mark_synced(CacheKind::Namespaces);
     };
     watch_with_bookmarks(api, "namespaces", watch_metrics, &ctx.clock, on_signal).await;
