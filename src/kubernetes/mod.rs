@@ -1,7 +1,7 @@
 //! Calls of the Kubernetes API: how they are sent, what they return, and their errors.
 //!
-//! May import [`crate::api`], [`crate::text`], [`crate::token`], and at most the vocabulary of [`crate::google`] and of the schedule. Never
-//! holds a rule of ours: what to write, who may have a token and when to retry are decided by the callers.
+//! May import [`crate::schedule`] and the ground; the recorder of events also imports [`crate::metrics`]. Never decides what to write, who may
+//! have a token or when to retry: the callers do.
 
 mod client;
 pub mod error;
@@ -10,6 +10,7 @@ pub mod partial_metadata;
 pub mod resource_version;
 pub mod secret;
 pub mod secret_summary;
+pub mod service_account;
 pub mod status;
 
 pub use client::{client, config};

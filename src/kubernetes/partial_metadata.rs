@@ -1,4 +1,4 @@
-//! The metadata of objects alone: asked for, and decoded without what nobody reads.
+//! Metadata-only responses: how to request them, and a decoder that skips unused fields.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,17 @@ use http::header::ACCEPT;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 
-/// Asks for no more of an object than its metadata
+/// Requests only the metadata of an object
 /// (<https://kubernetes.io/docs/reference/using-api/api-concepts/#metadata-only-fetches>).
 const METADATA_ONLY: HeaderValue =
     HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
 
-/// Has the API server answer a write with the metadata alone: what was written is known, and a token in an answer would have to be wiped.
+/// Requests a response with only the metadata. The caller of a write knows what it wrote, and a token in the response would have to be wiped.
 pub(crate) fn for_metadata(call: &mut http::Request<Vec<u8>>) {
     call.headers_mut().insert(ACCEPT, METADATA_ONLY);
 }
 
-/// What is read of an object's metadata. The rest is skipped: managedFields alone are a tree as large as the object.
+/// The fields of an object's metadata that are used. The others are skipped: managedFields alone are as large as the object.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Metadata {
@@ -52,7 +52,7 @@ impl From<Metadata> for ObjectMeta {
 /// Decodes the metadata of an object.
 ///
 /// # Errors
-/// It is no object of Kubernetes.
+/// The JSON is not an object of Kubernetes.
 pub(crate) fn metadata(json: &str) -> Result<ObjectMeta, serde_json::Error> {
     #[derive(Deserialize)]
     struct Object {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use idtoken_operator::api::v1alpha1::{GrantRef, IdTokenGrant, IdTokenRequest};
 use idtoken_operator::grants::index::Grant;
 use idtoken_operator::kubernetes::error::KubeError;
-use idtoken_operator::kubernetes::secret as observe;
+use idtoken_operator::kubernetes::secret::read_secret;
 use idtoken_operator::shell::quote;
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
@@ -187,7 +187,7 @@ impl KubeClient {
     /// # Errors
     /// Any other failure of the call.
     pub(crate) async fn secret(&self, name: &str) -> Result<SecretView, KubeError> {
-        match observe::read_secret(&self.client, &self.namespace, name).await {
+        match read_secret(&self.client, &self.namespace, name).await {
             Ok(Some(content)) => Ok(SecretView::Found(Box::new(content))),
             Ok(None) => Ok(SecretView::Missing),
             Err(KubeError::Forbidden { message, .. }) => Ok(SecretView::Unreadable(message)),

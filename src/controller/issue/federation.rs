@@ -18,7 +18,7 @@ use crate::google::{
     Workload, is_rejected,
 };
 use crate::kubernetes::error::KubeError;
-use crate::kubernetes::secret::{
+use crate::kubernetes::service_account::{
     GCP_SERVICE_ACCOUNT, KubernetesServiceAccount, create_token, read_service_account,
 };
 use crate::request::syntax::is_service_account;

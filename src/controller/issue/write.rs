@@ -298,7 +298,7 @@ impl SecretWriter<'_> {
         let mut call = call.map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
         for_metadata(&mut call);
         match self.client.request_text(call).await {
-            Ok(json) => SecretContent::summary(namespace, verb, json).map(Some),
+            Ok(json) => SecretContent::decode_summary(namespace, verb, json).map(Some),
             Err(error) if code(&error).is_some_and(&is_conflict) => Ok(None),
             Err(kube::Error::Api(status)) if is_namespace_terminating(&status) => {
                 self.cache.note_terminating(namespace);
