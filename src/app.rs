@@ -195,6 +195,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
             client.clone(),
             std::env::var("HOSTNAME").ok(),
             metrics.clone(),
+            clock.clone(),
         )),
         clock,
         client,

@@ -268,7 +268,7 @@ async fn no_answer_that_cannot_be_decoded_reaches_the_log() -> Result<()> {
 
     let log = log();
     assert_eq!(seen, 18);
-    for written in ["TRACE", "hyper", "the answer could not be decoded"] {
+    for written in ["TRACE", "hyper", "the response could not be decoded"] {
         assert!(log.contains(written), "the log holds no {written}");
     }
     let encoded = STANDARD_NO_PAD.encode(PASSWORD);

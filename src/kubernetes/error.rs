@@ -1,4 +1,4 @@
-//! What a failed call of the Kubernetes API means, and what to do about it.
+//! What a failed call of the Kubernetes API means.
 
 use kube::runtime::watcher;
 use thiserror::Error;
@@ -7,15 +7,15 @@ use crate::api::conditions::reason;
 use crate::classify::{Classify, ErrorClass};
 use crate::text::{error_chain, redacted};
 
-/// Stands for a decoding error, whose text quotes a value of the answer.
-const UNDECODABLE: &str = "the answer could not be decoded";
+/// The text of every decoding error, since serde's own quotes a value of the response.
+const UNDECODABLE: &str = "the response could not be decoded";
 
-/// A failed call of the Kubernetes API. Holds no body: those of Secrets are tokens.
+/// A failed call of the Kubernetes API. Never holds a body: a Secret's holds tokens.
 #[derive(Clone, Debug, Error)]
 pub enum KubeError {
-    /// 403: a rule is missing.
+    /// 403: a rule of RBAC is missing.
     #[error(
-        "the API server refused to {verb} {resource} in namespace {namespace}; the operator's Role needs the verb {verb} on {resource}: {message}"
+        "the API server rejected the call to {verb} {resource} in namespace {namespace}; the operator's Role needs the verb {verb} on {resource}: {message}"
     )]
     Forbidden {
         /// RBAC verb.
@@ -24,11 +24,13 @@ pub enum KubeError {
         resource: &'static str,
         /// Namespace of the object.
         namespace: String,
-        /// The API server's own words.
+        /// The API server's message.
         message: String,
     },
-    /// Any other answer that will not change by itself.
-    #[error("the API server refused to {verb} {resource} in namespace {namespace} ({code}): {message}")]
+    /// Any other rejection.
+    #[error(
+        "the API server rejected the call to {verb} {resource} in namespace {namespace} ({code}): {message}"
+    )]
     Refused {
         /// RBAC verb.
         verb: &'static str,
@@ -38,10 +40,10 @@ pub enum KubeError {
         namespace: String,
         /// HTTP status.
         code: u16,
-        /// The API server's own words.
+        /// The API server's message.
         message: String,
     },
-    /// No answer, a passing fault, or an answer that cannot be read.
+    /// No response, a transient failure, or a response that cannot be decoded.
     #[error("could not {verb} {resource} in namespace {namespace}: {problem}")]
     Unavailable {
         /// RBAC verb.
@@ -53,28 +55,30 @@ pub enum KubeError {
         /// What happened.
         problem: String,
     },
-    /// Google, the API server or the wait for a turn took too long.
+    /// The reconcile took too long: Google, the API server, or the wait for a permit.
     #[error(
-        "the work did not finish within {seconds}s, Google's answer included; it is begun again, or raise --reconcile-timeout"
+        "the reconcile did not finish within {seconds}s, including Google's response; the operator retries it. If this persists, raise \
+         --reconcile-timeout"
     )]
     TimedOut {
-        /// The limit.
+        /// The limit, in seconds.
         seconds: u64,
     },
     /// A bug.
     #[error(
-        "an internal error of the operator ended the work on this request; its log says where: please report it"
+        "an internal error of the operator aborted the reconcile of this request; the operator's log shows where: please report it"
     )]
     Panicked,
-    /// What was written was changed on the way.
+    /// The API server stored something else than was written.
     #[error(
-        "what was written to Secret {name} is not what the API server stored: a mutating admission webhook changes the operator's annotations idtoken.dev/*; make it leave them alone"
+        "the API server did not store Secret {name} as the operator wrote it: a mutating admission webhook changes the operator's annotations \
+         idtoken.dev/*; make it leave them alone"
     )]
     Altered {
         /// Name of the Secret.
         name: String,
     },
-    /// The Secret belongs to somebody else.
+    /// The Secret belongs to another client.
     #[error("Secret {name} {why}")]
     SecretConflict {
         /// Name of the Secret.
@@ -84,30 +88,30 @@ pub enum KubeError {
     },
     /// The Secret is immutable.
     #[error(
-        "Secret {name} is immutable, so its token cannot be renewed: delete it, and the operator makes a new one"
+        "Secret {name} is immutable, so its token cannot be renewed: delete it, and the operator recreates it"
     )]
     SecretImmutable {
         /// Name of the Secret.
         name: String,
     },
-    /// Others keep changing what we write.
+    /// Another client keeps changing what the operator writes.
     #[error(
         "{manager} keeps changing {field} of Secret {name}: {count} repairs in 10 minutes; make it leave the field alone"
     )]
     Contested {
         /// Name of the Secret.
         name: String,
-        /// What is changed.
+        /// The changed field.
         field: String,
         /// The field manager that changed it last.
         manager: String,
-        /// How often it was put back.
+        /// How often the operator repaired it.
         count: usize,
     },
 }
 
 impl KubeError {
-    /// Classes `error`, which a call that would `verb` a `resource` gave.
+    /// Classifies the `error` of a call with this RBAC `verb` on `resource`.
     pub fn new(verb: &'static str, resource: &'static str, namespace: &str, error: &kube::Error) -> Self {
         let namespace = namespace.to_owned();
         match error {
@@ -137,7 +141,7 @@ impl KubeError {
         }
     }
 
-    /// The answer to a call that would `verb` a `resource` cannot be decoded.
+    /// The error for a response that cannot be decoded, to a call with this RBAC `verb` on `resource`.
     pub fn undecodable(verb: &'static str, resource: &'static str, namespace: &str) -> Self {
         Self::Unavailable {
             verb,
@@ -176,10 +180,10 @@ impl Classify for KubeError {
     }
 }
 
-/// What went wrong with a call, for a log line or a condition: nothing of a body, and of a refusal its bounded message.
+/// What went wrong with a call, for a log line or a condition. Quotes nothing of a body but the redacted message of a rejection.
 pub fn problem(error: &kube::Error) -> String {
     match error {
-        // kube takes a watch event that it cannot decode for a Status without a field.
+        // kube reads a watch event that it cannot decode as a Status without fields.
         kube::Error::Api(status) if status.code == 0 => UNDECODABLE.to_owned(),
         kube::Error::Api(status) => format!("{} {}", status.code, bounded(&status.message)),
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => UNDECODABLE.to_owned(),
@@ -187,7 +191,7 @@ pub fn problem(error: &kube::Error) -> String {
     }
 }
 
-/// What went wrong with a watch, likewise.
+/// What went wrong with a watch, as [`problem`].
 pub fn watch_problem(error: &watcher::Error) -> String {
     match error {
         watcher::Error::InitialListFailed(error) => format!("the list failed: {}", problem(error)),
@@ -198,7 +202,7 @@ pub fn watch_problem(error: &watcher::Error) -> String {
     }
 }
 
-/// HTTP status of an API server's answer.
+/// The HTTP status, if the API server responded.
 pub fn code(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(status) => Some(status.code),
@@ -206,13 +210,13 @@ pub fn code(error: &kube::Error) -> Option<u16> {
     }
 }
 
-/// Whether a 403 comes from RBAC rather than from a quota, an admission webhook or a namespace that goes
+/// Whether a 403 comes from RBAC rather than from a quota, an admission webhook or a terminating namespace
 /// (<https://github.com/kubernetes/kubernetes/blob/v1.37.2/staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go>).
 fn is_rbac(message: &str) -> bool {
     message.contains("\" cannot ")
 }
 
-/// An admission webhook's refusal can quote the Secret.
+/// A message of the API server, redacted and shortened: an admission webhook's rejection can quote the Secret.
 fn bounded(text: &str) -> String {
     match text.trim() {
         "" => "no message".to_owned(),

@@ -1,6 +1,6 @@
-//! Writes events: hints for people, which status, log and metrics do not depend on. Where thousands of requests change at once, a share of
-//! each namespace is written, as an event costs the API server as much as a Secret. kube's recorder remembers each for minutes and looks
-//! through all of them at the next; here only warnings are remembered, and a bounded number of them.
+//! Writes events. They are hints for people: status, log and metrics do not depend on them. Each namespace has a budget of events, since
+//! thousands of requests can change at once and an event costs the API server as much as a Secret. kube's recorder keeps all events of the
+//! last minutes and scans them for each new one; this one keeps only warnings, and a bounded number of them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,53 +16,59 @@ use kube::{Client, Resource};
 use serde_json::json;
 
 use crate::api::FIELD_MANAGER;
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::sync::lock;
 
-/// How long the same warning is counted on the event that told of it first
+/// How long after its last occurrence a warning is counted on the event of the first one
 /// (<https://github.com/kubernetes/enhancements/blob/master/keps/sig-instrumentation/383-new-event-api-ga-graduation/README.md>).
 const SERIES: SignedDuration = SignedDuration::from_mins(6);
-/// Most warnings that are remembered for it. Those beyond are events of their own.
-const MAX_REMEMBERED: usize = 512;
-/// EventRecorder that a namespace gets, and that all of them get together.
-const OF_A_NAMESPACE: Rate = Rate {
-    at_once: 50.0,
-    a_second: 1.0,
+/// Maximum number of tracked warnings. Each occurrence of another warning is an event of its own.
+const MAX_TRACKED: usize = 512;
+/// Events of one namespace.
+const PER_NAMESPACE: Rate = Rate {
+    burst: 50.0,
+    per_second: 1.0,
 };
-const OF_ALL: Rate = Rate {
-    at_once: 100.0,
-    a_second: 10.0,
+/// Events of all namespaces.
+const TOTAL: Rate = Rate {
+    burst: 100.0,
+    per_second: 10.0,
 };
-/// Namespaces after which those that may have all of them again are forgotten.
+/// Number of namespaces at which those with a full bucket are dropped.
 const MAX_NAMESPACES: usize = 1024;
 
-/// Whose warning it was, by UID, and its reason.
+/// UID of the object of a warning, and the reason.
 type Subject = (String, String);
 
-/// A warning that was written.
+/// A warning that was written as an event.
 #[derive(Clone, Debug)]
-struct Told {
+struct EmittedWarning {
+    /// Name of the event.
     event: String,
     count: i32,
     last: Timestamp,
 }
 
-/// How many events at once, and how many a second after that.
+/// The size of a token bucket, and how fast it refills.
 #[derive(Debug)]
 struct Rate {
-    at_once: f64,
-    a_second: f64,
+    burst: f64,
+    per_second: f64,
 }
 
-/// How many events were left, as of when.
+/// A token bucket: its tokens at a time.
 #[derive(Clone, Copy, Debug)]
-struct Left(f64, Timestamp);
+struct TokenBucket {
+    tokens: f64,
+    at: Timestamp,
+}
 
-/// What each namespace may have written, and all of them together.
+/// How many more events each namespace may have, and all of them together. A bucket that is absent is full.
 #[derive(Debug, Default)]
-struct Allowance {
-    namespaces: HashMap<String, Left>,
-    all: Option<Left>,
+struct EventBudget {
+    namespaces: HashMap<String, TokenBucket>,
+    total: Option<TokenBucket>,
 }
 
 /// Writes events as this operator.
@@ -70,49 +76,51 @@ pub struct EventRecorder {
     client: Client,
     instance: String,
     metrics: Arc<Metrics>,
-    allowance: Mutex<Allowance>,
-    warnings: Mutex<HashMap<Subject, Told>>,
+    clock: Clock,
+    budget: Mutex<EventBudget>,
+    warnings: Mutex<HashMap<Subject, EmittedWarning>>,
 }
 
 impl EventRecorder {
-    /// `instance` names this process among its replicas.
-    pub fn new(client: Client, instance: Option<String>, metrics: Arc<Metrics>) -> Self {
+    /// A recorder of events. `instance` names this process among its replicas.
+    pub fn new(client: Client, instance: Option<String>, metrics: Arc<Metrics>, clock: Clock) -> Self {
         Self {
             client,
             instance: instance.unwrap_or_else(|| FIELD_MANAGER.to_owned()),
             metrics,
-            allowance: Mutex::default(),
+            clock,
+            budget: Mutex::default(),
             warnings: Mutex::default(),
         }
     }
 
-    /// Writes `event` about `regarding`, unless its namespace had many a moment ago.
+    /// Writes `event` about `regarding`. Drops and counts it if the budget is spent.
     ///
     /// # Errors
-    /// The API server refused, or did not answer.
+    /// The API server rejected the call or did not respond.
     pub async fn publish(&self, event: &Event, regarding: &ObjectReference) -> Result<(), kube::Error> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let subject = (event.type_ == EventType::Warning)
             .then(|| (regarding.uid.clone().unwrap_or_default(), event.reason.clone()));
         let namespace = regarding.namespace.as_deref().unwrap_or("default");
-        let allowed = lock(&self.allowance).take(namespace, now);
+        let allowed = lock(&self.budget).take(namespace, now);
         if !allowed {
             self.metrics.count_dropped_event();
             return Ok(());
         }
         let calls = Request::new(Object::url_path(&(), Some(namespace)));
-        let told = subject
+        let emitted = subject
             .as_ref()
-            .and_then(|subject| repeated(&mut self.warnings(), subject, now));
-        if let Some(told) = told {
+            .and_then(|subject| bump_series(&mut self.warnings(), subject, now));
+        if let Some(warning) = emitted {
             let series = EventSeries {
-                count: told.count,
+                count: warning.count,
                 last_observed_time: MicroTime(now),
             };
             let patch = Patch::Merge(json!({ "series": series }));
-            let call = calls.patch(&told.event, &PatchParams::default(), &patch);
+            let call = calls.patch(&warning.event, &PatchParams::default(), &patch);
             match self.send(call).await {
-                // EventRecorder live for an hour, unless somebody deletes them.
+                // The API server deletes events after an hour, and a user can delete them sooner.
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 sent => return sent,
             }
@@ -122,16 +130,16 @@ impl EventRecorder {
         let body = serde_json::to_vec(&object).map_err(kube::Error::SerdeError)?;
         self.send(calls.create(&PostParams::default(), body)).await?;
         if let Some(subject) = subject {
-            remember(&mut self.warnings(), subject, name, now);
+            track(&mut self.warnings(), subject, name, now);
         }
         Ok(())
     }
 
-    fn warnings(&self) -> MutexGuard<'_, HashMap<Subject, Told>> {
+    fn warnings(&self) -> MutexGuard<'_, HashMap<Subject, EmittedWarning>> {
         lock(&self.warnings)
     }
 
-    /// Of the answer nothing is wanted.
+    /// Sends a call whose response is not used.
     async fn send(
         &self,
         call: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
@@ -140,11 +148,11 @@ impl EventRecorder {
         self.client.request_text(call).await.map(drop)
     }
 
-    /// The event as the API server wants it
+    /// The event in the form that the API server requires
     /// (<https://kubernetes.io/docs/reference/using-api/deprecation-guide/#event-v125>).
     fn object(&self, event: &Event, regarding: &ObjectReference, now: Timestamp) -> Object {
         let name = regarding.name.as_deref().unwrap_or(FIELD_MANAGER);
-        // With the time in nanoseconds it must be a DNS subdomain of 253 characters too.
+        // With the time in nanoseconds appended, the name must be a DNS subdomain of at most 253 characters.
         let name = name[..name.floor_char_boundary(230)].trim_end_matches(['-', '.']);
         Object {
             action: Some(event.action.clone()),
@@ -168,56 +176,67 @@ impl EventRecorder {
     }
 }
 
-impl Left {
-    fn now(self, rate: &Rate, now: Timestamp) -> f64 {
-        let since = now.duration_since(self.1).as_secs_f64().max(0.0);
-        (self.0 + since * rate.a_second).min(rate.at_once)
+impl TokenBucket {
+    /// The tokens at `now`.
+    fn refilled(self, rate: &Rate, now: Timestamp) -> f64 {
+        let elapsed = now.duration_since(self.at).as_secs_f64().max(0.0);
+        (self.tokens + elapsed * rate.per_second).min(rate.burst)
     }
 }
 
-impl Allowance {
-    /// Whether the namespace may have one more.
+impl EventBudget {
+    /// Takes a token for an event of `namespace`. Returns whether there was one.
     fn take(&mut self, namespace: &str, now: Timestamp) -> bool {
         if self.namespaces.len() >= MAX_NAMESPACES {
             self.namespaces
-                .retain(|_, left| left.now(&OF_A_NAMESPACE, now) < OF_A_NAMESPACE.at_once);
+                .retain(|_, bucket| bucket.refilled(&PER_NAMESPACE, now) < PER_NAMESPACE.burst);
         }
-        let all = self.all.map_or(OF_ALL.at_once, |left| left.now(&OF_ALL, now));
-        let known = self.namespaces.get(namespace);
-        let own = known.map_or(OF_A_NAMESPACE.at_once, |left| left.now(&OF_A_NAMESPACE, now));
-        let allowed = all >= 1.0 && own >= 1.0;
+        let total = self
+            .total
+            .map_or(TOTAL.burst, |bucket| bucket.refilled(&TOTAL, now));
+        let own = self.namespaces.get(namespace);
+        let own = own.map_or(PER_NAMESPACE.burst, |bucket| bucket.refilled(&PER_NAMESPACE, now));
+        let allowed = total >= 1.0 && own >= 1.0;
         let spent = if allowed { 1.0 } else { 0.0 };
-        // Kept also where nothing is spent: after a clock was set back, the time counts anew.
-        self.all = Some(Left(all - spent, now));
-        self.namespaces
-            .insert(namespace.to_owned(), Left(own - spent, now));
+        let bucket = |tokens: f64| TokenBucket {
+            tokens: tokens - spent,
+            at: now,
+        };
+        // Also if nothing is spent: after the clock was set back, the buckets refill from the new time on.
+        self.total = Some(bucket(total));
+        self.namespaces.insert(namespace.to_owned(), bucket(own));
         allowed
     }
 }
 
-/// The warning as counted once more, where it was told a moment ago.
-fn repeated(warnings: &mut HashMap<Subject, Told>, subject: &Subject, now: Timestamp) -> Option<Told> {
-    let told = warnings.get_mut(subject)?;
-    if now.duration_since(told.last) > SERIES {
+/// Counts another occurrence of a tracked warning, and returns it; none if its last occurrence is too long ago.
+fn bump_series(
+    warnings: &mut HashMap<Subject, EmittedWarning>,
+    subject: &Subject,
+    now: Timestamp,
+) -> Option<EmittedWarning> {
+    let warning = warnings.get_mut(subject)?;
+    if now.duration_since(warning.last) > SERIES {
         warnings.remove(subject);
         return None;
     }
-    told.count = told.count.saturating_add(1);
-    told.last = now;
-    Some(told.clone())
+    warning.count = warning.count.saturating_add(1);
+    warning.last = now;
+    Some(warning.clone())
 }
 
-fn remember(warnings: &mut HashMap<Subject, Told>, subject: Subject, event: String, now: Timestamp) {
-    if warnings.len() >= MAX_REMEMBERED {
-        warnings.retain(|_, told| now.duration_since(told.last) <= SERIES);
+/// Tracks the first occurrence of a warning, unless too many are tracked.
+fn track(warnings: &mut HashMap<Subject, EmittedWarning>, subject: Subject, event: String, now: Timestamp) {
+    if warnings.len() >= MAX_TRACKED {
+        warnings.retain(|_, warning| now.duration_since(warning.last) <= SERIES);
     }
-    if warnings.len() < MAX_REMEMBERED {
-        let told = Told {
+    if warnings.len() < MAX_TRACKED {
+        let warning = EmittedWarning {
             event,
             count: 1,
             last: now,
         };
-        warnings.insert(subject, told);
+        warnings.insert(subject, warning);
     }
 }
 
@@ -255,49 +274,51 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_gets_many_at_once_and_then_few() {
-        let mut allowance = Allowance::default();
-        let took = |allowance: &mut Allowance, namespace: &str, seconds| {
-            (0..1000)
-                .filter(|_| allowance.take(namespace, at(seconds)))
-                .count()
+    fn a_namespace_has_a_burst_and_then_a_rate() {
+        let mut budget = EventBudget::default();
+        let took = |budget: &mut EventBudget, namespace: &str, seconds| {
+            (0..1000).filter(|_| budget.take(namespace, at(seconds))).count()
         };
-        assert_eq!(took(&mut allowance, "shop", 0), 50);
-        assert_eq!(took(&mut allowance, "bank", 0), 50, "another one's are not spent");
-        assert_eq!(took(&mut allowance, "zoo", 0), 0, "all of them have had theirs");
-        assert_eq!(took(&mut allowance, "shop", 7), 7);
-        assert_eq!(took(&mut allowance, "shop", 1), 0, "a clock that was set back");
-        assert_eq!(took(&mut allowance, "shop", 3), 2);
-        assert_eq!(took(&mut allowance, "shop", 100_000), 50);
+        assert_eq!(took(&mut budget, "shop", 0), 50);
+        assert_eq!(
+            took(&mut budget, "bank", 0),
+            50,
+            "the budget of one namespace is not another's"
+        );
+        assert_eq!(took(&mut budget, "zoo", 0), 0, "the total is spent");
+        assert_eq!(took(&mut budget, "shop", 7), 7);
+        assert_eq!(took(&mut budget, "shop", 1), 0, "a clock that was set back");
+        assert_eq!(took(&mut budget, "shop", 3), 2);
+        assert_eq!(took(&mut budget, "shop", 100_000), 50);
         for number in 0..2 * MAX_NAMESPACES {
-            assert!(allowance.take(&number.to_string(), at(200_000 + number as i64)));
+            assert!(budget.take(&number.to_string(), at(200_000 + number as i64)));
         }
-        assert!(allowance.namespaces.len() <= MAX_NAMESPACES);
+        assert!(budget.namespaces.len() <= MAX_NAMESPACES);
     }
 
     #[test]
-    fn the_same_warning_is_counted_for_six_minutes_after_the_last() {
+    fn a_repeated_warning_is_counted_for_six_minutes_after_the_last() {
         let mut warnings = HashMap::new();
-        assert!(repeated(&mut warnings, &subject(1), at(0)).is_none());
-        remember(&mut warnings, subject(1), "a.1".to_owned(), at(0));
+        assert!(bump_series(&mut warnings, &subject(1), at(0)).is_none());
+        track(&mut warnings, subject(1), "a.1".to_owned(), at(0));
         for (seconds, count) in [(10, 2), (370, 3)] {
-            let told = repeated(&mut warnings, &subject(1), at(seconds)).unwrap();
-            assert_eq!((told.event.as_str(), told.count), ("a.1", count));
+            let warning = bump_series(&mut warnings, &subject(1), at(seconds)).unwrap();
+            assert_eq!((warning.event.as_str(), warning.count), ("a.1", count));
         }
-        assert!(repeated(&mut warnings, &subject(2), at(370)).is_none());
-        assert!(repeated(&mut warnings, &subject(1), at(731)).is_none());
+        assert!(bump_series(&mut warnings, &subject(2), at(370)).is_none());
+        assert!(bump_series(&mut warnings, &subject(1), at(731)).is_none());
         assert!(warnings.is_empty());
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_number_of_tracked_warnings_is_bounded() {
         let mut warnings = HashMap::new();
-        for uid in 0..2 * MAX_REMEMBERED {
-            remember(&mut warnings, subject(uid), "e".to_owned(), at(0));
+        for uid in 0..2 * MAX_TRACKED {
+            track(&mut warnings, subject(uid), "e".to_owned(), at(0));
         }
-        assert_eq!(warnings.len(), MAX_REMEMBERED);
-        // Those that are over make room.
-        remember(&mut warnings, subject(7777), "e".to_owned(), at(400));
+        assert_eq!(warnings.len(), MAX_TRACKED);
+        // Series that have ended make room.
+        track(&mut warnings, subject(7777), "e".to_owned(), at(400));
         assert_eq!(warnings.len(), 1);
     }
 }
