@@ -1,12 +1,12 @@
-//! Pure: which part of the cluster this operator is for.
+//! Pure: the part of the cluster that this operator reconciles.
 
 use crate::api::{LABEL_MANAGED_BY, LABEL_SHARD, MANAGED_BY};
 use crate::request::fingerprint::versioned;
 
-/// What a Lease is called that is for everything, and what the names of all others begin with.
+/// Name of the Lease of an operator for all requests, and prefix of the others.
 const LEASE: &str = "idtoken-operator";
 
-/// The requests that this operator is for. Operators whose shards do not overlap share nothing: each has a Lease of its own.
+/// The requests that this operator reconciles. Operators whose shards do not overlap share nothing; each has its own Lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shard {
     namespaces: Vec<String>,
@@ -14,7 +14,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Requests in `namespaces` (none: in all) whose labels match `selector` (none: all).
+    /// Requests in `namespaces` whose labels match `selector`. Without namespaces, those of all; without a selector, with any labels.
     pub fn new(mut namespaces: Vec<String>, selector: Option<String>) -> Self {
         namespaces.sort_unstable();
         namespaces.dedup();
@@ -24,12 +24,12 @@ impl Shard {
         }
     }
 
-    /// Whether it is for some namespaces only, so that nothing is read cluster-wide: neither IdTokenGrants nor namespaces.
+    /// Whether the shard is limited to some namespaces. Then nothing is read cluster-wide: neither IdTokenGrants nor namespaces.
     pub fn is_namespaced(&self) -> bool {
         !self.namespaces.is_empty()
     }
 
-    /// The namespaces to watch, each by itself; empty for all together.
+    /// The namespaces to watch, one watch each. The empty string stands for all namespaces.
     pub fn scopes(&self) -> Vec<String> {
         match self.namespaces.as_slice() {
             [] => vec![String::new()],
@@ -42,14 +42,14 @@ impl Shard {
         self.selector.as_deref()
     }
 
-    /// Value of the label that marks the Secrets of this shard's requests, so that only these are watched. None without a selector:
-    /// namespaces tell Secrets apart by themselves.
+    /// Value of the label on the Secrets of this shard's requests, so that only these are watched. None without a selector: the namespace
+    /// of a Secret tells its shard.
     pub fn label(&self) -> Option<String> {
         let selector = self.selector.clone()?;
         Some(versioned("v1", &[selector]))
     }
 
-    /// The label selector of the Secrets.
+    /// The label selector of this shard's Secrets.
     pub fn secrets(&self) -> String {
         let managed = format!("{LABEL_MANAGED_BY}={MANAGED_BY}");
         match self.label() {
@@ -58,7 +58,7 @@ impl Shard {
         }
     }
 
-    /// What the Lease is called where no name is given: the same in every replica of the shard, and another for each shard.
+    /// Default name of the Lease: the same in every replica of the shard, and different for each shard.
     pub fn lease(&self) -> String {
         if *self == Self::default() {
             return LEASE.to_owned();
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(names.len(), all.len(), "{names:?}");
         assert_eq!(all[0].lease(), "idtoken-operator");
         assert_eq!(shard(&["b", "a", "b"], None).lease(), all[2].lease());
-        // Seen by users, who may give rights on this very name.
+        // Visible to users, whose Roles may contain this name.
         assert_eq!(all[3].lease(), "idtoken-operator-e6b0444883");
         assert!(
             all.iter()
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_told_apart_by_label_where_namespaces_do_not() {
+    fn a_label_separates_the_secrets_of_shards_with_selectors() {
         let managed = "app.kubernetes.io/managed-by=idtoken-operator";
         assert_eq!(shard(&["a"], None).secrets(), managed);
         let (a, b) = (shard(&[], Some("team=a")), shard(&[], Some("team!=a")));
