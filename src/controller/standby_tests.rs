@@ -95,7 +95,12 @@ fn context(client: Client) -> Context {
     Context {
         clock: Clock::system(),
         minter: Minter::new(GoogleConfig::default()).unwrap(),
-        events: Arc::new(EventRecorder::new(client.clone(), None, metrics.clone())),
+        events: Arc::new(EventRecorder::new(
+            client.clone(),
+            None,
+            metrics.clone(),
+            Clock::system(),
+        )),
         client,
         undecodable: Arc::default(),
         cache: Arc::default(),
