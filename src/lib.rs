@@ -26,6 +26,7 @@ pub mod liveness;
 pub mod metrics;
 pub mod probe;
 pub mod random;
+pub mod render;
 pub mod request;
 pub mod schedule;
 pub mod shard;

@@ -11,7 +11,7 @@ use crate::controller::cache::Cache;
 use crate::controller::cache::foreign_secrets::ForeignSecrets;
 use crate::controller::cache::undecodable::UndecodableRequests;
 use crate::controller::issue::Issuer;
-use crate::controller::issue::federation::FederatedTokens;
+use crate::controller::issue::federation::{FederatedTokens, TokenSources};
 use crate::controller::issue::write::SecretWriter;
 use crate::google::Minter;
 use crate::grants::store::GrantStore;
@@ -69,20 +69,22 @@ impl Context {
     /// What writes tokens to Secrets.
     pub(crate) fn issuer(&self) -> Issuer<'_> {
         Issuer {
-            client: &self.client,
-            minter: &self.minter,
-            cache: &self.cache,
+            sources: TokenSources {
+                client: &self.client,
+                minter: &self.minter,
+                grants: &self.grants,
+                federated: &self.federated,
+                settings: &self.settings.sources,
+                clock: &self.clock,
+            },
             secrets: SecretWriter {
                 client: &self.client,
                 cache: &self.cache,
                 foreign_secrets: &self.foreign_secrets,
             },
-            grants: &self.grants,
-            federated: &self.federated,
-            sources: &self.settings.sources,
+            cache: &self.cache,
             metrics: &self.metrics,
             events: &self.events,
-            clock: &self.clock,
         }
     }
 }

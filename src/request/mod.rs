@@ -14,6 +14,7 @@ pub mod token_source;
 
 use jiff::SignedDuration;
 
+use crate::api::ObjectKey;
 use crate::api::annotations;
 use crate::api::v1alpha1::{CreationPolicy, IdTokenRequest, IdTokenRequestSpec};
 pub use crate::request::error::ValidateError;
@@ -44,6 +45,18 @@ pub struct ValidRequest {
     pub token_hash: String,
     /// Hash of all inputs of the Secret besides the token.
     pub render_hash: String,
+}
+
+impl ValidRequest {
+    /// The key of the request.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(&self.namespace, &self.name)
+    }
+
+    /// The key of its Secret.
+    pub fn target_key(&self) -> ObjectKey {
+        ObjectKey::new(&self.namespace, &self.target.name)
+    }
 }
 
 /// All that determines the token.

@@ -2,7 +2,6 @@
 
 use std::hint::black_box;
 
-use idtoken_operator::controller::issue::render::render;
 use idtoken_operator::controller::reconcile::outcome::Reconciled;
 use idtoken_operator::controller::reconcile::plan::{self, Facts, Plan};
 use idtoken_operator::controller::reconcile::status;
@@ -10,6 +9,7 @@ use idtoken_operator::grants::policy::{Remedy, authorize};
 use idtoken_operator::kubernetes::secret::SecretContent;
 use idtoken_operator::kubernetes::secret_summary::SecretSummary;
 use idtoken_operator::kubernetes::status::merge_patch;
+use idtoken_operator::render::render;
 use idtoken_operator::request::{ValidRequest, validate};
 use idtoken_operator::schedule::backoff::{Retry, deferral};
 use idtoken_operator::schedule::renewal;

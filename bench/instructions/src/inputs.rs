@@ -11,13 +11,13 @@ use idtoken_operator::api::v1alpha1::{
 use idtoken_operator::classify::ErrorClass;
 use idtoken_operator::controller::cache::Cache;
 use idtoken_operator::controller::issue::observation::Observation;
-use idtoken_operator::controller::issue::render::{Rendered, render};
 use idtoken_operator::controller::reconcile::outcome::{CurrentToken, Outcome, Reconciled};
 use idtoken_operator::controller::reconcile::plan::{Facts, Timing, due_renewal};
 use idtoken_operator::controller::reconcile::status;
 use idtoken_operator::grants::index::{Grant, GrantIndex, Namespaces};
 use idtoken_operator::kubernetes::secret::SecretContent;
 use idtoken_operator::kubernetes::secret_summary::SecretSummary;
+use idtoken_operator::render::{Rendered, render};
 use idtoken_operator::request::{ValidRequest, validate};
 use idtoken_operator::schedule::backoff::{Backoff, BackoffKey};
 use idtoken_operator::token::IdToken;

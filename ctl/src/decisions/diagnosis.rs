@@ -3,8 +3,8 @@
 use idtoken_operator::api::conditions::READY;
 use idtoken_operator::api::v1alpha1::{CreationPolicy, IdTokenRequest};
 use idtoken_operator::api::{GROUP, annotations};
-use idtoken_operator::controller::issue::render;
 use idtoken_operator::kubernetes::secret::SecretContent;
+use idtoken_operator::render;
 use idtoken_operator::request::{ValidRequest, ValidateError};
 use idtoken_operator::token::{Account, Claims, GOOGLE_ISSUERS, IdToken, TokenError};
 use jiff::Timestamp;

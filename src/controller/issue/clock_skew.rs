@@ -19,7 +19,7 @@ impl Issuer<'_> {
         if matches!(request.token.source, TokenSource::MetadataServer { .. }) {
             return;
         }
-        let now = self.clock.now();
+        let now = self.sources.clock.now();
         self.metrics
             .set_clock_skew(token.claims().iat.duration_since(now));
         let Some(skew) = token.clock_skew(now) else {

@@ -1,16 +1,18 @@
-//! Why a token did not get into its Secret.
+//! Why a token did not get into its Secret: errors that state their consequence.
 
 use std::time::Duration;
 
 use thiserror::Error;
 
-use super::mint::MintError;
-use super::render::RenderError;
 use crate::api::conditions::reason;
 use crate::classify::{Classify, ErrorClass};
+use crate::google;
 use crate::grants::policy::Denied;
 use crate::kubernetes::error::KubeError;
-use crate::request::ValidRequest;
+use crate::kubernetes::service_account::GCP_SERVICE_ACCOUNT;
+use crate::render::RenderError;
+use crate::request::{ValidRequest, ValidateError};
+use crate::token::TokenError;
 
 /// Why a Secret was not read or written as the spec asks for.
 #[derive(Debug, Error)]
@@ -107,6 +109,139 @@ impl Classify for IssueError {
             Self::Kubernetes(error) => error.needs_user_action(),
             Self::Render(_) | Self::TargetConflict { .. } => true,
             Self::Mint(_) | Self::Denied(_) | Self::Gone => false,
+        }
+    }
+}
+
+/// Why there is no token.
+#[derive(Clone, Debug, Error)]
+pub enum MintError {
+    /// Google refused, or did not answer.
+    #[error(transparent)]
+    Google(#[from] google::Error),
+    /// What came back is not the token that was asked for. Nothing is written.
+    #[error("Google's answer was refused and not written: {0}")]
+    Token(#[from] TokenError),
+    /// The account that only the source knew is not granted.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The API server refused, or did not answer.
+    #[error(transparent)]
+    Kubernetes(#[from] KubeError),
+    /// The Kubernetes ServiceAccount cannot be federated.
+    #[error(transparent)]
+    Federate(#[from] FederationError),
+    /// The operator's flags do not permit the spec; validation refuses it before.
+    #[error(transparent)]
+    Spec(ValidateError),
+    /// A source that this operator does not have; validation refuses it before.
+    #[error("source {0} is not available in this version of the operator")]
+    Unavailable(&'static str),
+}
+
+impl MintError {
+    /// How long the attempt is deferred. No attempt was made then, and nothing is wrong.
+    pub fn deferred_for(&self) -> Option<Duration> {
+        match self {
+            Self::Google(error) => error.deferred_for(),
+            _ => None,
+        }
+    }
+}
+
+impl Classify for MintError {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Google(error) => error.reason().as_str(),
+            Self::Token(error) => error.reason(),
+            Self::Denied(denied) => denied.reason(),
+            Self::Kubernetes(error) => error.reason(),
+            Self::Federate(error) => error.reason(),
+            Self::Spec(error) => error.reason(),
+            Self::Unavailable(_) => reason::SOURCE_UNAVAILABLE,
+        }
+    }
+
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Google(error) => error.class(),
+            Self::Kubernetes(error) => error.class(),
+            _ => ErrorClass::Rejected,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Google(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+}
+
+/// Why a ServiceAccount gets no token, beside what the API server and Google say.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum FederationError {
+    /// There is no such ServiceAccount.
+    #[error(
+        "there is no Kubernetes ServiceAccount {name} in namespace {namespace}, which spec.source.federation names: kubectl create \
+         serviceaccount {name} -n {namespace}"
+    )]
+    Missing {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// Neither the request nor the ServiceAccount names a Google service account.
+    #[error(
+        "spec.serviceAccount is absent, and the annotation {GCP_SERVICE_ACCOUNT} of Kubernetes ServiceAccount {name} {problem}: kubectl \
+         annotate serviceaccount {name} -n {namespace} {GCP_SERVICE_ACCOUNT}=ACCOUNT@PROJECT.iam.gserviceaccount.com --overwrite"
+    )]
+    NotAnnotated {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// What is wrong with the annotation.
+        problem: &'static str,
+    },
+    /// The ServiceAccount is the operator's own.
+    #[error(
+        "Kubernetes ServiceAccount {name} of namespace {namespace} is the operator's own, which nobody may federate: name another"
+    )]
+    Own {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// RBAC does not let the operator make tokens of this ServiceAccount.
+    #[error(
+        "the operator may not create serviceaccounts/token of {name} in namespace {namespace}: {message}. Whoever administers the \
+         namespace can allow it for this account: kubectl create role idtoken-{name} -n {namespace} --verb=create \
+         --resource=serviceaccounts/token --resource-name={name} && kubectl create rolebinding idtoken-{name} -n {namespace} \
+         --role=idtoken-{name} {subject}"
+    )]
+    TokenForbidden {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The API server's own words.
+        message: String,
+        /// The operator, as an option of kubectl.
+        subject: String,
+    },
+}
+
+impl FederationError {
+    /// Reason of the condition, the event and the metric.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => reason::KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND,
+            Self::NotAnnotated { .. } => reason::SERVICE_ACCOUNT_NOT_ANNOTATED,
+            Self::Own { .. } => google::Reason::SelfImpersonation.as_str(),
+            Self::TokenForbidden { .. } => reason::TOKEN_REQUEST_FORBIDDEN,
         }
     }
 }

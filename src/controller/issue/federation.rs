@@ -4,23 +4,20 @@
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
-use kube::Api;
 use kube::api::PostParams;
+use kube::{Api, Client};
 use serde::Deserialize;
-use thiserror::Error;
 use tokio::sync::OnceCell;
 
-use super::Issuer;
-use super::mint::MintError;
-use crate::api::conditions::reason;
+use super::error::{FederationError, MintError};
+use crate::clock::Clock;
 use crate::google::{
-    self, CallPriority, FEDERATED_SCOPE, FederatedToken, IdentityProvider, Impersonation, SubjectToken,
-    Workload, is_rejected,
+    self, CallPriority, FEDERATED_SCOPE, FederatedToken, IdentityProvider, Impersonation, Minter,
+    SubjectToken, Workload, is_rejected,
 };
+use crate::grants::store::GrantStore;
 use crate::kubernetes::error::KubeError;
-use crate::kubernetes::service_account::{
-    GCP_SERVICE_ACCOUNT, KubernetesServiceAccount, create_token, read_service_account,
-};
+use crate::kubernetes::service_account::{KubernetesServiceAccount, create_token, read_service_account};
 use crate::request::syntax::is_service_account;
 use crate::request::{Federation, SourceSettings, ValidRequest};
 use crate::shell;
@@ -35,74 +32,6 @@ const LEAST_LIFE: Duration = Duration::from_secs(60);
 
 /// FederatedTokens access tokens that are kept at once, of some 2 KiB each.
 const MAX_TOKENS: usize = 4096;
-
-/// Why a ServiceAccount gets no token, beside what the API server and Google say.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum FederationError {
-    /// There is no such ServiceAccount.
-    #[error(
-        "there is no Kubernetes ServiceAccount {name} in namespace {namespace}, which spec.source.federation names: kubectl create \
-         serviceaccount {name} -n {namespace}"
-    )]
-    Missing {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// Neither the request nor the ServiceAccount names a Google service account.
-    #[error(
-        "spec.serviceAccount is absent, and the annotation {GCP_SERVICE_ACCOUNT} of Kubernetes ServiceAccount {name} {problem}: kubectl \
-         annotate serviceaccount {name} -n {namespace} {GCP_SERVICE_ACCOUNT}=ACCOUNT@PROJECT.iam.gserviceaccount.com --overwrite"
-    )]
-    NotAnnotated {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-        /// What is wrong with the annotation.
-        problem: &'static str,
-    },
-    /// The ServiceAccount is the operator's own.
-    #[error(
-        "Kubernetes ServiceAccount {name} of namespace {namespace} is the operator's own, which nobody may federate: name another"
-    )]
-    Own {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// RBAC does not let the operator make tokens of this ServiceAccount.
-    #[error(
-        "the operator may not create serviceaccounts/token of {name} in namespace {namespace}: {message}. Whoever administers the \
-         namespace can allow it for this account: kubectl create role idtoken-{name} -n {namespace} --verb=create \
-         --resource=serviceaccounts/token --resource-name={name} && kubectl create rolebinding idtoken-{name} -n {namespace} \
-         --role=idtoken-{name} {subject}"
-    )]
-    TokenForbidden {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-        /// The API server's own words.
-        message: String,
-        /// The operator, as an option of kubectl.
-        subject: String,
-    },
-}
-
-impl FederationError {
-    /// Reason of the condition, the event and the metric.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Missing { .. } => reason::KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND,
-            Self::NotAnnotated { .. } => reason::SERVICE_ACCOUNT_NOT_ANNOTATED,
-            Self::Own { .. } => google::Reason::SelfImpersonation.as_str(),
-            Self::TokenForbidden { .. } => reason::TOKEN_REQUEST_FORBIDDEN,
-        }
-    }
-}
 
 /// What decides a federated access token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -165,6 +94,23 @@ impl Operator {
     }
 }
 
+/// What the flows of tokens need. Borrows it for one reconcile.
+#[derive(Clone, Copy)]
+pub struct TokenSources<'a> {
+    /// Client of the Kubernetes API.
+    pub client: &'a Client,
+    /// Google's endpoints.
+    pub minter: &'a Minter,
+    /// Who may have which token.
+    pub grants: &'a GrantStore,
+    /// Access tokens of federated ServiceAccounts.
+    pub federated: &'a FederatedTokens,
+    /// What the flags permit of sources.
+    pub settings: &'a SourceSettings,
+    /// The time.
+    pub clock: &'a Clock,
+}
+
 /// A token of a Kubernetes ServiceAccount for a Google service account.
 pub(crate) struct FederatedIdToken {
     pub(crate) token: IdToken,
@@ -177,18 +123,18 @@ pub(crate) struct FederatedIdToken {
 /// # Errors
 /// The ServiceAccount is missing, not annotated or the operator's own; the API server or Google refused or did not answer.
 pub(crate) async fn federate(
-    issuer: &Issuer<'_>,
+    sources: &TokenSources<'_>,
     request: &ValidRequest,
     federation: &Federation,
     priority: CallPriority<'_>,
 ) -> Result<FederatedIdToken, MintError> {
-    let settings = issuer.sources;
+    let settings = sources.settings;
     let (provider, token_audience) = federation.resolve(settings).map_err(MintError::Spec)?;
     let (namespace, name) = (&request.namespace, &federation.kubernetes_service_account);
-    let operator = issuer
+    let operator = sources
         .federated
         .operator
-        .get_or_try_init(|| whoami(issuer))
+        .get_or_try_init(|| whoami(sources))
         .await?;
     if operator.is(namespace, name) {
         return Err(FederationError::Own {
@@ -197,9 +143,9 @@ pub(crate) async fn federate(
         }
         .into());
     }
-    let cached = &issuer.federated.tokens;
+    let cached = &sources.federated.tokens;
     let is_its = |key: &Key| key.namespace == *namespace && key.name == *name;
-    let Some(kubernetes) = read_service_account(issuer.client, namespace, name).await? else {
+    let Some(kubernetes) = read_service_account(sources.client, namespace, name).await? else {
         cached.remove(is_its);
         return Err(FederationError::Missing {
             namespace: namespace.clone(),
@@ -233,8 +179,8 @@ pub(crate) async fn federate(
     let bearer = cached
         .get(&key, || async {
             let token =
-                kubernetes_token(issuer, &workload, &kubernetes.uid, &token_audience, operator).await?;
-            let exchanged = issuer.minter.exchange(&workload, &token).await?;
+                kubernetes_token(sources, &workload, &kubernetes.uid, &token_audience, operator).await?;
+            let exchanged = sources.minter.exchange(&workload, &token).await?;
             let life = exchanged.lifetime().saturating_sub(LEAST_LIFE);
             Ok::<_, MintError>(Fetched::for_lifetime(exchanged, life.min(LONGEST_USE)))
         })
@@ -248,7 +194,7 @@ pub(crate) async fn federate(
         request_reason: &request_reason,
         priority,
     };
-    match issuer.minter.federate(&workload, &bearer, &asked).await {
+    match sources.minter.federate(&workload, &bearer, &asked).await {
         Ok(token) => Ok(FederatedIdToken { token, account }),
         Err(error) => {
             if is_rejected(&error) {
@@ -260,8 +206,8 @@ pub(crate) async fn federate(
 }
 
 /// Asks the API server who the operator is: every user may, by the ClusterRole `system:basic-user`.
-async fn whoami(issuer: &Issuer<'_>) -> Result<Operator, KubeError> {
-    let reviews: Api<SelfSubjectReview> = Api::all(issuer.client.clone());
+async fn whoami(sources: &TokenSources<'_>) -> Result<Operator, KubeError> {
+    let reviews: Api<SelfSubjectReview> = Api::all(sources.client.clone());
     let review = reviews
         .create(&PostParams::default(), &SelfSubjectReview::default())
         .await
@@ -328,14 +274,14 @@ struct Identity {
 }
 
 async fn kubernetes_token(
-    issuer: &Issuer<'_>,
+    sources: &TokenSources<'_>,
     workload: &Workload<'_>,
     uid: &str,
     audience: &str,
     operator: &Operator,
 ) -> Result<SubjectToken, MintError> {
     let (namespace, name) = (workload.namespace, workload.name);
-    let token = match create_token(issuer.client, namespace, name, uid, audience).await {
+    let token = match create_token(sources.client, namespace, name, uid, audience).await {
         Ok(Some(token)) => token,
         Ok(None) => {
             return Err(FederationError::Missing {

@@ -3,6 +3,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::conditions::reason;
 use crate::fixtures::{ACCOUNT, request};
 
 fn kubernetes(annotation: Option<&str>) -> KubernetesServiceAccount {

@@ -5,83 +5,14 @@ use std::time::Duration;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use thiserror::Error;
 
-use super::Issuer;
-use crate::api::conditions::reason;
+use super::error::MintError;
+use super::federation as federate;
+use super::federation::TokenSources;
 use crate::api::v1alpha1::TokenStatus;
-use crate::classify::{Classify, ErrorClass};
-use crate::controller::issue::federation::{self as federate, FederationError};
 use crate::google::{self, AttachedIdentity, CallPriority, Impersonation};
-use crate::grants::policy::Denied;
-use crate::kubernetes::error::KubeError;
-use crate::request::{TokenSource, ValidRequest, ValidateError};
-use crate::token::{Account, Expected, IdToken, TokenError};
-
-/// Why there is no token.
-#[derive(Clone, Debug, Error)]
-pub enum MintError {
-    /// Google refused, or did not answer.
-    #[error(transparent)]
-    Google(#[from] google::Error),
-    /// What came back is not the token that was asked for. Nothing is written.
-    #[error("Google's answer was refused and not written: {0}")]
-    Token(#[from] TokenError),
-    /// The account that only the source knew is not granted.
-    #[error(transparent)]
-    Denied(#[from] Denied),
-    /// The API server refused, or did not answer.
-    #[error(transparent)]
-    Kubernetes(#[from] KubeError),
-    /// The Kubernetes ServiceAccount cannot be federated.
-    #[error(transparent)]
-    Federate(#[from] FederationError),
-    /// The operator's flags do not permit the spec; validation refuses it before.
-    #[error(transparent)]
-    Spec(ValidateError),
-    /// A source that this operator does not have; validation refuses it before.
-    #[error("source {0} is not available in this version of the operator")]
-    Unavailable(&'static str),
-}
-
-impl MintError {
-    /// How long the attempt is deferred. No attempt was made then, and nothing is wrong.
-    pub fn deferred_for(&self) -> Option<Duration> {
-        match self {
-            Self::Google(error) => error.deferred_for(),
-            _ => None,
-        }
-    }
-}
-
-impl Classify for MintError {
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::Google(error) => error.reason().as_str(),
-            Self::Token(error) => error.reason(),
-            Self::Denied(denied) => denied.reason(),
-            Self::Kubernetes(error) => error.reason(),
-            Self::Federate(error) => error.reason(),
-            Self::Spec(error) => error.reason(),
-            Self::Unavailable(_) => reason::SOURCE_UNAVAILABLE,
-        }
-    }
-
-    fn class(&self) -> ErrorClass {
-        match self {
-            Self::Google(error) => error.class(),
-            Self::Kubernetes(error) => error.class(),
-            _ => ErrorClass::Rejected,
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Google(error) => error.retry_after(),
-            _ => None,
-        }
-    }
-}
+use crate::request::{TokenSource, ValidRequest};
+use crate::token::{Account, Expected, IdToken};
 
 /// A token that was checked.
 #[derive(Debug)]
@@ -115,7 +46,7 @@ impl PreviousToken<'_> {
 /// # Errors
 /// Google refused or did not answer, or what came back is not what was asked for.
 pub async fn mint(
-    issuer: &Issuer<'_>,
+    sources: &TokenSources<'_>,
     request: &ValidRequest,
     before: Option<PreviousToken<'_>>,
     remaining: Option<Duration>,
@@ -130,7 +61,7 @@ pub async fn mint(
     };
     let token = match (&spec.source, spec.service_account.as_deref()) {
         (TokenSource::Impersonation { delegates }, Some(service_account)) => {
-            issuer
+            sources
                 .minter
                 .impersonate(&Impersonation {
                     service_account,
@@ -144,18 +75,18 @@ pub async fn mint(
                 .await?
         }
         (TokenSource::Federation(federation), _) => {
-            let federated = Box::pin(federate::federate(issuer, request, federation, priority)).await?;
+            let federated = Box::pin(federate::federate(sources, request, federation, priority)).await?;
             requested = Some(federated.account);
             federated.token
         }
         (TokenSource::MetadataServer { licenses }, service_account) => {
             if service_account.is_none() {
-                attached = issuer.minter.attached_account().await?;
-                issuer
+                attached = sources.minter.attached_account().await?;
+                sources
                     .grants
-                    .authorize_account(request, attached.as_deref(), issuer.clock.now())?;
+                    .authorize_account(request, attached.as_deref(), sources.clock.now())?;
             }
-            issuer
+            sources
                 .minter
                 .attached_identity(&AttachedIdentity {
                     service_account,
@@ -167,13 +98,13 @@ pub async fn mint(
                 .await?
         }
         (TokenSource::Developer, _) => {
-            let google::UserIdToken { token, client_id } = issuer.minter.user_id_token(priority).await?;
+            let google::UserIdToken { token, client_id } = sources.minter.user_id_token(priority).await?;
             audience = client_id;
             token
         }
         (source, _) => return Err(MintError::Unavailable(source.name())),
     };
-    let now = issuer.clock.now();
+    let now = sources.clock.now();
     let requested = requested.as_deref();
     let subject = before
         .as_ref()

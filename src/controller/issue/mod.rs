@@ -5,44 +5,38 @@
 pub mod clock_skew;
 pub mod error;
 pub mod federation;
+pub mod history;
 pub mod mint;
 pub mod observation;
 pub mod ownership;
-pub mod render;
 pub mod write;
 
 use jiff::{SignedDuration, Timestamp};
-use kube::Client;
 
 pub use self::error::IssueError;
-use self::federation::FederatedTokens;
-use self::mint::{MintError, PreviousToken, VerifiedToken};
-use self::observation::{Expectations, Integrity, Observation, ReadSecret};
-use self::render::render;
-use self::write::{Precondition, SecretWriter};
-use crate::api::FIELD_MANAGER;
+use self::error::MintError;
+use self::federation::TokenSources;
+pub use self::history::History;
+use self::history::REPAIR_WINDOW;
+use self::mint::{PreviousToken, VerifiedToken};
+use self::observation::{Expectations, Integrity, Observation, Precondition, ReadSecret};
+use self::write::SecretWriter;
 use crate::api::ObjectKey;
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::{GrantRef, IdTokenRequestStatus};
 use crate::classify::Classify;
-use crate::clock::Clock;
 use crate::controller::cache::Cache;
-use crate::controller::cache::request_state::{RequestState, UnchangedToken, WrittenHashes};
+use crate::controller::cache::request_state::{UnchangedToken, WrittenHashes};
 use crate::controller::queue::permit::Permit;
-use crate::google::Minter;
-use crate::grants::store::GrantStore;
 use crate::kubernetes::error::KubeError;
 use crate::kubernetes::events::EventRecorder;
-use crate::kubernetes::secret::{SecretContent, read_secret};
+use crate::kubernetes::secret::read_secret;
 use crate::kubernetes::secret_summary::SecretSummary;
 use crate::metrics::Metrics;
-use crate::request::{SourceSettings, TokenSource, ValidRequest};
+use crate::render::render;
+use crate::request::{TokenSource, ValidRequest};
 use crate::schedule::renewal::next_poll;
 use crate::token::IdToken;
-
-/// Repairs within [`REPAIR_WINDOW`] after which the operator no longer repairs a field.
-const MAX_REPAIRS: usize = 5;
-const REPAIR_WINDOW: SignedDuration = SignedDuration::from_mins(10);
 
 /// Why a token is issued; a field of the log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,17 +53,6 @@ pub enum IssueCause {
     Requested,
     /// The renewal is due.
     Due,
-}
-
-/// What is known of a request from before this reconcile.
-#[derive(Clone, Copy, Debug)]
-pub struct History<'a> {
-    /// Its status.
-    pub status: &'a IdTokenRequestStatus,
-    /// Its state in this process.
-    pub state: &'a RequestState,
-    /// When the reconcile started.
-    pub now: Timestamp,
 }
 
 /// What an issuance or a repair left in the Secret.
@@ -90,72 +73,16 @@ pub struct Issued {
 /// Brings tokens into Secrets. Borrows what it needs for one reconcile.
 #[derive(Clone, Copy)]
 pub struct Issuer<'a> {
-    /// Client of the Kubernetes API.
-    pub client: &'a Client,
-    /// Google's endpoints.
-    pub minter: &'a Minter,
-    /// What is known of requests and Secrets.
-    pub cache: &'a Cache,
+    /// Where tokens come from.
+    pub sources: TokenSources<'a>,
     /// Writes the Secret.
     pub secrets: SecretWriter<'a>,
-    /// Who may have which token.
-    pub grants: &'a GrantStore,
-    /// Access tokens of federated ServiceAccounts.
-    pub federated: &'a FederatedTokens,
-    /// What the flags permit of sources.
-    pub sources: &'a SourceSettings,
+    /// What is known of requests and Secrets.
+    pub cache: &'a Cache,
     /// Counters.
     pub metrics: &'a Metrics,
     /// Writes events.
     pub events: &'a EventRecorder,
-    /// The time.
-    pub clock: &'a Clock,
-}
-
-impl History<'_> {
-    /// Whether this process wrote a token for this very spec: another token in the Secret is then a change by another client.
-    fn is_own_token(&self, request: &ValidRequest) -> bool {
-        let written = self.state.written.as_ref();
-        written.is_some_and(|written| *written.token_hash == request.token_hash)
-    }
-
-    fn is_own_rendering(&self, request: &ValidRequest) -> bool {
-        let written = self.state.written.as_ref();
-        written.is_some_and(|written| *written.render_hash == request.render_hash)
-    }
-
-    /// Whether the Kubernetes API rejected a call of the last attempt, as a quota or an admission policy does.
-    fn was_rejected_by_kubernetes(&self) -> bool {
-        let is_rejection = |reason: &str| reason == reason::KUBERNETES_REFUSED;
-        let backoff = self.state.backoff.as_ref();
-        let conditions = &self.status.conditions;
-        backoff.is_some_and(|backoff| is_rejection(backoff.reason))
-            || conditions.iter().any(|condition| is_rejection(&condition.reason))
-    }
-
-    /// Fails if the operator repaired the Secret too often. `field` is what another client changed, if it is ours.
-    fn check_repair_budget(
-        &self,
-        request: &ValidRequest,
-        field: Option<&str>,
-        content: Option<&SecretContent>,
-    ) -> Result<(), KubeError> {
-        let Some(field) = field else { return Ok(()) };
-        let is_recent = |at: &&Timestamp| self.now.duration_since(**at) < REPAIR_WINDOW;
-        let count = self.state.repairs.iter().filter(is_recent).count();
-        if count < MAX_REPAIRS {
-            return Ok(());
-        }
-        Err(KubeError::Contested {
-            name: request.target.name.clone(),
-            field: field.to_owned(),
-            manager: content
-                .and_then(last_field_manager)
-                .unwrap_or("another client")
-                .to_owned(),
-            count,
-        })
-    }
 }
 
 impl Issuer<'_> {
@@ -168,9 +95,9 @@ impl Issuer<'_> {
         request: &ValidRequest,
         history: History<'_>,
     ) -> Result<Observation, IssueError> {
-        let target = target_key(request);
-        let content = read_secret(self.client, target.namespace(), target.name()).await?;
-        self.cache.mark_read(&request_key(request), &request.uid);
+        let target = request.target_key();
+        let content = read_secret(self.secrets.client, target.namespace(), target.name()).await?;
+        self.cache.mark_read(&request.key(), &request.uid);
         let Some(content) = content else {
             self.secrets.forget(&target);
             return Ok(Observation::Read(None));
@@ -251,19 +178,20 @@ impl Issuer<'_> {
         let remaining = remaining.and_then(|remaining| remaining.try_into().ok());
         let previous = previous_token(request, &observation, history.status);
         let minted = permit
-            .released_while(Box::pin(mint::mint(self, request, previous, remaining)))
+            .released_while(Box::pin(mint::mint(&self.sources, request, previous, remaining)))
             .await;
         let repeats = minted
             .as_ref()
             .is_ok_and(|minted| is_unchanged(request, &observation, cause, &minted.token));
         self.count(request, &minted, repeats);
         let VerifiedToken { token, account } = minted?;
-        let issued_at = self.clock.now();
+        let issued_at = self.sources.clock.now();
         Box::pin(self.report_clock_skew(request, &token)).await;
         // The grant, the request itself or its claim on the Secret may have gone while Google answered.
-        let grant = self
-            .grants
-            .authorize_account(request, Some(&account), self.clock.now())?;
+        let grant =
+            self.sources
+                .grants
+                .authorize_account(request, Some(&account), self.sources.clock.now())?;
         self.ensure_sole_claimant(request)?;
         if repeats {
             return self.record_unchanged(request, observation, token, grant);
@@ -330,10 +258,10 @@ impl Issuer<'_> {
 
     /// Ensures that the request still exists and that no other request has its Secret.
     fn ensure_sole_claimant(&self, request: &ValidRequest) -> Result<(), IssueError> {
-        if !self.cache.is_current(&request_key(request), &request.uid) {
+        if !self.cache.is_current(&request.key(), &request.uid) {
             return Err(IssueError::Gone);
         }
-        match self.cache.winning_claimant(&target_key(request), &request.uid) {
+        match self.cache.winning_claimant(&request.target_key(), &request.uid) {
             Some(winner) => Err(IssueError::target_conflict(request, winner.request.name())),
             None => Ok(()),
         }
@@ -348,8 +276,8 @@ impl Issuer<'_> {
         is_repair: bool,
     ) -> Result<SecretSummary, IssueError> {
         let written = written.ok_or(IssueError::Gone)?;
-        let now = self.clock.now();
-        self.cache.update(&request_key(request), &request.uid, |state| {
+        let now = self.sources.clock.now();
+        self.cache.update(&request.key(), &request.uid, |state| {
             state.written = Some(WrittenHashes::new(&request.token_hash, &request.render_hash));
             state.handled_renew.clone_from(&request.renew_request);
             state.issued_at = issued_at;
@@ -367,9 +295,9 @@ impl Issuer<'_> {
         token: IdToken,
         grant: Option<GrantRef>,
     ) -> Result<Issued, IssueError> {
-        let (expires, now) = (token.claims().exp, self.clock.now());
+        let (expires, now) = (token.claims().exp, self.sources.clock.now());
         let repeats_until = next_poll(expires, now, &request.uid);
-        self.cache.update(&request_key(request), &request.uid, |state| {
+        self.cache.update(&request.key(), &request.uid, |state| {
             state.unchanged = Some(UnchangedToken {
                 expires,
                 retry_at: repeats_until,
@@ -385,16 +313,6 @@ impl Issuer<'_> {
             grant,
         })
     }
-}
-
-/// The key of the request.
-pub fn request_key(request: &ValidRequest) -> ObjectKey {
-    ObjectKey::new(&request.namespace, &request.name)
-}
-
-/// The key of its Secret.
-pub fn target_key(request: &ValidRequest) -> ObjectKey {
-    ObjectKey::new(&request.namespace, &request.target.name)
 }
 
 /// The token in the status, which pins the account's unique ID.
@@ -426,14 +344,4 @@ fn is_unchanged(
         && matches!(cause, IssueCause::Due | IssueCause::Requested)
         && matches!(observation.integrity(), None | Some(Integrity::Intact))
         && secret.and_then(|secret| secret.token_fingerprint.as_ref()) == Some(&token.fingerprint())
-}
-
-/// The field manager other than ours that changed the Secret last.
-fn last_field_manager(content: &SecretContent) -> Option<&str> {
-    let entries = content.meta.managed_fields.iter().flatten();
-    let others = entries.filter(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER));
-    others
-        .max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?
-        .manager
-        .as_deref()
 }

@@ -3,15 +3,18 @@
 use jiff::Timestamp;
 
 use super::mint;
-use super::render::{RenderError, render};
-use super::write::Precondition;
 use crate::kubernetes::secret::SecretContent;
 use crate::kubernetes::secret_summary::SecretSummary;
+use crate::render::{RenderError, render};
 use crate::request::{TokenSource, ValidRequest};
 use crate::token::{Expected, IdToken};
 
 /// What is known of the target Secret.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a reconcile that finds nothing to do makes no allocation for it"
+)]
 pub enum Observation {
     /// The Secret with our label as the cache has it; none if the cache has none.
     Cached(Option<SecretSummary>),
@@ -53,6 +56,17 @@ pub struct Expectations<'a> {
     pub audience: Option<&'a str>,
     /// Whether the Secret is being adopted: no token in it is ours.
     pub adopts: bool,
+}
+
+/// What a write relies on.
+#[derive(Debug)]
+pub enum Precondition {
+    /// The cache knows no Secret.
+    Unknown,
+    /// The Secret is as the operator left it.
+    Untouched(Box<SecretSummary>),
+    /// The Secret was read.
+    Read(Box<SecretContent>),
 }
 
 impl Observation {

@@ -12,10 +12,8 @@ use kube::{Client, Resource};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::observation::Observation;
+use super::observation::{Observation, Precondition};
 use super::ownership::{Ownership, ownership};
-use super::render::{Rendered, is_request};
-use super::{request_key, target_key};
 use crate::api::{FIELD_MANAGER, ObjectKey, annotations, conditions::reason};
 use crate::controller::cache::Cache;
 use crate::controller::cache::foreign_secrets::ForeignSecrets;
@@ -23,23 +21,13 @@ use crate::kubernetes::error::{KubeError, code};
 use crate::kubernetes::partial_metadata::for_metadata;
 use crate::kubernetes::secret::{SecretContent, read_secret};
 use crate::kubernetes::secret_summary::SecretSummary;
+use crate::render::{Rendered, is_request};
 use crate::request::ValidRequest;
 
 /// Attempts if another client changes the Secret at the same time.
 const MAX_CONFLICTS: u32 = 4;
 /// How long a missing right is retried: an API server that has just started rejects every call until it has read its RBAC rules.
 const RBAC_WARMUP: Duration = Duration::from_secs(5);
-
-/// What a write relies on.
-#[derive(Debug)]
-pub enum Precondition {
-    /// The cache knows no Secret.
-    Unknown,
-    /// The Secret is as the operator left it.
-    Untouched(Box<SecretSummary>),
-    /// The Secret was read.
-    Read(Box<SecretContent>),
-}
 
 /// Writes Secrets. Borrows what it needs.
 #[derive(Clone, Copy)]
@@ -63,7 +51,7 @@ impl SecretWriter<'_> {
         rendered: &Rendered,
         precondition: Precondition,
     ) -> Result<Option<SecretSummary>, KubeError> {
-        let (key, target) = (request_key(request), target_key(request));
+        let (key, target) = (request.key(), request.target_key());
         let mut precondition = precondition;
         let mut pause = Duration::from_millis(250);
         let mut forbidden = None;
@@ -137,7 +125,7 @@ impl SecretWriter<'_> {
         request: &ValidRequest,
         content: &SecretContent,
     ) -> Result<bool, KubeError> {
-        let target = target_key(request);
+        let target = request.target_key();
         let conflict = |target: ObjectKey, why: String| {
             let name = target.name().to_owned();
             self.foreign_secrets

@@ -26,10 +26,10 @@ pub(super) async fn conclude(
     acted: Result<Acted, IssueError>,
     token: Option<CurrentToken>,
 ) -> Reconciled {
-    let (cache, clock) = (issuer.cache, issuer.clock);
-    let outcome = match acted {
-        Err(error) => Err((error, token)),
-        Ok(Acted::Nothing(outcome)) => Ok(outcome),
+    let (cache, clock) = (issuer.cache, issuer.sources.clock);
+    let (outcome, token) = match acted {
+        Err(error) => (Err(error), token),
+        Ok(Acted::Nothing(outcome)) => (Ok(outcome), None),
         Ok(Acted::Issued(issued, cause)) => {
             inputs.grant = issued.grant.clone();
             inputs
@@ -37,16 +37,17 @@ pub(super) async fn conclude(
                 .handled_renew
                 .clone_from(&inputs.request.renew_request);
             let is_unchanged = issued.repeats_until.is_some();
-            stored(&inputs, snapshot, &issued).map(|token| match is_unchanged {
+            let stored = stored(&inputs, snapshot, &issued).map(|token| match is_unchanged {
                 true => Outcome::Unchanged(token),
                 false => Outcome::Issued(token, cause),
-            })
+            });
+            (stored, None)
         }
-        Ok(Acted::Repaired(issued)) => stored(&inputs, snapshot, &issued).map(Outcome::Repaired),
+        Ok(Acted::Repaired(issued)) => (stored(&inputs, snapshot, &issued).map(Outcome::Repaired), None),
     };
     let outcome = match outcome {
         Ok(outcome) => delete_renamed(issuer, snapshot, &inputs, outcome).await,
-        Err((error, token)) => inputs.failed(cache, snapshot, &error, token, clock.now()),
+        Err(error) => inputs.failed(cache, snapshot, &error, token, clock.now()),
     };
     let succeeded = !matches!(
         outcome,
@@ -59,11 +60,7 @@ pub(super) async fn conclude(
 }
 
 /// The token as it was stored. If the stored Secret is not what was written, a webhook changed it on the way.
-fn stored(
-    inputs: &Inputs,
-    snapshot: &Snapshot,
-    issued: &Issued,
-) -> Result<CurrentToken, (IssueError, Option<CurrentToken>)> {
+fn stored(inputs: &Inputs, snapshot: &Snapshot, issued: &Issued) -> Result<CurrentToken, IssueError> {
     let timing = Timing {
         source_repeats_until: issued.repeats_until.or(inputs.facts.timing.source_repeats_until),
         issued_at: issued.issued_at,
@@ -79,10 +76,8 @@ fn stored(
         snapshot.now,
     )
     .ok_or_else(|| {
-        let error = KubeError::Altered {
-            name: request.target.name.clone(),
-        };
-        (error.into(), None)
+        let name = request.target.name.clone();
+        KubeError::Altered { name }.into()
     })
 }
 
@@ -93,6 +88,10 @@ async fn delete_renamed(
     inputs: &Inputs,
     outcome: Outcome,
 ) -> Outcome {
+    let former = snapshot.status.secret.as_ref().map(|secret| &secret.name);
+    if former.is_none_or(|former| *former == inputs.request.target.name) {
+        return outcome;
+    }
     let token = match &outcome {
         Outcome::Kept(token)
         | Outcome::Issued(token, _)
@@ -104,7 +103,7 @@ async fn delete_renamed(
     let Err(error) = delete.await else {
         return outcome;
     };
-    let now = issuer.clock.now();
+    let now = issuer.sources.clock.now();
     match inputs.failed(issuer.cache, snapshot, &error.into(), Some(token), now) {
         Outcome::Failed(mut failure) => {
             failure.old_secret_remains = true;

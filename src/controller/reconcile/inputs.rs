@@ -8,13 +8,13 @@ use super::snapshot::Snapshot;
 use crate::api::ObjectKey;
 use crate::api::v1alpha1::GrantRef;
 use crate::classify::Classify;
-use crate::controller::Settings;
 use crate::controller::cache::Cache;
+use crate::controller::issue::IssueError;
 use crate::controller::issue::observation::Observation;
-use crate::controller::issue::{IssueError, target_key};
 use crate::grants::store::GrantStore;
-use crate::request::{ValidRequest, ValidateError};
+use crate::request::{SourceSettings, ValidRequest, ValidateError};
 use crate::schedule::backoff::{Backoff, BackoffKey, FailedAttempt, deferral};
+use crate::shard::Shard;
 
 /// What the planner decides on.
 pub(super) struct Inputs {
@@ -34,10 +34,11 @@ impl Inputs {
     pub(super) fn gather(
         cache: &Cache,
         grants: &GrantStore,
-        settings: &Settings,
+        sources: &SourceSettings,
+        shard: &Shard,
         snapshot: &Snapshot,
     ) -> Result<Self, ValidateError> {
-        let request = match snapshot.validate(&settings.sources, &settings.shard) {
+        let request = match snapshot.validate(sources, shard) {
             Ok(request) => request,
             Err(error) => {
                 record_allowing_grants(cache, snapshot, Vec::new());
@@ -56,7 +57,7 @@ impl Inputs {
         };
         Ok(Self {
             facts: snapshot.facts(&request, cache, grant.as_ref(), denied),
-            target: target_key(&request),
+            target: request.target_key(),
             request,
             grant,
         })

@@ -30,11 +30,12 @@ use self::outcome::{Failure, Outcome, Reconciled};
 use self::plan::{Plan, decide};
 use self::snapshot::Snapshot;
 use crate::api::ObjectKey;
-use crate::controller::Context;
 use crate::controller::issue::IssueError;
 use crate::controller::issue::observation::Observation;
 use crate::controller::queue::permit::Permit;
+use crate::controller::{Context, Settings};
 use crate::kubernetes::error::KubeError;
+use crate::request::ValidateError;
 
 /// Numbers the reconciles of this process, for its log.
 static RECONCILES: AtomicU64 = AtomicU64::new(1);
@@ -58,7 +59,7 @@ pub(super) async fn reconcile(key: ObjectKey, ctx: Arc<Context>, mut permit: Per
 
 /// Plans and acts until the planner asks for nothing more.
 async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Reconciled {
-    let mut inputs = match Inputs::gather(&ctx.cache, &ctx.grants, &ctx.settings, snapshot) {
+    let mut inputs = match gather(ctx, snapshot) {
         Ok(inputs) => inputs,
         Err(error) => return Reconciled::invalid(&error),
     };
@@ -108,6 +109,12 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
     conclude(&issuer, snapshot, inputs, acted, token).await
 }
 
+/// Validates and authorizes the request.
+fn gather(ctx: &Context, snapshot: &Snapshot) -> Result<Inputs, ValidateError> {
+    let Settings { sources, shard, .. } = &ctx.settings;
+    Inputs::gather(&ctx.cache, &ctx.grants, sources, shard, snapshot)
+}
+
 /// Bounds an attempt in time, and keeps a bug that one request meets from stopping all others. The locks of the caches outlive a panic.
 async fn guarded(ctx: &Context, attempt: impl Future<Output = Reconciled>) -> Result<Reconciled, KubeError> {
     let limit = ctx.settings.reconcile_timeout;
@@ -121,7 +128,7 @@ async fn guarded(ctx: &Context, attempt: impl Future<Output = Reconciled>) -> Re
 
 /// What an attempt came to that was aborted: a failure of its own, with what is known without it.
 fn aborted(ctx: &Context, snapshot: &Snapshot, error: KubeError) -> Reconciled {
-    match Inputs::gather(&ctx.cache, &ctx.grants, &ctx.settings, snapshot) {
+    match gather(ctx, snapshot) {
         Ok(inputs) => {
             let secret = Observation::Cached(ctx.cache.secret(&inputs.target));
             let token = inputs.current_token(snapshot, &secret);

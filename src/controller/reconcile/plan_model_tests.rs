@@ -12,8 +12,8 @@ use acts::{Action, Upstream, act};
 
 use crate::api::annotations as notes;
 use crate::controller::issue::observation::{Expectations, ReadSecret};
-use crate::controller::issue::render::render;
 use crate::fixtures::{apply, content, object, stored, token};
+use crate::render::render;
 use crate::request::validate;
 use crate::schedule::backoff::FailedAttempt;
 use crate::token::IdToken;

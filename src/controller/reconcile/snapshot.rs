@@ -8,11 +8,11 @@ use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus};
 use crate::api::{LABEL_SHARD, ObjectKey, annotations};
 use crate::controller::cache::Cache;
 use crate::controller::cache::request_state::RequestState;
-use crate::controller::issue::render::hash_of_renewal;
-use crate::controller::issue::{History, request_key, target_key};
+use crate::controller::issue::History;
 use crate::grants::policy::Denied;
 use crate::kubernetes::resource_version::is_older;
 use crate::kubernetes::secret_summary::SecretSummary;
+use crate::render::hash_of_renewal;
 use crate::request::token_source::check_allowed;
 use crate::request::{SourceSettings, TokenSource, ValidRequest, ValidateError, validate};
 use crate::schedule::backoff::BackoffKey;
@@ -110,7 +110,7 @@ impl Snapshot {
         grant: Option<&GrantRef>,
         denied: Option<Denied>,
     ) -> Facts {
-        let target = target_key(request);
+        let target = request.target_key();
         let secret = cache.secret(&target);
         let recorded = self
             .status
@@ -135,7 +135,7 @@ impl Snapshot {
             awaits_user: last_failure.is_some_and(|failure| failure.needs_user_action)
                 || matches!(ready, Some(reason::SECRET_CONFLICT | reason::SECRET_IMMUTABLE)),
             was_conflicting: last_failure.is_some_and(|failure| failure.reason == reason::SECRET_CONFLICT),
-            needs_read: cache.needs_read(&request_key(request), &request.uid),
+            needs_read: cache.needs_read(&request.key(), &request.uid),
         }
     }
 

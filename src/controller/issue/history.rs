@@ -1,0 +1,82 @@
+//! Pure: what is known of a request from before a reconcile, and what follows from it for a write.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::api::FIELD_MANAGER;
+use crate::api::conditions::reason;
+use crate::api::v1alpha1::IdTokenRequestStatus;
+use crate::controller::cache::request_state::RequestState;
+use crate::kubernetes::error::KubeError;
+use crate::kubernetes::secret::SecretContent;
+use crate::request::ValidRequest;
+
+/// Repairs within [`REPAIR_WINDOW`] after which the operator no longer repairs a field.
+const MAX_REPAIRS: usize = 5;
+pub(super) const REPAIR_WINDOW: SignedDuration = SignedDuration::from_mins(10);
+
+/// What is known of a request from before this reconcile.
+#[derive(Clone, Copy, Debug)]
+pub struct History<'a> {
+    /// Its status.
+    pub status: &'a IdTokenRequestStatus,
+    /// Its state in this process.
+    pub state: &'a RequestState,
+    /// When the reconcile started.
+    pub now: Timestamp,
+}
+
+impl History<'_> {
+    /// Whether this process wrote a token for this very spec: another token in the Secret is then a change by another client.
+    pub(super) fn is_own_token(&self, request: &ValidRequest) -> bool {
+        let written = self.state.written.as_ref();
+        written.is_some_and(|written| *written.token_hash == request.token_hash)
+    }
+
+    pub(super) fn is_own_rendering(&self, request: &ValidRequest) -> bool {
+        let written = self.state.written.as_ref();
+        written.is_some_and(|written| *written.render_hash == request.render_hash)
+    }
+
+    /// Whether the Kubernetes API rejected a call of the last attempt, as a quota or an admission policy does.
+    pub(super) fn was_rejected_by_kubernetes(&self) -> bool {
+        let is_rejection = |reason: &str| reason == reason::KUBERNETES_REFUSED;
+        let backoff = self.state.backoff.as_ref();
+        let conditions = &self.status.conditions;
+        backoff.is_some_and(|backoff| is_rejection(backoff.reason))
+            || conditions.iter().any(|condition| is_rejection(&condition.reason))
+    }
+
+    /// Fails if the operator repaired the Secret too often. `field` is what another client changed, if it is ours.
+    pub(super) fn check_repair_budget(
+        &self,
+        request: &ValidRequest,
+        field: Option<&str>,
+        content: Option<&SecretContent>,
+    ) -> Result<(), KubeError> {
+        let Some(field) = field else { return Ok(()) };
+        let is_recent = |at: &&Timestamp| self.now.duration_since(**at) < REPAIR_WINDOW;
+        let count = self.state.repairs.iter().filter(is_recent).count();
+        if count < MAX_REPAIRS {
+            return Ok(());
+        }
+        Err(KubeError::Contested {
+            name: request.target.name.clone(),
+            field: field.to_owned(),
+            manager: content
+                .and_then(last_field_manager)
+                .unwrap_or("another client")
+                .to_owned(),
+            count,
+        })
+    }
+}
+
+/// The field manager other than ours that changed the Secret last.
+fn last_field_manager(content: &SecretContent) -> Option<&str> {
+    let entries = content.meta.managed_fields.iter().flatten();
+    let others = entries.filter(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER));
+    others
+        .max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?
+        .manager
+        .as_deref()
+}
