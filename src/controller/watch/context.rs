@@ -43,3 +43,28 @@ impl WatchContext {
         }
     }
 }
+
+#[cfg(test)]
+impl WatchContext {
+    /// Caches without objects, and what is enqueued. Every call of the API server fails.
+    pub(super) fn empty() -> (Self, tokio::sync::mpsc::UnboundedReceiver<crate::api::ObjectKey>) {
+        let unavailable = tower::service_fn(async |_: http::Request<kube::client::Body>| {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("no API server"))
+        });
+        let (requests, enqueued) = tokio::sync::mpsc::unbounded_channel();
+        let (scopes, _) = tokio::sync::mpsc::unbounded_channel();
+        let ctx = Self {
+            client: Client::new(unavailable, "default"),
+            clock: Clock::system(),
+            shard: Shard::default(),
+            undecodable: Arc::default(),
+            cache: Arc::default(),
+            foreign_secrets: Arc::default(),
+            grants: Arc::default(),
+            metrics: Arc::default(),
+            enqueuer: Enqueuer::new(requests, scopes),
+            sync_state: SyncState::default(),
+        };
+        (ctx, enqueued)
+    }
+}

@@ -210,3 +210,45 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    type Event = watcher::Result<watcher::Event<()>>;
+
+    fn service_error() -> kube::Error {
+        kube::Error::Service("unavailable".into())
+    }
+
+    #[tokio::test]
+    async fn only_a_watch_that_cannot_be_resumed_is_started_again() {
+        let started = Cell::new(0);
+        let begin = || {
+            started.set(started.get() + 1);
+            let events: Vec<Event> = vec![
+                Ok(watcher::Event::Apply(())),
+                Err(watcher::Error::WatchFailed(service_error())),
+                Ok(watcher::Event::Apply(())),
+                Err(watcher::Error::WatchStartFailed(service_error())),
+            ];
+            stream::iter(events)
+        };
+        let mut watch = pin!(relist_on_failed_resume(begin));
+        for expected in [1, 1, 1, 2, 2, 2, 2, 3] {
+            assert!(watch.next().await.is_some());
+            assert_eq!(started.get(), expected);
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit_until_a_success() {
+        let mut backoff = WatchBackoff::default();
+        let pauses: Vec<_> = backoff.by_ref().take(7).map(|pause| pause.as_millis()).collect();
+        assert_eq!(pauses, [200, 400, 800, 1600, 3200, 5000, 5000]);
+        backoff.reset();
+        assert_eq!(backoff.next(), Some(MIN_PAUSE));
+    }
+}
