@@ -1,7 +1,7 @@
 //! What is reconciled next: the order of requests ([`order`], pure), the loop that runs reconciles as tasks ([`worker`]), and the permits
 //! that bound how many of them call the Kubernetes API at once ([`permit`]).
 //!
-//! May import the cache's keys, the clock, the liveness and the metrics. Never knows what a reconcile does.
+//! May import the clock, the liveness and the metrics. Never knows what a reconcile does.
 
 pub(crate) mod order;
 pub(crate) mod permit;
@@ -20,7 +20,7 @@ pub(crate) enum Scope {
     Namespace(String),
 }
 
-/// Where the requests to reconcile are sent to.
+/// Sends the requests to reconcile to the queue.
 #[derive(Clone, Debug)]
 pub(crate) struct Enqueuer {
     requests: UnboundedSender<ObjectKey>,
