@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::{GrantRef, GrantSource, GrantTo};
+use crate::classify::Classify;
 use crate::grants::index::GrantIndex;
 use crate::request::TokenSpec;
 use crate::request::syntax::is_unique_id;
@@ -42,9 +43,8 @@ pub enum Denied {
     },
 }
 
-impl Denied {
-    /// Reason of the condition, the event and the metric.
-    pub fn reason(&self) -> &'static str {
+impl Classify for Denied {
+    fn reason(&self) -> &'static str {
         match self {
             Self::NotGranted { .. } => reason::NOT_GRANTED,
             Self::Unavailable { .. } => reason::GRANTS_UNAVAILABLE,

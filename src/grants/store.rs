@@ -200,6 +200,7 @@ fn into_grant(object: IdTokenGrant) -> (String, Grant) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::classify::Classify;
 
     fn object(name: &str, audience: &str, allowed: Option<i64>) -> IdTokenGrant {
         serde_json::from_value(serde_json::json!({

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::api::conditions::reason;
+use crate::classify::Classify;
 use crate::request::template::TemplateError;
 
 /// Why a spec is rejected.
@@ -37,12 +38,17 @@ impl ValidateError {
             problem: problem.into(),
         }
     }
+}
 
-    /// Reason of the condition, the event and the metric.
-    pub fn reason(&self) -> &'static str {
+impl Classify for ValidateError {
+    fn reason(&self) -> &'static str {
         match self {
             Self::Invalid { .. } | Self::Template { .. } => reason::INVALID_SPEC,
             Self::SourceUnavailable(..) => reason::SOURCE_UNAVAILABLE,
         }
+    }
+
+    fn needs_user_action(&self) -> bool {
+        true
     }
 }

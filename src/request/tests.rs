@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::conditions::reason;
+use crate::classify::Classify;
 use crate::fixtures::{ACCOUNT, AUDIENCE, UID, apply, object, request};
 
 #[derive(Deserialize)]
