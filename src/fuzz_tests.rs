@@ -1,6 +1,6 @@
-//! Every parser of outside data against mutations of what it usually reads: it does not panic, and what must hold of its result holds.
+//! Runs every parser of outside data on mutations of its usual input: no parser panics, and the properties of its results hold.
 //!
-//! Each runs for `IDTOKEN_FUZZ_SECONDS`, 6 where that is not set; `IDTOKEN_FUZZ_SECONDS=600 cargo test --lib fuzz_tests` is a long run.
+//! Each test runs for `IDTOKEN_FUZZ_SECONDS`, 6 by default; `IDTOKEN_FUZZ_SECONDS=600 cargo test --lib fuzz_tests` is a long run.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -27,12 +27,13 @@ enum Mutation {
     Insert(Index, u8),
     Remove(Index, Index),
     Repeat(Index, Index, u8),
-    /// A piece of another sample at this place.
+    /// Inserts a part of another sample.
     Splice(Index, Index, Index, Index),
-    /// A word that parsers trip over at this place.
+    /// Inserts one of the [`WORDS`].
     Word(Index, Index),
 }
 
+/// Words that parsers often handle wrongly.
 const WORDS: [&str; 24] = [
     "\0",
     "\r\n",
@@ -109,7 +110,7 @@ fn mutated(samples: &[Vec<u8>], sample: &Index, mutations: &[Mutation]) -> Vec<u
     bytes
 }
 
-/// Runs `check` on mutations of `samples` until the time is over. A failure is shrunk and shown.
+/// Runs `check` on mutations of `samples` until the time is over. A failure is shrunk and printed.
 fn fuzz<S: AsRef<[u8]>>(samples: &[S], check: impl Fn(&[u8]) -> TestCaseResult) {
     let seconds = std::env::var("IDTOKEN_FUZZ_SECONDS").map_or(6, |text| text.parse().expect("seconds"));
     let end = Instant::now() + Duration::from_secs(seconds);
@@ -126,7 +127,7 @@ fn fuzz<S: AsRef<[u8]>>(samples: &[S], check: impl Fn(&[u8]) -> TestCaseResult) 
     };
     let mut rounds = 0_u64;
     while Instant::now() < end {
-        // A runner counts over all of its runs.
+        // A runner counts the cases of all its runs, so each round has its own.
         let mut runner = TestRunner::new(config.clone());
         runner.run(&inputs, |bytes| check(&bytes)).expect("holds");
         rounds += 1;
@@ -172,7 +173,7 @@ fn tokens() {
                 prop_assert_eq!(token.expose(), raw);
                 let debug = format!("{token:?}");
                 prop_assert!(!debug.contains(raw));
-                // One that is written is one that a header can carry.
+                // An HTTP header can carry every accepted token.
                 prop_assert!(raw.bytes().all(|byte| byte.is_ascii_graphic()));
                 let _ = token.clock_skew(now);
                 if token.verify(&expected, now).is_ok() {
@@ -227,7 +228,7 @@ fn error_bodies() {
     ];
     fuzz(&samples, |bytes| {
         let shown = crate::google::shown_response(bytes);
-        // Three endpoints' messages of at most 512 characters, each of which may be escaped.
+        // The messages of three endpoints, of at most 512 characters each, all of which may be escaped.
         prop_assert!(shown.chars().count() < 3 * 1024 * 10);
         prop_assert!(!shown.contains(char::is_control));
         prop_assert_eq!(shown.find(WORDS[3]), None);
@@ -254,7 +255,7 @@ fn retry_after() {
     });
 }
 
-/// The plain text of the metadata server, and everything else that is shown in a message.
+/// The plain text of the metadata server, and all other outside text in messages.
 #[test]
 fn plain_texts() {
     let signature = "c2lnbmF0dXJlb2ZpdA0123456789abcdef";
@@ -308,7 +309,7 @@ fn templates() {
     });
 }
 
-/// Whatever a glob allows is on the host, scheme and port that it names, by an independent reading of URLs.
+/// A glob allows only audiences with its scheme, host and port, as an independent parser reads URLs.
 #[test]
 fn grant_globs() {
     let samples = [
@@ -337,18 +338,18 @@ fn grant_globs() {
         if !allows(&to, &token) || pattern == audience {
             return Ok(());
         }
-        let (granted, asked) = (url::Url::parse(pattern), url::Url::parse(audience));
-        let (Ok(granted), Ok(asked)) = (&granted, &asked) else {
+        let (granted, requested) = (url::Url::parse(pattern), url::Url::parse(audience));
+        let (Ok(granted), Ok(requested)) = (&granted, &requested) else {
             return Err(TestCaseError::fail(format!(
-                "{pattern} allows {audience}, which is no URL"
+                "{pattern} allows {audience}, which is not a URL"
             )));
         };
-        prop_assert_eq!(granted.scheme(), asked.scheme());
-        prop_assert_eq!(granted.host(), asked.host());
-        prop_assert_eq!(granted.port_or_known_default(), asked.port_or_known_default());
+        prop_assert_eq!(granted.scheme(), requested.scheme());
+        prop_assert_eq!(granted.host(), requested.host());
+        prop_assert_eq!(granted.port_or_known_default(), requested.port_or_known_default());
         prop_assert_eq!(
             (granted.username(), granted.password()),
-            (asked.username(), asked.password())
+            (requested.username(), requested.password())
         );
         Ok(())
     };
@@ -371,7 +372,7 @@ fn accounts() {
     fuzz(&samples, |bytes| {
         let name = String::from_utf8_lossy(bytes);
         if is_service_account(&name) {
-            // One segment of a URL's path, as it is.
+            // The name is one segment of a URL's path, unescaped.
             let url = format!("https://h/v1/projects/-/serviceAccounts/{name}:generateIdToken");
             let url = url::Url::parse(&url).map_err(|error| TestCaseError::fail(error.to_string()))?;
             prop_assert_eq!(url.path_segments().map(Iterator::count), Some(5));
@@ -410,7 +411,7 @@ fn providers() {
         let text = String::from_utf8_lossy(bytes);
         if let Ok(provider) = text.parse::<crate::google::IdentityProvider>() {
             prop_assert_eq!(provider.name(), &*text);
-            // No provider's own audience is one that an API server could have by default.
+            // No provider's own audience can be the default audience of an API server.
             let audience = provider.token_audience();
             prop_assert!(provider.owns_audience(&audience));
             prop_assert!(
