@@ -1,8 +1,8 @@
 //! What a request asks for: an IdTokenRequest as written → a [`ValidRequest`] with every default resolved, or the field that is wrong.
 //! Repeats the checks of the schema, since the CRD in a cluster can be older than the operator.
 //!
-//! May import the API's types, the providers of [`crate::google`], [`crate::text`] and [`crate::token`]. Pure: never reads a clock or calls
-//! an API, and never decides who may have a token.
+//! May import the identity providers of [`crate::google`] and the ground. Pure: never reads a clock or calls an API, and never decides
+//! who may have a token.
 
 pub mod duration;
 pub mod error;
