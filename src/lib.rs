@@ -1,15 +1,19 @@
 //! Keeps Google-signed OIDC ID tokens in Kubernetes Secrets, always fresh.
 //!
-//! A request passes from a watch to a Secret through the phases of [`controller`]. Phases that decide are pure and take the time as an
-//! argument; phases with effects are at the edges.
+//! The map, from top to bottom: a module imports from its own line and from the lines below. `ARCHITECTURE.md` has the drawings, the invariants
+//! with their tests, and which file to open for which change; `xtask/layers.txt` has the order of imports.
 //!
-//! - [`api`]: the kinds, conditions and annotations.
-//! - [`controller`]: watches, caches and the phases.
-//! - [`google`]: Google's token endpoints; knows nothing of Kubernetes.
-//! - [`token`]: the ID token, its claims and its checks; [`text`], [`shell`]: make outside text safe to show and to run.
-//! - [`leader`]: which of several replicas reconciles; [`liveness`]: whether its loop is alive; [`kubernetes`]: calls of the Kubernetes API.
-//! - [`clock`], [`random`]: the sources of time and randomness, which the process makes once; [`single_flight`]: one fetch for many callers.
-//! - [`cli`], [`app`], [`telemetry`], [`metrics`], [`admin`], [`probe`]: the process around them.
+//! - [`cli`], [`app`], [`admin`], [`probe`], [`telemetry`]: the process. [`app`] wires the parts, and starts and stops them.
+//! - [`controller`]: the loop. Watches fill a cache and a queue, and each request is reconciled: load → validate → authorize → observe → plan →
+//!   act → publish. Phases that decide are pure and take the time as an argument; phases with effects are at the edges.
+//! - [`leader`]: which replica reconciles; [`liveness`]: whether its loop is alive; [`metrics`]: counters and gauges.
+//! - [`grants`]: who may have which token; [`request`]: what a request asks for; [`shard`]: which requests are this operator's.
+//! - [`kubernetes`]: calls of the Kubernetes API and their errors (its recorder of events is one layer higher, on the line of [`leader`]);
+//!   [`schedule`]: when to renew and when to try again.
+//! - [`google`]: Google's token endpoints and the operator's own credentials. It knows nothing of Kubernetes.
+//! - [`api`]: the kinds, conditions and annotations; [`token`]: the ID token and its checks; [`classify`]: what an error means for the next attempt.
+//! - [`text`], [`shell`]: make outside text safe to show and to run; [`single_flight`]: one fetch for many callers.
+//! - [`clock`], [`random`]: the sources of time and randomness, which the process makes once.
 
 pub mod admin;
 pub mod api;

@@ -6,9 +6,10 @@
 //! |---|---|
 //! | `cli` | the command line: the only file that imports all commands |
 //! | `commands` | one command a file: what it reads, writes and prints |
-//! | `output`, `kubernetes` | the terminal; calls of the Kubernetes API |
+//! | `kubernetes` | calls of the Kubernetes API |
 //! | `decisions` | what the commands decide, pure |
 //! | `args`, `token_args` | flags that several commands share |
+//! | `output` | the terminal |
 
 mod args;
 mod cli;

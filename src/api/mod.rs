@@ -1,4 +1,6 @@
 //! The Kubernetes API of the operator: the kinds, their conditions, labels and annotations.
+//!
+//! Imports no other module. Never calls an API and never decides: [`crate::request`] checks a spec, and [`crate::controller`] acts on it.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use kube::CustomResourceExt;

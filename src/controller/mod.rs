@@ -1,4 +1,8 @@
 //! The controller: watches fill caches and enqueue requests, and each request is reconciled.
+//!
+//! This file runs the terms of leadership: it starts the watches, runs the loop while this replica leads, and cancels the reconciles when it
+//! no longer does. May import everything but the process around it ([`crate::app`], [`crate::cli`], [`crate::admin`]). Never decides what a
+//! request needs: that is the planner's.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,6 +7,9 @@
 //! 3. `remediation`: what to do about an error.
 //! 4. `transport`: admission, HTTP, responses.
 //! 5. `vocabulary`: settings, [`Error`] (whose messages are safe to show), identities and tokens.
+//!
+//! May import the ground only, such as [`crate::token`] and [`crate::text`]. Never decides who may have a token or when one
+//! is due.
 
 mod credentials;
 mod endpoints;

@@ -12,7 +12,7 @@
 //! A standby keeps its caches synced. It needs as much memory as the leader, and takes over at once. Its caches may lack the last writes of
 //! the previous leader, so it reads each Secret that existed before once before the first mint for it.
 //!
-//! May import [`crate::clock`] and [`crate::metrics`]; knows nothing of requests.
+//! May import [`crate::clock`], [`crate::metrics`] and the errors of [`crate::kubernetes`]. Knows nothing of requests.
 
 mod elector;
 mod fence;

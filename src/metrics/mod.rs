@@ -1,5 +1,7 @@
 //! Counters and gauges for Prometheus. A label's values are a closed list or namespaces, never names of objects or error texts; only
 //! [`Options::per_request`] adds names. `docs/metrics.md` describes every metric.
+//!
+//! May import the API's types and the load of [`crate::google`]'s endpoints. Imports no caller: callers pass values. Never calls an API.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, OnceLock};

@@ -1,7 +1,7 @@
 //! What is known of requests, Secrets and namespaces between reconciles, in little memory.
 //!
 //! May import [`crate::request`], [`crate::kubernetes`] and what is below them. Makes no calls, and never decides what a request needs.
-//! [`Cache`] holds the parts, one a file, under one lock: an upserted request is stored, gives up its old Secret and claims its new one in one
+//! [`Cache`] holds the parts, one a file, under one lock: an upserted request is stored, releases its old Secret and claims its new one in one
 //! step. Methods that take a UID do nothing if the request was recreated or deleted meanwhile.
 //!
 //! A scope is a namespace, or empty for all namespaces.

@@ -1,7 +1,7 @@
 //! What the API server shows: each watch fills the caches and enqueues the requests that a change concerns.
 //!
-//! A file a kind of object; `stream` has what all watches share. May import the caches, the grants and the queue's input. Watches only
-//! read: they run on standbys as well.
+//! Each kind of object has a file; `stream` has what all watches share. May import the caches, the grants, the queue's input, and what is
+//! below them. Watches only read, so they run on standbys as well. They never decide what a request needs.
 
 mod clock;
 mod context;
