@@ -244,7 +244,10 @@ fn election_settings(
             .lease_namespace
             .clone()
             .unwrap_or_else(|| config.default_namespace.clone()),
-        name: args.lease_name.clone().unwrap_or_else(|| settings.shard.lease()),
+        name: args
+            .lease_name
+            .clone()
+            .unwrap_or_else(|| settings.shard.lease_name()),
         identity: lease_identity(&host, random)?,
         lease_duration: Duration::from_secs(args.lease_duration),
         renew_deadline: Duration::from_secs(args.renew_deadline),

@@ -30,7 +30,7 @@ impl Shard {
     }
 
     /// The namespaces to watch, one watch each. The empty string stands for all namespaces.
-    pub fn scopes(&self) -> Vec<String> {
+    pub fn namespaces(&self) -> Vec<String> {
         match self.namespaces.as_slice() {
             [] => vec![String::new()],
             namespaces => namespaces.to_vec(),
@@ -44,22 +44,22 @@ impl Shard {
 
     /// Value of the label on the Secrets of this shard's requests, so that only these are watched. None without a selector: the namespace
     /// of a Secret tells its shard.
-    pub fn label(&self) -> Option<String> {
+    pub fn label_value(&self) -> Option<String> {
         let selector = self.selector.clone()?;
         Some(versioned("v1", &[selector]))
     }
 
     /// The label selector of this shard's Secrets.
-    pub fn secrets(&self) -> String {
+    pub fn secret_selector(&self) -> String {
         let managed = format!("{LABEL_MANAGED_BY}={MANAGED_BY}");
-        match self.label() {
+        match self.label_value() {
             Some(label) => format!("{managed},{LABEL_SHARD}={label}"),
             None => managed,
         }
     }
 
     /// Default name of the Lease: the same in every replica of the shard, and different for each shard.
-    pub fn lease(&self) -> String {
+    pub fn lease_name(&self) -> String {
         if *self == Self::default() {
             return LEASE.to_owned();
         }
@@ -89,27 +89,27 @@ mod tests {
             shard(&["a"], Some("team=a")),
             shard(&["team=a"], None),
         ];
-        let names: std::collections::BTreeSet<_> = all.iter().map(Shard::lease).collect();
+        let names: std::collections::BTreeSet<_> = all.iter().map(Shard::lease_name).collect();
         assert_eq!(names.len(), all.len(), "{names:?}");
-        assert_eq!(all[0].lease(), "idtoken-operator");
-        assert_eq!(shard(&["b", "a", "b"], None).lease(), all[2].lease());
+        assert_eq!(all[0].lease_name(), "idtoken-operator");
+        assert_eq!(shard(&["b", "a", "b"], None).lease_name(), all[2].lease_name());
         // Visible to users, whose Roles may contain this name.
-        assert_eq!(all[3].lease(), "idtoken-operator-e6b0444883");
+        assert_eq!(all[3].lease_name(), "idtoken-operator-e6b0444883");
         assert!(
             all.iter()
-                .all(|shard| crate::request::syntax::is_dns_subdomain(&shard.lease()))
+                .all(|shard| crate::request::syntax::is_dns_subdomain(&shard.lease_name()))
         );
     }
 
     #[test]
     fn a_label_separates_the_secrets_of_shards_with_selectors() {
         let managed = "app.kubernetes.io/managed-by=idtoken-operator";
-        assert_eq!(shard(&["a"], None).secrets(), managed);
+        assert_eq!(shard(&["a"], None).secret_selector(), managed);
         let (a, b) = (shard(&[], Some("team=a")), shard(&[], Some("team!=a")));
-        assert_ne!(a.secrets(), b.secrets());
-        assert!(a.secrets().starts_with(managed));
-        let label = a.label().unwrap();
+        assert_ne!(a.secret_selector(), b.secret_selector());
+        assert!(a.secret_selector().starts_with(managed));
+        let label = a.label_value().unwrap();
         assert!(crate::request::syntax::is_label_value(&label), "{label}");
-        assert_eq!(a.label(), shard(&["n"], Some(" team=a ")).label());
+        assert_eq!(a.label_value(), shard(&["n"], Some(" team=a ")).label_value());
     }
 }

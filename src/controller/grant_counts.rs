@@ -12,7 +12,7 @@ use crate::api::FIELD_MANAGER;
 use crate::api::v1alpha1::IdTokenGrant;
 use crate::controller::cache::Cache;
 use crate::grants::store::GrantStore;
-use crate::kubernetes::error::{code, problem};
+use crate::kubernetes::error::{problem, status_code};
 use crate::shard::Shard;
 
 /// How often the statuses of grants are compared with the counts.
@@ -63,7 +63,7 @@ impl GrantCounts {
         match written.unwrap_or_else(|_| Err(timed_out())) {
             // The watch of grants brings the new status to the store.
             Ok(_) => Ok(()),
-            Err(error) if code(&error) == Some(404) => Ok(()),
+            Err(error) if status_code(&error) == Some(404) => Ok(()),
             Err(error) => Err(error),
         }
     }

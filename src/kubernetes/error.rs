@@ -74,7 +74,7 @@ pub enum KubeError {
         "the API server did not store Secret {name} as the operator wrote it: a mutating admission webhook changes the operator's annotations \
          idtoken.dev/*; make it leave them alone"
     )]
-    Altered {
+    MutatedByWebhook {
         /// Name of the Secret.
         name: String,
     },
@@ -98,7 +98,7 @@ pub enum KubeError {
     #[error(
         "{manager} keeps changing {field} of Secret {name}: {count} repairs in 10 minutes; make it leave the field alone"
     )]
-    Contested {
+    FieldConflict {
         /// Name of the Secret.
         name: String,
         /// The changed field.
@@ -119,7 +119,7 @@ impl KubeError {
                 verb,
                 resource,
                 namespace,
-                message: bounded(&status.message),
+                message: safe_message(&status.message),
             },
             kube::Error::Api(status)
                 if (400..500).contains(&status.code) && !matches!(status.code, 408 | 409 | 429) =>
@@ -129,7 +129,7 @@ impl KubeError {
                     resource,
                     namespace,
                     code: status.code,
-                    message: bounded(&status.message),
+                    message: safe_message(&status.message),
                 }
             }
             other => Self::Unavailable {
@@ -161,7 +161,7 @@ impl Classify for KubeError {
             Self::Panicked => reason::INTERNAL_ERROR,
             Self::SecretConflict { .. } => reason::SECRET_CONFLICT,
             Self::SecretImmutable { .. } => reason::SECRET_IMMUTABLE,
-            Self::Contested { .. } | Self::Altered { .. } => reason::CONTESTED,
+            Self::FieldConflict { .. } | Self::MutatedByWebhook { .. } => reason::CONTESTED,
         }
     }
 
@@ -175,7 +175,7 @@ impl Classify for KubeError {
     fn needs_user_action(&self) -> bool {
         matches!(
             self,
-            Self::SecretConflict { .. } | Self::SecretImmutable { .. } | Self::Contested { .. }
+            Self::SecretConflict { .. } | Self::SecretImmutable { .. } | Self::FieldConflict { .. }
         )
     }
 }
@@ -185,9 +185,9 @@ pub fn problem(error: &kube::Error) -> String {
     match error {
         // kube reads a watch event that it cannot decode as a Status without fields.
         kube::Error::Api(status) if status.code == 0 => UNDECODABLE.to_owned(),
-        kube::Error::Api(status) => format!("{} {}", status.code, bounded(&status.message)),
+        kube::Error::Api(status) => format!("{} {}", status.code, safe_message(&status.message)),
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => UNDECODABLE.to_owned(),
-        other => bounded(&error_chain(other)),
+        other => safe_message(&error_chain(other)),
     }
 }
 
@@ -197,13 +197,13 @@ pub fn watch_problem(error: &watcher::Error) -> String {
         watcher::Error::InitialListFailed(error) => format!("the list failed: {}", problem(error)),
         watcher::Error::WatchStartFailed(error) => format!("the watch cannot be started: {}", problem(error)),
         watcher::Error::WatchFailed(error) => problem(error),
-        watcher::Error::WatchError(status) => format!("{} {}", status.code, bounded(&status.message)),
+        watcher::Error::WatchError(status) => format!("{} {}", status.code, safe_message(&status.message)),
         watcher::Error::NoResourceVersion => "the list has no resourceVersion".to_owned(),
     }
 }
 
 /// The HTTP status, if the API server responded.
-pub fn code(error: &kube::Error) -> Option<u16> {
+pub fn status_code(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(status) => Some(status.code),
         _ => None,
@@ -217,7 +217,7 @@ fn is_rbac(message: &str) -> bool {
 }
 
 /// A message of the API server, redacted and shortened: an admission webhook's rejection can quote the Secret.
-fn bounded(text: &str) -> String {
+fn safe_message(text: &str) -> String {
     match text.trim() {
         "" => "no message".to_owned(),
         text => redacted(text, 400),

@@ -10,7 +10,7 @@ use kube::core::Request;
 use kube::{Client, Resource};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::kubernetes::error::{KubeError, code};
+use crate::kubernetes::error::{KubeError, status_code};
 use crate::kubernetes::partial_metadata::metadata;
 use crate::kubernetes::secret_summary::SecretSummary;
 use crate::token::IdToken;
@@ -107,7 +107,7 @@ pub async fn read_secret(
         .map_err(|error| kube_error(&kube::Error::BuildRequest(error)))?;
     match client.request_text(request).await {
         Ok(json) => SecretContent::decode(namespace, "get", json).map(Some),
-        Err(error) if code(&error) == Some(404) => Ok(None),
+        Err(error) if status_code(&error) == Some(404) => Ok(None),
         Err(error) => Err(kube_error(&error)),
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::kubernetes::error::{KubeError, code};
+use crate::kubernetes::error::{KubeError, status_code};
 
 /// GKE's annotation with the Google service account that a Kubernetes ServiceAccount acts as
 /// (<https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity>).
@@ -44,7 +44,7 @@ pub async fn read_service_account(
                 .annotations
                 .and_then(|mut all| all.remove(GCP_SERVICE_ACCOUNT)),
         })),
-        Err(error) if code(&error) == Some(404) => Ok(None),
+        Err(error) if status_code(&error) == Some(404) => Ok(None),
         Err(error) => Err(kube_error(&error)),
     }
 }
@@ -96,7 +96,7 @@ pub async fn create_token(
                 serde_json::from_str(&json).map_err(|_| KubeError::undecodable(verb, resource, namespace))?;
             Ok(Some(Zeroizing::new(issued.status.token)))
         }
-        Err(error) if code(&error) == Some(404) => Ok(None),
+        Err(error) if status_code(&error) == Some(404) => Ok(None),
         Err(error) => Err(kube_error(&error)),
     }
 }

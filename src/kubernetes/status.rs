@@ -8,7 +8,7 @@ use kube::{Client, Resource};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::error::{KubeError, code};
+use super::error::{KubeError, status_code};
 use super::partial_metadata::{for_metadata, metadata};
 use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestStatus};
 use crate::api::{FIELD_MANAGER, UNOBSERVED};
@@ -138,7 +138,7 @@ pub async fn write(
             Ok(written) => Ok(written.resource_version),
             Err(error) => Err(failed(&kube::Error::SerdeError(error))),
         },
-        Err(error) if code(&error) == Some(404) => Ok(None),
+        Err(error) if status_code(&error) == Some(404) => Ok(None),
         Err(error) => Err(failed(&error)),
     }
 }

@@ -59,7 +59,7 @@ impl History<'_> {
         if count < MAX_REPAIRS {
             return Ok(());
         }
-        Err(KubeError::Contested {
+        Err(KubeError::FieldConflict {
             name: request.target.name.clone(),
             field: field.to_owned(),
             manager: content

@@ -17,7 +17,7 @@ use super::ownership::{Ownership, ownership};
 use crate::api::{FIELD_MANAGER, ObjectKey, annotations, conditions::reason};
 use crate::controller::cache::Cache;
 use crate::controller::cache::foreign_secrets::ForeignSecrets;
-use crate::kubernetes::error::{KubeError, code};
+use crate::kubernetes::error::{KubeError, status_code};
 use crate::kubernetes::partial_metadata::for_metadata;
 use crate::kubernetes::secret::{SecretContent, read_secret};
 use crate::kubernetes::secret_summary::SecretSummary;
@@ -266,7 +266,7 @@ impl SecretWriter<'_> {
             .map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
         match self.client.request_text(call).await {
             Ok(_) => {}
-            Err(error) if code(&error) == Some(404) => {}
+            Err(error) if status_code(&error) == Some(404) => {}
             Err(error) => return Err(failed(&error)),
         }
         self.cache.remove_secret(&ObjectKey::new(namespace, name));
@@ -287,7 +287,7 @@ impl SecretWriter<'_> {
         for_metadata(&mut call);
         match self.client.request_text(call).await {
             Ok(json) => SecretContent::decode_summary(namespace, verb, json).map(Some),
-            Err(error) if code(&error).is_some_and(&is_conflict) => Ok(None),
+            Err(error) if status_code(&error).is_some_and(&is_conflict) => Ok(None),
             Err(kube::Error::Api(status)) if is_namespace_terminating(&status) => {
                 self.cache.note_terminating(namespace);
                 Ok(None)

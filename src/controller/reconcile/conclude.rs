@@ -77,7 +77,7 @@ fn stored(inputs: &Inputs, snapshot: &Snapshot, issued: &Issued) -> Result<Curre
     )
     .ok_or_else(|| {
         let name = request.target.name.clone();
-        KubeError::Altered { name }.into()
+        KubeError::MutatedByWebhook { name }.into()
     })
 }
 

@@ -78,7 +78,7 @@ impl Snapshot {
     ) -> Result<ValidRequest, ValidateError> {
         let mut request = validate(&self.object)?;
         check_allowed(&request.token.source, sources)?;
-        let label = shard.label();
+        let label = shard.label_value();
         request
             .target
             .labels

@@ -24,7 +24,7 @@ pub(crate) use sync_state::SyncState;
 
 /// Spawns all watches. An operator for some namespaces watches neither IdTokenGrants nor namespaces: both are cluster-scoped.
 pub(crate) fn spawn(ctx: WatchContext, grants_file: Option<PathBuf>, tasks: &mut JoinSet<()>) {
-    for scope in ctx.shard.scopes() {
+    for scope in ctx.shard.namespaces() {
         tasks.spawn(requests::watch(ctx.clone(), scope.clone()));
         tasks.spawn(secrets::watch(ctx.clone(), scope));
     }

@@ -22,7 +22,7 @@ const RESOURCE: &str = "secrets";
 pub(super) async fn watch(ctx: WatchContext, scope: String) {
     let api = ctx.api_in::<PartialObjectMeta<Secret>>(&scope);
     let config = watcher::Config::default()
-        .labels(&ctx.shard.secrets())
+        .labels(&ctx.shard.secret_selector())
         .timeout(WATCH_SECONDS)
         .page_size(PAGE_SIZE);
     let begin = || watcher(api.clone(), config.clone());

@@ -31,7 +31,7 @@ impl SyncState {
     /// Returns once every cache of `shard` is synced.
     pub(crate) async fn wait_for_sync(&self, shard: &Shard) {
         let mut required: Vec<CacheKind> = Vec::new();
-        for scope in shard.scopes() {
+        for scope in shard.namespaces() {
             required.extend([CacheKind::Requests(scope.clone()), CacheKind::Secrets(scope)]);
         }
         if !shard.is_namespaced() {
