@@ -14,8 +14,7 @@ use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::clock::Clock;
 use crate::controller::{
-    self, Context, cache::Cache, cache::foreign_secrets::ForeignSecrets,
-    cache::undecodable::UndecodableRequests, issue::federation::FederatedTokens,
+    self, Context, cache::Cache, cache::foreign_secrets::ForeignSecrets, issue::federation::FederatedTokens,
 };
 use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter};
 use crate::grants::file::{GrantsFileError, read_file};
@@ -200,7 +199,6 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         clock,
         client,
         minter,
-        undecodable: Arc::new(UndecodableRequests::default()),
         cache: Arc::new(Cache::default()),
         foreign_secrets: Arc::new(ForeignSecrets::default()),
         grants: Arc::new(grants),

@@ -9,7 +9,6 @@ use tokio::sync::Semaphore;
 use crate::clock::Clock;
 use crate::controller::cache::Cache;
 use crate::controller::cache::foreign_secrets::ForeignSecrets;
-use crate::controller::cache::undecodable::UndecodableRequests;
 use crate::controller::issue::Issuer;
 use crate::controller::issue::federation::{FederatedTokens, TokenSources};
 use crate::controller::issue::write::SecretWriter;
@@ -45,8 +44,6 @@ pub struct Context {
     pub client: Client,
     /// Client of Google's endpoints.
     pub minter: Minter,
-    /// The requests that cannot be decoded.
-    pub undecodable: Arc<UndecodableRequests>,
     /// Requests, Secrets, and the state between reconciles.
     pub cache: Arc<Cache>,
     /// Secrets of others that block a request.

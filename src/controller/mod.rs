@@ -31,7 +31,6 @@ use grant_counts::GrantCounts;
 use issue::federation::FederatedTokens;
 use queue::worker::{Limits, Worker};
 use queue::{Enqueuer, Scope};
-use reconcile::undecodable::UndecodableReconciler;
 use watch::{SyncState, WatchContext};
 
 /// Time in which reconciles in flight may finish at a shutdown: less than a pod's usual grace period of 30 s.
@@ -112,30 +111,13 @@ pub async fn run(
     synced.send_replace(true);
     ctx.metrics.set_synced();
 
-    let undecodable = UndecodableReconciler {
-        client: ctx.client.clone(),
-        events: ctx.events.clone(),
-        requests: ctx.undecodable.clone(),
-        clock: ctx.clock.clone(),
-    };
     let start = |key: &ObjectKey, permit| {
-        let key = key.clone();
-        if ctx.cache.has_request(&key) {
-            Some(reconcile::reconcile(key, ctx.clone(), permit).left_future())
-        } else if ctx.undecodable.contains(&key) {
-            Some(undecodable.clone().reconcile(key, permit).right_future())
-        } else {
-            None
-        }
+        let exists = ctx.cache.has_request(key);
+        exists.then(|| reconcile::reconcile(key.clone(), ctx.clone(), permit))
     };
-    let keys = |scope: &Scope| {
-        let namespace = match scope {
-            Scope::All => "",
-            Scope::Namespace(name) => name.as_str(),
-        };
-        let mut keys = ctx.cache.request_keys(namespace);
-        keys.extend(ctx.undecodable.keys(namespace));
-        keys
+    let keys = |scope: &Scope| match scope {
+        Scope::All => ctx.cache.request_keys(""),
+        Scope::Namespace(name) => ctx.cache.request_keys(name),
     };
     let grant_counts = GrantCounts {
         client: ctx.client.clone(),
@@ -195,7 +177,6 @@ fn spawn_watches(ctx: &Context, enqueuer: Enqueuer, sync_state: &SyncState, task
         client: ctx.client.clone(),
         clock: ctx.clock.clone(),
         shard: ctx.settings.shard.clone(),
-        undecodable: ctx.undecodable.clone(),
         cache: ctx.cache.clone(),
         foreign_secrets: ctx.foreign_secrets.clone(),
         grants: ctx.grants.clone(),

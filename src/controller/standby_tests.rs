@@ -102,7 +102,6 @@ fn context(client: Client) -> Context {
             Clock::system(),
         )),
         client,
-        undecodable: Arc::default(),
         cache: Arc::default(),
         foreign_secrets: Arc::default(),
         grants: Arc::default(),
@@ -158,7 +157,7 @@ async fn a_standby_writes_nothing_and_a_new_leader_reports_what_it_cannot_decode
         .await
         .unwrap()
         .unwrap();
-    assert!(ctx.undecodable.contains(&ObjectKey::new("shop", "billing")));
+    assert!(ctx.cache.has_request(&ObjectKey::new("shop", "billing")));
     // Longer than a report takes, and than the Lease of a leader that is gone is valid.
     let seen = server.lease_reads.load(Ordering::SeqCst);
     sleep(Duration::from_millis(1500)).await;

@@ -16,6 +16,7 @@ use kube::{Client, Resource};
 use serde_json::json;
 
 use crate::api::FIELD_MANAGER;
+use crate::api::v1alpha1::IdTokenRequest;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::sync::lock;
@@ -237,6 +238,18 @@ fn track(warnings: &mut HashMap<Subject, EmittedWarning>, subject: Subject, even
             last: now,
         };
         warnings.insert(subject, warning);
+    }
+}
+
+/// A reference to the IdTokenRequest with this metadata, for an event about it.
+pub fn request_ref(metadata: &ObjectMeta) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(IdTokenRequest::api_version(&()).into_owned()),
+        kind: Some(IdTokenRequest::kind(&()).into_owned()),
+        namespace: metadata.namespace.clone(),
+        name: metadata.name.clone(),
+        uid: metadata.uid.clone(),
+        ..ObjectReference::default()
     }
 }
 

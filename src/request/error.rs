@@ -25,6 +25,12 @@ pub enum ValidateError {
         /// What is wrong.
         source: TemplateError,
     },
+    /// The object has fields or values that this version does not know.
+    #[error(
+        "this version of the operator cannot read the object, so it does nothing for it: {0}; upgrade the operator, or use what its own CRD \
+         allows"
+    )]
+    Undecodable(String),
     /// This operator does not offer the source.
     #[error("spec.source.{0} is not available: {1}")]
     SourceUnavailable(&'static str, &'static str),
@@ -43,7 +49,7 @@ impl ValidateError {
 impl Classify for ValidateError {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Invalid { .. } | Self::Template { .. } => reason::INVALID_SPEC,
+            Self::Invalid { .. } | Self::Template { .. } | Self::Undecodable(_) => reason::INVALID_SPEC,
             Self::SourceUnavailable(..) => reason::SOURCE_UNAVAILABLE,
         }
     }

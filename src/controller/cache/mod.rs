@@ -25,10 +25,13 @@ use jiff::Timestamp;
 
 use self::compressed_request::{CompressedRequest, trim_metadata};
 use self::request_state::RequestState;
+use self::requests::CachedObject;
 use self::state::State;
+use self::undecodable::Undecodable;
 use crate::api::ObjectKey;
 use crate::api::v1alpha1::IdTokenRequest;
 use crate::kubernetes::secret_summary::SecretSummary;
+use crate::request::target_name;
 use crate::sync::lock;
 
 pub use self::claims::Claimant;
@@ -48,8 +51,16 @@ impl Cache {
     /// those that can now claim the Secret that it gave up.
     pub fn upsert_request(&self, mut object: IdTokenRequest) -> Vec<ObjectKey> {
         object.metadata = trim_metadata(object.metadata);
-        let compressed = CompressedRequest::new(&object);
-        self.lock().upsert_request(&object, compressed)
+        let compressed = CachedObject::Decoded(CompressedRequest::new(&object));
+        let target = Some(target_name(&object));
+        self.lock().upsert_request(&object.metadata, target, compressed)
+    }
+
+    /// Stores a request that cannot be decoded. Returns the requests to reconcile, as [`Self::upsert_request`] does.
+    pub fn upsert_undecodable(&self, object: Undecodable) -> Vec<ObjectKey> {
+        let metadata = object.metadata.clone();
+        let object = CachedObject::Undecodable(Box::new(object));
+        self.lock().upsert_request(&metadata, None, object)
     }
 
     /// Removes a request. Returns the requests that can now claim its Secret.
@@ -58,12 +69,16 @@ impl Cache {
     }
 
     /// The request `key` as last shown, and its state.
-    pub fn snapshot(&self, key: &ObjectKey) -> Option<(IdTokenRequest, RequestState)> {
+    pub fn snapshot(&self, key: &ObjectKey) -> Option<(Result<IdTokenRequest, Undecodable>, RequestState)> {
         let state = self.lock();
         let cached = state.requests.get(key)?;
-        let (json, request_state) = (cached.object.decompress()?, cached.state.clone());
+        let request_state = cached.state.clone();
+        let json = match &cached.object {
+            CachedObject::Decoded(compressed) => compressed.decompress()?,
+            CachedObject::Undecodable(object) => return Some((Err((**object).clone()), request_state)),
+        };
         drop(state);
-        Some((serde_json::from_slice(&json).ok()?, request_state))
+        Some((Ok(serde_json::from_slice(&json).ok()?), request_state))
     }
 
     /// Whether there is a request `key`.
@@ -163,7 +178,7 @@ impl Cache {
     pub fn claims(&self, key: &ObjectKey, target: &ObjectKey) -> bool {
         let state = self.lock();
         let cached = state.requests.get(key);
-        cached.is_some_and(|cached| cached.fingerprint.target == *target)
+        cached.is_some_and(|cached| cached.fingerprint.target.as_ref() == Some(target))
     }
 
     /// The Secret as last shown or written.

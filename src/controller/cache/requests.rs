@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::compressed_request::CompressedRequest;
 use super::relist::Relists;
 use super::request_state::RequestState;
-use crate::api::v1alpha1::IdTokenRequest;
+use super::undecodable::Undecodable;
 use crate::api::{ObjectKey, annotations};
 use crate::kubernetes::resource_version::is_older;
 
@@ -24,10 +25,18 @@ pub(super) struct Requests {
 #[derive(Debug)]
 pub(super) struct CachedRequest {
     pub(super) fingerprint: SpecFingerprint,
-    pub(super) object: CompressedRequest,
+    pub(super) object: CachedObject,
     pub(super) state: RequestState,
     /// Whether the Secret is to be read before the next issue.
     pub(super) needs_read: bool,
+}
+
+/// What a watch shows of a request.
+#[derive(Debug)]
+pub(super) enum CachedObject {
+    Decoded(CompressedRequest),
+    /// It cannot be decoded, so it claims no Secret. Its reconcile only reports that.
+    Undecodable(Box<Undecodable>),
 }
 
 /// What a change of the spec or a renew request changes.
@@ -37,14 +46,13 @@ pub(super) struct SpecFingerprint {
     pub(super) generation: i64,
     renew: Option<Box<str>>,
     pub(super) created: Option<Timestamp>,
-    /// The Secret that the request claims.
-    pub(super) target: ObjectKey,
+    /// The Secret that the request claims; none if the request cannot be decoded.
+    pub(super) target: Option<ObjectKey>,
 }
 
 impl SpecFingerprint {
-    /// The fingerprint of `object`, which claims the Secret `target`.
-    pub(super) fn new(object: &IdTokenRequest, target: ObjectKey) -> Self {
-        let meta = &object.metadata;
+    /// The fingerprint of the request with this metadata, which claims the Secret `target`.
+    pub(super) fn new(meta: &ObjectMeta, target: Option<ObjectKey>) -> Self {
         let renew = meta
             .annotations
             .as_ref()
@@ -116,7 +124,7 @@ impl Requests {
     }
 
     /// Stores a request. Its state is kept if it has the same UID as before.
-    pub(super) fn insert(&mut self, key: ObjectKey, fingerprint: SpecFingerprint, object: CompressedRequest) {
+    pub(super) fn insert(&mut self, key: ObjectKey, fingerprint: SpecFingerprint, object: CachedObject) {
         match self.current_mut(&key, &fingerprint.uid) {
             Some(cached) => {
                 cached.fingerprint = fingerprint;

@@ -1,14 +1,13 @@
 //! The parts together, and the operations that are atomic over several of them.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
 use super::claims::{Claimant, Claims};
-use super::compressed_request::CompressedRequest;
 use super::namespaces::Namespaces;
 use super::notices::Notices;
-use super::requests::{Requests, SpecFingerprint};
+use super::requests::{CachedObject, Requests, SpecFingerprint};
 use super::secrets::Secrets;
 use crate::api::ObjectKey;
-use crate::api::v1alpha1::IdTokenRequest;
-use crate::request::target_name;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -29,25 +28,25 @@ pub struct EndedRelist {
 }
 
 impl State {
-    /// Stores `object`, which `compressed` holds too. Returns the requests to reconcile.
+    /// Stores the request with this metadata, whose Secret is called `target`. Returns the requests to reconcile.
     pub(super) fn upsert_request(
         &mut self,
-        object: &IdTokenRequest,
-        compressed: CompressedRequest,
+        meta: &ObjectMeta,
+        target: Option<String>,
+        object: CachedObject,
     ) -> Vec<ObjectKey> {
-        let meta = &object.metadata;
         let key = self.requests.intern(ObjectKey::of(meta));
-        let target = match target_name(object) {
-            name if name == key.name() => key.clone(),
-            name => self.intern_secret(ObjectKey::new(key.namespace(), &name)),
-        };
-        let fingerprint = SpecFingerprint::new(object, target);
+        let target = target.map(|name| match name == key.name() {
+            true => key.clone(),
+            false => self.intern_secret(ObjectKey::new(key.namespace(), &name)),
+        });
+        let fingerprint = SpecFingerprint::new(meta, target);
         let version = meta.resource_version.as_deref().unwrap_or_default();
         let rolled_back = self.requests.observe_version(&key, &fingerprint.uid, version);
         let previous = self.requests.get(&key).map(|cached| &cached.fingerprint);
         if previous == Some(&fingerprint) {
             let affected = rolled_back.then(|| key.clone());
-            self.requests.insert(key, fingerprint, compressed);
+            self.requests.insert(key, fingerprint, object);
             return affected.into_iter().collect();
         }
         let is_same = previous.is_some_and(|previous| previous.uid == fingerprint.uid);
@@ -55,27 +54,31 @@ impl State {
             self.namespaces.note_creation(key.namespace());
         }
         let mut affected = Vec::new();
-        if let Some(previous) = previous {
-            let others = self.claims.remove(&previous.target, &key);
+        if let Some(previous) = previous
+            && let Some(target) = &previous.target
+        {
+            let others = self.claims.remove(target, &key);
             if !is_same || previous.target != fingerprint.target {
                 affected = others;
             }
         }
-        let claimant = Claimant {
-            created: fingerprint.created,
-            uid: fingerprint.uid.clone(),
-            request: key.clone(),
-        };
-        self.claims.add(fingerprint.target.clone(), claimant);
-        self.requests.insert(key.clone(), fingerprint, compressed);
+        if let Some(target) = &fingerprint.target {
+            let claimant = Claimant {
+                created: fingerprint.created,
+                uid: fingerprint.uid.clone(),
+                request: key.clone(),
+            };
+            self.claims.add(target.clone(), claimant);
+        }
+        self.requests.insert(key.clone(), fingerprint, object);
         affected.push(key);
         affected
     }
 
     /// Removes a request. Returns the requests that can now claim its Secret.
     pub(super) fn remove_request(&mut self, key: &ObjectKey) -> Vec<ObjectKey> {
-        match self.requests.remove(key) {
-            Some(fingerprint) => self.claims.remove(&fingerprint.target, key),
+        match self.requests.remove(key).and_then(|removed| removed.target) {
+            Some(target) => self.claims.remove(&target, key),
             None => Vec::new(),
         }
     }

@@ -1,14 +1,12 @@
 //! Reports a clock that differs from Google's: schedules and checks follow it.
 
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Resource;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Issuer;
 use crate::api::conditions::reason;
-use crate::api::v1alpha1::IdTokenRequest;
 use crate::kubernetes::error::KubeError;
-use crate::kubernetes::events::warning;
+use crate::kubernetes::events::{request_ref, warning};
 use crate::request::{TokenSource, ValidRequest};
 use crate::token::IdToken;
 
@@ -30,14 +28,12 @@ impl Issuer<'_> {
         if !self.cache.should_notify(reason::CLOCK_SKEW, now) {
             return;
         }
-        let object = ObjectReference {
-            api_version: Some(IdTokenRequest::api_version(&()).into_owned()),
-            kind: Some(IdTokenRequest::kind(&()).into_owned()),
+        let object = request_ref(&ObjectMeta {
             namespace: Some(request.namespace.clone()),
             name: Some(request.name.clone()),
             uid: Some(request.uid.clone()),
-            ..ObjectReference::default()
-        };
+            ..ObjectMeta::default()
+        });
         let event = warning(reason::CLOCK_SKEW, &note);
         if let Err(error) = self.events.publish(&event, &object).await {
             let error = KubeError::new("create", "events", &request.namespace, &error);

@@ -5,7 +5,7 @@
 //! know the context; the planner, the status, the event and the log line are pure.
 
 mod conclude;
-pub(crate) mod event;
+mod event;
 mod inputs;
 mod log;
 pub mod outcome;
@@ -13,7 +13,6 @@ pub mod plan;
 pub(crate) mod publish;
 mod snapshot;
 pub mod status;
-pub(crate) mod undecodable;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kube::Resource;
 
 use super::outcome::{Outcome, Reconciled};
 use super::snapshot::Snapshot;
@@ -15,6 +14,7 @@ use crate::controller::Context;
 use crate::controller::cache::request_state::WrittenStatus;
 use crate::controller::queue::permit::Permit;
 use crate::kubernetes::error::KubeError;
+use crate::kubernetes::events::request_ref;
 use crate::kubernetes::status as status_api;
 use crate::metrics;
 use crate::schedule::backoff::Retry;
@@ -78,7 +78,8 @@ fn count(
         .failure()
         .map_or(reason::RECONCILED, |failure| failure.reason);
     ctx.metrics.count_reconcile(reason, elapsed);
-    let suspended = snapshot.object.spec.suspend.unwrap_or_default();
+    let spec = snapshot.object.as_ref().ok().map(|object| &object.spec);
+    let suspended = spec.and_then(|spec| spec.suspend).unwrap_or_default();
     ctx.metrics
         .set_request(&snapshot.key, metrics::RequestState::new(next, suspended), now);
     // Checked after that: a watch that sees the deletion later removes the request from the metrics itself.
@@ -94,7 +95,7 @@ async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) 
     if !ctx.cache.is_current(key, uid) {
         return Ok(false);
     }
-    let meta = &snapshot.object.metadata;
+    let meta = snapshot.metadata();
     let written = status_api::write(
         &ctx.client,
         meta,
@@ -111,7 +112,7 @@ async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) 
         state.failed_publishes = 0;
     });
     if let Some(event) = event::between(&snapshot.status, next)
-        && let Err(error) = ctx.events.publish(&event, &snapshot.object.object_ref(&())).await
+        && let Err(error) = ctx.events.publish(&event, &request_ref(meta)).await
     {
         let error = KubeError::new("create", "events", key.namespace(), &error);
         tracing::warn!(

@@ -1,6 +1,7 @@
 //! What a reconcile starts from: the request, its status as the API server has it, and its state in this process.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::plan::{Facts, Standing, Timing};
 use crate::api::conditions::{READY, reason};
@@ -8,6 +9,7 @@ use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus};
 use crate::api::{LABEL_SHARD, ObjectKey, annotations};
 use crate::controller::cache::Cache;
 use crate::controller::cache::request_state::RequestState;
+use crate::controller::cache::undecodable::Undecodable;
 use crate::controller::issue::History;
 use crate::grants::policy::Denied;
 use crate::kubernetes::resource_version::is_older;
@@ -22,7 +24,8 @@ use crate::shard::Shard;
 /// What a reconcile starts from.
 pub(super) struct Snapshot {
     pub(super) key: ObjectKey,
-    pub(super) object: IdTokenRequest,
+    /// The request, or what is known of it if it cannot be decoded.
+    pub(super) object: Result<IdTokenRequest, Undecodable>,
     /// The status as the API server has it.
     pub(super) status: IdTokenRequestStatus,
     /// The resourceVersion of the request with that status.
@@ -37,12 +40,17 @@ impl Snapshot {
     /// shows it.
     pub(super) fn load(cache: &Cache, key: ObjectKey, now: Timestamp) -> Option<Self> {
         let (object, state) = cache.snapshot(&key)?;
+        let (metadata, shown) = match &object {
+            Ok(object) => (&object.metadata, object.status.as_ref()),
+            Err(object) => (&object.metadata, object.status.as_ref()),
+        };
+        let version = metadata.resource_version.as_deref().unwrap_or_default();
         let (resource_version, status) = match &state.status {
-            Some(written) if is_older(version(&object), &written.resource_version) => {
-                let status = written.unseen.as_deref().or(object.status.as_ref());
+            Some(written) if is_older(version, &written.resource_version) => {
+                let status = written.unseen.as_deref().or(shown);
                 (written.resource_version.to_string(), status.cloned())
             }
-            _ => (version(&object).to_owned(), object.status.clone()),
+            _ => (version.to_owned(), shown.cloned()),
         };
         Some(Self {
             key,
@@ -54,12 +62,19 @@ impl Snapshot {
         })
     }
 
+    pub(super) fn metadata(&self) -> &ObjectMeta {
+        match &self.object {
+            Ok(object) => &object.metadata,
+            Err(object) => &object.metadata,
+        }
+    }
+
     pub(super) fn uid(&self) -> &str {
-        self.object.metadata.uid.as_deref().unwrap_or_default()
+        self.metadata().uid.as_deref().unwrap_or_default()
     }
 
     pub(super) fn generation(&self) -> i64 {
-        self.object.metadata.generation.unwrap_or_default()
+        self.metadata().generation.unwrap_or_default()
     }
 
     pub(super) fn history(&self) -> History<'_> {
@@ -70,13 +85,15 @@ impl Snapshot {
         }
     }
 
-    /// The request, if its spec is valid and the flags permit it. Its Secret gets the label by which this shard watches it.
+    /// The request, if it can be decoded, its spec is valid and the flags permit it. Its Secret gets the label by which this shard watches it.
     pub(super) fn validate(
         &self,
         sources: &SourceSettings,
         shard: &Shard,
     ) -> Result<ValidRequest, ValidateError> {
-        let mut request = validate(&self.object)?;
+        let object = self.object.as_ref();
+        let mut request =
+            validate(object.map_err(|object| ValidateError::Undecodable(object.error.clone()))?)?;
         check_allowed(&request.token.source, sources)?;
         let label = shard.label_value();
         request
@@ -94,7 +111,7 @@ impl Snapshot {
 
     /// What failures in a row depend on.
     pub(super) fn backoff_key(&self, grant: Option<&GrantRef>) -> BackoffKey {
-        let annotations = self.object.metadata.annotations.as_ref();
+        let annotations = self.metadata().annotations.as_ref();
         BackoffKey {
             generation: self.generation(),
             renew: annotations.and_then(|all| all.get(annotations::RENEW)).cloned(),
@@ -186,8 +203,4 @@ impl Snapshot {
             .map(|time| time.0)
             .filter(|until| is_same && *until > planned)
     }
-}
-
-fn version(object: &IdTokenRequest) -> &str {
-    object.metadata.resource_version.as_deref().unwrap_or_default()
 }

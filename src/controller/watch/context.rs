@@ -8,7 +8,6 @@ use kube::{Api, Client, Resource};
 use crate::clock::Clock;
 use crate::controller::cache::Cache;
 use crate::controller::cache::foreign_secrets::ForeignSecrets;
-use crate::controller::cache::undecodable::UndecodableRequests;
 use crate::controller::queue::Enqueuer;
 use crate::controller::watch::sync_state::SyncState;
 use crate::grants::store::GrantStore;
@@ -21,7 +20,6 @@ pub(crate) struct WatchContext {
     pub(crate) client: Client,
     pub(crate) clock: Clock,
     pub(crate) shard: Shard,
-    pub(crate) undecodable: Arc<UndecodableRequests>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) foreign_secrets: Arc<ForeignSecrets>,
     pub(crate) grants: Arc<GrantStore>,
@@ -57,7 +55,6 @@ impl WatchContext {
             client: Client::new(unavailable, "default"),
             clock: Clock::system(),
             shard: Shard::default(),
-            undecodable: Arc::default(),
             cache: Arc::default(),
             foreign_secrets: Arc::default(),
             grants: Arc::default(),

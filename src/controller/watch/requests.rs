@@ -47,8 +47,6 @@ pub(super) async fn watch(ctx: WatchContext, scope: String) {
 struct Handler<'a> {
     ctx: &'a WatchContext,
     scope: &'a str,
-    /// The requests of a list that cannot be decoded.
-    undecodable: HashSet<ObjectKey>,
     /// Enqueued once the list is complete. Kept if the list fails halfway: the caches hold what it has shown.
     pending_keys: HashSet<ObjectKey>,
 }
@@ -58,21 +56,14 @@ impl<'a> Handler<'a> {
         Self {
             ctx,
             scope,
-            undecodable: HashSet::new(),
             pending_keys: HashSet::new(),
         }
     }
 
     fn handle(&mut self, event: Event<MaybeDecoded>) {
         match event {
-            Event::Init => {
-                self.undecodable.clear();
-                self.ctx.cache.begin_request_relist(self.scope);
-            }
+            Event::Init => self.ctx.cache.begin_request_relist(self.scope),
             Event::InitApply(object) => {
-                if object.0.is_err() {
-                    self.undecodable.insert(ObjectKey::of(object.meta()));
-                }
                 let affected = self.upsert(object);
                 self.pending_keys.extend(affected);
             }
@@ -86,8 +77,6 @@ impl<'a> Handler<'a> {
         let ctx = self.ctx;
         // Replaced, not cleared: it is as large as the list, and is seldom needed again.
         let mut pending_keys = std::mem::take(&mut self.pending_keys);
-        ctx.undecodable
-            .retain(self.scope, &std::mem::take(&mut self.undecodable));
         let ended = ctx.cache.end_request_relist(self.scope);
         for key in &ended.gone {
             ctx.metrics.remove_request(key, ctx.clock.now());
@@ -107,23 +96,14 @@ impl<'a> Handler<'a> {
             return self.evict(&key);
         }
         match object.0 {
-            Ok(request) => {
-                ctx.undecodable.remove(&key);
-                ctx.cache.upsert_request(request)
-            }
-            Err(undecodable) => {
-                let mut affected = self.evict(&key);
-                ctx.undecodable.upsert(key.clone(), *undecodable);
-                affected.push(key);
-                affected
-            }
+            Ok(request) => ctx.cache.upsert_request(request),
+            Err(undecodable) => ctx.cache.upsert_undecodable(*undecodable),
         }
     }
 
     /// Removes a request from the caches. Returns the requests to reconcile.
     fn evict(&self, key: &ObjectKey) -> Vec<ObjectKey> {
         let ctx = self.ctx;
-        ctx.undecodable.remove(key);
         // The cache before the metrics: a reconcile in flight checks the cache after it has added the request to the metrics.
         let affected = ctx.cache.remove_request(key);
         ctx.metrics.remove_request(key, ctx.clock.now());
@@ -188,12 +168,11 @@ mod tests {
         list(&mut handler, vec![decodable("a"), undecodable("b")]);
         handler.handle(Event::InitDone);
         assert_eq!(drained(&mut enqueued), ["a", "b"]);
-        assert!(ctx.cache.has_request(&key("a")) && ctx.undecodable.contains(&key("b")));
+        assert!(ctx.cache.has_request(&key("a")) && ctx.cache.has_request(&key("b")));
 
         list(&mut handler, Vec::new());
         handler.handle(Event::InitDone);
         assert_eq!(ctx.cache.request_keys(""), []);
-        assert_eq!(ctx.undecodable.keys(""), []);
         assert_eq!(drained(&mut enqueued), Vec::<String>::new());
         let synced = ctx.sync_state.wait_for_sync(&ctx.shard);
         assert!(
@@ -206,24 +185,21 @@ mod tests {
     async fn a_request_is_either_decodable_or_not() {
         let (ctx, mut enqueued) = WatchContext::empty();
         let mut handler = Handler::new(&ctx, "");
-        let is = |decodable: bool, undecodable: bool| {
-            assert_eq!(ctx.cache.has_request(&key("a")), decodable);
-            assert_eq!(ctx.undecodable.contains(&key("a")), undecodable);
-        };
+        let is_decoded = || ctx.cache.snapshot(&key("a")).map(|(object, _)| object.is_ok());
         handler.handle(Event::Apply(undecodable("a")));
-        is(false, true);
+        assert_eq!(is_decoded(), Some(false));
         handler.handle(Event::Apply(decodable("a")));
-        is(true, false);
+        assert_eq!(is_decoded(), Some(true));
         handler.handle(Event::Apply(undecodable("a")));
-        is(false, true);
+        assert_eq!(is_decoded(), Some(false));
         assert_eq!(drained(&mut enqueued), ["a", "a", "a"]);
         let mut terminating = undecodable("a");
         let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(ctx.clock.now());
         terminating.meta_mut().deletion_timestamp = Some(now);
         handler.handle(Event::Apply(terminating));
-        is(false, false);
+        assert_eq!(is_decoded(), None);
         handler.handle(Event::Apply(undecodable("a")));
         handler.handle(Event::Delete(undecodable("a")));
-        is(false, false);
+        assert_eq!(is_decoded(), None);
     }
 }
