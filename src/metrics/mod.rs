@@ -13,11 +13,12 @@ use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 mod exposition;
+mod histogram;
 mod process;
 mod requests;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod tests;
 mod upstream;
 mod watch;
 
+use self::histogram::seconds;
 use self::process::Process;
 use self::requests::Requests;
 use self::upstream::Upstreams;
@@ -98,11 +100,6 @@ impl std::fmt::Debug for LoadCollector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("LoadCollector")
     }
-}
-
-/// Buckets from a millisecond to half a minute.
-fn seconds() -> Histogram {
-    Histogram::new(exponential_buckets(0.001, 2.0, 16))
 }
 
 impl Default for Metrics {

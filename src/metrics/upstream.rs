@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::seconds;
+use super::histogram::seconds;
 use crate::google::EndpointLoad;
 
 type Seconds<L> = Family<L, Histogram, fn() -> Histogram>;
