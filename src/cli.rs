@@ -1,7 +1,6 @@
 //! The command line: each flag has an environment variable of the same name.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use url::Url;
 
 use crate::controller::Settings;
-use crate::google::{DEFAULT_UNIVERSE, GoogleConfig, IdentityProvider};
+use crate::google::IdentityProvider;
+use crate::google::args::GoogleArgs;
 use crate::request::SourceSettings;
 use crate::shard::Shard;
 use crate::telemetry::LogFormat;
@@ -169,82 +169,6 @@ pub struct LeaderArgs {
     /// Time between two renewals, and between two reads of a Lease that another replica holds, in seconds.
     #[arg(long, env = "IDTOKEN_RETRY_PERIOD", default_value_t = 2)]
     pub retry_period: u64,
-}
-
-/// Google's endpoints, shared with `kubectl idtoken`. Proxies are taken from HTTPS_PROXY and NO_PROXY.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Google")]
-pub struct GoogleArgs {
-    /// Universe domain of the endpoints and credentials.
-    #[arg(long, env = "IDTOKEN_UNIVERSE_DOMAIN", default_value = DEFAULT_UNIVERSE)]
-    pub universe_domain: String,
-
-    /// Base URL of the IAM Service Account Credentials API, for private endpoints; https unless loopback.
-    #[arg(long, env = "IDTOKEN_IAM_CREDENTIALS_URL")]
-    pub iam_credentials_url: Option<Url>,
-
-    /// Base URL of the Security Token Service, for regional and private endpoints; https unless loopback.
-    #[arg(long, env = "IDTOKEN_STS_URL")]
-    pub sts_url: Option<Url>,
-
-    /// PEM file of certificates to trust in addition to the platform's.
-    #[arg(long, env = "IDTOKEN_CA_FILE")]
-    pub ca_file: Option<PathBuf>,
-
-    /// Timeout of one call, in seconds.
-    #[arg(long, env = "IDTOKEN_GOOGLE_TIMEOUT", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
-    pub google_timeout: u64,
-
-    /// Calls a second for each endpoint; absent means no limit. Google's default quota is 1,000.
-    #[arg(long, env = "IDTOKEN_GOOGLE_RATE")]
-    pub google_rate: Option<NonZeroU32>,
-
-    /// Calls in flight at once for each endpoint; one namespace gets at most half of them.
-    #[arg(long, env = "IDTOKEN_GOOGLE_MAX_IN_FLIGHT", default_value_t = 32)]
-    pub google_max_in_flight: usize,
-
-    /// Credential file, instead of GOOGLE_APPLICATION_CREDENTIALS.
-    #[arg(long, env = "IDTOKEN_CREDENTIALS_FILE")]
-    pub credentials_file: Option<PathBuf>,
-
-    /// Host that a credential file may name in addition to those of the universe; repeatable.
-    #[arg(
-        long = "allowed-credential-host",
-        env = "IDTOKEN_ALLOWED_CREDENTIAL_HOSTS",
-        value_delimiter = ','
-    )]
-    pub allowed_credential_hosts: Vec<String>,
-
-    /// Deprecated, without effect, and to be removed: a credential file that names an executable is refused.
-    #[arg(long, env = "IDTOKEN_ALLOW_EXECUTABLE_CREDENTIALS")]
-    pub allow_executable_credentials: bool,
-}
-
-impl GoogleArgs {
-    /// What to warn of where a flag is set that has no effect any more.
-    pub fn deprecation(&self) -> Option<&'static str> {
-        self.allow_executable_credentials.then_some(
-            "--allow-executable-credentials (IDTOKEN_ALLOW_EXECUTABLE_CREDENTIALS) has no effect and will be removed: a credential \
-             file that names an executable is refused",
-        )
-    }
-}
-
-impl From<GoogleArgs> for GoogleConfig {
-    fn from(args: GoogleArgs) -> Self {
-        Self {
-            universe_domain: args.universe_domain,
-            iam_credentials_url: args.iam_credentials_url,
-            sts_url: args.sts_url,
-            ca_file: args.ca_file,
-            timeout: Duration::from_secs(args.google_timeout),
-            rate_per_second: args.google_rate,
-            max_in_flight: args.google_max_in_flight,
-            credentials_file: args.credentials_file,
-            allowed_credential_hosts: args.allowed_credential_hosts,
-            ..Self::default()
-        }
-    }
 }
 
 impl RunArgs {

@@ -1,6 +1,6 @@
 //! The client of Google's token endpoints. It knows nothing of Kubernetes.
 //!
-//! [`Minter`] picks the flow. Imports go down this list only:
+//! [`Minter`] picks the flow; [`args`] are its flags. Imports go down this list only:
 //!
 //! 1. `credentials`: the operator's own access token; `federation`: a tenant's.
 //! 2. `endpoints`: one file for each of Google's APIs.
@@ -11,6 +11,7 @@
 //! May import the ground only, such as [`crate::token`] and [`crate::text`]. Never decides who may have a token or when one
 //! is due.
 
+pub mod args;
 mod credentials;
 mod endpoints;
 mod federation;

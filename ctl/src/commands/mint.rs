@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Args};
-use idtoken_operator::cli::GoogleArgs;
+use idtoken_operator::google::args::GoogleArgs;
 use idtoken_operator::google::{CallPriority, GoogleConfig, Impersonation, Minter};
 use idtoken_operator::token::{Account, Expected};
 use jiff::Timestamp;
