@@ -78,6 +78,7 @@ impl Context {
                 client: &self.client,
                 cache: &self.cache,
                 foreign_secrets: &self.foreign_secrets,
+                clock: &self.clock,
             },
             cache: &self.cache,
             metrics: &self.metrics,

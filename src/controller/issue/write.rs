@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::observation::{Observation, Precondition};
 use super::ownership::{Ownership, ownership};
 use crate::api::{FIELD_MANAGER, ObjectKey, annotations, conditions::reason};
+use crate::clock::Clock;
 use crate::controller::cache::Cache;
 use crate::controller::cache::foreign_secrets::ForeignSecrets;
 use crate::kubernetes::error::{KubeError, status_code};
@@ -38,6 +39,8 @@ pub struct SecretWriter<'a> {
     pub cache: &'a Cache,
     /// Secrets of other clients that block a request.
     pub foreign_secrets: &'a ForeignSecrets,
+    /// The time.
+    pub clock: &'a Clock,
 }
 
 impl SecretWriter<'_> {
@@ -67,7 +70,7 @@ impl SecretWriter<'_> {
                 }
                 Ok(None) => conflicts += 1,
                 // The token waits for the API server rather than be issued again. The timeout of the reconcile bounds this.
-                Err(error) if is_retryable(&error, &mut forbidden) => back_off(&mut pause).await,
+                Err(error) if self.is_retryable(&error, &mut forbidden) => back_off(&mut pause).await,
                 Err(error) => return Err(error),
             }
             // What is there now decides, since a write without an answer may have happened.
@@ -78,7 +81,7 @@ impl SecretWriter<'_> {
                         self.cache.remove_secret(&target);
                         break Precondition::Unknown;
                     }
-                    Err(error) if is_retryable(&error, &mut forbidden) => back_off(&mut pause).await,
+                    Err(error) if self.is_retryable(&error, &mut forbidden) => back_off(&mut pause).await,
                     Err(error) => return Err(error),
                 }
             };
@@ -273,6 +276,18 @@ impl SecretWriter<'_> {
         Ok(())
     }
 
+    /// Whether a write is repeated with the same token. `forbidden` is when a right was missing first.
+    fn is_retryable(&self, error: &KubeError, forbidden: &mut Option<Instant>) -> bool {
+        match error {
+            KubeError::Unavailable { .. } => true,
+            KubeError::Forbidden { .. } => {
+                let now = self.clock.monotonic();
+                now.saturating_duration_since(*forbidden.get_or_insert(now)) < RBAC_WARMUP
+            }
+            _ => false,
+        }
+    }
+
     /// Returns none if the Secret is not what the write relied on, which `is_conflict` tells by the HTTP status.
     async fn send(
         &self,
@@ -316,15 +331,6 @@ pub fn ensure_mutable(request: &ValidRequest, content: &SecretContent) -> Result
             name: request.target.name.clone(),
         }),
         false => Ok(()),
-    }
-}
-
-/// Whether a write is repeated with the same token. `forbidden` is when a right was missing first.
-fn is_retryable(error: &KubeError, forbidden: &mut Option<Instant>) -> bool {
-    match error {
-        KubeError::Unavailable { .. } => true,
-        KubeError::Forbidden { .. } => forbidden.get_or_insert_with(Instant::now).elapsed() < RBAC_WARMUP,
-        _ => false,
     }
 }
 

@@ -20,7 +20,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::time::Instant;
 use tracing::Instrument;
 
 use self::conclude::{Acted, conclude};
@@ -48,7 +47,7 @@ pub(super) async fn reconcile(key: ObjectKey, ctx: Arc<Context>, mut permit: Per
         if ctx.cache.is_terminating(snapshot.key.namespace()) {
             return None;
         }
-        let started = Instant::now();
+        let started = ctx.clock.monotonic();
         let attempt = guarded(&ctx, attempt(&ctx, &snapshot, &mut permit)).await;
         let reconciled = attempt.unwrap_or_else(|error| aborted(&ctx, &snapshot, error));
         publish::publish(&ctx, &snapshot, &reconciled, &mut permit, started).await

@@ -41,7 +41,8 @@ pub(super) async fn publish(
         return requeue.map(|at| until(at, now));
     }
     let next = status::next(&snapshot.status, snapshot.generation(), reconciled, now);
-    count(ctx, snapshot, outcome, &next, now, started.elapsed());
+    let elapsed = || ctx.clock.monotonic().saturating_duration_since(started);
+    count(ctx, snapshot, outcome, &next, now, elapsed());
     let is_deferred = matches!(outcome, Outcome::Deferred { .. });
     if is_deferred && status::still_accurate(&snapshot.status, snapshot.generation(), outcome) {
         return requeue.map(|at| until(at, now));
@@ -54,7 +55,7 @@ pub(super) async fn publish(
                 seconds: PUBLISH_TIMEOUT.as_secs(),
             })
         });
-    log::log(key, reconciled, &published, requeue, started.elapsed());
+    log::log(key, reconciled, &published, requeue, elapsed());
     let requeue = match published {
         Ok(_) => requeue,
         Err(error) => {
