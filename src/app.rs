@@ -142,6 +142,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     }
     let mut google: GoogleConfig = args.google.into();
     let calls = fence.clone();
+    google.clock = clock.clone();
     google.call_gate = Some(CallGate::new(move || calls.is_open()));
     let minter = Minter::new(google)?.with_observer(observer);
     let grants = GrantStore::default();
@@ -196,13 +197,13 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
             metrics.clone(),
             clock.clone(),
         )),
+        federated: Arc::new(FederatedTokens::new(clock.clone())),
         clock,
         client,
         minter,
         cache: Arc::new(Cache::default()),
         foreign_secrets: Arc::new(ForeignSecrets::default()),
         grants: Arc::new(grants),
-        federated: Arc::new(FederatedTokens::default()),
         metrics,
         permits: Arc::new(Semaphore::new(settings.concurrency.into())),
         settings,

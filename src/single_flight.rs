@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::clock::Clock;
+
 /// A fetched value, and when it is to be replaced.
 pub struct Fetched<V> {
     /// The value.
@@ -20,9 +22,9 @@ pub struct Fetched<V> {
 }
 
 impl<V> Fetched<V> {
-    /// A value that is used for `lifetime` from now on, and not refreshed before.
-    pub fn for_lifetime(value: V, lifetime: Duration) -> Self {
-        let expires_at = Instant::now() + lifetime;
+    /// A value that is used for `lifetime` from `now` on, and not refreshed before.
+    pub fn for_lifetime(value: V, lifetime: Duration, now: Instant) -> Self {
+        let expires_at = now + lifetime;
         Self {
             value,
             refresh_at: expires_at,
@@ -41,6 +43,7 @@ pub struct SingleFlight<V, E> {
     /// Locked by the caller that fetches.
     in_flight: tokio::sync::Mutex<()>,
     backoff: BackoffPolicy<E>,
+    clock: Clock,
 }
 
 struct State<V, E> {
@@ -72,11 +75,12 @@ enum Lookup<V, E> {
 impl<V, E: Clone> SingleFlight<V, E> {
     /// Holds no value yet.
     #[must_use]
-    pub fn new(backoff: BackoffPolicy<E>) -> Self {
+    pub fn new(backoff: BackoffPolicy<E>, clock: Clock) -> Self {
         Self {
             state: Mutex::new(State::new()),
             in_flight: tokio::sync::Mutex::default(),
             backoff,
+            clock,
         }
     }
 
@@ -91,7 +95,10 @@ impl<V, E: Clone> SingleFlight<V, E> {
     {
         let (lookup, failures) = {
             let state = self.state();
-            (state.lookup(Instant::now(), state.failures), state.failures)
+            (
+                state.lookup(self.clock.monotonic(), state.failures),
+                state.failures,
+            )
         };
         let usable = match lookup {
             Lookup::Fresh(value) => return Ok(value),
@@ -104,7 +111,7 @@ impl<V, E: Clone> SingleFlight<V, E> {
             (Err(_), None) => self.in_flight.lock().await,
         };
         // Another caller may have fetched meanwhile.
-        match self.state().lookup(Instant::now(), failures) {
+        match self.state().lookup(self.clock.monotonic(), failures) {
             Lookup::Fresh(value) => return Ok(value),
             Lookup::Failed(error) => return Err(error),
             Lookup::Stale(_) => {}
@@ -114,7 +121,7 @@ impl<V, E: Clone> SingleFlight<V, E> {
         match result {
             Ok(fetched) => Ok(state.succeed(fetched)),
             Err(error) => {
-                let now = Instant::now();
+                let now = self.clock.monotonic();
                 state.fail(&error, self.backoff, now);
                 state.valid(now).ok_or(error)
             }
@@ -126,7 +133,7 @@ impl<V, E: Clone> SingleFlight<V, E> {
     pub fn reject(&self, is_rejected: impl FnOnce(&V) -> bool, error: &E) {
         let mut state = self.state();
         if state.value.take_if(|cached| is_rejected(&cached.value)).is_some() {
-            state.fail(error, self.backoff, Instant::now());
+            state.fail(error, self.backoff, self.clock.monotonic());
         }
     }
 
@@ -190,15 +197,17 @@ impl<V, E: Clone> State<V, E> {
 pub struct SingleFlightCache<K, V, E> {
     slots: Mutex<HashMap<K, Arc<SingleFlight<V, E>>>>,
     capacity: usize,
+    clock: Clock,
 }
 
 impl<K: Eq + Hash + Clone, V, E: Clone> SingleFlightCache<K, V, E> {
     /// A cache of at most `capacity` values, those that are being fetched not counted.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
+    pub fn new(capacity: usize, clock: Clock) -> Self {
         Self {
             slots: Mutex::default(),
             capacity,
+            clock,
         }
     }
 
@@ -224,7 +233,7 @@ impl<K: Eq + Hash + Clone, V, E: Clone> SingleFlightCache<K, V, E> {
             return Arc::clone(slot);
         }
         if slots.len() >= self.capacity {
-            retain_used(&mut slots);
+            retain_used(&mut slots, self.clock.monotonic());
         }
         if slots.len() >= self.capacity {
             let idle = slots.iter().filter(|(_, slot)| Arc::strong_count(slot) == 1);
@@ -233,7 +242,7 @@ impl<K: Eq + Hash + Clone, V, E: Clone> SingleFlightCache<K, V, E> {
                 .map(|(key, _)| key.clone());
             first.map(|key| slots.remove(&key));
         }
-        let slot = Arc::new(SingleFlight::new(|_, _| Duration::ZERO));
+        let slot = Arc::new(SingleFlight::new(|_, _| Duration::ZERO, self.clock.clone()));
         slots.insert(key.clone(), Arc::clone(&slot));
         slot
     }
@@ -260,12 +269,11 @@ impl<K: Eq + Hash + Clone, V, E: Clone> SingleFlightCache<K, V, E> {
 
     /// Drops what has expired.
     pub fn evict_expired(&self) {
-        retain_used(&mut self.slots());
+        retain_used(&mut self.slots(), self.clock.monotonic());
     }
 }
 
-fn retain_used<K, V, E: Clone>(slots: &mut HashMap<K, Arc<SingleFlight<V, E>>>) {
-    let now = Instant::now();
+fn retain_used<K, V, E: Clone>(slots: &mut HashMap<K, Arc<SingleFlight<V, E>>>, now: Instant) {
     slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.state().valid(now).is_some());
 }
 

@@ -9,18 +9,21 @@ type Numbers = SingleFlightCache<&'static str, u32, &'static str>;
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn get(cache: &Numbers, key: &'static str, value: u32) -> u32 {
-    let value = cache.get(&key, || async move { Ok(Fetched::for_lifetime(value, MINUTE)) });
+    let value = cache.get(&key, || async move {
+        Ok(Fetched::for_lifetime(value, MINUTE, Instant::now()))
+    });
     *value.await.expect("a value")
 }
 
 #[tokio::test]
 async fn many_callers_cost_one_fetch() {
-    let (cache, calls) = (Numbers::new(10), AtomicU32::new(0));
+    let (cache, calls) = (Numbers::new(10, Clock::system()), AtomicU32::new(0));
     let fetch = || async {
         tokio::task::yield_now().await;
         Ok(Fetched::for_lifetime(
             calls.fetch_add(1, Ordering::Relaxed),
             MINUTE,
+            Instant::now(),
         ))
     };
     let all = join_all((0..200).map(|_| cache.get(&"a", fetch))).await;
@@ -33,7 +36,7 @@ async fn many_callers_cost_one_fetch() {
 
 #[tokio::test]
 async fn a_failure_is_shared_with_all_that_wait_and_not_kept() {
-    let (cache, calls) = (Numbers::new(10), AtomicU32::new(0));
+    let (cache, calls) = (Numbers::new(10, Clock::system()), AtomicU32::new(0));
     let fail = || async {
         tokio::task::yield_now().await;
         calls.fetch_add(1, Ordering::Relaxed);
@@ -47,10 +50,10 @@ async fn a_failure_is_shared_with_all_that_wait_and_not_kept() {
 
 #[tokio::test]
 async fn a_cancelled_fetch_is_left_to_the_next_caller() {
-    let cache = Numbers::new(10);
+    let cache = Numbers::new(10, Clock::system());
     let hung = cache.get(&"a", || async {
         std::future::pending::<()>().await;
-        Ok(Fetched::for_lifetime(0, MINUTE))
+        Ok(Fetched::for_lifetime(0, MINUTE, Instant::now()))
     });
     let (cancelled, next) = tokio::join!(
         tokio::time::timeout(Duration::from_millis(20), hung),
@@ -62,10 +65,10 @@ async fn a_cancelled_fetch_is_left_to_the_next_caller() {
 
 #[tokio::test]
 async fn one_key_does_not_wait_for_another() {
-    let cache = Numbers::new(10);
+    let cache = Numbers::new(10, Clock::system());
     let hung = cache.get(&"a", || async {
         std::future::pending::<()>().await;
-        Ok(Fetched::for_lifetime(0, MINUTE))
+        Ok(Fetched::for_lifetime(0, MINUTE, Instant::now()))
     });
     tokio::select! {
         biased;
@@ -76,11 +79,13 @@ async fn one_key_does_not_wait_for_another() {
 
 #[tokio::test]
 async fn it_is_bounded_and_drops_what_expires_first() {
-    let cache = Numbers::new(2);
+    let cache = Numbers::new(2, Clock::system());
     for (key, seconds) in [("long", 50), ("short", 10), ("new", 30)] {
         let lifetime = Duration::from_secs(seconds);
         let value = cache
-            .get(&key, || async move { Ok(Fetched::for_lifetime(1, lifetime)) })
+            .get(&key, || async move {
+                Ok(Fetched::for_lifetime(1, lifetime, Instant::now()))
+            })
             .await;
         assert!(value.is_ok());
     }
@@ -91,7 +96,7 @@ async fn it_is_bounded_and_drops_what_expires_first() {
 
 #[tokio::test]
 async fn values_are_removed_invalidated_and_evicted() {
-    let cache = Numbers::new(10);
+    let cache = Numbers::new(10, Clock::system());
     assert_eq!(get(&cache, "a", 1).await, 1);
     assert_eq!(get(&cache, "b", 1).await, 1);
     cache.remove(|key| *key == "a");
@@ -106,7 +111,7 @@ async fn values_are_removed_invalidated_and_evicted() {
     assert!(weak.upgrade().is_none());
     cache.evict_expired();
     assert_eq!(cache.slots().len(), 2);
-    let brief = || async { Ok(Fetched::for_lifetime(1, Duration::ZERO)) };
+    let brief = || async { Ok(Fetched::for_lifetime(1, Duration::ZERO, Instant::now())) };
     assert_eq!(cache.get(&"c", brief).await.map(|value| *value), Ok(1));
     assert_eq!(get(&cache, "c", 2).await, 2, "the first has expired");
     cache.remove(|_| true);
@@ -182,11 +187,11 @@ fn failures_are_spaced_by_the_policy() {
 
 #[tokio::test]
 async fn only_the_rejected_value_is_dropped() {
-    let fetch = |value| move || async move { Ok(Fetched::for_lifetime(value, MINUTE)) };
+    let fetch = |value| move || async move { Ok(Fetched::for_lifetime(value, MINUTE, Instant::now())) };
     let spaced: BackoffPolicy<u64> = |_, _| MINUTE;
     let at_once: BackoffPolicy<u64> = |_, _| Duration::ZERO;
     for (backoff, next) in [(spaced, Err(0)), (at_once, Ok("b"))] {
-        let single = Single::new(backoff);
+        let single = Single::new(backoff, Clock::system());
         assert_eq!(single.get(fetch("a")).await.as_deref(), Ok(&"a"));
         single.reject(|value| *value == "b", &7);
         assert_eq!(single.get(fetch("b")).await.as_deref(), Ok(&"a"));
@@ -197,7 +202,7 @@ async fn only_the_rejected_value_is_dropped() {
 
 #[tokio::test]
 async fn a_stale_value_stands_in_for_a_fetch_that_runs_or_fails() {
-    let single = Single::new(backoff);
+    let single = Single::new(backoff, Clock::system());
     let now = Instant::now();
     let first = single.get(|| async move {
         Ok(Fetched {
@@ -218,7 +223,10 @@ async fn a_stale_value_stands_in_for_a_fetch_that_runs_or_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_threads_cost_one_fetch() {
-    let (single, fetches) = (Arc::new(Single::new(backoff)), Arc::new(AtomicU32::new(0)));
+    let (single, fetches) = (
+        Arc::new(Single::new(backoff, Clock::system())),
+        Arc::new(AtomicU32::new(0)),
+    );
     let callers: Vec<_> = (0..50)
         .map(|_| {
             let (single, fetches) = (single.clone(), fetches.clone());
@@ -226,7 +234,7 @@ async fn many_threads_cost_one_fetch() {
                 let fetch = || async {
                     fetches.fetch_add(1, Ordering::SeqCst);
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                    Ok(Fetched::for_lifetime("a", MINUTE))
+                    Ok(Fetched::for_lifetime("a", MINUTE, Instant::now()))
                 };
                 single.get(fetch).await.is_ok()
             })

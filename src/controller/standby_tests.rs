@@ -105,7 +105,7 @@ fn context(client: Client) -> Context {
         cache: Arc::default(),
         foreign_secrets: Arc::default(),
         grants: Arc::default(),
-        federated: Arc::default(),
+        federated: Arc::new(FederatedTokens::new(Clock::system())),
         metrics,
         permits: Arc::new(Semaphore::new(1)),
         settings: Settings {

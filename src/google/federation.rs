@@ -53,7 +53,7 @@ impl Federation {
     }
 
     fn endpoints(&self, provider: &IdentityProvider) -> Arc<Endpoints> {
-        let now = Instant::now();
+        let now = self.config.clock.monotonic();
         let mut providers = lock(&self.providers);
         if let Some((used, endpoints)) = providers.get_mut(provider) {
             *used = now;

@@ -52,16 +52,15 @@ pub struct FederatedTokens {
     operator: OnceCell<Operator>,
 }
 
-impl Default for FederatedTokens {
-    fn default() -> Self {
+impl FederatedTokens {
+    /// Holds no token yet.
+    pub fn new(clock: Clock) -> Self {
         Self {
-            tokens: SingleFlightCache::new(MAX_TOKENS),
+            tokens: SingleFlightCache::new(MAX_TOKENS, clock),
             operator: OnceCell::new(),
         }
     }
-}
 
-impl FederatedTokens {
     /// Drops access tokens that are not used any more.
     pub fn sweep(&self) {
         self.tokens.evict_expired();
@@ -182,7 +181,8 @@ pub(crate) async fn federate(
                 kubernetes_token(sources, &workload, &kubernetes.uid, &token_audience, operator).await?;
             let exchanged = sources.minter.exchange(&workload, &token).await?;
             let life = exchanged.lifetime().saturating_sub(LEAST_LIFE);
-            Ok::<_, MintError>(Fetched::for_lifetime(exchanged, life.min(LONGEST_USE)))
+            let now = sources.clock.monotonic();
+            Ok::<_, MintError>(Fetched::for_lifetime(exchanged, life.min(LONGEST_USE), now))
         })
         .await?;
     let asked = Impersonation {

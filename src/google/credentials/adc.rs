@@ -168,7 +168,7 @@ impl Adc {
     pub(crate) async fn principal(&self, metadata: &MetadataServer) -> Result<Option<Principal>, Error> {
         let loaded = self.current().await?;
         let mut cached = loaded.principal.lock().await;
-        let now = Instant::now();
+        let now = self.config.clock.monotonic();
         if let Some(cached) = cached.as_ref()
             && cached.expires_at.is_none_or(|at| now < at)
         {
@@ -206,7 +206,7 @@ impl Adc {
     async fn current(&self) -> Result<Arc<LoadedCredential>, Error> {
         let current = lock(&self.current).clone();
         if let Some((checked, loaded)) = current
-            && checked.elapsed() < CHECK_INTERVAL
+            && self.config.clock.monotonic().saturating_duration_since(checked) < CHECK_INTERVAL
         {
             return Ok(loaded);
         }
@@ -221,7 +221,7 @@ impl Adc {
 
     async fn reload(&self) -> Result<Arc<LoadedCredential>, Error> {
         let mut state = self.state.lock().await;
-        let now = Instant::now();
+        let now = self.config.clock.monotonic();
         let content = self.read().await;
         let file = match &content {
             Ok(Some(content)) => Some(FileState::Present(sha256(content))),
@@ -291,11 +291,12 @@ impl Adc {
     }
 
     fn parse(&self, content: Option<&[u8]>) -> Result<LoadedCredential, Error> {
+        let cache = token_cache(self.config.clock.clone());
         let Some(content) = content else {
             return Ok(LoadedCredential {
                 credential: None,
                 principal: Mutex::default(),
-                cache: token_cache(),
+                cache,
             });
         };
         let file = CredentialFile::parse(content, &self.config).map_err(|error| {
@@ -307,7 +308,7 @@ impl Adc {
                 principal: file.principal,
                 expires_at: None,
             })),
-            cache: token_cache(),
+            cache,
         })
     }
 }

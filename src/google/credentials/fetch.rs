@@ -1,10 +1,9 @@
 //! Fetches the operator's access token, with credentials of each type.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::external_account::ExternalAccount;
@@ -72,7 +71,7 @@ impl TokenFetcher {
     /// The access token of credentials that impersonate no service account.
     async fn fetch_direct(&self, credential: &Credential) -> Result<AccessToken, Error> {
         match credential {
-            Credential::ServiceAccount(key) => key.access_token(SystemTime::now()).ok_or_else(|| {
+            Credential::ServiceAccount(key) => key.access_token(self.client.clock()).ok_or_else(|| {
                 let message = "the key of the service account cannot sign";
                 Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, message)
             }),
@@ -121,7 +120,7 @@ impl TokenFetcher {
         Ok(AccessToken::new(
             access_token,
             Duration::from_secs(expires_in),
-            Instant::now(),
+            self.client.clock().monotonic(),
         ))
     }
 
@@ -147,11 +146,12 @@ impl TokenFetcher {
             access_token,
             expire_time,
         } = oauth2::parse(&response)?;
-        let lifetime = Duration::try_from(expire_time.duration_since(Timestamp::now())).unwrap_or_default();
+        let now = self.client.clock().now();
+        let lifetime = Duration::try_from(expire_time.duration_since(now)).unwrap_or_default();
         Ok(AccessToken::new(
             Zeroizing::new(access_token),
             lifetime,
-            Instant::now(),
+            self.client.clock().monotonic(),
         ))
     }
 }

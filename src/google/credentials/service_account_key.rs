@@ -1,20 +1,21 @@
 //! The private key of a service account, which signs its own access tokens: <https://google.aip.dev/auth/4111>.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
 use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::sign::SigningKey;
 use serde_json::json;
-use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::file_error::CredentialFileError;
+use crate::clock::Clock;
 use crate::google::vocabulary::{AccessToken, SCOPE};
 
 /// The longest lifetime that Google accepts.
@@ -42,11 +43,9 @@ impl ServiceAccountKey {
     }
 
     /// A self-signed access token; `None` only if signing fails.
-    pub(crate) fn access_token(&self, now: SystemTime) -> Option<AccessToken> {
-        let issued = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .ok()?
-            .checked_sub(SKEW)?;
+    pub(crate) fn access_token(&self, clock: &Clock) -> Option<AccessToken> {
+        let now = clock.now().duration_since(Timestamp::UNIX_EPOCH);
+        let issued = Duration::try_from(now).ok()?.checked_sub(SKEW)?;
         let header = json!({"alg": "RS256", "typ": "JWT", "kid": self.key_id});
         let claims = json!({
             "iss": self.email,
@@ -60,6 +59,6 @@ impl ServiceAccountKey {
         let signer = self.key.choose_scheme(&[SignatureScheme::RSA_PKCS1_SHA256])?;
         let signature = URL_SAFE_NO_PAD.encode(signer.sign(message.as_bytes()).ok()?);
         let token = Zeroizing::new(format!("{message}.{signature}"));
-        Some(AccessToken::new(token, LIFETIME - SKEW, Instant::now()))
+        Some(AccessToken::new(token, LIFETIME - SKEW, clock.monotonic()))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::google::vocabulary::{AccessToken, Error};
 use crate::single_flight::{Fetched, SingleFlight};
 
@@ -12,8 +13,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 pub(crate) type TokenCache = SingleFlight<AccessToken, Error>;
 
 /// An empty cache.
-pub(crate) fn token_cache() -> TokenCache {
-    SingleFlight::new(backoff)
+pub(crate) fn token_cache(clock: Clock) -> TokenCache {
+    SingleFlight::new(backoff, clock)
 }
 
 /// When a fetched token is refreshed and expires, as the cache takes it.

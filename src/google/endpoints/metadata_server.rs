@@ -8,7 +8,6 @@ use std::time::Duration;
 use reqwest::header::HeaderName;
 use serde::Deserialize;
 use tokio::sync::OnceCell;
-use tokio::time::Instant;
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -144,7 +143,7 @@ impl MetadataServer {
         Ok(AccessToken::new(
             access_token,
             Duration::from_secs(expires_in),
-            Instant::now(),
+            self.client.clock().monotonic(),
         ))
     }
 

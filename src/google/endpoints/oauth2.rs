@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use reqwest::RequestBuilder;
 use serde::Deserialize;
-use tokio::time::Instant;
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -60,7 +59,11 @@ pub(crate) async fn refresh(
         id_token,
     } = parse(&response)?;
     Ok(Refreshed {
-        access_token: AccessToken::new(access_token, Duration::from_secs(expires_in), Instant::now()),
+        access_token: AccessToken::new(
+            access_token,
+            Duration::from_secs(expires_in),
+            client.clock().monotonic(),
+        ),
         id_token: id_token.map(Zeroizing::new),
     })
 }

@@ -11,6 +11,7 @@ use url::Url;
 use super::http::Http;
 use super::limiter::{EndpointLoad, Limiter};
 use super::response::Response;
+use crate::clock::Clock;
 use crate::google::vocabulary::{CallPriority, Endpoint, Error, GoogleConfig};
 
 /// One call that was made, or rejected by the limiter, for metrics. No field has an unbounded number of values.
@@ -36,6 +37,7 @@ pub(crate) struct EndpointClient {
     base: Url,
     http: Http,
     limiter: Limiter,
+    clock: Clock,
     observer: Option<Observer>,
 }
 
@@ -46,18 +48,24 @@ impl EndpointClient {
             config.rate_per_second,
             config.max_in_flight,
             config.max_wait,
+            config.clock.clone(),
         );
         Self {
             endpoint,
             base,
             http,
             limiter,
+            clock: config.clock.clone(),
             observer: None,
         }
     }
 
     pub(crate) fn set_observer(&mut self, observer: Observer) {
         self.observer = Some(observer);
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// How much the endpoint has to do.
@@ -102,11 +110,11 @@ impl EndpointClient {
         request: RequestBuilder,
         to_error: impl FnOnce(Endpoint, Response) -> Error,
     ) -> Result<Response, Error> {
-        let began = Instant::now();
+        let began = self.clock.monotonic();
         let permit = self.limiter.acquire(priority).await.inspect_err(|error| {
-            self.record(error.reason().as_str(), Duration::ZERO, began.elapsed());
+            self.record(error.reason().as_str(), Duration::ZERO, self.since(began));
         })?;
-        let sent = Instant::now();
+        let sent = self.clock.monotonic();
         let result = self.http.send(self.endpoint, request).await.and_then(|response| {
             if response.status.is_success() {
                 return Ok(response);
@@ -117,9 +125,13 @@ impl EndpointClient {
             Ok(response) => status_label(response.status.as_u16()),
             Err(error) => error.status().map_or(error.reason().as_str(), status_label),
         };
-        self.record(code, sent.elapsed(), permit.waited());
+        self.record(code, self.since(sent), permit.waited());
         permit.finish(result.as_ref().err());
         result
+    }
+
+    fn since(&self, start: Instant) -> Duration {
+        self.clock.monotonic().saturating_duration_since(start)
     }
 
     fn record(&self, code: &'static str, duration: Duration, waited: Duration) {

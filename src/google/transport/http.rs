@@ -14,6 +14,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::response::{Response, transport_error};
+use crate::clock::Clock;
 use crate::google::vocabulary::{
     CallGate, ConfigError, Endpoint, Error, GoogleConfig, Reason, is_link_local, is_loopback,
 };
@@ -40,6 +41,7 @@ pub(crate) struct Http {
     proxied: Client,
     direct: Client,
     call_gate: Option<CallGate>,
+    clock: Clock,
 }
 
 impl Http {
@@ -68,6 +70,7 @@ impl Http {
             proxied: build(builder())?,
             direct: build(builder().no_proxy())?,
             call_gate: config.call_gate.clone(),
+            clock: config.clock.clone(),
         })
     }
 
@@ -112,6 +115,7 @@ impl Http {
             append(&mut body, &chunk);
         }
         Ok(Response {
+            received_at: self.clock.now(),
             status: response.status(),
             headers: std::mem::take(response.headers_mut()),
             body,

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::circuit_breaker::LastFailure;
 use super::fair_queue::{CallResult, Decision, FairQueue, QueueLimits, WaiterId};
+use crate::clock::Clock;
 use crate::google::vocabulary::{CallPriority, Endpoint, Error, ErrorClass, Reason};
 use crate::sync::lock;
 
@@ -43,7 +44,10 @@ pub(crate) struct Limiter {
 }
 
 #[derive(Debug)]
-struct Shared(Mutex<State>);
+struct Shared {
+    state: Mutex<State>,
+    clock: Clock,
+}
 
 #[derive(Debug)]
 struct State {
@@ -77,6 +81,7 @@ impl Limiter {
         rate_per_second: Option<NonZeroU32>,
         max_in_flight: usize,
         max_wait: Duration,
+        clock: Clock,
     ) -> Self {
         let queue = FairQueue::new(QueueLimits {
             interval: rate_per_second.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.get()),
@@ -86,17 +91,20 @@ impl Limiter {
         Self {
             endpoint,
             max_wait,
-            shared: Arc::new(Shared(Mutex::new(State {
-                queue,
-                waiting: HashMap::new(),
-                timer: None,
-            }))),
+            shared: Arc::new(Shared {
+                state: Mutex::new(State {
+                    queue,
+                    waiting: HashMap::new(),
+                    timer: None,
+                }),
+                clock,
+            }),
         }
     }
 
     /// Waits for permission. If none can come soon it fails at once: the controller has a queue of its own.
     pub(crate) async fn acquire(&self, priority: CallPriority<'_>) -> Result<CallPermit, Error> {
-        let enqueued = Instant::now();
+        let enqueued = self.shared.clock.monotonic();
         let mut queued = {
             let mut state = self.shared.lock();
             let id = state
@@ -118,12 +126,12 @@ impl Limiter {
                 shared: Arc::clone(&self.shared),
                 flow: priority.flow.to_owned(),
                 enqueued,
-                started: Instant::now(),
+                started: self.shared.clock.monotonic(),
                 result: CallResult::Cancelled,
             }),
             Ok(Ok(decision)) => Err(self.rejected(decision)),
             Ok(Err(_)) => Err(self.waited_too_long()),
-            Err(_) => match self.shared.lock().queue.rejection(Instant::now()) {
+            Err(_) => match self.shared.lock().queue.rejection(self.shared.clock.monotonic()) {
                 Some(decision) => Err(self.rejected(decision)),
                 None => Err(self.waited_too_long()),
             },
@@ -132,7 +140,7 @@ impl Limiter {
 
     /// How much the endpoint has to do.
     pub(crate) fn load(&self) -> EndpointLoad {
-        let (state, now) = (self.shared.lock(), Instant::now());
+        let (state, now) = (self.shared.lock(), self.shared.clock.monotonic());
         EndpointLoad {
             endpoint: self.endpoint,
             in_flight: state.queue.in_flight(),
@@ -199,12 +207,12 @@ impl LastFailure {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.0)
+        lock(&self.state)
     }
 
     /// Sends the decisions to the waiting callers, and sets the timer for the next poll.
     fn wake_admitted(self: &Arc<Self>, state: &mut State) {
-        let (decisions, wake) = state.queue.poll(Instant::now());
+        let (decisions, wake) = state.queue.poll(self.clock.monotonic());
         for (id, decision) in decisions {
             // A caller that is gone has removed its id, in one step with its end of the channel.
             if let Some(sender) = state.waiting.remove(&id) {
@@ -231,7 +239,9 @@ impl Shared {
 
     fn complete(self: &Arc<Self>, flow: &str, started: Instant, result: CallResult) {
         let mut state = self.lock();
-        state.queue.complete(Instant::now(), flow, started, result);
+        state
+            .queue
+            .complete(self.clock.monotonic(), flow, started, result);
         self.wake_admitted(&mut state);
     }
 }
@@ -245,7 +255,7 @@ impl Drop for QueuedCall<'_> {
             // It was admitted, and the caller is gone.
             drop(state);
             self.shared
-                .complete(self.flow, Instant::now(), CallResult::Cancelled);
+                .complete(self.flow, self.shared.clock.monotonic(), CallResult::Cancelled);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use zeroize::Zeroizing;
@@ -12,6 +13,7 @@ use crate::text;
 
 /// A whole response. The body is wiped on drop, because it may contain a token.
 pub(crate) struct Response {
+    pub(crate) received_at: Timestamp,
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Zeroizing<Vec<u8>>,
@@ -19,8 +21,11 @@ pub(crate) struct Response {
 
 impl Response {
     /// How long `Retry-After` asks to wait.
-    pub(crate) fn retry_after(&self, now: SystemTime) -> Option<Duration> {
-        parse_retry_after(self.headers.get(RETRY_AFTER)?.to_str().ok()?, now)
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        parse_retry_after(
+            self.headers.get(RETRY_AFTER)?.to_str().ok()?,
+            self.received_at.into(),
+        )
     }
 
     /// The error of an unsuccessful response of one of Google's APIs.
@@ -47,7 +52,7 @@ impl Response {
         let error = Error::new(endpoint, reason, &message)
             .with_class(class)
             .with_status(status);
-        match self.retry_after(SystemTime::now()) {
+        match self.retry_after() {
             Some(after) => error.with_retry_after(after),
             None => error,
         }
@@ -140,6 +145,7 @@ impl Response {
     /// A response without headers.
     pub(crate) fn of(status: u16, body: impl AsRef<[u8]>) -> Self {
         Self {
+            received_at: Timestamp::UNIX_EPOCH,
             status: StatusCode::from_u16(status).expect("a status"),
             headers: HeaderMap::new(),
             body: Zeroizing::new(body.as_ref().to_vec()),
@@ -149,6 +155,8 @@ impl Response {
 
 #[cfg(test)]
 mod tests {
+    use reqwest::header::HeaderValue;
+
     use super::*;
     use crate::google::vocabulary::MAX_MESSAGE_CHARS;
 
@@ -214,6 +222,16 @@ mod tests {
             &format!(r#"{{"error":{{"message":"{}"}}}}"#, "long ".repeat(1000)),
         );
         assert!(error.to_string().chars().count() <= MAX_MESSAGE_CHARS + 1);
+    }
+
+    #[test]
+    fn a_date_of_retry_after_counts_from_the_response() {
+        let date = HeaderValue::from_static("Sun, 06 Nov 1994 08:49:47 GMT");
+        let mut response = Response::of(503, "");
+        response.received_at = Timestamp::from_second(784_111_777).expect("a time");
+        response.headers.insert(RETRY_AFTER, date);
+        let after = response.error(Endpoint::IamCredentials).retry_after();
+        assert_eq!(after, Some(Duration::from_secs(10)));
     }
 
     #[test]

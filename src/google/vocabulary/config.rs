@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use url::{Host, Url};
 
+use crate::clock::Clock;
+
 /// The universe of the public Google Cloud.
 pub const DEFAULT_UNIVERSE: &str = "googleapis.com";
 
@@ -40,6 +42,8 @@ pub struct GoogleConfig {
     pub allowed_credential_hosts: Vec<String>,
     /// Checked right before each call; absent means that calls are always allowed.
     pub call_gate: Option<CallGate>,
+    /// The clocks; the machine's by default.
+    pub clock: Clock,
 }
 
 /// Whether this process may call at this moment.
@@ -79,6 +83,7 @@ impl Default for GoogleConfig {
             metadata_host: None,
             allowed_credential_hosts: Vec::new(),
             call_gate: None,
+            clock: Clock::system(),
         }
     }
 }
