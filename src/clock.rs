@@ -1,6 +1,8 @@
 //! The clocks of the process. Code that needs the time takes it as an argument or has a [`Clock`], which `app.rs` makes, so that the
 //! operator can run on virtual time.
 
+#![allow(clippy::disallowed_methods, reason = "all other code reads the time here")]
+
 use std::ops::Add;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

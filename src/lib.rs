@@ -15,6 +15,9 @@
 //! - [`text`], [`shell`]: make outside text safe to show and to run; [`single_flight`]: one fetch for many callers.
 //! - [`clock`], [`random`]: the sources of time and randomness, which the process makes once.
 
+// app.rs makes the clocks and the source of randomness, and passes them down.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 pub mod admin;
 pub mod api;
 pub mod app;

@@ -1,5 +1,7 @@
 //! The operator's binary: parses the command line and runs [`idtoken_operator::app`].
 
+#![deny(clippy::disallowed_methods)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

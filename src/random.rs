@@ -1,5 +1,10 @@
 //! Randomness. Code that needs it has a [`Random`], which `app.rs` makes, so that a run can be repeated.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "all other code gets its randomness here"
+)]
+
 use std::fmt;
 use std::sync::Arc;
 
