@@ -162,7 +162,7 @@ fn renew(i: &Inputs) -> Option<(String, Value)> {
 /// The phases up to the plan.
 fn begin(i: &Inputs, now: Timestamp) -> Option<(ValidRequest, Plan<'_>)> {
     let (object, _) = i.cache.snapshot(&i.key)?;
-    let request = validate(&object).ok()?;
+    let request = validate(&object.ok()?).ok()?;
     let allowed = authorize(
         &i.grants,
         &request.namespace,
