@@ -30,7 +30,7 @@ const LONGEST_USE: Duration = Duration::from_secs(300);
 /// Life that an access token must have left: more than a call may take, its wait for the limits included.
 const LEAST_LIFE: Duration = Duration::from_secs(60);
 
-/// FederatedTokens access tokens that are kept at once, of some 2 KiB each.
+/// Federated access tokens that are kept at once, of some 2 KiB each.
 const MAX_TOKENS: usize = 4096;
 
 /// What decides a federated access token.
@@ -45,7 +45,7 @@ struct Key {
     scope: &'static str,
 }
 
-/// FederatedTokens access tokens, and who the operator itself is.
+/// Federated access tokens, and who the operator itself is.
 #[derive(Debug)]
 pub struct FederatedTokens {
     tokens: SingleFlightCache<Key, FederatedToken, MintError>,
