@@ -1,7 +1,7 @@
 //! One reconcile: load → validate → authorize → observe → plan → act → publish.
 //!
 //! Phases pass values on: `Snapshot → ValidRequest → Observation → Plan → Outcome`. The planner decides everything, and the loop around it
-//! obeys. May import the issuer, the queue's permits, the cache and all below the controller; never a watch. Only this file and [`publish`]
+//! obeys. May import the issuer, the queue's permits, the cache and all below the controller; never a watch. Only this file and `publish`
 //! know the context; the planner, the status, the event and the log line are pure.
 
 mod conclude;
