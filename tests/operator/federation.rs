@@ -471,7 +471,7 @@ async fn each_refusal_of_the_exchange_says_what_to_do() -> Result<()> {
             "stale-jwks",
             Box::new(move |provider| provider.keys.jwks_json = Some(stale.clone())),
             "SubjectTokenUnverified",
-            vec![upload.clone(), "before a rotation".into()],
+            vec![upload.clone(), "older than a key rotation".into()],
         ),
         (
             "unreachable",
