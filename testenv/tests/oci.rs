@@ -156,10 +156,10 @@ fn the_same_image_is_the_same_bytes() {
 
     other.files.push(File::text("/tool", ""));
     let error = other.write(&b).unwrap_err().to_string();
-    assert!(error.contains("one path"), "{error}");
+    assert!(error.contains("the same path"), "{error}");
     for path in ["/a//b", "/a/", "/a/../b", "/", "./a"] {
         other.files = vec![File::text(path, "")];
         let error = other.write(&b).unwrap_err().to_string();
-        assert!(error.contains("no absolute path"), "{error}");
+        assert!(error.contains("not an absolute path"), "{error}");
     }
 }

@@ -164,7 +164,10 @@ async fn grants_come_from_a_file_too() -> Result<()> {
     // One that cannot be read changes nothing.
     std::fs::write(world.grants_file(), "- name: broken\n  form: []\n")?;
     until("the broken file is told of", LIMIT, async || {
-        Ok(world.operator_log().contains("keeping the previous grants").then_some(()))
+        Ok(world
+            .operator_log()
+            .contains("keeping the previous grants")
+            .then_some(()))
     })
     .await?;
     world.issued("shop", "second", json!({})).await?;

@@ -164,7 +164,7 @@ async fn a_wrong_clock_is_told() -> Result<()> {
         })
         .await?;
     let message = condition(&object, "Ready").map(|ready| ready.message.clone());
-    assert!(message.unwrap_or_default().contains("check this machine's clock"));
+    assert!(message.unwrap_or_default().contains("this machine's clock says"));
     let listed = world.requests("shop").list(&ListParams::default()).await?;
     assert_eq!(listed.items.iter().filter(|object| is_ready(object)).count(), 4);
     Ok(())

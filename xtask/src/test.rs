@@ -21,7 +21,7 @@ pub(crate) struct TestArgs {
     /// Compile the tests and run none.
     #[arg(long)]
     no_run: bool,
-    /// How many suites run at once. Default: one more than the number of processors, at most 8.
+    /// How many suites run at once. Default: the number of processors, at most 8.
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
     /// Only tests whose names contain this.
@@ -70,9 +70,10 @@ pub(crate) async fn run(output: &Output, args: &TestArgs) -> Result<()> {
     Ok(())
 }
 
-/// One more than there are processors: a suite with an API server mostly waits.
+/// As many as there are processors. A suite with an API server mostly waits, but tokens of 30 seconds expire where one more waits for a
+/// processor.
 fn usual_jobs() -> usize {
-    std::thread::available_parallelism().map_or(2, |cores| (cores.get() + 1).min(8))
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().min(8))
 }
 
 async fn compile(output: &Output, unit: bool) -> Result<Vec<Suite>> {
