@@ -5,7 +5,6 @@ use jiff::Timestamp;
 use super::outcome::{CurrentToken, Failure, Outcome, Reconciled};
 use super::plan::{Facts, is_whole};
 use super::snapshot::Snapshot;
-use crate::api::ObjectKey;
 use crate::api::v1alpha1::GrantRef;
 use crate::classify::Classify;
 use crate::controller::cache::Cache;
@@ -13,21 +12,19 @@ use crate::controller::issue::IssueError;
 use crate::controller::issue::observation::Observation;
 use crate::grants::store::GrantStore;
 use crate::request::{SourceSettings, ValidRequest, ValidateError};
-use crate::schedule::backoff::{Backoff, BackoffKey, FailedAttempt, deferral};
+use crate::schedule::backoff::{Backoff, FailedAttempt, deferral};
 use crate::shard::Shard;
 
 /// What the planner decides on.
 pub(super) struct Inputs {
     pub(super) request: ValidRequest,
-    /// The key of its Secret.
-    pub(super) target: ObjectKey,
     /// The grant that allows it, if one does.
     pub(super) grant: Option<GrantRef>,
     pub(super) facts: Facts,
 }
 
 impl Inputs {
-    /// Validates and authorizes the request.
+    /// Validates and authorizes the request, and observes its Secret in the cache.
     ///
     /// # Errors
     /// The spec is invalid.
@@ -37,7 +34,7 @@ impl Inputs {
         sources: &SourceSettings,
         shard: &Shard,
         snapshot: &Snapshot,
-    ) -> Result<Self, ValidateError> {
+    ) -> Result<(Self, Observation), ValidateError> {
         let request = match snapshot.validate(sources, shard) {
             Ok(request) => request,
             Err(error) => {
@@ -55,12 +52,13 @@ impl Inputs {
             Ok(grant) => (grant, None),
             Err(denied) => (None, Some(denied)),
         };
-        Ok(Self {
-            facts: snapshot.facts(&request, cache, grant.as_ref(), denied),
-            target: request.target_key(),
+        let secret = cache.secret(&request.target_key());
+        let inputs = Self {
+            facts: snapshot.facts(&request, secret.as_ref(), cache, grant.as_ref(), denied),
             request,
             grant,
-        })
+        };
+        Ok((inputs, Observation::Cached(secret)))
     }
 
     /// The valid token that the Secret holds, if no other client changed the Secret since it was seen to be whole.
@@ -112,8 +110,8 @@ impl Inputs {
                     expires,
                 };
                 let previous = self.facts.backoff.as_ref();
-                let backoff =
-                    Backoff::next(previous, attempt, self.backoff_key(snapshot), snapshot.uid(), now);
+                let key = snapshot.backoff_key(self.grant.as_ref());
+                let backoff = Backoff::next(previous, attempt, key, snapshot.uid(), now);
                 let failure = Failure::attempt(&backoff, token, now);
                 cache.update(&snapshot.key, snapshot.uid(), |state| {
                     state.backoff = Some(Box::new(backoff));
@@ -133,10 +131,6 @@ impl Inputs {
             // Said again until the status could be written.
             handled_renew: self.facts.handled_renew,
         }
-    }
-
-    fn backoff_key(&self, snapshot: &Snapshot) -> BackoffKey {
-        snapshot.backoff_key(self.grant.as_ref())
     }
 }
 

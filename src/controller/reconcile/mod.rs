@@ -28,10 +28,10 @@ use self::outcome::{Failure, Outcome, Reconciled};
 use self::plan::{Plan, decide};
 use self::snapshot::Snapshot;
 use crate::api::ObjectKey;
+use crate::controller::context::{Context, Settings};
 use crate::controller::issue::IssueError;
 use crate::controller::issue::observation::Observation;
 use crate::controller::queue::permit::Permit;
-use crate::controller::{Context, Settings};
 use crate::kubernetes::error::KubeError;
 use crate::request::ValidateError;
 
@@ -57,12 +57,11 @@ pub(super) async fn reconcile(key: ObjectKey, ctx: Arc<Context>, mut permit: Per
 
 /// Plans and acts until the planner asks for nothing more.
 async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Reconciled {
-    let mut inputs = match gather(ctx, snapshot) {
-        Ok(inputs) => inputs,
+    let (mut inputs, mut secret) = match gather(ctx, snapshot) {
+        Ok(gathered) => gathered,
         Err(error) => return Reconciled::invalid(&error),
     };
     let (issuer, history) = (ctx.issuer(), snapshot.history());
-    let mut secret = Observation::Cached(ctx.cache.secret(&inputs.target));
     let (acted, token) = loop {
         let Inputs { request, facts, .. } = &inputs;
         let token = || inputs.current_token(snapshot, &secret);
@@ -107,8 +106,8 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
     conclude(&issuer, snapshot, inputs, acted, token).await
 }
 
-/// Validates and authorizes the request.
-fn gather(ctx: &Context, snapshot: &Snapshot) -> Result<Inputs, ValidateError> {
+/// Validates and authorizes the request, and observes its Secret.
+fn gather(ctx: &Context, snapshot: &Snapshot) -> Result<(Inputs, Observation), ValidateError> {
     let Settings { sources, shard, .. } = &ctx.settings;
     Inputs::gather(&ctx.cache, &ctx.grants, sources, shard, snapshot)
 }
@@ -127,8 +126,7 @@ async fn guarded(ctx: &Context, attempt: impl Future<Output = Reconciled>) -> Re
 /// What an attempt came to that was aborted: a failure of its own, with what is known without it.
 fn aborted(ctx: &Context, snapshot: &Snapshot, error: KubeError) -> Reconciled {
     match gather(ctx, snapshot) {
-        Ok(inputs) => {
-            let secret = Observation::Cached(ctx.cache.secret(&inputs.target));
+        Ok((inputs, secret)) => {
             let token = inputs.current_token(snapshot, &secret);
             let failure = inputs.failed(&ctx.cache, snapshot, &error.into(), token, ctx.clock.now());
             inputs.reconciled(failure)

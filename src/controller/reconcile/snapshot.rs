@@ -119,16 +119,16 @@ impl Snapshot {
         }
     }
 
-    /// What decides besides the request, its Secret and the time.
+    /// What decides besides the request, its Secret and the time. `secret` is the Secret as the cache has it.
     pub(super) fn facts(
         &self,
         request: &ValidRequest,
+        secret: Option<&SecretSummary>,
         cache: &Cache,
         grant: Option<&GrantRef>,
         denied: Option<Denied>,
     ) -> Facts {
         let target = request.target_key();
-        let secret = cache.secret(&target);
         let recorded = self
             .status
             .secret
@@ -144,9 +144,9 @@ impl Snapshot {
             denied,
             backoff: self.state.active_backoff(&self.backoff_key(grant), self.now),
             recorded_version: recorded.and_then(|secret| secret.resource_version.clone()),
-            handled_renew: self.handled_renew(request, secret.as_ref()),
+            handled_renew: self.handled_renew(request, secret),
             timing: Timing {
-                source_repeats_until: self.source_repeats_until(request, secret.as_ref()),
+                source_repeats_until: self.source_repeats_until(request, secret),
                 issued_at: self.state.issued_at,
             },
             awaits_user: last_failure.is_some_and(|failure| failure.needs_user_action)
