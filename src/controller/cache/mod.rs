@@ -35,6 +35,7 @@ use crate::request::target_name;
 use crate::sync::lock;
 
 pub use self::claims::Claimant;
+pub use self::requests::Standing;
 pub use self::state::EndedRelist;
 
 /// The cache. Each method holds the lock for a few map operations only.
@@ -106,21 +107,14 @@ impl Cache {
         self.lock().requests.relists.mark_stale(scope);
     }
 
-    /// Whether the request `key` may have changed or be gone, which only a relist shows.
-    pub fn is_stale(&self, key: &ObjectKey) -> bool {
-        self.lock().requests.relists.is_stale(key)
-    }
-
     /// Whether the request `key` still has this UID.
     pub fn is_current(&self, key: &ObjectKey, uid: &str) -> bool {
         self.lock().requests.current(key, uid).is_some()
     }
 
-    /// Whether the request `key` still has this UID, and its spec this generation.
-    pub fn is_at_generation(&self, key: &ObjectKey, uid: &str, generation: i64) -> bool {
-        let state = self.lock();
-        let cached = state.requests.current(key, uid);
-        cached.is_some_and(|cached| cached.fingerprint.generation == generation)
+    /// What is known of the request `key`, which had this UID and generation when a reconcile started.
+    pub fn standing(&self, key: &ObjectKey, uid: &str, generation: i64) -> Standing {
+        self.lock().requests.standing(key, uid, generation)
     }
 
     /// Updates the state of the request `key`.

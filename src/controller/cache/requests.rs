@@ -39,6 +39,20 @@ pub(super) enum CachedObject {
     Undecodable(Box<Undecodable>),
 }
 
+/// What the cache says of a request, the worst first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// It was deleted or recreated.
+    Gone,
+    /// Its spec changed since the reconcile started.
+    Outdated,
+    /// It is relisted, so it may be another than the cached one, or gone.
+    Relisting,
+    /// It is as the reconcile has it.
+    #[default]
+    Current,
+}
+
 /// What a change of the spec or a renew request changes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SpecFingerprint {
@@ -88,6 +102,16 @@ impl Requests {
     pub(super) fn current_mut(&mut self, key: &ObjectKey, uid: &str) -> Option<&mut CachedRequest> {
         let cached = self.all.get_mut(key)?;
         (*cached.fingerprint.uid == *uid).then_some(cached)
+    }
+
+    /// What is known of the request `key`, which had this UID and generation.
+    pub(super) fn standing(&self, key: &ObjectKey, uid: &str, generation: i64) -> Standing {
+        match self.current(key, uid) {
+            None => Standing::Gone,
+            Some(cached) if cached.fingerprint.generation != generation => Standing::Outdated,
+            Some(_) if self.relists.is_stale(key) => Standing::Relisting,
+            Some(_) => Standing::Current,
+        }
     }
 
     /// The requests of `scope`, a namespace or empty for all.

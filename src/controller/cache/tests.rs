@@ -138,11 +138,13 @@ fn a_relist_of_one_namespace_says_nothing_of_another() {
     assert_eq!(cache.end_request_relist("shop"), EndedRelist::default());
     cache.mark_stale("shop");
     cache.begin_request_relist("shop");
-    assert!(cache.is_stale(&key("near")) && !cache.is_stale(&ObjectKey::new("other", "far")));
+    let near = || cache.standing(&key("near"), "1", 1);
+    let far = || cache.standing(&ObjectKey::new("other", "far"), "2", 1);
+    assert_eq!((near(), far()), (Standing::Relisting, Standing::Current));
     assert_eq!(cache.end_request_relist("shop").gone, [key("near")]);
-    assert!(!cache.is_stale(&key("near")));
-    assert!(!cache.is_current(&key("near"), "1"));
-    assert!(cache.is_current(&ObjectKey::new("other", "far"), "2"));
+    assert_eq!((near(), far()), (Standing::Gone, Standing::Current));
+    upsert(&cache, &request("near", "1", "near", 0));
+    assert_eq!(near(), Standing::Current);
 }
 
 #[test]
@@ -158,7 +160,11 @@ fn the_state_lives_as_long_as_the_request() {
     request.metadata.generation = Some(2);
     upsert(&cache, &request);
     assert!(is_recorded(), "a new generation");
-    assert!(cache.is_at_generation(&key("a"), "1", 2) && !cache.is_at_generation(&key("a"), "1", 1));
+    let standing = |generation| cache.standing(&key("a"), "1", generation);
+    assert_eq!(
+        (standing(2), standing(1)),
+        (Standing::Current, Standing::Outdated)
+    );
     request.metadata.uid = Some("2".into());
     upsert(&cache, &request);
     assert!(!is_recorded());
@@ -167,7 +173,7 @@ fn the_state_lives_as_long_as_the_request() {
     record("2");
     assert!(is_recorded());
     assert!(cache.is_current(&key("a"), "2") && !cache.is_current(&key("a"), "1"));
-    assert!(!cache.is_at_generation(&key("a"), "1", 2));
+    assert_eq!(standing(2), Standing::Gone);
     cache.remove_request(&key("a"));
     assert!(!cache.is_current(&key("a"), "2"));
     upsert(&cache, &request);

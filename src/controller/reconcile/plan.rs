@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use crate::controller::cache::Standing;
 use crate::controller::issue::IssueCause;
 use crate::controller::issue::observation::{Integrity, Observation};
 use crate::grants::policy::Denied;
@@ -45,20 +46,6 @@ impl Facts {
             ..self
         }
     }
-}
-
-/// What the cache says of a request, the worst first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Standing {
-    /// It was deleted or recreated.
-    Gone,
-    /// Its spec changed since the reconcile started.
-    Outdated,
-    /// It is relisted, so it may be another than the cached one, or gone.
-    Relisting,
-    /// It is as the reconcile has it.
-    #[default]
-    Current,
 }
 
 /// What moves the renewal of a token, beside its times and the spec.

@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::plan::{Facts, Standing, Timing};
+use super::plan::{Facts, Timing};
 use crate::api::conditions::{READY, reason};
 use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus};
 use crate::api::{LABEL_SHARD, ObjectKey, annotations};
-use crate::controller::cache::Cache;
 use crate::controller::cache::request_state::RequestState;
 use crate::controller::cache::undecodable::Undecodable;
+use crate::controller::cache::{Cache, Standing};
 use crate::controller::issue::History;
 use crate::grants::policy::Denied;
 use crate::kubernetes::resource_version::is_older;
@@ -158,15 +158,7 @@ impl Snapshot {
 
     /// What the cache says of the request at this moment.
     pub(super) fn standing(&self, cache: &Cache) -> Standing {
-        if !cache.is_current(&self.key, self.uid()) {
-            Standing::Gone
-        } else if !cache.is_at_generation(&self.key, self.uid(), self.generation()) {
-            Standing::Outdated
-        } else if cache.is_stale(&self.key) {
-            Standing::Relisting
-        } else {
-            Standing::Current
-        }
+        cache.standing(&self.key, self.uid(), self.generation())
     }
 
     /// The last renewal by annotation that was handled. The Secret shows what the status does not yet, if the operator stopped between its
