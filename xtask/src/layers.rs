@@ -10,6 +10,7 @@ mod order;
 mod paths;
 mod resolve;
 mod sizes;
+mod syntax;
 #[cfg(test)]
 mod tests;
 

@@ -4,7 +4,7 @@ use proc_macro2::{Spacing, TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 use syn::{Attribute, ImplItem, Item, ItemMod, ItemUse, Meta, UseTree, VisRestricted};
 
-use super::crates::{is_test, path_in};
+use super::syntax::{is_test, path_in};
 
 /// A path as written. The first segment of one that begins with `::` is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]

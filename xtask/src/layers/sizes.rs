@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use syn::Item;
 use syn::spanned::Spanned;
 
-use super::crates::is_test;
+use super::syntax::is_test;
 
 /// The most lines of a file, tests aside.
 pub(super) const MAX_LINES: usize = 400;
