@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::api::v1alpha1::{IdTokenRequest, SecretStatus, TokenStatus};
 use crate::controller::reconcile::outcome::CurrentToken;
 use crate::kubernetes::secret::SecretContent;
-use crate::request::{ValidRequest, validate};
+use crate::request::{TokenSource, TokenSpec, ValidRequest, validate};
 use crate::schedule::renewal::Renewal;
 use crate::token::IdToken;
 
@@ -104,6 +104,19 @@ pub(crate) fn current_token() -> CurrentToken {
         renewal: Renewal {
             at: at(issued + 1700) + SignedDuration::from_millis(123),
             clamped_to: None,
+        },
+    }
+}
+
+/// The token of `account` for `audience` by impersonation, without delegates.
+pub(crate) fn token_spec(account: &str, audience: &str) -> TokenSpec {
+    TokenSpec {
+        audience: audience.into(),
+        service_account: Some(account.into()),
+        include_email: true,
+        include_organization_number: false,
+        source: TokenSource::Impersonation {
+            delegates: Vec::new(),
         },
     }
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use idtoken_emulator::{EmulatorHandle, Policy, ServiceAccount};
-use idtoken_testenv::{Process, RunDir, until};
+use idtoken_testenv::{Process, RunDir, clean_command, until};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -170,8 +170,8 @@ async fn answer(State(script): State<Shared>, request: Request) -> Response {
 }
 
 /// Starts the operator with `kubeconfig` for its cluster.
-fn operator(dir: &RunDir, kubeconfig: &std::path::Path, google: std::net::SocketAddr) -> Result<Process> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));
+fn operator(dir: &RunDir, kubeconfig: &Path, google: std::net::SocketAddr) -> Result<Process> {
+    let mut command = clean_command(Path::new(env!("CARGO_BIN_EXE_idtoken-operator")));
     command
         .args(["run", "--listen", "127.0.0.1:0", "--leader-elect"])
         .args([
@@ -189,12 +189,6 @@ fn operator(dir: &RunDir, kubeconfig: &std::path::Path, google: std::net::Socket
         )
         .env("GCE_METADATA_HOST", google.to_string())
         .env("HOME", dir.path());
-    for variable in ["GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG"] {
-        command.env_remove(variable);
-    }
-    for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
-        command.env_remove(variable).env_remove(variable.to_lowercase());
-    }
     Process::spawn("operator", &command, dir.path())
 }
 

@@ -2,8 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::api::v1alpha1::{GrantFrom, GrantRef, GrantSource, GrantTo, IdTokenGrantSpec};
+use crate::fixtures::{ACCOUNT, token_spec as token};
 use crate::grants::policy::{allows, matching};
-use crate::request::{TokenSource, TokenSpec};
+use crate::request::TokenSpec;
 
 fn named(namespace: &str) -> GrantFrom {
     GrantFrom {
@@ -41,20 +42,6 @@ fn grant(name: &str, from: Vec<GrantFrom>, to: Vec<GrantTo>) -> Grant {
         spec: Arc::new(IdTokenGrantSpec { from, to }),
     }
 }
-
-fn token(account: &str, audience: &str) -> TokenSpec {
-    TokenSpec {
-        audience: audience.into(),
-        service_account: Some(account.into()),
-        include_email: true,
-        include_organization_number: false,
-        source: TokenSource::Impersonation {
-            delegates: Vec::new(),
-        },
-    }
-}
-
-const ACCOUNT: &str = "caller@p.iam.gserviceaccount.com";
 
 /// Grants of each kind that could match a request. All but one are for something else.
 fn crowd(size: usize) -> GrantIndex {

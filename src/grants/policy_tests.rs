@@ -2,20 +2,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::api::v1alpha1::{GrantFrom, IdTokenGrantSpec};
+use crate::fixtures::{ACCOUNT, token_spec as token};
 use crate::grants::index::{Grant, Namespaces};
 use crate::request::TokenSource;
-
-fn token(account: &str, audience: &str) -> TokenSpec {
-    TokenSpec {
-        audience: audience.into(),
-        service_account: Some(account.into()),
-        include_email: true,
-        include_organization_number: false,
-        source: TokenSource::Impersonation {
-            delegates: Vec::new(),
-        },
-    }
-}
 
 fn to(account: &str, audience: &str) -> GrantTo {
     GrantTo {
@@ -24,8 +13,6 @@ fn to(account: &str, audience: &str) -> GrantTo {
         ..GrantTo::default()
     }
 }
-
-const ACCOUNT: &str = "caller@p.iam.gserviceaccount.com";
 
 #[test]
 fn accounts() {

@@ -7,14 +7,13 @@ mod wire;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use idtoken_emulator::{EmulatorHandle, Endpoint, Policy, ServiceAccount};
 use idtoken_operator::api::{crds, v1alpha1::IdTokenRequest};
-use idtoken_testenv::{AuditEvent, ControlPlane, Process, until};
+use idtoken_testenv::{AuditEvent, ControlPlane, Process, clean_command, until};
 use kube::Client;
 
 pub(crate) use objects::{condition, has, is_ready, text, token};
@@ -262,7 +261,7 @@ impl World {
     ) -> Result<Operator> {
         let home = self.cluster.dir().join("home");
         std::fs::create_dir_all(&home)?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));
+        let mut command = clean_command(Path::new(env!("CARGO_BIN_EXE_idtoken-operator")));
         command
             .args(["run", "--listen", "127.0.0.1:0"])
             .arg(format!("--iam-credentials-url=http://{google}"))
@@ -272,20 +271,8 @@ impl World {
             .env("IDTOKEN_LOG", self.setup.log)
             .env("GCE_METADATA_HOST", google.to_string())
             .env("RUST_BACKTRACE", "1")
-            // No credential file and no proxy of whoever runs the tests.
+            // No credential file of whoever runs the tests.
             .env("HOME", &home);
-        for variable in [
-            "GOOGLE_APPLICATION_CREDENTIALS",
-            "CLOUDSDK_CONFIG",
-            "HTTP_PROXY",
-            "HTTPS_PROXY",
-            "ALL_PROXY",
-            "http_proxy",
-            "https_proxy",
-            "all_proxy",
-        ] {
-            command.env_remove(variable);
-        }
         if self.setup.grants_file.is_some() {
             command.arg("--grants-file").arg(self.grants_file());
         }

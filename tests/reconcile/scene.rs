@@ -1,12 +1,12 @@
 //! The operator as the process that users run, between a scripted API server and Google's endpoints emulated.
 
 use std::collections::HashSet;
-use std::process::Command;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use idtoken_emulator::{EmulatorHandle, Endpoint, Fault, Options, Policy, ServiceAccount, SigningKey};
-use idtoken_testenv::{Port, Process, RunDir};
+use idtoken_testenv::{Port, Process, RunDir, clean_command};
 use serde_json::{Value, json};
 
 use crate::api_server::{ApiServer, Call, Contents};
@@ -271,7 +271,7 @@ fn operator(
     });
     let kubeconfig = dir.path().join("kubeconfig");
     std::fs::write(&kubeconfig, config.to_string()).expect("a kubeconfig");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));
+    let mut command = clean_command(Path::new(env!("CARGO_BIN_EXE_idtoken-operator")));
     command
         .args(["run", "--concurrency=1"])
         .args(flags)
@@ -283,20 +283,8 @@ fn operator(
         .env("GCE_METADATA_HOST", google.address().to_string())
         .env("HOSTNAME", "operator-0")
         .env("RUST_BACKTRACE", "1")
-        // No credential file and no proxy of whoever runs the tests.
+        // No credential file of whoever runs the tests.
         .env("HOME", dir.path());
-    for variable in [
-        "GOOGLE_APPLICATION_CREDENTIALS",
-        "CLOUDSDK_CONFIG",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "ALL_PROXY",
-        "http_proxy",
-        "https_proxy",
-        "all_proxy",
-    ] {
-        command.env_remove(variable);
-    }
     Process::spawn("operator", &command, dir.path()).expect("the operator starts")
 }
 
