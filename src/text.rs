@@ -28,7 +28,7 @@ pub fn printable(text: &str, max_chars: usize) -> String {
 #[must_use]
 pub fn redacted(text: &str, max_chars: usize) -> String {
     // Redacted first, since a truncated token would not be recognized.
-    printable(&redact(text), max_chars)
+    printable(&redact(text, max_chars), max_chars)
 }
 
 fn is_unsafe(c: char) -> bool {
@@ -36,10 +36,13 @@ fn is_unsafe(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-fn redact(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
+/// Redacts `text` as far as its first `max_chars` characters need it, and one more: what is shown costs little however long `text` is.
+fn redact(text: &str, max_chars: usize) -> String {
+    // A character has at most four bytes.
+    let enough = max_chars.saturating_mul(4);
+    let mut out = String::with_capacity(text.len().min(enough));
     let mut rest = text;
-    while !rest.is_empty() {
+    while !rest.is_empty() && out.len() <= enough {
         let run_end = rest.find(|c: char| !is_token_char(c)).unwrap_or(rest.len());
         let (run, after) = rest.split_at(run_end);
         let cut = if follows_scheme(&out) && run.len() >= 8 {
@@ -127,10 +130,7 @@ fn secret_start(run: &str) -> Option<usize> {
         .iter()
         .filter_map(|mark| run.find(mark).filter(|i| run.len() - i >= 12))
         .min();
-    let jwt = run
-        .match_indices("ey")
-        .map(|(i, _)| i)
-        .find(|&i| looks_like_jwt(&run[i..]));
+    let jwt = jwt_start(run);
     let opaque = || {
         run.split(['/', '.', '=', '%'])
             .any(|part| {
@@ -147,13 +147,30 @@ fn secret_start(run: &str) -> Option<usize> {
     }
 }
 
-fn looks_like_jwt(text: &str) -> bool {
-    // `eyJ` is `{"` in base64. A header with a space or a line break after the brace has other characters.
-    let mut parts = text.split('.');
-    let long_enough = [16, 16, 4]
-        .iter()
-        .all(|&least| parts.next().is_some_and(|part| part.len() >= least));
-    long_enough || (text.starts_with("eyJ") && text.len() >= 16)
+/// Where in a run of token characters a JWT begins. In one pass over the dots, since another client may have chosen the run.
+fn jwt_start(run: &str) -> Option<usize> {
+    let mut starts = run.match_indices("ey").map(|(start, _)| start).peekable();
+    starts.peek()?;
+    let ends: Vec<usize> = run
+        .match_indices('.')
+        .map(|(end, _)| end)
+        .chain([run.len()])
+        .collect();
+    let mut next = 0;
+    starts.find(|&start| {
+        next += ends[next..].iter().take_while(|end| **end < start).count();
+        let mut begin = start;
+        let long_enough = [16, 16, 4].iter().enumerate().all(|(part, least)| {
+            let Some(end) = ends.get(next + part) else {
+                return false;
+            };
+            let length = end - begin;
+            begin = end + 1;
+            length >= *least
+        });
+        // `eyJ` is `{"` in base64. The header of a JWT may also begin with a space or a line break after the brace.
+        long_enough || (run[start..].starts_with("eyJ") && run.len() - start >= 16)
+    })
 }
 
 /// `bytes` as hex digits.
@@ -183,6 +200,8 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const JWT: &str = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2lnbmF0dXJl";
@@ -263,6 +282,28 @@ mod tests {
             let safe = redacted(&text, 64);
             proptest::prop_assert!(safe.chars().count() <= 64 * 10 + 1);
             proptest::prop_assert!(!safe.contains(char::is_control));
+        }
+    }
+
+    /// What [`jwt_start`] looks for, tried at each place.
+    fn looks_like_jwt(text: &str) -> bool {
+        let mut parts = text.split('.');
+        let long_enough = [16, 16, 4]
+            .iter()
+            .all(|&least| parts.next().is_some_and(|part| part.len() >= least));
+        long_enough || (text.starts_with("eyJ") && text.len() >= 16)
+    }
+
+    proptest! {
+        #[test]
+        fn a_jwt_is_found_where_a_search_at_each_place_finds_it(run in "(ey|eyJ|a{1,20}|[.]){0,24}") {
+            let expected = run.match_indices("ey").map(|(at, _)| at).find(|&at| looks_like_jwt(&run[at..]));
+            prop_assert_eq!(jwt_start(&run), expected);
+        }
+
+        #[test]
+        fn a_text_is_redacted_as_a_whole_one_is(text in "(Bearer |ya29[.]|eyJ|[a-z]{1,9}|[ :@/\u{1F600}.]){0,60}", max in 0_usize..80) {
+            prop_assert_eq!(redacted(&text, max), printable(&redact(&text, usize::MAX), max));
         }
     }
 }
