@@ -78,7 +78,10 @@ impl Clock {
 
     /// Monotonic time, by which tokio's timers fire. It stands still while the machine sleeps.
     pub fn monotonic(&self) -> Instant {
-        Instant::now()
+        match &self.0 {
+            Source::System => Instant::now(),
+            Source::Virtual(clock) => Instant::now() + lock(&clock.changes).skipped,
+        }
     }
 
     /// Monotonic time that goes on while the machine sleeps.
@@ -109,6 +112,8 @@ struct Changes {
     set: SignedDuration,
     /// How long the machine has slept.
     slept: Duration,
+    /// How much time was skipped.
+    skipped: Duration,
 }
 
 impl VirtualClock {
@@ -138,6 +143,12 @@ impl VirtualClock {
         changes.slept = changes.slept.saturating_add(duration);
     }
 
+    /// Advances all clocks at once, without any timer that would have fired meanwhile.
+    pub fn skip(&self, duration: Duration) {
+        let mut changes = lock(&self.changes);
+        changes.skipped = changes.skipped.saturating_add(duration);
+    }
+
     fn now(&self) -> Timestamp {
         let passed = SignedDuration::try_from(self.boot().0).unwrap_or(SignedDuration::MAX);
         let set = lock(&self.changes).set;
@@ -148,8 +159,13 @@ impl VirtualClock {
     }
 
     fn boot(&self) -> BootTime {
-        let slept = lock(&self.changes).slept;
-        BootTime(self.origin.elapsed().saturating_add(slept))
+        let Changes { slept, skipped, .. } = *lock(&self.changes);
+        BootTime(
+            self.origin
+                .elapsed()
+                .saturating_add(slept)
+                .saturating_add(skipped),
+        )
     }
 }
 
@@ -187,5 +203,9 @@ mod tests {
         near(-3000);
         assert!(clock.boot() > boot);
         assert!(clock.monotonic() - monotonic < Duration::from_secs(30));
+        control.skip(Duration::from_secs(4000));
+        near(1000);
+        assert!(clock.monotonic() - monotonic >= Duration::from_secs(4000));
+        assert!(clock.boot().saturating_duration_since(boot) >= Duration::from_secs(4600));
     }
 }

@@ -116,14 +116,44 @@ impl<V, E: Clone> SingleFlight<V, E> {
             Lookup::Failed(error) => return Err(error),
             Lookup::Stale(_) => {}
         }
+        let fetched = self.fetch(fetch).await;
+        fetched.or_else(|error| self.state().valid(self.clock.monotonic()).ok_or(error))
+    }
+
+    /// A value other than `rejected`, which the caller has and cannot use: what another caller has fetched meanwhile, or else what `fetch`
+    /// gives. `rejected` stays for others until a fetch has succeeded.
+    ///
+    /// # Errors
+    /// Those of `fetch`, whichever caller's it was.
+    pub async fn get_other<F>(&self, rejected: &Arc<V>, fetch: impl FnOnce() -> F) -> Result<Arc<V>, E>
+    where
+        F: Future<Output = Result<Fetched<V>, E>>,
+    {
+        let failures = self.state().failures;
+        let _in_flight = self.in_flight.lock().await;
+        {
+            let (state, now) = (self.state(), self.clock.monotonic());
+            match (state.valid(now), state.failure(now, failures)) {
+                (Some(value), _) if !Arc::ptr_eq(&value, rejected) => return Ok(value),
+                (_, Some(failure)) => return Err(failure.error.clone()),
+                _ => {}
+            }
+        }
+        self.fetch(fetch).await
+    }
+
+    /// Fetches; the caller holds `in_flight`.
+    async fn fetch<F>(&self, fetch: impl FnOnce() -> F) -> Result<Arc<V>, E>
+    where
+        F: Future<Output = Result<Fetched<V>, E>>,
+    {
         let result = fetch().await;
         let mut state = self.state();
         match result {
             Ok(fetched) => Ok(state.succeed(fetched)),
             Err(error) => {
-                let now = self.clock.monotonic();
-                state.fail(&error, self.backoff, now);
-                state.valid(now).ok_or(error)
+                state.fail(&error, self.backoff, self.clock.monotonic());
+                Err(error)
             }
         }
     }
@@ -172,14 +202,19 @@ impl<V, E: Clone> State<V, E> {
 
     /// What a caller finds who had seen so many failures when it began to wait.
     fn lookup(&self, now: Instant, seen: u64) -> Lookup<V, E> {
-        let counts = |failure: &&Failure<E>| now < failure.retry_at || failure.number > seen;
-        let failure = self.failure.as_ref().filter(counts);
+        let failure = self.failure(now, seen);
         let is_fresh = self.value.as_ref().is_some_and(|cached| now < cached.refresh_at);
         match (self.valid(now), failure) {
             (Some(value), failure) if is_fresh || failure.is_some() => Lookup::Fresh(value),
             (None, Some(failure)) => Lookup::Failed(failure.error.clone()),
             (valid, _) => Lookup::Stale(valid),
         }
+    }
+
+    /// The last failure, if it counts for a caller who had seen so many when it began to wait.
+    fn failure(&self, now: Instant, seen: u64) -> Option<&Failure<E>> {
+        let counts = |failure: &&Failure<E>| now < failure.retry_at || failure.number > seen;
+        self.failure.as_ref().filter(counts)
     }
 
     fn fail(&mut self, error: &E, backoff: BackoffPolicy<E>, now: Instant) {

@@ -245,3 +245,40 @@ async fn many_threads_cost_one_fetch() {
     }
     assert_eq!(fetches.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test]
+async fn another_value_is_fetched_once_and_the_rejected_one_stays_until_then() {
+    let single = Single::new(|_, _| MINUTE, Clock::system());
+    let give = |value| move || async move { Ok(Fetched::for_lifetime(value, MINUTE, Instant::now())) };
+    let first = single.get(give("a")).await.expect("a value");
+    let slow = || async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok(Fetched::for_lifetime("b", MINUTE, Instant::now()))
+    };
+    let (other, meanwhile, waiting) = tokio::join!(
+        single.get_other(&first, slow),
+        single.get(|| async { panic!("the value is fresh") }),
+        single.get_other(&first, || async { panic!("a fetch is in flight") }),
+    );
+    assert_eq!(
+        [other, meanwhile, waiting].map(|value| value.map(|value| *value)),
+        [Ok("b"), Ok("a"), Ok("b")]
+    );
+    let second = single
+        .get(|| async { panic!("the value is fresh") })
+        .await
+        .expect("a value");
+    let failed = single.get_other(&second, || async { Err(7) }).await;
+    assert_eq!(failed, Err(7));
+    let spaced = single
+        .get_other(&second, || async { panic!("failures are spaced") })
+        .await;
+    assert_eq!(spaced, Err(7));
+    assert_eq!(
+        single
+            .get(|| async { panic!("the value is fresh") })
+            .await
+            .as_deref(),
+        Ok(&"b")
+    );
+}

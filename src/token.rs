@@ -1,7 +1,8 @@
 //! A Google-signed ID token: parsed, checked against the request, and never shown.
 //!
-//! The signature is not verified here: the token comes from Google over TLS, and its verifiers check the signature. The checks here ensure
-//! that it is the requested token, so that a wrong one is never written to a Secret.
+//! The signature is not verified here: a token that comes from Google over TLS needs no such check, and any other is checked by Google's
+//! published keys ([`Minter::verify_signature`](crate::google::Minter::verify_signature)). The checks here ensure that it is the requested
+//! token, so that a wrong one is never written to a Secret.
 
 use std::fmt;
 

@@ -182,6 +182,7 @@ fn operator(dir: &RunDir, kubeconfig: &Path, google: std::net::SocketAddr) -> Re
         .arg(format!("--federation-provider={PROVIDER}"))
         .arg(format!("--iam-credentials-url=http://{google}"))
         .arg(format!("--sts-url=http://{google}"))
+        .arg(format!("--google-keys-url=http://{google}/oauth2/v3/certs"))
         .env("KUBECONFIG", kubeconfig)
         .env(
             "IDTOKEN_LOG",

@@ -37,7 +37,7 @@ pub(crate) enum Command {
     #[command(
         override_usage = "kubectl idtoken mint [OPTIONS] --service-account <ACCOUNT> --audience <AUDIENCE>"
     )]
-    Mint(MintArgs),
+    Mint(Box<MintArgs>),
 
     /// Explain the state of an IdTokenRequest and its Secret, and what to do next
     ///
@@ -91,7 +91,7 @@ impl Command {
     /// Those of the command.
     pub(crate) async fn run(self) -> Result<ExitCode> {
         match self {
-            Self::Mint(args) => mint::run(args).await,
+            Self::Mint(args) => mint::run(*args).await,
             Self::Explain(args) => explain::run(args).await,
             Self::Grant(args) => grant::run(args).await,
             Self::Can(args) => can::run(args).await,

@@ -32,8 +32,8 @@ fn start_operator(cluster: &ControlPlane, google: &idtoken_emulator::EmulatorHan
     let mut command = Command::new(std::env::current_exe().unwrap());
     clean(&mut command, cluster.dir());
     let args = format!(
-        "idtoken-operator run --listen 127.0.0.1:0 --iam-credentials-url={}",
-        google.url()
+        "idtoken-operator run --listen 127.0.0.1:0 --iam-credentials-url={url} --google-keys-url={url}/oauth2/v3/certs",
+        url = google.url()
     );
     command
         .args(["--exact", "operator", "--nocapture"])

@@ -21,6 +21,7 @@ fn mint(google: &EmulatorHandle, home: &std::path::Path) -> Command {
     command
         .args(["mint", "--audience", AUDIENCE])
         .arg(format!("--iam-credentials-url={}", google.url()))
+        .arg(format!("--google-keys-url={}/oauth2/v3/certs", google.url()))
         .env("GCE_METADATA_HOST", google.address().to_string());
     command
 }

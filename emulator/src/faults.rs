@@ -87,8 +87,7 @@ pub enum RetryAfter {
     DateIn(u64),
 }
 
-/// What is wrong with an ID token. The signature is valid except for [`Self::Garbage`], [`Self::Truncated`] and
-/// [`Self::Signature`].
+/// What is wrong with an ID token. Only a claim is, or else the signature is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum WrongToken {
@@ -110,6 +109,10 @@ pub enum WrongToken {
     Truncated,
     /// The signature belongs to another message.
     Signature,
+    /// `alg` is `none`, and there is no signature.
+    Unsigned,
+    /// Another key signed it, whose id is in the header.
+    ForeignKey,
 }
 
 impl Fault {

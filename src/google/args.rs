@@ -25,6 +25,10 @@ pub struct GoogleArgs {
     #[arg(long, env = "IDTOKEN_STS_URL")]
     pub sts_url: Option<Url>,
 
+    /// URL of Google's signing keys (JWKS), for private endpoints; https unless loopback. Default: https://www.UNIVERSE/oauth2/v3/certs.
+    #[arg(long, env = "IDTOKEN_GOOGLE_KEYS_URL")]
+    pub google_keys_url: Option<Url>,
+
     /// PEM file of certificates to trust in addition to the platform's.
     #[arg(long, env = "IDTOKEN_CA_FILE")]
     pub ca_file: Option<PathBuf>,
@@ -74,6 +78,7 @@ impl From<GoogleArgs> for GoogleConfig {
             universe_domain: args.universe_domain,
             iam_credentials_url: args.iam_credentials_url,
             sts_url: args.sts_url,
+            keys_url: args.google_keys_url,
             ca_file: args.ca_file,
             timeout: Duration::from_secs(args.google_timeout),
             rate_per_second: args.google_rate,

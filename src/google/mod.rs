@@ -2,7 +2,7 @@
 //!
 //! [`Minter`] picks the flow; [`args`] are its flags. Imports go down this list only:
 //!
-//! 1. `credentials`: the operator's own access token; `federation`: a tenant's.
+//! 1. `signing_keys`: the signatures of tokens; `federation`: a tenant's access token; `credentials`: the operator's own.
 //! 2. `endpoints`: one file for each of Google's APIs.
 //! 3. `remediation`: what to do about an error.
 //! 4. `transport`: admission, HTTP, responses.
@@ -16,6 +16,7 @@ mod credentials;
 mod endpoints;
 mod federation;
 mod remediation;
+mod signing_keys;
 mod transport;
 mod vocabulary;
 
@@ -27,6 +28,7 @@ pub use self::endpoints::metadata_server::AttachedIdentity;
 pub use self::endpoints::sts::{FEDERATED_SCOPE, FederatedToken};
 pub use self::federation::is_rejected;
 pub use self::remediation::federation::check_subject;
+pub use self::signing_keys::SignatureError;
 pub use self::transport::endpoint_client::{CallRecord, Observer};
 pub use self::transport::limiter::{EndpointLoad, MAX_WAITING};
 pub use self::transport::response::parse_retry_after;
@@ -40,6 +42,7 @@ use self::credentials::adc::Adc;
 use self::endpoints::iam_credentials::IamCredentials;
 use self::endpoints::metadata_server::MetadataServer;
 use self::federation::Federation;
+use self::signing_keys::SigningKeys;
 use self::transport::endpoint_client::EndpointClient;
 use self::transport::http::Http;
 use self::vocabulary::Principal;
@@ -51,6 +54,7 @@ pub struct Minter {
     metadata: MetadataServer,
     iam_credentials: IamCredentials,
     federation: Federation,
+    signing_keys: SigningKeys,
 }
 
 impl Minter {
@@ -66,6 +70,7 @@ impl Minter {
         Ok(Self {
             adc: Adc::new(&config, http.clone())?,
             metadata: MetadataServer::new(&config, http.clone())?,
+            signing_keys: SigningKeys::new(&config, http.clone())?,
             federation: Federation::new(&config, http)?,
             iam_credentials: IamCredentials::new(client),
         })
@@ -77,6 +82,7 @@ impl Minter {
         self.adc.set_observer(observer.clone());
         self.metadata.set_observer(observer.clone());
         self.federation.set_observer(observer.clone());
+        self.signing_keys.set_observer(observer.clone());
         self.iam_credentials.client_mut().set_observer(observer);
         self
     }
@@ -84,7 +90,12 @@ impl Minter {
     /// The load of each endpoint. An endpoint can occur more than once, because each provider of federation has its own limiter.
     #[must_use]
     pub fn loads(&self) -> Vec<EndpointLoad> {
-        let own = [self.adc.load(), self.metadata.load(), self.iam_credentials.load()];
+        let own = [
+            self.adc.load(),
+            self.metadata.load(),
+            self.iam_credentials.load(),
+            self.signing_keys.load(),
+        ];
         own.into_iter().chain(self.federation.loads()).collect()
     }
 
@@ -136,11 +147,12 @@ impl Minter {
     }
 
     /// A token of the account that is attached to the operator's pod, node or instance. If the request names an account by e-mail, the
-    /// attached one is compared with it first. The token is parsed; compare it with the request by [`IdToken::verify`].
+    /// attached one is compared with it first. The token came over plain http, so its signature is checked; compare it with the request by [`IdToken::verify`].
     ///
     /// # Errors
     /// [`Reason::AccountMismatch`] if another account is attached, [`Reason::IdentityNotAttached`] if none is; otherwise the error of
-    /// the metadata server, with what to do about it.
+    /// the metadata server, with what to do about it. [`Reason::TokenSignatureInvalid`] if Google did not sign the token, and
+    /// [`Reason::SigningKeysUnavailable`] if that cannot be told.
     pub async fn attached_identity(&self, request: &AttachedIdentity<'_>) -> Result<IdToken, Error> {
         if let Some(account) = request.service_account
             && let Account::Email(email) = Account::from_name(account)
@@ -152,7 +164,20 @@ impl Minter {
             let message = remediation::metadata_server::account_mismatch(&attached, email);
             return Err(Error::new(Endpoint::Metadata, Reason::AccountMismatch, &message));
         }
-        self.metadata.identity(request).await
+        let token = self.metadata.identity(request).await?;
+        match Box::pin(self.verify_signature(&token)).await {
+            Ok(()) => Ok(token),
+            Err(SignatureError::Unavailable(error)) => Err(error),
+            Err(error) => Err(remediation::metadata_server::not_signed(&error.to_string())),
+        }
+    }
+
+    /// Checks that Google signed the token, by the keys that it publishes. The claims are not compared with anything.
+    ///
+    /// # Errors
+    /// [`SignatureError::Invalid`] if Google did not, [`SignatureError::Unavailable`] if the keys cannot be fetched.
+    pub async fn verify_signature(&self, token: &IdToken) -> Result<(), SignatureError> {
+        self.signing_keys.verify(token).await
     }
 
     /// The e-mail of the account that is attached to the operator's pod, node or instance; none if there is none.

@@ -79,6 +79,7 @@ impl World {
                 "workloadIdentityFederation": {"provider": PROVIDER, "serviceAccount": OPERATOR},
                 "iamCredentialsUrl": google,
                 "stsUrl": google,
+                "keysUrl": format!("{google}/oauth2/v3/certs"),
             },
             "log": {"format": "text", "level": "info,idtoken_operator=debug"},
         });

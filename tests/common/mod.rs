@@ -266,6 +266,7 @@ impl World {
             .args(["run", "--listen", "127.0.0.1:0"])
             .arg(format!("--iam-credentials-url=http://{google}"))
             .arg(format!("--sts-url=http://{google}"))
+            .arg(format!("--google-keys-url=http://{google}/oauth2/v3/certs"))
             .args(flags)
             .env("KUBECONFIG", kubeconfig)
             .env("IDTOKEN_LOG", self.setup.log)

@@ -14,6 +14,11 @@ async fn server() -> (EmulatorHandle, Minter) {
         .expect("the emulator starts");
     let minter = Minter::new(GoogleConfig {
         metadata_host: Some(google.address().to_string()),
+        keys_url: Some(
+            format!("{}/oauth2/v3/certs", google.url())
+                .parse()
+                .expect("a URL"),
+        ),
         ..GoogleConfig::default()
     })
     .expect("a client");
@@ -83,6 +88,13 @@ async fn rejections() {
             .expect("a fault");
         let error = minter.attached_identity(&wanted(None)).await.expect_err("wrong");
         assert_eq!(error.reason().as_str(), "UnexpectedResponse");
+    }
+    for wrong in [WrongToken::ForeignKey, WrongToken::Signature] {
+        google
+            .fault(Fault::token(wrong).on(Endpoint::MetadataIdentity).times(1))
+            .expect("a fault");
+        let error = minter.attached_identity(&wanted(None)).await.expect_err("wrong");
+        assert_eq!(error.reason().as_str(), "TokenSignatureInvalid", "{error}");
     }
     let mut policy = google.policy();
     policy.metadata_server.service_account = None;

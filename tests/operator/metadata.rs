@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use idtoken_emulator::{Endpoint, Fault};
+use idtoken_emulator::{Endpoint, Fault, WrongToken};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -184,6 +184,103 @@ async fn each_failure_of_the_server_is_told_and_ends() -> Result<()> {
     ] {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_google_signed_is_written() -> Result<()> {
+    let world = granted(Setup::default()).await?;
+    let keys = || Fault::status(503).on(Endpoint::Certs);
+    world.google.fault(keys())?;
+    world.request("shop", "billing", attached()).await?;
+    let object = world
+        .until("shop", "billing", "it is told", |object| {
+            has(object, "Ready", "False", "SigningKeysUnavailable")
+        })
+        .await?;
+    for part in [
+        "503",
+        "nothing is written",
+        "--google-keys-url",
+        "/oauth2/v3/certs",
+    ] {
+        let text = message(&object);
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+    assert!(world.google.count(Endpoint::MetadataIdentity) > 0);
+    assert!(
+        world.secret("shop", "billing").await.is_err(),
+        "a Secret was written"
+    );
+
+    world.google.clear_faults();
+    world
+        .until("shop", "billing", "the keys are there again", |object| {
+            is_ready(object)
+        })
+        .await?;
+    let before = world.secret("shop", "billing").await?;
+    world.google.verify(&token(&before))?;
+
+    // Whoever answers as the metadata server has no key of Google's.
+    for (wrong, reason) in [
+        (WrongToken::Unsigned, "UnexpectedResponse"),
+        (WrongToken::ForeignKey, "TokenSignatureInvalid"),
+        (WrongToken::Signature, "TokenSignatureInvalid"),
+    ] {
+        let fault = Fault::token(wrong).on(Endpoint::MetadataIdentity);
+        world.google.fault(fault)?;
+        world.renew("shop", "billing", &format!("{wrong:?}")).await?;
+        let object = world
+            .until("shop", "billing", "the forgery is told", |object| {
+                has(object, "RenewalFailing", "True", reason)
+            })
+            .await?;
+        assert!(is_ready(&object), "the former token is valid");
+        assert_eq!(before, world.secret("shop", "billing").await?, "{wrong:?}");
+        let name = format!("first-{wrong:?}").to_lowercase();
+        world.request("shop", &name, attached()).await?;
+        world
+            .until("shop", &name, "the forgery is told", |object| {
+                has(object, "Ready", "False", reason)
+            })
+            .await?;
+        assert!(
+            world.secret("shop", &name).await.is_err(),
+            "{wrong:?} was written"
+        );
+        world.google.clear_faults();
+        world
+            .renew("shop", "billing", &format!("after {wrong:?}"))
+            .await?;
+        world
+            .until("shop", "billing", "it is well again", |object| {
+                has(object, "RenewalFailing", "False", "")
+            })
+            .await?;
+    }
+
+    // A new process has no keys yet. Without them the former token stays.
+    world.stop_operator(false).await?;
+    world.google.fault(keys())?;
+    world.google.clear_caches();
+    world.start_operator().await?;
+    let before = world.secret("shop", "billing").await?;
+    world.renew("shop", "billing", "without keys").await?;
+    let object = world
+        .until("shop", "billing", "the renewal's failure is told", |object| {
+            has(object, "RenewalFailing", "True", "SigningKeysUnavailable")
+        })
+        .await?;
+    assert!(is_ready(&object));
+    assert_eq!(before, world.secret("shop", "billing").await?);
+    world.google.clear_faults();
+    let old = token(&before);
+    world
+        .wait("a new token comes", async || {
+            Ok(token(&world.secret("shop", "billing").await?) != old)
+        })
+        .await?;
     Ok(())
 }
 

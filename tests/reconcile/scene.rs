@@ -279,6 +279,7 @@ fn operator(
         // Its calls are recorded among those of the Kubernetes API.
         .arg(format!("--iam-credentials-url=http://{}", server.address))
         .arg(format!("--sts-url={}", google.url()))
+        .arg(format!("--google-keys-url={}/oauth2/v3/certs", google.url()))
         .env("KUBECONFIG", kubeconfig)
         .env("GCE_METADATA_HOST", google.address().to_string())
         .env("HOSTNAME", "operator-0")

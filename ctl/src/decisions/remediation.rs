@@ -268,6 +268,12 @@ fn for_reason(reason: &str, args: &CommandArgs) -> String {
             "The service account was deleted and recreated. If that was intended, delete the request and create it again: kubectl \
              delete idtokenrequest {name} -n {namespace}"
         ),
+        "TokenSignatureInvalid" => "Google did not sign the token. Check GCE_METADATA_HOST and --google-keys-url of the operator, and what \
+             answers as the metadata server on its node."
+            .to_owned(),
+        "SigningKeysUnavailable" => "Let the operator reach Google's signing keys, as the message says, or name another URL of them with \
+             --google-keys-url (the chart's value google.keysUrl)."
+            .to_owned(),
         "TokenExpired" => "Check the clock of the operator's node.".to_owned(),
         _ if reason.starts_with("Token") || reason == "UnexpectedResponse" => format!(
             "The response is not the expected one of Google: check --iam-credentials-url and proxies. The same call from here: {}",

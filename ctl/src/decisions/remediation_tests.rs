@@ -105,6 +105,8 @@ fn every_reason_has_its_own_remediation() {
         "TokenEmailMissing",
         "TokenEmailNotVerified",
         "TokenSubjectChanged",
+        "TokenSignatureInvalid",
+        "SigningKeysUnavailable",
         "TokenExpired",
     ] {
         let steps = steps(json!([condition("Ready", "False", known)]));

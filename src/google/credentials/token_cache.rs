@@ -32,7 +32,7 @@ pub(crate) fn backoff_after(failures: u32) -> Duration {
 }
 
 /// As [`backoff_after`], and at least as long as the server asks for.
-fn backoff(failures: u32, error: &Error) -> Duration {
+pub(crate) fn backoff(failures: u32, error: &Error) -> Duration {
     backoff_after(failures).max(error.retry_after().unwrap_or_default())
 }
 

@@ -30,6 +30,10 @@ const FLAVOR: HeaderName = HeaderName::from_static("metadata-flavor");
 /// The longest text of the server's that is shown, in characters.
 const MAX_SHOWN_CHARS: usize = 400;
 
+/// The address that Google's own clients use. Its name, `metadata.google.internal`, is not asked for: in a pod such a name goes through the
+/// search domains of the cluster first, where another namespace can have a Service that answers to it.
+const ADDRESS: &str = "169.254.169.254";
+
 const ACCOUNT: &str = "computeMetadata/v1/instance/service-accounts/default";
 
 /// A request for an ID token of the identity that is attached to the operator's pod, node or instance.
@@ -69,7 +73,7 @@ impl MetadataServer {
             .ok()
             .filter(|host| !host.is_empty());
         let host = variable.as_deref().or(config.metadata_host.as_deref());
-        let base = base(host.unwrap_or("metadata.google.internal"))?;
+        let base = base(host.unwrap_or(ADDRESS))?;
         Ok(Self {
             client: EndpointClient::new(Endpoint::Metadata, base.clone(), http.clone(), config),
             http,
@@ -264,6 +268,25 @@ mod tests {
             .headers
             .insert(FLAVOR, HeaderValue::from_static("Google"));
         response
+    }
+
+    #[test]
+    fn the_metadata_server_is_reached_by_its_address() {
+        let of = |host: Option<&str>| {
+            let config = GoogleConfig {
+                metadata_host: host.map(str::to_owned),
+                ..GoogleConfig::default()
+            };
+            let http = Http::new(&config).expect("a client");
+            MetadataServer::new(&config, http).expect("a host").base
+        };
+        // No name that a search domain could be added to.
+        assert_eq!(of(None).as_str(), "http://169.254.169.254/");
+        assert!(matches!(of(None).host(), Some(url::Host::Ipv4(_))));
+        assert_eq!(
+            of(Some("metadata.example:8080")).as_str(),
+            "http://metadata.example:8080/"
+        );
     }
 
     #[test]

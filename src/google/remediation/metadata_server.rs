@@ -1,7 +1,7 @@
 //! What to do if the metadata server gives no token.
 
 use super::command::{project, word};
-use crate::google::vocabulary::{Error, Principal, Reason};
+use crate::google::vocabulary::{Endpoint, Error, Principal, Reason};
 use crate::text::printable;
 
 /// The role that lets a Kubernetes ServiceAccount of GKE act as a Google one:
@@ -60,6 +60,16 @@ pub(crate) fn for_attached_identity(error: Error, account: Option<&str>) -> Erro
         _ => return error,
     };
     error.with_remediation(remediation)
+}
+
+/// The error of a token that Google did not sign. `message` says why.
+pub(crate) fn not_signed(message: &str) -> Error {
+    let error = Error::new(Endpoint::Metadata, Reason::TokenSignatureInvalid, message);
+    error.with_remediation(
+        "Nothing is written. If --google-keys-url is set, check that it has the keys of --universe-domain. Otherwise another server \
+         than Google's answered at the metadata server's address: check GCE_METADATA_HOST of the operator, and the pods and \
+         network of its node.",
+    )
 }
 
 /// The message if the attached account is not the requested one.

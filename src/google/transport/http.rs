@@ -77,8 +77,7 @@ impl Http {
     /// The client for a URL. A call that stays on this machine or link never goes through a proxy: the proxy would get its own
     /// identity from its own metadata server.
     pub(crate) fn client(&self, url: &Url) -> &Client {
-        let is_metadata = url.host_str() == Some("metadata.google.internal");
-        if is_loopback(url) || is_link_local(url) || is_metadata {
+        if is_loopback(url) || is_link_local(url) {
             &self.direct
         } else {
             &self.proxied

@@ -23,6 +23,9 @@ pub struct GoogleConfig {
     pub iam_credentials_url: Option<Url>,
     /// The base URL of the Security Token Service, if it is not `https://sts.{universe}`. https, unless the host is loopback.
     pub sts_url: Option<Url>,
+    /// The URL of Google's signing keys, a JWKS document, if it is not `https://www.{universe}/oauth2/v3/certs`. https, unless the host is
+    /// loopback.
+    pub keys_url: Option<Url>,
     /// A file of PEM certificates to trust in addition to the platform's.
     pub ca_file: Option<PathBuf>,
     /// The timeout of one call, from connecting to the last byte. Connecting alone may take half of it.
@@ -74,6 +77,7 @@ impl Default for GoogleConfig {
             universe_domain: DEFAULT_UNIVERSE.to_owned(),
             iam_credentials_url: None,
             sts_url: None,
+            keys_url: None,
             ca_file: None,
             timeout: Duration::from_secs(20),
             rate_per_second: None,
@@ -157,6 +161,9 @@ impl GoogleConfig {
         }
         if let Some(url) = &self.sts_url {
             check_endpoint("STS", url)?;
+        }
+        if let Some(url) = &self.keys_url {
+            check_endpoint("Google keys", url)?;
         }
         Ok(())
     }

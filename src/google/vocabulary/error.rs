@@ -26,6 +26,8 @@ pub enum Endpoint {
     Metadata,
     /// The Security Token Service.
     Sts,
+    /// The keys that Google publishes for the signatures of ID tokens.
+    SigningKeys,
 }
 
 impl Endpoint {
@@ -37,6 +39,7 @@ impl Endpoint {
             Self::Credentials => "credentials",
             Self::Metadata => "metadata",
             Self::Sts => "sts",
+            Self::SigningKeys => "signingkeys",
         }
     }
 
@@ -46,6 +49,7 @@ impl Endpoint {
             Self::Credentials => "the token endpoint of the operator's own credentials",
             Self::Metadata => "the metadata server",
             Self::Sts => "the Security Token Service",
+            Self::SigningKeys => "the endpoint of Google's signing keys",
         }
     }
 }

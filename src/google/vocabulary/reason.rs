@@ -44,6 +44,10 @@ pub enum Reason {
     SubjectTooLong,
     /// STS: any other rejection.
     ExchangeRefused,
+    /// A token that came over plain http is not signed by Google.
+    TokenSignatureInvalid,
+    /// Google's signing keys could not be fetched, so that a signature cannot be checked.
+    SigningKeysUnavailable,
     /// 429: a quota of Google's is exhausted.
     QuotaExceeded,
     /// The operator's own rate limit or in-flight cap held the call back for too long, or the call is deferred.
@@ -84,6 +88,8 @@ impl Reason {
             Self::IssuerUnreachable => "IssuerUnreachable",
             Self::SubjectTooLong => "SubjectTooLong",
             Self::ExchangeRefused => "ExchangeRefused",
+            Self::TokenSignatureInvalid => "TokenSignatureInvalid",
+            Self::SigningKeysUnavailable => "SigningKeysUnavailable",
             Self::QuotaExceeded => "QuotaExceeded",
             Self::LocallyLimited => "LocallyLimited",
             Self::NotLeading => "NotLeading",
@@ -115,8 +121,10 @@ impl Reason {
             | Self::SubjectTokenUnverified
             | Self::IssuerUnreachable
             | Self::SubjectTooLong
-            | Self::ExchangeRefused => ErrorClass::Rejected,
-            Self::QuotaExceeded
+            | Self::ExchangeRefused
+            | Self::TokenSignatureInvalid => ErrorClass::Rejected,
+            Self::SigningKeysUnavailable
+            | Self::QuotaExceeded
             | Self::LocallyLimited
             | Self::NotLeading
             | Self::UpstreamUnavailable

@@ -88,6 +88,8 @@ impl Environment {
                 "127.0.0.1:0",
                 "--iam-credentials-url",
                 &emulator_url,
+                "--google-keys-url",
+                &format!("{emulator_url}/oauth2/v3/certs"),
             ])
             .env("KUBECONFIG", cluster.kubeconfig_for(OPERATOR_USER, &[])?)
             .env("GCE_METADATA_HOST", address)
