@@ -201,7 +201,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         clock,
         client,
         minter,
-        cache: Arc::new(Cache::default()),
+        cache: Arc::new(Cache::new(settings.cache_limits)),
         foreign_secrets: Arc::new(ForeignSecrets::default()),
         grants: Arc::new(grants),
         metrics,
@@ -210,6 +210,8 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     });
     let loads = ctx.clone();
     ctx.metrics.register_load_collector(move || loads.minter.loads());
+    let cache = ctx.cache.clone();
+    ctx.metrics.register_cache_collector(move || cache.usage());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let shutdown = async move {

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use url::Url;
 
 use crate::controller::Settings;
+use crate::controller::cache::CacheLimits;
 use crate::google::IdentityProvider;
 use crate::google::args::GoogleArgs;
 use crate::request::SourceSettings;
@@ -85,6 +86,15 @@ pub struct RunArgs {
     /// Longest time for one reconcile, in seconds.
     #[arg(long, env = "IDTOKEN_RECONCILE_TIMEOUT", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Operation")]
     pub reconcile_timeout: u64,
+
+    /// Most memory for requests and their Secrets, in MiB. If it does not suffice, the oldest requests are served and the others report
+    /// CacheFull. The memory limit of the pod has to be 64 MiB larger.
+    #[arg(long, env = "IDTOKEN_MAX_CACHE_MIB", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Operation")]
+    pub max_cache_mib: u32,
+
+    /// Most of that memory for one namespace, in MiB.
+    #[arg(long, env = "IDTOKEN_MAX_NAMESPACE_CACHE_MIB", default_value_t = 96, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Operation")]
+    pub max_namespace_cache_mib: u32,
 
     /// Namespace whose requests are reconciled; repeatable, absent means all. With it nothing is read cluster-wide, so grants come from --grants-file alone.
     #[arg(
@@ -180,6 +190,7 @@ impl RunArgs {
             // A namespace has at most half of the calls of an endpoint in flight; as many wait, so that no slot stays idle.
             max_in_flight_per_namespace: usize::from(self.concurrency)
                 .saturating_add(self.google.google_max_in_flight),
+            cache_limits: CacheLimits::from_mib(self.max_cache_mib, self.max_namespace_cache_mib),
             shard: Shard::new(self.namespaces.clone(), self.selector.clone()),
             grants_file: self.grants_file.clone(),
             sources: SourceSettings {

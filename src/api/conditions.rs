@@ -30,6 +30,10 @@ pub mod reason {
     pub const DEVELOPER_TOKEN: &str = "DeveloperToken";
     /// The spec is invalid; the message names the field.
     pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// The spec is larger than any spec may be.
+    pub const TOO_LARGE: &str = "TooLarge";
+    /// Older requests take all of the memory that the operator may use for requests.
+    pub const CACHE_FULL: &str = "CacheFull";
     /// The source is not available in this operator.
     pub const SOURCE_UNAVAILABLE: &str = "SourceUnavailable";
     /// No IdTokenGrant allows the request.

@@ -11,6 +11,29 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Most characters of all texts of a spec. The operator counts bytes ([`crate::request::size`]).
+pub const MAX_SPEC_CHARACTERS: usize = 16 * 1024;
+
+/// The rule of CEL for [`MAX_SPEC_CHARACTERS`].
+const MAX_SPEC_RULE: &str = "size(self.audience) \
+    + (has(self.serviceAccount) ? size(self.serviceAccount) : 0) \
+    + (has(self.renewBefore) ? size(self.renewBefore) : 0) \
+    + (has(self.source) && has(self.source.impersonation) && has(self.source.impersonation.delegates) \
+    ? self.source.impersonation.delegates.map(d, size(d)).sum() : 0) \
+    + (has(self.source) && has(self.source.federation) ? size(self.source.federation.serviceAccountRef.name) \
+    + (has(self.source.federation.provider) ? size(self.source.federation.provider) : 0) \
+    + (has(self.source.federation.tokenAudience) ? size(self.source.federation.tokenAudience) : 0) : 0) \
+    + (has(self.target) ? (has(self.target.name) ? size(self.target.name) : 0) \
+    + (has(self.target.key) ? size(self.target.key) : 0) \
+    + (has(self.target.template) ? (has(self.target.template.type) ? size(self.target.template.type) : 0) \
+    + (has(self.target.template.data) \
+    ? self.target.template.data.map(k, size(k) + size(self.target.template.data[k])).sum() : 0) \
+    + (has(self.target.template.metadata) && has(self.target.template.metadata.labels) \
+    ? self.target.template.metadata.labels.map(k, size(k) + size(self.target.template.metadata.labels[k])).sum() : 0) \
+    + (has(self.target.template.metadata) && has(self.target.template.metadata.annotations) \
+    ? self.target.template.metadata.annotations.map(k, size(k) + size(self.target.template.metadata.annotations[k])).sum() : 0) \
+    : 0) : 0) <= 16384";
+
 /// Keeps a Google-signed OIDC ID token for one audience in a Secret, and renews it before it expires.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -66,6 +89,10 @@ use serde::{Deserialize, Serialize};
         "rule": "has(self.serviceAccount) || (has(self.source) && (has(self.source.federation) || has(self.source.metadataServer) || has(self.source.developer)))",
         "message": "serviceAccount is required by source.impersonation, which is used when source is absent",
         "fieldPath": ".serviceAccount"
+    },
+    {
+        "rule": MAX_SPEC_RULE,
+        "message": "the texts of a spec have at most 16384 characters in all, the keys of spec.target.template included"
     }
 ]))]
 pub struct IdTokenRequestSpec {

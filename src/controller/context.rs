@@ -7,8 +7,8 @@ use kube::Client;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
-use crate::controller::cache::Cache;
 use crate::controller::cache::foreign_secrets::ForeignSecrets;
+use crate::controller::cache::{Cache, CacheLimits};
 use crate::controller::issue::Issuer;
 use crate::controller::issue::federation::{FederatedTokens, TokenSources};
 use crate::controller::issue::write::SecretWriter;
@@ -28,6 +28,8 @@ pub struct Settings {
     pub concurrency: u16,
     /// Most reconciles in flight of one namespace, those included that wait for Google.
     pub max_in_flight_per_namespace: usize,
+    /// How much memory requests and Secrets may take.
+    pub cache_limits: CacheLimits,
     /// The requests that this operator is for.
     pub shard: Shard,
     /// The file from which grants are read besides the objects.

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::clock::Clock;
+use crate::controller::cache::CacheLimits;
 use crate::google::{GoogleConfig, Minter};
 use crate::kubernetes::events::EventRecorder;
 use crate::leader::{ElectionSettings, Fence};
@@ -109,6 +110,7 @@ fn context(client: Client) -> Context {
         metrics,
         permits: Arc::new(Semaphore::new(1)),
         settings: Settings {
+            cache_limits: CacheLimits::default(),
             reconcile_timeout: Duration::from_secs(10),
             concurrency: 1,
             max_in_flight_per_namespace: 1,

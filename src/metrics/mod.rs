@@ -17,6 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+mod cache;
 mod exposition;
 mod histogram;
 mod process;
@@ -26,6 +27,7 @@ mod tests;
 mod upstream;
 mod watch;
 
+use self::cache::CacheMetrics;
 use self::histogram::seconds;
 use self::process::Process;
 use self::requests::Requests;
@@ -35,6 +37,7 @@ use crate::api::ObjectKey;
 use crate::google::EndpointLoad;
 use crate::sync::lock;
 
+pub use self::cache::CacheUsage;
 pub use self::exposition::Format;
 pub use self::requests::RequestState;
 pub use self::watch::WatchMetrics;
@@ -80,6 +83,8 @@ pub struct Metrics {
     reconcile_seconds: Histogram,
     upstreams: Upstreams,
     loads: OnceLock<LoadCollector>,
+    cache: CacheMetrics,
+    cache_usage: OnceLock<UsageCollector>,
     watches: Watches,
     requests: Mutex<Requests>,
     served_expired: Counter<f64, std::sync::atomic::AtomicU64>,
@@ -102,6 +107,14 @@ impl std::fmt::Debug for LoadCollector {
     }
 }
 
+struct UsageCollector(Box<dyn Fn() -> CacheUsage + Send + Sync>);
+
+impl std::fmt::Debug for UsageCollector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UsageCollector")
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new(Options::default())
@@ -119,6 +132,7 @@ impl Metrics {
         let requests = Requests::register(registry, options.per_request);
         let upstreams = Upstreams::register(registry);
         let watches = Watches::register(registry);
+        let cache = CacheMetrics::register(registry);
 
         let mints = Family::default();
         let help = "Attempts to get a token, by source and result";
@@ -174,6 +188,8 @@ impl Metrics {
             reconcile_seconds,
             upstreams,
             loads: OnceLock::new(),
+            cache,
+            cache_usage: OnceLock::new(),
             watches,
             requests: Mutex::new(requests),
             served_expired,
@@ -193,6 +209,12 @@ impl Metrics {
     pub fn register_load_collector(&self, loads: impl Fn() -> Vec<EndpointLoad> + Send + Sync + 'static) {
         // Fails only if it was set before.
         let _ = self.loads.set(LoadCollector(Box::new(loads)));
+    }
+
+    /// Registers what reports on each scrape what the cache keeps. Only the first call has an effect.
+    pub fn register_cache_collector(&self, usage: impl Fn() -> CacheUsage + Send + Sync + 'static) {
+        // Fails only if it was set before.
+        let _ = self.cache_usage.set(UsageCollector(Box::new(usage)));
     }
 
     /// Counts an attempt to get a token.
@@ -313,6 +335,9 @@ impl Metrics {
         requests.collect(now);
         if let Some(loads) = self.loads.get() {
             self.upstreams.collect(&(loads.0)());
+        }
+        if let Some(usage) = self.cache_usage.get() {
+            self.cache.collect((usage.0)());
         }
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;

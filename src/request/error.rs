@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::api::conditions::reason;
+use crate::api::v1alpha1::MAX_SPEC_CHARACTERS;
 use crate::classify::Classify;
 use crate::request::template::TemplateError;
 
@@ -31,6 +32,28 @@ pub enum ValidateError {
          allows"
     )]
     Undecodable(String),
+    /// The spec is larger than any spec may be.
+    #[error(
+        "the spec has {bytes} bytes of text, and the operator serves at most {MAX_SPEC_CHARACTERS}: shorten the labels, annotations and \
+         data of spec.target.template"
+    )]
+    TooLarge {
+        /// Bytes of all its texts.
+        bytes: usize,
+    },
+    /// Older requests take the memory that the operator may use for requests.
+    #[error(
+        "the operator is full: older requests {whose} take all of the {mib} MiB that --{flag} leaves for requests. The Secret stays as it \
+         is. Delete requests that are not needed, or raise --{flag} and the memory limit of the operator"
+    )]
+    CacheFull {
+        /// Which requests count.
+        whose: &'static str,
+        /// The flag that sets the bound.
+        flag: &'static str,
+        /// The bound.
+        mib: usize,
+    },
     /// This operator does not offer the source.
     #[error("spec.source.{0} is not available: {1}")]
     SourceUnavailable(&'static str, &'static str),
@@ -50,6 +73,8 @@ impl Classify for ValidateError {
     fn reason(&self) -> &'static str {
         match self {
             Self::Invalid { .. } | Self::Template { .. } | Self::Undecodable(_) => reason::INVALID_SPEC,
+            Self::TooLarge { .. } => reason::TOO_LARGE,
+            Self::CacheFull { .. } => reason::CACHE_FULL,
             Self::SourceUnavailable(..) => reason::SOURCE_UNAVAILABLE,
         }
     }

@@ -7,6 +7,7 @@
 pub mod duration;
 pub mod error;
 pub mod fingerprint;
+pub mod size;
 pub mod syntax;
 pub mod target;
 pub mod template;
@@ -19,6 +20,7 @@ use crate::api::annotations;
 use crate::api::v1alpha1::{CreationPolicy, IdTokenRequest, IdTokenRequestSpec};
 pub use crate::request::error::ValidateError;
 use crate::request::fingerprint::versioned;
+use crate::request::size::check_size;
 pub use crate::request::target::TargetSpec;
 pub use crate::request::token_source::{Federation, SourceSettings, TokenSource, check_allowed};
 
@@ -95,6 +97,7 @@ pub fn validate(object: &IdTokenRequest) -> Result<ValidRequest, ValidateError> 
         spec.target.clone().unwrap_or_default(),
         token.include_email,
     )?;
+    check_size(spec)?;
     Ok(ValidRequest {
         token_hash: token_hash(&token),
         render_hash: render_hash(&target, renew_before, &uid),

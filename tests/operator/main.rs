@@ -18,6 +18,7 @@ mod issue;
 mod kstatus;
 mod leader;
 mod leak;
+mod limits;
 mod load;
 mod metadata;
 mod outage;

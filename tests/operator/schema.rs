@@ -92,6 +92,10 @@ async fn invalid_requests_are_refused_by_field() -> Result<()> {
             json!({"serviceAccount": null, "source": {"metadataServer": {}}}),
         ),
         (
+            "largest",
+            template(json!({"data": {"a": "😀".repeat(8192), "b": "😀".repeat(7168)}})),
+        ),
+        (
             "basic",
             template(json!({"type": "kubernetes.io/basic-auth", "data": many(32)})),
         ),
@@ -187,6 +191,24 @@ async fn invalid_requests_are_refused_by_field() -> Result<()> {
         ),
         (template(json!({"type": "xOpaque"})), "spec.target.template.type"),
         (template(json!({"data": many(33)})), "spec.target.template.data"),
+        (
+            template(json!({"data": {"a": "x".repeat(8192), "b": "x".repeat(8192)}})),
+            "at most 16384 characters",
+        ),
+        (
+            template(json!({"data": {"a": "😀".repeat(8192), "b": "😀".repeat(8192)}})),
+            "at most 16384 characters",
+        ),
+        (
+            template(json!({"metadata": {"annotations": {"a".repeat(16384): ""}}})),
+            "spec",
+        ),
+        (
+            json!({"audience": "a".repeat(2048), "target": {"template": {
+                "data": {"a": "x".repeat(8192)}, "metadata": {"annotations": {"a": "x".repeat(4096), "b": "x".repeat(4096)}},
+            }}}),
+            "at most 16384 characters",
+        ),
         (
             template(json!({"data": {"a": "x".repeat(8193)}})),
             "spec.target.template.data",

@@ -147,6 +147,11 @@ fn for_reason(reason: &str, args: &CommandArgs) -> String {
         reason::ISSUING => format!("Wait: a token is being issued. To watch: kubectl get idtokenrequest {name} -n {namespace} -w"),
         reason::INTERNAL_ERROR => "Report a bug, with the operator's log.".to_owned(),
         reason::INVALID_SPEC => format!("Correct the field that the message names: {}", args.edit()),
+        reason::TOO_LARGE => format!("Shorten the template: {}", args.edit()),
+        reason::CACHE_FULL => format!(
+            "Delete requests that are not needed: kubectl get idtr -n {namespace}. Or an administrator raises the flag that the message names, and \
+             the operator's memory limit"
+        ),
         reason::SOURCE_UNAVAILABLE => format!("Use a source that this operator supports: {}", args.edit()),
         reason::NOT_GRANTED => format!(
             "A cluster administrator must grant it. The grant: kubectl idtoken grant {name} -n {namespace}; the closest existing \

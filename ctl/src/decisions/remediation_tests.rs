@@ -58,6 +58,8 @@ fn every_reason_has_its_own_remediation() {
         "Issuing",
         "InternalError",
         "InvalidSpec",
+        "TooLarge",
+        "CacheFull",
         "SourceUnavailable",
         "NotGranted",
         "KubernetesServiceAccountNotFound",

@@ -1,14 +1,18 @@
 //! What is known of requests, Secrets and namespaces between reconciles, in little memory.
 //!
-//! May import [`crate::request`], [`crate::kubernetes`] and what is below them. Makes no calls, and never decides what a request needs.
+//! May import [`crate::request`], [`crate::kubernetes`] and what is below them, and fills the metrics' [`CacheUsage`]. Makes no calls, and never decides what a request needs.
 //! [`Cache`] holds the parts, one a file, under one lock: an upserted request is stored, releases its old Secret and claims its new one in one
 //! step. Methods that take a UID do nothing if the request was recreated or deleted meanwhile.
+//!
+//! What it keeps is bounded by [`CacheLimits`], not by what is in the cluster: [`ledger`] decides which requests are served.
 //!
 //! A scope is a namespace, or empty for all namespaces.
 
 mod claims;
 mod compressed_request;
 pub mod foreign_secrets;
+mod ledger;
+mod limits;
 mod namespaces;
 mod notices;
 mod relist;
@@ -16,52 +20,87 @@ pub mod request_state;
 mod requests;
 mod secrets;
 mod state;
-pub mod undecodable;
+pub mod unserved;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
 use jiff::Timestamp;
 
-use self::compressed_request::{CompressedRequest, trim_metadata};
+use self::compressed_request::{CompressedRequest, trim_metadata, trim_status};
+use self::limits::{MARKER, request_cost};
 use self::request_state::RequestState;
 use self::requests::CachedObject;
 use self::state::State;
-use self::undecodable::Undecodable;
+use self::unserved::{Marker, Unserved};
 use crate::api::ObjectKey;
 use crate::api::v1alpha1::IdTokenRequest;
 use crate::kubernetes::secret_summary::SecretSummary;
+use crate::metrics::CacheUsage;
+use crate::request::size::check_size;
 use crate::request::target_name;
 use crate::sync::lock;
 
 pub use self::claims::Claimant;
+pub use self::limits::CacheLimits;
 pub use self::requests::Standing;
 pub use self::state::EndedRelist;
 
 /// The cache. Each method holds the lock for a few map operations only.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Cache(Mutex<State>);
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self::new(CacheLimits::default())
+    }
+}
 
 /// Requests.
 impl Cache {
+    /// Without objects.
+    pub fn new(limits: CacheLimits) -> Self {
+        Self(Mutex::new(State::new(limits)))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.0)
     }
 
-    /// Stores a request as a watch or list shows it. Returns the requests to reconcile: itself if anything but its status changed, and
-    /// those that can now claim the Secret that it gave up.
-    pub fn upsert_request(&self, mut object: IdTokenRequest) -> Vec<ObjectKey> {
-        object.metadata = trim_metadata(object.metadata);
-        let compressed = CachedObject::Decoded(CompressedRequest::new(&object));
+    /// Stores a request as a watch or list shows it. Returns the requests to reconcile: itself if anything but its status changed, those
+    /// that can now claim the Secret that it gave up, and those that are not served any more because it takes their place. Of some of these
+    /// nothing is kept.
+    pub fn upsert_request(&self, object: IdTokenRequest) -> Vec<ObjectKey> {
+        let (metadata, status) = (object.metadata, object.status.map(trim_status));
+        let object = IdTokenRequest {
+            metadata: trim_metadata(metadata),
+            status,
+            ..object
+        };
+        let bytes = match check_size(&object.spec) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                return self.upsert_unserved(Unserved {
+                    metadata: object.metadata,
+                    status: object.status,
+                    error,
+                });
+            }
+        };
+        let compressed = CompressedRequest::new(&object);
+        let cost = request_cost(bytes, &compressed);
         let target = Some(target_name(&object));
-        self.lock().upsert_request(&object.metadata, target, compressed)
+        let cached = CachedObject::Decoded(compressed);
+        self.lock().upsert_request(&object.metadata, target, cached, cost)
     }
 
-    /// Stores a request that cannot be decoded. Returns the requests to reconcile, as [`Self::upsert_request`] does.
-    pub fn upsert_undecodable(&self, object: Undecodable) -> Vec<ObjectKey> {
+    /// Stores a request that is not served. Returns the requests to reconcile, as [`Self::upsert_request`] does.
+    pub fn upsert_unserved(&self, object: Unserved) -> Vec<ObjectKey> {
         let metadata = object.metadata.clone();
-        let object = CachedObject::Undecodable(Box::new(object));
-        self.lock().upsert_request(&metadata, None, object)
+        let marker = Marker::new(object);
+        let cost = request_cost(0, &marker.parts);
+        let cached = CachedObject::Unserved(Box::new(marker));
+        self.lock().upsert_request(&metadata, None, cached, cost)
     }
 
     /// Removes a request. Returns the requests that can now claim its Secret.
@@ -70,13 +109,13 @@ impl Cache {
     }
 
     /// The request `key` as last shown, and its state.
-    pub fn snapshot(&self, key: &ObjectKey) -> Option<(Result<IdTokenRequest, Undecodable>, RequestState)> {
+    pub fn snapshot(&self, key: &ObjectKey) -> Option<(Result<IdTokenRequest, Unserved>, RequestState)> {
         let state = self.lock();
         let cached = state.requests.get(key)?;
         let request_state = cached.state.clone();
         let json = match &cached.object {
             CachedObject::Decoded(compressed) => compressed.decompress()?,
-            CachedObject::Undecodable(object) => return Some((Err((**object).clone()), request_state)),
+            CachedObject::Unserved(marker) => return Some((Err(marker.unserved()?), request_state)),
         };
         drop(state);
         Some((Ok(serde_json::from_slice(&json).ok()?), request_state))
@@ -94,12 +133,18 @@ impl Cache {
 
     /// Starts a relist of the requests of `scope`.
     pub fn begin_request_relist(&self, scope: &str) {
-        self.lock().requests.begin_relist(scope);
+        self.lock().begin_request_relist(scope);
     }
 
     /// Ends the relist of the requests of `scope`: removes those that were not upserted since it began.
     pub fn end_request_relist(&self, scope: &str) -> EndedRelist {
         self.lock().end_request_relist(scope)
+    }
+
+    /// Whether a relist of `scope` would serve or report requests that are not now: older ones have gone, and with them all that is kept
+    /// of the others is too little.
+    pub fn needs_request_relist(&self, scope: &str) -> bool {
+        self.lock().ledger.needs_relist(scope)
     }
 
     /// Marks the requests of `scope` as stale until their next relist ends: the API server was away.
@@ -180,6 +225,11 @@ impl Cache {
         self.lock().secrets.get(key)
     }
 
+    /// Whether the Secret may exist although it is not cached: others take the memory for Secrets, and only a read tells.
+    pub fn may_lack_secret(&self, key: &ObjectKey) -> bool {
+        self.lock().secrets.may_lack(key)
+    }
+
     /// Starts a relist of the Secrets of `scope`.
     pub fn begin_secret_relist(&self, scope: &str) {
         self.lock().secrets.begin_relist(scope);
@@ -187,9 +237,7 @@ impl Cache {
 
     /// Stores a Secret as a watch or list shows it. Returns whether it was unknown: false after our own write.
     pub fn upsert_secret(&self, key: ObjectKey, summary: &SecretSummary) -> bool {
-        let mut state = self.lock();
-        let key = state.intern_secret(key);
-        state.secrets.upsert(key, summary)
+        self.lock().upsert_secret(key, summary)
     }
 
     /// Ends the relist of the Secrets of `scope`. Returns those that are gone.
@@ -204,9 +252,7 @@ impl Cache {
 
     /// Stores our own write until the watch shows it, so that a lagging watch never causes a second issue.
     pub fn record_secret_write(&self, key: ObjectKey, summary: &SecretSummary) {
-        let mut state = self.lock();
-        let key = state.intern_secret(key);
-        state.secrets.record_write(key, summary);
+        self.lock().record_secret_write(key, summary);
     }
 
     /// Removes a Secret that does not exist.
@@ -218,6 +264,20 @@ impl Cache {
     pub fn len(&self) -> (usize, usize) {
         let state = self.lock();
         (state.requests.len(), state.secrets.len())
+    }
+
+    /// What is kept, and what not.
+    pub fn usage(&self) -> CacheUsage {
+        let state = self.lock();
+        let (requests, markers, requests_left_out) = state.ledger.usage();
+        let (secrets, secrets_left_out) = state.secrets.usage();
+        CacheUsage {
+            requests,
+            markers: markers * MARKER,
+            secrets,
+            requests_left_out,
+            secrets_left_out,
+        }
     }
 }
 
@@ -249,5 +309,7 @@ impl Cache {
     }
 }
 
+#[cfg(test)]
+mod limits_tests;
 #[cfg(test)]
 mod tests;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::claims::Claimant;
 use super::compressed_request::CompressedRequest;
 use super::relist::Relists;
 use super::request_state::RequestState;
-use super::undecodable::Undecodable;
+use super::unserved::{Marker, Unserved};
 use crate::api::{ObjectKey, annotations};
 use crate::kubernetes::resource_version::is_older;
+use crate::request::ValidateError;
 
 /// The cached requests.
 #[derive(Debug, Default)]
@@ -29,14 +31,39 @@ pub(super) struct CachedRequest {
     pub(super) state: RequestState,
     /// Whether the Secret is to be read before the next issue.
     pub(super) needs_read: bool,
+    /// What the request counts for in the limits of memory.
+    pub(super) cost: u32,
 }
 
 /// What a watch shows of a request.
 #[derive(Debug)]
 pub(super) enum CachedObject {
     Decoded(CompressedRequest),
-    /// It cannot be decoded, so it claims no Secret. Its reconcile only reports that.
-    Undecodable(Box<Undecodable>),
+    /// It is not served, so it claims no Secret. Its reconcile only reports why.
+    Unserved(Box<Marker>),
+}
+
+impl CachedObject {
+    /// Why the request is not served, if it is not.
+    pub(super) fn error(&self) -> Option<&ValidateError> {
+        match self {
+            Self::Decoded(_) => None,
+            Self::Unserved(marker) => Some(&marker.error),
+        }
+    }
+
+    /// What is left of it if it is not served because of `error`.
+    pub(super) fn into_marker(self, error: ValidateError) -> Self {
+        let parts = match &self {
+            Self::Decoded(request) => request,
+            Self::Unserved(marker) => &marker.parts,
+        };
+        match Unserved::without_spec(parts, error) {
+            Some(request) => Self::Unserved(Box::new(Marker::new(request))),
+            // Never, since this process compressed it.
+            None => self,
+        }
+    }
 }
 
 /// What the cache says of a request, the worst first.
@@ -60,7 +87,7 @@ pub(super) struct SpecFingerprint {
     pub(super) generation: i64,
     renew: Option<Box<str>>,
     pub(super) created: Option<Timestamp>,
-    /// The Secret that the request claims; none if the request cannot be decoded.
+    /// The Secret that the request claims; none if the request is not served.
     pub(super) target: Option<ObjectKey>,
 }
 
@@ -78,6 +105,20 @@ impl SpecFingerprint {
             created: meta.creation_timestamp.as_ref().map(|time| time.0),
             target,
         }
+    }
+
+    /// The request `key` with this fingerprint in the order of requests.
+    pub(super) fn claimant(&self, key: &ObjectKey) -> Claimant {
+        Claimant {
+            created: self.created,
+            uid: self.uid.clone(),
+            request: key.clone(),
+        }
+    }
+
+    /// Whether both are of one object.
+    pub(super) fn is_of(&self, other: &Self) -> bool {
+        self.uid == other.uid && self.created == other.created
     }
 }
 
@@ -148,11 +189,18 @@ impl Requests {
     }
 
     /// Stores a request. Its state is kept if it has the same UID as before.
-    pub(super) fn insert(&mut self, key: ObjectKey, fingerprint: SpecFingerprint, object: CachedObject) {
+    pub(super) fn insert(
+        &mut self,
+        key: ObjectKey,
+        fingerprint: SpecFingerprint,
+        object: CachedObject,
+        cost: u32,
+    ) {
         match self.current_mut(&key, &fingerprint.uid) {
             Some(cached) => {
                 cached.fingerprint = fingerprint;
                 cached.object = object;
+                cached.cost = cost;
             }
             None => {
                 let cached = CachedRequest {
@@ -160,10 +208,27 @@ impl Requests {
                     object,
                     state: RequestState::default(),
                     needs_read: false,
+                    cost,
                 };
                 self.all.insert(key, Box::new(cached));
             }
         }
+    }
+
+    /// Leaves a marker of the request `key`, which is not served because of `error`. Returns the Secret that it claimed.
+    pub(super) fn demote(&mut self, key: &ObjectKey, error: ValidateError) -> Option<ObjectKey> {
+        let cached = self.all.get_mut(key)?;
+        let object = std::mem::replace(
+            &mut cached.object,
+            CachedObject::Decoded(CompressedRequest::default()),
+        );
+        cached.object = object.into_marker(error);
+        // What decides which status is the latest is kept.
+        cached.state = RequestState {
+            status: cached.state.status.take(),
+            ..RequestState::default()
+        };
+        cached.fingerprint.target.take()
     }
 
     /// Removes the request `key`. Returns its fingerprint.

@@ -1,9 +1,10 @@
 //! What is cached of Secrets: summaries without their data, and which of them are our own writes that the watch has yet to show.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
+use super::limits::{CacheLimits, MAX_SECRET, SECRET};
 use super::relist::Relists;
 use crate::api::ObjectKey;
 use crate::kubernetes::resource_version::is_older;
@@ -16,6 +17,18 @@ pub(super) struct Secrets {
     /// The highest resourceVersion that the watch has shown, by namespace.
     highest_seen_version: HashMap<String, String>,
     relists: Relists,
+    /// What may be kept before Secrets are left out that no request claims.
+    limits: CacheLimits,
+    /// Bytes of all.
+    used: usize,
+    /// Bytes by namespace.
+    used_in: HashMap<Box<str>, usize>,
+    /// The namespaces of Secrets that were left out.
+    left_out_in: HashSet<Box<str>>,
+    /// The same since the last relist began.
+    left_out_since: HashSet<Box<str>>,
+    /// How often a Secret was left out.
+    left_out: u64,
 }
 
 #[derive(Debug)]
@@ -26,6 +39,14 @@ struct CachedSecret {
 }
 
 impl Secrets {
+    /// Without Secrets.
+    pub(super) fn new(limits: CacheLimits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
     /// Starts a relist of `scope`. It shows all that was written before now, so only later writes are awaited.
     pub(super) fn begin_relist(&mut self, scope: &str) {
         self.relists.begin(scope);
@@ -34,26 +55,41 @@ impl Secrets {
         for (_, cached) in self.all.iter_mut().filter(|(key, _)| key.is_in(scope)) {
             cached.awaiting_watch = false;
         }
+        self.left_out_since.retain(|namespace| !is_in(namespace, scope));
     }
 
-    /// Stores a Secret as a watch or list shows it. Returns whether it was unknown: false after our own write.
-    pub(super) fn upsert(&mut self, key: ObjectKey, summary: &SecretSummary) -> bool {
-        let listed = self.relists.record(&key);
+    /// Stores a Secret as a watch or list shows it. Returns whether it was unknown: false after our own write. One that no request claims is
+    /// left out if there is no room for it.
+    pub(super) fn upsert(&mut self, key: ObjectKey, summary: &SecretSummary, is_claimed: bool) -> bool {
         let version = summary.resource_version.as_str();
         self.observe_version(key.namespace(), version);
-        if let Some(cached) = self.all.get_mut(&key) {
-            // A list is right even if it is older, as after a restore of etcd, except about what was written since it began.
-            let is_right = listed && !cached.awaiting_watch;
-            let known = cached.summary.resource_version();
-            if !is_right && is_older(version, known) {
-                return false;
+        let is_known = match self.all.get_mut(&key) {
+            Some(cached) => {
+                // A list is right even if it is older, as after a restore of etcd, except about what was written since it began.
+                let is_right = self.relists.record(&key) && !cached.awaiting_watch;
+                let known = cached.summary.resource_version();
+                if !is_right && is_older(version, known) {
+                    return false;
+                }
+                if version == known {
+                    cached.awaiting_watch = false;
+                    return false;
+                }
+                true
             }
-            if version == known {
-                cached.awaiting_watch = false;
-                return false;
-            }
+            None => false,
+        };
+        let compact = CompactSummary::new(summary);
+        let has_place = is_known || is_claimed || self.has_room(&key, &compact);
+        if !has_place || compact.0.len() > MAX_SECRET {
+            self.remove(&key);
+            self.leave_out(&key);
+            return true;
         }
-        self.insert(key, summary, false);
+        if !is_known {
+            self.relists.record(&key);
+        }
+        self.insert(key, compact, false);
         true
     }
 
@@ -62,10 +98,46 @@ impl Secrets {
         let Some(relist) = self.relists.end(scope) else {
             return Vec::new();
         };
-        self.all
+        let gone: Vec<_> = self
+            .all
             .extract_if(|key, cached| !cached.awaiting_watch && relist.lacks(key))
-            .filter_map(|(key, cached)| Some((key, cached.summary.unpack()?)))
-            .collect()
+            .collect();
+        for (key, cached) in &gone {
+            self.free(key, cached);
+        }
+        // Only now is it known that the Secrets were shown again that were left out before.
+        let since = &self.left_out_since;
+        self.left_out_in
+            .retain(|namespace| !is_in(namespace, scope) || since.contains(namespace));
+        let unpacked = |(key, cached): (ObjectKey, CachedSecret)| Some((key, cached.summary.unpack()?));
+        gone.into_iter().filter_map(unpacked).collect()
+    }
+
+    /// No request claims the Secret any more: it is left out if there is no room for it.
+    pub(super) fn release(&mut self, key: &ObjectKey) {
+        let is_over = self.used > self.limits.total || self.used_by(key.namespace()) > self.limits.namespace;
+        if is_over && self.all.contains_key(key) {
+            self.remove(key);
+            self.leave_out(key);
+        }
+    }
+
+    /// Whether the Secret may exist although it is not cached, for lack of memory.
+    pub(super) fn may_lack(&self, key: &ObjectKey) -> bool {
+        !self.left_out_in.is_empty()
+            && self.left_out_in.contains(key.namespace())
+            && !self.all.contains_key(key)
+    }
+
+    /// Bytes of all, counted anew.
+    #[cfg(test)]
+    pub(super) fn all_bytes(&self) -> usize {
+        self.all.values().map(|cached| cached.summary.bytes()).sum()
+    }
+
+    /// Bytes of all, and how often one was left out.
+    pub(super) fn usage(&self) -> (usize, u64) {
+        (self.used, self.left_out)
     }
 
     /// Removes a Secret that the watch shows as deleted at `resource_version`, unless the cached one was written later.
@@ -73,7 +145,7 @@ impl Secrets {
         self.observe_version(key.namespace(), resource_version);
         let cached = self.all.get(key);
         if cached.is_some_and(|cached| !is_older(resource_version, cached.summary.resource_version())) {
-            self.all.remove(key);
+            self.remove(key);
         }
     }
 
@@ -85,13 +157,15 @@ impl Secrets {
             None => self.highest_seen_version.get(key.namespace()).map(String::as_str),
         };
         if seen.is_none_or(|seen| is_older(seen, &summary.resource_version)) {
-            self.insert(key, summary, true);
+            self.insert(key, CompactSummary::new(summary), true);
         }
     }
 
     /// Removes a Secret that does not exist.
     pub(super) fn remove(&mut self, key: &ObjectKey) {
-        self.all.remove(key);
+        if let Some(removed) = self.all.remove(key) {
+            self.free(key, &removed);
+        }
     }
 
     /// The Secret as last shown or written.
@@ -109,12 +183,49 @@ impl Secrets {
         self.all.len()
     }
 
-    fn insert(&mut self, key: ObjectKey, summary: &SecretSummary, awaiting_watch: bool) {
+    fn insert(&mut self, key: ObjectKey, summary: CompactSummary, awaiting_watch: bool) {
         let cached = CachedSecret {
-            summary: CompactSummary::new(summary),
+            summary,
             awaiting_watch,
         };
-        self.all.insert(key, cached);
+        let bytes = cached.summary.bytes();
+        self.used += bytes;
+        match self.used_in.get_mut(key.namespace()) {
+            Some(used) => *used += bytes,
+            None => drop(self.used_in.insert(key.namespace().into(), bytes)),
+        }
+        if let Some(before) = self.all.insert(key.clone(), cached) {
+            self.free(&key, &before);
+        }
+    }
+
+    /// Counts `removed` no more.
+    fn free(&mut self, key: &ObjectKey, removed: &CachedSecret) {
+        let bytes = removed.summary.bytes();
+        self.used -= bytes;
+        let Some(used) = self.used_in.get_mut(key.namespace()) else {
+            return;
+        };
+        *used -= bytes;
+        if *used == 0 {
+            self.used_in.remove(key.namespace());
+        }
+    }
+
+    fn has_room(&self, key: &ObjectKey, summary: &CompactSummary) -> bool {
+        let bytes = summary.bytes();
+        self.used + bytes <= self.limits.total
+            && self.used_by(key.namespace()) + bytes <= self.limits.namespace
+    }
+
+    fn used_by(&self, namespace: &str) -> usize {
+        self.used_in.get(namespace).copied().unwrap_or_default()
+    }
+
+    fn leave_out(&mut self, key: &ObjectKey) {
+        self.left_out += 1;
+        self.left_out_in.insert(key.namespace().into());
+        self.left_out_since.insert(key.namespace().into());
     }
 
     fn observe_version(&mut self, namespace: &str, resource_version: &str) {
@@ -127,6 +238,11 @@ impl Secrets {
             }
         }
     }
+}
+
+/// Whether `namespace` is in `scope`.
+fn is_in(namespace: &str, scope: &str) -> bool {
+    scope.is_empty() || namespace == scope
 }
 
 /// A [`SecretSummary`] as one string, since every Secret of ours is cached: its resourceVersion, a line feed, and the other fields as JSON,
@@ -155,6 +271,11 @@ impl CompactSummary {
         // Strings, times and booleans can always be serialized.
         let fields = serde_json::to_string(&fields).unwrap_or_default();
         Self(format!("{}\n{fields}", summary.resource_version).into())
+    }
+
+    /// What the Secret counts for in the limits of memory.
+    fn bytes(&self) -> usize {
+        SECRET + self.0.len()
     }
 
     fn split(&self) -> (&str, &str) {

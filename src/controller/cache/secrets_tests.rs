@@ -18,10 +18,13 @@ fn version(secrets: &Secrets, name: &str) -> Option<String> {
 #[test]
 fn a_lagging_watch_does_not_undo_our_write() {
     let mut secrets = Secrets::default();
-    assert!(secrets.upsert(key("s"), &secret("5")));
+    assert!(secrets.upsert(key("s"), &secret("5"), true));
     secrets.record_write(key("s"), &secret("9"));
-    assert!(!secrets.upsert(key("s"), &secret("5")), "seen before");
-    assert!(!secrets.upsert(key("s"), &secret("8")), "older than our write");
+    assert!(!secrets.upsert(key("s"), &secret("5"), true), "seen before");
+    assert!(
+        !secrets.upsert(key("s"), &secret("8"), true),
+        "older than our write"
+    );
     assert_eq!(version(&secrets, "s").as_deref(), Some("9"));
     secrets.delete(&key("s"), "8");
     assert_eq!(
@@ -29,15 +32,15 @@ fn a_lagging_watch_does_not_undo_our_write() {
         Some("9"),
         "deleted before our write"
     );
-    assert!(!secrets.upsert(key("s"), &secret("9")), "our own write");
-    assert!(secrets.upsert(key("s"), &secret("10")), "another client's");
+    assert!(!secrets.upsert(key("s"), &secret("9"), true), "our own write");
+    assert!(secrets.upsert(key("s"), &secret("10"), true), "another client's");
     assert_eq!(version(&secrets, "s").as_deref(), Some("10"));
 }
 
 #[test]
 fn a_late_response_does_not_undo_the_watch() {
     let mut secrets = Secrets::default();
-    assert!(secrets.upsert(key("s"), &secret("10")));
+    assert!(secrets.upsert(key("s"), &secret("10"), true));
     secrets.record_write(key("s"), &secret("9"));
     assert_eq!(version(&secrets, "s").as_deref(), Some("10"));
     secrets.delete(&key("s"), "11");
@@ -62,7 +65,7 @@ fn a_list_that_began_before_our_write_does_not_undo_it() {
     // Nor does one that shows what was there before.
     secrets.begin_relist("");
     secrets.record_write(key("s"), &secret("15"));
-    assert!(!secrets.upsert(key("s"), &secret("9")));
+    assert!(!secrets.upsert(key("s"), &secret("9"), true));
     assert!(secrets.end_relist("").is_empty());
     assert_eq!(version(&secrets, "s").as_deref(), Some("15"));
 }
@@ -73,7 +76,7 @@ fn a_list_that_began_after_our_write_decides() {
     secrets.record_write(key("gone"), &secret("9"));
     secrets.record_write(key("stays"), &secret("10"));
     secrets.begin_relist("");
-    assert!(!secrets.upsert(key("stays"), &secret("10")));
+    assert!(!secrets.upsert(key("stays"), &secret("10"), true));
     assert_eq!(secrets.end_relist(""), [(key("gone"), secret("9"))]);
     assert_eq!(version(&secrets, "gone"), None);
     assert_eq!(version(&secrets, "stays").as_deref(), Some("10"));
@@ -81,7 +84,7 @@ fn a_list_that_began_after_our_write_decides() {
     secrets.begin_relist("");
     secrets.record_write(key("new"), &secret("20"));
     secrets.begin_relist("");
-    assert!(!secrets.upsert(key("stays"), &secret("10")));
+    assert!(!secrets.upsert(key("stays"), &secret("10"), true));
     assert_eq!(secrets.end_relist("").len(), 1);
     // The end of a list without its start says nothing.
     assert!(secrets.end_relist("").is_empty());
@@ -91,15 +94,18 @@ fn a_list_that_began_after_our_write_decides() {
 #[test]
 fn a_list_is_right_even_if_it_is_older() {
     let mut secrets = Secrets::default();
-    secrets.upsert(key("s"), &secret("50"));
+    secrets.upsert(key("s"), &secret("50"), true);
     secrets.begin_relist("");
-    assert!(secrets.upsert(key("s"), &secret("20")), "etcd was restored");
+    assert!(secrets.upsert(key("s"), &secret("20"), true), "etcd was restored");
     assert!(secrets.end_relist("").is_empty());
     assert_eq!(version(&secrets, "s").as_deref(), Some("20"));
     // What is written then is not taken for older than what the watch showed before.
     secrets.record_write(key("t"), &secret("21"));
     assert_eq!(version(&secrets, "t").as_deref(), Some("21"));
-    assert!(!secrets.upsert(key("s"), &secret("19")), "a watch goes forward");
+    assert!(
+        !secrets.upsert(key("s"), &secret("19"), true),
+        "a watch goes forward"
+    );
 }
 
 #[test]
@@ -107,15 +113,15 @@ fn a_list_of_one_namespace_says_nothing_of_another() {
     let mut secrets = Secrets::default();
     let other = |name: &str| ObjectKey::new("other", name);
     for key in [key("kept"), key("gone"), other("kept")] {
-        assert!(secrets.upsert(key, &secret("5")));
+        assert!(secrets.upsert(key, &secret("5"), true));
     }
     secrets.begin_relist("shop");
     secrets.begin_relist("other");
-    assert!(!secrets.upsert(key("kept"), &secret("5")));
+    assert!(!secrets.upsert(key("kept"), &secret("5"), true));
     assert_eq!(secrets.end_relist("shop"), [(key("gone"), secret("5"))]);
     // A list is right also where it shows an older version; one that has ended does not count any more.
-    assert!(secrets.upsert(other("kept"), &secret("4")));
-    assert!(!secrets.upsert(key("kept"), &secret("4")));
+    assert!(secrets.upsert(other("kept"), &secret("4"), true));
+    assert!(!secrets.upsert(key("kept"), &secret("4"), true));
     assert!(secrets.end_relist("other").is_empty());
 }
 

@@ -1,17 +1,24 @@
 //! The parts together, and the operations that are atomic over several of them.
+//!
+//! A request is in the ledger if it is stored. It has a claim if it is served.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::claims::{Claimant, Claims};
+use super::claims::Claims;
+use super::ledger::{Changes, Ledger, Place};
+use super::limits::CacheLimits;
 use super::namespaces::Namespaces;
 use super::notices::Notices;
 use super::requests::{CachedObject, Requests, SpecFingerprint};
 use super::secrets::Secrets;
 use crate::api::ObjectKey;
+use crate::kubernetes::secret_summary::SecretSummary;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
+    pub(super) limits: CacheLimits,
     pub(super) requests: Requests,
+    pub(super) ledger: Ledger,
     pub(super) claims: Claims,
     pub(super) secrets: Secrets,
     pub(super) namespaces: Namespaces,
@@ -28,59 +35,91 @@ pub struct EndedRelist {
 }
 
 impl State {
-    /// Stores the request with this metadata, whose Secret is called `target`. Returns the requests to reconcile.
+    /// Without objects.
+    pub(super) fn new(limits: CacheLimits) -> Self {
+        Self {
+            limits,
+            ledger: Ledger::new(limits),
+            secrets: Secrets::new(limits.of_secrets()),
+            ..Self::default()
+        }
+    }
+
+    /// Stores the request with this metadata, whose Secret is called `target` if it is served. Returns the requests to reconcile, and those
+    /// of which nothing is kept any more.
     pub(super) fn upsert_request(
         &mut self,
         meta: &ObjectMeta,
         target: Option<String>,
         object: CachedObject,
+        cost: u32,
     ) -> Vec<ObjectKey> {
         let key = self.requests.intern(ObjectKey::of(meta));
-        let target = target.map(|name| match name == key.name() {
+        let mut fingerprint = SpecFingerprint::new(meta, None);
+        let mut affected = self.account(&key, &fingerprint, cost);
+        let (target, object) = match self.ledger.place(&fingerprint.claimant(&key)) {
+            Place::Admitted => (target, object),
+            Place::Waiting(limit) => {
+                let error = limit.error(self.limits.of_requests());
+                (None, object.into_marker(error))
+            }
+            Place::LeftOut => {
+                affected.extend(self.forget(&key));
+                return affected;
+            }
+        };
+        fingerprint.target = target.map(|name| match name == key.name() {
             true => key.clone(),
             false => self.intern_secret(ObjectKey::new(key.namespace(), &name)),
         });
-        let fingerprint = SpecFingerprint::new(meta, target);
         let version = meta.resource_version.as_deref().unwrap_or_default();
         let rolled_back = self.requests.observe_version(&key, &fingerprint.uid, version);
-        let previous = self.requests.get(&key).map(|cached| &cached.fingerprint);
-        if previous == Some(&fingerprint) {
-            let affected = rolled_back.then(|| key.clone());
-            self.requests.insert(key, fingerprint, object);
-            return affected.into_iter().collect();
+        let previous = self.requests.get(&key);
+        let is_equal = previous.is_some_and(|previous| {
+            previous.fingerprint == fingerprint && previous.object.error() == object.error()
+        });
+        if is_equal {
+            affected.extend(rolled_back.then(|| key.clone()));
+            self.requests.insert(key, fingerprint, object, cost);
+            return affected;
         }
+        let previous = previous.map(|cached| &cached.fingerprint);
         let is_same = previous.is_some_and(|previous| previous.uid == fingerprint.uid);
         if !is_same {
             self.namespaces.note_creation(key.namespace());
         }
-        let mut affected = Vec::new();
-        if let Some(previous) = previous
-            && let Some(target) = &previous.target
-        {
-            let others = self.claims.remove(target, &key);
-            if !is_same || previous.target != fingerprint.target {
-                affected = others;
+        let given_up = previous.and_then(|previous| previous.target.clone());
+        if let Some(given_up) = given_up {
+            let is_kept = is_same && fingerprint.target.as_ref() == Some(&given_up);
+            let others = self.release(&given_up, &key, is_kept);
+            if !is_kept {
+                affected.extend(others);
             }
         }
         if let Some(target) = &fingerprint.target {
-            let claimant = Claimant {
-                created: fingerprint.created,
-                uid: fingerprint.uid.clone(),
-                request: key.clone(),
-            };
-            self.claims.add(target.clone(), claimant);
+            self.claims.add(target.clone(), fingerprint.claimant(&key));
         }
-        self.requests.insert(key.clone(), fingerprint, object);
+        self.requests.insert(key.clone(), fingerprint, object, cost);
         affected.push(key);
         affected
     }
 
-    /// Removes a request. Returns the requests that can now claim its Secret.
+    /// Removes a request. Returns the requests that can now claim its Secret, and those whose place in memory changed with it.
     pub(super) fn remove_request(&mut self, key: &ObjectKey) -> Vec<ObjectKey> {
-        match self.requests.remove(key).and_then(|removed| removed.target) {
-            Some(target) => self.claims.remove(&target, key),
-            None => Vec::new(),
-        }
+        let Some(cached) = self.requests.get(key) else {
+            return Vec::new();
+        };
+        let changes = self.ledger.remove(&cached.fingerprint.claimant(key));
+        let mut affected = self.forget(key);
+        affected.pop();
+        affected.extend(self.apply(changes, key));
+        affected
+    }
+
+    /// Starts a relist of the requests of `scope`.
+    pub(super) fn begin_request_relist(&mut self, scope: &str) {
+        self.requests.begin_relist(scope);
+        self.ledger.begin_relist(scope);
     }
 
     /// Ends the relist of the requests of `scope`: removes those that were not upserted since it began.
@@ -91,9 +130,73 @@ impl State {
         EndedRelist { gone, affected }
     }
 
+    /// Stores a Secret as a watch or list shows it. Returns whether it was unknown: false after our own write.
+    pub(super) fn upsert_secret(&mut self, key: ObjectKey, summary: &SecretSummary) -> bool {
+        let key = self.intern_secret(key);
+        let is_claimed = self.claims.key(&key).is_some();
+        self.secrets.upsert(key, summary, is_claimed)
+    }
+
+    /// Stores our own write until the watch shows it, so that a lagging watch never causes a second issue.
+    pub(super) fn record_secret_write(&mut self, key: ObjectKey, summary: &SecretSummary) {
+        let key = self.intern_secret(key);
+        self.secrets.record_write(key, summary);
+    }
+
     /// The key of a Secret as it is stored, if it is, so that its text is in memory once.
-    pub(super) fn intern_secret(&self, key: ObjectKey) -> ObjectKey {
+    fn intern_secret(&self, key: ObjectKey) -> ObjectKey {
         let stored = self.claims.key(&key).or_else(|| self.secrets.key(&key));
         stored.cloned().unwrap_or(key)
+    }
+
+    /// Enters what the request `key` counts for. Returns the other requests whose place in memory changed with it.
+    fn account(&mut self, key: &ObjectKey, fingerprint: &SpecFingerprint, cost: u32) -> Vec<ObjectKey> {
+        let mut affected = Vec::new();
+        if let Some(known) = self.requests.get(key) {
+            if known.cost == cost && known.fingerprint.is_of(fingerprint) {
+                return affected;
+            }
+            if !known.fingerprint.is_of(fingerprint) {
+                let changes = self.ledger.remove(&known.fingerprint.claimant(key));
+                affected = self.apply(changes, key);
+            }
+        }
+        let changes = self.ledger.put(fingerprint.claimant(key), cost);
+        affected.extend(self.apply(changes, key));
+        affected
+    }
+
+    /// Does to all requests but `key` what the ledger says. Returns those that it concerns.
+    fn apply(&mut self, changes: Changes, key: &ObjectKey) -> Vec<ObjectKey> {
+        let mut affected = Vec::new();
+        for (demoted, limit) in changes.demoted.into_iter().filter(|(other, _)| other != key) {
+            let error = limit.error(self.limits.of_requests());
+            if let Some(target) = self.requests.demote(&demoted, error) {
+                affected.extend(self.release(&target, &demoted, false));
+            }
+            affected.push(demoted);
+        }
+        for left_out in changes.left_out.iter().filter(|other| *other != key) {
+            affected.extend(self.forget(left_out));
+        }
+        affected
+    }
+
+    /// Removes what is stored of the request `key`. Returns the requests that can now claim its Secret, and `key`.
+    fn forget(&mut self, key: &ObjectKey) -> Vec<ObjectKey> {
+        let target = self.requests.remove(key).and_then(|removed| removed.target);
+        let mut affected = target.map_or_else(Vec::new, |target| self.release(&target, key, false));
+        affected.push(key.clone());
+        affected
+    }
+
+    /// Removes the claim of `request` on the Secret `target`, whose summary is then kept only if there is room for it. Returns the other
+    /// claimants.
+    fn release(&mut self, target: &ObjectKey, request: &ObjectKey, is_kept: bool) -> Vec<ObjectKey> {
+        let others = self.claims.remove(target, request);
+        if others.is_empty() && !is_kept {
+            self.secrets.release(target);
+        }
+        others
     }
 }

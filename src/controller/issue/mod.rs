@@ -222,7 +222,16 @@ impl Issuer<'_> {
         let Some(old) = old.filter(|old| old.name != request.target.name) else {
             return Ok(());
         };
-        let secret = self.cache.secret(&ObjectKey::new(&request.namespace, &old.name));
+        let key = ObjectKey::new(&request.namespace, &old.name);
+        let secret = match self.cache.secret(&key) {
+            None if self.cache.may_lack_secret(&key) => {
+                let content = read_secret(self.secrets.client, key.namespace(), key.name()).await?;
+                content
+                    .map(|content| content.summary)
+                    .filter(|secret| secret.managed)
+            }
+            cached => cached,
+        };
         let own =
             secret.filter(|secret| secret.request_uid.as_ref() == Some(&request.uid) && !secret.adopted);
         match own {

@@ -34,6 +34,8 @@ pub struct Facts {
     pub was_conflicting: bool,
     /// Whether another leader may have written the Secret since the cache saw it.
     pub needs_read: bool,
+    /// Whether the cache lacks the Secret for want of memory, so that it may exist.
+    pub may_lack_secret: bool,
 }
 
 impl Facts {
@@ -97,6 +99,9 @@ pub fn decide<'f>(
     }
     let secret = observation.secret();
     let is_unread = !observation.is_read();
+    if is_unread && facts.may_lack_secret {
+        return Plan::Read;
+    }
     let is_untouched =
         secret.is_some_and(|secret| facts.recorded_version.as_ref() == Some(&secret.resource_version));
     if request.suspend {

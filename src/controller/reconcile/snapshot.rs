@@ -8,7 +8,7 @@ use crate::api::conditions::{READY, reason};
 use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus};
 use crate::api::{LABEL_SHARD, ObjectKey, annotations};
 use crate::controller::cache::request_state::RequestState;
-use crate::controller::cache::undecodable::Undecodable;
+use crate::controller::cache::unserved::Unserved;
 use crate::controller::cache::{Cache, Standing};
 use crate::controller::issue::History;
 use crate::grants::policy::Denied;
@@ -24,8 +24,8 @@ use crate::shard::Shard;
 /// What a reconcile starts from.
 pub(super) struct Snapshot {
     pub(super) key: ObjectKey,
-    /// The request, or what is known of it if it cannot be decoded.
-    pub(super) object: Result<IdTokenRequest, Undecodable>,
+    /// The request, or what is known of it if it is not served.
+    pub(super) object: Result<IdTokenRequest, Unserved>,
     /// The status as the API server has it.
     pub(super) status: IdTokenRequestStatus,
     /// The resourceVersion of the request with that status.
@@ -85,15 +85,14 @@ impl Snapshot {
         }
     }
 
-    /// The request, if it can be decoded, its spec is valid and the flags permit it. Its Secret gets the label by which this shard watches it.
+    /// The request, if it is served, its spec is valid and the flags permit it. Its Secret gets the label by which this shard watches it.
     pub(super) fn validate(
         &self,
         sources: &SourceSettings,
         shard: &Shard,
     ) -> Result<ValidRequest, ValidateError> {
         let object = self.object.as_ref();
-        let mut request =
-            validate(object.map_err(|object| ValidateError::Undecodable(object.error.clone()))?)?;
+        let mut request = validate(object.map_err(|unserved| unserved.error.clone())?)?;
         check_allowed(&request.token.source, sources)?;
         let label = shard.label_value();
         request
@@ -153,6 +152,7 @@ impl Snapshot {
                 || matches!(ready, Some(reason::SECRET_CONFLICT | reason::SECRET_IMMUTABLE)),
             was_conflicting: last_failure.is_some_and(|failure| failure.reason == reason::SECRET_CONFLICT),
             needs_read: cache.needs_read(&request.key(), &request.uid),
+            may_lack_secret: cache.may_lack_secret(&target),
         }
     }
 

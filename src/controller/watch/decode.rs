@@ -9,13 +9,13 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
 
 use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestSpec, IdTokenRequestStatus};
-use crate::controller::cache::undecodable::Undecodable;
+use crate::controller::cache::unserved::Unserved;
 use crate::kubernetes::partial_metadata::{Metadata, metadata};
 
 /// An IdTokenRequest as a list or watch shows it. kube's `DeserializeGuard` keeps the metadata only. The status is needed too, and the
 /// operator may not `get` requests.
 #[derive(Clone, Debug)]
-pub(super) struct MaybeDecoded(pub(super) Result<IdTokenRequest, Box<Undecodable>>);
+pub(super) struct MaybeDecoded(pub(super) Result<IdTokenRequest, Box<Unserved>>);
 
 /// The parts of an IdTokenRequest that are decoded.
 #[derive(Deserialize)]
@@ -48,7 +48,9 @@ impl<'de> Deserialize<'de> for MaybeDecoded {
         // A status that cannot be decoded either is replaced.
         let decoded: Option<StatusOnly> = serde_json::from_str(json.get()).ok();
         let status = decoded.and_then(|decoded| decoded.status);
-        Ok(Self(Err(Box::new(Undecodable::new(metadata, status, &error)))))
+        Ok(Self(Err(Box::new(Unserved::undecodable(
+            metadata, status, &error,
+        )))))
     }
 }
 
@@ -118,8 +120,8 @@ mod tests {
         let object = decode(newer, json!({"observedGeneration": 2})).0.unwrap_err();
         assert_eq!(object.metadata.name.as_deref(), Some("billing"));
         assert_eq!(object.status.as_ref().unwrap().observed_generation, Some(2));
-        assert!(object.error.contains("Merge"), "{}", object.error);
-        assert!(!object.error.contains(" at line "), "{}", object.error);
+        let error = object.error.to_string();
+        assert!(error.contains("Merge") && !error.contains(" at line "), "{error}");
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 use std::pin::pin;
+use std::time::Duration;
 
 use futures::StreamExt;
 use kube::Resource;
 use kube::runtime::watcher::{self, Event, watcher};
+use tokio::time::MissedTickBehavior;
 
 use crate::api::ObjectKey;
 use crate::controller::watch::context::WatchContext;
@@ -17,6 +19,8 @@ use crate::controller::watch::sync_state::CacheKind;
 use crate::kubernetes::error::watch_problem;
 
 const RESOURCE: &str = "idtokenrequests";
+/// How often at most the requests are listed again because memory was freed for some of which no spec is kept.
+const RELIST_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Watches the IdTokenRequests of the namespace `scope`, or of all if `scope` is empty.
 pub(super) async fn watch(ctx: WatchContext, scope: String) {
@@ -30,7 +34,20 @@ pub(super) async fn watch(ctx: WatchContext, scope: String) {
     let mut stream = pin!(relist_on_failed_resume(begin));
     let mut handler = Handler::new(&ctx, &scope);
     let mut watch_metrics = ctx.metrics.watch(RESOURCE);
-    while let Some(event) = stream.next().await {
+    let mut relist_check = tokio::time::interval(RELIST_CHECK_INTERVAL);
+    relist_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = stream.next() => event,
+            _ = relist_check.tick(), if !handler.is_listing => {
+                if ctx.cache.needs_request_relist(&scope) {
+                    stream.set(relist_on_failed_resume(begin));
+                }
+                continue;
+            }
+        };
+        let Some(event) = event else { return };
         record_event(&mut watch_metrics, &event, ctx.clock.now());
         match event {
             Ok(event) => handler.handle(event),
@@ -49,6 +66,8 @@ struct Handler<'a> {
     scope: &'a str,
     /// Enqueued once the list is complete. Kept if the list fails halfway: the caches hold what it has shown.
     pending_keys: HashSet<ObjectKey>,
+    /// Whether a list is in progress.
+    is_listing: bool,
 }
 
 impl<'a> Handler<'a> {
@@ -57,12 +76,16 @@ impl<'a> Handler<'a> {
             ctx,
             scope,
             pending_keys: HashSet::new(),
+            is_listing: true,
         }
     }
 
     fn handle(&mut self, event: Event<MaybeDecoded>) {
         match event {
-            Event::Init => self.ctx.cache.begin_request_relist(self.scope),
+            Event::Init => {
+                self.is_listing = true;
+                self.ctx.cache.begin_request_relist(self.scope);
+            }
             Event::InitApply(object) => {
                 let affected = self.upsert(object);
                 self.pending_keys.extend(affected);
@@ -75,13 +98,14 @@ impl<'a> Handler<'a> {
 
     fn complete_list(&mut self) {
         let ctx = self.ctx;
+        self.is_listing = false;
         // Replaced, not cleared: it is as large as the list, and is seldom needed again.
         let mut pending_keys = std::mem::take(&mut self.pending_keys);
         let ended = ctx.cache.end_request_relist(self.scope);
         for key in &ended.gone {
             ctx.metrics.remove_request(key, ctx.clock.now());
         }
-        pending_keys.extend(ended.affected);
+        pending_keys.extend(self.kept(ended.affected));
         self.enqueue(pending_keys);
         ctx.sync_state
             .mark_synced(CacheKind::Requests(self.scope.to_owned()));
@@ -95,10 +119,23 @@ impl<'a> Handler<'a> {
         if object.meta().deletion_timestamp.is_some() {
             return self.evict(&key);
         }
-        match object.0 {
+        self.kept(match object.0 {
             Ok(request) => ctx.cache.upsert_request(request),
-            Err(undecodable) => ctx.cache.upsert_undecodable(*undecodable),
-        }
+            Err(unserved) => ctx.cache.upsert_unserved(*unserved),
+        })
+    }
+
+    /// Those of `keys` of which the cache still keeps something. The others leave the metrics too.
+    fn kept(&self, mut keys: Vec<ObjectKey>) -> Vec<ObjectKey> {
+        let ctx = self.ctx;
+        keys.retain(|key| {
+            let is_kept = ctx.cache.has_request(key);
+            if !is_kept {
+                ctx.metrics.remove_request(key, ctx.clock.now());
+            }
+            is_kept
+        });
+        keys
     }
 
     /// Removes a request from the caches. Returns the requests to reconcile.
@@ -107,7 +144,7 @@ impl<'a> Handler<'a> {
         // The cache before the metrics: a reconcile in flight checks the cache after it has added the request to the metrics.
         let affected = ctx.cache.remove_request(key);
         ctx.metrics.remove_request(key, ctx.clock.now());
-        affected
+        self.kept(affected)
     }
 
     fn enqueue(&self, keys: impl IntoIterator<Item = ObjectKey>) {
@@ -117,8 +154,6 @@ impl<'a> Handler<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use serde_json::{Value, json};
     use tokio::sync::mpsc::UnboundedReceiver;
     use tokio::time::timeout;

@@ -229,7 +229,7 @@ fn marks() -> String {
         (
             "IdTokenRequest",
             annotations::RENEW,
-            "Annotation: any new value asks for a new token now, as `kubectl idtoken renew` does. The last one that was honoured is in \
+            "Annotation: any new value of at most 256 bytes asks for a new token now, as `kubectl idtoken renew` does. The last one that was honoured is in \
              `status.lastHandledRenewRequest`.",
         ),
         (

@@ -1,0 +1,304 @@
+//! Pure: which requests are served if memory does not suffice for all.
+//!
+//! Requests are admitted in the order of their creation, then of their UID, each if it fits the limit of its namespace and the total. After
+//! the first of a namespace that does not fit, no other of that namespace is admitted; after the first that does not fit the total, no
+//! other at all. So a newcomer never takes the place of an older request, and the same requests are admitted after a restart.
+//!
+//! Those that wait are known by a marker each. If there are too many of these too, the youngest are left out altogether.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::claims::Claimant;
+use super::limits::{CacheLimits, Limit, MARKER};
+use crate::api::ObjectKey;
+
+/// The requests by their order, and what each counts for.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    limits: CacheLimits,
+    namespaces: HashMap<Box<str>, Namespace>,
+    /// What all that are admitted count for.
+    used: usize,
+    /// How many wait.
+    waiting: usize,
+    /// The oldest that waits for lack of memory in all.
+    closed: Option<Claimant>,
+    /// How often a request was left out altogether.
+    left_out: u64,
+}
+
+#[derive(Debug, Default)]
+struct Namespace {
+    admitted: BTreeMap<Claimant, u32>,
+    used: usize,
+    waiting: BTreeMap<Claimant, u32>,
+    /// Whether one was admitted whose spec is not known any more.
+    has_readmitted: bool,
+    /// Whether one was left out altogether since the last relist began.
+    has_left_out: bool,
+}
+
+/// What is known of a request here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is served.
+    Admitted,
+    /// A marker is kept of it.
+    Waiting(Limit),
+    /// Nothing is kept of it.
+    LeftOut,
+}
+
+/// What a change did to requests.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    /// They were admitted, and wait now.
+    pub(super) demoted: Vec<(ObjectKey, Limit)>,
+    /// Nothing is kept of them any more.
+    pub(super) left_out: Vec<ObjectKey>,
+}
+
+impl Ledger {
+    /// Without requests.
+    pub(super) fn new(limits: CacheLimits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
+    /// Adds the request, or changes what it counts for.
+    pub(super) fn put(&mut self, request: Claimant, cost: u32) -> Changes {
+        let mut changes = Changes::default();
+        let name = request.request.namespace();
+        if !self.namespaces.contains_key(name) {
+            self.namespaces.insert(name.into(), Namespace::default());
+        }
+        let Some(namespace) = self.namespaces.get_mut(name) else {
+            return changes;
+        };
+        let bytes = to_usize(cost);
+        if let Some(before) = namespace.admitted.get_mut(&request) {
+            let before = to_usize(std::mem::replace(before, cost));
+            namespace.used = namespace.used - before + bytes;
+            self.used = self.used - before + bytes;
+        } else if let Some(before) = namespace.waiting.get_mut(&request) {
+            *before = cost;
+        } else {
+            let is_closed = self.closed.as_ref().is_some_and(|closed| *closed < request);
+            let first = namespace.waiting.keys().next();
+            if is_closed || first.is_some_and(|first| *first < request) {
+                namespace.waiting.insert(request, cost);
+                self.waiting += 1;
+                // Nothing was freed or taken of what is admitted.
+                self.bound_markers(&mut changes);
+                return changes;
+            }
+            namespace.used += bytes;
+            self.used += bytes;
+            namespace.admitted.insert(request.clone(), cost);
+        }
+        self.settle(request.request.namespace(), &mut changes);
+        changes
+    }
+
+    /// Removes the request.
+    pub(super) fn remove(&mut self, request: &Claimant) -> Changes {
+        let mut changes = Changes::default();
+        let name = request.request.namespace();
+        let Some(namespace) = self.namespaces.get_mut(name) else {
+            return changes;
+        };
+        if let Some(cost) = namespace.admitted.remove(request) {
+            namespace.used -= to_usize(cost);
+            self.used -= to_usize(cost);
+        } else if namespace.waiting.remove(request).is_some() {
+            self.waiting -= 1;
+        }
+        self.settle(name, &mut changes);
+        let is_empty = |namespace: &Namespace| {
+            namespace.admitted.is_empty() && namespace.waiting.is_empty() && !namespace.has_left_out
+        };
+        if self.namespaces.get(name).is_some_and(is_empty) {
+            self.namespaces.remove(name);
+        }
+        changes
+    }
+
+    /// What is known of the request.
+    pub(super) fn place(&self, request: &Claimant) -> Place {
+        if self.waiting == 0 {
+            return Place::Admitted;
+        }
+        match self.namespaces.get(request.request.namespace()) {
+            Some(namespace) if namespace.admitted.contains_key(request) => Place::Admitted,
+            Some(namespace) if namespace.waiting.contains_key(request) => {
+                Place::Waiting(self.exceeded(namespace))
+            }
+            _ => Place::LeftOut,
+        }
+    }
+
+    /// Starts a relist of `scope`, which shows the specs of all.
+    pub(super) fn begin_relist(&mut self, scope: &str) {
+        self.namespaces.retain(|name, namespace| {
+            if scope.is_empty() || **name == *scope {
+                namespace.has_readmitted = false;
+                namespace.has_left_out = false;
+            }
+            !namespace.admitted.is_empty() || !namespace.waiting.is_empty() || namespace.has_left_out
+        });
+    }
+
+    /// Whether a relist of `scope` would serve or report more requests.
+    pub(super) fn needs_relist(&self, scope: &str) -> bool {
+        let limits = self.limits.of_markers();
+        let has_room = self.waiting < limits.total / MARKER;
+        let mut namespaces = self.namespaces.iter();
+        namespaces.any(|(name, namespace)| {
+            let is_in = scope.is_empty() || **name == *scope;
+            let may_have_more =
+                namespace.has_left_out && has_room && namespace.waiting.len() < limits.namespace / MARKER;
+            is_in && (namespace.has_readmitted || may_have_more)
+        })
+    }
+
+    /// What the admitted requests count for, how many wait, and how often one was left out altogether.
+    pub(super) fn usage(&self) -> (usize, usize, u64) {
+        (self.used, self.waiting, self.left_out)
+    }
+
+    /// The limit that the first exceeds that waits in `namespace`.
+    fn exceeded(&self, namespace: &Namespace) -> Limit {
+        let first = namespace.waiting.values().next().copied().unwrap_or_default();
+        match namespace.used + to_usize(first) > self.limits.of_requests().namespace {
+            true => Limit::Namespace,
+            false => Limit::Total,
+        }
+    }
+
+    /// Restores the order after a change in the namespace `name`.
+    fn settle(&mut self, name: &str, changes: &mut Changes) {
+        let limits = self.limits.of_requests();
+        while self
+            .namespaces
+            .get(name)
+            .is_some_and(|namespace| namespace.used > limits.namespace)
+        {
+            self.demote_youngest(name, Limit::Namespace, changes);
+        }
+        while self.used > limits.total {
+            let Some(youngest) = self.youngest() else { break };
+            let name = youngest.request.namespace().to_owned();
+            self.demote_youngest(&name, Limit::Total, changes);
+        }
+        self.closed = None;
+        if self.waiting == 0 {
+            return;
+        }
+        while let Some((next, cost)) = self.next() {
+            if self.used + to_usize(cost) <= limits.total {
+                self.admit(&next, cost);
+                // It was demoted by this very change: nothing happened to it.
+                changes.demoted.retain(|(key, _)| *key != next.request);
+                continue;
+            }
+            match self.youngest().filter(|youngest| *youngest > next) {
+                Some(youngest) => {
+                    let name = youngest.request.namespace().to_owned();
+                    self.demote_youngest(&name, Limit::Total, changes);
+                }
+                None => {
+                    self.closed = Some(next);
+                    break;
+                }
+            }
+        }
+        self.bound_markers(changes);
+    }
+
+    /// The oldest that waits and fits the limit of its namespace.
+    fn next(&self) -> Option<(Claimant, u32)> {
+        let limit = self.limits.of_requests().namespace;
+        let first = |namespace: &'_ Namespace| {
+            let (request, cost) = namespace.waiting.first_key_value()?;
+            (namespace.used + to_usize(*cost) <= limit).then(|| (request.clone(), *cost))
+        };
+        self.namespaces.values().filter_map(first).min()
+    }
+
+    /// The youngest that is admitted.
+    fn youngest(&self) -> Option<Claimant> {
+        let last = |namespace: &'_ Namespace| Some(namespace.admitted.last_key_value()?.0.clone());
+        self.namespaces.values().filter_map(last).max()
+    }
+
+    fn admit(&mut self, request: &Claimant, cost: u32) {
+        let Some(namespace) = self.namespaces.get_mut(request.request.namespace()) else {
+            return;
+        };
+        namespace.waiting.remove(request);
+        namespace.admitted.insert(request.clone(), cost);
+        namespace.has_readmitted = true;
+        namespace.used += to_usize(cost);
+        self.used += to_usize(cost);
+        self.waiting -= 1;
+    }
+
+    fn demote_youngest(&mut self, name: &str, limit: Limit, changes: &mut Changes) {
+        let Some(namespace) = self.namespaces.get_mut(name) else {
+            return;
+        };
+        let Some((request, cost)) = namespace.admitted.pop_last() else {
+            return;
+        };
+        namespace.used -= to_usize(cost);
+        self.used -= to_usize(cost);
+        changes.demoted.push((request.request.clone(), limit));
+        namespace.waiting.insert(request, cost);
+        self.waiting += 1;
+    }
+
+    /// Leaves out the youngest that wait until the others fit the limits of markers: in a namespace that has too many, or else in the one
+    /// that has most.
+    fn bound_markers(&mut self, changes: &mut Changes) {
+        let limits = self.limits.of_markers();
+        for namespace in self
+            .namespaces
+            .values_mut()
+            .filter(|all| all.waiting.len() > limits.namespace / MARKER)
+        {
+            while namespace.waiting.len() > limits.namespace / MARKER {
+                leave_out(namespace, changes);
+                self.waiting -= 1;
+                self.left_out += 1;
+            }
+        }
+        while self.waiting > limits.total / MARKER {
+            let most = self
+                .namespaces
+                .values_mut()
+                .max_by_key(|namespace| namespace.waiting.len());
+            let Some(namespace) = most else { return };
+            leave_out(namespace, changes);
+            self.waiting -= 1;
+            self.left_out += 1;
+        }
+    }
+}
+
+fn leave_out(namespace: &mut Namespace, changes: &mut Changes) {
+    if let Some((request, _)) = namespace.waiting.pop_last() {
+        changes.demoted.retain(|(key, _)| *key != request.request);
+        changes.left_out.push(request.request);
+        namespace.has_left_out = true;
+    }
+}
+
+fn to_usize(cost: u32) -> usize {
+    usize::try_from(cost).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

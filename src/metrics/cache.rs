@@ -1,0 +1,67 @@
+//! Metrics of the memory that requests and Secrets take.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// What the cache keeps, and what not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheUsage {
+    /// Bytes that the requests count for that are served, with their Secrets.
+    pub requests: usize,
+    /// Bytes that the requests count for of which only a marker is kept.
+    pub markers: usize,
+    /// Bytes that all Secrets count for.
+    pub secrets: usize,
+    /// How often a request was seen of which nothing is kept.
+    pub requests_left_out: u64,
+    /// How often a Secret was seen of which nothing is kept.
+    pub secrets_left_out: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+#[derive(Debug)]
+pub(super) struct CacheMetrics {
+    bytes: Family<KindLabels, Gauge>,
+    left_out: Family<KindLabels, Counter>,
+}
+
+impl CacheMetrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let all = Self {
+            bytes: Family::default(),
+            left_out: Family::default(),
+        };
+        let help = "What is kept counts for so many bytes of the limit of memory: requests with their Secrets, markers of requests that \
+                    are not served for lack of memory, and all Secrets";
+        registry.register("cache_bytes", help, all.bytes.clone());
+        let help = "How often a request or a Secret was seen of which nothing was kept for lack of memory";
+        registry.register("cache_left_out", help, all.left_out.clone());
+        all
+    }
+
+    /// Sets them for a scrape.
+    pub(super) fn collect(&self, usage: CacheUsage) {
+        for (kind, bytes) in [
+            ("requests", usage.requests),
+            ("markers", usage.markers),
+            ("secrets", usage.secrets),
+        ] {
+            let gauge = self.bytes.get_or_create_owned(&KindLabels { kind });
+            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        for (kind, times) in [
+            ("requests", usage.requests_left_out),
+            ("secrets", usage.secrets_left_out),
+        ] {
+            let counter = self.left_out.get_or_create_owned(&KindLabels { kind });
+            counter.inc_by(times.saturating_sub(counter.get()));
+        }
+    }
+}
