@@ -536,12 +536,37 @@ fn a_conflict_that_is_resolved_is_not_waited_for() {
     assert_eq!(conflict.after_read(Standing::Current).backoff, None);
 }
 
+#[test]
+fn a_secret_that_only_memory_lacks_is_read() {
+    for spec in [json!({}), json!({"suspend": true})] {
+        let request = request(spec);
+        let plan = |may_lack_secret, observation: Observation| {
+            let facts = Facts {
+                may_lack_secret,
+                ..Facts::default()
+            };
+            Expected::from(decide(&request, &observation, &facts, at(T0)))
+        };
+        assert_eq!(plan(true, Observation::Cached(None)), Expected::Read);
+        for settled in [
+            plan(false, Observation::Cached(None)),
+            plan(true, Observation::Read(None)),
+        ] {
+            let is_done = matches!(
+                settled,
+                Expected::Issue(IssueCause::Missing) | Expected::Suspended
+            );
+            assert!(is_done, "{settled:?}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn a_read_is_never_asked_for_twice(
         case in select(cases()),
         integrity in select(vec![None, Some(Integrity::Damaged), Some(Integrity::Drifted), Some(Integrity::Intact)]),
-        flags in any::<[bool; 5]>(),
+        flags in any::<[bool; 6]>(),
         standing in select(vec![Standing::Gone, Standing::Outdated, Standing::Relisting, Standing::Current]),
         now in T0 - 100..T0 + 4000,
     ) {
@@ -555,6 +580,7 @@ proptest! {
         [facts.awaits_user, facts.was_conflicting, facts.needs_read] = [flags[0], flags[1], flags[2]];
         facts.winning_claimant = flags[3].then(|| "other".to_owned());
         facts.recorded_version = facts.recorded_version.take().filter(|_| flags[4]);
+        facts.may_lack_secret = flags[5];
         prop_assert_ne!(observed.decide(&request, at(now)), Expected::Read);
     }
 
