@@ -473,10 +473,49 @@ async fn values_that_contradict_each_other_are_refused() {
             ["federation.provider=x", "federation.mode=disabled"],
             "without federation.mode",
         ),
+        (
+            ["federation.mode=strict", "admissionPolicies.enabled=false"],
+            "federation.mode: strict needs admissionPolicies.enabled",
+        ),
+        (
+            ["federation.mode=enabled", "admissionPolicies.enabled=false"],
+            "set federation.acceptUncheckedAuthors",
+        ),
     ] {
         let error = refused(&values).await;
         assert!(error.contains(said), "{values:?}: {error}");
     }
+}
+
+#[tokio::test]
+async fn federation_without_the_policy_on_authors_is_a_risk_that_the_values_name() -> Result<()> {
+    let policies = |objects: &[Value]| {
+        let names = objects
+            .iter()
+            .filter(|object| object["kind"] == "ValidatingAdmissionPolicy");
+        names
+            .filter(|policy| {
+                policy["metadata"]["name"]
+                    .as_str()
+                    .is_some_and(|name| name.ends_with("-federation-authors"))
+            })
+            .count()
+    };
+    for mode in ["strict", "enabled"] {
+        let mode = format!("federation.mode={mode}");
+        assert_eq!(policies(&set(&[&mode]).await?), 1);
+        let accepted = [
+            "admissionPolicies.enabled=false",
+            "federation.acceptUncheckedAuthors=true",
+        ];
+        assert_eq!(
+            policies(&set(&[&[mode.as_str()], &accepted[..]].concat()).await?),
+            0
+        );
+    }
+    // Without federation there is no such risk.
+    set(&["admissionPolicies.enabled=false"]).await?;
+    Ok(())
 }
 
 #[tokio::test]
