@@ -15,6 +15,7 @@ use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::clock::Clock;
 use crate::controller::{
     self, Context, cache::Cache, cache::foreign_secrets::ForeignSecrets, issue::federation::FederatedTokens,
+    watch::grants_file,
 };
 use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter};
 use crate::grants::file::{GrantsFileError, read_file};
@@ -22,7 +23,7 @@ use crate::grants::store::GrantStore;
 use crate::kubernetes::events::EventRecorder;
 use crate::leader::{self, ElectionSettings, Elector, Fence, FenceClosed};
 use crate::liveness::Liveness;
-use crate::metrics::{self, GrantOrigin, Metrics};
+use crate::metrics::{self, Metrics};
 use crate::random::{Random, RandomError};
 use crate::{admin, kubernetes, probe, telemetry};
 
@@ -145,15 +146,14 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     google.clock = clock.clone();
     google.call_gate = Some(CallGate::new(move || calls.is_open()));
     let minter = Minter::new(google)?.with_observer(observer);
-    let grants = GrantStore::default();
+    let grants = Arc::new(GrantStore::default());
     if let Some(path) = &settings.grants_file {
         let grants_error = |source| AppError::GrantsFile {
             path: path.display().to_string(),
             source,
         };
         let read = read_file(path).map_err(grants_error)?;
-        metrics.set_grants(GrantOrigin::File, read.len());
-        grants.set_file(read);
+        grants_file::install(read, &grants, &metrics);
     }
     let config = kubernetes::config().await?;
     let elector = match args.leader.leader_elect {
@@ -203,7 +203,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         minter,
         cache: Arc::new(Cache::new(settings.cache_limits)),
         foreign_secrets: Arc::new(ForeignSecrets::default()),
-        grants: Arc::new(grants),
+        grants,
         metrics,
         permits: Arc::new(Semaphore::new(settings.concurrency.into())),
         settings,

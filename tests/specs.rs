@@ -1,10 +1,16 @@
-//! The API server agrees with the table of specs that the operator's own checks are held against.
+//! The API server agrees with the tables of specs and of selectors that the operator's own checks are held against.
 #![allow(clippy::unwrap_used)]
 
-use anyhow::{Result, ensure};
-use idtoken_operator::api::{crds, v1alpha1::IdTokenRequest};
+use anyhow::{Context, Result, ensure};
+use idtoken_operator::api::crds;
+use idtoken_operator::api::v1alpha1::{IdTokenGrant, IdTokenRequest};
 use idtoken_testenv::{ControlPlane, Options};
-use kube::api::{Api, ApiResource, DynamicObject, PostParams};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::ResourceExt;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
+use kube::core::Selector;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -79,5 +85,92 @@ async fn the_api_server_says_what_the_table_says() -> Result<()> {
         }
     }
     ensure!(wrong.is_empty(), "{wrong:#?}");
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Selectors {
+    name: String,
+    selector: Value,
+    #[serde(default)]
+    empty: bool,
+    #[serde(default = "yes")]
+    kubernetes: bool,
+    schema: Option<bool>,
+    #[serde(default)]
+    selects: Vec<String>,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_server_agrees_with_the_table_of_selectors() -> Result<()> {
+    let cluster = ControlPlane::start(Options::default()).await?;
+    let client = cluster.client().await?;
+    let definitions: String = crds()
+        .iter()
+        .map(|crd| Ok(format!("---\n{}\n", serde_json::to_string(crd)?)))
+        .collect::<Result<_>>()?;
+    let namespaces = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: bare}}\n\
+                      ---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {team: shop}}}\n\
+                      ---\n{apiVersion: v1, kind: Namespace, metadata: {name: bank, labels: {team: bank, tier: gold}}}\n\
+                      ---\n{apiVersion: v1, kind: Namespace, metadata: {name: blank, labels: {team: ''}}}\n";
+    cluster.apply(&(definitions + namespaces)).await?;
+    let wait = [
+        "wait",
+        "--for=condition=Established",
+        "crd",
+        "--all",
+        "--timeout=60s",
+    ];
+    cluster.kubectl(wait).await?;
+    let params = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    // A NetworkPolicy's selector is checked by Kubernetes' own rules.
+    let policies: Api<NetworkPolicy> = Api::namespaced(client.clone(), "shop");
+    let grants: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<IdTokenGrant>(&()));
+    let listed: Api<Namespace> = Api::all(client);
+    let rows: Vec<Selectors> = serde_saphyr::from_str(include_str!("data/selectors.yaml"))?;
+    for row in rows {
+        let policy = serde_json::from_value(
+            json!({"metadata": {"name": "selector"}, "spec": {"podSelector": row.selector}}),
+        )?;
+        let taken = match policies.create(&params, &policy).await {
+            Ok(_) => true,
+            Err(kube::Error::Api(status)) if status.code == 422 => false,
+            Err(error) => return Err(error).with_context(|| row.name.clone()),
+        };
+        ensure!(
+            taken == row.kubernetes,
+            "{}: Kubernetes takes it: {taken}",
+            row.name
+        );
+        let to = json!([{"serviceAccounts": ["1"], "audiences": ["aud"]}]);
+        let grant = serde_json::from_value(json!({
+            "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": {"name": "selector"},
+            "spec": {"from": [{"namespaceSelector": row.selector}], "to": to},
+        }))?;
+        let taken = match grants.create(&params, &grant).await {
+            Ok(_) => true,
+            Err(kube::Error::Api(status)) if status.code == 422 => false,
+            Err(error) => return Err(error).with_context(|| row.name.clone()),
+        };
+        ensure!(
+            taken == row.schema.unwrap_or(row.kubernetes),
+            "{}: the schema takes it: {taken}",
+            row.name
+        );
+        if row.kubernetes && !row.empty {
+            let selector: LabelSelector = serde_json::from_value(row.selector)?;
+            let labels = Selector::try_from(selector)?;
+            let found = listed.list(&ListParams::default().labels_from(&labels)).await?;
+            let mut names: Vec<String> = found.iter().map(ResourceExt::name_any).collect();
+            names.retain(|name| ["bare", "shop", "bank", "blank"].contains(&name.as_str()));
+            names.sort();
+            let mut wanted = row.selects;
+            wanted.sort();
+            ensure!(names == wanted, "{}: Kubernetes selects {names:?}", row.name);
+        }
+    }
     Ok(())
 }

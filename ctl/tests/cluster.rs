@@ -264,6 +264,104 @@ async fn requests_stored_before_the_policy_are_listed() {
     world.cluster.stop().await.unwrap();
 }
 
+/// The definition of IdTokenGrant without the rules on selectors, as versions before this one have it.
+fn older_definition() -> String {
+    fn without_rules(value: &mut serde_json::Value) {
+        if let Some(fields) = value.as_object_mut() {
+            fields.remove("x-kubernetes-validations");
+            fields.values_mut().for_each(without_rules);
+        }
+    }
+    let mut crd = serde_json::to_value(&idtoken_operator::api::crds()[1]).unwrap();
+    without_rules(&mut crd["spec"]["versions"][0]["schema"]);
+    crd.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_that_an_upgrade_changes_are_listed() {
+    let world = World::start().await;
+    world.install().await;
+    let policies = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/admission.yaml");
+    let policies = std::fs::read_to_string(policies).unwrap();
+    world.cluster.apply(&policies).await.unwrap();
+    world
+        .run(&["audit", "-A"])
+        .exits(0)
+        .says("All parts of all grants are valid.");
+    world.cluster.apply(&older_definition()).await.unwrap();
+    let to = format!("to: [{{serviceAccounts: [{CALLER}], audiences: ['{AUDIENCE}']}}]");
+    let grant = |name: &str, from: &str| {
+        format!(
+            "---\n{{apiVersion: idtoken.dev/v1alpha1, kind: IdTokenGrant, metadata: {{name: {name}}}, spec: {{from: {from}, {to}}}}}\n"
+        )
+    };
+    let grants = grant("everyone", "[{namespace: shop}, {namespaceSelector: {}}]")
+        + &grant("named", "[{namespace: shop}]")
+        + &grant(
+            "rest",
+            "[{namespaceSelector: {matchExpressions: [{key: team, operator: NotIn}]}}]",
+        );
+    until("the older definition is served", LIMIT, async || {
+        Ok(world.cluster.apply(&grants).await.ok())
+    })
+    .await
+    .unwrap();
+    world
+        .run(&["audit", "-n", "shop"])
+        .exits(1)
+        .says("everyone   spec.from[1]   it has a namespaceSelector without a requirement")
+        .says("rest       spec.from[0]   it has an invalid namespaceSelector: the operator of team needs values")
+        .says("{matchExpressions: [{key: kubernetes.io/metadata.name, operator: Exists}]}");
+    let file = world.cluster.dir().join("grants.yaml");
+    std::fs::write(
+        &file,
+        format!("- {{name: mine, from: [{{namespaceSelector: {{}}}}], {to}}}\n"),
+    )
+    .unwrap();
+    let flag = format!("--grants-file={}", file.display());
+    let all = world.run(&["audit", "-A", &flag, "-o", "json"]).exits(1).json();
+    let found: Vec<_> = all["invalidGrants"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["grant"].as_str().unwrap(), one["field"].as_str().unwrap()))
+        .collect();
+    let wanted = [
+        ("everyone", "spec.from[1]"),
+        ("file:mine", "spec.from[0]"),
+        ("rest", "spec.from[0]"),
+    ];
+    assert_eq!(found, wanted);
+    // What is advised selects every namespace.
+    let kept = grant(
+        "everyone",
+        "[{namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: Exists}]}}]",
+    );
+    world.cluster.apply(&kept).await.unwrap();
+    world
+        .run(&[
+            "can",
+            "--service-account",
+            CALLER,
+            "--audience",
+            AUDIENCE,
+            "-n",
+            "other",
+        ])
+        .exits(0)
+        .says("IdTokenGrant everyone allows");
+    std::fs::write(
+        &file,
+        format!("- {{name: mine, from: [{{namespaceSelector: {{matchlabels: {{}}}}}}], {to}}}\n"),
+    )
+    .unwrap();
+    world
+        .run(&["audit", "-A", &flag])
+        .exits(1)
+        .warns("unknown field `matchlabels`");
+    world.cluster.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_without_rights_get_an_error_that_says_so() {
     let world = World::start().await;

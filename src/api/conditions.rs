@@ -34,6 +34,8 @@ pub mod reason {
     pub const TOO_LARGE: &str = "TooLarge";
     /// Older requests take all of the memory that the operator may use for requests.
     pub const CACHE_FULL: &str = "CacheFull";
+    /// On an IdTokenGrant: a namespaceSelector has no requirement, so it selects nothing.
+    pub const EMPTY_SELECTOR: &str = "EmptySelector";
     /// The source is not available in this operator.
     pub const SOURCE_UNAVAILABLE: &str = "SourceUnavailable";
     /// No IdTokenGrant allows the request.

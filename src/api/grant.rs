@@ -4,7 +4,9 @@
     reason = "each printcolumn has its own name, type and path"
 )]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,11 @@ use serde::{Deserialize, Serialize};
         priority = 1
     ),
     printcolumn(name = "Requests", type_ = "integer", json_path = ".status.allowedRequests"),
+    printcolumn(
+        name = "Problem",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Stalled\")].reason"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(deny_unknown_fields)]
@@ -53,12 +60,23 @@ pub struct IdTokenGrantStatus {
     /// if operators are sharded by namespaces or labels, since no operator knows the total.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_requests: Option<i64>,
+
+    /// Stalled is True while a part of the grant, or all of it, is invalid and grants nothing: the message says which and why. An absent
+    /// condition is False.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
 }
 
-/// One namespace, or the namespaces of a label selector; exactly one field is set.
+/// One namespace, the namespaces of a label selector, or all namespaces; exactly one field is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1, "x-kubernetes-validations" = [
+    {
+        "rule": "(has(self.namespace) ? 1 : 0) + (has(self.namespaceSelector) ? 1 : 0) + (has(self.allNamespaces) ? 1 : 0) == 1",
+        "message": "exactly one of namespace, namespaceSelector and allNamespaces must be set"
+    }
+]))]
 pub struct GrantFrom {
     /// Name of a namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,11 +86,79 @@ pub struct GrantFrom {
     )]
     pub namespace: Option<String>,
 
-    /// Selects namespaces by their labels; an empty selector selects all. Anyone who can edit a namespace's labels can give
+    /// Selects namespaces by their labels; a selector without a requirement selects none. Anyone who can edit a namespace's labels can give
     /// the namespace this access: prefer labels under `grants.idtoken.dev/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub namespace_selector: Option<LabelSelector>,
+    pub namespace_selector: Option<NamespaceSelector>,
+
+    /// `true` allows all namespaces, also those that are created later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = [true]))]
+    pub all_namespaces: Option<bool>,
 }
+
+/// Selects namespaces by their labels, all requirements together; at least one requirement must be set.
+///
+/// Kubernetes' LabelSelector, except that unknown fields are rejected and that an empty selector selects nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)",
+        "message": "a selector needs a requirement in matchLabels or matchExpressions; to allow all namespaces, set allNamespaces: true instead"
+    }
+]))]
+pub struct NamespaceSelector {
+    /// Labels that a namespace must have, with exactly these values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "maxProperties" = 64,
+        "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE}
+    ))]
+    pub match_labels: Option<BTreeMap<String, String>>,
+
+    /// Further requirements.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    pub match_expressions: Option<Vec<SelectorRequirement>>,
+}
+
+/// A requirement of a selector on one label.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : !has(self.values) || size(self.values) == 0",
+        "message": "the operators In and NotIn need values, and Exists and DoesNotExist have none"
+    }
+]))]
+pub struct SelectorRequirement {
+    /// Key of the label.
+    #[schemars(
+        length(min = 1, max = 317),
+        regex(
+            pattern = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$"
+        )
+    )]
+    pub key: String,
+
+    /// `In`: the label has one of the values. `NotIn`: it has none of them, or is absent. `Exists`: it has any value. `DoesNotExist`: it is
+    /// absent.
+    #[schemars(extend("enum" = ["In", "NotIn", "Exists", "DoesNotExist"]))]
+    pub operator: String,
+
+    /// Values for `In` and `NotIn`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 64),
+        inner(length(max = 63), regex(pattern = LABEL_VALUE)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub values: Option<Vec<String>>,
+}
+
+/// The value of a label.
+const LABEL_VALUE: &str = "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$";
 
 /// Accounts and audiences that are allowed together; each field must match.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -122,12 +122,7 @@ mod tests {
                 let bounded = ["maxLength", "enum", "format"]
                     .iter()
                     .any(|bound| !property[bound].is_null());
-                // A LabelSelector is Kubernetes' own type, which no CEL rule reads.
-                if property["type"] == "string"
-                    && !bounded
-                    && path.starts_with(".spec")
-                    && !path.contains("namespaceSelector")
-                {
+                if property["type"] == "string" && !bounded && path.starts_with(".spec") {
                     faults.push(format!("{path} has no maxLength"));
                 }
                 walk(&path, property, faults);

@@ -1,18 +1,20 @@
-//! Publishes in the status of each IdTokenGrant how many requests it allows.
+//! Publishes in the status of each IdTokenGrant how many requests it allows, and what is wrong with it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::api::FIELD_MANAGER;
-use crate::api::v1alpha1::IdTokenGrant;
+use crate::api::v1alpha1::{IdTokenGrant, IdTokenGrantStatus};
+use crate::clock::Clock;
 use crate::controller::cache::Cache;
 use crate::grants::store::GrantStore;
 use crate::kubernetes::error::{problem, status_code};
+use crate::kubernetes::status::merge_patch;
 use crate::shard::Shard;
 
 /// How often the statuses of grants are compared with the counts.
@@ -23,26 +25,27 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Counts the requests that each grant allows.
 pub(crate) struct GrantCounts {
     pub(crate) client: Client,
+    pub(crate) clock: Clock,
     pub(crate) cache: Arc<Cache>,
     pub(crate) grants: Arc<GrantStore>,
 }
 
 impl GrantCounts {
-    /// Writes the counts that changed, again and again; never returns. An operator for a part of the requests does not know the counts
+    /// Writes the statuses that changed, again and again; never returns. An operator for a part of the requests does not know the counts
     /// and writes none.
     pub(crate) async fn publish(&self, shard: &Shard) {
-        if *shard != Shard::default() {
-            return std::future::pending().await;
-        }
+        let counts = *shard == Shard::default();
         let mut failing = false;
         loop {
             sleep(INTERVAL).await;
-            let Some(allowed) = self.cache.allowed_request_counts() else {
-                continue;
+            let allowed = match counts {
+                true => self.cache.allowed_request_counts(),
+                false => None,
             };
             let mut failure = None;
-            for (name, count) in self.grants.outdated_counts(&allowed) {
-                failure = self.write(&name, count).await.err().or(failure);
+            let outdated = self.grants.outdated_statuses(allowed.as_ref(), self.clock.now());
+            for (name, shown, next) in outdated {
+                failure = self.write(&name, &shown, &next).await.err().or(failure);
             }
             if let Some(error) = failure.as_ref().filter(|_| !failing) {
                 tracing::warn!("the status of IdTokenGrants was not written: {}", problem(error));
@@ -51,13 +54,20 @@ impl GrantCounts {
         }
     }
 
-    async fn write(&self, name: &str, count: i64) -> Result<(), kube::Error> {
+    async fn write(
+        &self,
+        name: &str,
+        shown: &IdTokenGrantStatus,
+        next: &IdTokenGrantStatus,
+    ) -> Result<(), kube::Error> {
         let api: Api<IdTokenGrant> = Api::all(self.client.clone());
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.into()),
             ..PatchParams::default()
         };
-        let patch = Patch::Merge(json!({"status": {"allowedRequests": count}}));
+        let json = |status| serde_json::to_value(status).unwrap_or_default();
+        let changes: Option<Value> = merge_patch(&json(shown), &json(next));
+        let patch = Patch::Merge(json!({"status": changes}));
         let written = timeout(RESPONSE_TIMEOUT, api.patch_status(name, &params, &patch)).await;
         let timed_out = || kube::Error::Service("the API server did not answer in time".into());
         match written.unwrap_or_else(|_| Err(timed_out())) {

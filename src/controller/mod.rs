@@ -121,6 +121,7 @@ pub async fn run(
     };
     let grant_counts = GrantCounts {
         client: ctx.client.clone(),
+        clock: ctx.clock.clone(),
         cache: ctx.cache.clone(),
         grants: ctx.grants.clone(),
     };

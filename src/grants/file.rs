@@ -26,6 +26,17 @@ pub enum GrantsFileError {
     Parse(String),
 }
 
+impl GrantsFileError {
+    /// What is wrong, without the content of the file.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "cannot be read",
+            Self::TooLarge(_) => "is too large",
+            Self::Parse(_) => "is no valid list of grants",
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileGrant {
@@ -62,11 +73,19 @@ pub fn parse_file(yaml: &str) -> Result<Vec<Grant>, GrantsFileError> {
 /// # Errors
 /// It cannot be read, or is not a list of grants.
 pub fn read_file(path: &Path) -> Result<Vec<Grant>, GrantsFileError> {
+    parse_file(&read_text(path)?)
+}
+
+/// Reads a grants file.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_text(path: &Path) -> Result<String, GrantsFileError> {
     let size = std::fs::metadata(path)?.len();
     if size > MAX_SIZE {
         return Err(GrantsFileError::TooLarge(size));
     }
-    parse_file(&std::fs::read_to_string(path)?)
+    Ok(std::fs::read_to_string(path)?)
 }
 
 #[cfg(test)]
@@ -81,5 +100,23 @@ mod tests {
         assert_eq!(grants[0].spec.to[0].audiences, ["aud"]);
         assert!(parse_file(&yaml.replace("audiences", "audience")).is_err());
         assert!(parse_file(" \n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_misspelt_selector_is_refused() {
+        let file = |selector: &str| {
+            format!(
+                "- name: shop\n  from: [{{namespaceSelector: {selector}}}]\n  to: [{{serviceAccounts: ['1'], audiences: [aud]}}]\n"
+            )
+        };
+        parse_file(&file("{matchLabels: {team: shop}}")).unwrap();
+        for misspelt in [
+            "{matchlabels: {team: shop}}",
+            "{matchLabels: {team: shop}, matchexpressions: []}",
+            "{matchExpressions: [{key: team, operator: In, value: [shop]}]}",
+        ] {
+            let error = parse_file(&file(misspelt)).unwrap_err();
+            assert!(error.to_string().contains("unknown field"), "{misspelt}: {error}");
+        }
     }
 }

@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::core::{Selector, SelectorExt};
-
 use crate::api::v1alpha1::{GrantRef, IdTokenGrantSpec};
+use crate::grants::selector::{NamespaceMatch, Selector, namespace_match};
 use crate::request::syntax::is_unique_id;
 
 /// A grant.
@@ -21,14 +19,6 @@ pub struct Grant {
 
 /// Labels of every namespace, by name.
 pub type Namespaces = HashMap<String, BTreeMap<String, String>>;
-
-/// The namespaces of a grant.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum NamespaceMatch {
-    Name(String),
-    /// All namespaces that the selector with this [`selector_key`] selects.
-    Selector(Arc<str>),
-}
 
 /// One entry of `spec.to`.
 #[derive(Clone, Debug)]
@@ -48,23 +38,17 @@ struct Audiences {
     prefixes: BTreeMap<String, Vec<Entry>>,
 }
 
-/// A selector, and how many grants have it.
-#[derive(Debug)]
-struct CountedSelector {
-    selector: Selector,
-    users: usize,
-}
-
 /// All grants, by namespace, account and audience.
 #[derive(Debug, Default)]
 pub struct GrantIndex {
     grants: HashMap<Arc<str>, Arc<Grant>>,
     /// The entries by namespaces, and by account as written in the grant: exact, or `*@DOMAIN`.
     entries: HashMap<NamespaceMatch, HashMap<String, Audiences>>,
-    selectors: HashMap<Arc<str>, CountedSelector>,
+    /// How many grants have the selector.
+    selectors: HashMap<Arc<Selector>, usize>,
     namespaces: Namespaces,
-    /// By namespace, the keys of the selectors that select it.
-    selected: HashMap<String, BTreeSet<Arc<str>>>,
+    /// By namespace, the selectors that select it.
+    selected: HashMap<String, BTreeSet<Arc<Selector>>>,
 }
 
 /// The entries that can allow a token.
@@ -92,10 +76,8 @@ impl GrantIndex {
         self.remove(key);
         let (key, grant): (Arc<str>, _) = (key.into(), Arc::new(grant));
         for matched in namespace_matches(&grant) {
-            if let (NamespaceMatch::Selector(text), Some(selector)) =
-                (&matched, selector_of(&grant, &matched))
-            {
-                self.select(text, selector);
+            if let NamespaceMatch::Selector(selector) = &matched {
+                self.select(selector);
             }
             let accounts = self.entries.entry(matched).or_default();
             for (to, entry) in grant.spec.to.iter().enumerate() {
@@ -139,8 +121,8 @@ impl GrantIndex {
                     self.entries.remove(&matched);
                 }
             }
-            if let NamespaceMatch::Selector(text) = &matched {
-                self.unselect(text);
+            if let NamespaceMatch::Selector(selector) = &matched {
+                self.unselect(selector);
             }
         }
     }
@@ -163,11 +145,8 @@ impl GrantIndex {
         let Some(labels) = labels else {
             return self.namespaces.remove(name).is_some();
         };
-        let selecting = self
-            .selectors
-            .iter()
-            .filter(|(_, by)| by.selector.matches(&labels));
-        let selected: BTreeSet<Arc<str>> = selecting.map(|(text, _)| text.clone()).collect();
+        let selecting = self.selectors.keys().filter(|selector| selector.matches(&labels));
+        let selected: BTreeSet<Arc<Selector>> = selecting.cloned().collect();
         if !selected.is_empty() {
             self.selected.insert(name.to_owned(), selected);
         }
@@ -188,8 +167,9 @@ impl GrantIndex {
             .and_then(|account| account.split_once('@'))
             .map(|(_, domain)| format!("*@{domain}"));
         let selectors = self.selected.get(namespace).into_iter().flatten();
-        let selected = selectors.map(|text| NamespaceMatch::Selector(text.clone()));
-        for matched in selected.chain([NamespaceMatch::Name(namespace.to_owned())]) {
+        let selected = selectors.map(|selector| NamespaceMatch::Selector(selector.clone()));
+        let named = [NamespaceMatch::Name(namespace.to_owned()), NamespaceMatch::All];
+        for matched in selected.chain(named) {
             candidates.lookups += 1;
             let Some(accounts) = self.entries.get(&matched) else {
                 continue;
@@ -209,9 +189,9 @@ impl GrantIndex {
         candidates
     }
 
-    fn select(&mut self, text: &Arc<str>, selector: Selector) {
-        if let Some(known) = self.selectors.get_mut(text) {
-            known.users += 1;
+    fn select(&mut self, selector: &Arc<Selector>) {
+        if let Some(users) = self.selectors.get_mut(selector) {
+            *users += 1;
             return;
         }
         for (name, labels) in &self.namespaces {
@@ -219,22 +199,21 @@ impl GrantIndex {
                 self.selected
                     .entry(name.clone())
                     .or_default()
-                    .insert(text.clone());
+                    .insert(selector.clone());
             }
         }
-        self.selectors
-            .insert(text.clone(), CountedSelector { selector, users: 1 });
+        self.selectors.insert(selector.clone(), 1);
     }
 
-    fn unselect(&mut self, text: &Arc<str>) {
-        let Some(known) = self.selectors.get_mut(text) else {
+    fn unselect(&mut self, selector: &Arc<Selector>) {
+        let Some(users) = self.selectors.get_mut(selector) else {
             return;
         };
-        known.users -= 1;
-        if known.users == 0 {
-            self.selectors.remove(text);
+        *users -= 1;
+        if *users == 0 {
+            self.selectors.remove(selector);
             self.selected.retain(|_, selectors| {
-                selectors.remove(text);
+                selectors.remove(selector);
                 !selectors.is_empty()
             });
         }
@@ -294,40 +273,20 @@ fn common_prefix(a: &str, b: &str) -> usize {
     a.floor_char_boundary(same)
 }
 
+/// Without duplicates. An invalid entry allows nothing.
 fn namespace_matches(grant: &Grant) -> Vec<NamespaceMatch> {
     let mut matches = Vec::new();
-    for from in &grant.spec.from {
-        let matched = match (&from.namespace, &from.namespace_selector) {
-            (Some(name), None) => NamespaceMatch::Name(name.clone()),
-            // A selector that Kubernetes would reject selects nothing.
-            (None, Some(selector)) if Selector::try_from(selector.clone()).is_ok() => {
-                NamespaceMatch::Selector(selector_key(selector))
-            }
-            // The schema rejects both and neither; such an entry of an older CRD allows nothing.
-            _ => continue,
-        };
+    for matched in grant
+        .spec
+        .from
+        .iter()
+        .filter_map(|from| namespace_match(from).ok())
+    {
         if !matches.contains(&matched) {
             matches.push(matched);
         }
     }
     matches
-}
-
-fn selector_of(grant: &Grant, matched: &NamespaceMatch) -> Option<Selector> {
-    let selectors = grant
-        .spec
-        .from
-        .iter()
-        .filter_map(|from| from.namespace_selector.as_ref());
-    let found = selectors
-        .into_iter()
-        .find(|selector| *matched == NamespaceMatch::Selector(selector_key(selector)))?;
-    Selector::try_from(found.clone()).ok()
-}
-
-/// Equal selectors have the same key.
-fn selector_key(selector: &LabelSelector) -> Arc<str> {
-    serde_json::to_string(selector).unwrap_or_default().into()
 }
 
 #[cfg(test)]

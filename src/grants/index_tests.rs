@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::v1alpha1::{GrantFrom, GrantRef, GrantSource, GrantTo, IdTokenGrantSpec};
+use crate::api::v1alpha1::{
+    GrantFrom, GrantRef, GrantSource, GrantTo, IdTokenGrantSpec, NamespaceSelector, SelectorRequirement,
+};
 use crate::fixtures::{ACCOUNT, token_spec as token};
 use crate::grants::policy::{allows, matching};
 use crate::request::TokenSpec;
@@ -9,19 +11,41 @@ use crate::request::TokenSpec;
 fn named(namespace: &str) -> GrantFrom {
     GrantFrom {
         namespace: Some(namespace.into()),
-        namespace_selector: None,
+        ..GrantFrom::default()
     }
 }
 
 fn selected(key: &str, value: &str) -> GrantFrom {
     let labels = [(key.to_owned(), value.to_owned())].into();
+    selecting(NamespaceSelector {
+        match_labels: Some(labels),
+        match_expressions: None,
+    })
+}
+
+fn selecting(selector: NamespaceSelector) -> GrantFrom {
     GrantFrom {
-        namespace: None,
-        namespace_selector: Some(LabelSelector {
-            match_labels: Some(labels),
-            match_expressions: None,
-        }),
+        namespace_selector: Some(selector),
+        ..GrantFrom::default()
     }
+}
+
+fn all_namespaces() -> GrantFrom {
+    GrantFrom {
+        all_namespaces: Some(true),
+        ..GrantFrom::default()
+    }
+}
+
+fn without_team() -> GrantFrom {
+    selecting(NamespaceSelector {
+        match_labels: None,
+        match_expressions: Some(vec![SelectorRequirement {
+            key: "team".to_owned(),
+            operator: "DoesNotExist".to_owned(),
+            values: None,
+        }]),
+    })
 }
 
 fn to(accounts: &[&str], audiences: &[&str]) -> GrantTo {
@@ -163,10 +187,9 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
     let from = prop_oneof![
         proptest::sample::select(&NAMESPACES[..]).prop_map(named),
         (0..3_usize).prop_map(|n| selected("team", &n.to_string())),
-        Just(GrantFrom {
-            namespace: None,
-            namespace_selector: Some(LabelSelector::default())
-        }),
+        Just(all_namespaces()),
+        Just(without_team()),
+        Just(selecting(NamespaceSelector::default())),
         Just(GrantFrom::default()),
     ];
     let sources = prop_oneof![Just(None), Just(Some(vec![GrantSource::MetadataServer]))];
@@ -200,14 +223,16 @@ fn one_by_one(
     namespace: &str,
     token: &TokenSpec,
 ) -> Vec<String> {
-    let within = |from: &GrantFrom| match (&from.namespace, &from.namespace_selector) {
-        (Some(name), None) => name == namespace,
-        (None, Some(selector)) => {
-            let selector = Selector::try_from(selector.clone()).unwrap();
-            namespaces
-                .get(namespace)
-                .is_some_and(|labels| selector.matches(labels))
-        }
+    let within = |from: &GrantFrom| match (&from.namespace, &from.namespace_selector, from.all_namespaces) {
+        (Some(name), None, None) => name == namespace,
+        (None, None, Some(true)) => true,
+        (None, Some(selector), None) => namespaces.get(namespace).is_some_and(|labels| {
+            match (&selector.match_labels, &selector.match_expressions) {
+                (Some(equal), None) => equal.iter().all(|(key, value)| labels.get(key) == Some(value)),
+                (None, Some(_)) => !labels.contains_key("team"),
+                _ => false,
+            }
+        }),
         _ => false,
     };
     let allowing = grants.values().filter(|grant| {

@@ -126,7 +126,7 @@ fn grant(name: &str, from: GrantFrom, to: GrantTo) -> Grant {
 fn one_entry_must_allow_all_of_it_for_the_namespace() {
     let from = |namespace: &str| GrantFrom {
         namespace: Some(namespace.into()),
-        namespace_selector: None,
+        ..GrantFrom::default()
     };
     let split = [
         grant("a", from("shop"), to(ACCOUNT, "other")),
@@ -157,10 +157,10 @@ fn one_entry_must_allow_all_of_it_for_the_namespace() {
 #[test]
 fn selectors_follow_namespace_labels() {
     let from = GrantFrom {
-        namespace: None,
         namespace_selector: Some(
             serde_json::from_value(serde_json::json!({"matchLabels": {"team": "shop"}})).unwrap(),
         ),
+        ..GrantFrom::default()
     };
     let grants = [grant("a", from, to(ACCOUNT, "aud"))];
     let namespaces: Namespaces = [("shop", "shop"), ("bank", "bank")]

@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, RwLock};
+use std::sync::RwLock;
 
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
 
-use crate::api::v1alpha1::{GrantRef, IdTokenGrant};
+use crate::api::v1alpha1::{GrantRef, IdTokenGrantStatus};
 use crate::grants::index::{Grant, GrantIndex, Namespaces};
+use crate::grants::object::{GrantObject, spec_problem};
 use crate::grants::policy::{self, Denied, Remedy};
 use crate::request::ValidRequest;
 use crate::sync::{read, write};
@@ -26,13 +26,32 @@ pub enum WatchKind {
     Namespaces = 1,
 }
 
+/// The grants file as it is now cannot be used, so its last good content is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileProblem {
+    /// Since when.
+    pub since: Timestamp,
+    /// What is wrong, without the content of the file.
+    pub kind: &'static str,
+}
+
+/// How many grants there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GrantCount {
+    /// Decoded, so that what is valid of them is in force.
+    pub in_force: usize,
+    /// A part or all of them grants nothing, since it is invalid or cannot be decoded.
+    pub invalid: usize,
+}
+
 #[derive(Debug, Default)]
 struct State {
     index: GrantIndex,
     /// Keys of the file's grants in the index.
     file_keys: Vec<String>,
-    /// By name, each IdTokenGrant and the number of allowed requests in its status.
-    objects: HashMap<String, (Grant, Option<i64>)>,
+    file_problem: Option<FileProblem>,
+    /// By name.
+    objects: HashMap<String, GrantObject>,
     /// Last sign of life of each [`WatchKind`]; none if there is no such watch.
     heartbeats: [Option<Timestamp>; 2],
 }
@@ -86,21 +105,33 @@ impl GrantStore {
         objects.map(|grant| grant.name.clone()).collect()
     }
 
-    /// The number of IdTokenGrants; grants of the file do not count.
-    pub fn object_count(&self) -> usize {
-        read(&self.0).objects.len()
+    /// Counts the IdTokenGrants; grants of the file do not count.
+    pub fn object_count(&self) -> GrantCount {
+        let state = read(&self.0);
+        let objects = state.objects.values();
+        GrantCount {
+            in_force: objects.clone().filter(|object| object.spec.is_ok()).count(),
+            invalid: objects.filter(|object| object.problem().is_some()).count(),
+        }
     }
 
-    /// The IdTokenGrants whose status does not show their number in `allowed`, with that number. A grant that is not in `allowed` allows 0
-    /// requests.
-    pub fn outdated_counts(&self, allowed: &HashMap<String, i64>) -> Vec<(String, i64)> {
+    /// The IdTokenGrants whose status is not what it should be at `now`: name, status and the status that it should have. `allowed` is how
+    /// many requests each allows, 0 if it is not listed; without it, the numbers stay as they are.
+    pub fn outdated_statuses(
+        &self,
+        allowed: Option<&HashMap<String, i64>>,
+        now: Timestamp,
+    ) -> Vec<(String, IdTokenGrantStatus, IdTokenGrantStatus)> {
         let state = read(&self.0);
-        let count = |name: &String| allowed.get(name).copied().unwrap_or(0);
-        let outdated = state
-            .objects
-            .iter()
-            .filter(|(name, (_, shown))| *shown != Some(count(name)));
-        outdated.map(|(name, _)| (name.clone(), count(name))).collect()
+        let outdated = state.objects.iter().filter_map(|(name, object)| {
+            let count = allowed.map(|allowed| allowed.get(name).copied().unwrap_or(0));
+            Some((
+                name.clone(),
+                object.status.clone(),
+                object.outdated_status(count, now)?,
+            ))
+        });
+        outdated.collect()
     }
 
     /// Records that a watch is alive at `now`.
@@ -108,28 +139,48 @@ impl GrantStore {
         write(&self.0).heartbeats[watch as usize] = Some(now);
     }
 
-    /// Replaces the grants of the file.
-    pub fn set_file(&self, grants: Vec<Grant>) {
+    /// Replaces the grants of the file, and counts them.
+    pub fn set_file(&self, grants: Vec<Grant>) -> GrantCount {
         let mut state = write(&self.0);
+        state.file_problem = None;
         for key in std::mem::take(&mut state.file_keys) {
             state.index.remove(&key);
         }
+        let invalid = grants.iter().filter(|grant| spec_problem(&grant.spec).is_some());
+        let count = GrantCount {
+            in_force: grants.len(),
+            invalid: invalid.count(),
+        };
         for (position, grant) in grants.into_iter().enumerate() {
             // The name of an object has no colon. Two grants of the file may have the same name.
             let key = format!("file:{position}");
             state.index.insert(&key, grant);
             state.file_keys.push(key);
         }
+        count
+    }
+
+    /// Records that the file cannot be used at `now`; its last good content stays in force. Returns since when.
+    pub fn fail_file(&self, kind: &'static str, now: Timestamp) -> Timestamp {
+        let mut state = write(&self.0);
+        let since = state.file_problem.map_or(now, |problem| problem.since);
+        state.file_problem = Some(FileProblem { since, kind });
+        since
+    }
+
+    /// Why the file as it is now is not in force; none if it is, or if there is no file.
+    pub fn file_problem(&self) -> Option<FileProblem> {
+        read(&self.0).file_problem
     }
 
     /// Replaces all IdTokenGrants.
-    pub fn set_objects(&self, objects: Vec<IdTokenGrant>) {
+    pub fn set_objects(&self, objects: Vec<GrantObject>) {
         let mut state = write(&self.0);
-        let listed: HashSet<String> = objects.iter().map(ResourceExt::name_any).collect();
+        let listed: HashSet<&str> = objects.iter().map(|object| object.id.name.as_str()).collect();
         let deleted: Vec<String> = state
             .objects
             .keys()
-            .filter(|name| !listed.contains(*name))
+            .filter(|name| !listed.contains(name.as_str()))
             .cloned()
             .collect();
         for name in deleted {
@@ -141,7 +192,7 @@ impl GrantStore {
     }
 
     /// Adds or updates one IdTokenGrant. Returns whether more than its status changed.
-    pub fn apply(&self, object: IdTokenGrant) -> bool {
+    pub fn apply(&self, object: GrantObject) -> bool {
         write(&self.0).apply(object)
     }
 
@@ -166,17 +217,19 @@ impl State {
         self.heartbeats.iter().flatten().min().copied()
     }
 
-    fn apply(&mut self, object: IdTokenGrant) -> bool {
-        let shown = object.status.as_ref().and_then(|status| status.allowed_requests);
-        let (name, grant) = into_grant(object);
+    fn apply(&mut self, object: GrantObject) -> bool {
+        let name = object.id.name.clone();
         let is_same = self
             .objects
             .get(&name)
-            .is_some_and(|(known, _)| known.id == grant.id && known.spec == grant.spec);
+            .is_some_and(|known| known.id == object.id && known.spec == object.spec);
         if !is_same {
-            self.index.insert(&name, grant.clone());
+            match object.grant() {
+                Some(grant) => self.index.insert(&name, grant),
+                None => self.index.remove(&name),
+            }
         }
-        self.objects.insert(name, (grant, shown));
+        self.objects.insert(name, object);
         !is_same
     }
 
@@ -186,42 +239,83 @@ impl State {
     }
 }
 
-/// The name of `object` and its grant.
-fn into_grant(object: IdTokenGrant) -> (String, Grant) {
-    let name = object.metadata.name.unwrap_or_default();
-    let id = GrantRef {
-        name: name.clone(),
-        uid: object.metadata.uid,
-    };
-    let spec = Arc::new(object.spec);
-    (name, Grant { id, spec })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::v1alpha1::IdTokenGrantSpec;
     use crate::classify::Classify;
 
-    fn object(name: &str, audience: &str, allowed: Option<i64>) -> IdTokenGrant {
-        serde_json::from_value(serde_json::json!({
-            "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": {"name": name, "uid": name},
-            "spec": {"from": [{"namespace": "shop"}], "to": [{"serviceAccounts": ["a@p.example"], "audiences": [audience]}]},
-            "status": {"allowedRequests": allowed},
-        }))
-        .unwrap()
+    fn object(name: &str, audience: &str, allowed: Option<i64>) -> GrantObject {
+        let spec = serde_json::json!({
+            "from": [{"namespace": "shop"}], "to": [{"serviceAccounts": ["a@p.example"], "audiences": [audience]}],
+        });
+        with_spec(name, Ok(serde_json::from_value(spec).unwrap()), allowed)
+    }
+
+    fn with_spec(name: &str, spec: Result<IdTokenGrantSpec, String>, allowed: Option<i64>) -> GrantObject {
+        let id = GrantRef {
+            name: name.to_owned(),
+            uid: Some(name.to_owned()),
+        };
+        let status = IdTokenGrantStatus {
+            allowed_requests: allowed,
+            conditions: Vec::new(),
+        };
+        GrantObject::new(id, Some(1), spec, status)
     }
 
     #[test]
     fn a_count_is_outdated_until_the_status_shows_it() {
         let grants = GrantStore::default();
+        let outdated = |counts: Option<&HashMap<String, i64>>| -> Vec<(String, Option<i64>)> {
+            let statuses = grants.outdated_statuses(counts, at(0)).into_iter();
+            statuses
+                .map(|(name, _, next)| (name, next.allowed_requests))
+                .collect()
+        };
         let counts: HashMap<String, i64> = [("a".to_owned(), 2), ("gone".to_owned(), 1)].into();
         grants.set_objects(vec![object("a", "aud", None), object("b", "aud", Some(0))]);
-        assert_eq!(grants.outdated_counts(&counts), [("a".to_owned(), 2)]);
+        assert_eq!(outdated(Some(&counts)), [("a".to_owned(), Some(2))]);
+        assert_eq!(outdated(None), []);
         assert!(!grants.apply(object("a", "aud", Some(2))));
-        assert_eq!(grants.outdated_counts(&counts), []);
+        assert_eq!(outdated(Some(&counts)), []);
         assert!(grants.apply(object("a", "other", Some(2))));
         grants.set_objects(vec![object("b", "aud", Some(0))]);
-        assert_eq!(grants.outdated_counts(&HashMap::new()), []);
+        assert_eq!(outdated(Some(&HashMap::new())), []);
+    }
+
+    #[test]
+    fn a_grant_that_cannot_be_decoded_any_more_grants_nothing() {
+        let (grants, request) = granted();
+        assert!(grants.authorize(&request, at(0)).is_ok());
+        let mut broken = with_spec("a", Err("unknown field".to_owned()), None);
+        assert!(grants.apply(broken.clone()));
+        assert!(grants.authorize(&request, at(0)).is_err());
+        assert_eq!(
+            grants.object_count(),
+            GrantCount {
+                in_force: 0,
+                invalid: 1
+            }
+        );
+        // Its status is written as any other's, and does not make it valid.
+        assert_eq!(grants.outdated_statuses(None, at(0))[0].2.conditions.len(), 1);
+        broken.status = grants.outdated_statuses(None, at(0)).remove(0).2;
+        assert!(!grants.apply(broken));
+        assert_eq!(grants.outdated_statuses(None, at(1)), []);
+    }
+
+    #[test]
+    fn a_file_that_fails_keeps_the_time_of_its_first_failure() {
+        let grants = GrantStore::default();
+        assert_eq!(grants.set_file(Vec::new()), GrantCount::default());
+        assert_eq!(grants.file_problem(), None);
+        assert_eq!(grants.fail_file("cannot be read", at(5)), at(5));
+        assert_eq!(grants.fail_file("is invalid", at(9)), at(5));
+        let (since, kind) = (at(5), "is invalid");
+        assert_eq!(grants.file_problem(), Some(FileProblem { since, kind }));
+        grants.set_file(Vec::new());
+        assert_eq!(grants.file_problem(), None);
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -233,10 +327,15 @@ mod tests {
         let grants = GrantStore::default();
         let request = crate::fixtures::request(serde_json::json!({}));
         let spec = &request.token;
-        let mut grant = object("a", &spec.audience, None);
-        grant.spec.from[0].namespace = Some(request.namespace.clone());
-        grant.spec.to[0].service_accounts = spec.service_account.clone().into_iter().collect();
-        grants.set_objects(vec![grant]);
+        let mut allowed = object("a", &spec.audience, None)
+            .grant()
+            .unwrap()
+            .spec
+            .as_ref()
+            .clone();
+        allowed.from[0].namespace = Some(request.namespace.clone());
+        allowed.to[0].service_accounts = spec.service_account.clone().into_iter().collect();
+        grants.set_objects(vec![with_spec("a", Ok(allowed), None)]);
         (grants, request)
     }
 

@@ -35,6 +35,7 @@ use self::upstream::Upstreams;
 use self::watch::Watches;
 use crate::api::ObjectKey;
 use crate::google::EndpointLoad;
+use crate::grants::store::GrantCount;
 use crate::sync::lock;
 
 pub use self::cache::CacheUsage;
@@ -74,6 +75,9 @@ struct OriginLabels {
     origin: &'static str,
 }
 
+/// Of a series that is absent at times: a gauge without a family never is.
+type NoLabels = [(&'static str, &'static str); 0];
+
 /// All metrics of the operator.
 #[derive(Debug)]
 pub struct Metrics {
@@ -96,6 +100,8 @@ pub struct Metrics {
     lease_transitions: Gauge,
     synced: Gauge,
     grants: Family<OriginLabels, Gauge>,
+    invalid_grants: Family<OriginLabels, Gauge>,
+    grants_file_failing_since: Family<NoLabels, Gauge>,
     clock_skew: Gauge,
 }
 
@@ -178,6 +184,16 @@ impl Metrics {
         let synced = gauge(registry, "synced", help);
         let grants = Family::default();
         registry.register("grants", "Grants in force, by origin", grants.clone());
+        let invalid_grants = Family::default();
+        let help = "Grants of which a part or all grants nothing, since it is invalid, by origin";
+        registry.register("invalid_grants", help, invalid_grants.clone());
+        let grants_file_failing_since = Family::default();
+        let help = "Unix time since when the grants file cannot be used, so that its last good content is in force; absent if it can";
+        registry.register(
+            "grants_file_failing_since_timestamp_seconds",
+            help,
+            grants_file_failing_since.clone(),
+        );
         let clock_skew = Gauge::default();
         let help = "Google's clock minus this machine's, by the last issued token";
         registry.register_with_unit("clock_skew", help, Unit::Seconds, clock_skew.clone());
@@ -201,6 +217,8 @@ impl Metrics {
             lease_transitions,
             synced,
             grants,
+            invalid_grants,
+            grants_file_failing_since,
             clock_skew,
         }
     }
@@ -266,14 +284,30 @@ impl Metrics {
         self.synced.set(1);
     }
 
-    /// Sets how many grants are in force.
-    pub fn set_grants(&self, origin: GrantOrigin, count: usize) {
+    /// Sets how many grants there are.
+    pub fn set_grants(&self, origin: GrantOrigin, count: GrantCount) {
         let origin = match origin {
             GrantOrigin::Object => "object",
             GrantOrigin::File => "file",
         };
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        self.grants.get_or_create(&OriginLabels { origin }).set(count);
+        let set = |family: &Family<OriginLabels, Gauge>, count| {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            family.get_or_create(&OriginLabels { origin }).set(count);
+        };
+        set(&self.grants, count.in_force);
+        set(&self.invalid_grants, count.invalid);
+    }
+
+    /// Sets since when the grants file cannot be used; none if it can.
+    pub fn set_grants_file_failing_since(&self, since: Option<Timestamp>) {
+        match since {
+            Some(since) => drop(
+                self.grants_file_failing_since
+                    .get_or_create(&[])
+                    .set(since.as_second()),
+            ),
+            None => self.grants_file_failing_since.clear(),
+        }
     }
 
     /// Observes how long a due reconcile waited until it started.

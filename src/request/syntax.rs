@@ -60,16 +60,21 @@ fn is_label_name(text: &str) -> bool {
     text.len() <= 63 && is_secret_key(text) && edge(text.bytes().next()) && edge(text.bytes().last())
 }
 
+/// Whether `text` can be the key of a label.
+pub fn is_label_key(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((prefix, name)) => is_dns_subdomain(prefix) && is_label_name(name),
+        None => is_label_name(text),
+    }
+}
+
 /// Whether a template may set a label or annotation of this key.
 ///
 /// # Errors
 /// Kubernetes would reject the key, or its prefix is reserved.
 pub fn check_metadata_key(key: &str) -> Result<(), &'static str> {
-    let (prefix, name) = match key.split_once('/') {
-        Some((prefix, name)) => (Some(prefix), name),
-        None => (None, key),
-    };
-    if !is_label_name(name) || prefix.is_some_and(|prefix| !is_dns_subdomain(prefix)) {
+    let prefix = key.split_once('/').map(|(prefix, _)| prefix);
+    if !is_label_key(key) {
         return Err(
             "is not a valid key: an optional DNS subdomain and a slash, then at most 63 letters, digits, -, _ and .",
         );

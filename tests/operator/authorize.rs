@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use idtoken_operator::api::crds;
+use idtoken_operator::api::v1alpha1::IdTokenGrant;
 use idtoken_testenv::until;
 use jiff::Timestamp;
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use serde_json::json;
 
 use crate::common::{AUDIENCE, CALLER, LIMIT, Setup, World, condition, has, is_ready, token};
@@ -177,5 +180,113 @@ async fn grants_come_from_a_file_too() -> Result<()> {
     world.request("shop", "third", json!({})).await?;
     world.until("shop", "third", "it is denied", denied).await?;
     assert_eq!(world.google.mint_count(), 3);
+    Ok(())
+}
+
+/// The definition of IdTokenGrant of a version before this one, whose selector is any of Kubernetes'.
+fn older_definition() -> Result<String> {
+    let mut crd = serde_json::to_value(&crds()[1])?;
+    let version = &mut crd["spec"]["versions"][0];
+    let from = &mut version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["from"]["items"];
+    let namespace = from["properties"]["namespace"].clone();
+    let selector = json!({"type": "object", "properties": {
+        "matchLabels": {"type": "object", "additionalProperties": {"type": "string"}},
+        "matchExpressions": {"type": "array", "items": {"type": "object", "properties": {
+            "key": {"type": "string"}, "operator": {"type": "string"}, "values": {"type": "array", "items": {"type": "string"}},
+        }}},
+    }});
+    *from = json!({"type": "object", "properties": {"namespace": namespace, "namespaceSelector": selector}});
+    // What this version cannot decode.
+    let to = &mut version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["to"]["items"];
+    to["properties"]["sources"]["items"] = json!({"type": "string"});
+    Ok(crd.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_invalid_grants_nothing_and_says_so() -> Result<()> {
+    let world = World::with(Setup {
+        operator: false,
+        ..Setup::default()
+    })
+    .await?;
+    world.namespace("shop").await?;
+    world.cluster.apply(&older_definition()?).await?;
+    let to = format!("[{{serviceAccounts: [{CALLER}], audiences: ['{AUDIENCE}']}}]");
+    let grant = |name: &str, from: &str, to: &str| {
+        format!(
+            "---\napiVersion: idtoken.dev/v1alpha1\nkind: IdTokenGrant\nmetadata: {{name: {name}}}\nspec: {{from: {from}, to: {to}}}\n"
+        )
+    };
+    let stored = [
+        // What the API server keeps of a misspelt selector, from a client that does not ask for validation.
+        grant("misspelt", "[{namespaceSelector: {matchlabels: {team: shop}}}]", &to),
+        grant("empty", "[{namespaceSelector: {}}, {namespace: yard}]", &to),
+        grant("none", "[{namespaceSelector: {matchExpressions: [{key: team, operator: NotIn, values: []}]}}]", &to),
+        grant(
+            "newer",
+            "[{namespace: shop}]",
+            &format!("[{{serviceAccounts: [{CALLER}], audiences: ['{AUDIENCE}'], sources: [Impersonation, Other]}}]"),
+        ),
+    ]
+    .concat();
+    let path = world.cluster.dir().join("stored.yaml");
+    std::fs::write(&path, stored)?;
+    let path = path.display().to_string();
+    world
+        .cluster
+        .kubectl(["apply", "--validate=false", "-f", &path])
+        .await?;
+    // The definition of this version refuses some of them, and takes the status of all.
+    world.cluster.apply(&serde_json::to_string(&crds()[1])?).await?;
+    world.request("shop", "billing", json!({})).await?;
+    world.start_operator().await?;
+    world.until("shop", "billing", "it is denied", denied).await?;
+    let grants: Api<DynamicObject> =
+        Api::all_with(world.client.clone(), &ApiResource::erase::<IdTokenGrant>(&()));
+    for (name, reason, part) in [
+        ("misspelt", "EmptySelector", "spec.from[0] grants nothing"),
+        ("empty", "EmptySelector", "allNamespaces: true"),
+        ("none", "InvalidSpec", "the operator of team needs values"),
+        ("newer", "InvalidSpec", "unknown variant `Other`"),
+    ] {
+        until(&format!("{name} says so"), LIMIT, async || {
+            let status = grants.get(name).await?.data["status"].clone();
+            let stalled = &status["conditions"][0];
+            let says = stalled["type"] == "Stalled"
+                && stalled["status"] == "True"
+                && stalled["reason"] == reason
+                && stalled["message"]
+                    .as_str()
+                    .is_some_and(|message| message.contains(part));
+            Ok(says.then_some(()))
+        })
+        .await?;
+    }
+    let operator = world.running()?;
+    assert_eq!(
+        operator
+            .metric(r#"idtoken_invalid_grants{origin="object"}"#)
+            .await?,
+        4.0
+    );
+    assert_eq!(operator.metric(r#"idtoken_grants{origin="object"}"#).await?, 3.0);
+    let shown = world.cluster.kubectl(["get", "idtg", "empty"]).await?;
+    assert!(
+        shown.contains("PROBLEM") && shown.contains("EmptySelector"),
+        "{shown}"
+    );
+    assert_eq!(world.google.calls(), []);
+
+    // What is corrected grants, and says nothing any more.
+    let all = json!({"spec": {"from": [{"allNamespaces": true}]}});
+    grants
+        .patch("misspelt", &PatchParams::default(), &Patch::Merge(all))
+        .await?;
+    world.ready("shop", "billing").await?;
+    until("the condition is gone", LIMIT, async || {
+        let status = grants.get("misspelt").await?.data["status"].clone();
+        Ok((status.get("conditions").is_none() && status["allowedRequests"] == 1).then_some(()))
+    })
+    .await?;
     Ok(())
 }

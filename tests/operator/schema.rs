@@ -241,7 +241,7 @@ async fn invalid_grants_are_refused_by_field() -> Result<()> {
     let changed = |changes: Value| json!({"to": [with(&to, &changes)]});
     for (name, changes) in [
         ("base", json!({})),
-        ("everyone", json!({"from": [{"namespaceSelector": {}}]})),
+        ("everyone", json!({"from": [{"allNamespaces": true}]})),
         (
             "domain",
             changed(json!({"serviceAccounts": ["*@p.iam.gserviceaccount.com", "123"]})),
@@ -311,6 +311,22 @@ async fn invalid_grants_are_refused_by_field() -> Result<()> {
         (json!({"from": []}), "spec.from"),
         (json!({"from": null}), "spec.from"),
         (json!({"from": [{}]}), "spec.from[0]"),
+        (
+            json!({"from": [{"namespaceSelector": {}}]}),
+            "allNamespaces: true",
+        ),
+        (
+            json!({"from": [{"namespaceSelector": {"matchlabels": {"team": "shop"}}}]}),
+            "a selector needs a requirement",
+        ),
+        (
+            json!({"from": [{"allNamespaces": false}]}),
+            "spec.from[0].allNamespaces",
+        ),
+        (
+            json!({"from": [{"namespace": "shop", "allNamespaces": true}]}),
+            "exactly one of namespace",
+        ),
         (
             json!({"from": [{"namespace": "shop", "namespaceSelector": {}}]}),
             "spec.from[0]",

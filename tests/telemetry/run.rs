@@ -93,6 +93,16 @@ async fn run() -> Result<Run> {
             .await?;
     }
 
+    // The metric of a file that cannot be used is absent until then.
+    std::fs::write(world.grants_file(), "- name: broken\n")?;
+    until("the broken file is told of", LIMIT, async || {
+        let scrape = world.scrape().await?;
+        Ok(scrape
+            .contains("idtoken_grants_file_failing_since_timestamp_seconds{")
+            .then_some(()))
+    })
+    .await?;
+
     world.cluster.apply(RIGHTS).await?;
     let dir = RunDir::create("telemetry")?;
     let user = world.cluster.kubeconfig_for("kube-state-metrics", &[])?;

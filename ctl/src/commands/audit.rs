@@ -1,14 +1,17 @@
-//! `audit`: lists requests with source.federation whose author no admission policy has checked.
+//! `audit`: lists grants that grant nothing, and requests with source.federation whose author no admission policy has checked.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
+use idtoken_operator::grants::file;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::args::{ClusterArgs, OutputFormat};
 use crate::decisions::admission_policy::{self, PolicyCoverage};
+use crate::decisions::invalid_grants::{InvalidGrant, invalid};
 use crate::decisions::unverified_requests::{UnverifiedRequest, unverified};
 use crate::kubernetes::client::KubeClient;
 use crate::output::table;
@@ -20,6 +23,15 @@ pub(crate) struct AuditArgs {
     /// List the requests of all namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace", help_heading = "Cluster")]
     all_namespaces: bool,
+
+    /// File of the operator's --grants-file, to check as well
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "IDTOKEN_GRANTS_FILE",
+        help_heading = "Grants"
+    )]
+    grants_file: Option<PathBuf>,
 
     /// Output format
     #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
@@ -41,12 +53,13 @@ struct Output {
     problem: Option<String>,
     #[serde(rename = "unchecked")]
     unverified: Vec<UnverifiedRequest>,
+    invalid_grants: Vec<InvalidGrant>,
 }
 
-/// Reads the requests and the policies, and prints the unverified requests. Exits with 1 if there are any.
+/// Reads grants, requests and policies, and prints the invalid grants and the unverified requests. Exits with 1 if there are any.
 ///
 /// # Errors
-/// The caller may not list the requests, policies or bindings.
+/// The caller may not list the grants, requests, policies or bindings, or the grants file cannot be used.
 pub(crate) async fn run(args: AuditArgs) -> Result<ExitCode> {
     let client = KubeClient::connect(&args.cluster).await?;
     let (policies, bindings) = client.admission_policies().await?;
@@ -56,19 +69,35 @@ pub(crate) async fn run(args: AuditArgs) -> Result<ExitCode> {
         false => client.requests().await?,
     };
     let unverified = unverified(&requests, &coverage);
-    let code = match unverified.is_empty() {
+    let listed = client.grants().await?;
+    let mut grants = match &args.grants_file {
+        Some(path) => file::read_file(path)
+            .with_context(|| format!("this version cannot use the grants file {}", path.display()))?,
+        None => Vec::new(),
+    };
+    grants.extend(listed.decoded);
+    let invalid = invalid(&grants, listed.undecodable);
+    let code = match unverified.is_empty() && invalid.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     };
     match args.output {
-        OutputFormat::Json => output::json(&Output::new(coverage, unverified))?,
-        OutputFormat::Text => output::print(text(&coverage, &unverified))?,
+        OutputFormat::Json => output::json(&Output::new(coverage, unverified, invalid))?,
+        OutputFormat::Text => output::print(format!(
+            "{}\n{}",
+            text(&coverage, &unverified),
+            grants_text(&invalid)
+        ))?,
     }
     Ok(code)
 }
 
 impl Output {
-    fn new(coverage: PolicyCoverage, unverified: Vec<UnverifiedRequest>) -> Self {
+    fn new(
+        coverage: PolicyCoverage,
+        unverified: Vec<UnverifiedRequest>,
+        invalid_grants: Vec<InvalidGrant>,
+    ) -> Self {
         let (policy, since, problem) = match coverage {
             PolicyCoverage::Since { policy, since } => (Some(policy), Some(since), None),
             PolicyCoverage::Missing(problem) => (None, None, Some(problem)),
@@ -78,6 +107,7 @@ impl Output {
             since,
             problem,
             unverified,
+            invalid_grants,
         }
     }
 }
@@ -120,6 +150,25 @@ fn text(coverage: &PolicyCoverage, unverified: &[UnverifiedRequest]) -> String {
     text
 }
 
+fn grants_text(invalid: &[InvalidGrant]) -> String {
+    if invalid.is_empty() {
+        return "All parts of all grants are valid.\n".to_owned();
+    }
+    let row = |one: &InvalidGrant| [redacted(&one.grant), one.field.clone(), redacted(&one.problem)];
+    let rows: Vec<[String; 3]> = invalid.iter().map(row).collect();
+    let mut text =
+        "These parts of grants are invalid, and this version grants nothing by them:\n\n".to_owned();
+    text.push_str(&table::render(["GRANT", "FIELD", "PROBLEM"], &rows));
+    if invalid.iter().any(|one| one.was_everything) {
+        text.push_str(
+            "\nEarlier versions take a selector without a requirement for all namespaces. Correct these grants before you upgrade the \
+             operator. If all namespaces are meant, this selects them in every version:\n\n  \
+             namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: Exists}]}\n",
+        );
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,5 +183,22 @@ mod tests {
         };
         let text = text(&PolicyCoverage::Missing("none".to_owned()), &[one]);
         assert!(text.contains("shop        after   billing"), "{text}");
+    }
+    #[test]
+    fn lists_grants_that_grant_nothing_and_how_to_keep_all_namespaces() {
+        let one = |was_everything| InvalidGrant {
+            grant: "everyone".to_owned(),
+            field: "spec.from[0]".to_owned(),
+            problem: "it selects nothing".to_owned(),
+            was_everything,
+        };
+        let text = grants_text(&[one(true)]);
+        assert!(
+            text.contains("everyone   spec.from[0]   it selects nothing"),
+            "{text}"
+        );
+        assert!(text.contains("operator: Exists"), "{text}");
+        assert!(!grants_text(&[one(false)]).contains("operator: Exists"));
+        assert!(grants_text(&[]).contains("are valid"));
     }
 }

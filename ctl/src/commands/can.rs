@@ -88,7 +88,14 @@ pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
             .with_context(|| format!("the grants file {} cannot be used", path.display()))?,
         None => Vec::new(),
     };
-    all.extend(client.grants().await?);
+    let grants = client.grants().await?;
+    for (name, _) in &grants.undecodable {
+        output::notice(format!(
+            "IdTokenGrant {} is left out: this version of kubectl idtoken cannot decode it; kubectl idtoken audit shows why",
+            output::redacted(name)
+        ));
+    }
+    all.extend(grants.decoded);
     let (labels, unread) = match client.namespace_labels().await {
         Ok(labels) => (Some(labels), None),
         Err(error) => (Labels::None, Some(error)),

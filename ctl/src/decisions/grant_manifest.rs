@@ -44,7 +44,7 @@ pub(crate) fn grant(namespace: &str, name: &str, token: &TokenSpec) -> Result<Id
     let spec = IdTokenGrantSpec {
         from: vec![GrantFrom {
             namespace: Some(namespace.to_owned()),
-            namespace_selector: None,
+            ..GrantFrom::default()
         }],
         to: vec![GrantTo {
             service_accounts: token.service_account.clone().into_iter().collect(),

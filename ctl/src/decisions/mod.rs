@@ -6,6 +6,7 @@
 pub(crate) mod admission_policy;
 pub(crate) mod diagnosis;
 pub(crate) mod grant_manifest;
+pub(crate) mod invalid_grants;
 pub(crate) mod near_misses;
 pub(crate) mod remediation;
 pub(crate) mod renewal;

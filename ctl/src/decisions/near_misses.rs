@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use idtoken_operator::api::v1alpha1::{GrantRef, GrantSource, GrantTo, IdTokenGrantSpec};
+use idtoken_operator::api::v1alpha1::{GrantFrom, GrantRef, GrantSource, GrantTo, IdTokenGrantSpec};
 use idtoken_operator::grants::index::{Grant, GrantIndex};
 use idtoken_operator::grants::policy::{allows, matching};
+use idtoken_operator::grants::selector::{NamespaceMatch, namespace_match};
 use idtoken_operator::request::{TokenSource, TokenSpec};
 use serde::Serialize;
 
@@ -70,11 +71,8 @@ pub(crate) fn decide(grants: &[Grant], namespace: &str, labels: &Labels, token: 
         let undecided: Vec<String> = grants
             .iter()
             .filter(|grant| {
-                grant
-                    .spec
-                    .from
-                    .iter()
-                    .any(|from| from.namespace_selector.is_some())
+                let mut from = grant.spec.from.iter();
+                from.any(|from| matches!(namespace_match(from), Ok(NamespaceMatch::Selector(_))))
             })
             .filter(|grant| grant.spec.to.iter().any(|to| allows(to, token)))
             .map(|grant| grant.id.name.clone())
@@ -132,25 +130,23 @@ fn from_mismatch(grant: &Grant, namespace: &str, labels: &Labels) -> Option<Mism
     if authorize(&[alone], namespace, labels, &token).is_some() {
         return None;
     }
-    let has = grant
-        .spec
-        .from
-        .iter()
-        .map(|from| match (&from.namespace, &from.namespace_selector) {
-            (Some(name), _) => name.clone(),
-            (None, Some(selector)) => {
-                format!(
-                    "namespaceSelector {}",
-                    serde_json::to_string(selector).unwrap_or_default()
-                )
-            }
-            (None, None) => "nothing".to_owned(),
-        });
+    let has = grant.spec.from.iter().map(described);
     Some(Mismatch {
         field: "from".to_owned(),
         requested: namespace.to_owned(),
         has: has.collect(),
     })
+}
+
+/// The namespaces of an entry of `from`, or why there are none.
+fn described(from: &GrantFrom) -> String {
+    let selector = || serde_json::to_string(&from.namespace_selector).unwrap_or_default();
+    match namespace_match(from) {
+        Ok(NamespaceMatch::All) => "all namespaces".to_owned(),
+        Ok(NamespaceMatch::Name(name)) => name,
+        Ok(NamespaceMatch::Selector(_)) => format!("namespaceSelector {}", selector()),
+        Err(error) => format!("nothing, since an entry {error}"),
+    }
 }
 
 /// Compares each field of an entry alone: in all other fields, entry and token are the same.

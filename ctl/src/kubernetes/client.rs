@@ -15,6 +15,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::DeserializeGuard;
 use kube::{Api, Client, Config, ResourceExt};
 
 use crate::args::ClusterArgs;
@@ -33,6 +34,15 @@ pub(crate) struct KubeClient {
     client: Client,
     /// The namespace of the flag `--namespace` or of the context.
     pub(crate) namespace: String,
+}
+
+/// All grants of a cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Grants {
+    /// Those that this version can decode.
+    pub(crate) decoded: Vec<Grant>,
+    /// The names of the others, and why.
+    pub(crate) undecodable: Vec<(String, String)>,
 }
 
 impl KubeClient {
@@ -148,19 +158,26 @@ impl KubeClient {
     ///
     /// # Errors
     /// [`ApiError`].
-    pub(crate) async fn grants(&self) -> Result<Vec<Grant>, ApiError> {
-        let api: Api<IdTokenGrant> = Api::all(self.client.clone());
-        let grants = list_all(&api, &ListParams::default())
+    pub(crate) async fn grants(&self) -> Result<Grants, ApiError> {
+        let api: Api<DeserializeGuard<IdTokenGrant>> = Api::all(self.client.clone());
+        let list = list_all(&api, &ListParams::default())
             .await
             .map_err(|error| classify("list", "idtokengrants", None, None, &error))?;
-        let grant = |grant: IdTokenGrant| Grant {
-            id: GrantRef {
-                name: grant.name_any(),
-                uid: grant.metadata.uid,
-            },
-            spec: Arc::new(grant.spec),
-        };
-        Ok(grants.into_iter().map(grant).collect())
+        let mut all = Grants::default();
+        for grant in list {
+            let name = grant.name_any();
+            match grant.0 {
+                Ok(grant) => all.decoded.push(Grant {
+                    id: GrantRef {
+                        name,
+                        uid: grant.metadata.uid,
+                    },
+                    spec: Arc::new(grant.spec),
+                }),
+                Err(error) => all.undecodable.push((name, error.error)),
+            }
+        }
+        Ok(all)
     }
 
     /// Gets the labels of the namespace.

@@ -4,38 +4,64 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::controller::queue::Enqueuer;
-use crate::grants::file::read_file;
+use crate::grants::file::{parse_file, read_text};
+use crate::grants::index::Grant;
+use crate::grants::object::spec_problem;
 use crate::grants::store::GrantStore;
 use crate::metrics::{GrantOrigin, Metrics};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Reads the grants file whenever its content changes. A file that cannot be read or parsed leaves the grants as they are, and is logged
-/// once a change.
-pub(super) async fn watch(path: PathBuf, grants: Arc<GrantStore>, metrics: Arc<Metrics>, enqueuer: Enqueuer) {
+/// Reads the grants file whenever its content changes. A file that cannot be read or parsed leaves the grants as they are: it is logged once
+/// a change, and the store and the metrics say since when.
+pub(super) async fn watch(
+    path: PathBuf,
+    grants: Arc<GrantStore>,
+    metrics: Arc<Metrics>,
+    enqueuer: Enqueuer,
+    clock: Clock,
+) {
     // Starts with nothing, so that the file is read once more: it may have changed since app.rs read it, and a grant that was removed must
     // not stay.
     let mut known = None;
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
     loop {
         ticks.tick().await;
-        // The content is compared, not the times: a ConfigMap is mounted by a symbolic link.
-        let content = tokio::fs::read(&path).await.ok();
-        if content == known {
+        let content = read_text(&path);
+        // The content is compared, not the times: a ConfigMap is mounted by a symbolic link. All files that cannot be read are the same.
+        if known.as_ref() == Some(&content.as_ref().ok().cloned()) {
             continue;
         }
-        match read_file(&path) {
+        known = Some(content.as_ref().ok().cloned());
+        match content.and_then(|text| parse_file(&text)) {
             Ok(read) => {
                 tracing::info!(path = %path.display(), grants = read.len(), "grants file reloaded");
-                metrics.set_grants(GrantOrigin::File, read.len());
-                grants.set_file(read);
+                install(read, &grants, &metrics);
                 enqueuer.all();
             }
             Err(error) => {
+                let since = grants.fail_file(error.kind(), clock.now());
+                metrics.set_grants_file_failing_since(Some(since));
                 tracing::error!(path = %path.display(), "grants file changed but is invalid, keeping the previous grants: {error}");
             }
         }
-        known = content;
     }
+}
+
+/// Puts the grants of the file in force, and reports those of which a part grants nothing.
+pub(crate) fn install(read: Vec<Grant>, grants: &GrantStore, metrics: &Metrics) {
+    for grant in &read {
+        if let Some(problem) = spec_problem(&grant.spec) {
+            tracing::error!(
+                name = grant.id.name,
+                reason = problem.reason,
+                "invalid grant: {}",
+                problem.message
+            );
+        }
+    }
+    metrics.set_grants(GrantOrigin::File, grants.set_file(read));
+    metrics.set_grants_file_failing_since(None);
 }

@@ -8,7 +8,7 @@ mod context;
 mod decode;
 pub mod foreign_secrets;
 mod grants;
-mod grants_file;
+pub(crate) mod grants_file;
 mod namespaces;
 mod requests;
 mod secrets;
@@ -38,8 +38,14 @@ pub(crate) fn spawn(ctx: WatchContext, grants_file: Option<PathBuf>, tasks: &mut
         ctx.foreign_secrets,
         ctx.enqueuer.clone(),
     ));
-    tasks.spawn(clock::detect_clock_jumps(ctx.clock, ctx.enqueuer.clone()));
+    tasks.spawn(clock::detect_clock_jumps(ctx.clock.clone(), ctx.enqueuer.clone()));
     if let Some(path) = grants_file {
-        tasks.spawn(grants_file::watch(path, ctx.grants, ctx.metrics, ctx.enqueuer));
+        tasks.spawn(grants_file::watch(
+            path,
+            ctx.grants,
+            ctx.metrics,
+            ctx.enqueuer,
+            ctx.clock,
+        ));
     }
 }

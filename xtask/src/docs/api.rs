@@ -7,25 +7,18 @@ use serde_json::Value;
 use super::{head, notice, row};
 
 /// Kubernetes' own types, which the page links instead of repeating: recognized by their fields.
-const KUBERNETES_TYPES: [(&str, &[&str], &str); 2] = [
-    (
-        "LabelSelector",
-        &["matchExpressions", "matchLabels"],
-        "https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/label-selector/",
-    ),
-    (
-        "Condition",
-        &[
-            "lastTransitionTime",
-            "message",
-            "observedGeneration",
-            "reason",
-            "status",
-            "type",
-        ],
-        "https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.34/#condition-v1-meta",
-    ),
-];
+const KUBERNETES_TYPES: [(&str, &[&str], &str); 1] = [(
+    "Condition",
+    &[
+        "lastTransitionTime",
+        "message",
+        "observedGeneration",
+        "reason",
+        "status",
+        "type",
+    ],
+    "https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.34/#condition-v1-meta",
+)];
 
 pub(super) fn page() -> Result<String> {
     let mut page = format!("# API reference\n\n{}\n", notice("src/api/"));
@@ -316,7 +309,7 @@ mod tests {
         assert!(page.contains("| `audience` | string | yes |"));
         assert!(page.contains("| `from` | list of [from](#idtokengrant-specfrom) | yes |"));
         // Kubernetes documents the fields of its type.
-        assert!(page.contains("[LabelSelector](") && !page.contains("matchExpressions"));
+        assert!(page.contains("[Condition](") && !page.contains("lastTransitionTime"));
         assert!(page.contains("Rule: serviceAccount is required"));
     }
 
