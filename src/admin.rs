@@ -1,24 +1,31 @@
-//! `/livez`, `/readyz` and `/metrics` over HTTP.
+//! `/livez`, `/readyz` and `/metrics` over HTTP, for every pod of the cluster.
+
+mod connections;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Extension, RawQuery, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tokio::sync::watch::Receiver;
+use tokio::sync::{Semaphore, oneshot};
 
+use self::connections::{Connection, Timeouts};
 use crate::clock::Clock;
+use crate::grants::store::GrantStore;
 use crate::liveness::Liveness;
 use crate::metrics::{Format, Metrics};
 
 #[derive(Clone)]
 struct Shared {
     metrics: Arc<Metrics>,
+    /// Held while a scrape is written as text, so that one text is written at a time, however many clients come and go.
+    writer: Arc<Semaphore>,
+    grants: Arc<GrantStore>,
     synced: Receiver<bool>,
     liveness: Liveness,
     clock: Clock,
@@ -32,16 +39,27 @@ struct Shared {
 pub fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
+    grants: Arc<GrantStore>,
     synced: Receiver<bool>,
     liveness: Liveness,
     clock: Clock,
 ) -> std::io::Result<oneshot::Receiver<std::io::Result<()>>> {
     let shared = Shared {
         metrics,
+        writer: Arc::new(Semaphore::new(1)),
+        grants,
         synced,
         liveness,
         clock,
     };
+    spawn(listener, shared, Timeouts::default())
+}
+
+fn spawn(
+    listener: TcpListener,
+    shared: Shared,
+    timeouts: Timeouts,
+) -> std::io::Result<oneshot::Receiver<std::io::Result<()>>> {
     let listener = listener.into_std()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -50,7 +68,8 @@ pub fn serve(
     let serving = move || {
         let served = runtime.block_on(async {
             let listener = TcpListener::from_std(listener)?;
-            axum::serve(listener, router(shared)).await
+            connections::serve(listener, router(shared), timeouts).await;
+            Ok(())
         });
         // Fails only if the receiver is gone, when the process exits.
         let _ = stopped.send(served);
@@ -76,70 +95,62 @@ async fn livez(State(shared): State<Shared>) -> impl IntoResponse {
     }
 }
 
-async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
-    match *shared.synced.borrow() {
+/// With `?verbose`, each check has a line, as Kubernetes' own components answer. A grants file that cannot be used has a line and no effect:
+/// its last good content is in force, and renewals must go on.
+async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> impl IntoResponse {
+    let (status, text) = match *shared.synced.borrow() {
         true => (StatusCode::OK, "ok\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "the caches are not synced yet\n"),
+    };
+    let is_verbose = query.is_some_and(|query| {
+        query
+            .split('&')
+            .any(|part| part == "verbose" || part == "verbose=true")
+    });
+    if !is_verbose {
+        return (status, text.to_owned());
     }
+    let caches = if status == StatusCode::OK {
+        "[+]caches"
+    } else {
+        "[-]caches"
+    };
+    let file = match shared.grants.file_problem() {
+        None => "[+]grants-file ok\n".to_owned(),
+        Some(problem) => format!(
+            "[-]grants-file {} since {}, so its last good content is in force\n",
+            problem.kind, problem.since
+        ),
+    };
+    (status, format!("{caches} {text}{file}"))
 }
 
-async fn scrape(State(shared): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
+async fn scrape(
+    State(shared): State<Shared>,
+    Extension(connection): Extension<Arc<Connection>>,
+    headers: HeaderMap,
+) -> Response {
+    if !connection.begin_scrape() {
+        let text = "too many scrapes at once, try again\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::accepted(accept.unwrap_or_default());
-    match shared.metrics.encode(format, shared.clock.now()) {
-        Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    let Ok(writing) = shared.writer.acquire_owned().await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let (metrics, clock) = (shared.metrics, shared.clock);
+    // In another thread, since probes are answered in this one.
+    let written = tokio::task::spawn_blocking(move || {
+        let _writing = writing;
+        metrics.encode(format, clock.now())
+    });
+    match written.await {
+        Ok(Ok(text)) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
+        Ok(Err(_)) | Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::time::Duration;
-
-    use axum::body::{Body, to_bytes};
-    use axum::http::Request;
-    use tokio::sync::watch;
-    use tower::Service;
-
-    use super::*;
-
-    /// Status and body of the response to a GET of `path`; `synced` is whether the caches are synced.
-    pub(crate) async fn get(path: &str, synced: bool, liveness: &Liveness) -> (u16, String) {
-        let (_sender, synced) = watch::channel(synced);
-        let mut router = router(Shared {
-            metrics: Arc::default(),
-            synced,
-            liveness: liveness.clone(),
-            clock: Clock::system(),
-        });
-        let request = Request::get(path).body(Body::empty()).unwrap();
-        let response = router.call(request).await.unwrap();
-        let status = response.status().as_u16();
-        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
-        (status, String::from_utf8(body.to_vec()).unwrap())
-    }
-
-    #[tokio::test]
-    async fn a_silent_loop_fails_livez_and_caches_that_are_not_synced_fail_readyz() {
-        let now = Clock::system().monotonic();
-        let liveness = Liveness::new(Duration::from_secs(150), now);
-        assert_eq!(get("/livez", false, &liveness).await, (200, "ok\n".to_owned()));
-        let long_ago = now.checked_sub(Duration::from_secs(40)).unwrap();
-        liveness.heartbeat(long_ago, None);
-        let (status, text) = get("/livez", true, &liveness).await;
-        assert_eq!(status, 500);
-        assert!(text.contains("no heartbeat for 4"), "{text}");
-        assert_eq!(get("/readyz", true, &liveness).await.0, 200);
-        let (status, text) = get("/readyz", false, &liveness).await;
-        assert_eq!((status, text.as_str()), (503, "the caches are not synced yet\n"));
-    }
-
-    #[tokio::test]
-    async fn a_scrape_without_an_accept_header_gets_the_older_format() {
-        let liveness = Liveness::new(Duration::from_secs(150), Clock::system().monotonic());
-        let (status, text) = get("/metrics", true, &liveness).await;
-        assert_eq!(status, 200);
-        assert!(text.contains("# TYPE idtoken_build_info gauge\n"), "{text}");
-        assert!(!text.contains("# EOF"), "{text}");
-    }
-}
+#[path = "admin/tests.rs"]
+pub(crate) mod tests;

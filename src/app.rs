@@ -186,6 +186,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     let server = admin::serve(
         listener,
         metrics.clone(),
+        grants.clone(),
         synced_receiver,
         liveness.clone(),
         clock.clone(),

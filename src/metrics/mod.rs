@@ -1,7 +1,7 @@
 //! Counters and gauges for Prometheus. A label's values are a closed list or namespaces, never names of objects or error texts; only
 //! [`Options::per_request`] adds names. `docs/metrics.md` describes every metric.
 //!
-//! May import the API's types and the load of [`crate::google`]'s endpoints. Imports no caller: callers pass values. Never calls an API.
+//! May import the API's types, counts of grants and the load of [`crate::google`]'s endpoints. Imports no caller: callers pass values. Never calls an API.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, OnceLock};
@@ -30,7 +30,7 @@ mod watch;
 use self::cache::CacheMetrics;
 use self::histogram::seconds;
 use self::process::Process;
-use self::requests::Requests;
+use self::requests::{RequestSeries, Requests, write_remaining};
 use self::upstream::Upstreams;
 use self::watch::Watches;
 use crate::api::ObjectKey;
@@ -91,6 +91,8 @@ pub struct Metrics {
     cache_usage: OnceLock<UsageCollector>,
     watches: Watches,
     requests: Mutex<Requests>,
+    /// Locked for a whole scrape, so that a concurrent one sees no gauges half set. Nothing else locks it.
+    request_series: Mutex<RequestSeries>,
     served_expired: Counter<f64, std::sync::atomic::AtomicU64>,
     events_dropped: Counter,
     queue_seconds: Histogram,
@@ -135,7 +137,7 @@ impl Metrics {
         let registry = root.sub_registry_with_prefix("idtoken");
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What this process was built from", version);
-        let requests = Requests::register(registry, options.per_request);
+        let request_series = RequestSeries::register(registry, options.per_request);
         let upstreams = Upstreams::register(registry);
         let watches = Watches::register(registry);
         let cache = CacheMetrics::register(registry);
@@ -207,7 +209,8 @@ impl Metrics {
             cache,
             cache_usage: OnceLock::new(),
             watches,
-            requests: Mutex::new(requests),
+            requests: Mutex::default(),
+            request_series: Mutex::new(request_series),
             served_expired,
             events_dropped,
             queue_seconds,
@@ -363,10 +366,11 @@ impl Metrics {
     /// # Errors
     /// Formatting failed; writing to a string does not.
     pub fn encode(&self, format: Format, now: Timestamp) -> Result<String, std::fmt::Error> {
-        // Locked to the end, so that a concurrent scrape sees no gauges half set.
-        let mut requests = self.requests();
-        self.served_expired.inc_by(requests.count_expired(now));
-        requests.collect(now);
+        let series = lock(&self.request_series);
+        // A statement of its own, so that the lock that reconciles want is released after it.
+        let (requests, expired) = self.requests().snapshot(now);
+        self.served_expired.inc_by(expired);
+        series.collect(&requests, now);
         if let Some(loads) = self.loads.get() {
             self.upstreams.collect(&(loads.0)());
         }
@@ -375,7 +379,7 @@ impl Metrics {
         }
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
-        requests.write_remaining(&mut text, now);
+        write_remaining(&mut text, &requests, now);
         encode_eof(&mut text)?;
         Ok(match format {
             Format::OpenMetrics => text,

@@ -1,6 +1,7 @@
 //! Metrics of the requests: counts by namespace, how fresh their tokens are, and on demand series of each request.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -79,7 +80,7 @@ impl RequestState {
 
 #[derive(Debug)]
 struct TrackedRequest {
-    state: RequestState,
+    state: Arc<RequestState>,
     /// Time with an expired token is counted up to here.
     counted: Timestamp,
 }
@@ -111,8 +112,14 @@ struct RequestLabels {
 
 /// The requests that this process reconciles.
 #[derive(Debug, Default)]
-pub(super) struct Requests {
-    tracked: HashMap<ObjectKey, TrackedRequest>,
+pub(super) struct Requests(HashMap<ObjectKey, TrackedRequest>);
+
+/// A copy of the states of all requests.
+pub(super) type Snapshot = Vec<(ObjectKey, Arc<RequestState>)>;
+
+/// The series of the requests, which a scrape sets from a [`Snapshot`].
+#[derive(Debug, Default)]
+pub(super) struct RequestSeries {
     ready: Family<ReadyLabels, Gauge>,
     conditions: Family<ConditionLabels, Gauge>,
     earliest: Family<NamespaceLabels, Gauge>,
@@ -130,6 +137,42 @@ struct PerRequestSeries {
 }
 
 impl Requests {
+    /// Sets the state of a request at `now`. Returns the seconds since the last count in which its token was expired.
+    pub(super) fn set(&mut self, key: &ObjectKey, state: RequestState, now: Timestamp) -> f64 {
+        let (state, counted) = (Arc::new(state), now);
+        let before = self.0.insert(key.clone(), TrackedRequest { state, counted });
+        before.map_or(0.0, |mut tracked| tracked.expired(now))
+    }
+
+    /// Removes a request. Returns the seconds as [`Self::set`] does.
+    pub(super) fn remove(&mut self, key: &ObjectKey, now: Timestamp) -> f64 {
+        self.0.remove(key).map_or(0.0, |mut tracked| tracked.expired(now))
+    }
+
+    /// Removes each request of `scope` that `alive` does not hold; `scope` is a namespace, or empty for all. Returns the seconds as
+    /// [`Self::set`] does.
+    pub(super) fn retain(&mut self, scope: &str, alive: &HashSet<ObjectKey>, now: Timestamp) -> f64 {
+        let gone = |key: &ObjectKey, _: &mut TrackedRequest| key.is_in(scope) && !alive.contains(key);
+        self.0
+            .extract_if(gone)
+            .map(|(_, mut tracked)| tracked.expired(now))
+            .sum()
+    }
+
+    /// The states of all requests, and the seconds as [`Self::set`] returns them, summed. A scrape works on the copy: reconciles want the
+    /// lock around this.
+    pub(super) fn snapshot(&mut self, now: Timestamp) -> (Snapshot, f64) {
+        let mut states = Vec::with_capacity(self.0.len());
+        let mut expired = 0.0;
+        for (key, tracked) in &mut self.0 {
+            expired += tracked.expired(now);
+            states.push((key.clone(), tracked.state.clone()));
+        }
+        (states, expired)
+    }
+}
+
+impl RequestSeries {
     /// With series of each request only if `per_request` is set.
     pub(super) fn register(registry: &mut Registry, per_request: bool) -> Self {
         let all = Self {
@@ -179,42 +222,8 @@ impl Requests {
         all
     }
 
-    /// Sets the state of a request at `now`. Returns the seconds since the last count in which its token was expired.
-    pub(super) fn set(&mut self, key: &ObjectKey, state: RequestState, now: Timestamp) -> f64 {
-        let counted = now;
-        let before = self
-            .tracked
-            .insert(key.clone(), TrackedRequest { state, counted });
-        before.map_or(0.0, |mut tracked| tracked.expired(now))
-    }
-
-    /// Removes a request. Returns the seconds as [`Self::set`] does.
-    pub(super) fn remove(&mut self, key: &ObjectKey, now: Timestamp) -> f64 {
-        self.tracked
-            .remove(key)
-            .map_or(0.0, |mut tracked| tracked.expired(now))
-    }
-
-    /// Removes each request of `scope` that `alive` does not hold; `scope` is a namespace, or empty for all. Returns the seconds as
-    /// [`Self::set`] does.
-    pub(super) fn retain(&mut self, scope: &str, alive: &HashSet<ObjectKey>, now: Timestamp) -> f64 {
-        let gone = |key: &ObjectKey, _: &mut TrackedRequest| key.is_in(scope) && !alive.contains(key);
-        self.tracked
-            .extract_if(gone)
-            .map(|(_, mut tracked)| tracked.expired(now))
-            .sum()
-    }
-
-    /// Returns the seconds as [`Self::set`] does, summed over all requests.
-    pub(super) fn count_expired(&mut self, now: Timestamp) -> f64 {
-        self.tracked
-            .values_mut()
-            .map(|tracked| tracked.expired(now))
-            .sum()
-    }
-
     /// Sets the gauges for a scrape at `now`.
-    pub(super) fn collect(&self, now: Timestamp) {
+    pub(super) fn collect(&self, requests: &Snapshot, now: Timestamp) {
         self.ready.clear();
         self.conditions.clear();
         for family in [&self.earliest, &self.overdue, &self.failing] {
@@ -225,7 +234,7 @@ impl Requests {
                 family.clear();
             }
         }
-        for (key, TrackedRequest { state, .. }) in &self.tracked {
+        for (key, state) in requests {
             let namespace = key.namespace();
             self.ready
                 .get_or_create(&ReadyLabels {
@@ -251,19 +260,18 @@ impl Requests {
             }
         }
     }
+}
 
-    /// Writes the histogram of the remaining lifetime of the tokens at `now`.
-    pub(super) fn write_remaining(&self, text: &mut String, now: Timestamp) {
-        let left = |expires: Timestamp| expires.duration_since(now).as_secs_f64().max(0.0);
-        let values: Vec<f64> = self
-            .tracked
-            .values()
-            .filter_map(|tracked| tracked.state.expected_expiry())
-            .map(left)
-            .collect();
-        let help = "Remaining lifetime of the tokens, 0 for expired ones; without suspended requests";
-        gauge_histogram(text, "idtoken_token_remaining_seconds", help, &REMAINING, &values);
-    }
+/// Writes the histogram of the remaining lifetime of the tokens at `now`.
+pub(super) fn write_remaining(text: &mut String, requests: &Snapshot, now: Timestamp) {
+    let left = |expires: Timestamp| expires.duration_since(now).as_secs_f64().max(0.0);
+    let values: Vec<f64> = requests
+        .iter()
+        .filter_map(|(_, state)| state.expected_expiry())
+        .map(left)
+        .collect();
+    let help = "Remaining lifetime of the tokens, 0 for expired ones; without suspended requests";
+    gauge_histogram(text, "idtoken_token_remaining_seconds", help, &REMAINING, &values);
 }
 
 impl TrackedRequest {

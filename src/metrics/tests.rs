@@ -253,3 +253,43 @@ fn a_watch_is_failing_from_a_try_that_failed_to_the_next_sign_of_life() {
     let last = r#"idtoken_watch_last_event_timestamp_seconds{resource="secrets"}"#;
     assert_eq!(value(&text, last), Some(8.0));
 }
+
+#[test]
+fn a_scrape_holds_no_lock_that_a_reconcile_wants() {
+    let metrics = std::sync::Arc::new(Metrics::default());
+    metrics.set_request(&key("a"), issued(2000, 1500), at(100));
+    let of_scrape = std::sync::Arc::downgrade(&metrics);
+    let done = std::sync::Arc::new(Mutex::new(false));
+    let seen = done.clone();
+    // Called in the midst of a scrape.
+    metrics.register_load_collector(move || {
+        let metrics = of_scrape.upgrade().unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            metrics.set_request(&key("b"), issued(3000, 1500), at(100));
+            metrics.remove_request(&key("a"), at(100));
+            let _ = sender.send(());
+        });
+        *lock(&done) = receiver.recv_timeout(Duration::from_secs(60)).is_ok();
+        Vec::new()
+    });
+    let text = scrape(&metrics, 100);
+    assert!(*lock(&seen), "a reconcile waits for a scrape");
+    // The scrape shows one moment.
+    assert_eq!(value(&text, "idtoken_token_remaining_seconds_gcount"), Some(1.0));
+    assert_eq!(
+        value(
+            &text,
+            "idtoken_earliest_expiration_timestamp_seconds{namespace=\"shop\"}"
+        ),
+        Some(2000.0)
+    );
+    let text = scrape(&metrics, 100);
+    assert_eq!(
+        value(
+            &text,
+            "idtoken_earliest_expiration_timestamp_seconds{namespace=\"shop\"}"
+        ),
+        Some(3000.0)
+    );
+}

@@ -174,9 +174,36 @@ async fn grants_come_from_a_file_too() -> Result<()> {
     })
     .await?;
     world.issued("shop", "second", json!({})).await?;
+    // Nor does a misspelt selector, which would be one of everything without the unknown field.
+    let misspelt = file("yard").replace(
+        "namespace: yard",
+        "namespaceSelector: {matchlabels: {team: yard}}",
+    );
+    std::fs::write(world.grants_file(), misspelt)?;
+    until("the misspelt file is told of", LIMIT, async || {
+        Ok(world
+            .operator_log()
+            .contains("unknown field `matchlabels`")
+            .then_some(()))
+    })
+    .await?;
+    let ready = world.running()?.get("/readyz?verbose").await?.text().await?;
+    assert!(ready.contains("[+]caches ok"), "{ready}");
+    assert!(
+        ready.contains("[-]grants-file is no valid list of grants since 20"),
+        "{ready}"
+    );
+    let since = world
+        .running()?
+        .metric("idtoken_grants_file_failing_since_timestamp_seconds")
+        .await?;
+    assert!(since > 1e9, "{since}");
+    world.until("yard", "billing", "it is denied", denied).await?;
 
     std::fs::write(world.grants_file(), file("yard"))?;
     world.ready("yard", "billing").await?;
+    let ready = world.running()?.get("/readyz?verbose").await?.text().await?;
+    assert!(ready.contains("[+]grants-file ok"), "{ready}");
     world.request("shop", "third", json!({})).await?;
     world.until("shop", "third", "it is denied", denied).await?;
     assert_eq!(world.google.mint_count(), 3);
