@@ -188,6 +188,47 @@ async fn grants_arrive_in_the_file_that_the_operator_reads() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_notes_name_grants_whose_selector_selects_nothing() -> Result<()> {
+    let to = r#""to":[{"serviceAccounts":["1"],"audiences":["aud"]}]"#;
+    let grant = |name: &str, from: &str| format!(r#"{{"name":"{name}","from":[{from}],{to}}}"#);
+    let grants = [
+        grant("nothing", r#"{"namespace":"shop"},{"namespaceSelector":{}}"#),
+        grant(
+            "blank",
+            r#"{"namespaceSelector":{"matchLabels":{},"matchExpressions":[]}}"#,
+        ),
+        grant("team", r#"{"namespaceSelector":{"matchLabels":{"team":"shop"}}}"#),
+        grant("everyone", r#"{"allNamespaces":true}"#),
+    ];
+    let notes = async |grants: &[String]| -> Result<String> {
+        // Helm renders the notes for an installation only, and so this object includes them.
+        let object = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"notes"},"data":{"text":{{ include "idtoken-operator/templates/NOTES.txt" . | toJson }}}}"#;
+        let objects = json!([object]);
+        let values = [
+            format!("--set-json=grants=[{}]", grants.join(",")),
+            format!("--set-json=extraObjects={objects}"),
+        ];
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        let objects = helm().await?.objects(&values).await?;
+        let text = find(&objects, "ConfigMap", "notes")["data"]["text"].as_str();
+        Ok(text.context("no notes")?.to_owned())
+    };
+    let all = notes(&grants).await?;
+    let named = all.split_once("WARNING").context("no warning")?.1;
+    for (name, is_named) in [
+        ("nothing", true),
+        ("blank", true),
+        ("team", false),
+        ("everyone", false),
+    ] {
+        let line = format!("- {name} of the value grants\n");
+        assert_eq!(named.contains(&line), is_named, "{name}: {all}");
+    }
+    assert!(!notes(&grants[2..]).await?.contains("WARNING"));
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_own_identity_comes_without_a_key() -> Result<()> {
     let objects = file("any-cluster").await?;
     let text = &find(&objects, "ConfigMap", "-google")["data"]["credentials.json"];

@@ -325,12 +325,13 @@ async fn invalid_grants_are_refused_by_field() -> Result<()> {
         ),
         (
             json!({"from": [{"namespace": "shop", "allNamespaces": true}]}),
-            "exactly one of namespace",
+            "spec.from[0]",
         ),
         (
             json!({"from": [{"namespace": "shop", "namespaceSelector": {}}]}),
             "spec.from[0]",
         ),
+        (json!({"from": [{"namespace": null}]}), "exactly one of namespace"),
         (json!({"from": [{"namespace": "*"}]}), "spec.from[0].namespace"),
         (json!({"from": [{"namespace": ""}]}), "spec.from[0].namespace"),
     ];
