@@ -93,6 +93,7 @@ pub(crate) fn current_token() -> CurrentToken {
         unchanged: false,
         secret: SecretStatus {
             name: "billing".into(),
+            uid: Some("secret".into()),
             resource_version: Some("7".into()),
         },
         token: TokenStatus {

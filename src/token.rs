@@ -25,6 +25,9 @@ pub const GOOGLE_ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.
 /// The largest difference between `iat` and the local clock that [`IdToken::clock_skew`] does not report.
 const MAX_SKEW: SignedDuration = SignedDuration::from_secs(120);
 
+/// The longest lifetime of a token that Google issues, an hour, and what clocks may differ by.
+pub const MAX_LIFETIME: SignedDuration = SignedDuration::from_mins(65);
+
 /// The longest part of a claim that a message shows, in characters.
 const MAX_CLAIM_CHARS: usize = 256;
 
@@ -250,8 +253,14 @@ impl IdToken {
     /// The first 16 hex digits of the token's SHA-256: distinguishes tokens and reveals nothing of them.
     #[must_use]
     pub fn fingerprint(&self) -> String {
+        self.digest()[..16].to_owned()
+    }
+
+    /// The first 32 hex digits of the token's SHA-256: nobody can make another token with the same, or guess the signature by it.
+    #[must_use]
+    pub fn digest(&self) -> String {
         let digest = digest::digest(&digest::SHA256, self.raw.as_bytes());
-        crate::text::hex(&digest.as_ref()[..8])
+        crate::text::hex(&digest.as_ref()[..16])
     }
 
     /// The difference between `iat` and `now` if it is more than two minutes. Positive if the local clock is behind Google's.
@@ -280,6 +289,9 @@ impl IdToken {
         }
         if claims.exp <= claims.iat {
             return Err(TokenError::Malformed("it expires before it is issued"));
+        }
+        if claims.exp.duration_since(claims.iat) > MAX_LIFETIME {
+            return Err(TokenError::Malformed("it is valid for more than an hour"));
         }
         if claims.exp <= now {
             return Err(TokenError::Expired { exp: claims.exp, now });

@@ -10,11 +10,13 @@ pub mod conditions;
 mod grant;
 mod object_key;
 mod request;
+mod request_status;
 
 /// The served version of both kinds.
 pub mod v1alpha1 {
     pub use super::grant::*;
     pub use super::request::*;
+    pub use super::request_status::*;
 }
 
 pub use object_key::ObjectKey;

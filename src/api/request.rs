@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::request_status::IdTokenRequestStatus;
 
 /// Most characters of all texts of a spec. The operator counts bytes ([`crate::request::size`]).
 pub const MAX_SPEC_CHARACTERS: usize = 16 * 1024;
@@ -236,11 +237,16 @@ pub struct DeveloperSource {}
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Target {
-    /// Name of the Secret. Absent means the name of the request.
+    /// Name of the Secret. Absent means the name of the request. Names of Helm's releases, `sh.helm.release.*`, are
+    /// rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+        regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"),
+        extend("x-kubernetes-validations" = [{
+            "rule": "!self.startsWith('sh.helm.release.')",
+            "message": "Helm takes a Secret of this name for a release"
+        }])
     )]
     pub name: Option<String>,
 
@@ -297,101 +303,32 @@ pub struct Template {
 /// Labels and annotations of a Secret.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TemplateMetadata {
-    /// Labels of the Secret. Keys under `idtoken.dev/`, `kubernetes.io/` and `k8s.io/` are rejected, as is
-    /// `app.kubernetes.io/managed-by`.
+    /// Labels of the Secret. Keys under `idtoken.dev/`, `kubernetes.io/` and `k8s.io/` are rejected, as are
+    /// `app.kubernetes.io/managed-by` and labels by which other software trusts a Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    #[schemars(extend(
+        "maxProperties" = 32,
+        "additionalProperties" = {"type": "string", "maxLength": 63},
+        "x-kubernetes-validations" = [
+            {
+                "rule": "!('owner' in self) || self['owner'] != 'helm'",
+                "message": "Helm takes a Secret with the label owner=helm for a release"
+            },
+            {
+                "rule": "!('argocd.argoproj.io/secret-type' in self)",
+                "message": "Argo CD takes a Secret with the label argocd.argoproj.io/secret-type for a cluster or repository"
+            },
+            {
+                "rule": "!('sealedsecrets.bitnami.com/sealed-secrets-key' in self)",
+                "message": "Sealed Secrets takes a Secret with the label sealedsecrets.bitnami.com/sealed-secrets-key for its key"
+            }
+        ]
+    ))]
     pub labels: Option<BTreeMap<String, String>>,
 
-    /// Annotations of the Secret. Keys under `idtoken.dev/`, `kubernetes.io/` and `k8s.io/` are rejected.
+    /// Annotations of the Secret. Keys under `idtoken.dev/`, `kubernetes.io/` and `k8s.io/` are rejected, as are those
+    /// by which other software trusts a Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
     pub annotations: Option<BTreeMap<String, String>>,
-}
-
-/// What the operator last observed and did. Never holds a token.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct IdTokenRequestStatus {
-    /// The `metadata.generation` that this status was computed from; -1 before the operator has seen the request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-
-    /// Ready, and each of RenewalFailing, Reconciling and Stalled once it was True. An absent condition is False.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-
-    /// Where the token comes from: Impersonation, Federation, MetadataServer or Developer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
-
-    /// The Secret that was last written.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<SecretStatus>,
-
-    /// The token that the Secret holds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<TokenStatus>,
-
-    /// When the token is renewed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub renewal_time: Option<Time>,
-
-    /// The last handled value of the annotation `idtoken.dev/renew`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_handled_renew_request: Option<String>,
-
-    /// The IdTokenGrant that allowed the token, if the source needs one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub grant: Option<GrantRef>,
-}
-
-impl IdTokenRequestStatus {
-    /// The condition of this type, if there is one.
-    pub fn condition(&self, type_: &str) -> Option<&Condition> {
-        self.conditions.iter().find(|condition| condition.type_ == type_)
-    }
-}
-
-/// The Secret that was last written.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SecretStatus {
-    /// Name of the Secret.
-    pub name: String,
-    /// The Secret's `metadata.resourceVersion` after the last write or check.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resource_version: Option<String>,
-}
-
-/// Claims of the token that the Secret holds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TokenStatus {
-    /// The token's `iat` claim.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub issue_time: Option<Time>,
-    /// The token's `exp` claim.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expiration_time: Option<Time>,
-    /// The token's `aud` claim.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub audience: Option<String>,
-    /// The token's `email` claim.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub email: Option<String>,
-    /// The token's `sub` claim, the account's numeric unique ID. Once known, a token with another one is rejected.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<String>,
-}
-
-/// A reference to the IdTokenGrant that allowed a token.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct GrantRef {
-    /// Name of the grant; `file:NAME` for one from `--grants-file`.
-    pub name: String,
-    /// UID of the grant; absent for one from `--grants-file`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uid: Option<String>,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kube::Client;
 use tokio::sync::Semaphore;
 
+use crate::api::v1alpha1::IdTokenRequestStatus;
 use crate::clock::Clock;
 use crate::controller::cache::foreign_secrets::ForeignSecrets;
 use crate::controller::cache::{Cache, CacheLimits};
@@ -65,8 +66,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// What writes tokens to Secrets.
-    pub(crate) fn issuer(&self) -> Issuer<'_> {
+    /// What writes tokens to Secrets, for a request with this status.
+    pub(crate) fn issuer<'a>(&'a self, status: &'a IdTokenRequestStatus) -> Issuer<'a> {
         Issuer {
             sources: TokenSources {
                 client: &self.client,
@@ -81,6 +82,7 @@ impl Context {
                 cache: &self.cache,
                 foreign_secrets: &self.foreign_secrets,
                 clock: &self.clock,
+                recorded: status.secret.as_ref(),
             },
             cache: &self.cache,
             metrics: &self.metrics,

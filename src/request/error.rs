@@ -18,6 +18,16 @@ pub enum ValidateError {
         /// What is wrong and what is allowed.
         problem: String,
     },
+    /// A name, label or annotation by which other software trusts a Secret.
+    #[error(
+        "spec.{field}: {software} trusts a Secret by it, so no template may set it; choose another (the list is in docs/security.md)"
+    )]
+    Trusted {
+        /// Path of the field below `spec`.
+        field: String,
+        /// The software.
+        software: &'static str,
+    },
     /// A template cannot be parsed.
     #[error("spec.target.template.data[{key}]: {source}")]
     Template {
@@ -72,7 +82,9 @@ impl ValidateError {
 impl Classify for ValidateError {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Invalid { .. } | Self::Template { .. } | Self::Undecodable(_) => reason::INVALID_SPEC,
+            Self::Invalid { .. } | Self::Trusted { .. } | Self::Template { .. } | Self::Undecodable(_) => {
+                reason::INVALID_SPEC
+            }
             Self::TooLarge { .. } => reason::TOO_LARGE,
             Self::CacheFull { .. } => reason::CACHE_FULL,
             Self::SourceUnavailable(..) => reason::SOURCE_UNAVAILABLE,

@@ -7,6 +7,7 @@
 pub mod duration;
 pub mod error;
 pub mod fingerprint;
+mod reserved;
 pub mod size;
 pub mod syntax;
 pub mod target;

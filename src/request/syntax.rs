@@ -1,6 +1,7 @@
 //! Pure: the names, keys and accounts that Kubernetes and Google accept.
 
 use crate::api::{LABEL_MANAGED_BY, RESERVED_PREFIX};
+use crate::request::reserved::is_below;
 use crate::token::Account;
 
 /// Domains that templates may not use, nor their subdomains, as prefixes of labels and annotations.
@@ -79,12 +80,7 @@ pub fn check_metadata_key(key: &str) -> Result<(), &'static str> {
             "is not a valid key: an optional DNS subdomain and a slash, then at most 63 letters, digits, -, _ and .",
         );
     }
-    let below = |prefix: &str, own: &str| {
-        prefix
-            .strip_suffix(own)
-            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    };
-    let reserved = prefix.is_some_and(|prefix| RESERVED_DOMAINS.iter().any(|own| below(prefix, own)));
+    let reserved = prefix.is_some_and(|prefix| RESERVED_DOMAINS.iter().any(|own| is_below(prefix, own)));
     // app.kubernetes.io/ is for any client, except for the label that our watches select by.
     let recommended = prefix == Some("app.kubernetes.io") && key != LABEL_MANAGED_BY;
     if (reserved && !recommended) || key.starts_with(RESERVED_PREFIX) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::api::v1alpha1::{CreationPolicy, Target};
 use crate::request::error::ValidateError;
+use crate::request::reserved::{domain_trusted_by, label_trusted_by, name_trusted_by};
 use crate::request::syntax::{
     check_metadata_key, is_dns_subdomain, is_label_value, is_secret_key, quote_bounded,
 };
@@ -48,6 +49,10 @@ impl TargetSpec {
                 "target.name",
                 "must be a DNS subdomain: lower case letters, digits, - and ., at most 253",
             ));
+        }
+        if let Some(software) = name_trusted_by(&name) {
+            let field = "target.name".to_owned();
+            return Err(ValidateError::Trusted { field, software });
         }
         let key = target.key.unwrap_or_else(|| "token".to_owned());
         if !is_secret_key(&key) {
@@ -128,19 +133,23 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), ValidateError> 
                 "the value must be at most 63 letters, digits, -, _ and ., with a letter or digit at both ends",
             ));
         }
+        if let Some(software) = label_trusted_by(label, value) {
+            return Err(ValidateError::Trusted { field, software });
+        }
     }
     Ok(())
 }
 
 fn check_annotations(annotations: &BTreeMap<String, String>) -> Result<(), ValidateError> {
     for annotation in annotations.keys() {
-        check_metadata_key(annotation).map_err(|problem| {
-            let field = format!(
-                "target.template.metadata.annotations[{}]",
-                quote_bounded(annotation)
-            );
-            ValidateError::invalid(field, problem)
-        })?;
+        let field = format!(
+            "target.template.metadata.annotations[{}]",
+            quote_bounded(annotation)
+        );
+        check_metadata_key(annotation).map_err(|problem| ValidateError::invalid(&field, problem))?;
+        if let Some(software) = domain_trusted_by(annotation) {
+            return Err(ValidateError::Trusted { field, software });
+        }
     }
     Ok(())
 }

@@ -226,12 +226,26 @@ fn the_schema_and_the_operator_agree() {
     let crd = serde_json::to_value(&crate::api::crds()[0]).unwrap();
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     let rules = schema["x-kubernetes-validations"].as_array().unwrap();
-    assert_eq!(rules.len(), 2, "the rules below are the only ones of CEL");
+    assert_eq!(
+        rules.len(),
+        2,
+        "the first rules below are the only ones of CEL on the spec as a whole"
+    );
     let rule = |spec: &Value| {
         let knows = ["federation", "metadataServer", "developer"];
-        let is_known = spec.get("serviceAccount").is_some()
+        let has_account = spec.get("serviceAccount").is_some()
             || knows.iter().any(|source| !spec["source"][source].is_null());
-        is_known && texts(spec) <= MAX_SPEC_CHARACTERS
+        // Those on the target's name and labels.
+        let target = &spec["target"];
+        let labels = &target["template"]["metadata"]["labels"];
+        let name = target["name"].as_str().unwrap_or_default();
+        let is_trusted = name.starts_with("sh.helm.release.")
+            || labels["owner"] == "helm"
+            || labels.get("argocd.argoproj.io/secret-type").is_some()
+            || labels
+                .get("sealedsecrets.bitnami.com/sealed-secrets-key")
+                .is_some();
+        has_account && !is_trusted && texts(spec) <= MAX_SPEC_CHARACTERS
     };
     for row in rows() {
         let spec = whole(&row.spec);

@@ -600,7 +600,46 @@ async fn nobody_gets_at_anothers_secret() -> Result<()> {
             template(json!({"metadata": {"annotations": {"x": "$(token)"}}})),
             Allowed,
         ),
+        // What other software trusts.
+        shop(
+            "a Helm release by its name",
+            target("sh.helm.release.v1.app.v1"),
+            Rejected("spec.target.name"),
+        ),
+        shop(
+            "a Helm release by its label",
+            template(json!({"metadata": {"labels": {"owner": "helm"}}})),
+            Rejected("labels"),
+        ),
+        shop(
+            "a cluster of Argo CD",
+            template(json!({"metadata": {"labels": {"argocd.argoproj.io/secret-type": "cluster"}}})),
+            Rejected("labels"),
+        ),
+        shop(
+            "a key of Sealed Secrets",
+            template(
+                json!({"metadata": {"labels": {"sealedsecrets.bitnami.com/sealed-secrets-key": "active"}}}),
+            ),
+            Rejected("labels"),
+        ),
+        shop(
+            "a CA of cert-manager",
+            template(
+                json!({"metadata": {"annotations": {"cert-manager.io/allow-direct-injection": "true"}}}),
+            ),
+            Denied("InvalidSpec"),
+        ),
+        shop(
+            "a label that is nearly Helm's",
+            template(json!({"metadata": {"labels": {"owner": "team-a"}}})),
+            Allowed,
+        ),
     ];
+    // The schema does not see that the name of the request is the name of the Secret.
+    world
+        .request("shop", "sh.helm.release.v1.app.v1", json!({}))
+        .await?;
     let minted = world.google.mint_count();
     let objects = judge(&world, &cases).await?;
     assert!(world.google.mint_count() >= minted + 3);
@@ -624,6 +663,14 @@ async fn nobody_gets_at_anothers_secret() -> Result<()> {
             );
         }
     }
+    let object = world
+        .until("shop", "sh.helm.release.v1.app.v1", "it is rejected", |object| {
+            has(object, "Stalled", "True", "InvalidSpec")
+        })
+        .await?;
+    let message = condition(&object, "Ready").map(|ready| ready.message.clone());
+    assert!(message.is_some_and(|message| message.contains("Helm")));
+    assert!(secrets.get_opt("sh.helm.release.v1.app.v1").await?.is_none());
     let literal = secrets.get("case-18").await?;
     assert_eq!(text(&literal, "x"), "{{ range loop }}{{ .token }}{{ end }}");
 

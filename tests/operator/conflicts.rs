@@ -1,11 +1,12 @@
 //! Secrets that belong to others, and requests that want the same Secret.
 
 use anyhow::{Context, Result};
+use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::common::{World, condition, has, of, text, token};
+use crate::common::{World, condition, has, is_ready, of, text, token};
 
 async fn foreign(world: &World, name: &str, metadata: Value) -> Result<Secret> {
     let mut object = json!({"metadata": metadata, "stringData": {"token": "theirs", "other": "also theirs"}});
@@ -179,6 +180,77 @@ async fn the_older_of_two_requests_keeps_the_secret() -> Result<()> {
         .delete("shared", &DeleteParams::default())
         .await?;
     let object = world.ready("shop", "younger").await?;
+    let secret = world.secret("shop", "shared").await?;
+    world.google.verify(&token(&secret))?;
+    let owners = secret.metadata.owner_references.context("an owner")?;
+    assert_eq!(Some(&owners[0].uid), object.metadata.uid.as_ref());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_request_does_not_take_the_secret_that_a_younger_one_holds() -> Result<()> {
+    let world = World::new().await?;
+    world.granted("shop").await?;
+    let older = world.issued("shop", "older", json!({})).await?;
+    // Kubernetes tells the age of objects in whole seconds.
+    world.another_second(&older).await?;
+    let shared = json!({"target": {"name": "shared"}});
+    let younger = world.issued("shop", "younger", shared.clone()).await?;
+    let before = world.secret("shop", "shared").await?;
+    world.another_second(&younger).await?;
+
+    world.change("shop", "older", json!({"spec": shared})).await?;
+    let conflict = |object: &IdTokenRequest| {
+        let is_current = object
+            .status
+            .as_ref()
+            .and_then(|status| status.observed_generation)
+            == object.metadata.generation;
+        is_current
+            && has(object, "Ready", "False", "TargetConflict")
+            && has(object, "Stalled", "True", "TargetConflict")
+    };
+    let object = world
+        .until("shop", "older", "the conflict is told", conflict)
+        .await?;
+    let message = condition(&object, "Ready").map(|ready| ready.message.clone());
+    assert!(message.unwrap_or_default().contains("younger"));
+    assert_eq!(before, world.secret("shop", "shared").await?);
+
+    // A restart gives the same answer, whichever request it sees first; and the younger is renewed.
+    for renewal in ["first", "second"] {
+        world.renew("shop", "younger", renewal).await?;
+        world
+            .until("shop", "younger", "it is renewed", |object| {
+                let status = object.status.as_ref();
+                is_ready(object)
+                    && status
+                        .is_some_and(|status| status.last_handled_renew_request.as_deref() == Some(renewal))
+            })
+            .await?;
+        let secret = world.secret("shop", "shared").await?;
+        let owners = secret.metadata.owner_references.clone().context("an owner")?;
+        assert_eq!(
+            (owners.len(), Some(&owners[0].uid)),
+            (1, younger.metadata.uid.as_ref())
+        );
+        assert_eq!(secret.metadata.uid, before.metadata.uid);
+        world.google.verify(&token(&secret))?;
+        assert!(conflict(&world.get("shop", "older").await?));
+        world.stop_operator(true).await?;
+        world.start_operator().await?;
+    }
+
+    // When the holder wants it no more, the older is served.
+    world
+        .change(
+            "shop",
+            "younger",
+            json!({"spec": {"target": {"name": "elsewhere"}}}),
+        )
+        .await?;
+    world.ready("shop", "younger").await?;
+    let object = world.ready("shop", "older").await?;
     let secret = world.secret("shop", "shared").await?;
     world.google.verify(&token(&secret))?;
     let owners = secret.metadata.owner_references.context("an owner")?;

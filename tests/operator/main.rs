@@ -13,6 +13,7 @@ mod developer;
 mod drift;
 mod failures;
 mod federation;
+mod forged;
 mod fresh;
 mod issue;
 mod kstatus;

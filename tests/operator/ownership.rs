@@ -110,6 +110,139 @@ async fn what_changes_while_google_answers_is_respected() -> Result<()> {
     Ok(())
 }
 
+/// Somebody who may write Secrets puts our marks on those of others, and a request asks for each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn marks_that_are_forged_make_no_secret_ours() -> Result<()> {
+    let world = World::new().await?;
+    world.granted("shop").await?;
+    let label = json!({"app.kubernetes.io/managed-by": "idtoken-operator"});
+    let certificate = json!([{
+        "apiVersion": "cert-manager.io/v1", "kind": "Certificate", "name": "theirs",
+        "uid": "7f3a5b1e-0000-4000-8000-000000000001", "controller": true,
+    }]);
+    let uid = async |name: &str| {
+        let object = world.issued("shop", name, json!({})).await?;
+        object.metadata.uid.context("a UID")
+    };
+    // The UID alone, the UID and the name, all marks on the Secret of another controller, and all marks on a Secret of another type: what
+    // a type differs from cannot be changed, and must not be deleted.
+    let (alone, unlabelled, controlled, typed) = (
+        uid("alone").await?,
+        uid("unlabelled").await?,
+        uid("controlled").await?,
+        uid("typed").await?,
+    );
+    let marks = |name: &str, uid: &str| json!({"idtoken.dev/request": name, "idtoken.dev/request-uid": uid});
+    let http = json!({"type": "servicebinding.io/http"});
+    let cases = [
+        (
+            "alone",
+            "Opaque",
+            json!({"annotations": {"idtoken.dev/request-uid": alone}}),
+            json!({}),
+        ),
+        (
+            "unlabelled",
+            "Opaque",
+            json!({"annotations": marks("unlabelled", &unlabelled)}),
+            http.clone(),
+        ),
+        (
+            "controlled",
+            "kubernetes.io/tls",
+            json!({"labels": label, "annotations": marks("controlled", &controlled), "ownerReferences": certificate}),
+            http.clone(),
+        ),
+        (
+            "typed",
+            "Opaque",
+            json!({"labels": label, "annotations": marks("typed", &typed)}),
+            http,
+        ),
+    ];
+    let mut before = Vec::new();
+    for (name, type_, mut metadata, template) in cases {
+        metadata["name"] = json!(format!("theirs-{name}"));
+        let data = json!({"tls.crt": "theirs", "tls.key": "theirs", "token": "theirs"});
+        let object =
+            serde_json::from_value(json!({"metadata": metadata, "type": type_, "stringData": data}))?;
+        before.push(
+            world
+                .secrets("shop")
+                .create(&PostParams::default(), &object)
+                .await?,
+        );
+        let target = json!({"name": format!("theirs-{name}"), "template": template});
+        world
+            .change("shop", name, json!({"spec": {"target": target}}))
+            .await?;
+    }
+    for name in ["alone", "unlabelled", "controlled", "typed"] {
+        let object = world
+            .until("shop", name, "the conflict is told", |object| {
+                has(object, "Stalled", "True", "SecretConflict")
+            })
+            .await?;
+        assert!(!is_ready(&object), "{name}");
+    }
+    // Nor when the operator starts anew, or deletes the Secret of a former name.
+    world.stop_operator(true).await?;
+    world.start_operator().await?;
+    for name in ["alone", "unlabelled", "controlled", "typed"] {
+        let target = json!({"name": format!("moved-{name}"), "template": null});
+        world
+            .change("shop", name, json!({"spec": {"target": target}}))
+            .await?;
+        world.ready("shop", name).await?;
+    }
+    world
+        .wait("the Secrets of the first names are gone", async || {
+            Ok(world.secrets("shop").get_opt("alone").await?.is_none()
+                && world.secrets("shop").get_opt("typed").await?.is_none())
+        })
+        .await?;
+    for secret in before {
+        let name = secret.metadata.name.clone().context("a name")?;
+        assert_eq!(secret, world.secret("shop", &name).await?, "{name} was touched");
+    }
+    Ok(())
+}
+
+/// Another client takes the marks of a Secret away, and the watch loses sight of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_without_its_marks_is_put_right() -> Result<()> {
+    let world = World::new().await?;
+    world.granted("shop").await?;
+    world.issued("shop", "billing", json!({})).await?;
+    let first = world.secret("shop", "billing").await?;
+    // As far as the admission policy of the operator's own writes lets it.
+    let label = json!({"labels": {"app.kubernetes.io/managed-by": null}});
+    let name = json!({
+        "labels": {"app.kubernetes.io/managed-by": null}, "annotations": {"idtoken.dev/request": null},
+    });
+    let uid = json!({"annotations": {"idtoken.dev/request-uid": null}});
+    for metadata in [label, name, uid] {
+        world
+            .meddle("shop", "billing", json!({"metadata": metadata}))
+            .await?;
+        world
+            .wait("the marks are back", async || {
+                let secret = world.secret("shop", "billing").await?;
+                Ok(secret.metadata.labels == first.metadata.labels
+                    && secret.metadata.annotations == first.metadata.annotations)
+            })
+            .await?;
+        world.ready("shop", "billing").await?;
+    }
+    assert_eq!(
+        world.secret("shop", "billing").await?.metadata.uid,
+        first.metadata.uid
+    );
+    assert_eq!(token(&world.secret("shop", "billing").await?), token(&first));
+    assert_eq!(world.google.mint_count(), 1);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_type_or_policy_costs_no_mint() -> Result<()> {
     let world = World::new().await?;

@@ -77,13 +77,15 @@ impl Before {
             &grant(),
             json!({"apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "spec": spec}),
         );
-        let mut version = Value::Null;
+        let mut metadata = Value::Null;
         if let Some(object) = &self.secret {
-            version = objects.create(&secret(), object.clone())["metadata"]["resourceVersion"].clone();
+            metadata = objects.create(&secret(), object.clone())["metadata"].clone();
         }
         if let Some(mut object) = self.request.clone() {
             if object["status"]["secret"].is_object() {
-                object["status"]["secret"]["resourceVersion"] = version;
+                for field in ["uid", "resourceVersion"] {
+                    object["status"]["secret"][field] = metadata[field].clone();
+                }
             }
             objects.create(&billing(), object);
         }

@@ -92,7 +92,8 @@ impl Tokens {
         if ["message", "note"].contains(&key) && !text.is_empty() {
             return format!("<{key}>");
         }
-        if let Some(token) = self.0.iter().find(|token| token.digest == text) {
+        // The status has twice as many digits of it.
+        if let Some(token) = self.0.iter().find(|token| text.starts_with(&token.digest)) {
             return format!("<digest of the {} token>", token.label);
         }
         let Ok(at) = text.parse::<Timestamp>() else {

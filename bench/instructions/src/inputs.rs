@@ -99,6 +99,7 @@ impl Inputs {
         }));
         let facts = Facts {
             recorded_version: Some(content.summary.resource_version.clone()),
+            has_digest: true,
             ..Facts::default()
         };
         let unchanged = report(&request, &token, &content.summary.resource_version);
@@ -194,6 +195,7 @@ fn report(request: &ValidRequest, token: &IdToken, resource_version: &str) -> Re
         outcome: Outcome::Kept(CurrentToken {
             secret: SecretStatus {
                 name: request.target.name.clone(),
+                uid: Some("5a0ffb2c-9e07-4be1-8d2a-000000000002".to_owned()),
                 resource_version: Some(resource_version.to_owned()),
             },
             token: TokenStatus {
@@ -202,6 +204,7 @@ fn report(request: &ValidRequest, token: &IdToken, resource_version: &str) -> Re
                 audience: Some(claims.aud.clone()),
                 email: claims.email.clone(),
                 subject: Some(claims.sub.clone()),
+                digest: Some(token.digest()),
             },
             renewal: due_renewal(request, Timing::default(), claims.iat, claims.exp),
             unchanged: false,

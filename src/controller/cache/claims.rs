@@ -1,4 +1,5 @@
-//! Which requests claim which Secret.
+//! Which requests claim which Secret, and who wins it: the one that holds it. Age decides only for a Secret that nobody holds, so that no
+//! request takes a Secret away from another that still wants it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,9 +8,11 @@ use jiff::Timestamp;
 
 use crate::api::ObjectKey;
 
-/// A request that claims a Secret. The least wins: the oldest, then the one with the lowest UID.
+/// A request that claims a Secret. In order: those whose status records the Secret, then the oldest, then the one with the lowest UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claimant {
+    /// Whether the status of the request does not record that it wrote the Secret.
+    pub(super) unrecorded: bool,
     pub(super) created: Option<Timestamp>,
     /// UID of the request.
     pub uid: Arc<str>,
@@ -17,7 +20,14 @@ pub struct Claimant {
     pub request: ObjectKey,
 }
 
-/// The claimants of each Secret, the winner first.
+/// The request that a Secret names by our annotations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Named<'a> {
+    pub(super) request: Option<&'a str>,
+    pub(super) uid: Option<&'a str>,
+}
+
+/// The claimants of each Secret, in order.
 #[derive(Debug, Default)]
 pub(super) struct Claims(HashMap<ObjectKey, Vec<Claimant>>);
 
@@ -42,12 +52,42 @@ impl Claims {
         self.claimants(target)
     }
 
-    /// The winner of the Secret `target`.
-    pub(super) fn winner(&self, target: &ObjectKey) -> Option<&Claimant> {
-        self.0.get(target)?.first()
+    /// Records whether the status of `request` records the Secret `target`.
+    pub(super) fn set_recorded(&mut self, target: &ObjectKey, request: &ObjectKey, recorded: bool) {
+        let Some(claimants) = self.0.get_mut(target) else {
+            return;
+        };
+        if let Some(claimant) = claimants.iter_mut().find(|claimant| claimant.request == *request)
+            && claimant.unrecorded == recorded
+        {
+            claimant.unrecorded = !recorded;
+            claimants.sort();
+        }
     }
 
-    /// The claimants of the Secret `target`, the winner first.
+    /// Whether several requests claim the Secret `target`.
+    pub(super) fn is_contended(&self, target: &ObjectKey) -> bool {
+        self.0.get(target).is_some_and(|claimants| claimants.len() > 1)
+    }
+
+    /// The winner of the Secret `target`, which names `named` if it is there. A status is proof; what the Secret says decides between requests
+    /// whose statuses say the same. A request that was recreated holds the Secret that names it still.
+    pub(super) fn winner(&self, target: &ObjectKey, named: Option<Named<'_>>) -> Option<&Claimant> {
+        let claimants = self.0.get(target)?;
+        let first = claimants.first()?;
+        let peers = || {
+            claimants
+                .iter()
+                .take_while(|other| other.unrecorded == first.unrecorded)
+        };
+        let holder = named.and_then(|named| {
+            let by_uid = peers().find(|other| named.uid == Some(&other.uid));
+            by_uid.or_else(|| peers().find(|other| named.request == Some(other.request.name())))
+        });
+        Some(holder.unwrap_or(first))
+    }
+
+    /// The claimants of the Secret `target`, in order.
     pub(super) fn claimants(&self, target: &ObjectKey) -> Vec<ObjectKey> {
         let claimants = self.0.get(target).into_iter().flatten();
         claimants.map(|claimant| claimant.request.clone()).collect()
@@ -70,17 +110,30 @@ mod tests {
 
     fn claimant(name: &str, uid: &str, created: i64) -> Claimant {
         Claimant {
+            unrecorded: true,
             created: Some(at(created)),
             uid: uid.into(),
             request: key(name),
         }
     }
 
+    fn named<'a>(request: &'a str, uid: &'a str) -> Option<Named<'a>> {
+        Some(Named {
+            request: Some(request),
+            uid: Some(uid),
+        })
+    }
+
+    fn winner<'a>(claims: &'a Claims, named: Option<Named<'_>>) -> &'a str {
+        claims.winner(&key("s"), named).unwrap().request.name()
+    }
+
     #[test]
-    fn the_oldest_wins_then_the_lowest_uid() {
+    fn the_oldest_wins_a_secret_that_nobody_holds_then_the_lowest_uid() {
         let mut claims = Claims::default();
         claims.add(key("s"), claimant("young", "1", 100));
-        assert_eq!(claims.winner(&key("s")).unwrap().request, key("young"));
+        assert_eq!(winner(&claims, None), "young");
+        assert!(!claims.is_contended(&key("s")));
         claims.add(key("s"), claimant("old-b", "3", 0));
         claims.add(key("s"), claimant("old-a", "2", 0));
         claims.add(key("t"), claimant("other", "0", 0));
@@ -88,8 +141,41 @@ mod tests {
             claims.claimants(&key("s")),
             [key("old-a"), key("old-b"), key("young")]
         );
-        assert_eq!(claims.winner(&key("s")), Some(&claimant("old-a", "2", 0)));
-        assert_eq!(claims.winner(&key("unclaimed")), None);
+        assert!(claims.is_contended(&key("s")));
+        assert_eq!(winner(&claims, None), "old-a");
+        assert_eq!(winner(&claims, named("stranger", "9")), "old-a");
+        assert_eq!(claims.winner(&key("unclaimed"), None), None);
+    }
+
+    #[test]
+    fn the_holder_wins_whatever_its_age() {
+        let mut claims = Claims::default();
+        for (name, uid, created) in [("old", "1", 0), ("middle", "2", 50), ("young", "3", 100)] {
+            claims.add(key("s"), claimant(name, uid, created));
+        }
+        // As the Secret says, by UID; or by name, of a request that was recreated.
+        assert_eq!(winner(&claims, named("old", "3")), "young");
+        assert_eq!(winner(&claims, named("young", "gone")), "young");
+        // A status is proof, and what the Secret says is none against it.
+        claims.set_recorded(&key("s"), &key("middle"), true);
+        for named in [
+            None,
+            named("young", "3"),
+            named("old", "1"),
+            named("young", "gone"),
+        ] {
+            assert_eq!(winner(&claims, named), "middle");
+        }
+        // Between two proofs the Secret decides, then age.
+        claims.set_recorded(&key("s"), &key("young"), true);
+        assert_eq!(winner(&claims, named("young", "3")), "young");
+        assert_eq!(winner(&claims, named("old", "1")), "middle");
+        claims.set_recorded(&key("s"), &key("middle"), false);
+        claims.set_recorded(&key("s"), &key("absent"), true);
+        claims.set_recorded(&key("unclaimed"), &key("old"), true);
+        assert_eq!(winner(&claims, None), "young");
+        claims.remove(&key("s"), &key("young"));
+        assert_eq!(winner(&claims, None), "old");
     }
 
     #[test]

@@ -84,15 +84,20 @@ pub(super) fn trim_status(mut status: IdTokenRequestStatus) -> IdTokenRequestSta
     trim(&mut status.source);
     trim(&mut status.last_handled_renew_request);
     if let Some(secret) = &mut status.secret {
+        trim(&mut secret.uid);
         trim(&mut secret.resource_version);
     }
     if let Some(grant) = &mut status.grant {
         trim(&mut grant.uid);
     }
     if let Some(token) = &mut status.token {
-        [&mut token.audience, &mut token.email, &mut token.subject]
-            .into_iter()
-            .for_each(trim);
+        let texts = [
+            &mut token.audience,
+            &mut token.email,
+            &mut token.subject,
+            &mut token.digest,
+        ];
+        texts.into_iter().for_each(trim);
     }
     status
 }

@@ -19,6 +19,7 @@ fn limits(total: usize, namespace: usize) -> CacheLimits {
 
 fn request(namespace: &str, created: i64, uid: &str) -> Claimant {
     Claimant {
+        unrecorded: false,
         created: Some(at(created)),
         uid: uid.into(),
         request: ObjectKey::new(namespace, uid),

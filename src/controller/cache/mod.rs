@@ -68,7 +68,7 @@ impl Cache {
     }
 
     /// Stores a request as a watch or list shows it. Returns the requests to reconcile: itself if anything but its status changed, those
-    /// that can now claim the Secret that it gave up, and those that are not served any more because it takes their place. Of some of these
+    /// that can now claim the Secret that it gave up, those that win or lose a Secret by it, and those that are not served any more because it takes their place. Of some of these
     /// nothing is kept.
     pub fn upsert_request(&self, object: IdTokenRequest) -> Vec<ObjectKey> {
         let (metadata, status) = (object.metadata, object.status.map(trim_status));
@@ -89,9 +89,13 @@ impl Cache {
         };
         let compressed = CompressedRequest::new(&object);
         let cost = request_cost(bytes, &compressed);
-        let target = Some(target_name(&object));
+        let target = target_name(&object);
+        let status = object.status.as_ref();
+        let recorded = status.and_then(|status| status.secret.as_ref());
+        let recorded = recorded.is_some_and(|secret| secret.name == target);
         let cached = CachedObject::Decoded(compressed);
-        self.lock().upsert_request(&object.metadata, target, cached, cost)
+        self.lock()
+            .upsert_request(&object.metadata, Some((target, recorded)), cached, cost)
     }
 
     /// Stores a request that is not served. Returns the requests to reconcile, as [`Self::upsert_request`] does.
@@ -157,6 +161,11 @@ impl Cache {
         self.lock().requests.current(key, uid).is_some()
     }
 
+    /// Whether any request has this UID.
+    pub fn has_uid(&self, uid: &str) -> bool {
+        self.lock().requests.has_uid(uid)
+    }
+
     /// What is known of the request `key`, which had this UID and generation when a reconcile started.
     pub fn standing(&self, key: &ObjectKey, uid: &str, generation: i64) -> Standing {
         self.lock().requests.standing(key, uid, generation)
@@ -204,20 +213,13 @@ impl Cache {
     /// The claimant that wins the Secret `target` against the request `uid`, if there is one.
     pub fn winning_claimant(&self, target: &ObjectKey, uid: &str) -> Option<Claimant> {
         let state = self.lock();
-        let winner = state.claims.winner(target);
+        let winner = state.winner(target);
         winner.filter(|winner| *winner.uid != *uid).cloned()
     }
 
-    /// The requests that claim the Secret `target`, the winner first.
+    /// The requests that claim the Secret `target`.
     pub fn claimants(&self, target: &ObjectKey) -> Vec<ObjectKey> {
         self.lock().claims.claimants(target)
-    }
-
-    /// Whether the request `key` exists and claims the Secret `target`.
-    pub fn claims(&self, key: &ObjectKey, target: &ObjectKey) -> bool {
-        let state = self.lock();
-        let cached = state.requests.get(key);
-        cached.is_some_and(|cached| cached.fingerprint.target.as_ref() == Some(target))
     }
 
     /// The Secret as last shown or written.

@@ -18,6 +18,8 @@ pub struct RequestState {
     pub repairs: Vec<Timestamp>,
     /// What we last wrote to the Secret, whose own annotations can be edited.
     pub written: Option<WrittenHashes>,
+    /// Digest of the token that we last wrote, until the status shows it.
+    pub unrecorded_digest: Option<Box<str>>,
     /// The renewal by annotation that was handled, until the status shows it.
     pub handled_renew: Option<String>,
     /// The token that the source returned again unchanged.

@@ -110,6 +110,7 @@ impl SpecFingerprint {
     /// The request `key` with this fingerprint in the order of requests.
     pub(super) fn claimant(&self, key: &ObjectKey) -> Claimant {
         Claimant {
+            unrecorded: false,
             created: self.created,
             uid: self.uid.clone(),
             request: key.clone(),
@@ -143,6 +144,12 @@ impl Requests {
     pub(super) fn current_mut(&mut self, key: &ObjectKey, uid: &str) -> Option<&mut CachedRequest> {
         let cached = self.all.get_mut(key)?;
         (*cached.fingerprint.uid == *uid).then_some(cached)
+    }
+
+    /// Whether any request has this UID. Looks through all of them.
+    pub(super) fn has_uid(&self, uid: &str) -> bool {
+        let mut all = self.all.values();
+        all.any(|cached| *cached.fingerprint.uid == *uid)
     }
 
     /// What is known of the request `key`, which had this UID and generation.
@@ -184,6 +191,7 @@ impl Requests {
         if rolled_back {
             state.status = None;
             state.handled_renew = None;
+            state.unrecorded_digest = None;
         }
         rolled_back
     }

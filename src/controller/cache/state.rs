@@ -4,7 +4,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::claims::Claims;
+use super::claims::{Claimant, Claims, Named};
 use super::ledger::{Changes, Ledger, Place};
 use super::limits::CacheLimits;
 use super::namespaces::Namespaces;
@@ -45,20 +45,36 @@ impl State {
         }
     }
 
-    /// Stores the request with this metadata, whose Secret is called `target` if it is served. Returns the requests to reconcile, and those
-    /// of which nothing is kept any more.
+    /// Who wins the Secret `target`.
+    pub(super) fn winner(&self, target: &ObjectKey) -> Option<&Claimant> {
+        // Nearly every Secret has one claimant, who wins whatever the Secret says.
+        let secret = self
+            .claims
+            .is_contended(target)
+            .then(|| self.secrets.get(target))
+            .flatten();
+        let named = secret.as_ref().map(|secret| Named {
+            request: secret.request.as_deref(),
+            uid: secret.request_uid.as_deref(),
+        });
+        self.claims.winner(target, named)
+    }
+
+    /// Stores the request with this metadata. `claim` is the name of its Secret, if it is served, and whether its status records that Secret.
+    /// Returns the requests to reconcile, and those of which nothing is kept any more.
     pub(super) fn upsert_request(
         &mut self,
         meta: &ObjectMeta,
-        target: Option<String>,
+        claim: Option<(String, bool)>,
         object: CachedObject,
         cost: u32,
     ) -> Vec<ObjectKey> {
         let key = self.requests.intern(ObjectKey::of(meta));
+        let recorded = claim.as_ref().is_some_and(|(_, recorded)| *recorded);
         let mut fingerprint = SpecFingerprint::new(meta, None);
         let mut affected = self.account(&key, &fingerprint, cost);
-        let (target, object) = match self.ledger.place(&fingerprint.claimant(&key)) {
-            Place::Admitted => (target, object),
+        let (claim, object) = match self.ledger.place(&fingerprint.claimant(&key)) {
+            Place::Admitted => (claim, object),
             Place::Waiting(limit) => {
                 let error = limit.error(self.limits.of_requests());
                 (None, object.into_marker(error))
@@ -68,18 +84,31 @@ impl State {
                 return affected;
             }
         };
-        fingerprint.target = target.map(|name| match name == key.name() {
+        fingerprint.target = claim.map(|(name, _)| match name == key.name() {
             true => key.clone(),
             false => self.intern_secret(ObjectKey::new(key.namespace(), &name)),
         });
         let version = meta.resource_version.as_deref().unwrap_or_default();
         let rolled_back = self.requests.observe_version(&key, &fingerprint.uid, version);
+        let target = fingerprint.target.clone();
+        let winner = |state: &Self| {
+            let winner = target.as_ref().and_then(|target| state.winner(target));
+            winner.map(|winner| winner.request.clone())
+        };
+        let before = winner(self);
         let previous = self.requests.get(&key);
         let is_equal = previous.is_some_and(|previous| {
             previous.fingerprint == fingerprint && previous.object.error() == object.error()
         });
         if is_equal {
             affected.extend(rolled_back.then(|| key.clone()));
+            if let Some(target) = &fingerprint.target {
+                self.claims.set_recorded(target, &key, recorded);
+            }
+            let after = winner(self);
+            if before != after {
+                affected.extend(before.into_iter().chain(after));
+            }
             self.requests.insert(key, fingerprint, object, cost);
             return affected;
         }
@@ -97,7 +126,16 @@ impl State {
             }
         }
         if let Some(target) = &fingerprint.target {
-            self.claims.add(target.clone(), fingerprint.claimant(&key));
+            let claimant = Claimant {
+                unrecorded: !recorded,
+                ..fingerprint.claimant(&key)
+            };
+            self.claims.add(target.clone(), claimant);
+        }
+        // Who loses the Secret is told at once.
+        if before != winner(self) {
+            let loser = before.filter(|before| *before != key && !affected.contains(before));
+            affected.extend(loser);
         }
         self.requests.insert(key.clone(), fingerprint, object, cost);
         affected.push(key);

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::request_state::WrittenStatus;
 use super::*;
 use crate::api::annotations;
-use crate::api::v1alpha1::IdTokenRequestStatus;
+use crate::api::v1alpha1::{IdTokenRequestStatus, SecretStatus};
 use crate::fixtures::{at, object};
 
 fn key(name: &str) -> ObjectKey {
@@ -83,16 +83,16 @@ fn only_changes_of_spec_or_renew_request_are_a_reason_to_reconcile() {
 }
 
 #[test]
-fn a_request_loses_against_an_older_claimant() {
+fn a_request_loses_a_secret_that_nobody_holds_against_an_older_claimant() {
     let cache = Cache::default();
     upsert(&cache, &request("young", "2", "s", 100));
     assert_eq!(cache.winning_claimant(&key("s"), "2"), None);
-    upsert(&cache, &request("old", "1", "s", 0));
+    let affected = upsert(&cache, &request("old", "1", "s", 0));
+    assert_eq!(affected, ["young", "old"], "who loses is told");
     assert_eq!(cache.winning_claimant(&key("s"), "1"), None);
     let winner = cache.winning_claimant(&key("s"), "2").unwrap();
     assert_eq!(winner.request, key("old"));
-    assert!(cache.claims(&key("young"), &key("s")) && !cache.claims(&key("young"), &key("t")));
-    assert!(!cache.claims(&key("absent"), &key("s")));
+    assert!(cache.has_uid("1") && !cache.has_uid("3"));
 }
 
 #[test]
@@ -288,7 +288,73 @@ fn requests_are_counted_by_grant_once_each_was_reconciled() {
 
 #[test]
 fn a_request_takes_little_memory() {
-    assert!(size_of::<requests::CachedRequest>() <= 312);
+    assert!(size_of::<requests::CachedRequest>() <= 328);
+}
+
+/// The request with a status that records the Secret `secret`.
+fn recording(mut request: IdTokenRequest, secret: Option<String>) -> IdTokenRequest {
+    let secret = secret.map(|name| SecretStatus {
+        name,
+        ..SecretStatus::default()
+    });
+    request.status = Some(IdTokenRequestStatus {
+        secret,
+        ..IdTokenRequestStatus::default()
+    });
+    request
+}
+
+/// The Secret `name`, which names a request.
+fn naming(request: &str, uid: &str, version: usize) -> SecretSummary {
+    SecretSummary {
+        resource_version: version.to_string(),
+        request: Some(request.to_owned()),
+        request_uid: Some(uid.to_owned()),
+        managed: true,
+        ..SecretSummary::default()
+    }
+}
+
+#[test]
+fn an_older_request_does_not_take_a_secret_from_the_request_that_holds_it() {
+    for is_restarted in [false, true] {
+        let cache = Cache::default();
+        let young = recording(request("young", "2", "s", 100), Some("s".to_owned()));
+        let mut old = request("old", "1", "s", 0);
+        old.metadata.generation = Some(2);
+        cache.upsert_secret(key("s"), &naming("young", "2", 1));
+        let affected = match is_restarted {
+            // The order of a list.
+            true => [upsert(&cache, &old), upsert(&cache, &young)].concat(),
+            false => [upsert(&cache, &young), upsert(&cache, &old)].concat(),
+        };
+        assert_eq!(
+            affected.last().map(String::as_str),
+            Some(["old", "young"][usize::from(is_restarted)])
+        );
+        let winner = cache.winning_claimant(&key("s"), "1").unwrap();
+        assert_eq!(winner.request, key("young"), "restarted: {is_restarted}");
+        assert_eq!(cache.winning_claimant(&key("s"), "2"), None);
+        // When it wants it no more, the older is told.
+        let mut renamed = recording(request("young", "2", "t", 100), Some("s".to_owned()));
+        renamed.metadata.generation = Some(2);
+        assert_eq!(upsert(&cache, &renamed), ["old", "young"]);
+        assert_eq!(cache.winning_claimant(&key("s"), "1"), None);
+    }
+}
+
+#[test]
+fn a_status_that_decides_who_wins_is_a_reason_to_reconcile_both() {
+    let cache = Cache::default();
+    upsert(&cache, &request("old", "1", "s", 0));
+    upsert(&cache, &request("young", "2", "s", 100));
+    let young = recording(request("young", "2", "s", 100), Some("s".to_owned()));
+    assert_eq!(upsert(&cache, &young), ["old", "young"]);
+    assert!(upsert(&cache, &young).is_empty());
+    assert_eq!(
+        cache.winning_claimant(&key("s"), "1").unwrap().request,
+        key("young")
+    );
 }
 
 /// A change of the requests in one namespace. Names, UIDs and targets are few, so that they collide.
@@ -296,8 +362,7 @@ fn a_request_takes_little_memory() {
 enum Change {
     Upsert {
         name: u8,
-        uid: u8,
-        target: u8,
+        shown: Shown,
     },
     Remove {
         name: u8,
@@ -306,106 +371,191 @@ enum Change {
     Relist {
         names: Vec<u8>,
     },
+    /// A Secret names a request of this name and UID.
+    Secret {
+        target: u8,
+        name: u8,
+        uid: u8,
+    },
 }
 
 fn change() -> impl Strategy<Value = Change> {
+    let shown = (0..3_u8, 0..3_u8, proptest::option::of(0..3_u8));
     prop_oneof![
-        4 => (0..4_u8, 0..3_u8, 0..3_u8).prop_map(|(name, uid, target)| Change::Upsert { name, uid, target }),
+        4 => (0..4_u8, shown).prop_map(|(name, shown)| Change::Upsert { name, shown }),
         1 => (0..4_u8).prop_map(|name| Change::Remove { name }),
         1 => proptest::collection::vec(0..4_u8, 0..4).prop_map(|names| Change::Relist { names }),
+        2 => (0..3_u8, 0..4_u8, 0..3_u8).prop_map(|(target, name, uid)| Change::Secret { target, name, uid }),
     ]
 }
 
-/// The model: each request with its UID and target. A UID tells the time of creation.
-type Model = BTreeMap<u8, (u8, u8)>;
+/// A request's UID, target, and the Secret in its status. A UID tells the time of creation.
+type Shown = (u8, u8, Option<u8>);
 
-fn shown(name: u8, (uid, target): (u8, u8)) -> IdTokenRequest {
-    let uid = uid * 4 + name;
-    request(
-        &name.to_string(),
-        &uid.to_string(),
-        &format!("s{target}"),
-        i64::from(uid / 2),
-    )
+/// The model: the requests, and the name and UID that each Secret has.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    requests: BTreeMap<u8, Shown>,
+    secrets: BTreeMap<u8, (u8, u8)>,
 }
 
-/// The requests that claim the Secret `target`, the winner first.
-fn claimants(model: &Model, target: u8) -> Vec<ObjectKey> {
-    let mut all: Vec<_> = model
-        .iter()
-        .filter(|(_, request)| request.1 == target)
-        .map(|(name, request)| (*name, request.0 * 4 + name))
-        .collect();
-    all.sort_by_key(|(_, uid)| (uid / 2, uid.to_string()));
-    all.iter().map(|(name, _)| key(&name.to_string())).collect()
+fn uid(name: u8, uid: u8) -> u8 {
+    uid * 4 + name
+}
+
+fn shown(name: u8, (uid_, target, recorded): Shown) -> IdTokenRequest {
+    let uid = uid(name, uid_);
+    let target = format!("s{target}");
+    let mut object = request(&name.to_string(), &uid.to_string(), &target, i64::from(uid / 2));
+    // The API server raises the generation with each change of the target.
+    object.metadata.generation = Some(target.bytes().map(i64::from).sum());
+    recording(object, recorded.map(|target| format!("s{target}")))
+}
+
+impl Model {
+    /// The requests that claim the Secret `target`, with their UIDs, the winner first: who holds it, by status and by annotations; then by
+    /// age.
+    fn claimants(&self, target: u8) -> Vec<u8> {
+        let mut all: Vec<_> = self
+            .requests
+            .iter()
+            .filter(|(_, request)| request.1 == target)
+            .map(|(name, request)| (*name, uid(*name, request.0), request.2 == Some(target)))
+            .collect();
+        let is_proven = |recorded: bool| recorded || !all.iter().any(|(.., recorded)| *recorded);
+        let named = self
+            .secrets
+            .get(&target)
+            .map(|(name, of)| (*name, uid(*name, *of)));
+        let has_uid = |of: u8, recorded: bool| is_proven(recorded) && named.is_some_and(|(_, uid)| uid == of);
+        let by_uid = all.iter().any(|(_, uid, recorded)| has_uid(*uid, *recorded));
+        let is_holder = |name: u8, uid: u8, recorded: bool| match by_uid {
+            true => has_uid(uid, recorded),
+            false => is_proven(recorded) && named.is_some_and(|(named, _)| named == name),
+        };
+        let mut ranked: Vec<_> = all
+            .iter()
+            .map(|(name, uid, recorded)| {
+                (
+                    !is_holder(*name, *uid, *recorded),
+                    !recorded,
+                    uid / 2,
+                    uid.to_string(),
+                    *name,
+                )
+            })
+            .collect();
+        ranked.sort();
+        all.clear();
+        ranked.into_iter().map(|(.., name)| name).collect()
+    }
+
+    fn winner(&self, target: u8) -> Option<u8> {
+        self.claimants(target).first().copied()
+    }
 }
 
 proptest! {
     #[test]
     fn the_cache_agrees_with_a_naive_model(changes in proptest::collection::vec(change(), 1..40)) {
         let cache = Cache::default();
-        let mut model = Model::new();
-        for change in changes {
+        let mut model = Model::default();
+        for (version, change) in changes.into_iter().enumerate() {
             let before = model.clone();
+            let is_secret = matches!(change, Change::Secret { .. });
             let mut affected = match change {
-                Change::Upsert { name, uid, target } => {
-                    model.insert(name, (uid, target));
-                    let mut object = shown(name, (uid, target));
-                    // The API server raises the generation with each change of the target.
-                    object.metadata.generation = Some(i64::from(target));
-                    cache.upsert_request(object)
+                Change::Upsert { name, shown: request } => {
+                    model.requests.insert(name, request);
+                    cache.upsert_request(shown(name, request))
                 }
                 Change::Remove { name } => {
-                    model.remove(&name);
+                    model.requests.remove(&name);
                     cache.remove_request(&key(&name.to_string()))
                 }
                 Change::Relist { names } => {
-                    model.retain(|name, _| names.contains(name));
+                    model.requests.retain(|name, _| names.contains(name));
                     cache.begin_request_relist("");
-                    for (name, request) in &model {
-                        let mut object = shown(*name, *request);
-                        object.metadata.generation = Some(i64::from(request.1));
-                        prop_assert_eq!(cache.upsert_request(object), []);
+                    for (name, request) in &model.requests {
+                        prop_assert_eq!(cache.upsert_request(shown(*name, *request)), []);
                     }
                     let ended = cache.end_request_relist("");
                     let mut gone = ended.gone;
                     gone.sort();
                     let expected: Vec<_> = before
+                        .requests
                         .keys()
-                        .filter(|name| !model.contains_key(name))
+                        .filter(|name| !model.requests.contains_key(name))
                         .map(|name| key(&name.to_string()))
                         .collect();
                     prop_assert_eq!(gone, expected);
                     ended.affected
                 }
+                Change::Secret { target, name, uid: of } => {
+                    model.secrets.insert(target, (name, of));
+                    let secret = naming(&name.to_string(), &uid(name, of).to_string(), version);
+                    cache.upsert_secret(key(&format!("s{target}")), &secret);
+                    // The watch reconciles all claimants.
+                    Vec::new()
+                }
             };
-            // Affected are the changed requests themselves, and all others whose Secret a request gave up. Those that are gone need no
-            // reconcile.
+            // Affected are the requests whose spec changed, all others whose Secret a request gave up, and those that win or lose one. Those
+            // that are gone need no reconcile.
             affected.retain(|key| cache.has_request(key));
             affected.sort();
             affected.dedup();
+            let spec = |model: &Model, name: u8| model.requests.get(&name).map(|request| (request.0, request.1));
             let gave_up = |target: u8| {
-                before.iter().any(|(name, request)| request.1 == target && model.get(name) != Some(request))
+                let mut all = before.requests.iter();
+                all.any(|(name, request)| request.1 == target && spec(&model, *name) != spec(&before, *name))
+            };
+            let wins_or_loses = |name: u8| {
+                (0..3).any(|target| {
+                    let (old, new) = (before.winner(target), model.winner(target));
+                    old != new && (old == Some(name) || new == Some(name))
+                })
             };
             let expected: Vec<_> = model
+                .requests
                 .iter()
-                .filter(|(name, request)| before.get(name) != Some(request) || gave_up(request.1))
+                .filter(|(name, request)| {
+                    spec(&before, **name) != spec(&model, **name) || gave_up(request.1) || wins_or_loses(**name)
+                })
                 .map(|(name, _)| key(&name.to_string()))
                 .collect();
-            prop_assert_eq!(affected, expected);
+            if !is_secret {
+                prop_assert_eq!(affected, expected);
+            }
             for target in 0..3 {
                 let secret = key(&format!("s{target}"));
-                let claimants = claimants(&model, target);
-                prop_assert_eq!(&cache.claimants(&secret), &claimants);
-                for (name, request) in &model {
-                    let uid = (request.0 * 4 + name).to_string();
-                    let winner = cache.winning_claimant(&secret, &uid).map(|winner| winner.request);
-                    let expected = claimants.first().filter(|first| **first != key(&name.to_string()));
-                    prop_assert_eq!(winner.as_ref(), expected);
-                    prop_assert_eq!(cache.claims(&key(&name.to_string()), &secret), request.1 == target);
+                let mut claimants: Vec<_> =
+                    model.claimants(target).iter().map(|name| key(&name.to_string())).collect();
+                let winner = claimants.first().cloned();
+                claimants.sort();
+                let mut found = cache.claimants(&secret);
+                found.sort();
+                prop_assert_eq!(&found, &claimants);
+                for (name, request) in &model.requests {
+                    let uid = uid(*name, request.0).to_string();
+                    let found = cache.winning_claimant(&secret, &uid).map(|winner| winner.request);
+                    let expected = winner.clone().filter(|winner| *winner != key(&name.to_string()));
+                    prop_assert_eq!(found, expected);
                 }
             }
-            prop_assert_eq!(cache.len(), (model.len(), 0));
+            // A restart gives the same answers, whatever the order of its lists.
+            let restarted = Cache::default();
+            for (name, request) in model.requests.iter().rev() {
+                restarted.upsert_request(shown(*name, *request));
+            }
+            for (target, (name, of)) in &model.secrets {
+                let secret = naming(&name.to_string(), &uid(*name, *of).to_string(), 1);
+                restarted.upsert_secret(key(&format!("s{target}")), &secret);
+            }
+            for target in 0..3 {
+                let secret = key(&format!("s{target}"));
+                let winner = |cache: &Cache| cache.winning_claimant(&secret, "").map(|winner| winner.request);
+                prop_assert_eq!(winner(&restarted), winner(&cache));
+            }
+            prop_assert_eq!(cache.len().0, model.requests.len());
         }
     }
 }

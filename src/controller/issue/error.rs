@@ -31,7 +31,7 @@ pub enum IssueError {
     Denied(#[from] Denied),
     /// Another request has the Secret.
     #[error(
-        "Secret {secret} is the target of IdTokenRequest {owner} already, which is older; choose another spec.target.name"
+        "Secret {secret} is the target of IdTokenRequest {owner} already; choose another spec.target.name"
     )]
     TargetConflict {
         /// Name of the Secret.
@@ -68,6 +68,14 @@ impl IssueError {
             Self::Mint(error) => error.deferred_for(),
             _ => None,
         }
+    }
+
+    /// Whether the Secret is another's, so that no token in it is this request's.
+    pub fn loses_secret(&self) -> bool {
+        matches!(
+            self,
+            Self::TargetConflict { .. } | Self::Kubernetes(KubeError::SecretConflict { .. })
+        )
     }
 
     /// Whether the same attempt is repeated after a delay. Otherwise only a change of the request, the grants or the Secret helps, and each

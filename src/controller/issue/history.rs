@@ -37,6 +37,16 @@ impl History<'_> {
         written.is_some_and(|written| *written.render_hash == request.render_hash)
     }
 
+    /// Digest of the token that was written last, if that is known: a Secret that holds another token was changed.
+    pub fn digest(&self) -> Option<&str> {
+        let recorded = self
+            .status
+            .token
+            .as_ref()
+            .and_then(|token| token.digest.as_deref());
+        self.state.unrecorded_digest.as_deref().or(recorded)
+    }
+
     /// Whether the Kubernetes API rejected a call of the last attempt, as a quota or an admission policy does.
     pub(super) fn was_rejected_by_kubernetes(&self) -> bool {
         let is_rejection = |reason: &str| reason == reason::KUBERNETES_REFUSED;

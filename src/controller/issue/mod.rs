@@ -9,6 +9,7 @@ pub mod history;
 pub mod mint;
 pub mod observation;
 pub mod ownership;
+mod proof;
 pub mod write;
 
 use jiff::{SignedDuration, Timestamp};
@@ -20,6 +21,7 @@ pub use self::history::History;
 use self::history::REPAIR_WINDOW;
 use self::mint::{PreviousToken, VerifiedToken};
 use self::observation::{Expectations, Integrity, Observation, Precondition, ReadSecret};
+use self::ownership::{has_foreign_controller, may_delete};
 use self::write::SecretWriter;
 use crate::api::ObjectKey;
 use crate::api::conditions::reason;
@@ -90,10 +92,11 @@ impl Issuer<'_> {
     ///
     /// # Errors
     /// The Secret belongs to another client, the API server did not give it, or the stored token cannot be rendered.
-    pub async fn read(
+    pub(crate) async fn read(
         &self,
         request: &ValidRequest,
         history: History<'_>,
+        permit: &mut Permit,
     ) -> Result<Observation, IssueError> {
         let target = request.target_key();
         let content = read_secret(self.secrets.client, target.namespace(), target.name()).await?;
@@ -102,14 +105,20 @@ impl Issuer<'_> {
             self.secrets.forget(&target);
             return Ok(Observation::Read(None));
         };
+        let adopts = self.secrets.check_ownership(request, &content)?;
+        let known = history.status.token.as_ref();
+        let digest = match adopts {
+            // No token in a Secret of another client is ours.
+            true => None,
+            false => {
+                let minter = self.sources.minter;
+                proof::written_digest(minter, request, &content, history, permit).await
+            }
+        };
         let expectations = Expectations {
             wrote_token: history.is_own_token(request),
-            audience: history
-                .status
-                .token
-                .as_ref()
-                .and_then(|token| token.audience.as_deref()),
-            adopts: self.secrets.check_ownership(request, &content)?,
+            audience: known.and_then(|token| token.audience.as_deref()),
+            digest: digest.as_deref(),
         };
         let read = ReadSecret::compare(content, request, &expectations, history.now)?;
         Ok(Observation::Read(Some(Box::new(read))))
@@ -138,7 +147,8 @@ impl Issuer<'_> {
             .secrets
             .write(request, &rendered, Precondition::Read(Box::new(content)))
             .await?;
-        let secret = self.record_write(request, written, history.state.issued_at, repaired.is_some())?;
+        let issued_at = history.state.issued_at;
+        let secret = self.record_write(request, written, &token, issued_at, repaired.is_some())?;
         Ok(Issued {
             secret,
             token,
@@ -199,7 +209,7 @@ impl Issuer<'_> {
         let rendered = render(request, &token)?;
         let precondition = observation.into_precondition();
         let written = Box::pin(self.secrets.write(request, &rendered, precondition)).await?;
-        let secret = self.record_write(request, written, Some(issued_at), repairs)?;
+        let secret = self.record_write(request, written, &token, Some(issued_at), repairs)?;
         Ok(Issued {
             secret,
             token,
@@ -223,18 +233,22 @@ impl Issuer<'_> {
             return Ok(());
         };
         let key = ObjectKey::new(&request.namespace, &old.name);
-        let secret = match self.cache.secret(&key) {
-            None if self.cache.may_lack_secret(&key) => {
-                let content = read_secret(self.secrets.client, key.namespace(), key.name()).await?;
-                content
-                    .map(|content| content.summary)
-                    .filter(|secret| secret.managed)
-            }
+        let may_delete = |secret: &SecretSummary| may_delete(request, &old.name, secret, Some(old));
+        let cached = match self.cache.secret(&key) {
+            None if !self.cache.may_lack_secret(&key) => return Ok(()),
+            Some(secret) if !may_delete(&secret) => return Ok(()),
             cached => cached,
         };
-        let own =
-            secret.filter(|secret| secret.request_uid.as_ref() == Some(&request.uid) && !secret.adopted);
-        match own {
+        let is_as_recorded =
+            |secret: &SecretSummary| old.resource_version.as_ref() == Some(&secret.resource_version);
+        let mut secret = cached.filter(is_as_recorded);
+        // It changed since the status recorded it: another controller may own it by now, which the cache does not tell.
+        if secret.is_none() {
+            let read = read_secret(self.secrets.client, key.namespace(), key.name()).await?;
+            let owned = read.filter(|content| !has_foreign_controller(request, content));
+            secret = owned.map(|content| content.summary);
+        }
+        match secret.filter(may_delete) {
             Some(secret) => self.secrets.delete(&request.namespace, &old.name, &secret).await,
             None => Ok(()),
         }
@@ -281,6 +295,7 @@ impl Issuer<'_> {
         &self,
         request: &ValidRequest,
         written: Option<SecretSummary>,
+        token: &IdToken,
         issued_at: Option<Timestamp>,
         is_repair: bool,
     ) -> Result<SecretSummary, IssueError> {
@@ -288,6 +303,7 @@ impl Issuer<'_> {
         let now = self.sources.clock.now();
         self.cache.update(&request.key(), &request.uid, |state| {
             state.written = Some(WrittenHashes::new(&request.token_hash, &request.render_hash));
+            state.unrecorded_digest = Some(token.digest().into());
             state.handled_renew.clone_from(&request.renew_request);
             state.issued_at = issued_at;
             state.repairs.retain(|at| now.duration_since(*at) < REPAIR_WINDOW);

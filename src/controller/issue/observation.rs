@@ -54,8 +54,8 @@ pub struct Expectations<'a> {
     pub wrote_token: bool,
     /// The audience in the status.
     pub audience: Option<&'a str>,
-    /// Whether the Secret is being adopted: no token in it is ours.
-    pub adopts: bool,
+    /// Digest of the token that was written last; none if no token is believed.
+    pub digest: Option<&'a str>,
 }
 
 /// What a write relies on.
@@ -126,9 +126,10 @@ impl ReadSecret {
         now: Timestamp,
     ) -> Result<Self, RenderError> {
         let mut summary = content.summary.clone();
-        let token = stored_token(&content, &request.target.key).filter(|token| {
-            !expectations.adopts && matches_token_spec(request, token, &summary, expectations, now)
-        });
+        let token = expectations
+            .digest
+            .and_then(|digest| find_token(&content, request, |token| token.digest() == digest))
+            .filter(|token| matches_token_spec(request, token, &summary, expectations, now));
         if token.is_some() && expectations.wrote_token {
             // This process knows better than an annotation that another client changed: no new token for that alone.
             summary.token_hash = Some(request.token_hash.clone());
@@ -178,16 +179,16 @@ fn matches_token_spec(
     has_changed || token.verify(&Expected { audience, ..expected }, alive).is_ok()
 }
 
-/// The token that was written, under its key or, if the key was changed, under another.
-fn stored_token(content: &SecretContent, key: &str) -> Option<IdToken> {
-    let written = content.summary.token_fingerprint.as_deref()?;
-    let others = content
-        .data
-        .keys()
-        .map(String::as_str)
-        .filter(|other| *other != key);
+/// The first token that `is_wanted`, under its key or, if the key was changed, under another.
+pub(super) fn find_token(
+    content: &SecretContent,
+    request: &ValidRequest,
+    is_wanted: impl Fn(&IdToken) -> bool,
+) -> Option<IdToken> {
+    let key = &request.target.key;
+    let others = content.data.keys().filter(|other| *other != key);
     std::iter::once(key)
         .chain(others)
         .filter_map(|key| content.token(key))
-        .find(|token| token.fingerprint() == written)
+        .find(is_wanted)
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request as ApiRequest;
 use kube::core::Status;
@@ -13,8 +12,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::observation::{Observation, Precondition};
-use super::ownership::{Ownership, ownership};
-use crate::api::{FIELD_MANAGER, ObjectKey, annotations, conditions::reason};
+use super::ownership::{Ownership, may_delete, ownership};
+use crate::api::v1alpha1::SecretStatus;
+use crate::api::{FIELD_MANAGER, ObjectKey, conditions::reason};
 use crate::clock::Clock;
 use crate::controller::cache::Cache;
 use crate::controller::cache::foreign_secrets::ForeignSecrets;
@@ -22,9 +22,12 @@ use crate::kubernetes::error::{KubeError, status_code};
 use crate::kubernetes::partial_metadata::for_metadata;
 use crate::kubernetes::secret::{SecretContent, read_secret};
 use crate::kubernetes::secret_summary::SecretSummary;
-use crate::render::{Rendered, is_request};
+use crate::render::Rendered;
 use crate::request::ValidRequest;
+use crate::text::printable;
 
+/// Most characters of a Secret's type in a message.
+const MAX_TYPE: usize = 128;
 /// Attempts if another client changes the Secret at the same time.
 const MAX_CONFLICTS: u32 = 4;
 /// How long a missing right is retried: an API server that has just started rejects every call until it has read its RBAC rules.
@@ -41,6 +44,8 @@ pub struct SecretWriter<'a> {
     pub foreign_secrets: &'a ForeignSecrets,
     /// The time.
     pub clock: &'a Clock,
+    /// The Secret in the request's status.
+    pub recorded: Option<&'a SecretStatus>,
 }
 
 impl SecretWriter<'_> {
@@ -135,31 +140,22 @@ impl SecretWriter<'_> {
                 .add(target, &content.summary.resource_version);
             Err(KubeError::SecretConflict { name, why })
         };
-        let is_foreign = |owner: &&OwnerReference| owner.controller == Some(true) && !is_request(owner);
-        let controller = content.meta.owner_references.iter().flatten().find(is_foreign);
-        let controller = controller.map(|owner| format!("{} {}", owner.kind, owner.name));
-        // The planner has ruled out that another request comes before ours. So one that still claims this Secret comes after ours.
-        let is_lower_claimant = |name: &str| {
-            self.cache
-                .claims(&ObjectKey::new(&request.namespace, name), &target)
-        };
-        let adopt = content.annotation(annotations::ADOPT);
-        let adopts = match ownership(
-            request,
-            &content.summary,
-            adopt,
-            controller.as_deref(),
-            is_lower_claimant,
-        ) {
-            Ownership::Ours => false,
+        let is_living = |uid: &str| self.cache.has_uid(uid);
+        let adopts = match ownership(request, content, self.recorded, is_living) {
+            Ownership::Ours | Ownership::Inherited => false,
             Ownership::Adopted => true,
             Ownership::Foreign { why } => return conflict(target, why),
         };
-        if (adopts || content.summary.adopted) && content.type_ != request.target.type_ {
+        let may_delete = !adopts && may_delete(request, target.name(), &content.summary, self.recorded);
+        if content.type_ != request.target.type_ && !may_delete {
+            let whose = match adopts || content.summary.adopted {
+                true => "an adopted Secret",
+                false => "a Secret that the status of this request does not record as its own",
+            };
             let why = format!(
-                "has type {}, which Kubernetes does not let change, and the operator does not delete an adopted Secret: \
+                "has type {}, which Kubernetes does not let change, and the operator does not delete {whose}: \
                  set spec.target.template.type to it, or delete the Secret",
-                content.type_
+                printable(&content.type_, MAX_TYPE)
             );
             return conflict(target, why);
         }
@@ -179,10 +175,12 @@ impl SecretWriter<'_> {
     ) -> Result<(), KubeError> {
         let content = observation.read().map(|read| &read.content);
         let tried = match (content, observation.secret()) {
-            // A Secret of another type is deleted first. While it is there, its successor cannot be created.
-            (Some(content), _) if content.type_ != rendered.type_() => return Ok(()),
             (Some(content), _) => {
                 let adopts = self.check_ownership(request, content)?;
+                // A Secret of another type is deleted first. While it is there, its successor cannot be created.
+                if content.type_ != rendered.type_() {
+                    return Ok(());
+                }
                 self.patch(request, rendered.replace(content, adopts), true).await
             }
             (None, Some(secret)) => {

@@ -28,7 +28,10 @@ pub(super) async fn conclude(
 ) -> Reconciled {
     let (cache, clock) = (issuer.cache, issuer.sources.clock);
     let (outcome, token) = match acted {
-        Err(error) => (Err(error), token),
+        Err(error) => {
+            let token = token.filter(|_| !error.loses_secret());
+            (Err(error), token)
+        }
         Ok(Acted::Nothing(outcome)) => (Ok(outcome), None),
         Ok(Acted::Issued(issued, cause)) => {
             inputs.grant = issued.grant.clone();
@@ -37,13 +40,20 @@ pub(super) async fn conclude(
                 .handled_renew
                 .clone_from(&inputs.request.renew_request);
             let is_unchanged = issued.repeats_until.is_some();
-            let stored = stored(&inputs, snapshot, &issued).map(|token| match is_unchanged {
-                true => Outcome::Unchanged(token),
-                false => Outcome::Issued(token, cause),
+            let stored = stored(&inputs, snapshot, &issued).map(|token| {
+                let token = token.pinned(&issued.token);
+                match is_unchanged {
+                    true => Outcome::Unchanged(token),
+                    false => Outcome::Issued(token, cause),
+                }
             });
             (stored, None)
         }
-        Ok(Acted::Repaired(issued)) => (stored(&inputs, snapshot, &issued).map(Outcome::Repaired), None),
+        Ok(Acted::Repaired(issued)) => {
+            let stored = stored(&inputs, snapshot, &issued);
+            let stored = stored.map(|token| snapshot.pin(token, &issued.token));
+            (stored.map(Outcome::Repaired), None)
+        }
     };
     let outcome = match outcome {
         Ok(outcome) => delete_renamed(issuer, snapshot, &inputs, outcome).await,
@@ -65,13 +75,12 @@ fn stored(inputs: &Inputs, snapshot: &Snapshot, issued: &Issued) -> Result<Curre
         source_repeats_until: issued.repeats_until.or(inputs.facts.timing.source_repeats_until),
         issued_at: issued.issued_at,
     };
-    let claims = issued.token.claims();
     let request = &inputs.request;
     CurrentToken::new(
         request,
         &snapshot.status,
         &issued.secret,
-        Some(claims),
+        Some(&issued.token),
         timing,
         snapshot.now,
     )

@@ -71,14 +71,18 @@ impl Inputs {
             .secret()
             .filter(|_| is_whole(observation, &self.facts))?;
         let token = observation.read().and_then(|read| read.token.as_ref());
-        CurrentToken::new(
+        let current = CurrentToken::new(
             &self.request,
             &snapshot.status,
             secret,
-            token.map(|token| token.claims()),
+            token,
             self.facts.timing,
             snapshot.now,
-        )
+        )?;
+        Some(match token {
+            Some(token) => snapshot.pin(current, token),
+            None => current,
+        })
     }
 
     /// The outcome of `error`. A failed attempt is counted in the request's state.

@@ -61,14 +61,14 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
         Ok(gathered) => gathered,
         Err(error) => return Reconciled::invalid(&error),
     };
-    let (issuer, history) = (ctx.issuer(), snapshot.history());
+    let (issuer, history) = (ctx.issuer(&snapshot.status), snapshot.history());
     let (acted, token) = loop {
         let Inputs { request, facts, .. } = &inputs;
         let token = || inputs.current_token(snapshot, &secret);
         break match decide(request, &secret, facts, snapshot.now) {
             // The planner never asks for a second read, which bounds the loop.
             Plan::Read if secret.is_read() => (Ok(Acted::Nothing(Outcome::Stale)), None),
-            Plan::Read => match issuer.read(request, history).await {
+            Plan::Read => match issuer.read(request, history, permit).await {
                 Ok(read) => {
                     secret = read;
                     inputs.facts = inputs.facts.after_read(snapshot.standing(&ctx.cache));

@@ -7,12 +7,13 @@ use super::plan::{Timing, due_renewal};
 use crate::api::v1alpha1::{GrantRef, IdTokenRequestStatus, SecretStatus, TokenStatus};
 use crate::classify::{Classify, ErrorClass};
 use crate::controller::issue::IssueCause;
+use crate::controller::issue::ownership::is_recorded;
 use crate::grants::policy::Denied;
 use crate::kubernetes::secret_summary::SecretSummary;
 use crate::request::{TokenSource, ValidRequest, ValidateError};
 use crate::schedule::backoff::Backoff;
 use crate::schedule::renewal::Renewal;
-use crate::token::Claims;
+use crate::token::IdToken;
 
 /// A rejection that lasts this long is shown as Stalled.
 pub const STALLED_AFTER: SignedDuration = SignedDuration::from_mins(10);
@@ -204,13 +205,14 @@ impl Failure {
 }
 
 impl CurrentToken {
-    /// The token in `secret` as the status shows it; none unless it is valid and what the spec asks for. `claims` are the token's if they
-    /// are known; otherwise `previous`, the status before, has what the Secret does not tell.
+    /// The token in `secret` as the status shows it; none unless it is valid and what the spec asks for. `token` is the token itself if it is
+    /// at hand; otherwise `previous`, the status before, has what the Secret does not tell. The subject is always from there, since it pins
+    /// the account: only an answer of Google's may change it.
     pub fn new(
         request: &ValidRequest,
         previous: &IdTokenRequestStatus,
         secret: &SecretSummary,
-        claims: Option<&Claims>,
+        token: Option<&IdToken>,
         timing: Timing,
         now: Timestamp,
     ) -> Option<Self> {
@@ -222,29 +224,44 @@ impl CurrentToken {
             return None;
         }
         let known = previous.token.clone().unwrap_or_default();
+        let claims = token.map(IdToken::claims);
+        // A status of an older version has no UID of the Secret. It gets one with the next write: an upgrade writes nothing.
+        let recorded = previous.secret.as_ref();
+        let uid = match recorded.filter(|_| is_recorded(recorded, &request.target.name, secret)) {
+            Some(recorded) => recorded.uid.clone(),
+            None => Some(secret.uid.clone()),
+        };
         let renewal = due_renewal(request, timing, issued, expires);
         let time = |at| Some(Time(at));
         Some(Self {
             secret: SecretStatus {
                 name: request.target.name.clone(),
+                uid,
                 resource_version: Some(secret.resource_version.clone()),
             },
             token: TokenStatus {
                 issue_time: time(issued),
                 expiration_time: time(expires),
+                digest: token.map_or(known.digest, |token| Some(token.digest())),
+                subject: known.subject,
                 audience: Some(match (&request.token.source, claims, known.audience) {
                     (TokenSource::Developer, Some(claims), _) => claims.aud.clone(),
                     (TokenSource::Developer, None, Some(known)) => known,
                     _ => request.token.audience.clone(),
                 }),
                 email: claims.map_or(known.email, |claims| claims.email.clone()),
-                subject: claims.map_or(known.subject, |claims| Some(claims.sub.clone())),
             },
             unchanged: timing
                 .source_repeats_until
                 .is_some_and(|until| until == renewal.at),
             renewal,
         })
+    }
+
+    /// The same with the subject of `token`, an answer of Google's: from now on the account is the one with this ID.
+    pub fn pinned(mut self, token: &IdToken) -> Self {
+        self.token.subject = Some(token.claims().sub.clone());
+        self
     }
 
     /// Its remaining lifetime.

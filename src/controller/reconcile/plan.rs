@@ -10,6 +10,7 @@ use crate::kubernetes::secret_summary::SecretSummary;
 use crate::request::ValidRequest;
 use crate::schedule::backoff::Backoff;
 use crate::schedule::renewal::{Renewal, renewal};
+use crate::token::MAX_LIFETIME;
 
 /// What decides besides the request, its Secret and the time.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,8 @@ pub struct Facts {
     pub backoff: Option<Backoff>,
     /// The resourceVersion of the Secret that the status records.
     pub recorded_version: Option<String>,
+    /// Whether the digest of the token that was written last is known, as it is not from a status of an older version.
+    pub has_digest: bool,
     /// The last renewal by annotation that was handled.
     pub handled_renew: Option<String>,
     /// What moves a renewal.
@@ -115,6 +118,10 @@ pub fn decide<'f>(
     if is_unread && (facts.awaits_user || has_vanished) {
         return Plan::Read;
     }
+    // An older version believed what the Secret said of its token. Times that no token of Google's has are looked at again.
+    if is_unread && !facts.has_digest && secret.is_some_and(|secret| lives_too_long(secret, now)) {
+        return Plan::Read;
+    }
     let backoff = facts.backoff.as_ref().filter(|backoff| backoff.next > now);
     let is_outdated_rendering = secret.is_some_and(|secret| {
         secret.render_hash.as_ref() != Some(&request.render_hash)
@@ -159,6 +166,12 @@ pub fn decide<'f>(
         Standing::Relisting if !is_certain => Plan::Requeue,
         Standing::Relisting | Standing::Current => cause.map_or(Plan::Repair, Plan::Issue),
     }
+}
+
+/// Whether a Secret claims to hold a token that is valid for longer than any of Google's.
+fn lives_too_long(secret: &SecretSummary, now: Timestamp) -> bool {
+    let times = secret.issued_at.zip(secret.expires_at);
+    times.is_some_and(|(issued, expires)| expires.duration_since(issued.min(now)) > MAX_LIFETIME)
 }
 
 /// Why a new token is needed, or when the token that is there is renewed.

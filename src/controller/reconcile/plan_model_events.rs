@@ -71,6 +71,7 @@ pub(crate) fn act() -> impl Strategy<Value = Action> {
         json!({"metadata": {"annotations": {(notes::EXPIRES): "2001-01-01T00:00:00Z"}}}),
         json!({"metadata": {"annotations": {(notes::EXPIRES): "2999-01-01T00:00:00Z"}}}),
         json!({"metadata": {"annotations": {(notes::ISSUED): null}}}),
+        json!({"metadata": {"annotations": {(notes::DIGEST): "0011223344556677"}}}),
         json!({"metadata": {"annotations": {(notes::RENEWS): null}}}),
         json!({"metadata": {"annotations": {(notes::RENDER_HASH): "x"}}}),
     ]);

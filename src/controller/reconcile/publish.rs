@@ -109,6 +109,10 @@ async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) 
         return Ok(false);
     };
     ctx.cache.update(key, uid, |state| {
+        let recorded = next.token.as_ref().and_then(|token| token.digest.as_deref());
+        if state.unrecorded_digest.as_deref() == recorded {
+            state.unrecorded_digest = None;
+        }
         state.status = Some(WrittenStatus::new(written, next.clone()));
         state.failed_publishes = 0;
     });

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::outcome::CurrentToken;
 use super::plan::{Facts, Timing};
 use crate::api::conditions::{READY, reason};
 use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus};
@@ -20,6 +21,7 @@ use crate::request::{SourceSettings, TokenSource, ValidRequest, ValidateError, v
 use crate::schedule::backoff::BackoffKey;
 use crate::schedule::renewal::renewal;
 use crate::shard::Shard;
+use crate::token::IdToken;
 
 /// What a reconcile starts from.
 pub(super) struct Snapshot {
@@ -85,6 +87,14 @@ impl Snapshot {
         }
     }
 
+    /// `current` with the subject of `token`, which the Secret holds, if the digest proves that it is the token that Google gave.
+    pub(super) fn pin(&self, current: CurrentToken, token: &IdToken) -> CurrentToken {
+        match self.history().digest() {
+            Some(_) => current.pinned(token),
+            None => current,
+        }
+    }
+
     /// The request, if it is served, its spec is valid and the flags permit it. Its Secret gets the label by which this shard watches it.
     pub(super) fn validate(
         &self,
@@ -142,6 +152,7 @@ impl Snapshot {
                 .map(|winner| winner.request.name().to_owned()),
             denied,
             backoff: self.state.active_backoff(&self.backoff_key(grant), self.now),
+            has_digest: self.history().digest().is_some(),
             recorded_version: recorded.and_then(|secret| secret.resource_version.clone()),
             handled_renew: self.handled_renew(request, secret),
             timing: Timing {
