@@ -387,6 +387,24 @@ async fn the_network_is_open_to_dns_the_api_server_google_and_scrapers() -> Resu
 }
 
 #[tokio::test]
+async fn names_of_public_hosts_do_not_go_through_search_domains() -> Result<()> {
+    // Names with so many dots are asked for as they are first. Google's have two.
+    for objects in [set(&[]).await?, file("everything").await?] {
+        let pod = &find(&objects, "Deployment", "")["spec"]["template"]["spec"];
+        assert_eq!(
+            pod["dnsConfig"]["options"],
+            json!([{"name": "ndots", "value": "1"}])
+        );
+        assert_eq!(
+            pod.get("dnsPolicy"),
+            None,
+            "the cluster's DNS, for the API server and proxies"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_test_pod_asks_the_service() -> Result<()> {
     let objects = set(&[]).await?;
     let test = find(&objects, "Pod", "-test");

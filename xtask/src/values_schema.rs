@@ -4,8 +4,8 @@ use anyhow::{Context, Result};
 use idtoken_operator::api;
 use k8s_openapi::api::apps::v1::DeploymentStrategy;
 use k8s_openapi::api::core::v1::{
-    Affinity, EnvVar, LocalObjectReference, PodSecurityContext, Probe, ResourceRequirements, SecurityContext,
-    Toleration, TopologySpreadConstraint, Volume, VolumeMount,
+    Affinity, EnvVar, LocalObjectReference, PodDNSConfig, PodSecurityContext, Probe, ResourceRequirements,
+    SecurityContext, Toleration, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::api::networking::v1::{NetworkPolicyEgressRule, NetworkPolicyPeer};
 use schemars::generate::SchemaSettings;
@@ -101,6 +101,7 @@ fn typed(kind: &str, generator: &mut SchemaGenerator) -> Result<Value> {
         "core/v1.Affinity" => schema_of::<Affinity>(generator),
         "core/v1.EnvVar" => schema_of::<EnvVar>(generator),
         "core/v1.LocalObjectReference" => schema_of::<LocalObjectReference>(generator),
+        "core/v1.PodDNSConfig" => schema_of::<PodDNSConfig>(generator),
         "core/v1.PodSecurityContext" => schema_of::<PodSecurityContext>(generator),
         "core/v1.Probe" => schema_of::<Probe>(generator),
         "core/v1.ResourceRequirements" => schema_of::<ResourceRequirements>(generator),
