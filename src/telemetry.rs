@@ -1,5 +1,7 @@
 //! Logs, on standard error: one line for each reconcile that did something or failed, as text or JSON.
 
+use std::io::Write;
+
 use clap::ValueEnum;
 use tracing::subscriber::Interest;
 use tracing::{Metadata, Subscriber};
@@ -7,6 +9,8 @@ use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::text::{printable_json, printable_lines};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -25,10 +29,16 @@ pub enum LogFormat {
 /// The filter cannot be parsed.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(directives(filter))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let writer = move || Printable {
+        out: std::io::stderr(),
+        format,
+    };
+    // Without colours: they are control characters.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(false);
     let lines = match format {
-        LogFormat::Text => lines.with_ansi(is_terminal).boxed(),
+        LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     };
     tracing_subscriber::registry()
@@ -37,6 +47,33 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), ParseError> {
         .with(WithoutAnswers)
         .init();
     Ok(())
+}
+
+/// Escapes each line. The text of a field or message may be another's, whichever crate logs it.
+struct Printable<W> {
+    out: W,
+    format: LogFormat,
+}
+
+impl<W: Write> Write for Printable<W> {
+    /// `line` is a whole line, as the layer writes it.
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let safe = match self.format {
+            LogFormat::Json => printable_json(&text),
+            // What would look like another line is not one.
+            LogFormat::Text => match text.strip_suffix('\n') {
+                Some(text) => format!("{}\n", printable_lines(&text.replace('\n', "\\n"))).into(),
+                None => printable_lines(&text),
+            },
+        };
+        self.out.write_all(safe.as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// Drops whatever logs answers of the Kubernetes API, whatever the filter lets pass: a Secret stands in some of them. A layer, since any
@@ -84,7 +121,58 @@ fn directives(asked: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+    use crate::sync::lock;
+
+    #[test]
+    fn each_line_is_escaped() {
+        let forged = "x\u{1b}[31m\u{9b}0m\u{202e}\n2026-01-01T00:00:00Z  INFO forged";
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let written = Arc::new(Mutex::new(Vec::new()));
+            let out = Arc::clone(&written);
+            let writer = move || Printable {
+                out: Shared(Arc::clone(&out)),
+                format,
+            };
+            let lines = tracing_subscriber::fmt::layer()
+                .with_writer(writer)
+                .with_ansi(false);
+            let lines = match format {
+                LogFormat::Text => lines.boxed(),
+                LogFormat::Json => lines.json().boxed(),
+            };
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+                tracing::info!(field = %forged, debug = ?forged, "{forged}");
+                tracing::info!("naïve – 日本語");
+            });
+            let text = String::from_utf8(lock(&written).clone()).expect("UTF-8");
+            assert_eq!(text.lines().count(), 2, "{text:?}");
+            let is_safe = |c: char| c == '\n' || !(c.is_control() || c == '\u{202e}');
+            assert!(text.chars().all(is_safe), "{text:?}");
+            assert!(text.contains("naïve – 日本語"));
+            if format == LogFormat::Json {
+                let line: serde_json::Value =
+                    serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+                assert_eq!(line["fields"]["message"], forged);
+            }
+        }
+    }
+
+    #[derive(Clone)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            lock(&self.0).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
 
     #[test]
     fn libraries_say_no_more_than_warnings_unless_they_are_asked() {

@@ -20,6 +20,7 @@ use crate::api::v1alpha1::IdTokenRequest;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::sync::lock;
+use crate::text::printable;
 
 /// How long after its last occurrence a warning is counted on the event of the first one
 /// (<https://github.com/kubernetes/enhancements/blob/master/keps/sig-instrumentation/383-new-event-api-ga-graduation/README.md>).
@@ -264,11 +265,13 @@ pub fn normal(reason: &str, note: &str) -> Event {
 }
 
 fn event(type_: EventType, reason: &str, note: &str) -> Event {
+    // The API server accepts 1,024 bytes.
+    let mut note = printable(note, 1024);
+    note.truncate(note.floor_char_boundary(1024));
     Event {
         type_,
         reason: reason.to_owned(),
-        // The API server accepts 1,024 bytes.
-        note: Some(note[..note.floor_char_boundary(1024)].to_owned()),
+        note: Some(note),
         action: "Issue".to_owned(),
         secondary: None,
     }
@@ -284,6 +287,22 @@ mod tests {
 
     fn subject(uid: usize) -> Subject {
         (uid.to_string(), "NotGranted".to_owned())
+    }
+
+    #[test]
+    fn notes_are_escaped_and_bounded() {
+        for text in [
+            "a\u{1b}[2J\u{9b}b\u{202e}\nc",
+            &"\u{2066}ü".repeat(2000),
+            &"x".repeat(5000),
+        ] {
+            let note = warning("Reason", text).note.unwrap();
+            assert!(note.len() <= 1024);
+            assert!(
+                !note.contains(|c: char| c.is_control() || matches!(c, '\u{202e}' | '\u{2066}')),
+                "{note}"
+            );
+        }
     }
 
     #[test]

@@ -99,8 +99,8 @@ impl Output {
         invalid_grants: Vec<InvalidGrant>,
     ) -> Self {
         let (policy, since, problem) = match coverage {
-            PolicyCoverage::Since { policy, since } => (Some(policy), Some(since), None),
-            PolicyCoverage::Missing(problem) => (None, None, Some(problem)),
+            PolicyCoverage::Since { policy, since } => (Some(redacted(&policy)), Some(since), None),
+            PolicyCoverage::Missing(problem) => (None, None, Some(redacted(&problem))),
         };
         Self {
             policy,

@@ -92,13 +92,8 @@ impl Explanation {
                     field,
                     expected,
                     found,
-                } = difference;
-                format!(
-                    "  {}: should be {}, is {}\n",
-                    redacted(field),
-                    redacted(expected),
-                    redacted(found)
-                )
+                } = difference.redacted();
+                format!("  {field}: should be {expected}, is {found}\n")
             };
             text.push_str(&bullets(self.differences.iter().map(line)));
         }
@@ -218,7 +213,12 @@ impl Explanation {
 
     fn json(&self) -> Result<Value> {
         let meta = &self.object.metadata;
-        let status = self.object.status.clone().unwrap_or_default();
+        let mut status = self.object.status.clone().unwrap_or_default();
+        for condition in &mut status.conditions {
+            condition.message = redacted(&condition.message);
+        }
+        let differences: Vec<_> = self.differences.iter().map(Difference::redacted).collect();
+        let steps: Vec<_> = self.steps.iter().map(|step| redacted(step)).collect();
         let problem = match &self.token_state {
             TokenState::Unreadable(message) => Some(("Unreadable", message.clone())),
             TokenState::NoSecret => Some(("SecretMissing", "there is no such Secret".to_owned())),
@@ -228,7 +228,9 @@ impl Explanation {
         };
         let token = match (&self.token_state, problem) {
             (TokenState::Token(token), _) => self.token_json(token)?,
-            (_, Some((reason, message))) => json!({"problem": {"reason": reason, "message": message}}),
+            (_, Some((reason, message))) => {
+                json!({"problem": {"reason": reason, "message": redacted(&message)}})
+            }
             _ => Value::Null,
         };
         Ok(json!({
@@ -238,8 +240,8 @@ impl Explanation {
             "status": status,
             "secret": {"name": self.secret, "key": diagnosis::token_key(&self.object)},
             "token": token,
-            "differences": self.differences,
-            "next": self.steps,
+            "differences": differences,
+            "next": steps,
         }))
     }
 

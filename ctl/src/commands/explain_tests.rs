@@ -87,6 +87,45 @@ fn shows_all_claims_and_never_the_token() {
 }
 
 #[test]
+fn texts_of_others_are_escaped_in_json_too() {
+    let hostile = "no\u{1b}[2J\u{9b}0m\u{202e}\u{2066}\nReady  True";
+    let long = "x".repeat(20_000);
+    let is_unsafe = |c: char| c.is_control() || "\u{202e}\u{2066}".contains(c);
+    for message in [hostile, &long] {
+        let mut explanation = explanation(TokenState::Unreadable(message.to_owned()), 0);
+        let conditions = explanation
+            .object
+            .status
+            .as_mut()
+            .map(|status| &mut status.conditions);
+        conditions.unwrap()[0].message = message.to_owned();
+        let [field, expected, found] = [message; 3].map(str::to_owned);
+        explanation.differences = vec![Difference {
+            field,
+            expected,
+            found,
+        }];
+        explanation.steps = vec![message.to_owned()];
+        let json = explanation.json().unwrap();
+        for text in [
+            &json["status"]["conditions"][0]["message"],
+            &json["token"]["problem"]["message"],
+            &json["differences"][0]["field"],
+            &json["differences"][0]["expected"],
+            &json["differences"][0]["found"],
+            &json["next"][0],
+        ] {
+            let text = text.as_str().unwrap();
+            assert!(text.len() < 5000 && !text.contains(is_unsafe), "{text}");
+            assert!(
+                text.starts_with("no\\u{1b}[2J") || text.starts_with("xxx"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
 fn says_why_there_is_no_token() {
     let said = |token_state| explanation(token_state, 0).text().unwrap();
     assert!(said(TokenState::NoSecret).contains("none: there is no Secret billing"));

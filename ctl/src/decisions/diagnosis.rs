@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::decisions::secret_view::SecretView;
+use crate::output::redacted;
 
 /// Stands for an absent value.
 const NOTHING: &str = "nothing";
@@ -41,6 +42,17 @@ pub(crate) struct Difference {
     pub(crate) expected: String,
     /// The value that is found.
     pub(crate) found: String,
+}
+
+impl Difference {
+    /// As it is shown: the values are texts of others.
+    pub(crate) fn redacted(&self) -> Self {
+        Self {
+            field: redacted(&self.field),
+            expected: redacted(&self.expected),
+            found: redacted(&self.found),
+        }
+    }
 }
 
 /// Whether `object` is Ready. As with `kubectl wait --for=condition=Ready`, a condition of an older generation does not count.

@@ -24,7 +24,7 @@ const MAX_VALUE: usize = 4096;
 /// The pipe is closed, or the disk is full.
 pub(crate) fn print(text: impl Display) -> Result<()> {
     let mut out = io::stdout().lock();
-    write!(out, "{text}")?;
+    out.write_all(text::printable_lines(&text.to_string()).as_bytes())?;
     out.flush()?;
     Ok(())
 }
@@ -34,13 +34,22 @@ pub(crate) fn print(text: impl Display) -> Result<()> {
 /// # Errors
 /// As [`print()`].
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
-    print(format_args!("{}\n", serde_json::to_string_pretty(value)?))
+    print(json_text(value)?)
+}
+
+fn json_text(value: &impl Serialize) -> Result<String> {
+    let json = serde_json::to_string_pretty(value)?;
+    Ok(format!("{}\n", text::printable_json(&json)))
 }
 
 /// Writes a line beside the result to standard error.
 pub(crate) fn notice(text: impl Display) {
     // An error cannot be reported when standard error is closed.
-    let _ = writeln!(io::stderr().lock(), "note: {text}");
+    let _ = writeln!(
+        io::stderr().lock(),
+        "note: {}",
+        text::printable_lines(&text.to_string())
+    );
 }
 
 /// Writes an error with its causes to standard error.
@@ -76,6 +85,18 @@ mod tests {
     fn control_sequences_and_tokens_stay_out() {
         let text = redacted("a\u{1b}[31mb eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2lnbmF0dXJl");
         assert!(!text.contains('\u{1b}') && !text.contains("eyJ"), "{text}");
+    }
+
+    #[test]
+    fn json_and_text_are_escaped() {
+        let value = "a\u{1b}[2J\u{9b}b\u{202e}\u{2066}\u{61c}\nc";
+        let json = json_text(&[value]).unwrap();
+        let is_unsafe = |c: char| c != '\n' && (c.is_control() || "\u{202e}\u{2066}\u{61c}".contains(c));
+        assert!(!json.contains(is_unsafe), "{json:?}");
+        // Whoever parses it has the value.
+        assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [value]);
+        assert!(!text::printable_lines(value).contains(is_unsafe));
+        assert!(!printable(value).contains(is_unsafe) && !printable(value).contains('\n'));
     }
 
     #[test]

@@ -6,6 +6,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::outcome::{CurrentToken, Outcome, Reconciled};
 use crate::api::conditions::{READY, RECONCILING, RENEWAL_FAILING, STALLED, reason};
 use crate::api::v1alpha1::IdTokenRequestStatus;
+use crate::text::printable;
+
+/// The longest message of a condition, in characters.
+const MAX_MESSAGE: usize = 4096;
 
 /// The next status. Equal to `previous` if nothing changed.
 ///
@@ -63,7 +67,7 @@ pub fn next(
         .into_iter()
         .filter(|(type_, status, ..)| *status || *type_ == READY || previous.condition(type_).is_some())
         .map(|(type_, status, reason, message)| {
-            condition(previous, generation, now, type_, status, reason, message)
+            condition(previous, generation, now, type_, status, reason, &message)
         })
         .collect();
     next
@@ -117,7 +121,7 @@ fn condition(
     type_: &str,
     status: bool,
     reason: &str,
-    message: String,
+    message: &str,
 ) -> Condition {
     let status = if status { "True" } else { "False" };
     let since = previous
@@ -130,7 +134,7 @@ fn condition(
         type_: type_.to_owned(),
         status: status.to_owned(),
         reason: reason.to_owned(),
-        message: message.chars().take(4096).collect(),
+        message: printable(message, MAX_MESSAGE - 1),
         observed_generation: Some(generation),
         last_transition_time: since.unwrap_or(Time(now)),
     }

