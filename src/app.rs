@@ -8,14 +8,14 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::clock::Clock;
 use crate::controller::{
-    self, Context, cache::Cache, cache::foreign_secrets::ForeignSecrets, issue::federation::FederatedTokens,
-    watch::grants_file,
+    self, Context, Permits, cache::Cache, cache::foreign_secrets::ForeignSecrets,
+    issue::federation::FederatedTokens, watch::grants_file,
 };
 use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter};
 use crate::grants::file::{GrantsFileError, read_file};
@@ -191,6 +191,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         liveness.clone(),
         clock.clone(),
     )?;
+    let permits = Permits::new(settings.concurrency.into(), clock.clone());
     let ctx = Arc::new(Context {
         events: Arc::new(EventRecorder::new(
             client.clone(),
@@ -206,7 +207,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         foreign_secrets: Arc::new(ForeignSecrets::default()),
         grants,
         metrics,
-        permits: Arc::new(Semaphore::new(settings.concurrency.into())),
+        permits,
         settings,
     });
     let loads = ctx.clone();

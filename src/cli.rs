@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use jiff::SignedDuration;
 use url::Url;
 
 use crate::controller::Settings;
@@ -83,9 +84,18 @@ pub struct RunArgs {
     #[arg(long, env = "IDTOKEN_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Operation")]
     pub concurrency: u16,
 
-    /// Longest time for one reconcile, in seconds.
+    /// Longest time for one reconcile to get a token, and again to write it, in seconds. The wait for a turn does not count.
     #[arg(long, env = "IDTOKEN_RECONCILE_TIMEOUT", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Operation")]
     pub reconcile_timeout: u64,
+
+    /// Shortest time between two renewals of a request that its annotation asks for, in seconds. An earlier one is deferred, not lost.
+    #[arg(
+        long,
+        env = "IDTOKEN_MIN_RENEW_INTERVAL",
+        default_value_t = 60,
+        help_heading = "Operation"
+    )]
+    pub min_renew_interval: u32,
 
     /// Most memory for requests and their Secrets, in MiB. If it does not suffice, the oldest requests are served and the others report
     /// CacheFull. The memory limit of the pod has to be 64 MiB larger.
@@ -186,6 +196,7 @@ impl RunArgs {
     pub fn settings(&self) -> Settings {
         Settings {
             reconcile_timeout: Duration::from_secs(self.reconcile_timeout),
+            min_renew_interval: SignedDuration::from_secs(self.min_renew_interval.into()),
             concurrency: self.concurrency,
             // A namespace has at most half of the calls of an endpoint in flight; as many wait, so that no slot stays idle.
             max_in_flight_per_namespace: usize::from(self.concurrency)

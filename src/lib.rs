@@ -13,7 +13,7 @@
 //! - [`google`]: Google's token endpoints and the operator's own credentials. It knows nothing of Kubernetes.
 //! - [`api`]: the kinds, conditions and annotations; [`token`]: the ID token and its checks; [`classify`]: what an error means for the next attempt.
 //! - [`text`], [`shell`]: make outside text safe to show and to run; [`single_flight`]: one fetch for many callers.
-//! - [`clock`], [`random`]: the sources of time and randomness, which the process makes once.
+//! - `fair_share`: how much of what all share one may use; [`clock`], [`random`]: the sources of time and randomness, which the process makes once.
 
 // app.rs makes the clocks and the source of randomness, and passes them down.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
@@ -25,6 +25,7 @@ pub mod classify;
 pub mod cli;
 pub mod clock;
 pub mod controller;
+mod fair_share;
 pub mod google;
 pub mod grants;
 pub mod kubernetes;

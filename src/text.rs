@@ -78,6 +78,7 @@ fn is_unsafe(c: char) -> bool {
                 | '\u{2028}'..='\u{202e}'
                 | '\u{2060}'..='\u{206f}'
                 | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
                 | '\u{e0000}'..='\u{e007f}'
         )
 }
@@ -310,6 +311,19 @@ mod tests {
     #[test]
     fn bounds_and_escapes() {
         assert_eq!(printable("a\nb\u{202e}c", 16), "a\\nb\\u{202e}c");
+        // Of both sets of control characters, and every mark that changes the direction.
+        for c in [
+            '\u{1b}',
+            '\u{7f}',
+            '\u{9b}',
+            '\u{61c}',
+            '\u{200f}',
+            '\u{2066}',
+            '\u{fff9}',
+            '\u{e0041}',
+        ] {
+            assert!(!printable(&format!("a{c}b"), 16).contains(c), "{c:?}");
+        }
         assert_eq!(printable("abcdef", 3), "abc…");
         assert_eq!(printable("abc", 3), "abc");
         let cut = format!("{} {JWT}", "x".repeat(500));

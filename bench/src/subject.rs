@@ -63,7 +63,9 @@ impl Program {
                     ])
                     .args(["--leader-elect", "--lease-namespace", "idtoken-system"])
                     .env("KUBECONFIG", cluster.operator_kubeconfig()?)
-                    .env("GCE_METADATA_HOST", cluster.google.address());
+                    .env("GCE_METADATA_HOST", cluster.google.address())
+                    // A scenario asks for renewals again and again.
+                    .env("IDTOKEN_MIN_RENEW_INTERVAL", "0");
                 "idtoken-operator"
             }
             Self::Reference(_) => {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use kube::Client;
-use tokio::sync::Semaphore;
 
 use crate::api::v1alpha1::IdTokenRequestStatus;
 use crate::clock::Clock;
@@ -13,6 +13,7 @@ use crate::controller::cache::{Cache, CacheLimits};
 use crate::controller::issue::Issuer;
 use crate::controller::issue::federation::{FederatedTokens, TokenSources};
 use crate::controller::issue::write::SecretWriter;
+use crate::controller::queue::permit::Permits;
 use crate::google::Minter;
 use crate::grants::store::GrantStore;
 use crate::kubernetes::events::EventRecorder;
@@ -25,6 +26,8 @@ use crate::shard::Shard;
 pub struct Settings {
     /// Longest time for one reconcile.
     pub reconcile_timeout: Duration,
+    /// Shortest time between two renewals of a request that its annotation asks for.
+    pub min_renew_interval: SignedDuration,
     /// How many reconciles run at once. A reconcile that waits for Google does not count.
     pub concurrency: u16,
     /// Most reconciles in flight of one namespace, those included that wait for Google.
@@ -60,7 +63,7 @@ pub struct Context {
     /// Writes events.
     pub events: Arc<EventRecorder>,
     /// As many permits as reconciles may run at once.
-    pub permits: Arc<Semaphore>,
+    pub permits: Arc<Permits>,
     /// Settings.
     pub settings: Settings,
 }

@@ -22,6 +22,7 @@ pub mod reconcile;
 pub mod watch;
 
 pub use context::{Context, Settings};
+pub use queue::permit::Permits;
 
 use crate::api::ObjectKey;
 use crate::google::MAX_WAITING;
@@ -76,9 +77,14 @@ pub async fn run(
 ) -> Result<(), WatchEnded> {
     let (requests, requests_receiver) = unbounded_channel();
     let (scopes, scopes_receiver) = unbounded_channel();
+    let in_flight = usize::from(ctx.settings.concurrency) + MAX_WAITING_RECONCILES;
     let limits = Limits {
-        in_flight: usize::from(ctx.settings.concurrency) + MAX_WAITING_RECONCILES,
-        in_flight_per_namespace: ctx.settings.max_in_flight_per_namespace,
+        in_flight,
+        // Whatever the flags say, a fifth is for others.
+        in_flight_per_namespace: ctx
+            .settings
+            .max_in_flight_per_namespace
+            .min(in_flight - in_flight / 5),
         permits: ctx.permits.clone(),
     };
     let mut worker = Worker::new(

@@ -7,7 +7,7 @@ use http::{Method, Request, Response};
 use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, oneshot, watch as watch_channel};
+use tokio::sync::{oneshot, watch as watch_channel};
 use tokio::time::timeout;
 
 use super::*;
@@ -108,10 +108,11 @@ fn context(client: Client) -> Context {
         grants: Arc::default(),
         federated: Arc::new(FederatedTokens::new(Clock::system())),
         metrics,
-        permits: Arc::new(Semaphore::new(1)),
+        permits: Permits::new(1, Clock::system()),
         settings: Settings {
             cache_limits: CacheLimits::default(),
             reconcile_timeout: Duration::from_secs(10),
+            min_renew_interval: jiff::SignedDuration::ZERO,
             concurrency: 1,
             max_in_flight_per_namespace: 1,
             shard: Shard::default(),

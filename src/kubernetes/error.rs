@@ -1,7 +1,10 @@
 //! What a failed call of the Kubernetes API means.
 
+use std::time::Duration;
+
 use kube::runtime::watcher;
 use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::api::conditions::reason;
 use crate::classify::{Classify, ErrorClass};
@@ -43,7 +46,7 @@ pub enum KubeError {
         /// The API server's message.
         message: String,
     },
-    /// No response, a transient failure, or a response that cannot be decoded.
+    /// A transient failure, or a response that cannot be decoded.
     #[error("could not {verb} {resource} in namespace {namespace}: {problem}")]
     Unavailable {
         /// RBAC verb.
@@ -55,7 +58,19 @@ pub enum KubeError {
         /// What happened.
         problem: String,
     },
-    /// The reconcile took too long: Google, the API server, or the wait for a permit.
+    /// No response: the API server is away, or took longer than the time limit of the call.
+    #[error("could not {verb} {resource} in namespace {namespace}: {problem}")]
+    NoAnswer {
+        /// RBAC verb.
+        verb: &'static str,
+        /// Plural resource.
+        resource: &'static str,
+        /// Namespace of the object.
+        namespace: String,
+        /// What happened.
+        problem: String,
+    },
+    /// The reconcile took too long, most likely for Google: calls of the Kubernetes API have time limits of their own.
     #[error(
         "the reconcile did not finish within {seconds}s, including Google's response; the operator retries it. If this persists, raise \
          --reconcile-timeout"
@@ -132,13 +147,51 @@ impl KubeError {
                     message: safe_message(&status.message),
                 }
             }
-            other => Self::Unavailable {
+            answered @ (kube::Error::Api(_) | kube::Error::SerdeError(_) | kube::Error::FromUtf8(_)) => {
+                Self::Unavailable {
+                    verb,
+                    resource,
+                    namespace,
+                    problem: problem(answered),
+                }
+            }
+            other => Self::NoAnswer {
                 verb,
                 resource,
                 namespace,
                 problem: problem(other),
             },
         }
+    }
+
+    /// Whether the API server rejected or did not answer a call, as opposed to an answer that allows no write.
+    pub fn is_failed_call(&self) -> bool {
+        matches!(
+            self,
+            Self::Forbidden { .. } | Self::Refused { .. } | Self::Unavailable { .. } | Self::NoAnswer { .. }
+        )
+    }
+
+    /// The answer to a call with this RBAC `verb` on `resource` that waited for at most `limit`.
+    ///
+    /// # Errors
+    /// There was no answer in time.
+    pub async fn within<T>(
+        limit: Duration,
+        verb: &'static str,
+        resource: &'static str,
+        namespace: &str,
+        call: impl Future<Output = T>,
+    ) -> Result<T, Self> {
+        timeout(limit, call).await.map_err(|_| Self::NoAnswer {
+            verb,
+            resource,
+            namespace: namespace.to_owned(),
+            problem: format!(
+                "the API server did not answer within {} s; an admission webhook or its priority and fairness may hold it up",
+                limit.as_secs()
+            ),
+        })
     }
 
     /// The error for a response that cannot be decoded, to a call with this RBAC `verb` on `resource`.
@@ -156,7 +209,7 @@ impl Classify for KubeError {
     fn reason(&self) -> &'static str {
         match self {
             Self::Forbidden { .. } | Self::Refused { .. } => reason::KUBERNETES_REFUSED,
-            Self::Unavailable { .. } => reason::KUBERNETES_UNAVAILABLE,
+            Self::Unavailable { .. } | Self::NoAnswer { .. } => reason::KUBERNETES_UNAVAILABLE,
             Self::TimedOut { .. } => reason::TIMED_OUT,
             Self::Panicked => reason::INTERNAL_ERROR,
             Self::SecretConflict { .. } => reason::SECRET_CONFLICT,
@@ -167,7 +220,7 @@ impl Classify for KubeError {
 
     fn class(&self) -> ErrorClass {
         match self {
-            Self::Unavailable { .. } | Self::TimedOut { .. } => ErrorClass::Transient,
+            Self::Unavailable { .. } | Self::NoAnswer { .. } | Self::TimedOut { .. } => ErrorClass::Transient,
             _ => ErrorClass::Rejected,
         }
     }

@@ -18,6 +18,7 @@ use serde_json::json;
 use crate::api::FIELD_MANAGER;
 use crate::api::v1alpha1::IdTokenRequest;
 use crate::clock::Clock;
+use crate::fair_share::may_take;
 use crate::metrics::Metrics;
 use crate::sync::lock;
 use crate::text::printable;
@@ -48,6 +49,7 @@ type Subject = (String, String);
 struct EmittedWarning {
     /// Name of the event.
     event: String,
+    namespace: String,
     count: i32,
     last: Timestamp,
 }
@@ -66,7 +68,8 @@ struct TokenBucket {
     at: Timestamp,
 }
 
-/// How many more events each namespace may have, and all of them together. A bucket that is absent is full.
+/// How many more events each namespace may have, and all of them together. A bucket that is absent is full. Namespaces that have many leave
+/// some of the total to the others.
 #[derive(Debug, Default)]
 struct EventBudget {
     namespaces: HashMap<String, TokenBucket>,
@@ -132,7 +135,13 @@ impl EventRecorder {
         let body = serde_json::to_vec(&object).map_err(kube::Error::SerdeError)?;
         self.send(calls.create(&PostParams::default(), body)).await?;
         if let Some(subject) = subject {
-            track(&mut self.warnings(), subject, name, now);
+            let warning = EmittedWarning {
+                event: name,
+                namespace: namespace.to_owned(),
+                count: 1,
+                last: now,
+            };
+            track(&mut self.warnings(), subject, warning);
         }
         Ok(())
     }
@@ -198,7 +207,9 @@ impl EventBudget {
             .map_or(TOTAL.burst, |bucket| bucket.refilled(&TOTAL, now));
         let own = self.namespaces.get(namespace);
         let own = own.map_or(PER_NAMESPACE.burst, |bucket| bucket.refilled(&PER_NAMESPACE, now));
-        let allowed = total >= 1.0 && own >= 1.0;
+        // Whole events: what a namespace has spent of its burst is what it holds of the total.
+        let (spent, left) = ((PER_NAMESPACE.burst - own) as usize, total as usize);
+        let allowed = own >= 1.0 && may_take(spent, left);
         let spent = if allowed { 1.0 } else { 0.0 };
         let bucket = |tokens: f64| TokenBucket {
             tokens: tokens - spent,
@@ -227,17 +238,18 @@ fn bump_series(
     Some(warning.clone())
 }
 
-/// Tracks the first occurrence of a warning, unless too many are tracked.
-fn track(warnings: &mut HashMap<Subject, EmittedWarning>, subject: Subject, event: String, now: Timestamp) {
-    if warnings.len() >= MAX_TRACKED {
-        warnings.retain(|_, warning| now.duration_since(warning.last) <= SERIES);
+/// Tracks the first occurrence of a warning, unless too many are tracked, of all namespaces or of its own.
+fn track(warnings: &mut HashMap<Subject, EmittedWarning>, subject: Subject, warning: EmittedWarning) {
+    let has_room = |warnings: &HashMap<_, EmittedWarning>| {
+        let own = warnings
+            .values()
+            .filter(|other| other.namespace == warning.namespace);
+        may_take(own.count(), MAX_TRACKED - warnings.len())
+    };
+    if !has_room(warnings) {
+        warnings.retain(|_, other| warning.last.duration_since(other.last) <= SERIES);
     }
-    if warnings.len() < MAX_TRACKED {
-        let warning = EmittedWarning {
-            event,
-            count: 1,
-            last: now,
-        };
+    if has_room(warnings) {
         warnings.insert(subject, warning);
     }
 }
@@ -285,6 +297,15 @@ mod tests {
         Timestamp::from_second(seconds).unwrap()
     }
 
+    fn first(namespace: &str, event: &str, seconds: i64) -> EmittedWarning {
+        EmittedWarning {
+            event: event.to_owned(),
+            namespace: namespace.to_owned(),
+            count: 1,
+            last: at(seconds),
+        }
+    }
+
     fn subject(uid: usize) -> Subject {
         (uid.to_string(), "NotGranted".to_owned())
     }
@@ -314,10 +335,15 @@ mod tests {
         assert_eq!(took(&mut budget, "shop", 0), 50);
         assert_eq!(
             took(&mut budget, "bank", 0),
-            50,
-            "the budget of one namespace is not another's"
+            40,
+            "the budget of one namespace is not another's, but for what is left to others"
         );
-        assert_eq!(took(&mut budget, "zoo", 0), 0, "the total is spent");
+        assert_eq!(
+            took(&mut budget, "zoo", 0),
+            8,
+            "two namespaces do not spend the total"
+        );
+        assert_eq!(took(&mut budget, "pub", 0), 1);
         assert_eq!(took(&mut budget, "shop", 7), 7);
         assert_eq!(took(&mut budget, "shop", 1), 0, "a clock that was set back");
         assert_eq!(took(&mut budget, "shop", 3), 2);
@@ -332,7 +358,7 @@ mod tests {
     fn a_repeated_warning_is_counted_for_six_minutes_after_the_last() {
         let mut warnings = HashMap::new();
         assert!(bump_series(&mut warnings, &subject(1), at(0)).is_none());
-        track(&mut warnings, subject(1), "a.1".to_owned(), at(0));
+        track(&mut warnings, subject(1), first("shop", "a.1", 0));
         for (seconds, count) in [(10, 2), (370, 3)] {
             let warning = bump_series(&mut warnings, &subject(1), at(seconds)).unwrap();
             assert_eq!((warning.event.as_str(), warning.count), ("a.1", count));
@@ -346,11 +372,18 @@ mod tests {
     fn the_number_of_tracked_warnings_is_bounded() {
         let mut warnings = HashMap::new();
         for uid in 0..2 * MAX_TRACKED {
-            track(&mut warnings, subject(uid), "e".to_owned(), at(0));
+            track(&mut warnings, subject(uid), first("shop", "e", 0));
+        }
+        let of_one = warnings.len();
+        assert!((400..=MAX_TRACKED * 4 / 5).contains(&of_one), "{of_one}");
+        track(&mut warnings, subject(5555), first("bank", "e", 0));
+        assert_eq!(warnings.len(), of_one + 1, "another namespace's is tracked");
+        for uid in 10_000..10_000 + 2 * MAX_TRACKED {
+            track(&mut warnings, subject(uid), first(&uid.to_string(), "e", 0));
         }
         assert_eq!(warnings.len(), MAX_TRACKED);
         // Series that have ended make room.
-        track(&mut warnings, subject(7777), "e".to_owned(), at(400));
+        track(&mut warnings, subject(7777), first("shop", "e", 400));
         assert_eq!(warnings.len(), 1);
     }
 }

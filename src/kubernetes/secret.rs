@@ -2,6 +2,7 @@
 //! decode.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -14,6 +15,9 @@ use crate::kubernetes::error::{KubeError, status_code};
 use crate::kubernetes::partial_metadata::metadata;
 use crate::kubernetes::secret_summary::SecretSummary;
 use crate::token::IdToken;
+
+/// Longest time for a read: no admission webhook is asked.
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A Secret with its data.
 pub struct SecretContent {
@@ -105,7 +109,8 @@ pub async fn read_secret(
     let request = Request::new(Secret::url_path(&(), Some(namespace)))
         .get(name, &GetParams::default())
         .map_err(|error| kube_error(&kube::Error::BuildRequest(error)))?;
-    match client.request_text(request).await {
+    let call = client.request_text(request);
+    match KubeError::within(READ_TIMEOUT, "get", "secrets", namespace, call).await? {
         Ok(json) => SecretContent::decode(namespace, "get", json).map(Some),
         Err(error) if status_code(&error) == Some(404) => Ok(None),
         Err(error) => Err(kube_error(&error)),

@@ -14,6 +14,11 @@ const TRANSIENT_BASE: SignedDuration = SignedDuration::from_secs(1);
 const TRANSIENT_CAP: SignedDuration = SignedDuration::from_mins(2);
 const MIN_DELAY: SignedDuration = SignedDuration::from_secs(1);
 
+/// The first pause after tokens that could not be written although the write was rehearsed, and the longest.
+const LOST_TOKEN_BASE: SignedDuration = SignedDuration::from_mins(5);
+const LOST_TOKEN_CAP: SignedDuration = SignedDuration::from_hours(1);
+const LOST_TOKEN_MIN: SignedDuration = SignedDuration::from_mins(1);
+
 /// What failed attempts depend on: a change of any of it makes further waiting pointless.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackoffKey {
@@ -66,9 +71,16 @@ pub struct FailedAttempt {
 }
 
 impl Backoff {
-    /// Whether the delay still makes sense: what it depends on is the same, and the clock was not set back before the last attempt.
-    pub fn is_valid_for(&self, key: &BackoffKey, now: Timestamp) -> bool {
-        self.key == *key && self.at <= now
+    /// The failures in a row, if the delay after them still makes sense: what it depends on is the same, and the clock was not set back
+    /// before the last attempt. A renewal by annotation ends it once one may be honoured, at `renewal`.
+    pub fn at(&self, key: &BackoffKey, renewal: Timestamp, now: Timestamp) -> Option<Self> {
+        let same = self.key.generation == key.generation && self.key.grant == key.grant;
+        let next = match self.key.renew == key.renew {
+            true => self.next,
+            false if renewal > now => self.next.min(renewal),
+            false => return None,
+        };
+        (same && self.at <= now).then(|| Self { next, ..self.clone() })
     }
 
     /// The failures in a row after `attempt`. `previous` are the failures before it with the same `key`.
@@ -150,6 +162,18 @@ impl Retry {
     }
 }
 
+/// How long no token is issued after `lost` ones in a row could not be written. The first one may have met an outage. The write of each
+/// further one was rehearsed before, so only the write itself can show whether it works, and each try costs a token.
+pub fn pause_after_lost_tokens(lost: u32, remaining: Option<SignedDuration>) -> Option<std::time::Duration> {
+    let doublings = lost.checked_sub(2)?.min(16);
+    let pause = (LOST_TOKEN_BASE * (1_i32 << doublings)).min(LOST_TOKEN_CAP);
+    let pause = match remaining {
+        Some(remaining) => pause.min((remaining / 4).max(LOST_TOKEN_MIN)),
+        None => pause,
+    };
+    Some(pause.unsigned_abs())
+}
+
 /// How long an attempt stays away that was deferred by `by`: up to twice as long, and at most a quarter of the remaining lifetime of the
 /// current token.
 pub fn deferral(
@@ -209,6 +233,62 @@ mod tests {
         assert!(failure(21, None) <= SignedDuration::from_secs(3));
         let later: Vec<_> = (22..32).map(|attempts| failure(attempts, None)).collect();
         assert!(later.last() > Some(&(TRANSIENT_CAP / 2)), "{later:?}");
+    }
+
+    #[test]
+    fn tokens_that_cannot_be_written_are_few() {
+        let minutes = |lost| pause_after_lost_tokens(lost, None).map(|pause| pause.as_secs() / 60);
+        let pauses: Vec<_> = (0..8).map(minutes).collect();
+        let expected = [
+            None,
+            None,
+            Some(5),
+            Some(10),
+            Some(20),
+            Some(40),
+            Some(60),
+            Some(60),
+        ];
+        assert_eq!(pauses, expected);
+        assert_eq!(minutes(u32::MAX), Some(60));
+        let left = |seconds| pause_after_lost_tokens(5, Some(SignedDuration::from_secs(seconds)));
+        assert_eq!(
+            left(1200),
+            Some(std::time::Duration::from_secs(300)),
+            "a quarter of what is left"
+        );
+        assert_eq!(left(8), Some(std::time::Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn an_annotation_ends_a_delay_once_a_renewal_may_be_honoured() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let key = |renew: &str, generation| BackoffKey {
+            generation,
+            renew: Some(renew.to_owned()),
+            grant: None,
+        };
+        let attempt = FailedAttempt {
+            reason: "Refused",
+            message: String::new(),
+            class: ErrorClass::Rejected,
+            retry_after: Some(std::time::Duration::from_secs(300)),
+            needs_user_action: false,
+            expires: None,
+        };
+        let backoff = Backoff::next(None, attempt, key("a", 1), "uid", at(100));
+        let next =
+            |key: &BackoffKey, renewal, now| backoff.at(key, at(renewal), at(now)).map(|waits| waits.next);
+        assert_eq!(next(&key("a", 1), 0, 110), Some(at(400)));
+        assert_eq!(next(&key("b", 1), 160, 110), Some(at(160)), "deferred, not lost");
+        assert_eq!(next(&key("b", 1), 160, 160), None);
+        assert_eq!(
+            next(&key("b", 1), 500, 110),
+            Some(at(400)),
+            "the retry comes first"
+        );
+        assert_eq!(next(&key("b", 2), 160, 110), None, "another spec");
+        assert_eq!(next(&key("a", 1), 0, 99), None, "a clock that was set back");
     }
 
     #[test]

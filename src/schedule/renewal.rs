@@ -46,6 +46,15 @@ pub fn renewal(
     }
 }
 
+/// When the next renewal by annotation may be honoured, if the last one was at `last` and `interval` lies between two at least. After a
+/// clock was set back, `last` says nothing.
+pub fn next_renewal(last: Option<Timestamp>, interval: SignedDuration, now: Timestamp) -> Timestamp {
+    let next = last
+        .filter(|last| *last <= now)
+        .map(|last| last.saturating_add(interval));
+    next.and_then(Result::ok).map_or(now, |next| next.max(now))
+}
+
 /// When to poll the source again after it returned the same token, which expires at `expires`. That is no renewal and no failure. `uid`
 /// spreads requests over up to 10 s.
 pub fn next_poll(expires: Timestamp, now: Timestamp, uid: &str) -> Timestamp {

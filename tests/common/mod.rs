@@ -55,6 +55,8 @@ pub(crate) struct Setup {
     pub(crate) flags: Vec<String>,
     /// The operator's log filter.
     pub(crate) log: &'static str,
+    /// Seconds between two renewals of a request by annotation.
+    pub(crate) renew_interval: &'static str,
     /// Whether all that Google's endpoints answer is recorded.
     pub(crate) recorded: bool,
     /// How long ID tokens live.
@@ -73,6 +75,7 @@ impl Default for Setup {
             operator: true,
             flags: Vec::new(),
             log: "all=trace",
+            renew_interval: "0",
             recorded: false,
             lifetime: Duration::from_secs(3600),
             grants_file: None,
@@ -270,6 +273,8 @@ impl World {
             .args(flags)
             .env("KUBECONFIG", kubeconfig)
             .env("IDTOKEN_LOG", self.setup.log)
+            // Tests ask for renewals one after the other.
+            .env("IDTOKEN_MIN_RENEW_INTERVAL", self.setup.renew_interval)
             .env("GCE_METADATA_HOST", google.to_string())
             .env("RUST_BACKTRACE", "1")
             // No credential file of whoever runs the tests.

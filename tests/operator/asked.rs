@@ -4,7 +4,7 @@ use anyhow::Result;
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use serde_json::json;
 
-use crate::common::{World, has, is_ready};
+use crate::common::{Setup, World, has, is_ready};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_is_honoured_once_a_value() -> Result<()> {
@@ -57,6 +57,51 @@ async fn a_renewal_is_honoured_once_a_value() -> Result<()> {
         .await?;
     world.issued("shop", "probe", json!({})).await?;
     assert_eq!(world.google.mint_count(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loop_of_renewals_is_one_token_an_interval() -> Result<()> {
+    let world = World::with(Setup {
+        renew_interval: "30",
+        ..Setup::default()
+    })
+    .await?;
+    world.granted("shop").await?;
+    world.issued("shop", "billing", json!({})).await?;
+    let handled = |value: &'static str| {
+        move |object: &IdTokenRequest| {
+            let status = object.status.as_ref();
+            status.is_some_and(|status| status.last_handled_renew_request.as_deref() == Some(value))
+        }
+    };
+    world.renew("shop", "billing", "first").await?;
+    world
+        .until(
+            "shop",
+            "billing",
+            "the first one is honoured at once",
+            handled("first"),
+        )
+        .await?;
+    for value in ["second", "third"] {
+        world.renew("shop", "billing", value).await?;
+    }
+    let planned = |object: &IdTokenRequest| {
+        let renewal = object
+            .status
+            .as_ref()
+            .and_then(|status| status.renewal_time.as_ref());
+        renewal.is_some_and(|at| at.0.duration_since(jiff::Timestamp::now()).as_secs() <= 30)
+    };
+    world
+        .until("shop", "billing", "the status says when it is honoured", planned)
+        .await?;
+    assert_eq!(world.asked(), 2);
+    world
+        .until("shop", "billing", "it is deferred, not lost", handled("third"))
+        .await?;
+    assert_eq!(world.asked(), 3);
     Ok(())
 }
 

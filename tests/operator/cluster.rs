@@ -199,10 +199,10 @@ async fn a_write_that_is_refused_costs_one_mint() -> Result<()> {
             Ok(tried("create", "shop") >= 2 && tried("create", "full") >= 2 && tried("patch", "shop") >= 2)
         })
         .await?;
-    assert_eq!(
-        (mints("shop/new"), mints("full/new"), mints("shop/held")),
-        (1, 1, 2)
-    );
+    assert_eq!((mints("shop/new"), mints("full/new")), (1, 1));
+    // Its renewal is tried first, unless it was under way when the other write was refused.
+    let held = mints("shop/held");
+    assert!((1..=2).contains(&held), "{held}");
     // A restart forgets nothing of it.
     world.stop_operator(false).await?;
     let start = world.mark().await?;
@@ -214,7 +214,7 @@ async fn a_write_that_is_refused_costs_one_mint() -> Result<()> {
         .await?;
     assert_eq!(
         (mints("shop/new"), mints("full/new"), mints("shop/held")),
-        (1, 1, 2)
+        (1, 1, held)
     );
 
     world

@@ -30,3 +30,4 @@ mod roles;
 mod schedule;
 mod schema;
 mod shards;
+mod shares;

@@ -1,11 +1,12 @@
 //! Secrets that others change, own or write at the same moment.
 
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use crate::api_server::Override;
-use crate::before::{Before, billing, request, secret};
+use crate::before::{Before, billing, grant, request, secret};
 use crate::objects::failure;
-use crate::scene::play;
+use crate::scene::{Scene, play};
 
 /// A Secret that the operator did not write.
 fn foreign() -> Value {
@@ -119,6 +120,51 @@ async fn a_write_that_fails() {
         scene.server.script("POST", "/secrets", Override::Reject(answer));
         scene.create(&billing(), request(json!({})));
         scene.until_call("POST", "/events", 1).await;
+    })
+    .await;
+}
+
+/// Makes `change` after the first write has failed and before it is repeated.
+async fn while_the_write_fails(scene: &Scene, change: impl Fn(&Scene)) {
+    let answer = failure(500, "InternalError", "etcdserver: request timed out");
+    scene.server.script("POST", "/secrets", Override::Reject(answer));
+    let (answer, hold) = oneshot::channel();
+    scene
+        .server
+        .script("GET", "/secrets/billing", Override::Hold(hold));
+    scene.create(&billing(), request(json!({})));
+    scene.until_arrival("GET", "/secrets/billing").await;
+    change(scene);
+    scene.settle().await;
+    answer.send(()).expect("the Secret is still being read");
+    scene.until_call("PUT", "/status", 1).await;
+}
+
+/// Others are reconciled while the Secret is being read.
+fn two_at_once() -> Before {
+    Before {
+        flags: &["--concurrency=2"],
+        ..Before::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn suspended_while_the_write_fails() {
+    let about = "The API server fails when the Secret is written, and the request is suspended before the write is repeated: it is not.";
+    play("failed_write_suspended", about, two_at_once(), async |scene| {
+        let suspend = |scene: &Scene| {
+            scene.change(&billing(), |request| request["spec"]["suspend"] = json!(true));
+        };
+        while_the_write_fails(scene, suspend).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn denied_while_the_write_fails() {
+    let about = "The API server fails when the Secret is written, and the grant is deleted before the write is repeated: it is not.";
+    play("failed_write_denied", about, two_at_once(), async |scene| {
+        while_the_write_fails(scene, |scene| scene.delete(&grant())).await;
     })
     .await;
 }

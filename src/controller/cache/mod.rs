@@ -305,6 +305,16 @@ impl Cache {
         self.lock().namespaces.is_terminating(name)
     }
 
+    /// Notes whether a Secret could be written in the namespace `name`.
+    pub fn note_write(&self, name: &str, succeeded: bool) {
+        self.lock().namespaces.note_write(name, succeeded);
+    }
+
+    /// Whether the last Secret could not be written in the namespace `name`.
+    pub fn fails_writes(&self, name: &str) -> bool {
+        self.lock().namespaces.fails_writes(name)
+    }
+
     /// Whether to give the notice `reason`, which concerns all requests, at `now`: once an hour.
     pub fn should_notify(&self, reason: &'static str, now: Timestamp) -> bool {
         self.lock().notices.should_notify(reason, now)

@@ -1,10 +1,16 @@
-//! The namespaces that are terminating.
+//! The namespaces that are terminating, and those in which Secrets cannot be written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-/// The namespaces that are terminating.
+/// Most namespaces that are known to fail writes. Of others a token is issued before the write is tried.
+const MAX_FAILING: usize = 1024;
+
+/// The namespaces that are terminating, and those in which Secrets cannot be written.
 #[derive(Debug, Default)]
-pub(super) struct Namespaces(HashMap<String, Evidence>);
+pub(super) struct Namespaces {
+    terminating: HashMap<String, Evidence>,
+    failing: HashSet<Box<str>>,
+}
 
 /// How we know that a namespace is terminating.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +24,7 @@ enum Evidence {
 impl Namespaces {
     /// Replaces what is known by a list of all namespaces that are terminating.
     pub(super) fn replace(&mut self, terminating: Vec<String>) {
-        self.0 = terminating
+        self.terminating = terminating
             .into_iter()
             .map(|name| (name, Evidence::Watch))
             .collect();
@@ -27,27 +33,42 @@ impl Namespaces {
     /// Sets whether `name` is terminating, as the watch shows it.
     pub(super) fn set(&mut self, name: &str, terminating: bool) {
         match terminating {
-            true => self.0.insert(name.to_owned(), Evidence::Watch),
-            false => self.0.remove(name),
+            true => self.terminating.insert(name.to_owned(), Evidence::Watch),
+            false => self.terminating.remove(name),
         };
     }
 
     /// Notes that the API server rejected a write because `name` is terminating.
     pub(super) fn note_rejected_write(&mut self, name: &str) {
-        self.0.entry(name.to_owned()).or_insert(Evidence::RejectedWrite);
+        let evidence = self.terminating.entry(name.to_owned());
+        evidence.or_insert(Evidence::RejectedWrite);
     }
 
     /// Notes that an object was created in `name`: a terminating namespace accepts none, so this one is another of the same name. What
     /// the watch shows counts more.
     pub(super) fn note_creation(&mut self, name: &str) {
-        if self.0.get(name) == Some(&Evidence::RejectedWrite) {
-            self.0.remove(name);
+        if self.terminating.get(name) == Some(&Evidence::RejectedWrite) {
+            self.terminating.remove(name);
         }
+    }
+
+    /// Notes whether a Secret could be written in `name`. Whatever fails the write of one, as a quota or a webhook, may fail them all.
+    pub(super) fn note_write(&mut self, name: &str, succeeded: bool) {
+        if succeeded {
+            self.failing.remove(name);
+        } else if self.failing.len() < MAX_FAILING {
+            self.failing.insert(name.into());
+        }
+    }
+
+    /// Whether the last Secret could not be written in `name`.
+    pub(super) fn fails_writes(&self, name: &str) -> bool {
+        self.failing.contains(name)
     }
 
     /// Whether `name` is terminating.
     pub(super) fn is_terminating(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.terminating.contains_key(name)
     }
 }
 
@@ -68,6 +89,20 @@ mod tests {
         assert!(!namespaces.is_terminating("shop") && namespaces.is_terminating("bank"));
         namespaces.set("bank", false);
         assert!(!namespaces.is_terminating("bank"));
+    }
+
+    #[test]
+    fn a_namespace_fails_writes_until_one_succeeds() {
+        let mut namespaces = Namespaces::default();
+        namespaces.note_write("shop", false);
+        namespaces.note_write("bank", true);
+        assert!(namespaces.fails_writes("shop") && !namespaces.fails_writes("bank"));
+        namespaces.note_write("shop", true);
+        assert!(!namespaces.fails_writes("shop"));
+        for number in 0..2 * MAX_FAILING {
+            namespaces.note_write(&number.to_string(), false);
+        }
+        assert_eq!(namespaces.failing.len(), MAX_FAILING);
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::api::v1alpha1::IdTokenRequestStatus;
 use crate::schedule::backoff::{Backoff, BackoffKey};
+use crate::schedule::renewal::next_renewal;
 
 /// The state of a request with one UID.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +27,10 @@ pub struct RequestState {
     pub unchanged: Option<UnchangedToken>,
     /// When a token was last issued, by this machine's clock.
     pub issued_at: Option<Timestamp>,
+    /// How many tokens in a row were issued and could not be written.
+    pub lost_tokens: u32,
+    /// The renewal by annotation that was honoured last, whatever came of it.
+    pub honoured_renew: Option<Box<HonouredRenewal>>,
     /// How often in a row the status could not be written.
     pub failed_publishes: u32,
     /// Names of the IdTokenGrants that allow it; none before its first reconcile.
@@ -34,10 +39,25 @@ pub struct RequestState {
 
 impl RequestState {
     /// The failures in a row, if the delay after them still makes sense.
-    pub fn active_backoff(&self, key: &BackoffKey, now: Timestamp) -> Option<Backoff> {
+    pub fn active_backoff(
+        &self,
+        key: &BackoffKey,
+        renew_interval: SignedDuration,
+        now: Timestamp,
+    ) -> Option<Backoff> {
         let backoff = self.backoff.as_deref();
-        backoff.filter(|backoff| backoff.is_valid_for(key, now)).cloned()
+        let honoured = self.honoured_renew.as_ref().map(|renewal| renewal.at);
+        backoff?.at(key, next_renewal(honoured, renew_interval, now), now)
     }
+}
+
+/// A renewal by annotation for which a token was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HonouredRenewal {
+    /// Value of the annotation.
+    pub value: Box<str>,
+    /// When the last attempt was.
+    pub at: Timestamp,
 }
 
 /// A write of the status.

@@ -42,6 +42,9 @@ pub enum IssueError {
     /// The request was deleted or recreated meanwhile, or its namespace is terminating.
     #[error("the request was deleted")]
     Gone,
+    /// The spec was changed meanwhile.
+    #[error("the spec was changed")]
+    Outdated,
 }
 
 impl From<MintError> for IssueError {
@@ -78,6 +81,11 @@ impl IssueError {
         )
     }
 
+    /// Whether the API server rejected or did not answer a call.
+    pub fn is_failed_call(&self) -> bool {
+        matches!(self, Self::Kubernetes(error) if error.is_failed_call())
+    }
+
     /// Whether the same attempt is repeated after a delay. Otherwise only a change of the request, the grants or the Secret helps, and each
     /// of these enqueues the request.
     pub fn is_retried(&self) -> bool {
@@ -93,7 +101,7 @@ impl Classify for IssueError {
             Self::Render(error) => error.reason(),
             Self::Denied(denied) => denied.reason(),
             Self::TargetConflict { .. } => reason::TARGET_CONFLICT,
-            Self::Gone => reason::RECONCILED,
+            Self::Gone | Self::Outdated => reason::RECONCILED,
         }
     }
 
@@ -116,7 +124,7 @@ impl Classify for IssueError {
         match self {
             Self::Kubernetes(error) => error.needs_user_action(),
             Self::Render(_) | Self::TargetConflict { .. } => true,
-            Self::Mint(_) | Self::Denied(_) | Self::Gone => false,
+            Self::Mint(_) | Self::Denied(_) | Self::Gone | Self::Outdated => false,
         }
     }
 }

@@ -21,6 +21,8 @@ pub struct History<'a> {
     pub status: &'a IdTokenRequestStatus,
     /// Its state in this process.
     pub state: &'a RequestState,
+    /// Its `metadata.generation`.
+    pub generation: i64,
     /// When the reconcile started.
     pub now: Timestamp,
 }
@@ -47,13 +49,22 @@ impl History<'_> {
         self.state.unrecorded_digest.as_deref().or(recorded)
     }
 
-    /// Whether the Kubernetes API rejected a call of the last attempt, as a quota or an admission policy does.
-    pub(super) fn was_rejected_by_kubernetes(&self) -> bool {
-        let is_rejection = |reason: &str| reason == reason::KUBERNETES_REFUSED;
+    /// Whether the next write is to be tried before a token is issued for it: the last token could not be written, or the Kubernetes API
+    /// failed the last attempt, as a quota, an admission policy and a webhook do.
+    pub(super) fn must_rehearse(&self) -> bool {
+        let is_failed_write = |reason: &str| {
+            matches!(
+                reason,
+                reason::KUBERNETES_REFUSED | reason::KUBERNETES_UNAVAILABLE | reason::CONTESTED
+            )
+        };
         let backoff = self.state.backoff.as_ref();
         let conditions = &self.status.conditions;
-        backoff.is_some_and(|backoff| is_rejection(backoff.reason))
-            || conditions.iter().any(|condition| is_rejection(&condition.reason))
+        self.state.lost_tokens > 0
+            || backoff.is_some_and(|backoff| is_failed_write(backoff.reason))
+            || conditions
+                .iter()
+                .any(|condition| is_failed_write(&condition.reason))
     }
 
     /// Fails if the operator repaired the Secret too often. `field` is what another client changed, if it is ours.

@@ -2,6 +2,7 @@
 //!
 //! May import the cache, the queue's permits, and all below the controller. Never decides whether a token is due: that is the planner's.
 
+mod cause;
 pub mod clock_skew;
 pub mod error;
 pub mod federation;
@@ -9,11 +10,13 @@ pub mod history;
 pub mod mint;
 pub mod observation;
 pub mod ownership;
+mod patience;
 mod proof;
 pub mod write;
 
 use jiff::{SignedDuration, Timestamp};
 
+pub use self::cause::IssueCause;
 pub use self::error::IssueError;
 use self::error::MintError;
 use self::federation::TokenSources;
@@ -27,8 +30,8 @@ use crate::api::ObjectKey;
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::{GrantRef, IdTokenRequestStatus};
 use crate::classify::Classify;
-use crate::controller::cache::Cache;
 use crate::controller::cache::request_state::{UnchangedToken, WrittenHashes};
+use crate::controller::cache::{Cache, Standing};
 use crate::controller::queue::permit::Permit;
 use crate::kubernetes::error::KubeError;
 use crate::kubernetes::events::EventRecorder;
@@ -39,23 +42,6 @@ use crate::render::render;
 use crate::request::{TokenSource, ValidRequest};
 use crate::schedule::renewal::next_poll;
 use crate::token::IdToken;
-
-/// Why a token is issued; a field of the log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IssueCause {
-    /// There is no Secret.
-    Missing,
-    /// The spec asks for another token.
-    Changed,
-    /// The Secret's token was replaced.
-    Damaged,
-    /// The token has expired.
-    Expired,
-    /// The annotation requests it.
-    Requested,
-    /// The renewal is due.
-    Due,
-}
 
 /// What an issuance or a repair left in the Secret.
 #[derive(Debug)]
@@ -128,11 +114,12 @@ impl Issuer<'_> {
     ///
     /// # Errors
     /// The Secret cannot be changed, or is changed back and forth; or the API server rejected the write or did not answer.
-    pub async fn repair(
+    pub(crate) async fn repair(
         &self,
         request: &ValidRequest,
         observation: Observation,
         history: History<'_>,
+        permit: &mut Permit,
     ) -> Result<Issued, IssueError> {
         // The planner repairs only what was read and holds a token.
         let Some((content, token)) = observation.into_stored() else {
@@ -143,12 +130,22 @@ impl Issuer<'_> {
         let drift = rendered.drift(&content).unwrap_or_else(|| "type".to_owned());
         let repaired = history.is_own_rendering(request).then_some(drift);
         history.check_repair_budget(request, repaired.as_deref(), Some(&content))?;
-        let written = self
+        let claims = token.claims();
+        let account = claims.email.as_deref().unwrap_or(&claims.sub);
+        let may_write = || {
+            let allowed = self.authorize_write(request, history.generation, Some(account));
+            // As in the planner: the source may know the account by another name than its token.
+            allowed.or_else(|error| match error {
+                IssueError::Denied(_) => self.authorize_write(request, history.generation, None),
+                error => Err(error),
+            })
+        };
+        let precondition = Precondition::Read(Box::new(content));
+        let (secret, _) = self
             .secrets
-            .write(request, &rendered, Precondition::Read(Box::new(content)))
+            .write(request, &rendered, precondition, &may_write, permit)
             .await?;
-        let issued_at = history.state.issued_at;
-        let secret = self.record_write(request, written, &token, issued_at, repaired.is_some())?;
+        self.record_write(request, &token, history.state.issued_at, repaired.is_some());
         Ok(Issued {
             secret,
             token,
@@ -182,7 +179,8 @@ impl Issuer<'_> {
         ) && history.is_own_token(request);
         let field = format!("data[{}]", request.target.key);
         history.check_repair_budget(request, repairs.then_some(field.as_str()), content)?;
-        if history.was_rejected_by_kubernetes() {
+        // No token is issued for a write that cannot land. Without such a failure before, a rehearsal would only double the writes.
+        if history.must_rehearse() || self.cache.fails_writes(&request.namespace) {
             Box::pin(self.dry_run(request, &observation, history.now)).await?;
         }
         let remaining = remaining.and_then(|remaining| remaining.try_into().ok());
@@ -195,21 +193,30 @@ impl Issuer<'_> {
             .is_ok_and(|minted| is_unchanged(request, &observation, cause, &minted.token));
         self.count(request, &minted, repeats);
         let VerifiedToken { token, account } = minted?;
+        // Google's time is not taken from that of the write.
+        permit.stopwatch().restart();
         let issued_at = self.sources.clock.now();
         Box::pin(self.report_clock_skew(request, &token)).await;
-        // The grant, the request itself or its claim on the Secret may have gone while Google answered.
-        let grant =
-            self.sources
-                .grants
-                .authorize_account(request, Some(&account), self.sources.clock.now())?;
-        self.ensure_sole_claimant(request)?;
+        let may_write = || self.authorize_write(request, history.generation, Some(&account));
+        let grant = may_write()?;
         if repeats {
             return self.record_unchanged(request, observation, token, grant);
         }
         let rendered = render(request, &token)?;
+        let lost = history.state.lost_tokens;
+        // Until it is written, also if the attempt is aborted.
+        self.count_lost(request, lost.saturating_add(1));
         let precondition = observation.into_precondition();
-        let written = Box::pin(self.secrets.write(request, &rendered, precondition)).await?;
-        let secret = self.record_write(request, written, &token, Some(issued_at), repairs)?;
+        let write = self
+            .secrets
+            .write(request, &rendered, precondition, &may_write, permit);
+        let (secret, grant) = Box::pin(write).await.inspect_err(|error| {
+            // Anything else is no failure of the API server, and shows without another token.
+            if !error.is_failed_call() {
+                self.count_lost(request, lost);
+            }
+        })?;
+        self.record_write(request, &token, Some(issued_at), repairs);
         Ok(Issued {
             secret,
             token,
@@ -265,6 +272,12 @@ impl Issuer<'_> {
         self.metrics.count_mint(request.token.source.name(), result);
     }
 
+    /// Counts the tokens in a row that were issued and could not be written.
+    fn count_lost(&self, request: &ValidRequest, lost: u32) {
+        self.cache
+            .update(&request.key(), &request.uid, |state| state.lost_tokens = lost);
+    }
+
     /// Tries the write with a token that proves nothing and without an effect, so that a lasting rejection costs no token for each attempt.
     async fn dry_run(
         &self,
@@ -279,14 +292,28 @@ impl Issuer<'_> {
         Ok(self.secrets.dry_run(request, &rendered, observation).await?)
     }
 
-    /// Ensures that the request still exists and that no other request has its Secret.
-    fn ensure_sole_claimant(&self, request: &ValidRequest) -> Result<(), IssueError> {
-        if !self.cache.is_current(&request.key(), &request.uid) {
-            return Err(IssueError::Gone);
+    /// The grant that allows to write a token of `account` now. The grant, the request, its spec or its claim on the Secret may have gone
+    /// while Google or the API server answered.
+    fn authorize_write(
+        &self,
+        request: &ValidRequest,
+        generation: i64,
+        account: Option<&str>,
+    ) -> Result<Option<GrantRef>, IssueError> {
+        match self.cache.standing(&request.key(), &request.uid, generation) {
+            Standing::Gone => return Err(IssueError::Gone),
+            // Another spec, which may suspend the request.
+            Standing::Outdated => return Err(IssueError::Outdated),
+            Standing::Relisting | Standing::Current => {}
         }
+        let (grants, now) = (self.sources.grants, self.sources.clock.now());
+        let grant = match account {
+            Some(account) => grants.authorize_account(request, Some(account), now)?,
+            None => grants.authorize(request, now)?,
+        };
         match self.cache.winning_claimant(&request.target_key(), &request.uid) {
             Some(winner) => Err(IssueError::target_conflict(request, winner.request.name())),
-            None => Ok(()),
+            None => Ok(grant),
         }
     }
 
@@ -294,12 +321,10 @@ impl Issuer<'_> {
     fn record_write(
         &self,
         request: &ValidRequest,
-        written: Option<SecretSummary>,
         token: &IdToken,
         issued_at: Option<Timestamp>,
         is_repair: bool,
-    ) -> Result<SecretSummary, IssueError> {
-        let written = written.ok_or(IssueError::Gone)?;
+    ) {
         let now = self.sources.clock.now();
         self.cache.update(&request.key(), &request.uid, |state| {
             state.written = Some(WrittenHashes::new(&request.token_hash, &request.render_hash));
@@ -308,8 +333,8 @@ impl Issuer<'_> {
             state.issued_at = issued_at;
             state.repairs.retain(|at| now.duration_since(*at) < REPAIR_WINDOW);
             state.repairs.extend(is_repair.then_some(now));
+            state.lost_tokens = 0;
         });
-        Ok(written)
     }
 
     /// The same token again is no renewal: the Secret stays, and the source is polled again when it may return another token.

@@ -9,15 +9,17 @@ use kube::core::Status;
 use kube::core::request::Error as BuildError;
 use kube::{Client, Resource};
 use serde::Serialize;
-use tokio::time::Instant;
 
+use super::error::IssueError;
 use super::observation::{Observation, Precondition};
 use super::ownership::{Ownership, may_delete, ownership};
-use crate::api::v1alpha1::SecretStatus;
+use super::patience::Patience;
+use crate::api::v1alpha1::{GrantRef, SecretStatus};
 use crate::api::{FIELD_MANAGER, ObjectKey, conditions::reason};
 use crate::clock::Clock;
 use crate::controller::cache::Cache;
 use crate::controller::cache::foreign_secrets::ForeignSecrets;
+use crate::controller::queue::permit::Permit;
 use crate::kubernetes::error::{KubeError, status_code};
 use crate::kubernetes::partial_metadata::for_metadata;
 use crate::kubernetes::secret::{SecretContent, read_secret};
@@ -30,8 +32,11 @@ use crate::text::printable;
 const MAX_TYPE: usize = 128;
 /// Attempts if another client changes the Secret at the same time.
 const MAX_CONFLICTS: u32 = 4;
-/// How long a missing right is retried: an API server that has just started rejects every call until it has read its RBAC rules.
-const RBAC_WARMUP: Duration = Duration::from_secs(5);
+/// Longest time for a write: longer than an admission webhook may take, so that its failure is known.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(35);
+
+/// Asked before each attempt of a write: the grant that still allows it.
+pub type MayWrite<'a> = dyn Fn() -> Result<Option<GrantRef>, IssueError> + Sync + 'a;
 
 /// Writes Secrets. Borrows what it needs.
 #[derive(Clone, Copy)]
@@ -49,49 +54,59 @@ pub struct SecretWriter<'a> {
 }
 
 impl SecretWriter<'_> {
-    /// Writes `rendered`. Returns the Secret as written; none if the request was deleted meanwhile and nothing was written.
+    /// Writes `rendered`, if `may_write` allows each attempt. Returns the Secret as written, and the grant that allows it. Pauses hold no
+    /// permit.
     ///
     /// # Errors
-    /// The Secret belongs to another client or is immutable, or the API server rejected the write or did not answer.
-    pub async fn write(
+    /// The Secret belongs to another client or is immutable, `may_write` allows it no longer, or the API server rejected the write or did
+    /// not answer.
+    pub(crate) async fn write(
         &self,
         request: &ValidRequest,
         rendered: &Rendered,
         precondition: Precondition,
-    ) -> Result<Option<SecretSummary>, KubeError> {
-        let (key, target) = (request.key(), request.target_key());
+        may_write: &MayWrite<'_>,
+        permit: &mut Permit,
+    ) -> Result<(SecretSummary, Option<GrantRef>), IssueError> {
+        let target = request.target_key();
         let mut precondition = precondition;
-        let mut pause = Duration::from_millis(250);
-        let mut forbidden = None;
+        let mut patience = Patience::new(self.clock);
         let mut conflicts = 0;
         while conflicts < MAX_CONFLICTS {
-            if !self.cache.is_current(&key, &request.uid) || self.cache.is_terminating(target.namespace()) {
-                return Ok(None);
+            if self.cache.is_terminating(target.namespace()) {
+                return Err(IssueError::Gone);
             }
+            let grant = may_write()?;
+            patience.attempt();
             match self.write_once(request, rendered, precondition).await {
                 Ok(Some(written)) => {
+                    self.cache.note_write(target.namespace(), true);
                     self.cache.record_secret_write(target, &written);
-                    return Ok(Some(written));
+                    return Ok((written, grant));
                 }
                 Ok(None) => conflicts += 1,
-                // The token waits for the API server rather than be issued again. The timeout of the reconcile bounds this.
-                Err(error) if self.is_retryable(&error, &mut forbidden) => back_off(&mut pause).await,
-                Err(error) => return Err(error),
+                // The token waits for the API server rather than be issued again. The next one of the namespace is not issued meanwhile.
+                Err(error) => {
+                    if error.is_failed_call() {
+                        self.cache.note_write(target.namespace(), false);
+                    }
+                    permit.released_while(patience.pause_after(error)).await?;
+                }
             }
             // What is there now decides, since a write without an answer may have happened.
             precondition = loop {
+                patience.attempt();
                 match read_secret(self.client, target.namespace(), target.name()).await {
                     Ok(Some(content)) => break Precondition::Read(Box::new(content)),
                     Ok(None) => {
                         self.cache.remove_secret(&target);
                         break Precondition::Unknown;
                     }
-                    Err(error) if self.is_retryable(&error, &mut forbidden) => back_off(&mut pause).await,
-                    Err(error) => return Err(error),
+                    Err(error) => permit.released_while(patience.pause_after(error)).await?,
                 }
             };
         }
-        Err(KubeError::Unavailable {
+        Err(IssueError::Kubernetes(KubeError::Unavailable {
             verb: "patch",
             resource: "secrets",
             namespace: target.namespace().to_owned(),
@@ -99,7 +114,7 @@ impl SecretWriter<'_> {
                 "Secret {} changed during each of {MAX_CONFLICTS} attempts",
                 target.name()
             ),
-        })
+        }))
     }
 
     async fn write_once(
@@ -163,7 +178,8 @@ impl SecretWriter<'_> {
         Ok(adopts)
     }
 
-    /// Has the API server try the write of `rendered` without an effect: quotas and admission policies answer as they would.
+    /// Has the API server try the write of `rendered` without an effect: quotas, admission policies and webhooks answer as they would. Only
+    /// the storage does not.
     ///
     /// # Errors
     /// The API server would reject the write, or did not answer.
@@ -190,6 +206,9 @@ impl SecretWriter<'_> {
             (None, None) => self.create(request, rendered, true).await,
         };
         match tried {
+            Ok(Some(stored)) if !is_as_rendered(request, &stored) => Err(KubeError::MutatedByWebhook {
+                name: request.target.name.clone(),
+            }),
             // The API server does not call a webhook with side effects: only the write itself can show its answer.
             Err(KubeError::Refused {
                 code: 400, message, ..
@@ -265,25 +284,14 @@ impl SecretWriter<'_> {
         let call = secrets(namespace)
             .delete(name, &params)
             .map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
-        match self.client.request_text(call).await {
+        let call = self.client.request_text(call);
+        match KubeError::within(WRITE_TIMEOUT, "delete", "secrets", namespace, call).await? {
             Ok(_) => {}
             Err(error) if status_code(&error) == Some(404) => {}
             Err(error) => return Err(failed(&error)),
         }
         self.cache.remove_secret(&ObjectKey::new(namespace, name));
         Ok(())
-    }
-
-    /// Whether a write is repeated with the same token. `forbidden` is when a right was missing first.
-    fn is_retryable(&self, error: &KubeError, forbidden: &mut Option<Instant>) -> bool {
-        match error {
-            KubeError::Unavailable { .. } => true,
-            KubeError::Forbidden { .. } => {
-                let now = self.clock.monotonic();
-                now.saturating_duration_since(*forbidden.get_or_insert(now)) < RBAC_WARMUP
-            }
-            _ => false,
-        }
     }
 
     /// Returns none if the Secret is not what the write relied on, which `is_conflict` tells by the HTTP status.
@@ -298,7 +306,8 @@ impl SecretWriter<'_> {
         let failed = |error: &kube::Error| KubeError::new(verb, "secrets", namespace, error);
         let mut call = call.map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
         for_metadata(&mut call);
-        match self.client.request_text(call).await {
+        let call = self.client.request_text(call);
+        match KubeError::within(WRITE_TIMEOUT, verb, "secrets", namespace, call).await? {
             Ok(json) => SecretContent::decode_summary(namespace, verb, json).map(Some),
             Err(error) if status_code(&error).is_some_and(&is_conflict) => Ok(None),
             Err(kube::Error::Api(status)) if is_namespace_terminating(&status) => {
@@ -332,9 +341,11 @@ pub fn ensure_mutable(request: &ValidRequest, content: &SecretContent) -> Result
     }
 }
 
-async fn back_off(pause: &mut Duration) {
-    tokio::time::sleep(*pause).await;
-    *pause = (*pause * 2).min(Duration::from_secs(4));
+/// Whether the Secret has the annotations that were written.
+fn is_as_rendered(request: &ValidRequest, stored: &SecretSummary) -> bool {
+    stored.token_hash.as_ref() == Some(&request.token_hash)
+        && stored.render_hash.as_ref() == Some(&request.render_hash)
+        && stored.request_uid.as_ref() == Some(&request.uid)
 }
 
 fn secrets(namespace: &str) -> ApiRequest {

@@ -1,8 +1,10 @@
 //! Pure: which request is reconciled next. Requests wait for their due time, the earliest first, and a request is in flight at most once.
 //! A namespace has a limit of requests in flight. Further ones wait here, where each costs the memory of its key, so that they take
-//! neither the slots of other namespaces nor the memory of reconciles that wait for Google.
+//! neither the slots of other namespaces nor the memory of reconciles that wait for Google. Among the namespaces with a request that is due,
+//! the one that holds the fewest permits is next.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -16,8 +18,7 @@ pub(crate) struct Queue {
     /// The first request of each namespace that has less than its limit in flight.
     ready: BTreeSet<(Instant, ObjectKey)>,
     due_times: HashMap<ObjectKey, Instant>,
-    /// The requests in flight, and when each started.
-    in_flight: HashMap<ObjectKey, Instant>,
+    in_flight: HashSet<ObjectKey>,
     /// When the requests in flight that were pushed again are due.
     requeued: HashMap<ObjectKey, Instant>,
 }
@@ -38,14 +39,14 @@ impl Queue {
             namespaces: HashMap::new(),
             ready: BTreeSet::new(),
             due_times: HashMap::new(),
-            in_flight: HashMap::new(),
+            in_flight: HashSet::new(),
             requeued: HashMap::new(),
         }
     }
 
     /// Adds `key`, due at `at`. If it waits already, the earlier time counts.
     pub(crate) fn push(&mut self, key: ObjectKey, at: Instant) {
-        if self.in_flight.contains_key(&key) {
+        if self.in_flight.contains(&key) {
             let requeued = self.requeued.entry(key).or_insert(at);
             *requeued = at.min(*requeued);
             return;
@@ -67,12 +68,31 @@ impl Queue {
         });
     }
 
-    /// Pops the request that has been due longest, with its due time; none if no request is due. It counts as in flight until
-    /// [`Queue::complete`].
-    pub(crate) fn pop(&mut self, now: Instant) -> Option<(ObjectKey, Instant)> {
-        let (at, key) = self.ready.first().filter(|(at, _)| *at <= now)?.clone();
+    /// Pops a request that is due, with its due time; none if no request is due whose namespace may start one. It is of the namespace that
+    /// holds the fewest permits, and has been due longest. It counts as in flight until [`Queue::complete`].
+    ///
+    /// `held` tells how many permits a namespace holds; none if it may have no more.
+    pub(crate) fn pop(
+        &mut self,
+        now: Instant,
+        held: impl Fn(&str) -> Option<usize>,
+    ) -> Option<(ObjectKey, Instant)> {
+        let mut fewest = None;
+        for entry in self.ready.iter().take_while(|(at, _)| *at <= now) {
+            let Some(held) = held(entry.1.namespace()) else {
+                continue;
+            };
+            if fewest.is_none_or(|(least, _)| held < least) {
+                fewest = Some((held, entry));
+            }
+            // There are no more namespaces that hold one than there are permits, so this ends soon.
+            if held == 0 {
+                break;
+            }
+        }
+        let (at, key) = fewest?.1.clone();
         self.due_times.remove(&key);
-        self.in_flight.insert(key.clone(), now);
+        self.in_flight.insert(key.clone());
         self.change(&key, |namespace| {
             namespace.order.pop_first();
             namespace.in_flight += 1;
@@ -82,7 +102,7 @@ impl Queue {
 
     /// `key` is no longer in flight.
     pub(crate) fn complete(&mut self, key: &ObjectKey) {
-        if self.in_flight.remove(key).is_some() {
+        if self.in_flight.remove(key) {
             self.change(key, |namespace| namespace.in_flight -= 1);
         }
         if let Some(at) = self.requeued.remove(key) {
@@ -95,14 +115,15 @@ impl Queue {
         self.ready.first().map(|(at, _)| *at)
     }
 
+    /// When the next request is due after `now` whose namespace is below its limit.
+    pub(crate) fn next_after(&self, now: Instant) -> Option<Instant> {
+        let earliest = (now + Duration::from_nanos(1), ObjectKey::new("", ""));
+        self.ready.range(earliest..).next().map(|(at, _)| *at)
+    }
+
     /// How many requests are in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.len()
-    }
-
-    /// When the oldest request in flight started.
-    pub(crate) fn oldest_start(&self) -> Option<Instant> {
-        self.in_flight.values().min().copied()
     }
 
     /// How many requests are due and not in flight.
@@ -134,12 +155,15 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn key(name: &str) -> ObjectKey {
         ObjectKey::new("shop", name)
+    }
+
+    /// Every namespace may start one.
+    fn free(_: &str) -> Option<usize> {
+        Some(0)
     }
 
     #[test]
@@ -151,11 +175,11 @@ mod tests {
         queue.push(key("a"), at(20));
         queue.push(key("b"), at(15));
         queue.push(key("b"), at(5));
-        assert_eq!(queue.pop(now), None);
+        assert_eq!(queue.pop(now, free), None);
         assert_eq!((queue.next(), queue.due_count(at(7))), (Some(at(5)), 1));
-        assert_eq!(queue.pop(at(12)), Some((key("b"), at(5))));
-        assert_eq!(queue.pop(at(12)), Some((key("a"), at(10))));
-        assert_eq!(queue.pop(at(100)), None);
+        assert_eq!(queue.pop(at(12), free), Some((key("b"), at(5))));
+        assert_eq!(queue.pop(at(12), free), Some((key("a"), at(10))));
+        assert_eq!(queue.pop(at(100), free), None);
     }
 
     #[test]
@@ -163,21 +187,20 @@ mod tests {
         let now = Instant::now();
         let mut queue = Queue::new(8);
         queue.push(key("a"), now);
-        assert!(queue.pop(now).is_some());
+        assert!(queue.pop(now, free).is_some());
         queue.push(key("a"), now);
         queue.push(key("b"), now);
         assert_eq!((queue.due_count(now), queue.in_flight()), (1, 1));
-        assert_eq!(queue.pop(now), Some((key("b"), now)));
+        assert_eq!(queue.pop(now, free), Some((key("b"), now)));
         assert_eq!(
-            (queue.pop(now), queue.next(), queue.due_count(now)),
+            (queue.pop(now, free), queue.next(), queue.due_count(now)),
             (None, None, 0)
         );
-        assert_eq!(queue.oldest_start(), Some(now));
         queue.complete(&key("a"));
-        assert_eq!(queue.pop(now), Some((key("a"), now)));
+        assert_eq!(queue.pop(now, free), Some((key("a"), now)));
         queue.complete(&key("a"));
         queue.complete(&key("b"));
-        assert_eq!((queue.oldest_start(), queue.in_flight()), (None, 0));
+        assert_eq!(queue.in_flight(), 0);
     }
 
     #[test]
@@ -189,26 +212,56 @@ mod tests {
         }
         let later = now + Duration::from_secs(1);
         queue.push(ObjectKey::new("bank", "e"), later);
-        assert_eq!(queue.pop(now), Some((key("a"), now)));
-        assert_eq!(queue.pop(now), Some((key("b"), now)));
+        assert_eq!(queue.pop(now, free), Some((key("a"), now)));
+        assert_eq!(queue.pop(now, free), Some((key("b"), now)));
         assert_eq!(
-            (queue.pop(now), queue.next(), queue.due_count(now)),
+            (queue.pop(now, free), queue.next(), queue.due_count(now)),
             (None, Some(later), 2)
         );
         // What is pushed while the namespace is at its limit waits in the order of due times as well.
         queue.push(key("b"), now - Duration::from_secs(1));
         queue.push(key("d"), now - Duration::from_secs(2));
-        assert_eq!(queue.pop(later), Some((ObjectKey::new("bank", "e"), later)));
+        assert_eq!(queue.pop(later, free), Some((ObjectKey::new("bank", "e"), later)));
         queue.complete(&key("b"));
-        assert_eq!(queue.pop(now), Some((key("d"), now - Duration::from_secs(2))));
+        assert_eq!(
+            queue.pop(now, free),
+            Some((key("d"), now - Duration::from_secs(2)))
+        );
         queue.complete(&key("a"));
-        assert_eq!(queue.pop(now), Some((key("b"), now - Duration::from_secs(1))));
-        assert_eq!((queue.pop(now), queue.in_flight()), (None, 3));
+        assert_eq!(
+            queue.pop(now, free),
+            Some((key("b"), now - Duration::from_secs(1)))
+        );
+        assert_eq!((queue.pop(now, free), queue.in_flight()), (None, 3));
         for completed in [key("b"), key("d"), ObjectKey::new("bank", "e")] {
             queue.complete(&completed);
         }
-        assert_eq!(queue.pop(now), Some((key("c"), now)));
+        assert_eq!(queue.pop(now, free), Some((key("c"), now)));
         queue.complete(&key("c"));
         assert!(queue.namespaces.is_empty() && queue.ready.is_empty(), "{queue:?}");
+    }
+
+    #[test]
+    fn the_namespace_with_the_fewest_permits_is_next() {
+        let now = Instant::now();
+        let earlier = |seconds| now - Duration::from_secs(seconds);
+        let mut queue = Queue::new(8);
+        for (namespace, seconds) in [("full", 9), ("busy", 8), ("one", 7), ("none", 6), ("idle", 5)] {
+            queue.push(ObjectKey::new(namespace, "a"), earlier(seconds));
+        }
+        queue.push(ObjectKey::new("later", "a"), now + Duration::from_secs(1));
+        let held = |namespace: &str| match namespace {
+            "full" => None,
+            "busy" => Some(9),
+            "one" => Some(1),
+            _ => Some(0),
+        };
+        let mut popped = Vec::new();
+        while let Some((key, _)) = queue.pop(now, held) {
+            popped.push(key.namespace().to_owned());
+        }
+        assert_eq!(popped, ["none", "idle", "one", "busy"]);
+        assert_eq!(queue.next_after(now), Some(now + Duration::from_secs(1)));
+        assert_eq!(queue.next(), Some(earlier(9)));
     }
 }

@@ -1,31 +1,233 @@
-//! How many reconciles use the Kubernetes API at once. Reconciles that wait for Google do not count: slow or many calls of one tenant must
-//! not block the reconciles of the others.
+//! Permits: how many reconciles call the Kubernetes API at once, and how many of them may be of one namespace. What waits for Google, for a
+//! permit or for the next attempt holds none: slow or many calls of one tenant must not hold up the reconciles of the others.
 
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until};
 
-/// The right of a reconcile to call the Kubernetes API. The reconcile releases it while it waits for Google.
-pub(crate) struct Permit {
-    permits: Arc<Semaphore>,
-    acquired: Option<OwnedSemaphorePermit>,
+use crate::api::ObjectKey;
+use crate::clock::Clock;
+use crate::fair_share::may_take;
+use crate::sync::lock;
+
+/// The shortest sleep before a time limit is looked at again.
+const LIMIT_STEP: Duration = Duration::from_millis(20);
+
+/// Pure: who holds permits, and who waits for one. A permit goes to the namespace that holds the fewest, then to the one that has waited
+/// longest for its turn.
+#[derive(Debug)]
+pub(crate) struct Shares<W> {
+    free: usize,
+    /// The namespaces that hold a permit or wait for one.
+    namespaces: HashMap<Box<str>, Share<W>>,
+    waiting: usize,
+    /// Numbers what waits and what is served.
+    next: u64,
 }
 
-impl Permit {
-    /// Acquires one of `permits`; none if no permit is free.
-    pub(crate) fn try_acquire(permits: &Arc<Semaphore>) -> Option<Self> {
-        let acquired = Arc::clone(permits).try_acquire_owned().ok()?;
-        Some(Self {
-            permits: Arc::clone(permits),
-            acquired: Some(acquired),
+#[derive(Debug)]
+struct Share<W> {
+    held: usize,
+    /// When it got a permit last.
+    served: u64,
+    /// In the order of arrival.
+    waiting: VecDeque<(u64, W)>,
+}
+
+impl<W> Shares<W> {
+    fn new(free: usize) -> Self {
+        Self {
+            free,
+            namespaces: HashMap::new(),
+            waiting: 0,
+            next: 1,
+        }
+    }
+
+    /// How many permits `namespace` holds, if it may take one more.
+    pub(crate) fn open_to(&self, namespace: &str) -> Option<usize> {
+        let held = self.namespaces.get(namespace).map_or(0, |share| share.held);
+        may_take(held, self.free).then_some(held)
+    }
+
+    fn share(&mut self, namespace: &str) -> &mut Share<W> {
+        let absent = || Share {
+            held: 0,
+            served: 0,
+            waiting: VecDeque::new(),
+        };
+        self.namespaces.entry(namespace.into()).or_insert_with(absent)
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Takes a permit for `namespace`. Returns whether there is one for it.
+    fn take(&mut self, namespace: &str) -> bool {
+        if self.open_to(namespace).is_none() {
+            return false;
+        }
+        let number = self.number();
+        self.free -= 1;
+        let share = self.share(namespace);
+        (share.held, share.served) = (share.held + 1, number);
+        true
+    }
+
+    /// Has `waiter` wait for a permit.
+    fn wait(&mut self, namespace: &str, waiter: W) -> u64 {
+        let ticket = self.number();
+        self.waiting += 1;
+        self.share(namespace).waiting.push_back((ticket, waiter));
+        ticket
+    }
+
+    /// Ends a wait. Returns false if the permit was handed out already.
+    fn cancel(&mut self, namespace: &str, ticket: u64) -> bool {
+        let share = self.share(namespace);
+        let before = share.waiting.len();
+        share.waiting.retain(|(waiting, _)| *waiting != ticket);
+        let cancelled = share.waiting.len() < before;
+        self.waiting -= usize::from(cancelled);
+        self.forget_idle(namespace);
+        cancelled
+    }
+
+    /// Puts a permit of `namespace` back. Returns those who get one now.
+    fn put_back(&mut self, namespace: &str) -> Vec<W> {
+        self.free += 1;
+        self.share(namespace).held -= 1;
+        self.forget_idle(namespace);
+        let mut served = Vec::new();
+        while self.waiting > 0 {
+            let number = self.number();
+            let open = self.namespaces.iter_mut().filter_map(|(_, share)| {
+                let (ticket, _) = share.waiting.front()?;
+                may_take(share.held, self.free).then_some(((share.held, share.served, *ticket), share))
+            });
+            let Some((_, share)) = open.min_by_key(|(rank, _)| *rank) else {
+                break;
+            };
+            served.extend(share.waiting.pop_front().map(|(_, waiter)| waiter));
+            (share.held, share.served) = (share.held + 1, number);
+            self.free -= 1;
+            self.waiting -= 1;
+        }
+        served
+    }
+
+    fn forget_idle(&mut self, namespace: &str) {
+        let is_idle = |share: &Share<W>| share.held == 0 && share.waiting.is_empty();
+        if self.namespaces.get(namespace).is_some_and(is_idle) {
+            self.namespaces.remove(namespace);
+        }
+    }
+}
+
+/// The permits of all reconciles.
+#[derive(Debug)]
+pub struct Permits {
+    shares: Mutex<Shares<oneshot::Sender<()>>>,
+    /// Whether a permit was put back that nobody waited for.
+    freed: Notify,
+    clock: Clock,
+}
+
+impl Permits {
+    /// As many permits as reconciles may call the Kubernetes API at once.
+    pub fn new(count: usize, clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            shares: Mutex::new(Shares::new(count)),
+            freed: Notify::new(),
+            clock,
         })
     }
 
-    /// Waits for a permit, unless this one is acquired.
+    fn lock(&self) -> MutexGuard<'_, Shares<oneshot::Sender<()>>> {
+        lock(&self.shares)
+    }
+
+    /// The permit for the request that `pop` gives, if it gives one. `pop` may only give one whose namespace the shares are open to.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        pop: impl FnOnce(&Shares<oneshot::Sender<()>>) -> Option<(ObjectKey, Instant)>,
+    ) -> Option<(ObjectKey, Instant, Permit)> {
+        let mut shares = self.lock();
+        let (key, due) = pop(&shares)?;
+        let is_held = shares.take(key.namespace());
+        drop(shares);
+        let permit = Permit {
+            permits: Arc::clone(self),
+            namespace: key.namespace().into(),
+            is_held,
+            stopwatch: Arc::new(Stopwatch::new(self.clock.clone())),
+        };
+        Some((key, due, permit))
+    }
+
+    /// Waits until a permit was put back that nobody waited for.
+    pub(super) async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
+    fn put_back(&self, namespace: &str) {
+        let served = self.lock().put_back(namespace);
+        // Whoever does not wait any longer puts it back himself.
+        for waiter in served {
+            let _ = waiter.send(());
+        }
+        self.freed.notify_one();
+    }
+}
+
+/// The right of a reconcile to call the Kubernetes API. The reconcile releases it while it waits.
+pub(crate) struct Permit {
+    permits: Arc<Permits>,
+    namespace: Box<str>,
+    is_held: bool,
+    stopwatch: Arc<Stopwatch>,
+}
+
+impl Permit {
+    /// How long the reconcile has run.
+    pub(crate) fn stopwatch(&self) -> Arc<Stopwatch> {
+        Arc::clone(&self.stopwatch)
+    }
+
+    /// Waits for a permit, unless this one is held. The stopwatch stands still for as long.
     async fn acquire(&mut self) {
-        if self.acquired.is_none() {
-            // The semaphore is never closed, so there is no error.
-            self.acquired = Arc::clone(&self.permits).acquire_owned().await.ok();
+        if self.is_held {
+            return;
+        }
+        let handed_out = {
+            let mut shares = self.permits.lock();
+            if shares.take(&self.namespace) {
+                self.is_held = true;
+                return;
+            }
+            let (waiter, handed_out) = oneshot::channel();
+            let ticket = shares.wait(&self.namespace, waiter);
+            drop(shares);
+            Waiting {
+                permits: &self.permits,
+                namespace: &self.namespace,
+                ticket: Some(ticket),
+                handed_out,
+            }
+        };
+        let _paused = self.stopwatch.pause();
+        handed_out.permit().await;
+        self.is_held = true;
+    }
+
+    fn release(&mut self) {
+        if std::mem::take(&mut self.is_held) {
+            self.permits.put_back(&self.namespace);
         }
     }
 
@@ -37,9 +239,127 @@ impl Permit {
 
     /// Releases the permit for `work`, and acquires it again after it.
     pub(crate) async fn released_while<T>(&mut self, work: impl Future<Output = T>) -> T {
-        self.acquired = None;
+        self.release();
         let result = work.await;
         self.acquire().await;
         result
     }
 }
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// A wait for a permit, which is put back if nobody takes it.
+struct Waiting<'p> {
+    permits: &'p Permits,
+    namespace: &'p str,
+    ticket: Option<u64>,
+    handed_out: oneshot::Receiver<()>,
+}
+
+impl Waiting<'_> {
+    async fn permit(mut self) {
+        // The sender is kept until the permit is handed out, so there is no error.
+        let _ = (&mut self.handed_out).await;
+        self.ticket = None;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        if !self.permits.lock().cancel(self.namespace, ticket) {
+            self.permits.put_back(self.namespace);
+        }
+    }
+}
+
+/// How long a reconcile has run. The time in which it waited for a permit does not count: others decide how long that is.
+#[derive(Debug)]
+pub(crate) struct Stopwatch {
+    clock: Clock,
+    times: Mutex<Times>,
+}
+
+#[derive(Debug)]
+struct Times {
+    /// When it would have started without the pauses that have ended.
+    start: Instant,
+    paused: Option<Instant>,
+}
+
+impl Stopwatch {
+    fn new(clock: Clock) -> Self {
+        let start = clock.monotonic();
+        Self {
+            clock,
+            times: Mutex::new(Times { start, paused: None }),
+        }
+    }
+
+    /// When the reconcile would have started if it had not waited for permits.
+    pub(crate) fn start(&self) -> Instant {
+        let times = lock(&self.times);
+        let now = self.clock.monotonic();
+        let paused = times.paused.map(|since| now.saturating_duration_since(since));
+        times.start + paused.unwrap_or_default()
+    }
+
+    /// Begins anew.
+    pub(crate) fn restart(&self) {
+        lock(&self.times).start = self.clock.monotonic();
+    }
+
+    fn pause(&self) -> Paused<'_> {
+        lock(&self.times).paused = Some(self.clock.monotonic());
+        Paused(self)
+    }
+
+    /// Does `work` for at most `limit`.
+    ///
+    /// # Errors
+    /// It took longer.
+    pub(crate) async fn limit<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = T>,
+    ) -> Result<T, TimedOut> {
+        let timer = async {
+            loop {
+                // A pause that goes on moves the end.
+                let (end, now) = (self.start() + limit, self.clock.monotonic());
+                if now >= end {
+                    return;
+                }
+                sleep_until(end.max(now + LIMIT_STEP)).await;
+            }
+        };
+        tokio::select! {
+            // What is done is done, also if it took long.
+            biased;
+            done = work => Ok(done),
+            () = timer => Err(TimedOut),
+        }
+    }
+}
+
+/// The work took longer than its limit.
+#[derive(Debug)]
+pub(crate) struct TimedOut;
+
+/// The stopwatch stands still until this is dropped.
+struct Paused<'s>(&'s Stopwatch);
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        let start = self.0.start();
+        *lock(&self.0.times) = Times { start, paused: None };
+    }
+}
+
+#[cfg(test)]
+#[path = "permit_tests.rs"]
+mod tests;

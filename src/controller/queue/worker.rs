@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -15,7 +14,7 @@ use crate::api::ObjectKey;
 use crate::clock::Clock;
 use crate::controller::queue::Scope;
 use crate::controller::queue::order::Queue;
-use crate::controller::queue::permit::Permit;
+use crate::controller::queue::permit::{Permit, Permits, Shares, Stopwatch};
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 
@@ -32,7 +31,7 @@ pub(crate) struct Limits {
     /// Most reconciles in flight of one namespace.
     pub(crate) in_flight_per_namespace: usize,
     /// As many permits as reconciles may use the Kubernetes API at once.
-    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) permits: Arc<Permits>,
 }
 
 /// The loop that receives keys, queues them and runs their reconciles.
@@ -95,7 +94,7 @@ impl Worker {
         F: Future<Output = Option<Duration>> + Send + 'static,
     {
         let mut queue = Queue::new(self.limits.in_flight_per_namespace);
-        let mut in_flight: HashMap<Id, ObjectKey> = HashMap::new();
+        let mut in_flight: HashMap<Id, (ObjectKey, Arc<Stopwatch>)> = HashMap::new();
         let mut stop = pin!(stop);
         let mut stopping = false;
         let mut ticks = interval(HEARTBEAT_INTERVAL);
@@ -110,14 +109,15 @@ impl Worker {
                 && queue.in_flight() < self.limits.in_flight
                 && queue.next().is_some_and(|due| due <= now)
             {
-                let Some(permit) = Permit::try_acquire(&self.limits.permits) else {
+                let pop = |shares: &_| queue.pop(now, |namespace| Shares::open_to(shares, namespace));
+                let Some((key, due, permit)) = self.limits.permits.start(pop) else {
                     break;
                 };
-                let Some((key, due)) = queue.pop(now) else { break };
+                let stopwatch = permit.stopwatch();
                 match start(&key, permit) {
                     Some(reconcile) => {
                         self.metrics.observe_queue_wait(now.duration_since(due));
-                        in_flight.insert(self.tasks.spawn(reconcile).id(), key);
+                        in_flight.insert(self.tasks.spawn(reconcile).id(), (key, stopwatch));
                     }
                     // Deleted while it waited.
                     None => queue.complete(&key),
@@ -127,10 +127,15 @@ impl Worker {
                 self.liveness.heartbeat(now, None);
                 return;
             }
-            self.liveness.heartbeat(now, queue.oldest_start());
+            let oldest = in_flight.values().map(|(_, stopwatch)| stopwatch.start()).min();
+            self.liveness.heartbeat(now, oldest);
             let has_room = !stopping && queue.in_flight() < self.limits.in_flight;
             let next = queue.next().filter(|_| has_room);
-            let (is_due, later) = (next.is_some_and(|at| at <= now), next.filter(|at| *at > now));
+            let is_due = next.is_some_and(|at| at <= now);
+            let later = match is_due {
+                true => queue.next_after(now),
+                false => next,
+            };
             tokio::select! {
                 // A stop prevents further starts, and a finished reconcile frees its slot, before more is queued. Metrics can wait.
                 biased;
@@ -140,7 +145,7 @@ impl Worker {
                         Ok(finished) => finished,
                         Err(error) => (error.id(), Some(PANIC_REQUEUE)),
                     };
-                    if let Some(key) = in_flight.remove(&id) {
+                    if let Some((key, _)) = in_flight.remove(&id) {
                         queue.complete(&key);
                         // A time that the clock cannot represent is never reached.
                         if let Some(at) = requeue.and_then(|delay| self.clock.monotonic().checked_add(delay)) {
@@ -156,8 +161,8 @@ impl Worker {
                     }
                 }
                 () = async { sleep_until(later.unwrap_or(now)).await }, if later.is_some() => {}
-                // A request is due and waits for a permit.
-                _ = self.limits.permits.acquire(), if is_due => {}
+                // A request is due, and its namespace waits for a permit.
+                () = self.limits.permits.freed(), if is_due => {}
                 _ = ticks.tick() => {
                     self.metrics.set_queue_depth(queue.due_count(self.clock.monotonic()), queue.in_flight());
                 }

@@ -24,7 +24,7 @@ fn worker(limit: usize) -> (Worker, UnboundedSender<ObjectKey>, UnboundedSender<
         Limits {
             in_flight: limit,
             in_flight_per_namespace: limit,
-            permits: Arc::new(Semaphore::new(limit)),
+            permits: Permits::new(limit, clock.clone()),
         },
         Liveness::new(Duration::from_millis(50), clock.monotonic()),
         Arc::new(Metrics::default()),
@@ -144,4 +144,38 @@ async fn a_standby_drops_what_it_receives() {
     let drained = timeout(Duration::from_millis(100), worker.drain_while_standby());
     assert!(drained.await.is_err());
     assert!(worker.requests.is_empty() && worker.scopes.is_empty());
+}
+
+#[tokio::test]
+async fn reconciles_that_hang_hold_up_no_other_namespace() {
+    let (mut worker, requests, _scopes) = worker(8);
+    let done = Arc::new(Notify::new());
+    let start = |key: &ObjectKey, permit: Permit| {
+        let (done, hangs) = (done.clone(), key.namespace() != "bank");
+        Some(async move {
+            let _permit = permit;
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            done.notify_one();
+            None
+        })
+    };
+    // Two namespaces have many that are due for longer.
+    let keys = |_: &Scope| {
+        let key = |n: u32| ObjectKey::new(if n.is_multiple_of(2) { "shop" } else { "zoo" }, &n.to_string());
+        (0..100).map(key).collect()
+    };
+    requests.send(ObjectKey::new("bank", "a")).unwrap();
+    let run = worker.run(keys, start, std::future::pending());
+    let first = async {
+        tokio::select! {
+            () = run => panic!("it was not stopped"),
+            () = done.notified() => {}
+        }
+    };
+    timeout(LIMIT, first)
+        .await
+        .expect("the neighbour's request is reconciled");
+    worker.cancel_all().await;
 }

@@ -74,6 +74,7 @@ fn stored(inputs: &Inputs, snapshot: &Snapshot, issued: &Issued) -> Result<Curre
     let timing = Timing {
         source_repeats_until: issued.repeats_until.or(inputs.facts.timing.source_repeats_until),
         issued_at: issued.issued_at,
+        deferred_until: None,
     };
     let request = &inputs.request;
     CurrentToken::new(

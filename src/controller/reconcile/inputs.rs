@@ -12,7 +12,7 @@ use crate::controller::issue::IssueError;
 use crate::controller::issue::observation::Observation;
 use crate::grants::store::GrantStore;
 use crate::request::{SourceSettings, ValidRequest, ValidateError};
-use crate::schedule::backoff::{Backoff, FailedAttempt, deferral};
+use crate::schedule::backoff::{Backoff, FailedAttempt, deferral, pause_after_lost_tokens};
 use crate::shard::Shard;
 
 /// What the planner decides on.
@@ -103,13 +103,21 @@ impl Inputs {
         }
         match error {
             IssueError::Gone => Outcome::Gone,
+            IssueError::Outdated => Outcome::Stale,
             IssueError::Denied(denied) => Outcome::Failed(Failure::denied(denied, token, now)),
             error if error.is_retried() => {
+                let mut lost = 0;
+                cache.update(&snapshot.key, snapshot.uid(), |state| lost = state.lost_tokens);
+                let remaining = expires.map(|expires| expires.duration_since(now));
+                // Only if this attempt has lost one: a write that is only tried costs none.
+                let pause = (lost > snapshot.state.lost_tokens)
+                    .then(|| pause_after_lost_tokens(lost, remaining))
+                    .flatten();
                 let attempt = FailedAttempt {
                     reason: error.reason(),
                     message: error.to_string(),
                     class: error.class(),
-                    retry_after: error.retry_after(),
+                    retry_after: error.retry_after().max(pause),
                     needs_user_action: error.needs_user_action(),
                     expires,
                 };

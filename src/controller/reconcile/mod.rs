@@ -28,10 +28,11 @@ use self::outcome::{Failure, Outcome, Reconciled};
 use self::plan::{Plan, decide};
 use self::snapshot::Snapshot;
 use crate::api::ObjectKey;
+use crate::controller::cache::request_state::HonouredRenewal;
 use crate::controller::context::{Context, Settings};
-use crate::controller::issue::IssueError;
 use crate::controller::issue::observation::Observation;
-use crate::controller::queue::permit::Permit;
+use crate::controller::issue::{IssueError, Issued};
+use crate::controller::queue::permit::{Permit, Stopwatch};
 use crate::kubernetes::error::KubeError;
 use crate::request::ValidateError;
 
@@ -43,12 +44,13 @@ pub(super) async fn reconcile(key: ObjectKey, ctx: Arc<Context>, mut permit: Per
     // At the level of errors, so that each line of the reconcile has the number.
     let span = tracing::error_span!("reconcile", id = RECONCILES.fetch_add(1, Ordering::Relaxed));
     let reconcile = async {
-        let snapshot = Snapshot::load(&ctx.cache, key, ctx.clock.now())?;
+        let snapshot = Snapshot::load(&ctx.cache, key, ctx.settings.min_renew_interval, ctx.clock.now())?;
         if ctx.cache.is_terminating(snapshot.key.namespace()) {
             return None;
         }
         let started = ctx.clock.monotonic();
-        let attempt = guarded(&ctx, attempt(&ctx, &snapshot, &mut permit)).await;
+        let stopwatch = permit.stopwatch();
+        let attempt = guarded(&ctx, &stopwatch, attempt(&ctx, &snapshot, &mut permit)).await;
         let reconciled = attempt.unwrap_or_else(|error| aborted(&ctx, &snapshot, error));
         publish::publish(&ctx, &snapshot, &reconciled, &mut permit, started).await
     };
@@ -80,12 +82,13 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
                 let token = token();
                 let remaining = token.as_ref().and_then(|token| token.remaining(snapshot.now));
                 // Boxed: a reconcile that waits for Google holds what that takes and no more.
-                let issue = Box::pin(issuer.issue(request, secret, history, cause, remaining, permit));
-                (issue.await.map(|issued| Acted::Issued(issued, cause)), token)
+                let issue = Box::pin(issuer.issue(request, secret, history, cause, remaining, permit)).await;
+                note_renewal(ctx, snapshot, &inputs, &issue);
+                (issue.map(|issued| Acted::Issued(issued, cause)), token)
             }
             Plan::Repair => {
                 let token = token();
-                let repair = Box::pin(issuer.repair(request, secret, history));
+                let repair = Box::pin(issuer.repair(request, secret, history, permit));
                 (repair.await.map(Acted::Repaired), token)
             }
             Plan::Keep(_) => (
@@ -106,6 +109,21 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
     conclude(&issuer, snapshot, inputs, acted, token).await
 }
 
+/// Notes that the renewal was honoured that the annotation asks for, if it asks for one. An attempt that was deferred was none.
+fn note_renewal(ctx: &Context, snapshot: &Snapshot, inputs: &Inputs, issue: &Result<Issued, IssueError>) {
+    let is_deferred = matches!(issue, Err(error) if error.deferred_for().is_some());
+    let value = inputs.request.renew_request.as_deref();
+    let pending = value.filter(|_| inputs.facts.requested_at.is_some() && !is_deferred);
+    if let Some(value) = pending {
+        ctx.cache.update(&snapshot.key, snapshot.uid(), |state| {
+            state.honoured_renew = Some(Box::new(HonouredRenewal {
+                value: value.into(),
+                at: snapshot.now,
+            }));
+        });
+    }
+}
+
 /// Validates and authorizes the request, and observes its Secret.
 fn gather(ctx: &Context, snapshot: &Snapshot) -> Result<(Inputs, Observation), ValidateError> {
     let Settings { sources, shard, .. } = &ctx.settings;
@@ -113,10 +131,17 @@ fn gather(ctx: &Context, snapshot: &Snapshot) -> Result<(Inputs, Observation), V
 }
 
 /// Bounds an attempt in time, and keeps a bug that one request meets from stopping all others. The locks of the caches outlive a panic.
-async fn guarded(ctx: &Context, attempt: impl Future<Output = Reconciled>) -> Result<Reconciled, KubeError> {
+async fn guarded(
+    ctx: &Context,
+    stopwatch: &Stopwatch,
+    attempt: impl Future<Output = Reconciled>,
+) -> Result<Reconciled, KubeError> {
     let limit = ctx.settings.reconcile_timeout;
     let seconds = limit.as_secs();
-    match tokio::time::timeout(limit, AssertUnwindSafe(attempt).catch_unwind()).await {
+    match stopwatch
+        .limit(limit, AssertUnwindSafe(attempt).catch_unwind())
+        .await
+    {
         Ok(Ok(reconciled)) => Ok(reconciled),
         Ok(Err(_)) => Err(KubeError::Panicked),
         Err(_) => Err(KubeError::TimedOut { seconds }),

@@ -1,15 +1,16 @@
 //! Pure: (request, its Secret as observed, facts, now) → what to do. Every rule of a reconcile is here.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::controller::cache::Standing;
+use crate::controller::cache::request_state::HonouredRenewal;
 use crate::controller::issue::IssueCause;
 use crate::controller::issue::observation::{Integrity, Observation};
 use crate::grants::policy::Denied;
 use crate::kubernetes::secret_summary::SecretSummary;
 use crate::request::ValidRequest;
 use crate::schedule::backoff::Backoff;
-use crate::schedule::renewal::{Renewal, renewal};
+use crate::schedule::renewal::{Renewal, next_renewal, renewal};
 use crate::token::MAX_LIFETIME;
 
 /// What decides besides the request, its Secret and the time.
@@ -29,6 +30,8 @@ pub struct Facts {
     pub has_digest: bool,
     /// The last renewal by annotation that was handled.
     pub handled_renew: Option<String>,
+    /// When the renewal is due that the annotation asks for, if it was not handled yet.
+    pub requested_at: Option<Timestamp>,
     /// What moves a renewal.
     pub timing: Timing,
     /// Whether the last failure needs a user, who may have acted on the Secret unseen by the watch.
@@ -60,6 +63,8 @@ pub struct Timing {
     pub source_repeats_until: Option<Timestamp>,
     /// When this process last issued the token, by this machine's clock.
     pub issued_at: Option<Timestamp>,
+    /// When the renewal is honoured that the annotation asks for, if it is deferred.
+    pub deferred_until: Option<Timestamp>,
 }
 
 /// What to do.
@@ -196,7 +201,7 @@ fn issue_cause(
     if expires <= now {
         return Err(IssueCause::Expired);
     }
-    if request.renew_request.is_some() && request.renew_request != facts.handled_renew {
+    if facts.requested_at.is_some_and(|at| at <= now) {
         return Err(IssueCause::Requested);
     }
     let renewal = due_renewal(request, facts.timing, issued, expires);
@@ -206,14 +211,32 @@ fn issue_cause(
     }
 }
 
-/// When to renew the token with these times: never before the source can return a different token, and not within the first tenth of the
+/// When the renewal is due that the annotation asks for; none if it asks for none, or for one that was handled. Another value is honoured
+/// `interval` after the one before, so that a loop of annotations is no loop of tokens.
+pub fn requested_at(
+    request: &ValidRequest,
+    handled: Option<&str>,
+    honoured: Option<&HonouredRenewal>,
+    interval: SignedDuration,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let wanted = request.renew_request.as_deref()?;
+    if handled == Some(wanted) {
+        return None;
+    }
+    let another = honoured.filter(|honoured| *honoured.value != *wanted);
+    Some(next_renewal(another.map(|honoured| honoured.at), interval, now))
+}
+
+/// When to renew the token with these times: when the annotation asks for it, else never before the source can return a different token, and not within the first tenth of the
 /// remaining lifetime. The latter prevents a renewal loop when this machine's clock runs far ahead of Google's.
 pub fn due_renewal(request: &ValidRequest, timing: Timing, issued: Timestamp, expires: Timestamp) -> Renewal {
     let renewal = renewal(issued, expires, request.renew_before, &request.uid);
     let pause = |at: Timestamp| at.checked_add(expires.duration_since(at) / 10).ok();
     let earliest = timing.source_repeats_until.max(timing.issued_at.and_then(pause));
+    let at = earliest.map_or(renewal.at, |earliest| earliest.max(renewal.at).min(expires));
     Renewal {
-        at: earliest.map_or(renewal.at, |earliest| earliest.max(renewal.at).min(expires)),
+        at: timing.deferred_until.map_or(at, |deferred| deferred.min(at)),
         ..renewal
     }
 }

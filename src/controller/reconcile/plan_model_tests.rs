@@ -24,6 +24,7 @@ struct World {
     now: Timestamp,
     ahead: SignedDuration,
     issued_at: Option<Timestamp>,
+    honoured: Option<HonouredRenewal>,
     version: u64,
     spec: Value,
     renew: Option<String>,
@@ -62,6 +63,7 @@ impl World {
             now: at(T0),
             ahead: SignedDuration::ZERO,
             issued_at: None,
+            honoured: None,
             version: 1,
             spec: json!({}),
             renew: None,
@@ -126,6 +128,7 @@ impl World {
                 self.retry = None;
                 self.unrecorded = None;
                 self.issued_at = None;
+                self.honoured = None;
             }
             Action::Clock(seconds) => {
                 let ahead = SignedDuration::from_secs(seconds);
@@ -185,10 +188,17 @@ impl World {
             renew: self.renew.clone(),
             grant: self.granted.then(String::new),
         };
-        let retry = self
-            .retry
-            .clone()
-            .filter(|retry| retry.is_valid_for(&basis, self.now));
+        let last = self.honoured.as_ref().map(|honoured| honoured.at);
+        let renewal = next_renewal(last, MINUTE, self.now);
+        let retry = self.retry.as_ref();
+        let retry = retry.and_then(|retry| retry.at(&basis, renewal, self.now));
+        let requested_at = requested_at(
+            &request,
+            self.handled.as_deref(),
+            self.honoured.as_ref(),
+            MINUTE,
+            self.now,
+        );
         let facts = Facts {
             denied,
             backoff: retry.clone(),
@@ -198,7 +208,9 @@ impl World {
             timing: Timing {
                 source_repeats_until: None,
                 issued_at: self.issued_at,
+                deferred_until: requested_at.filter(|at| *at > self.now),
             },
+            requested_at,
             ..Facts::default()
         };
         let cached = self.secret.as_ref().map(|secret| content(secret).summary);
@@ -246,6 +258,13 @@ impl World {
                 self.check_mint(&request, cause)?;
                 let early = retry.as_ref().filter(|retry| retry.next > self.now);
                 prop_assert!(early.is_none(), "tried again before its time");
+                if let Some(value) = request
+                    .renew_request
+                    .as_deref()
+                    .filter(|_| requested_at.is_some())
+                {
+                    self.honoured = honoured(value, self.now.as_second());
+                }
                 let (class, asked) = match self.upstream {
                     Upstream::Ok => {
                         let token = token(&request, (self.now - self.ahead).as_second());
@@ -254,6 +273,7 @@ impl World {
                         self.issued_at = Some(self.now);
                         let timing = Timing {
                             issued_at: self.issued_at,
+                            deferred_until: None,
                             ..facts.timing
                         };
                         self.write(&request, &token, &observation);
@@ -349,7 +369,15 @@ impl World {
 
     fn check_mint(&self, request: &ValidRequest, cause: IssueCause) -> Result<(), TestCaseError> {
         prop_assert!(self.granted && !request.suspend);
-        let requested = request.renew_request.is_some() && request.renew_request != self.handled;
+        let value = request.renew_request.as_deref();
+        let is_new = value.is_some() && value != self.handled.as_deref();
+        let minute = SignedDuration::from_secs(59)..;
+        let is_early = self.honoured.as_ref().is_some_and(|honoured| {
+            value != Some(&*honoured.value)
+                && honoured.at <= self.now
+                && !minute.contains(&self.now.duration_since(honoured.at))
+        });
+        let requested = is_new && !is_early;
         let needed = match truth(self.secret.as_ref(), self.written.as_ref()) {
             None => true,
             Some((token, hash)) => {

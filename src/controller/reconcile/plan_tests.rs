@@ -14,6 +14,8 @@ use crate::schedule::backoff::BackoffKey;
 mod model;
 
 const T0: i64 = 1_800_000_000;
+/// Lies between two renewals by annotation.
+const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 /// The Secret as `request`'s last mint at T0 left it.
 fn left(request: &ValidRequest) -> SecretSummary {
@@ -37,6 +39,8 @@ fn left(request: &ValidRequest) -> SecretSummary {
 struct Observed {
     secret: Option<SecretSummary>,
     integrity: Option<Integrity>,
+    /// The renewal by annotation that was honoured last.
+    honoured: Option<HonouredRenewal>,
     facts: Facts,
 }
 
@@ -45,6 +49,7 @@ impl Observed {
         Self {
             secret: Some(secret),
             integrity: None,
+            honoured: None,
             facts: Facts {
                 recorded_version: Some("7".into()),
                 ..Facts::default()
@@ -73,7 +78,18 @@ impl Observed {
     }
 
     fn decide(&self, request: &ValidRequest, now: Timestamp) -> Expected {
-        Expected::from(decide(request, &self.observation(), &self.facts, now))
+        let handled = self.facts.handled_renew.as_deref();
+        let requested_at = requested_at(request, handled, self.honoured.as_ref(), MINUTE, now);
+        let timing = Timing {
+            deferred_until: requested_at.filter(|at| *at > now),
+            ..self.facts.timing
+        };
+        let facts = Facts {
+            requested_at,
+            timing,
+            ..self.facts.clone()
+        };
+        Expected::from(decide(request, &self.observation(), &facts, now))
     }
 }
 
@@ -133,6 +149,13 @@ fn retry(next: i64) -> Backoff {
             grant: None,
         },
     }
+}
+
+fn honoured(value: &str, seconds: i64) -> Option<HonouredRenewal> {
+    Some(HonouredRenewal {
+        value: value.into(),
+        at: at(seconds),
+    })
 }
 
 #[derive(Clone, Debug)]
@@ -400,6 +423,42 @@ fn cases() -> Vec<Case> {
             ..Case::default()
         },
         Case {
+            name: "another renewal is asked for within a minute: at the end of it",
+            renew: Some("again"),
+            change: |o| o.honoured = honoured("now", T0 + 30),
+            expected: |_| Expected::Keep(at(T0 + 90)),
+            ..Case::default()
+        },
+        Case {
+            name: "another renewal was asked for within a minute, which is over",
+            renew: Some("again"),
+            change: |o| o.honoured = honoured("now", T0),
+            expected: |_| Expected::Issue(IssueCause::Requested),
+            ..Case::default()
+        },
+        Case {
+            name: "the renewal that was honoured lately failed: its own retry is not deferred",
+            renew: Some("now"),
+            change: |o| o.honoured = honoured("now", T0 + 59),
+            expected: |_| Expected::Issue(IssueCause::Requested),
+            ..Case::default()
+        },
+        Case {
+            name: "another renewal is asked for, and one is due",
+            renew: Some("again"),
+            change: |o| o.honoured = honoured("now", T0 + 2399),
+            now: late,
+            expected: |_| Expected::Issue(IssueCause::Due),
+            ..Case::default()
+        },
+        Case {
+            name: "another renewal is asked for after the clock was set back",
+            renew: Some("again"),
+            change: |o| o.honoured = honoured("now", T0 + 1000),
+            expected: |_| Expected::Issue(IssueCause::Requested),
+            ..Case::default()
+        },
+        Case {
             name: "the annotation was taken away",
             change: |o| o.facts.handled_renew = Some("now".into()),
             ..Case::default()
@@ -607,6 +666,38 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_loop_of_annotations_is_a_renewal_a_minute_and_the_last_one_is_not_lost(
+        changes in prop::collection::vec((0_i64..90, 0_u8..4), 1..60),
+    ) {
+        let mut request = request(json!({}));
+        let (mut handled, mut last, mut now) = (None, None::<HonouredRenewal>, T0);
+        let mut renew = |request: &ValidRequest, until: i64| {
+            let due = requested_at(request, handled.as_deref(), last.as_ref(), MINUTE, at(now));
+            if let Some(due) = due.filter(|due| *due <= at(until)) {
+                if let Some(last) = &last {
+                    let pause = due.duration_since(last.at);
+                    prop_assert!(pause >= SignedDuration::from_secs(60), "{pause:?} after the one before");
+                }
+                let value = request.renew_request.clone().unwrap();
+                last = honoured(&value, due.as_second());
+                handled = Some(value);
+            }
+            now = until;
+            Ok(())
+        };
+        let mut time = T0;
+        for (wait, value) in changes {
+            time += wait;
+            renew(&request, time)?;
+            request.renew_request = Some(value.to_string());
+        }
+        renew(&request, time + 60)?;
+        prop_assert_eq!(&handled, &request.renew_request);
+    }
+}
+
 #[test]
 fn a_clamped_renewal_leaves_a_fifth() {
     let request = request(json!({"renewBefore": "2h"}));
@@ -660,12 +751,13 @@ fn a_clock_that_is_ahead_does_not_issue_again_and_again() {
 #[test]
 fn a_wait_ends_with_what_it_depends_on_and_where_the_clock_was_set_back() {
     let failed = retry(T0 + 60);
-    assert!(failed.is_valid_for(&failed.key, at(T0)));
-    assert!(failed.is_valid_for(&failed.key, at(T0 + 3600)));
-    assert!(!failed.is_valid_for(&failed.key, at(T0 - 3600)));
+    let waits = |key: &BackoffKey, now| failed.at(key, at(now), at(now)).is_some();
+    assert!(waits(&failed.key, T0));
+    assert!(waits(&failed.key, T0 + 3600));
+    assert!(!waits(&failed.key, T0 - 3600));
     let other = BackoffKey {
         generation: 2,
         ..failed.key.clone()
     };
-    assert!(!failed.is_valid_for(&other, at(T0)));
+    assert!(!waits(&other, T0));
 }

@@ -19,8 +19,11 @@ use crate::kubernetes::status as status_api;
 use crate::metrics;
 use crate::schedule::backoff::Retry;
 
-/// Longest time for writing the status and the event.
-pub(crate) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time for writing the status, and for writing the event.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(20);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time for publishing, without the wait for a permit.
+pub(crate) const PUBLISH_TIMEOUT: Duration = STATUS_TIMEOUT.saturating_add(EVENT_TIMEOUT);
 
 /// Publishes what the reconcile came to. Returns the delay until the next reconcile, if not on a change only.
 pub(super) async fn publish(
@@ -47,14 +50,7 @@ pub(super) async fn publish(
     if is_deferred && status::still_accurate(&snapshot.status, snapshot.generation(), outcome) {
         return requeue.map(|at| until(at, now));
     }
-    let write = permit.holding(Box::pin(write(ctx, snapshot, &next)));
-    let published = tokio::time::timeout(PUBLISH_TIMEOUT, write)
-        .await
-        .unwrap_or_else(|_| {
-            Err(KubeError::TimedOut {
-                seconds: PUBLISH_TIMEOUT.as_secs(),
-            })
-        });
+    let published = permit.holding(Box::pin(write(ctx, snapshot, &next))).await;
     log::log(key, reconciled, &published, requeue, elapsed());
     let requeue = match published {
         Ok(_) => requeue,
@@ -97,14 +93,10 @@ async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) 
         return Ok(false);
     }
     let meta = snapshot.metadata();
-    let written = status_api::write(
-        &ctx.client,
-        meta,
-        &snapshot.resource_version,
-        &snapshot.status,
-        next,
-    )
-    .await?;
+    let version = &snapshot.resource_version;
+    let write = status_api::write(&ctx.client, meta, version, &snapshot.status, next);
+    let resource = "idtokenrequests/status";
+    let written = KubeError::within(STATUS_TIMEOUT, "patch", resource, key.namespace(), write).await??;
     let Some(written) = written else {
         return Ok(false);
     };
@@ -116,10 +108,14 @@ async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) 
         state.status = Some(WrittenStatus::new(written, next.clone()));
         state.failed_publishes = 0;
     });
-    if let Some(event) = event::between(&snapshot.status, next)
-        && let Err(error) = ctx.events.publish(&event, &request_ref(meta)).await
-    {
-        let error = KubeError::new("create", "events", key.namespace(), &error);
+    let Some(event) = event::between(&snapshot.status, next) else {
+        return Ok(true);
+    };
+    let request = request_ref(meta);
+    let publish = ctx.events.publish(&event, &request);
+    let published = KubeError::within(EVENT_TIMEOUT, "create", "events", key.namespace(), publish).await;
+    let failed = |error| KubeError::new("create", "events", key.namespace(), &error);
+    if let Err(error) = published.and_then(|published| published.map_err(failed)) {
         tracing::warn!(
             namespace = key.namespace(),
             name = key.name(),

@@ -1,10 +1,10 @@
 //! What a reconcile starts from: the request, its status as the API server has it, and its state in this process.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::outcome::CurrentToken;
-use super::plan::{Facts, Timing};
+use super::plan::{Facts, Timing, requested_at};
 use crate::api::conditions::{READY, reason};
 use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus};
 use crate::api::{LABEL_SHARD, ObjectKey, annotations};
@@ -33,6 +33,8 @@ pub(super) struct Snapshot {
     /// The resourceVersion of the request with that status.
     pub(super) resource_version: String,
     pub(super) state: RequestState,
+    /// Shortest time between two renewals that the annotation asks for.
+    pub(super) renew_interval: SignedDuration,
     /// When the reconcile started.
     pub(super) now: Timestamp,
 }
@@ -40,7 +42,12 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// Loads what is known of the request `key`; none if it is gone. Its status is the one that this process wrote last, until the watch
     /// shows it.
-    pub(super) fn load(cache: &Cache, key: ObjectKey, now: Timestamp) -> Option<Self> {
+    pub(super) fn load(
+        cache: &Cache,
+        key: ObjectKey,
+        renew_interval: SignedDuration,
+        now: Timestamp,
+    ) -> Option<Self> {
         let (object, state) = cache.snapshot(&key)?;
         let (metadata, shown) = match &object {
             Ok(object) => (&object.metadata, object.status.as_ref()),
@@ -60,6 +67,7 @@ impl Snapshot {
             resource_version,
             object,
             state,
+            renew_interval,
             now,
         })
     }
@@ -83,6 +91,7 @@ impl Snapshot {
         History {
             status: &self.status,
             state: &self.state,
+            generation: self.generation(),
             now: self.now,
         }
     }
@@ -145,20 +154,28 @@ impl Snapshot {
             .filter(|secret| secret.name == target.name());
         let last_failure = self.state.backoff.as_deref();
         let ready = self.status.condition(READY).map(|ready| ready.reason.as_str());
+        let handled_renew = self.handled_renew(request, secret);
+        let (handled, honoured) = (handled_renew.as_deref(), self.state.honoured_renew.as_deref());
+        let interval = self.renew_interval;
+        let requested_at = requested_at(request, handled, honoured, interval, self.now);
         Facts {
             standing: self.standing(cache),
             winning_claimant: cache
                 .winning_claimant(&target, &request.uid)
                 .map(|winner| winner.request.name().to_owned()),
             denied,
-            backoff: self.state.active_backoff(&self.backoff_key(grant), self.now),
+            backoff: self
+                .state
+                .active_backoff(&self.backoff_key(grant), interval, self.now),
             has_digest: self.history().digest().is_some(),
             recorded_version: recorded.and_then(|secret| secret.resource_version.clone()),
-            handled_renew: self.handled_renew(request, secret),
             timing: Timing {
                 source_repeats_until: self.source_repeats_until(request, secret),
                 issued_at: self.state.issued_at,
+                deferred_until: requested_at.filter(|at| *at > self.now),
             },
+            requested_at,
+            handled_renew,
             awaits_user: last_failure.is_some_and(|failure| failure.needs_user_action)
                 || matches!(ready, Some(reason::SECRET_CONFLICT | reason::SECRET_IMMUTABLE)),
             was_conflicting: last_failure.is_some_and(|failure| failure.reason == reason::SECRET_CONFLICT),

@@ -222,8 +222,8 @@ fn marks() -> String {
         (
             "IdTokenRequest",
             annotations::RENEW,
-            "Annotation: any new value of at most 256 bytes asks for a new token now, as `kubectl idtoken renew` does. The last one that was honoured is in \
-             `status.lastHandledRenewRequest`.",
+            "Annotation: any new value of at most 256 bytes asks for a new token now, as `kubectl idtoken renew` does. It is honoured at most once a minute: a value \
+             that comes earlier waits until `status.renewalTime`. The last one that was honoured is in `status.lastHandledRenewRequest`.",
         ),
         (
             "Secret",
