@@ -21,7 +21,7 @@ use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter};
 use crate::grants::file::{GrantsFileError, read_file};
 use crate::grants::store::GrantStore;
 use crate::kubernetes::events::EventRecorder;
-use crate::leader::{self, ElectionSettings, Elector, Fence, FenceClosed};
+use crate::leader::{self, ElectionSettings, Elector, ElectorThread, Fence, FenceClosed};
 use crate::liveness::Liveness;
 use crate::metrics::{self, Metrics};
 use crate::random::{Random, RandomError};
@@ -159,15 +159,14 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     let elector = match args.leader.leader_elect {
         true => {
             let election = election_settings(&args.leader, &settings, &config, &random)?;
-            // Its client is not fenced: it writes the Lease while the fence is closed.
-            let client = kubernetes::client(config.clone(), || Ok::<(), FenceClosed>(()))?;
-            Some(Elector::new(
-                client,
-                election,
-                fence.clone(),
-                metrics.clone(),
-                clock.clone(),
-            ))
+            let (config, fence, metrics, clock) =
+                (config.clone(), fence.clone(), metrics.clone(), clock.clone());
+            let make = move || {
+                // Its client is not fenced: it writes the Lease while the fence is closed.
+                let client = kubernetes::client(config, || Ok::<(), FenceClosed>(()))?;
+                Ok::<_, AppError>(Elector::new(client, election, fence, metrics, clock))
+            };
+            Some(ElectorThread::start(make).await?)
         }
         false => None,
     };

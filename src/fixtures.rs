@@ -83,7 +83,7 @@ pub(crate) fn stored(secret: &mut Value, resource_version: u64) {
 
 /// `secret` as it is read.
 pub(crate) fn content(secret: &Value) -> SecretContent {
-    SecretContent::decode("shop", "get", secret.to_string()).unwrap()
+    SecretContent::decode("shop", "get", &secret.to_string()).unwrap()
 }
 
 /// A token that was issued at 1,800,000,000 s and expires an hour later.

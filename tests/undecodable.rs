@@ -133,7 +133,7 @@ fn lease() -> Value {
 }
 
 /// An answer in which a field that every reader decodes is the password itself, so that a decoding error quotes it. Every other answer is
-/// no UTF-8 either.
+/// no UTF-8 either, or no watch at all; every third list is one, of an object that cannot be decoded.
 fn undecodable(call: &str, number: u32) -> Response {
     let object = json!({
         "metadata": {
@@ -143,12 +143,20 @@ fn undecodable(call: &str, number: u32) -> Response {
         "spec": PASSWORD, "status": {"token": {"of": PASSWORD}}, "data": {"password": PASSWORD},
     });
     let body = match call.split_once(' ').unwrap_or_default().0 {
-        "list" => json!({"metadata": {"resourceVersion": "9"}, "items": [object]}),
+        "list" if number.is_multiple_of(3) => {
+            json!({"metadata": {"resourceVersion": "9"}, "items": [object]})
+        }
+        "list" => {
+            json!({"metadata": {"resourceVersion": PASSWORD, "continue": [PASSWORD]}, "items": [object]})
+        }
+        "watch" if number.is_multiple_of(2) => {
+            return (StatusCode::INTERNAL_SERVER_ERROR, PASSWORD).into_response();
+        }
         "watch" => json!({"type": "ADDED", "object": object}),
         _ => object,
     };
     let mut bytes = format!("{body}\n").into_bytes();
-    if number.is_multiple_of(2) && !call.starts_with("watch ") {
+    if number % 6 == 2 || number.is_multiple_of(2) && !call.starts_with("list ") {
         bytes.push(0xff);
     }
     bytes.into_response()
@@ -230,7 +238,7 @@ async fn no_answer_that_cannot_be_decoded_reaches_the_log() -> Result<()> {
     let one = |calls: &[&str]| calls.iter().map(|call| (*call).to_owned()).collect::<Vec<_>>();
     let mut seen = 0;
     for (least, step) in [
-        (2, lists),
+        (3, lists),
         (2, watches),
         (2, one(&["get leases"])),
         (1, one(&["create leases"])),

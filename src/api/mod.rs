@@ -70,6 +70,9 @@ pub mod annotations {
     pub const HANDLED_RENEW: &str = "idtoken.dev/handled-renew-request";
     /// On an IdTokenRequest, by its author: any new value requests a new token now.
     pub const RENEW: &str = "idtoken.dev/renew";
+    /// On a Kubernetes ServiceAccount: the Google service account that it acts as on GKE
+    /// (<https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity>).
+    pub const GCP_SERVICE_ACCOUNT: &str = "iam.gke.io/gcp-service-account";
     /// On a foreign Secret, by its owner: the IdTokenRequest that may adopt it.
     pub const ADOPT: &str = "idtoken.dev/adopt";
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Client;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
+use kube::core::Request;
+use kube::{Client, Resource};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
@@ -13,7 +14,9 @@ use crate::api::v1alpha1::{IdTokenGrant, IdTokenGrantStatus};
 use crate::clock::Clock;
 use crate::controller::cache::Cache;
 use crate::grants::store::GrantStore;
+use crate::kubernetes::answer::text;
 use crate::kubernetes::error::{problem, status_code};
+use crate::kubernetes::partial_metadata::for_metadata;
 use crate::kubernetes::status::merge_patch;
 use crate::shard::Shard;
 
@@ -60,7 +63,6 @@ impl GrantCounts {
         shown: &IdTokenGrantStatus,
         next: &IdTokenGrantStatus,
     ) -> Result<(), kube::Error> {
-        let api: Api<IdTokenGrant> = Api::all(self.client.clone());
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.into()),
             ..PatchParams::default()
@@ -68,7 +70,11 @@ impl GrantCounts {
         let json = |status| serde_json::to_value(status).unwrap_or_default();
         let changes: Option<Value> = merge_patch(&json(shown), &json(next));
         let patch = Patch::Merge(json!({"status": changes}));
-        let written = timeout(RESPONSE_TIMEOUT, api.patch_status(name, &params, &patch)).await;
+        let mut call = Request::new(IdTokenGrant::url_path(&(), None))
+            .patch_subresource("status", name, &params, &patch)
+            .map_err(kube::Error::BuildRequest)?;
+        for_metadata(&mut call);
+        let written = timeout(RESPONSE_TIMEOUT, text(&self.client, call)).await;
         let timed_out = || kube::Error::Service("the API server did not answer in time".into());
         match written.unwrap_or_else(|_| Err(timed_out())) {
             // The watch of grants brings the new status to the store.

@@ -26,7 +26,7 @@ pub use queue::permit::Permits;
 
 use crate::api::ObjectKey;
 use crate::google::MAX_WAITING;
-use crate::leader::Elector;
+use crate::leader::ElectorThread;
 use crate::liveness::Liveness;
 use grant_counts::GrantCounts;
 use issue::federation::FederatedTokens;
@@ -70,7 +70,7 @@ pub fn max_reconcile_duration(settings: &Settings) -> Duration {
 /// A watch ended.
 pub async fn run(
     ctx: Arc<Context>,
-    mut elector: Option<Elector>,
+    mut elector: Option<ElectorThread>,
     liveness: Liveness,
     synced: Sender<bool>,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -171,7 +171,7 @@ pub async fn run(
 }
 
 /// Returns when the Lease is lost; never without an election.
-async fn until_lease_lost(elector: &mut Option<Elector>) {
+async fn until_lease_lost(elector: &mut Option<ElectorThread>) {
     match elector {
         Some(elector) => elector.renew_until_lost().await,
         None => std::future::pending().await,

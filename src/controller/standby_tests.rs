@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::controller::cache::CacheLimits;
 use crate::google::{GoogleConfig, Minter};
 use crate::kubernetes::events::EventRecorder;
-use crate::leader::{ElectionSettings, Fence};
+use crate::leader::{ElectionSettings, Elector, Fence};
 use crate::metrics::Metrics;
 use crate::request::SourceSettings;
 use crate::shard::Shard;
@@ -134,13 +134,15 @@ async fn a_standby_writes_nothing_and_a_new_leader_reports_what_it_cannot_decode
         renew_deadline: Duration::from_secs(5),
         retry_period: Duration::from_millis(50),
     };
-    let elector = Elector::new(
-        client(&server),
-        settings,
-        Fence::closed(ctx.clock.clone()),
-        ctx.metrics.clone(),
-        ctx.clock.clone(),
-    );
+    let elector = {
+        let (ctx, client) = (ctx.clone(), client(&server));
+        let make = move || {
+            let fence = Fence::closed(ctx.clock.clone());
+            let (metrics, clock) = (ctx.metrics.clone(), ctx.clock.clone());
+            Ok::<_, std::io::Error>(Elector::new(client, settings, fence, metrics, clock))
+        };
+        ElectorThread::start(make).await.unwrap()
+    };
     let liveness = Liveness::new(LIMIT, ctx.clock.monotonic());
     let (synced, mut is_synced) = watch_channel::channel(false);
     let (stop, stopped) = oneshot::channel::<()>();

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use kube::runtime::watcher;
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -241,17 +240,6 @@ pub fn problem(error: &kube::Error) -> String {
         kube::Error::Api(status) => format!("{} {}", status.code, safe_message(&status.message)),
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => UNDECODABLE.to_owned(),
         other => safe_message(&error_chain(other)),
-    }
-}
-
-/// What went wrong with a watch, as [`problem`].
-pub fn watch_problem(error: &watcher::Error) -> String {
-    match error {
-        watcher::Error::InitialListFailed(error) => format!("the list failed: {}", problem(error)),
-        watcher::Error::WatchStartFailed(error) => format!("the watch cannot be started: {}", problem(error)),
-        watcher::Error::WatchFailed(error) => problem(error),
-        watcher::Error::WatchError(status) => format!("{} {}", status.code, safe_message(&status.message)),
-        watcher::Error::NoResourceVersion => "the list has no resourceVersion".to_owned(),
     }
 }
 

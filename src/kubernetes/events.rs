@@ -19,6 +19,7 @@ use crate::api::FIELD_MANAGER;
 use crate::api::v1alpha1::IdTokenRequest;
 use crate::clock::Clock;
 use crate::fair_share::may_take;
+use crate::kubernetes::answer::text;
 use crate::metrics::Metrics;
 use crate::sync::lock;
 use crate::text::printable;
@@ -156,7 +157,7 @@ impl EventRecorder {
         call: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<(), kube::Error> {
         let call = call.map_err(kube::Error::BuildRequest)?;
-        self.client.request_text(call).await.map(drop)
+        text(&self.client, call).await.map(drop)
     }
 
     /// The event in the form that the API server requires

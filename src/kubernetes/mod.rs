@@ -3,9 +3,12 @@
 //! May import [`crate::schedule`] and the ground; the recorder of events also imports [`crate::metrics`]. Never decides what to write, who may
 //! have a token or when to retry: the callers do.
 
+pub(crate) mod answer;
 mod client;
 pub mod error;
 pub mod events;
+mod json_items;
+pub(crate) mod list_watch;
 pub mod partial_metadata;
 pub mod resource_version;
 pub mod secret;

@@ -1,16 +1,21 @@
-//! Reads of Secrets. A body can hold a token, so it is read as text, decoded here and wiped: kube's client logs a body that it cannot
-//! decode.
+//! Reads of Secrets. A body can hold a token, so it is wiped, and no error quotes it. Any client may have written the Secret: what is not
+//! read is not decoded.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::GetParams;
 use kube::core::Request;
 use kube::{Client, Resource};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::api::FIELD_MANAGER;
+use crate::kubernetes::answer::text;
 use crate::kubernetes::error::{KubeError, status_code};
 use crate::kubernetes::partial_metadata::metadata;
 use crate::kubernetes::secret_summary::SecretSummary;
@@ -23,8 +28,10 @@ const READ_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct SecretContent {
     /// What the cache holds of it.
     pub summary: SecretSummary,
-    /// All of its metadata.
+    /// Of its metadata: labels, annotations, owners, UID and resourceVersion.
     pub meta: ObjectMeta,
+    /// The field manager other than ours that changed it last, if its managedFields can be decoded.
+    pub last_manager: Option<String>,
     /// Its type.
     pub type_: String,
     /// Whether its data is immutable.
@@ -42,19 +49,71 @@ impl std::fmt::Debug for SecretContent {
     }
 }
 
+/// The parts of a Secret that are decoded.
+#[derive(Deserialize)]
+struct WireSecret<'a> {
+    #[serde(borrow)]
+    metadata: WireMetadata<'a>,
+    #[serde(default)]
+    data: Option<BTreeMap<String, ByteString>>,
+    #[serde(default, rename = "type")]
+    type_: Option<String>,
+    #[serde(default)]
+    immutable: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[derive(Default)]
+struct WireMetadata<'a> {
+    annotations: Option<BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(borrow)]
+    managed_fields: Option<&'a RawValue>,
+    owner_references: Option<Vec<OwnerReference>>,
+    resource_version: Option<String>,
+    uid: Option<String>,
+}
+
+/// The field manager other than ours that changed the object last. A client can write here what it likes: what cannot be decoded is as none.
+fn last_manager(managed_fields: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        manager: String,
+        /// RFC 3339 in UTC, so that the order of the text is that of the time.
+        #[serde(default)]
+        time: String,
+    }
+    let entries: Vec<Entry> = serde_json::from_str(managed_fields.get()).ok()?;
+    let others = entries.into_iter().filter(|entry| entry.manager != FIELD_MANAGER);
+    others
+        .max_by(|a, b| a.time.cmp(&b.time))
+        .map(|entry| entry.manager)
+}
+
 impl SecretContent {
-    /// Decodes a Secret from the JSON of a response, which is wiped.
+    /// Decodes a Secret from the JSON of a response.
     ///
     /// # Errors
     /// The JSON is not a Secret. The error names `verb` and quotes nothing of the JSON.
-    pub fn decode(namespace: &str, verb: &'static str, json: String) -> Result<Self, KubeError> {
-        let json = Zeroizing::new(json);
-        let secret: Secret =
-            serde_json::from_str(&json).map_err(|_| KubeError::undecodable(verb, "secrets", namespace))?;
+    pub fn decode(namespace: &str, verb: &'static str, json: &str) -> Result<Self, KubeError> {
+        let secret: WireSecret<'_> =
+            serde_json::from_str(json).map_err(|_| KubeError::undecodable(verb, "secrets", namespace))?;
         let data = secret.data.unwrap_or_default();
+        let read = secret.metadata;
+        let meta = ObjectMeta {
+            annotations: read.annotations,
+            labels: read.labels,
+            owner_references: read.owner_references,
+            resource_version: read.resource_version,
+            uid: read.uid,
+            ..ObjectMeta::default()
+        };
         Ok(Self {
-            summary: SecretSummary::from(&secret.metadata),
-            meta: secret.metadata,
+            summary: SecretSummary::from(&meta),
+            meta,
+            last_manager: read.managed_fields.and_then(last_manager),
             type_: secret.type_.unwrap_or_default(),
             immutable: secret.immutable.unwrap_or(false),
             data: data
@@ -64,17 +123,16 @@ impl SecretContent {
         })
     }
 
-    /// Decodes the summary of a Secret from the JSON of a response, which is wiped.
+    /// Decodes the summary of a Secret from the JSON of a response.
     ///
     /// # Errors
     /// The JSON is not an object of Kubernetes. The error names `verb` and quotes nothing of the JSON.
     pub(crate) fn decode_summary(
         namespace: &str,
         verb: &'static str,
-        json: String,
+        json: &str,
     ) -> Result<SecretSummary, KubeError> {
-        let json = Zeroizing::new(json);
-        let meta = metadata(&json).map_err(|_| KubeError::undecodable(verb, "secrets", namespace))?;
+        let meta = metadata(json).map_err(|_| KubeError::undecodable(verb, "secrets", namespace))?;
         Ok(SecretSummary::from(&meta))
     }
 
@@ -109,9 +167,9 @@ pub async fn read_secret(
     let request = Request::new(Secret::url_path(&(), Some(namespace)))
         .get(name, &GetParams::default())
         .map_err(|error| kube_error(&kube::Error::BuildRequest(error)))?;
-    let call = client.request_text(request);
+    let call = text(client, request);
     match KubeError::within(READ_TIMEOUT, "get", "secrets", namespace, call).await? {
-        Ok(json) => SecretContent::decode(namespace, "get", json).map(Some),
+        Ok(json) => SecretContent::decode(namespace, "get", &json).map(Some),
         Err(error) if status_code(&error) == Some(404) => Ok(None),
         Err(error) => Err(kube_error(&error)),
     }
@@ -124,13 +182,13 @@ mod tests {
     #[test]
     fn neither_debug_nor_an_error_shows_data() {
         let json = r#"{"metadata": {"uid": "u"}, "data": {"token": "aHVudGVyMg=="}}"#;
-        let content = SecretContent::decode("shop", "get", json.to_owned()).unwrap();
+        let content = SecretContent::decode("shop", "get", json).unwrap();
         assert_eq!((content.summary.uid.as_str(), content.immutable), ("u", false));
         assert_eq!(content.data["token"].as_slice(), b"hunter2");
         assert!(content.token("token").is_none(), "it is not a JWT");
         // serde's own error would quote the text.
         let broken = r#"{"metadata": {}, "data": "aHVudGVyMg=="}"#;
-        let error = SecretContent::decode("shop", "get", broken.to_owned()).unwrap_err();
+        let error = SecretContent::decode("shop", "get", broken).unwrap_err();
         for shown in [format!("{content:?}"), format!("{error} {error:?}")] {
             let leaks = shown.contains("hunter2") || shown.contains("aHVudGVyMg");
             assert!(!leaks, "{shown}");

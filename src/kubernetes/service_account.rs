@@ -1,18 +1,17 @@
 //! Reads of Kubernetes ServiceAccounts, and tokens for them.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::{GetParams, PartialObjectMeta, PostParams};
+use kube::api::{GetParams, PostParams};
 use kube::core::Request;
 use kube::{Client, Resource};
 use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use crate::api::annotations::GCP_SERVICE_ACCOUNT;
+use crate::kubernetes::answer::text;
 use crate::kubernetes::error::{KubeError, status_code};
-
-/// GKE's annotation with the Google service account that a Kubernetes ServiceAccount acts as
-/// (<https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity>).
-pub const GCP_SERVICE_ACCOUNT: &str = "iam.gke.io/gcp-service-account";
+use crate::kubernetes::partial_metadata::metadata;
 
 /// The metadata of a Kubernetes ServiceAccount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,14 +35,16 @@ pub async fn read_service_account(
     let request = Request::new(ServiceAccount::url_path(&(), Some(namespace)))
         .get_metadata(name, &GetParams::default())
         .map_err(|error| kube_error(&kube::Error::BuildRequest(error)))?;
-    match client.request::<PartialObjectMeta<ServiceAccount>>(request).await {
-        Ok(object) => Ok(Some(KubernetesServiceAccount {
-            uid: object.metadata.uid.unwrap_or_default(),
-            gcp_service_account: object
-                .metadata
-                .annotations
-                .and_then(|mut all| all.remove(GCP_SERVICE_ACCOUNT)),
-        })),
+    match text(client, request).await {
+        Ok(json) => {
+            let metadata =
+                metadata(&json).map_err(|_| KubeError::undecodable("get", "serviceaccounts", namespace))?;
+            let mut annotations = metadata.annotations.unwrap_or_default();
+            Ok(Some(KubernetesServiceAccount {
+                uid: metadata.uid.unwrap_or_default(),
+                gcp_service_account: annotations.remove(GCP_SERVICE_ACCOUNT),
+            }))
+        }
         Err(error) if status_code(&error) == Some(404) => Ok(None),
         Err(error) => Err(kube_error(&error)),
     }
@@ -63,7 +64,7 @@ struct TokenRequestStatus {
 }
 
 /// Requests a token for the ServiceAccount with this UID and one audience, bound to no other object; none if the ServiceAccount does not
-/// exist. The response is read as text and wiped, as that of a Secret.
+/// exist. The response is wiped.
 ///
 /// # Errors
 /// The API server rejected the call or did not respond. A recreated ServiceAccount is a 409, which is transient.
@@ -89,9 +90,8 @@ pub async fn create_token(
             body.to_string().into_bytes(),
         )
         .map_err(|error| kube_error(&kube::Error::BuildRequest(error)))?;
-    match client.request_text(request).await {
+    match text(client, request).await {
         Ok(json) => {
-            let json = Zeroizing::new(json);
             let issued: TokenRequest =
                 serde_json::from_str(&json).map_err(|_| KubeError::undecodable(verb, resource, namespace))?;
             Ok(Some(Zeroizing::new(issued.status.token)))

@@ -8,6 +8,7 @@ use kube::{Client, Resource};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::answer::text;
 use super::error::{KubeError, status_code};
 use super::partial_metadata::{for_metadata, metadata};
 use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestStatus};
@@ -133,7 +134,7 @@ pub async fn write(
     let failed = |error: &kube::Error| KubeError::new(verb, "idtokenrequests/status", namespace, error);
     let mut call = call.map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
     for_metadata(&mut call);
-    match client.request_text(call).await {
+    match text(client, call).await {
         Ok(json) => match metadata(&json) {
             Ok(written) => Ok(written.resource_version),
             Err(error) => Err(failed(&kube::Error::SerdeError(error))),

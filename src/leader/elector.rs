@@ -1,28 +1,48 @@
 //! Acquires, renews and releases the Lease.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::api::{Api, PostParams};
-use kube::{Client, ResourceExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{GetParams, PostParams};
+use kube::core::Request;
+use kube::core::request::Error as BuildError;
+use kube::{Client, Resource};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::{Decision, ElectionSettings, Fence, LeaseRecord, ObservedLease, decide};
 use crate::clock::{BootTime, Clock};
-use crate::kubernetes::error::problem;
+use crate::kubernetes::answer::text;
+use crate::kubernetes::error::{problem, status_code};
 use crate::metrics::Metrics;
 
 /// Longest time for releasing the Lease.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A Lease. Its metadata is written back as it was read, and never decoded: other clients may put there what they like.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LeaseObject {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+    metadata: BTreeMap<String, Box<RawValue>>,
+    spec: Option<LeaseSpec>,
+}
+
 /// A candidate in the election.
 pub struct Elector {
-    leases: Api<Lease>,
+    client: Client,
+    calls: Request,
     settings: ElectionSettings,
     fence: Fence,
     /// The Lease as we last read or wrote it.
-    lease: Option<Lease>,
+    lease: Option<LeaseObject>,
     observed: Option<ObservedLease>,
     /// When our last renewal was sent, plus `renew_deadline`.
     deadline: BootTime,
@@ -49,7 +69,8 @@ impl Elector {
         clock: Clock,
     ) -> Self {
         Self {
-            leases: Api::namespaced(client, &settings.namespace),
+            client,
+            calls: Request::new(Lease::url_path(&(), Some(&settings.namespace))),
             settings,
             fence,
             lease: None,
@@ -189,7 +210,11 @@ impl Elector {
     }
 
     async fn read(&mut self, limit: Duration) -> Result<(), kube::Error> {
-        let lease = with_timeout(limit, self.leases.get_opt(&self.settings.name)).await?;
+        let call = self.calls.get(&self.settings.name, &GetParams::default());
+        let lease = match self.send(call, limit).await {
+            Err(error) if status_code(&error) == Some(404) => None,
+            answer => Some(answer?),
+        };
         // After the response: the holder may have renewed the Lease up to then.
         let now = self.clock.boot();
         self.observed = lease
@@ -211,19 +236,17 @@ impl Elector {
         let result = match &self.lease {
             Some(lease) => {
                 let mut lease = lease.clone();
-                lease.managed_fields_mut().clear();
                 lease.spec = Some(next_spec(lease.spec.take(), holder, duration, now));
-                with_timeout(limit, self.leases.replace(&name, &params, &lease)).await
+                let call = body(&lease).and_then(|body| self.calls.replace(&name, &params, body));
+                self.send(call, limit).await
             }
             None => {
-                let lease = Lease {
-                    metadata: ObjectMeta {
-                        name: Some(name),
-                        ..ObjectMeta::default()
-                    },
-                    spec: Some(next_spec(None, holder, duration, now)),
-                };
-                with_timeout(limit, self.leases.create(&params, &lease)).await
+                let lease = json!({
+                    "apiVersion": Lease::api_version(&()), "kind": Lease::kind(&()), "metadata": {"name": name},
+                    "spec": next_spec(None, holder, duration, now),
+                });
+                let call = body(&lease).and_then(|body| self.calls.create(&params, body));
+                self.send(call, limit).await
             }
         };
         match result {
@@ -238,6 +261,21 @@ impl Elector {
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(WriteResult::Conflict),
             Err(error) => Err(error),
         }
+    }
+
+    /// Sends a call whose answer is the Lease.
+    async fn send(
+        &self,
+        call: Result<http::Request<Vec<u8>>, BuildError>,
+        limit: Duration,
+    ) -> Result<LeaseObject, kube::Error> {
+        let call = call.map_err(kube::Error::BuildRequest)?;
+        let answer = tokio::time::timeout(limit, text(&self.client, call)).await;
+        let timed_out = |_| kube::Error::Service("the API server did not answer in time".into());
+        let mut lease: LeaseObject =
+            serde_json::from_str(&answer.map_err(timed_out)??).map_err(kube::Error::SerdeError)?;
+        lease.metadata.remove("managedFields");
+        Ok(lease)
     }
 
     fn record_transitions(&self) {
@@ -265,15 +303,8 @@ impl Elector {
     }
 }
 
-async fn with_timeout<T>(
-    limit: Duration,
-    call: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, kube::Error> {
-    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-        Err(kube::Error::Service(
-            "the API server did not answer in time".into(),
-        ))
-    })
+fn body(lease: &impl Serialize) -> Result<Vec<u8>, BuildError> {
+    serde_json::to_vec(lease).map_err(BuildError::SerializeBody)
 }
 
 /// The spec of the Lease as `holder` writes it; an empty holder releases it.
@@ -292,7 +323,7 @@ fn next_spec(before: Option<LeaseSpec>, holder: &str, duration: Duration, now: M
     }
 }
 
-fn record(lease: &Lease) -> LeaseRecord {
+fn record(lease: &LeaseObject) -> LeaseRecord {
     let spec = lease.spec.clone().unwrap_or_default();
     let seconds = spec
         .lease_duration_seconds

@@ -17,7 +17,9 @@
 mod elector;
 mod fence;
 mod lease;
+mod thread;
 
 pub use elector::Elector;
 pub use fence::{Fence, FenceClosed};
 pub use lease::{Decision, ElectionSettings, InvalidTimings, LeaseRecord, ObservedLease, decide};
+pub use thread::ElectorThread;

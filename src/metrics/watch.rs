@@ -17,6 +17,7 @@ pub(super) struct Watches {
     restarts: Family<ResourceLabels, Counter>,
     failing: Family<ResourceLabels, Gauge>,
     last_event: Family<ResourceLabels, Gauge>,
+    undecodable: Family<ResourceLabels, Counter>,
 }
 
 impl Watches {
@@ -25,14 +26,17 @@ impl Watches {
             restarts: Family::default(),
             failing: Family::default(),
             last_event: Family::default(),
+            undecodable: Family::default(),
         };
         let help = "How often a watch of the Kubernetes API failed and was restarted";
         registry.register("watch_restarts", help, all.restarts.clone());
         let help = "Watches of the Kubernetes API whose last start failed; there is one for each served namespace, or one for all";
         registry.register("watches_failing", help, all.failing.clone());
-        let help = "Unix time of the last event or bookmark of a watch; idtokengrants and namespaces have one about every minute, the \
-                    others only when an object changes";
+        let help =
+            "Unix time of the last event or bookmark of a watch, of which there is one about every minute";
         registry.register("watch_last_event_timestamp_seconds", help, all.last_event.clone());
+        let help = "How often a list or watch showed an object that cannot be decoded";
+        registry.register("undecodable_objects", help, all.undecodable.clone());
         all
     }
 
@@ -42,6 +46,8 @@ impl Watches {
             restarts: self.restarts.get_or_create_owned(&labels),
             failing: self.failing.get_or_create_owned(&labels),
             last_event: self.last_event.get_or_create_owned(&labels),
+            undecodable: self.undecodable.get_or_create_owned(&labels),
+            resource,
             fails: false,
         }
     }
@@ -53,10 +59,22 @@ pub struct WatchMetrics {
     restarts: Counter,
     failing: Gauge,
     last_event: Gauge,
+    undecodable: Counter,
+    resource: &'static str,
     fails: bool,
 }
 
 impl WatchMetrics {
+    /// The plural resource.
+    pub fn resource(&self) -> &'static str {
+        self.resource
+    }
+
+    /// Counts an object that cannot be decoded.
+    pub fn count_undecodable(&self) {
+        self.undecodable.inc();
+    }
+
     /// Records an event, which shows that the watch works.
     pub fn alive(&mut self, now: Timestamp) {
         self.last_event.set(now.as_second());

@@ -15,6 +15,7 @@ mod failures;
 mod federation;
 mod forged;
 mod fresh;
+mod hostile;
 mod issue;
 mod kstatus;
 mod leader;

@@ -114,7 +114,7 @@ pub(crate) const CASES: [Case; 20] = [
         },
     ),
     case("read", "a Secret decoded from the API server's response", |i| {
-        let _ = black_box(SecretContent::decode("shop", "get", i.secret.clone()));
+        let _ = black_box(SecretContent::decode("shop", "get", &i.secret));
     }),
     case("drift", "a Secret compared with its rendering", |i| {
         black_box(i.rendered.drift(&i.content));

@@ -92,7 +92,7 @@ impl Inputs {
         let token = IdToken::parse(jwt.clone())?;
         let rendered = render(&templated, &token)?;
         let secret = secret(&rendered);
-        let content = SecretContent::decode("shop", "get", secret.clone())?;
+        let content = SecretContent::decode("shop", "get", &secret)?;
         let observation = Observation::Cached(Some(SecretSummary {
             render_hash: Some(request.render_hash.clone()),
             ..content.summary.clone()

@@ -41,7 +41,7 @@ fn secret(object: &IdTokenRequest, jwt: &str, change: impl FnOnce(&mut Value)) -
     secret["metadata"]["resourceVersion"] = "7".into();
     change(&mut secret);
     SecretView::Found(Box::new(
-        SecretContent::decode("shop", "get", secret.to_string()).unwrap(),
+        SecretContent::decode("shop", "get", &secret.to_string()).unwrap(),
     ))
 }
 

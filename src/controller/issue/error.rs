@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::api::annotations::GCP_SERVICE_ACCOUNT;
 use crate::api::conditions::reason;
 use crate::classify::{Classify, ErrorClass};
 use crate::google;
 use crate::grants::policy::Denied;
 use crate::kubernetes::error::KubeError;
-use crate::kubernetes::service_account::GCP_SERVICE_ACCOUNT;
 use crate::render::RenderError;
 use crate::request::{ValidRequest, ValidateError};
 use crate::token::TokenError;

@@ -2,7 +2,6 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::api::FIELD_MANAGER;
 use crate::api::conditions::reason;
 use crate::api::v1alpha1::IdTokenRequestStatus;
 use crate::controller::cache::request_state::RequestState;
@@ -84,20 +83,10 @@ impl History<'_> {
             name: request.target.name.clone(),
             field: field.to_owned(),
             manager: content
-                .and_then(last_field_manager)
+                .and_then(|content| content.last_manager.as_deref())
                 .unwrap_or("another client")
                 .to_owned(),
             count,
         })
     }
-}
-
-/// The field manager other than ours that changed the Secret last.
-fn last_field_manager(content: &SecretContent) -> Option<&str> {
-    let entries = content.meta.managed_fields.iter().flatten();
-    let others = entries.filter(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER));
-    others
-        .max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?
-        .manager
-        .as_deref()
 }

@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::controller::cache::Cache;
 use crate::controller::cache::foreign_secrets::ForeignSecrets;
 use crate::controller::queue::permit::Permit;
+use crate::kubernetes::answer::text;
 use crate::kubernetes::error::{KubeError, status_code};
 use crate::kubernetes::partial_metadata::for_metadata;
 use crate::kubernetes::secret::{SecretContent, read_secret};
@@ -284,7 +285,7 @@ impl SecretWriter<'_> {
         let call = secrets(namespace)
             .delete(name, &params)
             .map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
-        let call = self.client.request_text(call);
+        let call = text(self.client, call);
         match KubeError::within(WRITE_TIMEOUT, "delete", "secrets", namespace, call).await? {
             Ok(_) => {}
             Err(error) if status_code(&error) == Some(404) => {}
@@ -306,9 +307,9 @@ impl SecretWriter<'_> {
         let failed = |error: &kube::Error| KubeError::new(verb, "secrets", namespace, error);
         let mut call = call.map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
         for_metadata(&mut call);
-        let call = self.client.request_text(call);
+        let call = text(self.client, call);
         match KubeError::within(WRITE_TIMEOUT, verb, "secrets", namespace, call).await? {
-            Ok(json) => SecretContent::decode_summary(namespace, verb, json).map(Some),
+            Ok(json) => SecretContent::decode_summary(namespace, verb, &json).map(Some),
             Err(error) if status_code(&error).is_some_and(&is_conflict) => Ok(None),
             Err(kube::Error::Api(status)) if is_namespace_terminating(&status) => {
                 self.cache.note_terminating(namespace);

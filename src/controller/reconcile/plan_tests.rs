@@ -65,6 +65,7 @@ impl Observed {
             content: SecretContent {
                 summary: summary.clone(),
                 meta: Default::default(),
+                last_manager: None,
                 type_: "Opaque".to_owned(),
                 immutable: false,
                 data: Default::default(),

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use kube::core::NamespaceResourceScope;
-use kube::{Api, Client, Resource};
+use kube::{Client, Resource};
 
 use crate::clock::Clock;
 use crate::controller::cache::Cache;
@@ -11,6 +10,7 @@ use crate::controller::cache::foreign_secrets::ForeignSecrets;
 use crate::controller::queue::Enqueuer;
 use crate::controller::watch::sync_state::SyncState;
 use crate::grants::store::GrantStore;
+use crate::kubernetes::list_watch::Collection;
 use crate::metrics::Metrics;
 use crate::shard::Shard;
 
@@ -28,17 +28,13 @@ pub(crate) struct WatchContext {
     pub(crate) sync_state: SyncState,
 }
 
-impl WatchContext {
-    /// The API of a kind in the namespace `scope`, or in all if `scope` is empty.
-    pub(super) fn api_in<K>(&self, scope: &str) -> Api<K>
-    where
-        K: Resource<Scope = NamespaceResourceScope>,
-        K::DynamicType: Default,
-    {
-        match scope {
-            "" => Api::all(self.client.clone()),
-            namespace => Api::namespaced(self.client.clone(), namespace),
-        }
+/// All objects of the kind `K` in the namespace `scope`, or in all if `scope` is empty.
+pub(super) fn collection<K: Resource<DynamicType = ()>>(scope: &str) -> Collection {
+    Collection {
+        path: K::url_path(&(), Some(scope).filter(|scope| !scope.is_empty())),
+        metadata_only: false,
+        labels: None,
+        fields: None,
     }
 }
 

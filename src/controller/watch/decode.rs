@@ -1,98 +1,90 @@
-//! Decodes IdTokenRequests one by one. An object that this version cannot decode, such as one with an enum value of a newer version's CRD,
+//! Decodes IdTokenRequests. An object that this version cannot decode, such as one with an enum value of a newer version's CRD,
 //! must not fail the list or the watch that shows it.
 
-use std::borrow::Cow;
+use std::fmt::{self, Write};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::api::v1alpha1::{IdTokenRequest, IdTokenRequestSpec, IdTokenRequestStatus};
+use crate::api::v1alpha1::IdTokenRequest;
 use crate::controller::cache::unserved::Unserved;
-use crate::kubernetes::partial_metadata::{Metadata, metadata};
+use crate::controller::watch::stream::Watched;
+use crate::kubernetes::partial_metadata::Metadata;
 
-/// An IdTokenRequest as a list or watch shows it. kube's `DeserializeGuard` keeps the metadata only. The status is needed too, and the
-/// operator may not `get` requests.
+/// Most bytes of an error of serde that are looked at: it may quote the object.
+const MAX_ERROR: usize = 4096;
+
+/// An IdTokenRequest as a list or watch shows it. Without its spec the metadata and the status are needed too: the operator may not `get`
+/// requests.
 #[derive(Clone, Debug)]
 pub(super) struct MaybeDecoded(pub(super) Result<IdTokenRequest, Box<Unserved>>);
 
-/// The parts of an IdTokenRequest that are decoded.
+/// The parts of an IdTokenRequest, each of which is decoded by itself, and once.
 #[derive(Deserialize)]
-struct WireRequest {
+struct WireRequest<'a> {
     metadata: Metadata,
-    spec: IdTokenRequestSpec,
-    #[serde(default)]
-    status: Option<IdTokenRequestStatus>,
+    #[serde(borrow, default)]
+    spec: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    status: Option<&'a RawValue>,
 }
 
-impl<'de> Deserialize<'de> for MaybeDecoded {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct StatusOnly {
-            #[serde(default)]
-            status: Option<IdTokenRequestStatus>,
-        }
-        let json = Box::<RawValue>::deserialize(deserializer)?;
-        let error = match serde_json::from_str::<WireRequest>(json.get()) {
-            Ok(decoded) => {
-                return Ok(Self(Ok(IdTokenRequest {
-                    metadata: decoded.metadata.into(),
-                    spec: decoded.spec,
-                    status: decoded.status,
-                })));
-            }
-            Err(error) => without_position(&error),
-        };
-        let metadata = metadata(json.get()).map_err(de::Error::custom)?;
-        // A status that cannot be decoded either is replaced.
-        let decoded: Option<StatusOnly> = serde_json::from_str(json.get()).ok();
-        let status = decoded.and_then(|decoded| decoded.status);
-        Ok(Self(Err(Box::new(Unserved::undecodable(
-            metadata, status, &error,
-        )))))
+impl Watched for MaybeDecoded {
+    const RESOURCE: &'static str = "idtokenrequests";
+
+    fn decode(json: &str) -> Result<Self, serde_json::Error> {
+        let wire: WireRequest<'_> = serde_json::from_str(json)?;
+        let metadata = wire.metadata.into();
+        // A status that cannot be decoded is replaced.
+        let status = wire
+            .status
+            .and_then(|status| serde_json::from_str(status.get()).ok());
+        Ok(Self(
+            match serde_json::from_str(wire.spec.map_or("null", RawValue::get)) {
+                Ok(spec) => Ok(IdTokenRequest {
+                    metadata,
+                    spec,
+                    status,
+                }),
+                Err(error) => Err(Box::new(Unserved::undecodable(metadata, status, &shown(&error)))),
+            },
+        ))
     }
 }
 
-/// The position in the JSON is of no use to a user who sees the object as YAML.
-fn without_position(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let position = format!(" at line {} column {}", error.line(), error.column());
-    text.strip_suffix(&position).unwrap_or(&text).to_owned()
-}
-
-impl Resource for MaybeDecoded {
-    type DynamicType = ();
-    type Scope = <IdTokenRequest as Resource>::Scope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        IdTokenRequest::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        IdTokenRequest::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        IdTokenRequest::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        IdTokenRequest::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
+impl MaybeDecoded {
+    /// Its metadata.
+    pub(super) fn meta(&self) -> &ObjectMeta {
         match &self.0 {
             Ok(object) => &object.metadata,
             Err(object) => &object.metadata,
         }
     }
+}
 
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        match &mut self.0 {
-            Ok(object) => &mut object.metadata,
-            Err(object) => &mut object.metadata,
+/// The beginning of the text of `error`, without the position in the JSON, which is of no use to a user who sees the object as YAML.
+pub(super) fn shown(error: &serde_json::Error) -> String {
+    struct Bounded(String);
+
+    impl Write for Bounded {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let left = MAX_ERROR.saturating_sub(self.0.len());
+            self.0.push_str(&text[..text.floor_char_boundary(left)]);
+            match text.len() <= left {
+                true => Ok(()),
+                false => Err(fmt::Error),
+            }
         }
+    }
+
+    let mut text = Bounded(String::new());
+    // Fails if the text is longer.
+    let _ = write!(text, "{error}");
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    match text.0.strip_suffix(&position) {
+        Some(short) => short.to_owned(),
+        None => text.0,
     }
 }
 
@@ -106,7 +98,7 @@ mod tests {
             "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenRequest",
             "metadata": {"name": "billing", "namespace": "shop", "generation": 3}, "spec": spec, "status": status,
         });
-        serde_json::from_value(object).unwrap()
+        MaybeDecoded::decode(&object.to_string()).unwrap()
     }
 
     #[test]
@@ -128,5 +120,36 @@ mod tests {
     fn an_undecodable_status_is_left_out() {
         let object = decode(json!({"audience": 7}), json!({"conditions": "none"}));
         assert_eq!(object.0.unwrap_err().status, None);
+        // It was written by the operator, so the spec counts without it.
+        let object = decode(json!({"audience": "a"}), json!({"conditions": "none"}));
+        assert_eq!(object.0.unwrap().status, None);
+    }
+
+    #[test]
+    fn little_of_a_long_error_is_looked_at() {
+        let object = decode(
+            json!({"audience": "a", "includeEmail": "ä".repeat(200_000)}),
+            Value::Null,
+        );
+        assert!(object.0.unwrap_err().error.to_string().len() < MAX_ERROR);
+        let error = serde_json::from_str::<bool>(&json!("ä".repeat(200_000)).to_string()).unwrap_err();
+        assert!(shown(&error).len() <= MAX_ERROR);
+        assert!(
+            shown(&error).starts_with("invalid type: string \"ää"),
+            "{}",
+            shown(&error)
+        );
+    }
+
+    #[test]
+    fn what_other_clients_put_beside_the_spec_is_never_decoded() {
+        let json = r#"{"metadata": {"name": "billing", "managedFields": [{"time": "9999-12-31T23:59:59Z"}], "finalizers": 7},
+            "spec": {"audience": "a"}, "other": 7}"#;
+        assert!(MaybeDecoded::decode(json).unwrap().0.is_ok());
+        let error = MaybeDecoded::decode(r#"{"metadata": {"name": "billing"}}"#)
+            .unwrap()
+            .0
+            .unwrap_err();
+        assert!(error.error.to_string().contains("null"), "{}", error.error);
     }
 }

@@ -3,37 +3,37 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::PartialObjectMeta;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watcher};
-use kube::{Api, Client};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::api::ObjectKey;
-use crate::controller::cache::Cache;
-use crate::controller::cache::foreign_secrets::ForeignSecrets;
-use crate::controller::queue::Enqueuer;
-use crate::controller::watch::stream::{WATCH_SECONDS, WatchBackoff};
+use crate::controller::watch::context::{WatchContext, collection};
+use crate::controller::watch::stream::{self, Event, Watched};
+use crate::kubernetes::list_watch::Collection;
+use crate::kubernetes::partial_metadata::metadata;
 
 /// How often a watch checks whether a request still has the Secret as its target. It costs no call.
 const CLAIM_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Keeps one watch for each of `foreign_secrets`.
-pub(super) async fn watch(
-    client: Client,
-    cache: Arc<Cache>,
-    foreign_secrets: Arc<ForeignSecrets>,
-    enqueuer: Enqueuer,
-) {
+/// The resourceVersion of a Secret.
+struct Version(Option<String>);
+
+impl Watched for Version {
+    const RESOURCE: &'static str = "secrets";
+
+    fn decode(json: &str) -> Result<Self, serde_json::Error> {
+        Ok(Self(metadata(json)?.resource_version))
+    }
+}
+
+/// Keeps one watch for each of the foreign Secrets.
+pub(super) async fn watch(ctx: WatchContext) {
     let mut watches = JoinSet::new();
     let mut running: HashMap<ObjectKey, AbortHandle> = HashMap::new();
     loop {
-        let required = foreign_secrets.keys();
+        let required = ctx.foreign_secrets.keys();
         running.retain(|key, watch| {
             let keep = required.contains(key);
             if !keep {
@@ -42,71 +42,53 @@ pub(super) async fn watch(
             keep
         });
         for key in required {
-            running.entry(key.clone()).or_insert_with(|| {
-                watches.spawn(watch_secret(
-                    client.clone(),
-                    cache.clone(),
-                    foreign_secrets.clone(),
-                    enqueuer.clone(),
-                    key,
-                ))
-            });
+            running
+                .entry(key.clone())
+                .or_insert_with(|| watches.spawn(watch_secret(ctx.clone(), key)));
         }
         tokio::select! {
             // Both lead to the same pass.
             biased;
-            () = foreign_secrets.changed() => {}
+            () = ctx.foreign_secrets.changed() => {}
             Some(_) = watches.join_next() => {}
         }
     }
 }
 
-async fn watch_secret(
-    client: Client,
-    cache: Arc<Cache>,
-    foreign_secrets: Arc<ForeignSecrets>,
-    enqueuer: Enqueuer,
-    key: ObjectKey,
-) {
-    let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(client, key.namespace());
-    let config = watcher::Config::default()
-        .fields(&format!("metadata.name={}", key.name()))
-        .timeout(WATCH_SECONDS);
-    let mut stream = pin!(watcher(secrets, config).backoff(WatchBackoff::default()));
-    let mut claim_check = tokio::time::interval(CLAIM_CHECK_INTERVAL);
+async fn watch_secret(ctx: WatchContext, key: ObjectKey) {
+    let secret = Collection {
+        metadata_only: true,
+        fields: Some(format!("metadata.name={}", key.name())),
+        ..collection::<Secret>(key.namespace())
+    };
     let mut listed = None;
+    let on_event = |event| {
+        let version = match event {
+            Event::ListBegins => return listed = None,
+            Event::Listed(Version(version)) => return listed = version,
+            Event::ListEnds => listed.take(),
+            Event::Applied(Version(version)) => version,
+            Event::Deleted(_) => None,
+            Event::Bookmark | Event::Lost => return,
+        };
+        if !ctx.foreign_secrets.is_current(&key, version.as_ref()) {
+            for claimant in ctx.cache.claimants(&key) {
+                ctx.enqueuer.request(claimant);
+            }
+        }
+    };
+    let mut watching = pin!(stream::watch(&ctx, &secret, on_event));
+    let mut claim_check = tokio::time::interval(CLAIM_CHECK_INTERVAL);
     loop {
-        let event = tokio::select! {
+        tokio::select! {
             // The check first: events of a Secret that no request claims are of no use.
             biased;
             _ = claim_check.tick() => {
-                if cache.claimants(&key).is_empty() {
-                    foreign_secrets.remove(&key);
+                if ctx.cache.claimants(&key).is_empty() {
+                    ctx.foreign_secrets.remove(&key);
                 }
-                continue;
             }
-            event = stream.next() => event,
-        };
-        let version = match event {
-            Some(Ok(watcher::Event::Init)) => {
-                listed = None;
-                continue;
-            }
-            Some(Ok(watcher::Event::InitApply(secret))) => {
-                listed = secret.metadata.resource_version;
-                continue;
-            }
-            Some(Ok(watcher::Event::InitDone)) => listed.take(),
-            Some(Ok(watcher::Event::Apply(secret))) => secret.metadata.resource_version,
-            Some(Ok(watcher::Event::Delete(_))) => None,
-            // The watch is retried after a pause. Meanwhile the request's backoff holds.
-            Some(Err(_)) => continue,
-            None => return,
-        };
-        if !foreign_secrets.is_current(&key, version.as_ref()) {
-            for claimant in cache.claimants(&key) {
-                enqueuer.request(claimant);
-            }
+            () = &mut watching => return,
         }
     }
 }

@@ -1,48 +1,78 @@
 //! The watch of IdTokenGrants.
 
-use std::borrow::Cow;
-
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::{Api, Resource};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::api::v1alpha1::{GrantRef, IdTokenGrant};
-use crate::controller::watch::context::WatchContext;
-use crate::controller::watch::stream::{WatchSignal, watch_with_bookmarks};
+use crate::controller::watch::context::{WatchContext, collection};
+use crate::controller::watch::decode::shown;
+use crate::controller::watch::stream::{self, Event, Watched};
 use crate::controller::watch::sync_state::CacheKind;
 use crate::grants::object::GrantObject;
 use crate::grants::store::WatchKind;
 use crate::metrics::GrantOrigin;
 
-/// An IdTokenGrant as a list or watch shows it. Spec and status are decoded one by one: a grant that cannot be decoded has a status too.
-#[derive(Clone, Debug, Deserialize)]
-struct WatchedGrant {
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: Option<Box<RawValue>>,
-    #[serde(default)]
-    status: Option<Box<RawValue>>,
+impl Watched for GrantObject {
+    const RESOURCE: &'static str = "idtokengrants";
+
+    /// Spec and status are decoded one by one: a grant that cannot be decoded has a status too.
+    fn decode(json: &str) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct WireGrant<'a> {
+            metadata: WireMetadata,
+            #[serde(borrow, default)]
+            spec: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            status: Option<&'a RawValue>,
+        }
+        #[derive(Deserialize)]
+        struct WireMetadata {
+            name: String,
+            uid: Option<String>,
+            generation: Option<i64>,
+        }
+        let WireGrant {
+            metadata,
+            spec,
+            status,
+        } = serde_json::from_str(json)?;
+        // A status that cannot be decoded is written again.
+        let status = status.and_then(|status| serde_json::from_str(status.get()).ok());
+        let id = GrantRef {
+            name: metadata.name,
+            uid: metadata.uid,
+        };
+        let spec = serde_json::from_str(spec.map_or("null", RawValue::get));
+        let spec = spec.map_err(|error| without_values(&shown(&error)));
+        Ok(Self::new(
+            id,
+            metadata.generation,
+            spec,
+            status.unwrap_or_default(),
+        ))
+    }
 }
 
 /// Watches all IdTokenGrants.
 pub(super) async fn watch(ctx: WatchContext) {
-    let api: Api<WatchedGrant> = Api::all(ctx.client.clone());
-    let watch_metrics = ctx.metrics.watch("idtokengrants");
     let grants = &ctx.grants;
-    let on_signal = |signal| {
-        let changed = match signal {
-            WatchSignal::Listed(objects) => {
-                grants.set_objects(objects.into_iter().map(WatchedGrant::decode).collect());
+    let mut listed = Vec::new();
+    let on_event = |event: Event<GrantObject>| {
+        let changed = match event {
+            Event::ListBegins => return listed = Vec::new(),
+            Event::Listed(object) => return listed.push(reported(object)),
+            Event::Lost => return,
+            Event::ListEnds => {
+                grants.set_objects(std::mem::take(&mut listed));
                 true
             }
             // False if only the status changed, which the operator writes itself.
-            WatchSignal::Applied(object) => grants.apply(object.decode()),
-            WatchSignal::Deleted(object) => {
-                grants.delete(object.metadata.name.as_deref().unwrap_or_default());
+            Event::Applied(object) => grants.apply(reported(object)),
+            Event::Deleted(object) => {
+                grants.delete(&object.id.name);
                 true
             }
-            WatchSignal::Bookmark => false,
+            Event::Bookmark => false,
         };
         grants.record_heartbeat(WatchKind::Grants, ctx.clock.now());
         ctx.metrics.set_grants(GrantOrigin::Object, grants.object_count());
@@ -51,62 +81,51 @@ pub(super) async fn watch(ctx: WatchContext) {
             ctx.enqueuer.all();
         }
     };
-    watch_with_bookmarks(api, "idtokengrants", watch_metrics, &ctx.clock, on_signal).await;
+    stream::watch(&ctx, &collection::<IdTokenGrant>(""), on_event).await;
 }
 
-impl WatchedGrant {
-    fn decode(self) -> GrantObject {
-        let spec = self.spec.as_deref().map_or("null", RawValue::get);
-        // A status that cannot be decoded is written again.
-        let status = self
-            .status
-            .and_then(|status| serde_json::from_str(status.get()).ok());
-        let object = GrantObject::new(
-            GrantRef {
-                name: self.metadata.name.unwrap_or_default(),
-                uid: self.metadata.uid,
-            },
-            self.metadata.generation,
-            serde_json::from_str(spec).map_err(|error| error.to_string()),
-            status.unwrap_or_default(),
+/// Logs what is wrong with the grant, if anything is.
+fn reported(object: GrantObject) -> GrantObject {
+    if let Some(problem) = object.problem() {
+        tracing::error!(
+            name = object.id.name,
+            reason = problem.reason,
+            "invalid IdTokenGrant: {}",
+            problem.message
         );
-        if let Some(problem) = object.problem() {
-            tracing::error!(
-                name = object.id.name,
-                reason = problem.reason,
-                "invalid IdTokenGrant: {}",
-                problem.message
+    }
+    object
+}
+
+/// The text of a decoding error without a value that it quotes. It names the field.
+fn without_values(error: &str) -> String {
+    match (error.find(": string \""), error.rfind('"')) {
+        (Some(start), Some(end)) => format!("{}: a string{}", &error[..start], &error[end + 1..]),
+        _ => error.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_that_cannot_be_decoded_is_named_with_the_field_and_without_the_value() {
+        for (spec, expected) in [
+            (r#"{"from": "hunter2"}"#, "a string, expected a sequence"),
+            (r#"{"form": []}"#, "unknown field `form`"),
+            ("7", "invalid type: integer `7`"),
+        ] {
+            let json = format!(r#"{{"metadata": {{"name": "shop", "managedFields": 7}}, "spec": {spec}}}"#);
+            let found = GrantObject::decode(&json).unwrap();
+            assert_eq!(found.id.name, "shop");
+            let message = found.problem().unwrap().message.clone();
+            assert!(
+                message.contains(expected) && !message.contains("hunter2"),
+                "{message}"
             );
         }
-        object
-    }
-}
-
-impl Resource for WatchedGrant {
-    type DynamicType = ();
-    type Scope = <IdTokenGrant as Resource>::Scope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        IdTokenGrant::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        IdTokenGrant::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        IdTokenGrant::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        IdTokenGrant::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
+        let absent = GrantObject::decode(r#"{"metadata": {"name": "shop"}}"#).unwrap();
+        assert!(absent.problem().is_some());
     }
 }

@@ -3,54 +3,114 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Namespace;
-use kube::ResourceExt;
-use kube::api::{Api, PartialObjectMeta};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
-use crate::controller::watch::context::WatchContext;
-use crate::controller::watch::stream::{WatchSignal, watch_with_bookmarks};
+use crate::controller::watch::context::{WatchContext, collection};
+use crate::controller::watch::stream::{self, Event, Watched};
 use crate::controller::watch::sync_state::CacheKind;
 use crate::grants::store::WatchKind;
+use crate::kubernetes::list_watch::Collection;
+
+/// What is read of a namespace.
+#[derive(Debug)]
+struct WatchedNamespace {
+    name: String,
+    /// None where they cannot be decoded: a grant that selects labels does not select the namespace then.
+    labels: BTreeMap<String, String>,
+    is_terminating: bool,
+}
+
+impl Watched for WatchedNamespace {
+    const RESOURCE: &'static str = "namespaces";
+
+    fn decode(json: &str) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Wire<'a> {
+            #[serde(borrow)]
+            metadata: WireMetadata<'a>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct WireMetadata<'a> {
+            name: String,
+            #[serde(borrow, default)]
+            labels: Option<&'a RawValue>,
+            #[serde(default)]
+            deletion_timestamp: Option<IgnoredAny>,
+        }
+        let Wire { metadata } = serde_json::from_str(json)?;
+        let labels = metadata
+            .labels
+            .and_then(|labels| serde_json::from_str(labels.get()).ok());
+        Ok(Self {
+            name: metadata.name,
+            labels: labels.unwrap_or_default(),
+            is_terminating: metadata.deletion_timestamp.is_some(),
+        })
+    }
+}
 
 /// Watches all namespaces.
 pub(super) async fn watch(ctx: WatchContext) {
-    let api: Api<PartialObjectMeta<Namespace>> = Api::all(ctx.client.clone());
-    let watch_metrics = ctx.metrics.watch("namespaces");
+    let namespaces = Collection {
+        metadata_only: true,
+        ..collection::<Namespace>("")
+    };
     let (cache, grants) = (&ctx.cache, &ctx.grants);
-    let on_signal = |signal| {
-        match signal {
-            WatchSignal::Listed(namespaces) => {
-                let terminating = namespaces.iter().filter(|namespace| is_terminating(namespace));
-                cache.set_terminating_namespaces(terminating.map(ResourceExt::name_any).collect());
-                grants.set_namespaces(namespaces.into_iter().map(name_and_labels).collect());
+    let mut listed = Vec::new();
+    let on_event = |event: Event<WatchedNamespace>| {
+        match event {
+            Event::ListBegins => return listed = Vec::new(),
+            Event::Listed(namespace) => return listed.push(namespace),
+            Event::Lost => return,
+            Event::ListEnds => {
+                let listed = std::mem::take(&mut listed);
+                let terminating = listed.iter().filter(|namespace| namespace.is_terminating);
+                cache.set_terminating_namespaces(
+                    terminating.map(|namespace| namespace.name.clone()).collect(),
+                );
+                let labels = listed
+                    .into_iter()
+                    .map(|namespace| (namespace.name, namespace.labels));
+                grants.set_namespaces(labels.collect());
                 ctx.enqueuer.all();
             }
-            WatchSignal::Applied(namespace) => {
-                cache.set_terminating(&namespace.name_any(), is_terminating(&namespace));
-                let (name, labels) = name_and_labels(namespace);
-                if grants.set_namespace(&name, Some(labels)) {
-                    ctx.enqueuer.namespace(name);
+            Event::Applied(namespace) => {
+                cache.set_terminating(&namespace.name, namespace.is_terminating);
+                if grants.set_namespace(&namespace.name, Some(namespace.labels)) {
+                    ctx.enqueuer.namespace(namespace.name);
                 }
             }
-            WatchSignal::Deleted(namespace) => {
-                cache.set_terminating(&namespace.name_any(), false);
-                grants.set_namespace(&namespace.name_any(), None);
+            Event::Deleted(namespace) => {
+                cache.set_terminating(&namespace.name, false);
+                grants.set_namespace(&namespace.name, None);
             }
-            WatchSignal::Bookmark => {}
+            Event::Bookmark => {}
         }
         grants.record_heartbeat(WatchKind::Namespaces, ctx.clock.now());
         ctx.sync_state.mark_synced(CacheKind::Namespaces);
     };
-    watch_with_bookmarks(api, "namespaces", watch_metrics, &ctx.clock, on_signal).await;
+    stream::watch(&ctx, &namespaces, on_event).await;
 }
 
-fn name_and_labels(namespace: PartialObjectMeta<Namespace>) -> (String, BTreeMap<String, String>) {
-    let metadata = namespace.metadata;
-    (
-        metadata.name.unwrap_or_default(),
-        metadata.labels.unwrap_or_default(),
-    )
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn is_terminating(namespace: &PartialObjectMeta<Namespace>) -> bool {
-    namespace.metadata.deletion_timestamp.is_some()
+    #[test]
+    fn only_name_labels_and_deletion_are_decoded() {
+        let json = r#"{"metadata": {"name": "shop", "labels": {"team": "a"}, "deletionTimestamp": "when?", "creationTimestamp": 7,
+            "managedFields": [{"time": "9999-12-31T23:59:59Z"}], "annotations": "none"}}"#;
+        let found = WatchedNamespace::decode(json).unwrap();
+        assert_eq!(found.name, "shop");
+        assert_eq!(found.labels["team"], "a");
+        assert!(found.is_terminating);
+        for labels in ["null", "{}", "7", r#"{"team": 7}"#] {
+            let json = format!(r#"{{"metadata": {{"name": "shop", "labels": {labels}}}}}"#);
+            let found = WatchedNamespace::decode(&json).unwrap();
+            assert!(found.labels.is_empty() && !found.is_terminating, "{labels}");
+        }
+    }
 }

@@ -1,62 +1,46 @@
 //! The watch of IdTokenRequests.
 
 use std::collections::HashSet;
-use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt;
-use kube::Resource;
-use kube::runtime::watcher::{self, Event, watcher};
-use tokio::time::MissedTickBehavior;
+use tokio::time::sleep;
 
 use crate::api::ObjectKey;
-use crate::controller::watch::context::WatchContext;
+use crate::api::v1alpha1::IdTokenRequest;
+use crate::controller::watch::context::{WatchContext, collection};
 use crate::controller::watch::decode::MaybeDecoded;
-use crate::controller::watch::stream::{
-    PAGE_SIZE, WATCH_SECONDS, log_watch_error, record_event, relist_on_failed_resume,
-};
+use crate::controller::watch::stream::{self, Event, Watched};
 use crate::controller::watch::sync_state::CacheKind;
-use crate::kubernetes::error::watch_problem;
+use crate::kubernetes::list_watch::Collection;
 
-const RESOURCE: &str = "idtokenrequests";
 /// How often at most the requests are listed again because memory was freed for some of which no spec is kept.
 const RELIST_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Watches the IdTokenRequests of the namespace `scope`, or of all if `scope` is empty.
 pub(super) async fn watch(ctx: WatchContext, scope: String) {
-    let mut config = watcher::Config::default()
-        .timeout(WATCH_SECONDS)
-        .page_size(PAGE_SIZE);
-    if let Some(selector) = ctx.shard.selector() {
-        config = config.labels(selector);
-    }
-    let begin = || watcher(ctx.api_in::<MaybeDecoded>(&scope), config.clone());
-    let mut stream = pin!(relist_on_failed_resume(begin));
-    let mut handler = Handler::new(&ctx, &scope);
-    let mut watch_metrics = ctx.metrics.watch(RESOURCE);
-    let mut relist_check = tokio::time::interval(RELIST_CHECK_INTERVAL);
-    relist_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let requests = Collection {
+        labels: ctx.shard.selector().map(ToOwned::to_owned),
+        ..collection::<IdTokenRequest>(&scope)
+    };
+    let is_listing = AtomicBool::new(true);
+    let mut handler = Handler::new(&ctx, &scope, &is_listing);
     loop {
-        let event = tokio::select! {
-            biased;
-            event = stream.next() => event,
-            _ = relist_check.tick(), if !handler.is_listing => {
-                if ctx.cache.needs_request_relist(&scope) {
-                    stream.set(relist_on_failed_resume(begin));
-                }
-                continue;
-            }
-        };
-        let Some(event) = event else { return };
-        record_event(&mut watch_metrics, &event, ctx.clock.now());
-        match event {
-            Ok(event) => handler.handle(event),
-            Err(error) => {
-                if matches!(error, watcher::Error::WatchStartFailed(_)) {
-                    ctx.cache.mark_stale(&scope);
-                }
-                log_watch_error(RESOURCE, &watch_problem(&error));
-            }
+        let watching = stream::watch(&ctx, &requests, |event| handler.handle(event));
+        tokio::select! {
+            () = watching => return,
+            // Then it is listed again.
+            () = until_relist_is_needed(&ctx, &scope, &is_listing) => {}
+        }
+    }
+}
+
+/// Returns once memory was freed for requests of which no spec is kept.
+async fn until_relist_is_needed(ctx: &WatchContext, scope: &str, is_listing: &AtomicBool) {
+    loop {
+        sleep(RELIST_CHECK_INTERVAL).await;
+        if !is_listing.load(Ordering::Relaxed) && ctx.cache.needs_request_relist(scope) {
+            return;
         }
     }
 }
@@ -67,38 +51,40 @@ struct Handler<'a> {
     /// Enqueued once the list is complete. Kept if the list fails halfway: the caches hold what it has shown.
     pending_keys: HashSet<ObjectKey>,
     /// Whether a list is in progress.
-    is_listing: bool,
+    is_listing: &'a AtomicBool,
 }
 
 impl<'a> Handler<'a> {
-    fn new(ctx: &'a WatchContext, scope: &'a str) -> Self {
+    fn new(ctx: &'a WatchContext, scope: &'a str, is_listing: &'a AtomicBool) -> Self {
         Self {
             ctx,
             scope,
             pending_keys: HashSet::new(),
-            is_listing: true,
+            is_listing,
         }
     }
 
     fn handle(&mut self, event: Event<MaybeDecoded>) {
         match event {
-            Event::Init => {
-                self.is_listing = true;
+            Event::ListBegins => {
+                self.is_listing.store(true, Ordering::Relaxed);
                 self.ctx.cache.begin_request_relist(self.scope);
             }
-            Event::InitApply(object) => {
+            Event::Listed(object) => {
                 let affected = self.upsert(object);
                 self.pending_keys.extend(affected);
             }
-            Event::InitDone => self.complete_list(),
-            Event::Apply(object) => self.enqueue(self.upsert(object)),
-            Event::Delete(object) => self.enqueue(self.evict(&ObjectKey::of(object.meta()))),
+            Event::ListEnds => self.complete_list(),
+            Event::Applied(object) => self.enqueue(self.upsert(object)),
+            Event::Deleted(object) => self.enqueue(self.evict(&ObjectKey::of(object.meta()))),
+            Event::Bookmark => {}
+            Event::Lost => self.ctx.cache.mark_stale(self.scope),
         }
     }
 
     fn complete_list(&mut self) {
         let ctx = self.ctx;
-        self.is_listing = false;
+        self.is_listing.store(false, Ordering::Relaxed);
         // Replaced, not cleared: it is as large as the list, and is seldom needed again.
         let mut pending_keys = std::mem::take(&mut self.pending_keys);
         let ended = ctx.cache.end_request_relist(self.scope);
@@ -121,7 +107,10 @@ impl<'a> Handler<'a> {
         }
         self.kept(match object.0 {
             Ok(request) => ctx.cache.upsert_request(request),
-            Err(unserved) => ctx.cache.upsert_unserved(*unserved),
+            Err(unserved) => {
+                ctx.metrics.watch(MaybeDecoded::RESOURCE).count_undecodable();
+                ctx.cache.upsert_unserved(*unserved)
+            }
         })
     }
 
@@ -163,7 +152,8 @@ mod tests {
     fn object(name: &str, spec: Value) -> MaybeDecoded {
         let metadata =
             json!({"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1", "generation": 1});
-        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+        let object = json!({"metadata": metadata, "spec": spec});
+        MaybeDecoded::decode(&object.to_string()).unwrap()
     }
 
     fn decodable(name: &str) -> MaybeDecoded {
@@ -190,23 +180,24 @@ mod tests {
     #[tokio::test]
     async fn a_list_is_enqueued_once_it_is_complete_and_evicts_what_it_lacks() {
         let (ctx, mut enqueued) = WatchContext::empty();
-        let mut handler = Handler::new(&ctx, "");
+        let is_listing = AtomicBool::new(true);
+        let mut handler = Handler::new(&ctx, "", &is_listing);
         let list = |handler: &mut Handler, objects: Vec<MaybeDecoded>| {
-            handler.handle(Event::Init);
+            handler.handle(Event::ListBegins);
             for object in objects {
-                handler.handle(Event::InitApply(object));
+                handler.handle(Event::Listed(object));
             }
         };
         // Fails halfway: what it has shown is reconciled after the next list, although that shows nothing new.
         list(&mut handler, vec![decodable("a"), undecodable("b")]);
         assert_eq!(drained(&mut enqueued), Vec::<String>::new());
         list(&mut handler, vec![decodable("a"), undecodable("b")]);
-        handler.handle(Event::InitDone);
+        handler.handle(Event::ListEnds);
         assert_eq!(drained(&mut enqueued), ["a", "b"]);
         assert!(ctx.cache.has_request(&key("a")) && ctx.cache.has_request(&key("b")));
 
         list(&mut handler, Vec::new());
-        handler.handle(Event::InitDone);
+        handler.handle(Event::ListEnds);
         assert_eq!(ctx.cache.request_keys(""), []);
         assert_eq!(drained(&mut enqueued), Vec::<String>::new());
         let synced = ctx.sync_state.wait_for_sync(&ctx.shard);
@@ -219,22 +210,25 @@ mod tests {
     #[tokio::test]
     async fn a_request_is_either_decodable_or_not() {
         let (ctx, mut enqueued) = WatchContext::empty();
-        let mut handler = Handler::new(&ctx, "");
+        let is_listing = AtomicBool::new(true);
+        let mut handler = Handler::new(&ctx, "", &is_listing);
         let is_decoded = || ctx.cache.snapshot(&key("a")).map(|(object, _)| object.is_ok());
-        handler.handle(Event::Apply(undecodable("a")));
+        handler.handle(Event::Applied(undecodable("a")));
         assert_eq!(is_decoded(), Some(false));
-        handler.handle(Event::Apply(decodable("a")));
+        handler.handle(Event::Applied(decodable("a")));
         assert_eq!(is_decoded(), Some(true));
-        handler.handle(Event::Apply(undecodable("a")));
+        handler.handle(Event::Applied(undecodable("a")));
         assert_eq!(is_decoded(), Some(false));
         assert_eq!(drained(&mut enqueued), ["a", "a", "a"]);
         let mut terminating = undecodable("a");
         let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(ctx.clock.now());
-        terminating.meta_mut().deletion_timestamp = Some(now);
-        handler.handle(Event::Apply(terminating));
+        if let Err(object) = &mut terminating.0 {
+            object.metadata.deletion_timestamp = Some(now);
+        }
+        handler.handle(Event::Applied(terminating));
         assert_eq!(is_decoded(), None);
-        handler.handle(Event::Apply(undecodable("a")));
-        handler.handle(Event::Delete(undecodable("a")));
+        handler.handle(Event::Applied(undecodable("a")));
+        handler.handle(Event::Deleted(undecodable("a")));
         assert_eq!(is_decoded(), None);
     }
 }

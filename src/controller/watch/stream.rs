@@ -1,254 +1,302 @@
-//! Lists and watches: when each is restarted, and what metrics and log say about it.
+//! Lists and watches: how each goes on, when it is restarted, and what metrics and log say about it.
+//!
+//! An object that cannot be decoded is counted and left out; the list or watch goes on without it.
 
-use std::fmt::Debug;
-use std::pin::pin;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
-use kube::api::{Api, ListParams, WatchEvent, WatchParams};
-use kube::runtime::utils::Backoff;
-use kube::runtime::watcher;
-use kube::{Resource, ResourceExt};
-use serde::de::DeserializeOwned;
-use tokio::time::{sleep, timeout};
+use kube::Client;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::sleep;
 
 use crate::clock::Clock;
+use crate::controller::watch::context::WatchContext;
 use crate::kubernetes::error::problem;
+use crate::kubernetes::list_watch::{Change, Collection, ObjectJson, Page, Watch};
 use crate::metrics::WatchMetrics;
+use crate::text::redacted;
 
-/// Seconds after which the API server ends a watch, which is then resumed.
-pub(super) const WATCH_SECONDS: u32 = 290;
-/// Objects in a page of a list. All of a page are decoded at once: kube's 500 would be most of the memory of a small operator.
-pub(super) const PAGE_SIZE: u32 = 100;
-/// Silence after which a watch counts as dead. The API server sends a bookmark about once a minute.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(150);
-/// Longest time for a list, and for the start of a watch.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most objects in a page of a list.
+const MAX_PAGE_SIZE: u32 = 100;
+/// Bytes of a page beyond which the next one has half as many objects.
+const LARGE_PAGE: usize = 4 << 20;
+/// Bytes of a page up to which the next one may have twice as many objects.
+const SMALL_PAGE: usize = 1 << 20;
+/// After so many bytes of objects, others get a turn: decoding is fast, and a page can be large.
+const TURN: usize = 64 << 10;
 /// A watch that the API server ends sooner than this is not resumed without a pause.
 const MIN_WATCH_DURATION: Duration = Duration::from_secs(1);
 const MIN_PAUSE: Duration = Duration::from_millis(200);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// The watch that `begin` starts. If it could not be resumed, it is started again with a list: the API server was unavailable, and etcd may
-/// have been restored from a snapshot. A watch from a resourceVersion that the snapshot lacks would be silent until that version is reached
-/// again (<https://etcd.io/docs/v3.6/op-guide/recovery/#restoring-with-revision-bump>).
-pub(super) fn relist_on_failed_resume<K, S>(
-    begin: impl Fn() -> S,
-) -> impl Stream<Item = watcher::Result<watcher::Event<K>>>
-where
-    S: Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
-{
-    let start = (begin().boxed(), WatchBackoff::default(), None);
-    stream::unfold(
-        (start, begin),
-        |((mut watch, mut backoff, pause), begin)| async move {
-            if let Some(pause) = pause {
-                sleep(pause).await;
-            }
-            let event = watch.next().await?;
-            let mut pause = None;
-            match &event {
-                // Comes before each attempt to list.
-                Ok(watcher::Event::Init) => {}
-                Ok(_) => backoff.reset(),
-                Err(error) => {
-                    pause = backoff.next();
-                    if matches!(error, watcher::Error::WatchStartFailed(_)) {
-                        watch = begin().boxed();
-                    }
-                }
-            }
-            Some((event, ((watch, backoff, pause), begin)))
-        },
-    )
+/// What a watch shows of an object, decoded.
+pub(super) trait Watched: Sized {
+    /// The plural resource.
+    const RESOURCE: &'static str;
+
+    /// Decodes an object from JSON.
+    ///
+    /// # Errors
+    /// The JSON is no such object.
+    fn decode(json: &str) -> Result<Self, serde_json::Error>;
 }
 
-/// The pauses between attempts of a watch. kube's own grow to 30 s, and the 410 that follows an outage of the API server doubles them
-/// again.
+/// What a watch shows.
 #[derive(Debug)]
-pub(super) struct WatchBackoff(Duration);
+pub(super) enum Event<T> {
+    /// A list begins. It may fail halfway, and begin again.
+    ListBegins,
+    /// An object of the list.
+    Listed(T),
+    /// All objects that can be decoded have been listed.
+    ListEnds,
+    /// An object was created or changed.
+    Applied(T),
+    /// An object was deleted.
+    Deleted(T),
+    /// The watch is alive.
+    Bookmark,
+    /// The watch cannot be resumed: what it has shown may be stale until the next list ends.
+    Lost,
+}
 
-impl Default for WatchBackoff {
+/// Lists and watches `collection`, and passes on every event. Never returns.
+///
+/// If the watch cannot be resumed, it is started again with a list: the API server was unavailable, and etcd may have been restored from a
+/// snapshot. A watch from a resourceVersion that the snapshot lacks would be silent until that version is reached again
+/// (<https://etcd.io/docs/v3.6/op-guide/recovery/#restoring-with-revision-bump>). A watch that is silent for too long is listed again, too.
+pub(super) async fn watch<T: Watched>(
+    ctx: &WatchContext,
+    collection: &Collection,
+    on_event: impl FnMut(Event<T>),
+) {
+    let mut stream = Stream {
+        client: &ctx.client,
+        clock: &ctx.clock,
+        collection,
+        metrics: ctx.metrics.watch(T::RESOURCE),
+        backoff: Backoff::default(),
+        page_size: MAX_PAGE_SIZE,
+        on_event,
+    };
+    loop {
+        stream.list_and_watch::<T>().await;
+    }
+}
+
+struct Stream<'a, F> {
+    client: &'a Client,
+    clock: &'a Clock,
+    collection: &'a Collection,
+    metrics: WatchMetrics,
+    backoff: Backoff,
+    page_size: u32,
+    on_event: F,
+}
+
+/// What every kind of object has. Read where nothing else can be: each field counts for itself.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Identity<'a> {
+    #[serde(borrow)]
+    namespace: Option<&'a RawValue>,
+    #[serde(borrow)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    resource_version: Option<&'a RawValue>,
+}
+
+impl<'a> Identity<'a> {
+    fn of(json: &'a str) -> Self {
+        #[derive(Deserialize)]
+        struct Object<'a> {
+            #[serde(borrow)]
+            metadata: Identity<'a>,
+        }
+        serde_json::from_str(json).map_or_else(|_| Self::default(), |object: Object<'a>| object.metadata)
+    }
+}
+
+/// The text; empty if it is none.
+fn text(json: Option<&RawValue>) -> String {
+    let text = json.and_then(|json| serde_json::from_str(json.get()).ok());
+    text.unwrap_or_default()
+}
+
+impl<F> Stream<'_, F> {
+    /// Returns, after a pause, once a new list is needed.
+    async fn list_and_watch<T: Watched>(&mut self)
+    where
+        F: FnMut(Event<T>),
+    {
+        let mut version = match self.list().await {
+            Ok(version) => version,
+            Err(error) => return self.pause_after(&error, true).await,
+        };
+        loop {
+            let watch = match self.collection.watch(self.client, &version).await {
+                Ok(watch) => watch,
+                Err(error) => {
+                    (self.on_event)(Event::Lost);
+                    return self.pause_after(&error, true).await;
+                }
+            };
+            let started = self.clock.monotonic();
+            match self.follow(watch, &mut version).await {
+                // A new watch from `version` shows what follows.
+                Ok(()) if self.clock.monotonic() - started >= MIN_WATCH_DURATION => {}
+                Ok(()) => sleep(self.backoff.next()).await,
+                // The API server no longer has the events since `version`, or cannot go on.
+                Err(error @ kube::Error::Api(_)) => return self.pause_after(&error, false).await,
+                Err(error) => self.pause_after(&error, false).await,
+            }
+        }
+    }
+
+    async fn pause_after(&mut self, error: &kube::Error, is_down: bool) {
+        self.metrics.failed(is_down);
+        let resource = self.metrics.resource();
+        tracing::warn!(resource, "watch failed, restarting: {}", problem(error));
+        sleep(self.backoff.next()).await;
+    }
+
+    /// Passes on an event, which shows that the watch works.
+    fn pass_on<T>(&mut self, event: Event<T>)
+    where
+        F: FnMut(Event<T>),
+    {
+        self.metrics.alive(self.clock.now());
+        self.backoff.reset();
+        (self.on_event)(event);
+    }
+
+    /// Lists all objects. Returns the version of the list.
+    async fn list<T: Watched>(&mut self) -> Result<String, kube::Error>
+    where
+        F: FnMut(Event<T>),
+    {
+        (self.on_event)(Event::ListBegins);
+        let mut after: Option<String> = None;
+        loop {
+            let page = self
+                .collection
+                .list(self.client, self.page_size, after.as_deref());
+            let mut page = page.await?;
+            let read = self.read_page(&mut page).await;
+            // Also after a failure: the next attempt reads less at once.
+            self.page_size = next_page_size(self.page_size, page.received());
+            read?;
+            let end = page.end()?;
+            if !end.next.is_empty() {
+                after = Some(end.next);
+                continue;
+            }
+            self.pass_on(Event::ListEnds);
+            return Ok(end.resource_version);
+        }
+    }
+
+    async fn read_page<T: Watched>(&mut self, page: &mut Page) -> Result<(), kube::Error>
+    where
+        F: FnMut(Event<T>),
+    {
+        let mut unyielded = 0;
+        while let Some(json) = page.next().await? {
+            unyielded += json.map_or(0, str::len);
+            if let Some(object) = self.decode(json) {
+                self.pass_on(Event::Listed(object));
+            }
+            if unyielded > TURN {
+                unyielded = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on what the watch shows after `version`, which it moves on, until the watch ends.
+    async fn follow<T: Watched>(&mut self, mut watch: Watch, version: &mut String) -> Result<(), kube::Error>
+    where
+        F: FnMut(Event<T>),
+    {
+        while let Some((change, json)) = watch.next().await? {
+            let seen = json.map(|json| text(Identity::of(json).resource_version));
+            let event = match change {
+                Change::Bookmark => Some(Event::Bookmark),
+                Change::Deleted => self.decode(json).map(Event::Deleted),
+                Change::Added | Change::Modified | Change::Error => self.decode(json).map(Event::Applied),
+            };
+            if let Some(seen) = seen.filter(|seen| !seen.is_empty()) {
+                *version = seen;
+            }
+            if let Some(event) = event {
+                self.pass_on(event);
+            }
+            if json.is_none_or(|json| json.len() > TURN) {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// None if the object cannot be decoded, which is counted.
+    fn decode<T: Watched>(&self, json: ObjectJson<'_>) -> Option<T> {
+        let resource = T::RESOURCE;
+        let Some(json) = json else {
+            self.metrics.count_undecodable();
+            tracing::warn!(
+                resource,
+                "an object is larger than any that is read, and is left out"
+            );
+            return None;
+        };
+        T::decode(json)
+            .inspect_err(|_| {
+                self.metrics.count_undecodable();
+                let Identity { namespace, name, .. } = Identity::of(json);
+                let (namespace, name) = (redacted(&text(namespace), 63), redacted(&text(name), 253));
+                tracing::warn!(
+                    resource,
+                    namespace,
+                    name,
+                    "an object cannot be decoded, and is left out"
+                );
+            })
+            .ok()
+    }
+}
+
+/// The size of the page after one of `page_size` objects and so many bytes.
+fn next_page_size(page_size: u32, received: usize) -> u32 {
+    match received {
+        LARGE_PAGE.. => (page_size / 2).max(1),
+        ..=SMALL_PAGE => (page_size * 2).min(MAX_PAGE_SIZE),
+        _ => page_size,
+    }
+}
+
+/// The pauses between attempts of a watch.
+#[derive(Debug)]
+struct Backoff(Duration);
+
+impl Default for Backoff {
     fn default() -> Self {
         Self(MIN_PAUSE)
     }
 }
 
-impl Iterator for WatchBackoff {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
+impl Backoff {
+    fn next(&mut self) -> Duration {
         let pause = self.0;
         self.0 = (pause * 2).min(MAX_PAUSE);
-        Some(pause)
+        pause
     }
-}
 
-impl Backoff for WatchBackoff {
     fn reset(&mut self) {
         *self = Self::default();
     }
 }
 
-/// Updates the watch metrics. After a failed list or watch start, only events from a new list mark it healthy; a resumed watch emits no
-/// event.
-pub(super) fn record_event<K>(
-    watch_metrics: &mut WatchMetrics,
-    event: &watcher::Result<watcher::Event<K>>,
-    now: Timestamp,
-) {
-    match event {
-        // Comes before each attempt to list.
-        Ok(watcher::Event::Init) => {}
-        Ok(_) => watch_metrics.alive(now),
-        Err(watcher::Error::WatchError(_) | watcher::Error::WatchFailed(_)) => watch_metrics.failed(false),
-        Err(_) => watch_metrics.failed(true),
-    }
-}
-
-/// Logs that the watch of `resource` is restarted after `problem`.
-pub(super) fn log_watch_error(resource: &str, problem: &str) {
-    tracing::warn!(resource, "watch failed, restarting: {problem}");
-}
-
-/// What a watch shows.
-pub(super) enum WatchSignal<K> {
-    /// All objects.
-    Listed(Vec<K>),
-    /// An object was created or changed.
-    Applied(K),
-    /// An object was deleted.
-    Deleted(K),
-    /// The watch is alive.
-    Bookmark,
-}
-
-/// Lists and watches all objects of a kind, and passes on every signal. kube's watcher does not pass on bookmarks, so that a watch on which
-/// nothing happens cannot be distinguished from a dead one.
-pub(super) async fn watch_with_bookmarks<K>(
-    api: Api<K>,
-    resource: &'static str,
-    mut watch_metrics: WatchMetrics,
-    clock: &Clock,
-    mut on_signal: impl FnMut(WatchSignal<K>),
-) where
-    K: Resource + Clone + Debug + DeserializeOwned,
-{
-    let mut backoff = WatchBackoff::default();
-    loop {
-        let mut on_live_signal = |signal| {
-            watch_metrics.alive(clock.now());
-            on_signal(signal);
-        };
-        match list_and_watch(&api, clock, &mut on_live_signal, &mut backoff).await {
-            Ok(()) => watch_metrics.failed(false),
-            Err(error) => {
-                watch_metrics.failed(true);
-                log_watch_error(resource, &problem(&error));
-            }
-        }
-        sleep(backoff.next().unwrap_or(MAX_PAUSE)).await;
-    }
-}
-
-/// Returns once a new list is needed.
-async fn list_and_watch<K>(
-    api: &Api<K>,
-    clock: &Clock,
-    on_signal: &mut impl FnMut(WatchSignal<K>),
-    backoff: &mut WatchBackoff,
-) -> Result<(), kube::Error>
-where
-    K: Resource + Clone + Debug + DeserializeOwned,
-{
-    let timed_out = |_| kube::Error::Service("the API server did not answer in time".into());
-    let list = timeout(RESPONSE_TIMEOUT, api.list(&ListParams::default()))
-        .await
-        .map_err(timed_out)??;
-    let mut version = list.metadata.resource_version.unwrap_or_default();
-    on_signal(WatchSignal::Listed(list.items));
-    let params = WatchParams {
-        timeout: Some(WATCH_SECONDS),
-        ..WatchParams::default()
-    };
-    loop {
-        let started = clock.monotonic();
-        let watch = timeout(RESPONSE_TIMEOUT, api.watch(&params, &version))
-            .await
-            .map_err(timed_out)??;
-        let mut events = pin!(watch);
-        loop {
-            let event = match timeout(IDLE_TIMEOUT, events.try_next()).await {
-                Err(_) => return Ok(()),
-                Ok(event) => event?,
-            };
-            let Some(event) = event else {
-                if clock.monotonic() - started < MIN_WATCH_DURATION {
-                    return Ok(());
-                }
-                break;
-            };
-            backoff.reset();
-            match event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    version = object.resource_version().unwrap_or(version);
-                    on_signal(WatchSignal::Applied(object));
-                }
-                WatchEvent::Deleted(object) => {
-                    version = object.resource_version().unwrap_or(version);
-                    on_signal(WatchSignal::Deleted(object));
-                }
-                WatchEvent::Bookmark(bookmark) => {
-                    version = bookmark.metadata.resource_version;
-                    on_signal(WatchSignal::Bookmark);
-                }
-                // 410 Gone: the API server no longer has the events since this version.
-                WatchEvent::Error(status) if status.code == 410 => return Ok(()),
-                WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::*;
-
-    type Event = watcher::Result<watcher::Event<()>>;
-
-    fn service_error() -> kube::Error {
-        kube::Error::Service("unavailable".into())
-    }
-
-    #[tokio::test]
-    async fn only_a_watch_that_cannot_be_resumed_is_started_again() {
-        let started = Cell::new(0);
-        let begin = || {
-            started.set(started.get() + 1);
-            let events: Vec<Event> = vec![
-                Ok(watcher::Event::Apply(())),
-                Err(watcher::Error::WatchFailed(service_error())),
-                Ok(watcher::Event::Apply(())),
-                Err(watcher::Error::WatchStartFailed(service_error())),
-            ];
-            stream::iter(events)
-        };
-        let mut watch = pin!(relist_on_failed_resume(begin));
-        for expected in [1, 1, 1, 2, 2, 2, 2, 3] {
-            assert!(watch.next().await.is_some());
-            assert_eq!(started.get(), expected);
-        }
-    }
-
-    #[test]
-    fn pauses_grow_to_a_limit_until_a_success() {
-        let mut backoff = WatchBackoff::default();
-        let pauses: Vec<_> = backoff.by_ref().take(7).map(|pause| pause.as_millis()).collect();
-        assert_eq!(pauses, [200, 400, 800, 1600, 3200, 5000, 5000]);
-        backoff.reset();
-        assert_eq!(backoff.next(), Some(MIN_PAUSE));
-    }
-}
+#[path = "stream_tests.rs"]
+mod tests;

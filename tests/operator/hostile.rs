@@ -1,0 +1,153 @@
+//! Objects of one namespace that cannot be decoded, or are as large as etcd takes, and their neighbour.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::Api;
+use serde_json::{Value, json};
+
+use crate::common::{World, condition, has, is_ready};
+
+/// The chart's memory limit, in KiB.
+const MEMORY_LIMIT: u64 = 256 << 10;
+
+/// Creates an object as a client does that minds no type.
+async fn create(world: &World, path: &str, object: &Value) -> Result<()> {
+    let call = http::Request::post(path).header("content-type", "application/json");
+    let answer = world
+        .client
+        .request_text(call.body(object.to_string().into_bytes())?)
+        .await;
+    answer.with_context(|| format!("POST {path}"))?;
+    Ok(())
+}
+
+/// The metadata that its first client may choose, with these managed fields.
+fn metadata(name: &str, managed_fields: Value) -> Value {
+    json!({
+        "name": name, "labels": {"app.kubernetes.io/managed-by": "idtoken-operator", "team": "evil"},
+        "managedFields": [managed_fields],
+    })
+}
+
+/// A time that the API server keeps and that Rust's time cannot hold.
+fn undecodable() -> Value {
+    json!({
+        "manager": "x", "operation": "Update", "apiVersion": "v1", "time": "9999-12-31T23:59:59Z",
+        "fieldsType": "FieldsV1", "fieldsV1": {"f:data": {}},
+    })
+}
+
+/// Managed fields of 1.2 MB, three times as large in JSON.
+fn huge() -> Value {
+    let chain = (0..100).fold("{}".to_owned(), |inner, _| format!("{{\"f:<<\":{inner}}}"));
+    let chains: Vec<String> = (0..1200).map(|n| format!("\"f:{n}\":{chain}")).collect();
+    let fields: Box<serde_json::value::RawValue> =
+        serde_json::value::RawValue::from_string(format!("{{{}}}", chains.join(","))).expect("JSON");
+    json!({
+        "manager": "x", "operation": "Update", "apiVersion": "v1", "time": "2026-01-01T00:00:00Z",
+        "fieldsType": "FieldsV1", "fieldsV1": serde_json::to_value(&fields).expect("not too deep"),
+    })
+}
+
+/// The most memory that the operator has had, in KiB.
+fn peak_memory(world: &World) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", world.operator_pid()?))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line
+        .and_then(|line| line.split_whitespace().next())
+        .context("VmHWM")?;
+    Ok(number.parse()?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_cannot_be_decoded_costs_itself_alone() -> Result<()> {
+    let world = World::new().await?;
+    world.granted("shop").await?;
+    world.namespace("evil").await?;
+    world.issued("shop", "early", json!({})).await?;
+    let object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata("bad", undecodable())});
+    create(&world, "/api/v1/namespaces/evil/secrets", &object).await?;
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata("odd", undecodable())});
+    create(&world, "/api/v1/namespaces", &object).await?;
+    let namespaces: Api<Namespace> = Api::all(world.client.clone());
+    let secrets: Api<Secret> = world.secrets("evil");
+    ensure!(
+        namespaces.list(&Default::default()).await.is_err(),
+        "the API server keeps the time"
+    );
+    ensure!(
+        secrets.list(&Default::default()).await.is_err(),
+        "the API server keeps the time"
+    );
+
+    // By the watches that run, and by lists after a restart.
+    let handled = async || {
+        let secret = world.secret("shop", "early").await?;
+        let annotations = secret.metadata.annotations.unwrap_or_default();
+        anyhow::Ok(annotations.get("idtoken.dev/handled-renew-request").cloned())
+    };
+    for round in ["watched", "listed"] {
+        world.issued("shop", round, json!({})).await?;
+        let before = handled().await?;
+        world.renew("shop", "early", round).await?;
+        world
+            .wait("it is renewed", async || Ok(handled().await? != before))
+            .await?;
+        if round == "watched" {
+            world.stop_operator(false).await?;
+            world.start_operator().await?;
+        }
+    }
+    // Their labels are read: a grant may select the namespace, and the Secret is what it is.
+    world.grant("odd").await?;
+    world.issued("odd", "own", json!({})).await?;
+    world.grant("evil").await?;
+    world.request("evil", "bad", json!({})).await?;
+    let conflict = |object: &_| has(object, "Ready", "False", "SecretConflict");
+    world
+        .until(
+            "evil",
+            "bad",
+            "the Secret of another client is left alone",
+            conflict,
+        )
+        .await?;
+    let args = ["get", "secret", "bad", "-n", "evil", "-o", "jsonpath={.data}"];
+    assert_eq!(world.cluster.kubectl(args).await?, "");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn huge_objects_cost_neither_memory_nor_the_neighbour() -> Result<()> {
+    let world = World::new().await?;
+    world.granted("shop").await?;
+    world.granted("evil").await?;
+    world.issued("shop", "early", json!({})).await?;
+    for number in 0..6 {
+        let object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata(&format!("huge-{number}"), huge())});
+        create(&world, "/api/v1/namespaces/evil/secrets", &object).await?;
+    }
+    world.issued("shop", "watched", json!({})).await?;
+    world.stop_operator(false).await?;
+    world.start_operator().await?;
+    world.issued("shop", "listed", json!({})).await?;
+    // Each of these reads one, which is another client's.
+    for number in 0..6 {
+        world
+            .request("evil", &format!("huge-{number}"), json!({}))
+            .await?;
+    }
+    for number in 0..6 {
+        let conflict = |object: &_| has(object, "Ready", "False", "SecretConflict");
+        let what = "the Secret of another client is left alone";
+        world
+            .until("evil", &format!("huge-{number}"), what, conflict)
+            .await?;
+    }
+    world.renew("shop", "early", "now").await?;
+    let object = world.issued("shop", "read", json!({})).await?;
+    ensure!(is_ready(&object) && condition(&object, "Ready").is_some());
+    let peak = peak_memory(&world)?;
+    ensure!(peak < MEMORY_LIMIT, "{peak} KiB");
+    Ok(())
+}
