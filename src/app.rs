@@ -172,7 +172,9 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     };
     // Everything else writes by this client, so no write bypasses the fence.
     let writes = fence.clone();
-    let client = kubernetes::client(config, move || writes.check())?;
+    let client = kubernetes::client(config.clone(), move || writes.check())?;
+    let connect = move || kubernetes::client(config.clone(), || Err(FenceClosed));
+    let connections = kubernetes::Connections::new(args.max_watches_per_connection.into(), connect);
     let listen_error = |source| AppError::Listen {
         address: listen.to_string(),
         source,
@@ -201,6 +203,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         federated: Arc::new(FederatedTokens::new(clock.clone())),
         clock,
         client,
+        connections: Arc::new(connections),
         minter,
         cache: Arc::new(Cache::new(settings.cache_limits)),
         foreign_secrets: Arc::new(ForeignSecrets::default()),

@@ -16,6 +16,7 @@ use crate::controller::issue::write::SecretWriter;
 use crate::controller::queue::permit::Permits;
 use crate::google::Minter;
 use crate::grants::store::GrantStore;
+use crate::kubernetes::Connections;
 use crate::kubernetes::events::EventRecorder;
 use crate::metrics::Metrics;
 use crate::request::SourceSettings;
@@ -46,8 +47,10 @@ pub struct Settings {
 pub struct Context {
     /// Wall time, monotonic time and boot time.
     pub clock: Clock,
-    /// Client of the Kubernetes API.
+    /// Client of the Kubernetes API, for all calls.
     pub client: Client,
+    /// Connections of the Kubernetes API, for all watches.
+    pub connections: Arc<Connections>,
     /// Client of Google's endpoints.
     pub minter: Minter,
     /// Requests, Secrets, and the state between reconciles.

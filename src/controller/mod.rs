@@ -182,6 +182,7 @@ async fn until_lease_lost(elector: &mut Option<ElectorThread>) {
 fn spawn_watches(ctx: &Context, enqueuer: Enqueuer, sync_state: &SyncState, tasks: &mut JoinSet<()>) {
     let watch_ctx = WatchContext {
         client: ctx.client.clone(),
+        connections: ctx.connections.clone(),
         clock: ctx.clock.clone(),
         shard: ctx.settings.shard.clone(),
         cache: ctx.cache.clone(),

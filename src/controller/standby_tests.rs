@@ -14,6 +14,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::controller::cache::CacheLimits;
 use crate::google::{GoogleConfig, Minter};
+use crate::kubernetes::Connections;
 use crate::kubernetes::events::EventRecorder;
 use crate::leader::{ElectionSettings, Elector, Fence};
 use crate::metrics::Metrics;
@@ -102,6 +103,10 @@ fn context(client: Client) -> Context {
             metrics.clone(),
             Clock::system(),
         )),
+        connections: Arc::new(Connections::new(16, {
+            let client = client.clone();
+            move || Ok(client.clone())
+        })),
         client,
         cache: Arc::default(),
         foreign_secrets: Arc::default(),

@@ -79,8 +79,19 @@ pub(super) fn undecodable(why: &'static str) -> kube::Error {
     kube::Error::SerdeError(serde_json::Error::custom(why))
 }
 
-fn service_error(why: &'static str) -> kube::Error {
-    kube::Error::Service(why.into())
+/// No answer began or went on in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server did not answer in time")]
+struct NoAnswer;
+
+/// The error for an answer that did not begin or go on in time.
+pub(super) fn no_answer() -> kube::Error {
+    kube::Error::Service(Box::new(NoAnswer))
+}
+
+/// Whether no answer began or went on in time.
+pub(crate) fn is_no_answer(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Service(error) if error.is::<NoAnswer>())
 }
 
 /// The body of an answer.
@@ -94,7 +105,7 @@ impl Frames {
     pub(super) async fn next(&mut self, limit: Duration) -> Result<Option<Bytes>, kube::Error> {
         loop {
             let frame = timeout(limit, self.0.frame()).await;
-            let frame = frame.map_err(|_| service_error("the API server did not answer in time"))?;
+            let frame = frame.map_err(|_| no_answer())?;
             // What is no data is trailers.
             match frame.transpose()?.map(|frame| frame.into_data()) {
                 None => return Ok(None),
@@ -108,7 +119,7 @@ impl Frames {
         let mut body = Vec::new();
         while let Some(data) = self.next(FRAME_TIMEOUT).await? {
             if body.len() + data.len() > limit {
-                return Err(service_error("the answer is too large"));
+                return Err(kube::Error::Service("the answer is too large".into()));
             }
             body.extend_from_slice(&data);
             large.hold(body.len()).await;

@@ -1,4 +1,4 @@
-//! The client of the Kubernetes API: one HTTP/2 connection for all calls and watches.
+//! The client of the Kubernetes API, with one HTTP/2 connection. All calls share one; watches have others ([`super::Connections`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +25,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// Flow-control window of a stream, in bytes. Each watch is read without delay, and a page of a list fits or takes a few round trips.
 const STREAM_WINDOW: u32 = 128 << 10;
-/// Flow-control window of the connection, in bytes.
-const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Flow-control window of the connection, in bytes: that of as many streams as an API server takes, so that answers which wait to be read
+/// hold up no other.
+const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 
 /// The configuration of the cluster, from KUBECONFIG or the pod's ServiceAccount.
 ///

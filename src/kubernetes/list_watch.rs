@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::answer::{FRAME_TIMEOUT, Frames, LargeObject, MAX_OBJECT, send, undecodable};
+use super::answer::{FRAME_TIMEOUT, Frames, LargeObject, MAX_OBJECT, no_answer, send, undecodable};
 use super::json_items::{ItemSplitter, Part};
 
 /// Seconds after which the API server ends a watch, which is then resumed.
@@ -107,7 +107,7 @@ async fn start(
 ) -> Result<Frames, kube::Error> {
     let call = call.map_err(kube::Error::BuildRequest)?;
     let started = timeout(FRAME_TIMEOUT, send(client, call)).await;
-    started.map_err(|_| kube::Error::Service("the API server did not answer in time".into()))?
+    started.map_err(|_| no_answer())?
 }
 
 /// A page of a list.

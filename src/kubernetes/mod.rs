@@ -5,6 +5,7 @@
 
 pub(crate) mod answer;
 mod client;
+mod connections;
 pub mod error;
 pub mod events;
 mod json_items;
@@ -17,3 +18,4 @@ pub mod service_account;
 pub mod status;
 
 pub use client::{client, config};
+pub use connections::Connections;

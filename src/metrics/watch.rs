@@ -30,7 +30,8 @@ impl Watches {
         };
         let help = "How often a watch of the Kubernetes API failed and was restarted";
         registry.register("watch_restarts", help, all.restarts.clone());
-        let help = "Watches of the Kubernetes API whose last start failed; there is one for each served namespace, or one for all";
+        let help = "Watches of the Kubernetes API whose last start failed; there is one for each served namespace, or one for all, and one for a \
+                    Secret of another client that blocks a request";
         registry.register("watches_failing", help, all.failing.clone());
         let help =
             "Unix time of the last event or bookmark of a watch, of which there is one about every minute";

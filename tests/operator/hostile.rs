@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::Api;
 use serde_json::{Value, json};
 
-use crate::common::{World, condition, has, is_ready};
+use crate::common::{AUDIENCE, CALLER, Setup, USER, World, condition, has, is_ready};
 
 /// The chart's memory limit, in KiB.
 const MEMORY_LIMIT: u64 = 256 << 10;
@@ -149,5 +149,78 @@ async fn huge_objects_cost_neither_memory_nor_the_neighbour() -> Result<()> {
     ensure!(is_ready(&object) && condition(&object, "Ready").is_some());
     let peak = peak_memory(&world)?;
     ensure!(peak < MEMORY_LIMIT, "{peak} KiB");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_of_others_take_few_watches() -> Result<()> {
+    let world = World::new().await?;
+    world.granted("shop").await?;
+    world.namespace("evil").await?;
+    let names: Vec<String> = (0..100).map(|number| format!("bare-{number}")).collect();
+    for name in &names {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": name, "labels": {"app.kubernetes.io/managed-by": "idtoken-operator"}},
+        });
+        create(&world, "/api/v1/namespaces/evil/secrets", &object).await?;
+    }
+    for name in &names {
+        world.request("evil", name, json!({})).await?;
+    }
+    for name in &names {
+        let what = "it is told";
+        world
+            .until("evil", name, what, |object| has(object, "Ready", "False", ""))
+            .await?;
+    }
+    world.issued("shop", "first", json!({})).await?;
+    let watches = || {
+        let events = world.cluster.audit()?;
+        let by_name = events.iter().filter(|event| {
+            event.user == USER
+                && event.verb == "watch"
+                && event.resource == "secrets"
+                && event.namespace == "evil"
+        });
+        anyhow::Ok(
+            by_name
+                .map(|event| event.name.clone())
+                .collect::<std::collections::BTreeSet<_>>()
+                .len(),
+        )
+    };
+    let count = watches()?;
+    ensure!((1..=16).contains(&count), "{count} watches");
+    world.renew("shop", "first", "now").await?;
+    world.issued("shop", "second", json!({})).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_namespaces_are_served_one_by_one() -> Result<()> {
+    let mut names: Vec<String> = (0..499).map(|number| format!("n{number}")).collect();
+    names.push("shop".to_owned());
+    let grants = format!(
+        "- {{name: shop, from: [{{namespace: shop}}], to: [{{serviceAccounts: ['{CALLER}'], audiences: ['{AUDIENCE}']}}]}}"
+    );
+    let world = World::with(Setup {
+        flags: vec![format!("--namespace={}", names.join(","))],
+        grants_file: Some(grants),
+        log: "info",
+        ..Setup::default()
+    })
+    .await?;
+    for namespace in ["shop", "n0"] {
+        world.namespace(namespace).await?;
+    }
+    world.issued("shop", "first", json!({})).await?;
+    world.request("n0", "denied", json!({})).await?;
+    world
+        .until("n0", "denied", "it is watched", |object| {
+            has(object, "Ready", "False", "NotGranted")
+        })
+        .await?;
+    ensure!(peak_memory(&world)? < MEMORY_LIMIT);
     Ok(())
 }

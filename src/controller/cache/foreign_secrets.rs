@@ -1,4 +1,4 @@
-//! The Secrets of other clients that block a request. Each is watched by its name for as long as it blocks one.
+//! The Secrets of other clients that block a request. Each is watched by its name, or read every minute, for as long as it blocks one.
 //!
 //! They have a lock of their own: no operation needs them and the [`Cache`](super::Cache) in one step.
 
@@ -10,41 +10,101 @@ use tokio::sync::Notify;
 use crate::api::ObjectKey;
 use crate::sync::lock;
 
-/// Most Secrets that are watched at once. A request that another one blocks is only retried with its backoff.
-const MAX_WATCHES: usize = 100;
+/// Most Secrets that are watched at once. The others are polled.
+const MAX_WATCHED: usize = 64;
+/// Most Secrets that are known. A request that another one blocks is only retried with its backoff.
+const MAX_KNOWN: usize = 1024;
+/// A namespace has one of so many shares of either.
+const SHARES: usize = 4;
 
-/// The Secrets of other clients, each with the resourceVersion at which it was found to block a request.
+/// The Secrets of other clients.
 #[derive(Debug, Default)]
 pub struct ForeignSecrets {
-    watched: Mutex<HashMap<ObjectKey, String>>,
+    known: Mutex<Known>,
     changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    secrets: HashMap<ObjectKey, Foreign>,
+    /// How many have ever been added.
+    added: u64,
+}
+
+#[derive(Debug)]
+struct Foreign {
+    /// The resourceVersion at which it was found to block a request.
+    resource_version: String,
+    /// Its number in the order in which they were added.
+    number: u64,
+}
+
+/// How each Secret is looked after.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shares {
+    /// Those that are watched.
+    pub(crate) watched: Vec<ObjectKey>,
+    /// Those that are polled, the namespaces by turns.
+    pub(crate) polled: Vec<ObjectKey>,
 }
 
 impl ForeignSecrets {
     /// Adds the Secret `key`, which blocks a request as of `resource_version`.
     pub fn add(&self, key: ObjectKey, resource_version: &str) {
-        let mut watched = lock(&self.watched);
-        let is_full = watched.len() >= MAX_WATCHES && !watched.contains_key(&key);
-        if !is_full && watched.insert(key, resource_version.to_owned()).is_none() {
-            self.changed.notify_one();
+        let mut known = lock(&self.known);
+        if let Some(foreign) = known.secrets.get_mut(&key) {
+            resource_version.clone_into(&mut foreign.resource_version);
+            return;
         }
+        let of_namespace = known.secrets.keys().filter(|other| other.is_in(key.namespace()));
+        if known.secrets.len() >= MAX_KNOWN || of_namespace.count() >= MAX_KNOWN / SHARES {
+            return;
+        }
+        known.added += 1;
+        let foreign = Foreign {
+            resource_version: resource_version.to_owned(),
+            number: known.added,
+        };
+        known.secrets.insert(key, foreign);
+        self.changed.notify_one();
     }
 
     /// Removes the Secret `key`, which blocks no request any more.
     pub fn remove(&self, key: &ObjectKey) {
-        if lock(&self.watched).remove(key).is_some() {
+        if lock(&self.known).secrets.remove(key).is_some() {
             self.changed.notify_one();
         }
     }
 
-    /// The Secrets to watch.
-    pub(crate) fn keys(&self) -> Vec<ObjectKey> {
-        lock(&self.watched).keys().cloned().collect()
+    /// Which are watched and which are polled: those that have been known longest are watched.
+    pub(crate) fn shares(&self) -> Shares {
+        let known = lock(&self.known);
+        let mut all: Vec<(u64, &ObjectKey)> = known
+            .secrets
+            .iter()
+            .map(|(key, foreign)| (foreign.number, key))
+            .collect();
+        all.sort_unstable();
+        let mut shares = Shares::default();
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        let mut polled: Vec<(usize, &ObjectKey)> = Vec::new();
+        for (_, key) in all {
+            let count = counts.entry(key.namespace()).or_default();
+            *count += 1;
+            match shares.watched.len() < MAX_WATCHED && *count <= MAX_WATCHED / SHARES {
+                true => shares.watched.push(key.clone()),
+                false => polled.push((*count, key)),
+            }
+        }
+        polled.sort_unstable();
+        shares.polled = polled.into_iter().map(|(_, key)| key.clone()).collect();
+        shares
     }
 
     /// Whether the Secret `key` is as it was when it was added: at this resourceVersion, or neither there nor added if that is none.
     pub(crate) fn is_current(&self, key: &ObjectKey, resource_version: Option<&String>) -> bool {
-        lock(&self.watched).get(key) == resource_version
+        let known = lock(&self.known);
+        known.secrets.get(key).map(|foreign| &foreign.resource_version) == resource_version
     }
 
     /// Returns when a Secret was added or removed since the last call.
@@ -74,9 +134,9 @@ mod tests {
         assert!(
             !secrets.is_current(&key("s"), Some(&"7".to_owned())) && !secrets.is_current(&key("s"), None)
         );
-        assert_eq!(secrets.keys(), [key("s")]);
+        assert_eq!(secrets.shares().watched, [key("s")]);
         secrets.remove(&key("s"));
-        assert!(secrets.keys().is_empty());
+        assert_eq!(secrets.shares(), Shares::default());
     }
 
     #[test]
@@ -94,18 +154,49 @@ mod tests {
     }
 
     #[test]
-    fn one_too_many_is_not_watched() {
+    fn a_namespace_has_a_quarter_of_the_watches_and_the_rest_is_polled_by_turns() {
         let secrets = ForeignSecrets::default();
-        for number in 0..=MAX_WATCHES {
-            secrets.add(key(&number.to_string()), "1");
+        let add = |namespace: &str, count: usize| {
+            for number in 0..count {
+                secrets.add(ObjectKey::new(namespace, &format!("{number:04}")), "1");
+            }
+        };
+        let count =
+            |keys: &[ObjectKey], namespace: &str| keys.iter().filter(|key| key.is_in(namespace)).count();
+        add("evil", 2 * MAX_KNOWN);
+        add("shop", MAX_WATCHED / SHARES + 1);
+        let shares = secrets.shares();
+        for namespace in ["evil", "shop"] {
+            assert_eq!(
+                count(&shares.watched, namespace),
+                MAX_WATCHED / SHARES,
+                "{namespace}"
+            );
         }
-        let last = key(&MAX_WATCHES.to_string());
-        assert_eq!(secrets.keys().len(), MAX_WATCHES);
-        assert!(!secrets.keys().contains(&last));
-        secrets.add(key("0"), "2");
-        assert!(secrets.is_current(&key("0"), Some(&"2".to_owned())));
-        secrets.remove(&key("0"));
-        secrets.add(last.clone(), "1");
-        assert!(secrets.keys().contains(&last));
+        let of_evil = MAX_KNOWN / SHARES - MAX_WATCHED / SHARES;
+        assert_eq!(
+            (count(&shares.polled, "evil"), count(&shares.polled, "shop")),
+            (of_evil, 1)
+        );
+        assert_eq!(
+            shares.polled.iter().position(|key| key.is_in("shop")),
+            Some(1),
+            "its turn is the second"
+        );
+
+        // One that is removed makes room.
+        secrets.remove(&shares.watched[0]);
+        assert!(secrets.shares().watched.contains(&shares.polled[0]));
+        for namespace in ["a", "b", "c", "d", "e"] {
+            add(namespace, MAX_KNOWN);
+        }
+        let shares = secrets.shares();
+        assert_eq!(shares.watched.len(), MAX_WATCHED);
+        assert_eq!(shares.watched.len() + shares.polled.len(), MAX_KNOWN);
+        assert_eq!(
+            count(&shares.watched, "shop"),
+            MAX_WATCHED / SHARES,
+            "who was first stays"
+        );
     }
 }

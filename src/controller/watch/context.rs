@@ -10,6 +10,7 @@ use crate::controller::cache::foreign_secrets::ForeignSecrets;
 use crate::controller::queue::Enqueuer;
 use crate::controller::watch::sync_state::SyncState;
 use crate::grants::store::GrantStore;
+use crate::kubernetes::Connections;
 use crate::kubernetes::list_watch::Collection;
 use crate::metrics::Metrics;
 use crate::shard::Shard;
@@ -17,7 +18,9 @@ use crate::shard::Shard;
 /// What the watches read from, what they fill, and whom they notify.
 #[derive(Clone)]
 pub(crate) struct WatchContext {
+    /// For single reads.
     pub(crate) client: Client,
+    pub(crate) connections: Arc<Connections>,
     pub(crate) clock: Clock,
     pub(crate) shard: Shard,
     pub(crate) cache: Arc<Cache>,
@@ -45,10 +48,15 @@ impl WatchContext {
         let unavailable = tower::service_fn(async |_: http::Request<kube::client::Body>| {
             Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("no API server"))
         });
+        let client = Client::new(unavailable, "default");
         let (requests, enqueued) = tokio::sync::mpsc::unbounded_channel();
         let (scopes, _) = tokio::sync::mpsc::unbounded_channel();
         let ctx = Self {
-            client: Client::new(unavailable, "default"),
+            connections: Arc::new(Connections::new(1, {
+                let client = client.clone();
+                move || Ok(client.clone())
+            })),
+            client,
             clock: Clock::system(),
             shard: Shard::default(),
             cache: Arc::default(),

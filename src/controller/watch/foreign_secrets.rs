@@ -1,16 +1,23 @@
 //! Secrets of others that are the target of a request. They do not have our label, so the watch of Secrets does not show when they are
-//! handed over or deleted: each is watched by its name for as long as it conflicts.
+//! handed over or deleted: each is watched by its name for as long as it conflicts, or read every minute.
 
 use std::collections::HashMap;
 use std::pin::pin;
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
+use kube::Resource;
+use kube::api::GetParams;
+use kube::core::Request;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
 
 use crate::api::ObjectKey;
 use crate::controller::watch::context::{WatchContext, collection};
-use crate::controller::watch::stream::{self, Event, Watched};
+use crate::controller::watch::stream::{self as watch_stream, Event, Watched};
+use crate::kubernetes::answer::text;
+use crate::kubernetes::error::status_code;
 use crate::kubernetes::list_watch::Collection;
 use crate::kubernetes::partial_metadata::metadata;
 
@@ -28,12 +35,19 @@ impl Watched for Version {
     }
 }
 
-/// Keeps one watch for each of the foreign Secrets.
+/// How often a Secret is read that is not watched.
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
+/// Longest time for one read.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many are read at once.
+const READS_AT_ONCE: usize = 4;
+
+/// Keeps one watch for each of the foreign Secrets that have one.
 pub(super) async fn watch(ctx: WatchContext) {
     let mut watches = JoinSet::new();
     let mut running: HashMap<ObjectKey, AbortHandle> = HashMap::new();
     loop {
-        let required = ctx.foreign_secrets.keys();
+        let required = ctx.foreign_secrets.shares().watched;
         running.retain(|key, watch| {
             let keep = required.contains(key);
             if !keep {
@@ -55,6 +69,48 @@ pub(super) async fn watch(ctx: WatchContext) {
     }
 }
 
+/// Reads those that are not watched, again and again.
+pub(super) async fn poll(ctx: WatchContext) {
+    loop {
+        sleep(POLL_INTERVAL).await;
+        let reads = ctx
+            .foreign_secrets
+            .shares()
+            .polled
+            .into_iter()
+            .map(|key| read(&ctx, key));
+        stream::iter(reads)
+            .buffer_unordered(READS_AT_ONCE)
+            .collect::<()>()
+            .await;
+    }
+}
+
+async fn read(ctx: &WatchContext, key: ObjectKey) {
+    if ctx.cache.claimants(&key).is_empty() {
+        return ctx.foreign_secrets.remove(&key);
+    }
+    let calls = Request::new(Secret::url_path(&(), Some(key.namespace())));
+    let Ok(call) = calls.get_metadata(key.name(), &GetParams::default()) else {
+        return;
+    };
+    let version = match timeout(READ_TIMEOUT, text(&ctx.client, call)).await {
+        Ok(Ok(json)) => Version::decode(&json).ok().and_then(|Version(version)| version),
+        Ok(Err(error)) if status_code(&error) == Some(404) => None,
+        // It is read again. Meanwhile the request's backoff holds.
+        Ok(Err(_)) | Err(_) => return,
+    };
+    enqueue_if_changed(ctx, &key, version.as_ref());
+}
+
+fn enqueue_if_changed(ctx: &WatchContext, key: &ObjectKey, version: Option<&String>) {
+    if !ctx.foreign_secrets.is_current(key, version) {
+        for claimant in ctx.cache.claimants(key) {
+            ctx.enqueuer.request(claimant);
+        }
+    }
+}
+
 async fn watch_secret(ctx: WatchContext, key: ObjectKey) {
     let secret = Collection {
         metadata_only: true,
@@ -71,13 +127,9 @@ async fn watch_secret(ctx: WatchContext, key: ObjectKey) {
             Event::Deleted(_) => None,
             Event::Bookmark | Event::Lost => return,
         };
-        if !ctx.foreign_secrets.is_current(&key, version.as_ref()) {
-            for claimant in ctx.cache.claimants(&key) {
-                ctx.enqueuer.request(claimant);
-            }
-        }
+        enqueue_if_changed(&ctx, &key, version.as_ref());
     };
-    let mut watching = pin!(stream::watch(&ctx, &secret, on_event));
+    let mut watching = pin!(watch_stream::watch(&ctx, &secret, on_event));
     let mut claim_check = tokio::time::interval(CLAIM_CHECK_INTERVAL);
     loop {
         tokio::select! {

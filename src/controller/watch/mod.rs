@@ -33,6 +33,7 @@ pub(crate) fn spawn(ctx: WatchContext, grants_file: Option<PathBuf>, tasks: &mut
         tasks.spawn(namespaces::watch(ctx.clone()));
     }
     tasks.spawn(foreign_secrets::watch(ctx.clone()));
+    tasks.spawn(foreign_secrets::poll(ctx.clone()));
     tasks.spawn(clock::detect_clock_jumps(ctx.clock.clone(), ctx.enqueuer.clone()));
     if let Some(path) = grants_file {
         tasks.spawn(grants_file::watch(

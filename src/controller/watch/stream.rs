@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use crate::clock::Clock;
 use crate::controller::watch::context::WatchContext;
+use crate::kubernetes::answer::is_no_answer;
 use crate::kubernetes::error::problem;
 use crate::kubernetes::list_watch::{Change, Collection, ObjectJson, Page, Watch};
 use crate::metrics::WatchMetrics;
@@ -71,7 +72,6 @@ pub(super) async fn watch<T: Watched>(
     on_event: impl FnMut(Event<T>),
 ) {
     let mut stream = Stream {
-        client: &ctx.client,
         clock: &ctx.clock,
         collection,
         metrics: ctx.metrics.watch(T::RESOURCE),
@@ -80,12 +80,17 @@ pub(super) async fn watch<T: Watched>(
         on_event,
     };
     loop {
-        stream.list_and_watch::<T>().await;
+        match ctx.connections.place() {
+            Ok(place) => {
+                stream.list_and_watch::<T>(place.client()).await;
+                place.give_up();
+            }
+            Err(error) => stream.pause_after(&error, true).await,
+        }
     }
 }
 
 struct Stream<'a, F> {
-    client: &'a Client,
     clock: &'a Clock,
     collection: &'a Collection,
     metrics: WatchMetrics,
@@ -124,31 +129,51 @@ fn text(json: Option<&RawValue>) -> String {
 }
 
 impl<F> Stream<'_, F> {
-    /// Returns, after a pause, once a new list is needed.
-    async fn list_and_watch<T: Watched>(&mut self)
+    /// Returns, after a pause, when no answer began in time.
+    async fn list_and_watch<T: Watched>(&mut self, client: &Client)
     where
         F: FnMut(Event<T>),
     {
-        let mut version = match self.list().await {
-            Ok(version) => version,
-            Err(error) => return self.pause_after(&error, true).await,
-        };
         loop {
-            let watch = match self.collection.watch(self.client, &version).await {
-                Ok(watch) => watch,
-                Err(error) => {
-                    (self.on_event)(Event::Lost);
-                    return self.pause_after(&error, true).await;
-                }
+            let failed = match self.list(client).await {
+                Ok(version) => self.follow_from(client, version).await.err(),
+                Err(error) => Some(error),
             };
+            let Some(error) = failed else { continue };
+            self.pause_after(&error, true).await;
+            if is_no_answer(&error) {
+                return;
+            }
+        }
+    }
+
+    /// Watches what follows `version`, until a new list is needed.
+    ///
+    /// # Errors
+    /// The watch cannot be started.
+    async fn follow_from<T: Watched>(
+        &mut self,
+        client: &Client,
+        mut version: String,
+    ) -> Result<(), kube::Error>
+    where
+        F: FnMut(Event<T>),
+    {
+        loop {
+            let watch = self.collection.watch(client, &version).await;
+            let watch = watch.inspect_err(|_| (self.on_event)(Event::Lost))?;
             let started = self.clock.monotonic();
             match self.follow(watch, &mut version).await {
                 // A new watch from `version` shows what follows.
                 Ok(()) if self.clock.monotonic() - started >= MIN_WATCH_DURATION => {}
                 Ok(()) => sleep(self.backoff.next()).await,
-                // The API server no longer has the events since `version`, or cannot go on.
-                Err(error @ kube::Error::Api(_)) => return self.pause_after(&error, false).await,
-                Err(error) => self.pause_after(&error, false).await,
+                Err(error) => {
+                    self.pause_after(&error, false).await;
+                    // The API server no longer has the events since `version`, cannot go on, or is silent.
+                    if matches!(error, kube::Error::Api(_)) || is_no_answer(&error) {
+                        return Ok(());
+                    }
+                }
             }
         }
     }
@@ -171,16 +196,14 @@ impl<F> Stream<'_, F> {
     }
 
     /// Lists all objects. Returns the version of the list.
-    async fn list<T: Watched>(&mut self) -> Result<String, kube::Error>
+    async fn list<T: Watched>(&mut self, client: &Client) -> Result<String, kube::Error>
     where
         F: FnMut(Event<T>),
     {
         (self.on_event)(Event::ListBegins);
         let mut after: Option<String> = None;
         loop {
-            let page = self
-                .collection
-                .list(self.client, self.page_size, after.as_deref());
+            let page = self.collection.list(client, self.page_size, after.as_deref());
             let mut page = page.await?;
             let read = self.read_page(&mut page).await;
             // Also after a failure: the next attempt reads less at once.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::*;
+use crate::kubernetes::Connections;
 use crate::sync::lock;
 
 /// The name of an object.
@@ -99,7 +100,8 @@ async fn run(answers: Vec<(u16, String)>) -> (Vec<String>, Vec<String>, String) 
         has_no_answer: Arc::default(),
     };
     let (mut ctx, _) = WatchContext::empty();
-    ctx.client = server.client();
+    let client = server.client();
+    ctx.connections = Arc::new(Connections::new(1, move || Ok(client.clone())));
     let collection = Collection {
         path: "/api/v1/secrets".to_owned(),
         metadata_only: true,
