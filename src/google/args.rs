@@ -25,7 +25,7 @@ pub struct GoogleArgs {
     #[arg(long, env = "IDTOKEN_STS_URL")]
     pub sts_url: Option<Url>,
 
-    /// URL of Google's signing keys (JWKS), for private endpoints; https unless loopback. Default: https://www.UNIVERSE/oauth2/v3/certs.
+    /// URL of Google's signing keys (JWKS), for private endpoints; https unless loopback. Default: `https://www.UNIVERSE/oauth2/v3/certs`.
     #[arg(long, env = "IDTOKEN_GOOGLE_KEYS_URL")]
     pub google_keys_url: Option<Url>,
 

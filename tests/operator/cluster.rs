@@ -417,7 +417,7 @@ async fn one_object_of_a_newer_version_stops_no_other() -> Result<()> {
     assert!(
         world
             .operator_log()
-            .contains("cannot decode IdTokenGrant, it grants nothing")
+            .contains("cannot decode the grant, so it grants nothing")
     );
 
     // Corrected, it is served.

@@ -250,7 +250,8 @@ async fn a_cluster_that_is_put_back_is_served_on() -> Result<()> {
         let secret = world.secret("shop", name).await?;
         assert_eq!(
             told.and_then(|secret| secret.resource_version),
-            secret.metadata.resource_version
+            secret.metadata.resource_version,
+            "{name}"
         );
         let (_, claims) = world.claims("shop", name).await?;
         assert_eq!(claims["aud"], crate::common::AUDIENCE, "{name}");

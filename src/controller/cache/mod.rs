@@ -1,10 +1,12 @@
 //! What is known of requests, Secrets and namespaces between reconciles, in little memory.
 //!
-//! May import [`crate::request`], [`crate::kubernetes`] and what is below them, and fills the metrics' [`CacheUsage`]. Makes no calls, and never decides what a request needs.
+//! May import [`crate::request`], [`crate::kubernetes`] and what is below them, and fills the metrics' [`CacheUsage`]. Makes no calls, and
+//! never decides what a request needs.
+//!
 //! [`Cache`] holds the parts, one a file, under one lock: an upserted request is stored, releases its old Secret and claims its new one in one
 //! step. Methods that take a UID do nothing if the request was recreated or deleted meanwhile.
 //!
-//! What it keeps is bounded by [`CacheLimits`], not by what is in the cluster: [`ledger`] decides which requests are served.
+//! What it keeps is bounded by [`CacheLimits`], not by what is in the cluster: the ledger decides which requests are served.
 //!
 //! A scope is a namespace, or empty for all namespaces.
 
