@@ -50,6 +50,12 @@ impl Environment {
         ready.with_context(|| self.subject.log_tail()).map(drop)
     }
 
+    /// Waits until the request `name` is Ready.
+    pub(crate) async fn wait_named(&mut self, name: &str) -> Result<()> {
+        let ready = self.watch.wait_for_name(name, TIMEOUT).await;
+        ready.with_context(|| self.subject.log_tail())
+    }
+
     /// Stops everything.
     pub(crate) async fn stop(self) -> Result<()> {
         self.subject.stop().await?;

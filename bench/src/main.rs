@@ -17,6 +17,7 @@ mod latency;
 mod leak;
 mod memory;
 mod namespaces;
+mod noisy;
 mod process;
 mod ready_watch;
 mod report;
@@ -55,7 +56,7 @@ struct Arguments {
     /// The workspace.
     #[arg(long, value_name = "FOLDER", hide = true)]
     workspace: PathBuf,
-    /// What to measure; everything by default.
+    /// What to measure; everything but `noisy` by default.
     #[arg(value_enum)]
     scenarios: Vec<Scenario>,
     /// Numbers of requests.
@@ -100,6 +101,8 @@ enum Scenario {
     Churn,
     /// The API server's cost of full updates, merge patches and server-side apply.
     Writes,
+    /// What a neighbour notices of a namespace that attacks. Only if it is named.
+    Noisy,
 }
 
 const ALL: [Scenario; 8] = [
@@ -142,6 +145,7 @@ async fn main() -> Result<ExitCode> {
             Scenario::Idle => idle::measure(&arguments, &mut report).await?,
             Scenario::Churn => churn::measure(&arguments, &mut report).await?,
             Scenario::Writes => writes::measure(&arguments, &mut report).await?,
+            Scenario::Noisy => noisy::measure(&arguments, &mut report).await?,
         }
         // Written now, so that the figures are not lost if the next scenario fails.
         report.print(before);

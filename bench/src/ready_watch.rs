@@ -104,6 +104,21 @@ impl ReadyWatch {
         }
     }
 
+    /// Waits until the request `name` is Ready. Fails after `limit`.
+    pub(crate) async fn wait_for_name(&mut self, name: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while self.ready_at(name).is_none() {
+            let one_more = *self.count.borrow_and_update() + 1;
+            // Seen between the check and the count.
+            if self.ready_at(name).is_some() {
+                break;
+            }
+            self.wait_for(one_more, deadline.saturating_duration_since(Instant::now()))
+                .await?;
+        }
+        Ok(())
+    }
+
     /// When the request `name` was first seen Ready.
     pub(crate) fn ready_at(&self, name: &str) -> Option<Instant> {
         let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);

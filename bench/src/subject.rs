@@ -130,9 +130,14 @@ impl ProcessUnderTest {
         Usage::of(self.process.pid())
     }
 
+    /// The address of its probes and metrics.
+    pub(crate) fn address(&self) -> Result<&str> {
+        self.address.as_deref().context("the program has no metrics")
+    }
+
     /// The sum of all series of a metric; none if there is no series yet.
     pub(crate) async fn metric(&self, name: &str) -> Result<Option<f64>> {
-        let address = self.address.as_ref().context("the program has no metrics")?;
+        let address = self.address()?;
         let url = format!("http://{address}/metrics");
         let text = self.http.get(url).send().await?.text().await?;
         let values = text.lines().filter_map(|line| {
