@@ -123,7 +123,7 @@ pub fn decide<'f>(
     if is_unread && (facts.awaits_user || has_vanished) {
         return Plan::Read;
     }
-    // An older version believed what the Secret said of its token. Times that no token of Google's has are looked at again.
+    // An older version believed what the Secret said of its token. A Secret with times that no token of Google's has is read again.
     if is_unread && !facts.has_digest && secret.is_some_and(|secret| lives_too_long(secret, now)) {
         return Plan::Read;
     }
@@ -228,8 +228,9 @@ pub fn requested_at(
     Some(next_renewal(another.map(|honoured| honoured.at), interval, now))
 }
 
-/// When to renew the token with these times: when the annotation asks for it, else never before the source can return a different token, and not within the first tenth of the
-/// remaining lifetime. The latter prevents a renewal loop when this machine's clock runs far ahead of Google's.
+/// When to renew the token with these times: when the annotation asks for it, else never before the source can return a different token, and
+/// not within the first tenth of the remaining lifetime. The latter prevents a renewal loop when this machine's clock runs far ahead of
+/// Google's.
 pub fn due_renewal(request: &ValidRequest, timing: Timing, issued: Timestamp, expires: Timestamp) -> Renewal {
     let renewal = renewal(issued, expires, request.renew_before, &request.uid);
     let pause = |at: Timestamp| at.checked_add(expires.duration_since(at) / 10).ok();

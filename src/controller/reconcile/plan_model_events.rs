@@ -33,6 +33,16 @@ pub(crate) enum Action {
     Grant(bool),
     /// The API server refuses the status that follows a write.
     StatusLost,
+    /// Whether another request comes before this one at the Secret.
+    Rival(bool),
+    /// Whether a relist has shown the request and not yet its Secret.
+    Relist(bool),
+    /// Whether the cached request is older than the one this process wrote to.
+    Outdated(bool),
+    /// Another replica leads, issues a token and loses the lead again. The watch shows it only at the next [`Action::Watch`].
+    OtherLeader,
+    /// The watch catches up.
+    Watch,
 }
 
 pub(crate) fn act() -> impl Strategy<Value = Action> {
@@ -86,5 +96,10 @@ pub(crate) fn act() -> impl Strategy<Value = Action> {
         1 => (-1500_i64..1500).prop_map(Action::Clock),
         2 => any::<bool>().prop_map(Action::Grant),
         1 => Just(Action::StatusLost),
+        1 => any::<bool>().prop_map(Action::Rival),
+        1 => any::<bool>().prop_map(Action::Relist),
+        1 => any::<bool>().prop_map(Action::Outdated),
+        1 => Just(Action::OtherLeader),
+        1 => Just(Action::Watch),
     ]
 }

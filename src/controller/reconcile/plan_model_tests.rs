@@ -41,6 +41,10 @@ struct World {
     upstream: Upstream,
     granted: bool,
     status_lost: bool,
+    rival: bool,
+    standing: Standing,
+    /// The Secret as the watch showed it, while another leader has written it since.
+    behind: Option<Option<Value>>,
     next: Option<Timestamp>,
     mints: usize,
 }
@@ -78,6 +82,9 @@ impl World {
             upstream: Upstream::Ok,
             granted: true,
             status_lost: false,
+            rival: false,
+            standing: Standing::Current,
+            behind: None,
             next: None,
             mints: 0,
         }
@@ -121,8 +128,10 @@ impl World {
                     }
                     self.store(secret);
                 }
+                // A watch shows changes in their order.
+                self.behind = None;
             }
-            Action::Delete => self.secret = None,
+            Action::Delete => (self.secret, self.behind) = (None, None),
             Action::Upstream(upstream) => self.upstream = upstream,
             Action::Restart => {
                 self.retry = None;
@@ -140,9 +149,46 @@ impl World {
             }
             Action::Grant(granted) => self.granted = granted,
             Action::StatusLost => self.status_lost = true,
+            Action::Rival(rival) => self.rival = rival,
+            Action::Relist(relisting) => {
+                self.standing = if relisting {
+                    Standing::Relisting
+                } else {
+                    Standing::Current
+                };
+            }
+            Action::Outdated(outdated) => {
+                self.standing = if outdated {
+                    Standing::Outdated
+                } else {
+                    Standing::Current
+                };
+            }
+            Action::OtherLeader => self.lead_elsewhere(),
+            Action::Watch => self.behind = None,
             Action::Wait(seconds) => return self.pass(SignedDuration::from_secs(seconds)),
         }
         self.reconcile()
+    }
+
+    /// What another leader does with the same rules: it reads the Secret and issues a token for it.
+    fn lead_elsewhere(&mut self) {
+        let Some(request) = self
+            .request()
+            .filter(|request| self.granted && !self.rival && !request.suspend)
+        else {
+            return;
+        };
+        let seen = self.behind.take().unwrap_or_else(|| self.secret.clone());
+        let token = token(&request, (self.now - self.ahead).as_second());
+        let observation = self.read(&request);
+        self.write(&request, &token, &observation);
+        self.written = Some((token, request.token_hash.clone()));
+        self.handled = request.renew_request.clone();
+        // This process leads anew: what it remembered is gone.
+        self.retry = None;
+        self.issued_at = None;
+        self.behind = Some(seen);
     }
 
     /// Lets time pass, and reconciles whenever it was asked for.
@@ -200,6 +246,9 @@ impl World {
             self.now,
         );
         let facts = Facts {
+            standing: self.standing,
+            winning_claimant: self.rival.then(|| "rival".to_owned()),
+            needs_read: self.behind.is_some(),
             denied,
             backoff: retry.clone(),
             recorded_version: self.recorded.clone(),
@@ -213,11 +262,16 @@ impl World {
             requested_at,
             ..Facts::default()
         };
-        let cached = self.secret.as_ref().map(|secret| content(secret).summary);
-        let mut observation = Observation::Cached(cached);
+        let cached = match (self.standing, &self.behind) {
+            (Standing::Relisting, _) => None,
+            (_, Some(seen)) => seen.as_ref(),
+            (_, None) => self.secret.as_ref(),
+        };
+        let mut observation = Observation::Cached(cached.map(|secret| content(secret).summary));
         let mut plan = decide(&request, &observation, &facts, self.now);
         if plan == Plan::Read {
             observation = self.read(&request);
+            self.behind = None;
             plan = decide(&request, &observation, &facts, self.now);
         }
         match plan {
@@ -230,14 +284,21 @@ impl World {
                 prop_assert!(!self.granted);
                 return Ok(None);
             }
-            Plan::Gone | Plan::Requeue | Plan::Conflict(_) => {
-                return Err(TestCaseError::fail("there is no other request and no relist"));
+            Plan::Gone => return Err(TestCaseError::fail("the request exists")),
+            Plan::Conflict(winner) => {
+                prop_assert!(self.rival && winner == "rival");
+                return Ok(None);
+            }
+            Plan::Requeue => {
+                prop_assert!(self.standing != Standing::Current, "the cache is synced");
+                // It is requeued until the cache is, which is an action here.
+                return Ok(None);
             }
             Plan::Keep(renewal) => {
                 let until = renewal.at;
                 prop_assert!(self.granted);
                 self.check_kept(&request, until)?;
-                self.record();
+                self.record(observation.secret());
                 self.retry = None;
                 return Ok(Some(until));
             }
@@ -248,13 +309,18 @@ impl World {
                 return Ok(Some(until));
             }
             Plan::Repair => {
-                prop_assert!(self.granted && !request.suspend, "no grant, no write");
+                self.check_may_write(&request, &observation, false)?;
                 let (token, hash) = self.written.take().unwrap();
                 prop_assert_eq!(&hash, &request.token_hash, "another spec's token was kept");
                 self.write(&request, &token, &observation);
                 self.written = Some((token, hash));
             }
             Plan::Issue(cause) => {
+                let is_certain = matches!(
+                    cause,
+                    IssueCause::Expired | IssueCause::Requested | IssueCause::Due
+                );
+                self.check_may_write(&request, &observation, is_certain)?;
                 self.check_mint(&request, cause)?;
                 let early = retry.as_ref().filter(|retry| retry.next > self.now);
                 prop_assert!(early.is_none(), "tried again before its time");
@@ -328,17 +394,42 @@ impl World {
         };
         self.store(secret);
         self.unrecorded = Some(token.digest());
-        self.record();
+        let written = self.secret.as_ref().map(|secret| content(secret).summary);
+        self.record(written.as_ref());
     }
 
-    fn record(&mut self) {
+    /// Writes the status that names the Secret as it was last seen.
+    fn record(&mut self, seen: Option<&SecretSummary>) {
         if !std::mem::take(&mut self.status_lost) {
-            self.recorded = self
-                .secret
-                .as_ref()
-                .map(|secret| content(secret).summary.resource_version);
+            self.recorded = seen.map(|secret| secret.resource_version.clone());
             self.digest = self.unrecorded.take().or(self.digest.take());
         }
+    }
+
+    /// Nothing is written without a grant or a claim, while suspended, or by what may be stale.
+    fn check_may_write(
+        &self,
+        request: &ValidRequest,
+        observation: &Observation,
+        is_certain: bool,
+    ) -> Result<(), TestCaseError> {
+        prop_assert!(self.granted, "no grant, no write");
+        prop_assert!(!self.rival, "another request has the Secret");
+        prop_assert!(!request.suspend, "suspended");
+        prop_assert!(
+            self.behind.is_none() || observation.is_read(),
+            "another leader wrote the Secret"
+        );
+        match self.standing {
+            Standing::Current => {}
+            Standing::Relisting => prop_assert!(is_certain, "the relist may not have shown the Secret yet"),
+            standing => {
+                return Err(TestCaseError::fail(format!(
+                    "written for a request that is {standing:?}"
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn check_kept(&self, request: &ValidRequest, until: Timestamp) -> Result<(), TestCaseError> {
@@ -368,7 +459,6 @@ impl World {
     }
 
     fn check_mint(&self, request: &ValidRequest, cause: IssueCause) -> Result<(), TestCaseError> {
-        prop_assert!(self.granted && !request.suspend);
         let value = request.renew_request.as_deref();
         let is_new = value.is_some() && value != self.handled.as_deref();
         let minute = SignedDuration::from_secs(59)..;
@@ -456,6 +546,9 @@ proptest! {
         world.act(Action::Clock(0))?;
         world.act(Action::Upstream(Upstream::Ok))?;
         world.act(Action::Grant(true))?;
+        world.act(Action::Rival(false))?;
+        world.act(Action::Relist(false))?;
+        world.act(Action::Watch)?;
         world.pass(SignedDuration::from_mins(10))?;
         let request = world.request().unwrap();
         let before = world.mints;
