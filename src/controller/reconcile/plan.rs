@@ -136,7 +136,6 @@ pub fn decide<'f>(
         Ok(renewal) => match observation.integrity() {
             None if is_outdated_rendering || !is_untouched => return Plan::Read,
             Some(Integrity::Drifted) => None,
-            Some(_) if is_outdated_rendering => None,
             _ => return facts.denied.as_ref().map_or(Plan::Keep(renewal), Plan::Denied),
         },
         Err(cause) => {
