@@ -49,7 +49,11 @@ impl Facts {
     /// wait any longer.
     pub fn after_read(self, standing: Standing) -> Self {
         Self {
-            standing,
+            // The relist that was in progress when the facts were gathered may have shown an older status since, as after a restore of etcd.
+            standing: match (self.standing, standing) {
+                (Standing::Relisting, Standing::Current) => Standing::Relisting,
+                (_, standing) => standing,
+            },
             backoff: self.backoff.filter(|_| !self.was_conflicting),
             ..self
         }

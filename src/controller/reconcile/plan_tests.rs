@@ -583,6 +583,31 @@ fn a_secret_that_is_gone_from_the_cache_is_read_before_a_token_is_issued() {
 }
 
 #[test]
+fn what_was_known_during_a_relist_is_not_believed_after_it() {
+    let request = request(json!({}));
+    let mut observed = Observed::new(left(&request));
+    observed.integrity = Some(Integrity::Damaged);
+    let gathered = |standing| Facts {
+        standing,
+        ..observed.facts.clone()
+    };
+    for (before, after, expected) in [
+        (Standing::Relisting, Standing::Current, Expected::Requeue),
+        (Standing::Relisting, Standing::Relisting, Expected::Requeue),
+        (Standing::Relisting, Standing::Gone, Expected::Gone),
+        (
+            Standing::Current,
+            Standing::Current,
+            Expected::Issue(IssueCause::Damaged),
+        ),
+    ] {
+        let facts = gathered(before).after_read(after);
+        let plan = decide(&request, &observed.observation(), &facts, at(T0 + 60));
+        assert_eq!(Expected::from(plan), expected, "{before:?}, then {after:?}");
+    }
+}
+
+#[test]
 fn a_conflict_that_is_resolved_is_not_waited_for() {
     let facts = Facts {
         backoff: Some(retry(T0 + 600)),
