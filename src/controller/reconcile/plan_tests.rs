@@ -583,6 +583,23 @@ fn a_secret_that_is_gone_from_the_cache_is_read_before_a_token_is_issued() {
 }
 
 #[test]
+fn without_a_digest_times_that_no_token_of_googles_has_are_read() {
+    let request = request(json!({}));
+    for (has_digest, expires, is_read) in [(false, 3600, false), (false, 86_400, true), (true, 86_400, false)]
+    {
+        let mut observed = Observed::new(left(&request));
+        edit(&mut observed, |secret| secret.expires_at = Some(at(T0 + expires)));
+        observed.facts.has_digest = has_digest;
+        let plan = observed.decide(&request, at(T0 + 60));
+        assert_eq!(
+            plan == Expected::Read,
+            is_read,
+            "{has_digest}, {expires} s: {plan:?}"
+        );
+    }
+}
+
+#[test]
 fn what_was_known_during_a_relist_is_not_believed_after_it() {
     let request = request(json!({}));
     let mut observed = Observed::new(left(&request));
