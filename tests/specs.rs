@@ -53,14 +53,7 @@ async fn the_api_server_says_what_the_table_says() -> Result<()> {
         .map(serde_json::to_string)
         .collect::<Result<_, _>>()?;
     cluster.apply(&crds.join("\n---\n")).await?;
-    let established = [
-        "wait",
-        "--for=condition=Established",
-        "crd",
-        "--all",
-        "--timeout=60s",
-    ];
-    cluster.kubectl(established).await?;
+    cluster.wait_for_crds().await?;
     let kind = ApiResource::erase::<IdTokenRequest>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(cluster.client().await?, "default", &kind);
     let rows: Vec<Row> = serde_saphyr::from_str(include_str!("data/specs.yaml"))?;
@@ -114,14 +107,7 @@ async fn the_api_server_agrees_with_the_table_of_selectors() -> Result<()> {
                       ---\n{apiVersion: v1, kind: Namespace, metadata: {name: bank, labels: {team: bank, tier: gold}}}\n\
                       ---\n{apiVersion: v1, kind: Namespace, metadata: {name: blank, labels: {team: ''}}}\n";
     cluster.apply(&(definitions + namespaces)).await?;
-    let wait = [
-        "wait",
-        "--for=condition=Established",
-        "crd",
-        "--all",
-        "--timeout=60s",
-    ];
-    cluster.kubectl(wait).await?;
+    cluster.wait_for_crds().await?;
     let params = PostParams {
         dry_run: true,
         ..PostParams::default()

@@ -47,14 +47,7 @@ impl Cluster {
         ] {
             plane.apply(&std::fs::read_to_string(file(path))?).await?;
         }
-        let established = [
-            "wait",
-            "--for=condition=Established",
-            "--timeout=60s",
-            "crd",
-            "--all",
-        ];
-        plane.kubectl(established).await?;
+        plane.wait_for_crds().await?;
         let policy = file("examples/demo/policy.yaml");
         let google = Emulator::start(&arguments.emulator, &policy, arguments.answer, plane.dir()).await?;
         let admin = Api::new(&plane.admin_kubeconfig())?;

@@ -66,14 +66,7 @@ impl World {
             ));
         }
         self.cluster.apply(&manifests).await.unwrap();
-        let wait = [
-            "wait",
-            "--for=condition=Established",
-            "crd",
-            "--all",
-            "--timeout=60s",
-        ];
-        self.cluster.kubectl(wait).await.unwrap();
+        self.cluster.wait_for_crds().await.unwrap();
     }
 
     async fn request(&self, namespace: &str, name: &str, more: &str) {

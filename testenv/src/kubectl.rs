@@ -57,6 +57,21 @@ impl ControlPlane {
         self.apply_as(&self.admin_kubeconfig(), yaml).await
     }
 
+    /// Waits until the API server serves every CustomResourceDefinition.
+    ///
+    /// # Errors
+    /// One is not established within a minute.
+    pub async fn wait_for_crds(&self) -> Result<()> {
+        let established = [
+            "wait",
+            "--for=condition=Established",
+            "--timeout=60s",
+            "crd",
+            "--all",
+        ];
+        self.kubectl(established).await.map(drop)
+    }
+
     /// Applies `yaml` (one or more documents) as the user of `kubeconfig`, server-side. Returns kubectl's stdout.
     ///
     /// # Errors

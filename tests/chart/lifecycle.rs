@@ -63,14 +63,7 @@ async fn package(helm: &Helm, chart: &Path, version: &str, dir: &Path) -> Result
 
 /// A request and a grant of a user's.
 async fn ask(cluster: &ControlPlane) -> Result<()> {
-    let established = [
-        "wait",
-        "--for=condition=Established",
-        "crd",
-        "--all",
-        "--timeout=60s",
-    ];
-    cluster.kubectl(established).await?;
+    cluster.wait_for_crds().await?;
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
     for file in ["grant.yaml", "idtokenrequest.yaml"] {
         cluster

@@ -206,15 +206,7 @@ impl World {
         for file in [setup.rbac, "roles.yaml", "admission.yaml"] {
             cluster.apply(&config(file)?).await?;
         }
-        cluster
-            .kubectl([
-                "wait",
-                "--for=condition=Established",
-                "crd",
-                "--all",
-                "--timeout=60s",
-            ])
-            .await?;
+        cluster.wait_for_crds().await?;
         if let Some(grants) = &setup.grants_file {
             std::fs::write(cluster.dir().join("grants.yaml"), grants)?;
         }

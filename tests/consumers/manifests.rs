@@ -71,14 +71,7 @@ async fn the_api_server_takes_every_manifest() -> Result<()> {
         kinds.push(serde_json::to_string(&crd)?);
     }
     cluster.apply(&kinds.join("\n---\n")).await?;
-    let established = [
-        "wait",
-        "--for=condition=Established",
-        "crd",
-        "--all",
-        "--timeout=60s",
-    ];
-    cluster.kubectl(established).await?;
+    cluster.wait_for_crds().await?;
 
     let examples = manifests(&example::folder())?;
     ensure!(examples.len() >= 10, "where are the examples? {examples:?}");

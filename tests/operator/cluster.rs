@@ -305,14 +305,7 @@ async fn a_crd_may_go_and_come_back() -> Result<()> {
         .await?;
     assert_eq!(before, world.secret("shop", "billing").await?);
     apply(&world, serde_json::to_value(&crds()[0])?).await?;
-    let established = [
-        "wait",
-        "--for=condition=Established",
-        "crd",
-        "--all",
-        "--timeout=60s",
-    ];
-    world.cluster.kubectl(established).await?;
+    world.cluster.wait_for_crds().await?;
     world
         .wait("a request can be made", async || {
             Ok(world.request("shop", "billing", json!({})).await.is_ok())

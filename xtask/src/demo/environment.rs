@@ -49,15 +49,7 @@ impl Environment {
         ] {
             cluster.apply(&read(&root.join(file))?).await?;
         }
-        let established = [
-            "wait",
-            "--for=condition=Established",
-            "--timeout=60s",
-            "crd",
-            "idtokenrequests.idtoken.dev",
-            "idtokengrants.idtoken.dev",
-        ];
-        cluster.kubectl(established).await?;
+        cluster.wait_for_crds().await?;
         let version = cluster.client().await?.apiserver_version().await?.git_version;
         step.done(&format!(
             "etcd and kube-apiserver {version} run, with crds/ and config/rbac.yaml"
