@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use idtoken_operator::grants::file;
+use idtoken_operator::grants::index::Grant;
 use idtoken_operator::request::duration;
 
 /// Cluster, user and namespace, named as kubectl names these flags.
@@ -33,6 +36,28 @@ pub(crate) struct ClusterArgs {
         default_value = "30s"
     )]
     pub(crate) request_timeout: RequestTimeout,
+}
+
+/// The file of grants beside the cluster's objects.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Grants")]
+pub(crate) struct GrantsFileArgs {
+    /// File of the operator's --grants-file, to check as well
+    #[arg(long, value_name = "FILE", env = "IDTOKEN_GRANTS_FILE")]
+    pub(crate) grants_file: Option<PathBuf>,
+}
+
+impl GrantsFileArgs {
+    /// The grants of the file; none without a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or this version cannot use what is in it.
+    pub(crate) fn read(&self) -> Result<Vec<Grant>> {
+        let Some(path) = &self.grants_file else {
+            return Ok(Vec::new());
+        };
+        file::read_file(path).with_context(|| format!("the grants file {} cannot be used", path.display()))
+    }
 }
 
 /// The output format of a command.

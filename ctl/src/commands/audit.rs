@@ -1,15 +1,13 @@
 //! `audit`: lists grants that grant nothing, and requests with source.federation whose author no admission policy has checked.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use idtoken_operator::grants::file;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::args::{ClusterArgs, OutputFormat};
+use crate::args::{ClusterArgs, GrantsFileArgs, OutputFormat};
 use crate::decisions::admission_policy::{self, PolicyCoverage};
 use crate::decisions::invalid_grants::{InvalidGrant, invalid};
 use crate::decisions::unverified_requests::{UnverifiedRequest, unverified};
@@ -24,14 +22,8 @@ pub(crate) struct AuditArgs {
     #[arg(short = 'A', long, conflicts_with = "namespace", help_heading = "Cluster")]
     all_namespaces: bool,
 
-    /// File of the operator's --grants-file, to check as well
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "IDTOKEN_GRANTS_FILE",
-        help_heading = "Grants"
-    )]
-    grants_file: Option<PathBuf>,
+    #[command(flatten)]
+    grants_file: GrantsFileArgs,
 
     /// Output format
     #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
@@ -70,11 +62,7 @@ pub(crate) async fn run(args: AuditArgs) -> Result<ExitCode> {
     };
     let unverified = unverified(&requests, &coverage);
     let listed = client.grants().await?;
-    let mut grants = match &args.grants_file {
-        Some(path) => file::read_file(path)
-            .with_context(|| format!("this version cannot use the grants file {}", path.display()))?,
-        None => Vec::new(),
-    };
+    let mut grants = args.grants_file.read()?;
     grants.extend(listed.decoded);
     let invalid = invalid(&grants, listed.undecodable);
     let code = match unverified.is_empty() && invalid.is_empty() {

@@ -1,17 +1,15 @@
 //! `can`: says which grant allows a token, or why none does.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{ArgGroup, Args};
 use idtoken_operator::api::v1alpha1::GrantRef;
-use idtoken_operator::grants::file;
 use idtoken_operator::request::TokenSpec;
 use idtoken_operator::shell::quote;
 use serde::Serialize;
 
-use crate::args::{ClusterArgs, OutputFormat};
+use crate::args::{ClusterArgs, GrantsFileArgs, OutputFormat};
 use crate::decisions::near_misses::{self, Labels, Mismatch, NearMiss, Verdict};
 use crate::decisions::requested_token::{needs_no_grant, token_spec};
 use crate::kubernetes::client::KubeClient;
@@ -32,14 +30,8 @@ pub(crate) struct CanArgs {
     #[command(flatten)]
     token: TokenArgs,
 
-    /// File of the operator's --grants-file, to check as well
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "IDTOKEN_GRANTS_FILE",
-        help_heading = "Grants"
-    )]
-    grants_file: Option<PathBuf>,
+    #[command(flatten)]
+    grants_file: GrantsFileArgs,
 
     /// Output format
     #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
@@ -83,11 +75,7 @@ pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
             token_spec(&request)?
         }
     };
-    let mut all = match &args.grants_file {
-        Some(path) => file::read_file(path)
-            .with_context(|| format!("the grants file {} cannot be used", path.display()))?,
-        None => Vec::new(),
-    };
+    let mut all = args.grants_file.read()?;
     let grants = client.grants().await?;
     for (name, _) in &grants.undecodable {
         output::notice(format!(
@@ -226,7 +214,7 @@ fn nearest(misses: &[NearMiss]) -> String {
 }
 
 fn advice(args: &CanArgs, client: &KubeClient) -> String {
-    let file = match &args.grants_file {
+    let file = match &args.grants_file.grants_file {
         Some(_) => String::new(),
         None => {
             "Grants of the operator's --grants-file are not checked unless you pass the file with --grants-file.\n"
