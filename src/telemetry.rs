@@ -6,7 +6,9 @@ use clap::ValueEnum;
 use tracing::subscriber::Interest;
 use tracing::{Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, ParseError};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
@@ -33,20 +35,29 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), ParseError> {
         out: std::io::stderr(),
         format,
     };
-    // Without colours: they are control characters.
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(writer)
-        .with_ansi(false);
-    let lines = match format {
-        LogFormat::Text => lines.boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
-    };
     tracing_subscriber::registry()
-        .with(lines)
+        .with(lines(format, writer))
         .with(filter)
         .with(WithoutAnswers)
         .init();
     Ok(())
+}
+
+/// The layer that writes a line for each event. Without colours: they are control characters.
+fn lines<S>(
+    format: LogFormat,
+    writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static,
+) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(false);
+    match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+    }
 }
 
 /// Escapes each line. The text of a field or message may be another's, whichever crate logs it.
@@ -136,14 +147,8 @@ mod tests {
                 out: Shared(Arc::clone(&out)),
                 format,
             };
-            let lines = tracing_subscriber::fmt::layer()
-                .with_writer(writer)
-                .with_ansi(false);
-            let lines = match format {
-                LogFormat::Text => lines.boxed(),
-                LogFormat::Json => lines.json().boxed(),
-            };
-            tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+            let subscriber = tracing_subscriber::registry().with(lines(format, writer));
+            tracing::subscriber::with_default(subscriber, || {
                 tracing::info!(field = %forged, debug = ?forged, "{forged}");
                 tracing::info!("naïve – 日本語");
             });
@@ -155,7 +160,7 @@ mod tests {
             if format == LogFormat::Json {
                 let line: serde_json::Value =
                     serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
-                assert_eq!(line["fields"]["message"], forged);
+                assert_eq!(line["message"], forged);
             }
         }
     }
