@@ -19,6 +19,8 @@ use crate::request::ValidateError;
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     all: HashMap<ObjectKey, Box<CachedRequest>>,
+    /// The UIDs of all of them.
+    uids: HashSet<Arc<str>>,
     pub(super) relists: Relists,
     /// The lists of grants that allow requests. Many requests share one.
     grants: HashSet<Arc<[String]>>,
@@ -146,10 +148,9 @@ impl Requests {
         (*cached.fingerprint.uid == *uid).then_some(cached)
     }
 
-    /// Whether any request has this UID. Looks through all of them.
+    /// Whether any request has this UID.
     pub(super) fn has_uid(&self, uid: &str) -> bool {
-        let mut all = self.all.values();
-        all.any(|cached| *cached.fingerprint.uid == *uid)
+        self.uids.contains(uid)
     }
 
     /// What is known of the request `key`, which had this UID and generation.
@@ -206,11 +207,14 @@ impl Requests {
     ) {
         match self.current_mut(&key, &fingerprint.uid) {
             Some(cached) => {
-                cached.fingerprint = fingerprint;
+                // The text is in memory once.
+                let uid = cached.fingerprint.uid.clone();
+                cached.fingerprint = SpecFingerprint { uid, ..fingerprint };
                 cached.object = object;
                 cached.cost = cost;
             }
             None => {
+                self.uids.insert(fingerprint.uid.clone());
                 let cached = CachedRequest {
                     fingerprint,
                     object,
@@ -218,7 +222,9 @@ impl Requests {
                     needs_read: false,
                     cost,
                 };
-                self.all.insert(key, Box::new(cached));
+                if let Some(recreated) = self.all.insert(key, Box::new(cached)) {
+                    self.uids.remove(&recreated.fingerprint.uid);
+                }
             }
         }
     }
@@ -241,7 +247,9 @@ impl Requests {
 
     /// Removes the request `key`. Returns its fingerprint.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> Option<SpecFingerprint> {
-        self.all.remove(key).map(|cached| cached.fingerprint)
+        let removed = self.all.remove(key)?;
+        self.uids.remove(&removed.fingerprint.uid);
+        Some(removed.fingerprint)
     }
 
     /// Starts a relist of `scope`. It shows every status that was written before now.
@@ -266,6 +274,7 @@ impl Requests {
     /// Frees memory that removed requests left.
     pub(super) fn shrink(&mut self) {
         self.all.shrink_to_fit();
+        self.uids.shrink_to_fit();
         self.grants.retain(|grants| Arc::strong_count(grants) > 1);
     }
 
