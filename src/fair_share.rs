@@ -1,11 +1,11 @@
 //! How much of what all share one of them may use: permits, events. Pure.
 
-/// How many times what is left a single user may hold: all but a fifth.
+/// A user may hold at most this many times what is free: alone, all but a fifth.
 const HELD_PER_FREE: usize = 4;
 
-/// Whether somebody who holds `held` of what all share may take one more, while `free` are left. Alone he gets all but a fifth, two get all
-/// but a ninth, and so on: the more is taken, the less each may take, so that something is left for whoever comes next. The first one
-/// is always allowed.
+/// Whether a user that holds `held` of what all share may take one more, while `free` are left. A single user gets four fifths, two users get
+/// four ninths each, and so on: the more is taken, the less each may take, so that something is left for the next user. The first one is
+/// always allowed.
 ///
 /// It is the threshold that switches use for their buffers (Choudhury and Hahne, <https://doi.org/10.1109/90.664262>).
 #[must_use]

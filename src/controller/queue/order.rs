@@ -71,7 +71,7 @@ impl Queue {
     /// Pops a request that is due, with its due time; none if no request is due whose namespace may start one. It is of the namespace that
     /// holds the fewest permits, and has been due longest. It counts as in flight until [`Queue::complete`].
     ///
-    /// `held` tells how many permits a namespace holds; none if it may have no more.
+    /// `held` returns how many permits a namespace holds, or none if it may not take another.
     pub(crate) fn pop(
         &mut self,
         now: Instant,

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::fair_share::may_take;
 use crate::sync::lock;
 
-/// The shortest sleep before a time limit is looked at again.
+/// The shortest sleep between two checks of a time limit.
 const LIMIT_STEP: Duration = Duration::from_millis(20);
 
 /// Pure: who holds permits, and who waits for one. A permit goes to the namespace that holds the fewest, then to the one that has waited
@@ -104,7 +104,7 @@ impl<W> Shares<W> {
         self.share(namespace).held -= 1;
         self.forget_idle(namespace);
         let mut served = Vec::new();
-        while self.waiting > 0 {
+        while self.waiting > 0 && self.free > 0 {
             let number = self.number();
             let open = self.namespaces.iter_mut().filter_map(|(_, share)| {
                 let (ticket, _) = share.waiting.front()?;
@@ -158,6 +158,10 @@ impl Permits {
         pop: impl FnOnce(&Shares<oneshot::Sender<()>>) -> Option<(ObjectKey, Instant)>,
     ) -> Option<(ObjectKey, Instant, Permit)> {
         let mut shares = self.lock();
+        // Spares the search: no namespace may have one.
+        if shares.free == 0 {
+            return None;
+        }
         let (key, due) = pop(&shares)?;
         let is_held = shares.take(key.namespace());
         drop(shares);
@@ -176,12 +180,17 @@ impl Permits {
     }
 
     fn put_back(&self, namespace: &str) {
-        let served = self.lock().put_back(namespace);
-        // Whoever does not wait any longer puts it back himself.
+        let mut shares = self.lock();
+        let served = shares.put_back(namespace);
+        let is_left = shares.free > 0;
+        drop(shares);
+        // A waiter that is gone puts its permit back when it is dropped.
         for waiter in served {
             let _ = waiter.send(());
         }
-        self.freed.notify_one();
+        if is_left {
+            self.freed.notify_one();
+        }
     }
 }
 
@@ -308,7 +317,7 @@ impl Stopwatch {
         times.start + paused.unwrap_or_default()
     }
 
-    /// Begins anew.
+    /// Starts again from zero.
     pub(crate) fn restart(&self) {
         lock(&self.times).start = self.clock.monotonic();
     }

@@ -18,7 +18,7 @@ use crate::controller::queue::permit::{Permit, Permits, Shares, Stopwatch};
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 
-/// How often the loop sends a heartbeat if nothing else happens.
+/// How often the loop sends a heartbeat.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// Delay after which a reconcile that panicked is repeated.
 const PANIC_REQUEUE: Duration = Duration::from_secs(5);
@@ -100,6 +100,7 @@ impl Worker {
         let mut ticks = interval(HEARTBEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let started = self.clock.monotonic();
+        let mut next_heartbeat = started;
         for key in keys(&Scope::All) {
             queue.push(key, started);
         }
@@ -127,15 +128,15 @@ impl Worker {
                 self.liveness.heartbeat(now, None);
                 return;
             }
-            let oldest = in_flight.values().map(|(_, stopwatch)| stopwatch.start()).min();
-            self.liveness.heartbeat(now, oldest);
+            // Not on each pass: it reads the stopwatch of each reconcile in flight.
+            if now >= next_heartbeat {
+                next_heartbeat = now + HEARTBEAT_INTERVAL;
+                let oldest = in_flight.values().map(|(_, stopwatch)| stopwatch.start()).min();
+                self.liveness.heartbeat(now, oldest);
+            }
             let has_room = !stopping && queue.in_flight() < self.limits.in_flight;
-            let next = queue.next().filter(|_| has_room);
-            let is_due = next.is_some_and(|at| at <= now);
-            let later = match is_due {
-                true => queue.next_after(now),
-                false => next,
-            };
+            let is_due = has_room && queue.next().is_some_and(|at| at <= now);
+            let later = queue.next_after(now).filter(|_| has_room);
             tokio::select! {
                 // A stop prevents further starts, and a finished reconcile frees its slot, before more is queued. Metrics can wait.
                 biased;
