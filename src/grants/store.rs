@@ -69,6 +69,21 @@ impl GrantStore {
         self.authorize_account(request, None, now)
     }
 
+    /// As [`Self::authorize_account`] and, if no grant allows the account, as [`Self::authorize`]: the source may know it by another name than
+    /// its token.
+    ///
+    /// # Errors
+    /// No grant allows it, or the grants are stale at `now`.
+    pub fn authorize_known(
+        &self,
+        request: &ValidRequest,
+        account: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Option<GrantRef>, Denied> {
+        let of_account = self.authorize_account(request, account, now);
+        of_account.or_else(|_| self.authorize(request, now))
+    }
+
     /// As [`Self::authorize`], with the `account` that the source returned if the spec names none.
     ///
     /// # Errors

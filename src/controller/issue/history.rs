@@ -48,8 +48,8 @@ impl History<'_> {
         self.state.unrecorded_digest.as_deref().or(recorded)
     }
 
-    /// Whether the next write is to be tried before a token is issued for it: the last token could not be written, or the Kubernetes API
-    /// failed the last attempt, as a quota, an admission policy and a webhook do.
+    /// Whether a dry run precedes the next issue: the last token could not be written, or the Kubernetes API failed the last attempt, as a
+    /// quota, an admission policy and a webhook do.
     pub(super) fn must_rehearse(&self) -> bool {
         let is_failed_write = |reason: &str| {
             matches!(

@@ -33,6 +33,8 @@ use crate::classify::Classify;
 use crate::controller::cache::request_state::{UnchangedToken, WrittenHashes};
 use crate::controller::cache::{Cache, Standing};
 use crate::controller::queue::permit::Permit;
+use crate::grants::policy::Denied;
+use crate::grants::store::GrantStore;
 use crate::kubernetes::error::KubeError;
 use crate::kubernetes::events::EventRecorder;
 use crate::kubernetes::secret::read_secret;
@@ -132,14 +134,9 @@ impl Issuer<'_> {
         history.check_repair_budget(request, repaired.as_deref(), Some(&content))?;
         let claims = token.claims();
         let account = claims.email.as_deref().unwrap_or(&claims.sub);
-        let may_write = || {
-            let allowed = self.authorize_write(request, history.generation, Some(account));
-            // As in the planner: the source may know the account by another name than its token.
-            allowed.or_else(|error| match error {
-                IssueError::Denied(_) => self.authorize_write(request, history.generation, None),
-                error => Err(error),
-            })
-        };
+        let authorize =
+            |grants: &GrantStore, now: Timestamp| grants.authorize_known(request, Some(account), now);
+        let may_write = || self.authorize_write(request, history.generation, authorize);
         let precondition = Precondition::Read(Box::new(content));
         let (secret, _) = self
             .secrets
@@ -197,7 +194,9 @@ impl Issuer<'_> {
         permit.stopwatch().restart();
         let issued_at = self.sources.clock.now();
         Box::pin(self.report_clock_skew(request, &token)).await;
-        let may_write = || self.authorize_write(request, history.generation, Some(&account));
+        let authorize =
+            |grants: &GrantStore, now: Timestamp| grants.authorize_account(request, Some(&account), now);
+        let may_write = || self.authorize_write(request, history.generation, authorize);
         let grant = may_write()?;
         if repeats {
             return self.record_unchanged(request, observation, token, grant);
@@ -240,22 +239,21 @@ impl Issuer<'_> {
             return Ok(());
         };
         let key = ObjectKey::new(&request.namespace, &old.name);
-        let may_delete = |secret: &SecretSummary| may_delete(request, &old.name, secret, Some(old));
-        let cached = match self.cache.secret(&key) {
-            None if !self.cache.may_lack_secret(&key) => return Ok(()),
-            Some(secret) if !may_delete(&secret) => return Ok(()),
-            cached => cached,
-        };
+        let is_ours = |secret: &SecretSummary| may_delete(request, &old.name, secret, Some(old));
         let is_as_recorded =
             |secret: &SecretSummary| old.resource_version.as_ref() == Some(&secret.resource_version);
-        let mut secret = cached.filter(is_as_recorded);
-        // It changed since the status recorded it: another controller may own it by now, which the cache does not tell.
-        if secret.is_none() {
-            let read = read_secret(self.secrets.client, key.namespace(), key.name()).await?;
-            let owned = read.filter(|content| !has_foreign_controller(request, content));
-            secret = owned.map(|content| content.summary);
-        }
-        match secret.filter(may_delete) {
+        let secret = match self.cache.secret(&key) {
+            None if !self.cache.may_lack_secret(&key) => return Ok(()),
+            Some(secret) if !is_ours(&secret) => return Ok(()),
+            Some(secret) if is_as_recorded(&secret) => Some(secret),
+            // The cache does not show whether another controller owns it by now.
+            _ => read_secret(self.secrets.client, key.namespace(), key.name())
+                .await?
+                .filter(|content| !has_foreign_controller(request, content))
+                .map(|content| content.summary)
+                .filter(is_ours),
+        };
+        match secret {
             Some(secret) => self.secrets.delete(&request.namespace, &old.name, &secret).await,
             None => Ok(()),
         }
@@ -292,13 +290,13 @@ impl Issuer<'_> {
         Ok(self.secrets.dry_run(request, &rendered, observation).await?)
     }
 
-    /// The grant that allows to write a token of `account` now. The grant, the request, its spec or its claim on the Secret may have gone
-    /// while Google or the API server answered.
+    /// The grant that allows the write now by `authorize`. The grant, the request, its spec or its claim on the Secret may have gone while
+    /// Google or the API server answered.
     fn authorize_write(
         &self,
         request: &ValidRequest,
         generation: i64,
-        account: Option<&str>,
+        authorize: impl Fn(&GrantStore, Timestamp) -> Result<Option<GrantRef>, Denied>,
     ) -> Result<Option<GrantRef>, IssueError> {
         match self.cache.standing(&request.key(), &request.uid, generation) {
             Standing::Gone => return Err(IssueError::Gone),
@@ -306,11 +304,7 @@ impl Issuer<'_> {
             Standing::Outdated => return Err(IssueError::Outdated),
             Standing::Relisting | Standing::Current => {}
         }
-        let (grants, now) = (self.sources.grants, self.sources.clock.now());
-        let grant = match account {
-            Some(account) => grants.authorize_account(request, Some(account), now)?,
-            None => grants.authorize(request, now)?,
-        };
+        let grant = authorize(self.sources.grants, self.sources.clock.now())?;
         match self.cache.winning_claimant(&request.target_key(), &request.uid) {
             Some(winner) => Err(IssueError::target_conflict(request, winner.request.name())),
             None => Ok(grant),

@@ -51,7 +51,7 @@ pub(super) async fn conclude(
         }
         Ok(Acted::Repaired(issued)) => {
             let stored = stored(&inputs, snapshot, &issued);
-            let stored = stored.map(|token| snapshot.pin(token, &issued.token));
+            let stored = stored.map(|token| inputs.pin(token, &issued.token));
             (stored.map(Outcome::Repaired), None)
         }
     };

@@ -14,6 +14,7 @@ use crate::grants::store::GrantStore;
 use crate::request::{SourceSettings, ValidRequest, ValidateError};
 use crate::schedule::backoff::{Backoff, FailedAttempt, deferral, pause_after_lost_tokens};
 use crate::shard::Shard;
+use crate::token::IdToken;
 
 /// What the planner decides on.
 pub(super) struct Inputs {
@@ -45,10 +46,7 @@ impl Inputs {
         record_allowing_grants(cache, snapshot, grants.matching(&request));
         // If the spec names no account, the current token's account is checked first, so that a revoked grant is noticed. Issuing checks
         // the account that the source returns.
-        let authorization = grants
-            .authorize_account(&request, snapshot.account(), snapshot.now)
-            .or_else(|_| grants.authorize(&request, snapshot.now));
-        let (grant, denied) = match authorization {
+        let (grant, denied) = match grants.authorize_known(&request, snapshot.account(), snapshot.now) {
             Ok(grant) => (grant, None),
             Err(denied) => (None, Some(denied)),
         };
@@ -80,9 +78,17 @@ impl Inputs {
             snapshot.now,
         )?;
         Some(match token {
-            Some(token) => snapshot.pin(current, token),
+            Some(token) => self.pin(current, token),
             None => current,
         })
+    }
+
+    /// `current` with the subject of `token`, which the Secret holds, if the digest proves that it is the token that Google gave.
+    pub(super) fn pin(&self, current: CurrentToken, token: &IdToken) -> CurrentToken {
+        match self.facts.has_digest {
+            true => current.pinned(token),
+            false => current,
+        }
     }
 
     /// The outcome of `error`. A failed attempt is counted in the request's state.
@@ -95,8 +101,8 @@ impl Inputs {
         now: Timestamp,
     ) -> Outcome {
         let expires = token.as_ref().and_then(CurrentToken::expiry);
+        let remaining = token.as_ref().and_then(|token| token.remaining(now));
         if let Some(by) = error.deferred_for() {
-            let remaining = expires.map(|expires| expires.duration_since(now));
             let delay = deferral(by, remaining, &self.request.uid, now);
             let until = now.saturating_add(delay).unwrap_or(now);
             return Outcome::Deferred { token, until };
@@ -108,8 +114,7 @@ impl Inputs {
             error if error.is_retried() => {
                 let mut lost = 0;
                 cache.update(&snapshot.key, snapshot.uid(), |state| lost = state.lost_tokens);
-                let remaining = expires.map(|expires| expires.duration_since(now));
-                // Only if this attempt has lost one: a write that is only tried costs none.
+                // Only if this attempt has lost one: a dry run costs none.
                 let pause = (lost > snapshot.state.lost_tokens)
                     .then(|| pause_after_lost_tokens(lost, remaining))
                     .flatten();

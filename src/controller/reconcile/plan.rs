@@ -214,8 +214,8 @@ fn issue_cause(
     }
 }
 
-/// When the renewal is due that the annotation asks for; none if it asks for none, or for one that was handled. Another value is honoured
-/// `interval` after the one before, so that a loop of annotations is no loop of tokens.
+/// When the renewal is due that the annotation requests; none if it requests none, or one that was handled. The next value is honoured
+/// `interval` after the one before, so that a client that annotates in a loop gets no token for each value.
 pub fn requested_at(
     request: &ValidRequest,
     handled: Option<&str>,

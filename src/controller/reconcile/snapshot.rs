@@ -3,7 +3,6 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::outcome::CurrentToken;
 use super::plan::{Facts, Timing, requested_at};
 use crate::api::conditions::{READY, reason};
 use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus};
@@ -21,7 +20,6 @@ use crate::request::{SourceSettings, TokenSource, ValidRequest, ValidateError, v
 use crate::schedule::backoff::BackoffKey;
 use crate::schedule::renewal::renewal;
 use crate::shard::Shard;
-use crate::token::IdToken;
 
 /// What a reconcile starts from.
 pub(super) struct Snapshot {
@@ -93,14 +91,6 @@ impl Snapshot {
             state: &self.state,
             generation: self.generation(),
             now: self.now,
-        }
-    }
-
-    /// `current` with the subject of `token`, which the Secret holds, if the digest proves that it is the token that Google gave.
-    pub(super) fn pin(&self, current: CurrentToken, token: &IdToken) -> CurrentToken {
-        match self.history().digest() {
-            Some(_) => current.pinned(token),
-            None => current,
         }
     }
 
