@@ -55,26 +55,11 @@ pub fn check_size(spec: &IdTokenRequestSpec) -> Result<usize, ValidateError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::fixtures::object;
-
-    /// Bytes of all texts in `value`, and of the keys of maps, whose names are not those of fields.
-    fn texts(value: &Value, is_map: bool) -> usize {
-        match value {
-            Value::String(text) => text.len(),
-            Value::Array(items) => items.iter().map(|item| texts(item, false)).sum(),
-            Value::Object(fields) => fields
-                .iter()
-                .map(|(key, value)| {
-                    let own = if is_map { key.len() } else { 0 };
-                    own + texts(value, matches!(key.as_str(), "labels" | "annotations" | "data"))
-                })
-                .sum(),
-            _ => 0,
-        }
-    }
+    use crate::request::tests::texts;
 
     #[test]
     fn every_text_of_a_spec_counts() {
@@ -96,7 +81,7 @@ mod tests {
         });
         let object = object(spec);
         let all = serde_json::to_value(&object.spec).unwrap();
-        assert_eq!(spec_bytes(&object.spec), texts(&all, false));
+        assert_eq!(spec_bytes(&object.spec), texts(&all, str::len));
     }
 
     #[test]
