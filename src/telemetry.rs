@@ -12,7 +12,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::text::{printable_json, printable_lines};
+use crate::text::{printable, printable_json};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -73,10 +73,10 @@ impl<W: Write> Write for Printable<W> {
         let safe = match self.format {
             LogFormat::Json => printable_json(&text),
             // What would look like another line is not one.
-            LogFormat::Text => match text.strip_suffix('\n') {
-                Some(text) => format!("{}\n", printable_lines(&text.replace('\n', "\\n"))).into(),
-                None => printable_lines(&text),
-            },
+            LogFormat::Text => {
+                let text = text.strip_suffix('\n').unwrap_or(&text);
+                format!("{}\n", printable(text, usize::MAX)).into()
+            }
         };
         self.out.write_all(safe.as_bytes())?;
         Ok(line.len())

@@ -20,7 +20,7 @@ pub enum ValidateError {
     },
     /// A name, label or annotation by which other software trusts a Secret.
     #[error(
-        "spec.{field}: {software} trusts a Secret by it, so no template may set it; choose another (the list is in docs/security.md)"
+        "spec.{field}: {software} trusts Secrets by it, so it is reserved; choose another (docs/security.md has the list)"
     )]
     Trusted {
         /// Path of the field below `spec`.

@@ -1,7 +1,7 @@
-//! Pure: names, labels and annotations by which other software takes a Secret for its own or obeys it. A template that sets them would speak
-//! to that software with the operator's rights, so they are refused. `docs/security.md` has the list.
+//! Pure: names, labels and annotations by which other software recognizes its own Secrets or takes orders from a Secret. A template that sets
+//! them would give such orders with the operator's rights, so they are rejected. `docs/security.md` has the list.
 //!
-//! Types need no list here: the few that a template may choose mean nothing to others.
+//! Types need no list: the few that a template may choose mean nothing to other software.
 
 /// Prefixes of names, and who trusts them.
 const NAMES: [(&str, &str); 1] = [("sh.helm.release.", "Helm")];

@@ -1,4 +1,4 @@
-//! Which token in a Secret is believed: the one that was written last, by its digest; and one that Google signed, where no digest is known.
+//! Which token in a Secret the operator trusts: the one that was written last, by its digest. Where no digest is known, one that Google signed.
 
 use super::History;
 use super::observation::find_token;
@@ -9,8 +9,8 @@ use crate::kubernetes::secret::SecretContent;
 use crate::request::ValidRequest;
 use crate::token::{Account, IdToken};
 
-/// Digest of the token that was written last. The status or this process knows it, unless the Secret was restored without the status, or the
-/// operator was stopped between its two writes. Then the token in the Secret counts if Google's keys prove it; if they are out of reach, it
+/// Digest of the token that was written last. The status or this process has it, unless the Secret was restored without the status, or the
+/// operator stopped between its two writes. Then the token in the Secret counts if Google's keys verify its signature; without the keys, it
 /// does not. The permit is released while they are fetched.
 pub(super) async fn written_digest(
     minter: &Minter,
@@ -34,15 +34,15 @@ pub(super) async fn written_digest(
                 namespace = request.namespace,
                 name = request.name,
                 reason = error.reason().as_str(),
-                "the token in the Secret is not believed: {error}"
+                "the token in the Secret is not trusted: {error}"
             ),
         }
     }
     known.map(str::to_owned)
 }
 
-/// The token that the Secret says was written, if that can be true: it is of the account that the status or the spec names, and not older
-/// than the token that the status tells of. Whether Google signed it is yet to be checked.
+/// The token that the Secret's annotation names as written, if that can be true: it is of the account that the status or the spec names, and
+/// not older than the token in the status. The caller verifies its signature.
 fn unproven_token(
     content: &SecretContent,
     request: &ValidRequest,

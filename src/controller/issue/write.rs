@@ -33,7 +33,7 @@ use crate::text::printable;
 const MAX_TYPE: usize = 128;
 /// Attempts if another client changes the Secret at the same time.
 const MAX_CONFLICTS: u32 = 4;
-/// Longest time for a write: longer than an admission webhook may take, so that its failure is known.
+/// Longest time for a write. An admission webhook may take 30 s, and the API server reports its failure after that.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// Asked before each attempt of a write: the grant that still allows it.
