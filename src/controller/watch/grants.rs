@@ -99,15 +99,43 @@ fn reported(object: GrantObject) -> GrantObject {
 
 /// The text of a decoding error without a value that it quotes. It names the field.
 fn without_values(error: &str) -> String {
-    match (error.find(": string \""), error.rfind('"')) {
-        (Some(start), Some(end)) => format!("{}: a string{}", &error[..start], &error[end + 1..]),
-        _ => error.to_owned(),
-    }
+    let Some((before, quoted)) = error.split_once(": string \"") else {
+        return error.to_owned();
+    };
+    let mut is_escaped = false;
+    let end = quoted.find(|next| {
+        let is_end = next == '"' && !is_escaped;
+        is_escaped = next == '\\' && !is_escaped;
+        is_end
+    });
+    // Without an end, the text was cut within the value.
+    let after = end.map_or("", |end| &quoted[end + 1..]);
+    format!("{before}: a string{after}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_value_is_shown_however_long_it_is() {
+        let long = |part: &str| part.repeat(5000 / part.len());
+        for value in [
+            long("hunter2"),
+            // The text is cut behind the quote, or right behind its escape.
+            long("hunter2\""),
+            format!("{}\"{}", "h".repeat(4070), long("hunter2")),
+            "hunter2\" hunter2".to_owned(),
+        ] {
+            let json = serde_json::json!({"metadata": {"name": "shop"}, "spec": {"from": value}});
+            let found = GrantObject::decode(&json.to_string()).unwrap();
+            let error = found.spec.unwrap_err();
+            assert!(
+                error.starts_with("invalid type: a string") && !error.contains("hunter2"),
+                "{error}"
+            );
+        }
+    }
 
     #[test]
     fn a_grant_that_cannot_be_decoded_is_named_with_the_field_and_without_the_value() {
