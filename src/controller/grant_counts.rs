@@ -7,14 +7,14 @@ use kube::api::{Patch, PatchParams};
 use kube::core::Request;
 use kube::{Client, Resource};
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::api::FIELD_MANAGER;
 use crate::api::v1alpha1::{IdTokenGrant, IdTokenGrantStatus};
 use crate::clock::Clock;
 use crate::controller::cache::Cache;
 use crate::grants::store::GrantStore;
-use crate::kubernetes::answer::text;
+use crate::kubernetes::answer::{text, within};
 use crate::kubernetes::error::{problem, status_code};
 use crate::kubernetes::partial_metadata::for_metadata;
 use crate::kubernetes::status::merge_patch;
@@ -74,9 +74,7 @@ impl GrantCounts {
             .patch_subresource("status", name, &params, &patch)
             .map_err(kube::Error::BuildRequest)?;
         for_metadata(&mut call);
-        let written = timeout(RESPONSE_TIMEOUT, text(&self.client, call)).await;
-        let timed_out = || kube::Error::Service("the API server did not answer in time".into());
-        match written.unwrap_or_else(|_| Err(timed_out())) {
+        match within(RESPONSE_TIMEOUT, text(&self.client, call)).await {
             // The watch of grants brings the new status to the store.
             Ok(_) => Ok(()),
             Err(error) if status_code(&error) == Some(404) => Ok(()),

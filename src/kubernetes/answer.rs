@@ -79,15 +79,22 @@ pub(super) fn undecodable(why: &'static str) -> kube::Error {
     kube::Error::SerdeError(serde_json::Error::custom(why))
 }
 
+/// The answer to a call that waited for at most `limit`.
+///
+/// # Errors
+/// The call failed, or there was no answer in time.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    let answer = timeout(limit, call).await;
+    answer.unwrap_or_else(|_| Err(kube::Error::Service(Box::new(NoAnswer))))
+}
+
 /// No answer began or went on in time.
 #[derive(Debug, thiserror::Error)]
 #[error("the API server did not answer in time")]
 struct NoAnswer;
-
-/// The error for an answer that did not begin or go on in time.
-pub(super) fn no_answer() -> kube::Error {
-    kube::Error::Service(Box::new(NoAnswer))
-}
 
 /// Whether no answer began or went on in time.
 pub(crate) fn is_no_answer(error: &kube::Error) -> bool {
@@ -104,10 +111,9 @@ impl Frames {
     /// The connection broke, or nothing came for `limit`.
     pub(super) async fn next(&mut self, limit: Duration) -> Result<Option<Bytes>, kube::Error> {
         loop {
-            let frame = timeout(limit, self.0.frame()).await;
-            let frame = frame.map_err(|_| no_answer())?;
+            let frame = within(limit, async { self.0.frame().await.transpose() }).await?;
             // What is no data is trailers.
-            match frame.transpose()?.map(|frame| frame.into_data()) {
+            match frame.map(|frame| frame.into_data()) {
                 None => return Ok(None),
                 Some(Ok(data)) => return Ok(Some(data)),
                 Some(Err(_)) => {}
@@ -119,7 +125,7 @@ impl Frames {
         let mut body = Vec::new();
         while let Some(data) = self.next(FRAME_TIMEOUT).await? {
             if body.len() + data.len() > limit {
-                return Err(kube::Error::Service("the answer is too large".into()));
+                return Err(undecodable("it is too large"));
             }
             body.extend_from_slice(&data);
             large.hold(body.len()).await;
@@ -174,7 +180,7 @@ pub(super) mod tests {
         assert_eq!(&*text(&client, call()).await.unwrap(), "{\"a\":1}");
         let endless = answering(200, vec![vec![b' '; 1 << 20]; 17]);
         let error = text(&endless, call()).await.err().unwrap();
-        assert!(matches!(error, kube::Error::Service(_)), "{error}");
+        assert!(matches!(error, kube::Error::SerdeError(_)), "{error}");
         let error = text(&answering(200, vec![vec![0xff]]), call())
             .await
             .err()

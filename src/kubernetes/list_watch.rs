@@ -10,9 +10,8 @@ use kube::core::{Request, Status};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
 
-use super::answer::{FRAME_TIMEOUT, Frames, LargeObject, MAX_OBJECT, no_answer, send, undecodable};
+use super::answer::{FRAME_TIMEOUT, Frames, LargeObject, MAX_OBJECT, send, undecodable, within};
 use super::json_items::{ItemSplitter, Part};
 
 /// Seconds after which the API server ends a watch, which is then resumed.
@@ -35,7 +34,7 @@ pub(crate) struct Collection {
     pub(crate) fields: Option<String>,
 }
 
-/// The JSON of an object; none if it is larger than any object that the operator reads.
+/// The JSON of an object; none if it is larger than any object that the operator reads, or is no UTF-8.
 pub(crate) type ObjectJson<'a> = Option<&'a str>;
 
 impl Collection {
@@ -94,8 +93,6 @@ impl Collection {
             frames: start(client, call).await?,
             data: Bytes::new(),
             line: Vec::new(),
-            is_taken: false,
-            is_too_large: false,
             large: LargeObject::default(),
         })
     }
@@ -106,8 +103,7 @@ async fn start(
     call: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
 ) -> Result<Frames, kube::Error> {
     let call = call.map_err(kube::Error::BuildRequest)?;
-    let started = timeout(FRAME_TIMEOUT, send(client, call)).await;
-    started.map_err(|_| no_answer())?
+    within(FRAME_TIMEOUT, send(client, call)).await
 }
 
 /// A page of a list.
@@ -150,7 +146,7 @@ impl Page {
                 .map_err(|_| undecodable("it is no list"))?;
             let _ = self.data.split_to(read);
             match part {
-                Some(Part::Item) => return Ok(Some(Some(utf8(self.splitter.text())?))),
+                Some(Part::Item) => return Ok(Some(std::str::from_utf8(self.splitter.text()).ok())),
                 Some(Part::TooLarge) => return Ok(Some(None)),
                 Some(Part::Metadata) => {
                     let end = serde_json::from_slice(self.splitter.text());
@@ -180,18 +176,12 @@ impl Page {
     }
 }
 
-fn utf8(bytes: &[u8]) -> Result<&str, kube::Error> {
-    std::str::from_utf8(bytes).map_err(|_| undecodable("it is no UTF-8"))
-}
-
 /// A watch.
 pub(crate) struct Watch {
     frames: Frames,
     data: Bytes,
+    /// The last line that was read, empty if it was too large.
     line: Vec<u8>,
-    is_taken: bool,
-    /// Whether the line at hand is skipped up to its end.
-    is_too_large: bool,
     large: LargeObject,
 }
 
@@ -228,11 +218,14 @@ impl Watch {
         if !self.read_line().await? {
             return Ok(None);
         }
-        if std::mem::take(&mut self.is_too_large) {
+        let Some(line) = std::str::from_utf8(&self.line)
+            .ok()
+            .filter(|line| !line.is_empty())
+        else {
             return Ok(Some((Change::Modified, None)));
-        }
+        };
         let line: Line<'_> =
-            serde_json::from_str(utf8(&self.line)?).map_err(|_| undecodable("it is no event of a watch"))?;
+            serde_json::from_str(line).map_err(|_| undecodable("it is no event of a watch"))?;
         match line.change {
             Change::Error => {
                 let status: Status = serde_json::from_str(line.object.get())
@@ -243,30 +236,28 @@ impl Watch {
         }
     }
 
-    /// Reads a line that is not empty. Returns whether there is one.
+    /// Reads the next line that is not empty. Returns whether there is one.
     async fn read_line(&mut self) -> Result<bool, kube::Error> {
-        if std::mem::take(&mut self.is_taken) {
-            self.line = Vec::new();
-            self.large.hold(0).await;
-        }
+        self.line = Vec::new();
+        self.large.hold(0).await;
+        let mut is_too_large = false;
         loop {
             let end = self.data.iter().position(|byte| *byte == b'\n');
             let part = self.data.split_to(end.unwrap_or(self.data.len()));
-            self.is_too_large |= self.line.len() + part.len() > MAX_OBJECT;
-            match self.is_too_large {
+            is_too_large |= self.line.len() + part.len() > MAX_OBJECT;
+            match is_too_large {
                 true => self.line = Vec::new(),
                 false => self.line.extend_from_slice(&part),
             }
             if end.is_some() {
                 let _ = self.data.split_to(1);
-                if self.is_too_large || !self.line.is_empty() {
-                    self.is_taken = true;
+                if is_too_large || !self.line.is_empty() {
                     return Ok(true);
                 }
                 continue;
             }
             self.large.hold(self.line.len()).await;
-            let is_idle = self.line.is_empty() && !self.is_too_large;
+            let is_idle = self.line.is_empty() && !is_too_large;
             let limit = if is_idle { IDLE_TIMEOUT } else { FRAME_TIMEOUT };
             match self.frames.next(limit).await? {
                 Some(data) => self.data = data,
@@ -295,8 +286,8 @@ mod tests {
         format!(r#"{{"metadata":{{"managedFields":"{}"}}}}"#, "x".repeat(bytes))
     }
 
-    async fn list(text: String) -> Result<(Vec<usize>, PageEnd), kube::Error> {
-        let frames = text.into_bytes().chunks(60_000).map(<[u8]>::to_vec).collect();
+    async fn list(text: impl Into<Vec<u8>>) -> Result<(Vec<usize>, PageEnd), kube::Error> {
+        let frames = text.into().chunks(60_000).map(<[u8]>::to_vec).collect();
         let mut page = collection().list(&answering(200, frames), 100, None).await?;
         let mut sizes = Vec::new();
         while let Some(object) = page.next().await? {
@@ -314,6 +305,20 @@ mod tests {
         let (sizes, end) = list(text).await.unwrap();
         assert_eq!(sizes, [2, most.len(), 0, 2]);
         assert_eq!((end.resource_version.as_str(), end.next.as_str()), ("7", "next"));
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_no_utf8_costs_itself_alone() {
+        let text = b"{\"metadata\":{\"resourceVersion\":\"7\"},\"items\":[{},{\"a\":\"\xff\"},{\"b\":1}]}";
+        let (sizes, _) = list(text.to_vec()).await.unwrap();
+        assert_eq!(sizes, [2, 0, 7]);
+        let lines = b"{\"type\":\"ADDED\",\"object\":{\"a\":\"\xff\"}}\n{\"type\":\"ADDED\",\"object\":{}}\n";
+        let (events, error) = events(vec![lines.to_vec()]).await;
+        assert_eq!(
+            events,
+            [(Change::Modified, None), (Change::Added, Some("{}".to_owned()))]
+        );
+        assert!(error.is_none(), "{error:?}");
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::{Decision, ElectionSettings, Fence, LeaseRecord, ObservedLease, decide};
 use crate::clock::{BootTime, Clock};
-use crate::kubernetes::answer::text;
+use crate::kubernetes::answer::{text, within};
 use crate::kubernetes::error::{problem, status_code};
 use crate::metrics::Metrics;
 
@@ -270,10 +270,8 @@ impl Elector {
         limit: Duration,
     ) -> Result<LeaseObject, kube::Error> {
         let call = call.map_err(kube::Error::BuildRequest)?;
-        let answer = tokio::time::timeout(limit, text(&self.client, call)).await;
-        let timed_out = |_| kube::Error::Service("the API server did not answer in time".into());
-        let mut lease: LeaseObject =
-            serde_json::from_str(&answer.map_err(timed_out)??).map_err(kube::Error::SerdeError)?;
+        let answer = within(limit, text(&self.client, call)).await?;
+        let mut lease: LeaseObject = serde_json::from_str(&answer).map_err(kube::Error::SerdeError)?;
         lease.metadata.remove("managedFields");
         Ok(lease)
     }

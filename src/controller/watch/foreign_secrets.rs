@@ -11,12 +11,12 @@ use kube::Resource;
 use kube::api::GetParams;
 use kube::core::Request;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::api::ObjectKey;
 use crate::controller::watch::context::{WatchContext, collection};
 use crate::controller::watch::stream::{self as watch_stream, Event, Watched};
-use crate::kubernetes::answer::text;
+use crate::kubernetes::answer::{text, within};
 use crate::kubernetes::error::status_code;
 use crate::kubernetes::list_watch::Collection;
 use crate::kubernetes::partial_metadata::metadata;
@@ -94,11 +94,11 @@ async fn read(ctx: &WatchContext, key: ObjectKey) {
     let Ok(call) = calls.get_metadata(key.name(), &GetParams::default()) else {
         return;
     };
-    let version = match timeout(READ_TIMEOUT, text(&ctx.client, call)).await {
-        Ok(Ok(json)) => Version::decode(&json).ok().and_then(|Version(version)| version),
-        Ok(Err(error)) if status_code(&error) == Some(404) => None,
+    let version = match within(READ_TIMEOUT, text(&ctx.client, call)).await {
+        Ok(json) => Version::decode(&json).ok().and_then(|Version(version)| version),
+        Err(error) if status_code(&error) == Some(404) => None,
         // It is read again. Meanwhile the request's backoff holds.
-        Ok(Err(_)) | Err(_) => return,
+        Err(_) => return,
     };
     enqueue_if_changed(ctx, &key, version.as_ref());
 }
