@@ -169,8 +169,11 @@ impl<F> Stream<'_, F> {
                 Ok(()) => sleep(self.backoff.next()).await,
                 Err(error) => {
                     self.pause_after(&error, false).await;
-                    // The API server no longer has the events since `version`, cannot go on, or is silent.
-                    if matches!(error, kube::Error::Api(_)) || is_no_answer(&error) {
+                    // The API server no longer has the events since `version`, cannot go on, is silent, or sends what is no event, which it
+                    // would send again.
+                    if matches!(error, kube::Error::Api(_) | kube::Error::SerdeError(_))
+                        || is_no_answer(&error)
+                    {
                         return Ok(());
                     }
                 }
@@ -227,7 +230,8 @@ impl<F> Stream<'_, F> {
         while let Some(json) = page.next().await? {
             unyielded += json.map_or(0, str::len);
             if let Some(object) = self.decode(json) {
-                self.pass_on(Event::Listed(object));
+                // Shows only that the list began: it may break off at the same place again and again.
+                (self.on_event)(Event::Listed(object));
             }
             if unyielded > TURN {
                 unyielded = 0;
@@ -269,7 +273,7 @@ impl<F> Stream<'_, F> {
             self.metrics.count_undecodable();
             tracing::warn!(
                 resource,
-                "an object is larger than any that is read, and is left out"
+                "an object is larger than any that is read, or is no UTF-8, and is left out"
             );
             return None;
         };

@@ -92,6 +92,15 @@ fn lines(events: &[(&str, Value)]) -> (u16, String) {
     (200, events.iter().map(line).collect())
 }
 
+fn secrets() -> Collection {
+    Collection {
+        path: "/api/v1/secrets".to_owned(),
+        metadata_only: true,
+        labels: None,
+        fields: None,
+    }
+}
+
 /// What a watch shows for these answers, its calls, and the metrics after it. The first call that has no answer ends it.
 async fn run(answers: Vec<(u16, String)>) -> (Vec<String>, Vec<String>, String) {
     let server = Server {
@@ -102,12 +111,7 @@ async fn run(answers: Vec<(u16, String)>) -> (Vec<String>, Vec<String>, String) 
     let (mut ctx, _) = WatchContext::empty();
     let client = server.client();
     ctx.connections = Arc::new(Connections::new(1, move || Ok(client.clone())));
-    let collection = Collection {
-        path: "/api/v1/secrets".to_owned(),
-        metadata_only: true,
-        labels: None,
-        fields: None,
-    };
+    let collection = secrets();
     let mut events = Vec::new();
     let watching = watch(&ctx, &collection, |event: Event<Name>| {
         events.push(match event {
@@ -188,7 +192,7 @@ async fn only_a_watch_that_cannot_be_resumed_is_lost() {
         list(&[], ""),
         lines(&[("ERROR", gone)]),
         list(&[], ""),
-        (200, "no event\n".to_owned()),
+        lines(&[]),
         unavailable(),
         list(&[object("a", "1")], ""),
     ])
@@ -208,8 +212,42 @@ async fn only_a_watch_that_cannot_be_resumed_is_lost() {
     let list = "list limit=100";
     let watch = "watch resourceVersion=9";
     assert_eq!(calls, [list, list, watch, list, watch, watch, list, watch]);
-    assert_eq!(value(&metrics, "watch_restarts_total"), "4");
+    assert_eq!(value(&metrics, "watch_restarts_total"), "3");
     assert_eq!(value(&metrics, "watches_failing"), "0");
+}
+
+#[tokio::test]
+async fn what_is_no_event_would_be_sent_again_so_the_objects_are_listed() {
+    let (_, calls, metrics) = run(vec![list(&[], ""), (200, "no event\n".to_owned()), list(&[], "")]).await;
+    let (list, watch) = ("list limit=100", "watch resourceVersion=9");
+    assert_eq!(calls, [list, watch, list, watch]);
+    assert_eq!(value(&metrics, "watch_restarts_total"), "1");
+}
+
+#[tokio::test]
+async fn a_list_that_breaks_off_makes_the_pauses_no_shorter() {
+    let (_, mut broken) = list(&[object("a", "1"), object("b", "2")], "");
+    broken.truncate(broken.len() - 1);
+    let server = Server {
+        answers: Arc::new(Mutex::new([(200, broken), list(&[object("a", "1")], "")].into())),
+        calls: Arc::default(),
+        has_no_answer: Arc::default(),
+    };
+    let (ctx, _) = WatchContext::empty();
+    let mut listed = 0;
+    let mut stream = Stream {
+        clock: &ctx.clock,
+        collection: &secrets(),
+        metrics: ctx.metrics.watch(Name::RESOURCE),
+        backoff: Backoff(MAX_PAUSE),
+        page_size: MAX_PAGE_SIZE,
+        on_event: |event: Event<Name>| listed += usize::from(matches!(event, Event::Listed(_))),
+    };
+    stream.list(&server.client()).await.unwrap_err();
+    assert_eq!(stream.backoff.next(), MAX_PAUSE);
+    stream.list(&server.client()).await.unwrap();
+    assert_eq!(stream.backoff.next(), MIN_PAUSE);
+    assert_eq!(listed, 3);
 }
 
 #[tokio::test]
