@@ -19,7 +19,7 @@ pub mod v1alpha1 {
     pub use super::request_status::*;
 }
 
-pub use object_key::ObjectKey;
+pub use object_key::{ObjectKey, is_in_scope};
 
 /// The API group of both kinds.
 pub const GROUP: &str = "idtoken.dev";

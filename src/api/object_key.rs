@@ -34,7 +34,7 @@ impl ObjectKey {
 
     /// Whether the object is in the namespace `scope`; always, if `scope` is empty.
     pub fn is_in(&self, scope: &str) -> bool {
-        scope.is_empty() || self.namespace() == scope
+        is_in_scope(self.namespace(), scope)
     }
 
     fn split(&self) -> (&str, &str) {
@@ -42,6 +42,11 @@ impl ObjectKey {
         // (<https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#path-segment-names>).
         self.0.split_once('/').unwrap_or_default()
     }
+}
+
+/// Whether `namespace` is in `scope`: a namespace, or empty for all namespaces.
+pub fn is_in_scope(namespace: &str, scope: &str) -> bool {
+    scope.is_empty() || namespace == scope
 }
 
 impl fmt::Debug for ObjectKey {

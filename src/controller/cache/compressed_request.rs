@@ -10,9 +10,8 @@ use serde::Serialize;
 use crate::api::conditions::{READY, RECONCILING, RENEWAL_FAILING, STALLED};
 use crate::api::v1alpha1::IdTokenRequestStatus;
 use crate::api::{LABEL_SHARD, annotations};
+use crate::kubernetes::partial_metadata::MAX_VALUE;
 
-/// Most bytes of the annotation [`annotations::RENEW`]. A longer one is no renew request: several copies of it are kept.
-pub(super) const MAX_RENEW: usize = 256;
 /// Most bytes of a message that the operator writes to a status: 4096 characters.
 const MAX_MESSAGE: usize = 4 * 4096;
 /// Most bytes of any other text that the operator writes to a status.
@@ -51,7 +50,8 @@ impl CompressedRequest {
 /// Leaves the metadata that a reconcile or an event reads.
 pub(super) fn trim_metadata(metadata: ObjectMeta) -> ObjectMeta {
     let only = |all: Option<BTreeMap<String, String>>, key: &str| {
-        let value = all?.remove(key).filter(|value| value.len() <= MAX_RENEW)?;
+        // A longer one is no renew request: several copies of it are kept.
+        let value = all?.remove(key).filter(|value| value.len() <= MAX_VALUE)?;
         Some([(key.to_owned(), value)].into())
     };
     ObjectMeta {

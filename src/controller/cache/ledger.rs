@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::claims::Claimant;
 use super::limits::{CacheLimits, Limit, MARKER};
-use crate::api::ObjectKey;
+use crate::api::{ObjectKey, is_in_scope};
 
 /// The requests by their order, and what each counts for.
 #[derive(Debug, Default)]
@@ -67,10 +67,16 @@ impl Ledger {
         }
     }
 
+    /// The limits of what requests may take.
+    pub(super) fn limits(&self) -> CacheLimits {
+        self.limits.of_requests()
+    }
+
     /// Adds the request, or changes what it counts for.
     pub(super) fn put(&mut self, request: Claimant, cost: u32) -> Changes {
         let mut changes = Changes::default();
-        let name = request.request.namespace();
+        let key = request.request.clone();
+        let name = key.namespace();
         if !self.namespaces.contains_key(name) {
             self.namespaces.insert(name.into(), Namespace::default());
         }
@@ -78,12 +84,14 @@ impl Ledger {
             return changes;
         };
         let bytes = to_usize(cost);
-        if let Some(before) = namespace.admitted.get_mut(&request) {
+        let may_admit = if let Some(before) = namespace.admitted.get_mut(&request) {
             let before = to_usize(std::mem::replace(before, cost));
             namespace.used = namespace.used - before + bytes;
             self.used = self.used - before + bytes;
+            bytes < before
         } else if let Some(before) = namespace.waiting.get_mut(&request) {
             *before = cost;
+            true
         } else {
             let is_closed = self.closed.as_ref().is_some_and(|closed| *closed < request);
             let first = namespace.waiting.keys().next();
@@ -91,14 +99,15 @@ impl Ledger {
                 namespace.waiting.insert(request, cost);
                 self.waiting += 1;
                 // Nothing was freed or taken of what is admitted.
-                self.bound_markers(&mut changes);
+                self.bound_markers(name, &mut changes);
                 return changes;
             }
             namespace.used += bytes;
             self.used += bytes;
-            namespace.admitted.insert(request.clone(), cost);
-        }
-        self.settle(request.request.namespace(), &mut changes);
+            namespace.admitted.insert(request, cost);
+            false
+        };
+        self.settle(name, may_admit, &mut changes);
         changes
     }
 
@@ -109,13 +118,18 @@ impl Ledger {
         let Some(namespace) = self.namespaces.get_mut(name) else {
             return changes;
         };
-        if let Some(cost) = namespace.admitted.remove(request) {
+        let may_admit = if let Some(cost) = namespace.admitted.remove(request) {
             namespace.used -= to_usize(cost);
             self.used -= to_usize(cost);
-        } else if namespace.waiting.remove(request).is_some() {
-            self.waiting -= 1;
-        }
-        self.settle(name, &mut changes);
+            true
+        } else {
+            let is_first = namespace.waiting.keys().next() == Some(request);
+            if namespace.waiting.remove(request).is_some() {
+                self.waiting -= 1;
+            }
+            is_first
+        };
+        self.settle(name, may_admit, &mut changes);
         let is_empty = |namespace: &Namespace| {
             namespace.admitted.is_empty() && namespace.waiting.is_empty() && !namespace.has_left_out
         };
@@ -142,7 +156,7 @@ impl Ledger {
     /// Starts a relist of `scope`, which shows the specs of all.
     pub(super) fn begin_relist(&mut self, scope: &str) {
         self.namespaces.retain(|name, namespace| {
-            if scope.is_empty() || **name == *scope {
+            if is_in_scope(name, scope) {
                 namespace.has_readmitted = false;
                 namespace.has_left_out = false;
             }
@@ -156,10 +170,9 @@ impl Ledger {
         let has_room = self.waiting < limits.total / MARKER;
         let mut namespaces = self.namespaces.iter();
         namespaces.any(|(name, namespace)| {
-            let is_in = scope.is_empty() || **name == *scope;
             let may_have_more =
                 namespace.has_left_out && has_room && namespace.waiting.len() < limits.namespace / MARKER;
-            is_in && (namespace.has_readmitted || may_have_more)
+            is_in_scope(name, scope) && (namespace.has_readmitted || may_have_more)
         })
     }
 
@@ -177,8 +190,8 @@ impl Ledger {
         }
     }
 
-    /// Restores the order after a change in the namespace `name`.
-    fn settle(&mut self, name: &str, changes: &mut Changes) {
+    /// Restores the order after a change in the namespace `name`. Unless it `may_admit` one that waits, it only took memory.
+    fn settle(&mut self, name: &str, may_admit: bool, changes: &mut Changes) {
         let limits = self.limits.of_requests();
         while self
             .namespaces
@@ -191,6 +204,10 @@ impl Ledger {
             let Some(youngest) = self.youngest() else { break };
             let name = youngest.request.namespace().to_owned();
             self.demote_youngest(&name, Limit::Total, changes);
+        }
+        if !may_admit && changes.demoted.is_empty() && self.is_closed_outside(name) {
+            // What did not fit before does not fit now: no other namespace is looked at.
+            return;
         }
         self.closed = None;
         if self.waiting == 0 {
@@ -214,7 +231,16 @@ impl Ledger {
                 }
             }
         }
-        self.bound_markers(changes);
+        self.bound_markers(name, changes);
+    }
+
+    /// Whether [`Self::closed`] is right still after a change in the namespace `name` that took memory: it is none, or it waits in another.
+    fn is_closed_outside(&self, name: &str) -> bool {
+        self.closed.as_ref().is_none_or(|closed| {
+            let namespace = closed.request.namespace();
+            let all = self.namespaces.get(namespace);
+            namespace != name && all.is_some_and(|all| all.waiting.contains_key(closed))
+        })
     }
 
     /// The oldest that waits and fits the limit of its namespace.
@@ -259,15 +285,17 @@ impl Ledger {
         self.waiting += 1;
     }
 
-    /// Leaves out the youngest that wait until the others fit the limits of markers: in a namespace that has too many, or else in the one
-    /// that has most.
-    fn bound_markers(&mut self, changes: &mut Changes) {
+    /// Leaves out the youngest that wait until the others fit the limits of markers: in the namespace `name` or one of those demoted, if it
+    /// has too many, or else in the one that has most.
+    fn bound_markers(&mut self, name: &str, changes: &mut Changes) {
         let limits = self.limits.of_markers();
-        for namespace in self
-            .namespaces
-            .values_mut()
-            .filter(|all| all.waiting.len() > limits.namespace / MARKER)
-        {
+        let mut touched: Vec<ObjectKey> = changes.demoted.iter().map(|(key, _)| key.clone()).collect();
+        touched.dedup_by(|a, b| a.namespace() == b.namespace());
+        let touched = touched.iter().map(ObjectKey::namespace).chain([name]);
+        for name in touched {
+            let Some(namespace) = self.namespaces.get_mut(name) else {
+                continue;
+            };
             while namespace.waiting.len() > limits.namespace / MARKER {
                 leave_out(namespace, changes);
                 self.waiting -= 1;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::limits::{CacheLimits, MAX_SECRET, SECRET};
 use super::relist::Relists;
-use crate::api::ObjectKey;
+use crate::api::{ObjectKey, is_in_scope};
 use crate::kubernetes::resource_version::is_older;
 use crate::kubernetes::secret_summary::SecretSummary;
 
@@ -51,11 +51,12 @@ impl Secrets {
     pub(super) fn begin_relist(&mut self, scope: &str) {
         self.relists.begin(scope);
         self.highest_seen_version
-            .retain(|namespace, _| !scope.is_empty() && namespace != scope);
+            .retain(|namespace, _| !is_in_scope(namespace, scope));
         for (_, cached) in self.all.iter_mut().filter(|(key, _)| key.is_in(scope)) {
             cached.awaiting_watch = false;
         }
-        self.left_out_since.retain(|namespace| !is_in(namespace, scope));
+        self.left_out_since
+            .retain(|namespace| !is_in_scope(namespace, scope));
     }
 
     /// Stores a Secret as a watch or list shows it. Returns whether it was unknown: false after our own write. One that no request claims is
@@ -108,7 +109,7 @@ impl Secrets {
         // Only now is it known that the Secrets were shown again that were left out before.
         let since = &self.left_out_since;
         self.left_out_in
-            .retain(|namespace| !is_in(namespace, scope) || since.contains(namespace));
+            .retain(|namespace| !is_in_scope(namespace, scope) || since.contains(namespace));
         let unpacked = |(key, cached): (ObjectKey, CachedSecret)| Some((key, cached.summary.unpack()?));
         gone.into_iter().filter_map(unpacked).collect()
     }
@@ -238,11 +239,6 @@ impl Secrets {
             }
         }
     }
-}
-
-/// Whether `namespace` is in `scope`.
-fn is_in(namespace: &str, scope: &str) -> bool {
-    scope.is_empty() || namespace == scope
 }
 
 /// A [`SecretSummary`] as one string, since every Secret of ours is cached: its resourceVersion, a line feed, and the other fields as JSON,
