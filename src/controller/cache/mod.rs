@@ -287,9 +287,14 @@ impl Cache {
 
 /// Namespaces and notices.
 impl Cache {
-    /// Replaces what is known of namespaces by a list of all that are terminating.
-    pub fn set_terminating_namespaces(&self, terminating: Vec<String>) {
-        self.lock().namespaces.replace(terminating);
+    /// Replaces what is known of namespaces by a list of all, each with whether it is terminating.
+    pub fn replace_namespaces<'a>(&self, all: impl IntoIterator<Item = (&'a str, bool)>) {
+        self.lock().namespaces.replace(all);
+    }
+
+    /// Forgets the namespace `name`, which was deleted.
+    pub fn remove_namespace(&self, name: &str) {
+        self.lock().namespaces.remove(name);
     }
 
     /// Sets whether the namespace `name` is terminating, as the watch shows it.

@@ -1,15 +1,18 @@
 //! The namespaces that are terminating, and those in which Secrets cannot be written.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-/// Most namespaces that are known to fail writes. Of others a token is issued before the write is tried.
+/// Most namespaces that are known to fail writes. Of others a token is issued before the write is tried: of those that failed longest ago.
 const MAX_FAILING: usize = 1024;
 
 /// The namespaces that are terminating, and those in which Secrets cannot be written.
 #[derive(Debug, Default)]
 pub(super) struct Namespaces {
     terminating: HashMap<String, Evidence>,
-    failing: HashSet<Box<str>>,
+    /// The number of the last failure of each.
+    failing: HashMap<Box<str>, u64>,
+    /// How many writes have ever failed.
+    failures: u64,
 }
 
 /// How we know that a namespace is terminating.
@@ -22,12 +25,20 @@ enum Evidence {
 }
 
 impl Namespaces {
-    /// Replaces what is known by a list of all namespaces that are terminating.
-    pub(super) fn replace(&mut self, terminating: Vec<String>) {
+    /// Replaces what is known by a list of all namespaces, each with whether it is terminating.
+    pub(super) fn replace<'a>(&mut self, all: impl IntoIterator<Item = (&'a str, bool)>) {
+        let all: HashMap<&str, bool> = all.into_iter().collect();
+        let terminating = all.iter().filter(|(_, terminating)| **terminating);
         self.terminating = terminating
-            .into_iter()
-            .map(|name| (name, Evidence::Watch))
+            .map(|(name, _)| ((*name).to_owned(), Evidence::Watch))
             .collect();
+        self.failing.retain(|name, _| all.contains_key(&**name));
+    }
+
+    /// Forgets `name`, which was deleted.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.terminating.remove(name);
+        self.failing.remove(name);
     }
 
     /// Sets whether `name` is terminating, as the watch shows it.
@@ -56,14 +67,21 @@ impl Namespaces {
     pub(super) fn note_write(&mut self, name: &str, succeeded: bool) {
         if succeeded {
             self.failing.remove(name);
-        } else if self.failing.len() < MAX_FAILING {
-            self.failing.insert(name.into());
+            return;
         }
+        if self.failing.len() >= MAX_FAILING && !self.failing.contains_key(name) {
+            let oldest = self.failing.iter().min_by_key(|(_, number)| **number);
+            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
+                self.failing.remove(&oldest);
+            }
+        }
+        self.failures += 1;
+        self.failing.insert(name.into(), self.failures);
     }
 
     /// Whether the last Secret could not be written in `name`.
     pub(super) fn fails_writes(&self, name: &str) -> bool {
-        self.failing.contains(name)
+        self.failing.contains_key(name)
     }
 
     /// Whether `name` is terminating.
@@ -99,10 +117,31 @@ mod tests {
         assert!(namespaces.fails_writes("shop") && !namespaces.fails_writes("bank"));
         namespaces.note_write("shop", true);
         assert!(!namespaces.fails_writes("shop"));
-        for number in 0..2 * MAX_FAILING {
+    }
+
+    #[test]
+    fn of_many_namespaces_that_fail_writes_the_latest_are_known() {
+        let mut namespaces = Namespaces::default();
+        for number in 0..MAX_FAILING {
             namespaces.note_write(&number.to_string(), false);
         }
+        namespaces.note_write("0", false);
+        namespaces.note_write("shop", false);
         assert_eq!(namespaces.failing.len(), MAX_FAILING);
+        let known = ["0", "1", "2", "shop"].map(|name| namespaces.fails_writes(name));
+        assert_eq!(known, [true, false, true, true]);
+    }
+
+    #[test]
+    fn nothing_is_known_of_a_namespace_that_is_gone() {
+        let mut namespaces = Namespaces::default();
+        for name in ["shop", "bank", "mall"] {
+            namespaces.note_write(name, false);
+        }
+        namespaces.remove("shop");
+        namespaces.replace([("bank", false)]);
+        let fails = ["shop", "bank", "mall"].map(|name| namespaces.fails_writes(name));
+        assert_eq!(fails, [false, true, false]);
     }
 
     #[test]
@@ -110,7 +149,7 @@ mod tests {
         let mut namespaces = Namespaces::default();
         namespaces.set("shop", true);
         namespaces.note_rejected_write("mall");
-        namespaces.replace(vec!["bank".to_owned()]);
+        namespaces.replace([("bank", true), ("mall", false)]);
         let terminating = ["shop", "mall", "bank"].map(|name| namespaces.is_terminating(name));
         assert_eq!(terminating, [false, false, true]);
     }

@@ -58,46 +58,75 @@ pub(super) async fn watch(ctx: WatchContext) {
         metadata_only: true,
         ..collection::<Namespace>("")
     };
-    let (cache, grants) = (&ctx.cache, &ctx.grants);
     let mut listed = Vec::new();
-    let on_event = |event: Event<WatchedNamespace>| {
-        match event {
-            Event::ListBegins => return listed = Vec::new(),
-            Event::Listed(namespace) => return listed.push(namespace),
-            Event::Lost => return,
-            Event::ListEnds => {
-                let listed = std::mem::take(&mut listed);
-                let terminating = listed.iter().filter(|namespace| namespace.is_terminating);
-                cache.set_terminating_namespaces(
-                    terminating.map(|namespace| namespace.name.clone()).collect(),
-                );
-                let labels = listed
-                    .into_iter()
-                    .map(|namespace| (namespace.name, namespace.labels));
-                grants.set_namespaces(labels.collect());
-                ctx.enqueuer.all();
-            }
-            Event::Applied(namespace) => {
-                cache.set_terminating(&namespace.name, namespace.is_terminating);
-                if grants.set_namespace(&namespace.name, Some(namespace.labels)) {
-                    ctx.enqueuer.namespace(namespace.name);
-                }
-            }
-            Event::Deleted(namespace) => {
-                cache.set_terminating(&namespace.name, false);
-                grants.set_namespace(&namespace.name, None);
-            }
-            Event::Bookmark => {}
+    stream::watch(&ctx, &namespaces, |event| handle(&ctx, &mut listed, event)).await;
+}
+
+fn handle(ctx: &WatchContext, listed: &mut Vec<WatchedNamespace>, event: Event<WatchedNamespace>) {
+    let (cache, grants) = (&ctx.cache, &ctx.grants);
+    match event {
+        Event::ListBegins => return *listed = Vec::new(),
+        Event::Listed(namespace) => return listed.push(namespace),
+        Event::Lost => return,
+        Event::ListEnds => {
+            let listed = std::mem::take(listed);
+            cache.replace_namespaces(
+                listed
+                    .iter()
+                    .map(|namespace| (namespace.name.as_str(), namespace.is_terminating)),
+            );
+            let labels = listed
+                .into_iter()
+                .map(|namespace| (namespace.name, namespace.labels));
+            grants.set_namespaces(labels.collect());
+            ctx.enqueuer.all();
         }
-        grants.record_heartbeat(WatchKind::Namespaces, ctx.clock.now());
-        ctx.sync_state.mark_synced(CacheKind::Namespaces);
-    };
-    stream::watch(&ctx, &namespaces, on_event).await;
+        Event::Applied(namespace) => {
+            cache.set_terminating(&namespace.name, namespace.is_terminating);
+            if grants.set_namespace(&namespace.name, Some(namespace.labels)) {
+                ctx.enqueuer.namespace(namespace.name);
+            }
+        }
+        Event::Deleted(namespace) => {
+            cache.remove_namespace(&namespace.name);
+            grants.set_namespace(&namespace.name, None);
+        }
+        Event::Bookmark => {}
+    }
+    grants.record_heartbeat(WatchKind::Namespaces, ctx.clock.now());
+    ctx.sync_state.mark_synced(CacheKind::Namespaces);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_namespace_that_is_deleted_or_not_listed_is_forgotten() {
+        let (ctx, _) = WatchContext::empty();
+        let mut listed = Vec::new();
+        let namespace = |name: &str| {
+            let json = format!(r#"{{"metadata": {{"name": "{name}", "deletionTimestamp": "now"}}}}"#);
+            WatchedNamespace::decode(&json).unwrap()
+        };
+        let names = ["shop", "bank", "mall"];
+        for name in names {
+            handle(&ctx, &mut listed, Event::Applied(namespace(name)));
+            ctx.cache.note_write(name, false);
+        }
+        handle(&ctx, &mut listed, Event::Deleted(namespace("shop")));
+        handle(&ctx, &mut listed, Event::ListBegins);
+        handle(&ctx, &mut listed, Event::Listed(namespace("bank")));
+        handle(&ctx, &mut listed, Event::ListEnds);
+        assert_eq!(
+            names.map(|name| ctx.cache.fails_writes(name)),
+            [false, true, false]
+        );
+        assert_eq!(
+            names.map(|name| ctx.cache.is_terminating(name)),
+            [false, true, false]
+        );
+    }
 
     #[test]
     fn only_name_labels_and_deletion_are_decoded() {
