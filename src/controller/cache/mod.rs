@@ -69,9 +69,11 @@ impl Cache {
         lock(&self.0)
     }
 
-    /// Stores a request as a watch or list shows it. Returns the requests to reconcile: itself if anything but its status changed, those
-    /// that can now claim the Secret that it gave up, those that win or lose a Secret by it, and those that are not served any more because it takes their place. Of some of these
-    /// nothing is kept.
+    /// Stores a request as a watch or list shows it. Returns the requests to reconcile:
+    ///
+    /// - itself, if anything but its status changed;
+    /// - those that win or lose a Secret by it;
+    /// - those that are not served any more because it takes their place. The cache may keep nothing of these.
     pub fn upsert_request(&self, object: IdTokenRequest) -> Vec<ObjectKey> {
         let (metadata, status) = (object.metadata, object.status.map(trim_status));
         let object = IdTokenRequest {
@@ -109,7 +111,7 @@ impl Cache {
         self.lock().upsert_request(&metadata, None, cached, cost)
     }
 
-    /// Removes a request. Returns the requests that can now claim its Secret.
+    /// Removes a request. Returns the requests to reconcile, as [`Self::upsert_request`] does.
     pub fn remove_request(&self, key: &ObjectKey) -> Vec<ObjectKey> {
         self.lock().remove_request(key)
     }
@@ -147,10 +149,10 @@ impl Cache {
         self.lock().end_request_relist(scope)
     }
 
-    /// Whether a relist of `scope` would serve or report requests that are not now: older ones have gone, and with them all that is kept
-    /// of the others is too little.
+    /// Whether to relist the requests of `scope`: there is memory for some of which too little is kept, and no relist is in progress.
     pub fn needs_request_relist(&self, scope: &str) -> bool {
-        self.lock().ledger.needs_relist(scope)
+        let state = self.lock();
+        !state.requests.relists.is_in_progress(scope) && state.ledger.needs_relist(scope)
     }
 
     /// Marks the requests of `scope` as stale until their next relist ends: the API server was away.
@@ -219,9 +221,14 @@ impl Cache {
         winner.filter(|winner| *winner.uid != *uid).cloned()
     }
 
+    /// Whether a request claims the Secret `target`.
+    pub fn is_claimed(&self, target: &ObjectKey) -> bool {
+        self.lock().claims.key(target).is_some()
+    }
+
     /// The requests that claim the Secret `target`.
     pub fn claimants(&self, target: &ObjectKey) -> Vec<ObjectKey> {
-        self.lock().claims.claimants(target)
+        self.lock().claims.of(target).cloned().collect()
     }
 
     /// The Secret as last shown or written.

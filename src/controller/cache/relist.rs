@@ -27,9 +27,14 @@ impl Relists {
         self.in_progress.insert(scope.to_owned(), HashSet::new());
     }
 
+    /// Whether a relist of `scope` is in progress.
+    pub(super) fn is_in_progress(&self, scope: &str) -> bool {
+        self.in_progress.contains_key(scope)
+    }
+
     /// Records that `key` exists. Returns whether a relist of its scope is in progress.
     pub(super) fn record(&mut self, key: &ObjectKey) -> bool {
-        let scope = match self.in_progress.contains_key(key.namespace()) {
+        let scope = match self.is_in_progress(key.namespace()) {
             true => key.namespace(),
             false => "",
         };

@@ -14,9 +14,12 @@ use super::secrets::Secrets;
 use crate::api::ObjectKey;
 use crate::kubernetes::secret_summary::SecretSummary;
 
+/// Most claimants of a Secret that are reconciled when another one wins it: the winner, and others, whose conditions name the winner. In
+/// a namespace with thousands that claim one Secret, each deletion would else reconcile all of them.
+const MAX_TOLD: usize = 16;
+
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) limits: CacheLimits,
     pub(super) requests: Requests,
     pub(super) ledger: Ledger,
     pub(super) claims: Claims,
@@ -30,7 +33,7 @@ pub(super) struct State {
 pub struct EndedRelist {
     /// The requests that are gone.
     pub gone: Vec<ObjectKey>,
-    /// The requests that can now claim a Secret of those.
+    /// The requests to reconcile, since a Secret of those is theirs now.
     pub affected: Vec<ObjectKey>,
 }
 
@@ -38,7 +41,6 @@ impl State {
     /// Without objects.
     pub(super) fn new(limits: CacheLimits) -> Self {
         Self {
-            limits,
             ledger: Ledger::new(limits),
             secrets: Secrets::new(limits.of_secrets()),
             ..Self::default()
@@ -76,11 +78,12 @@ impl State {
         let (claim, object) = match self.ledger.place(&fingerprint.claimant(&key)) {
             Place::Admitted => (claim, object),
             Place::Waiting(limit) => {
-                let error = limit.error(self.limits.of_requests());
+                let error = limit.error(self.ledger.limits());
                 (None, object.into_marker(error))
             }
             Place::LeftOut => {
                 affected.extend(self.forget(&key));
+                affected.push(key);
                 return affected;
             }
         };
@@ -119,10 +122,9 @@ impl State {
         }
         let given_up = previous.and_then(|previous| previous.target.clone());
         if let Some(given_up) = given_up {
-            let is_kept = is_same && fingerprint.target.as_ref() == Some(&given_up);
-            let others = self.release(&given_up, &key, is_kept);
-            if !is_kept {
-                affected.extend(others);
+            match is_same && fingerprint.target.as_ref() == Some(&given_up) {
+                true => self.claims.remove(&given_up, &key),
+                false => affected.extend(self.release(&given_up, &key)),
             }
         }
         if let Some(target) = &fingerprint.target {
@@ -132,24 +134,26 @@ impl State {
             };
             self.claims.add(target.clone(), claimant);
         }
-        // Who loses the Secret is told at once.
-        if before != winner(self) {
-            let loser = before.filter(|before| *before != key && !affected.contains(before));
-            affected.extend(loser);
+        let after = winner(self);
+        if before != after {
+            for other in before.into_iter().chain(after) {
+                if other != key && !affected.contains(&other) {
+                    affected.push(other);
+                }
+            }
         }
         self.requests.insert(key.clone(), fingerprint, object, cost);
         affected.push(key);
         affected
     }
 
-    /// Removes a request. Returns the requests that can now claim its Secret, and those whose place in memory changed with it.
+    /// Removes a request. Returns those that are concerned by who wins its Secret now, and those whose place in memory changed with it.
     pub(super) fn remove_request(&mut self, key: &ObjectKey) -> Vec<ObjectKey> {
         let Some(cached) = self.requests.get(key) else {
             return Vec::new();
         };
         let changes = self.ledger.remove(&cached.fingerprint.claimant(key));
         let mut affected = self.forget(key);
-        affected.pop();
         affected.extend(self.apply(changes, key));
         affected
     }
@@ -208,33 +212,39 @@ impl State {
     fn apply(&mut self, changes: Changes, key: &ObjectKey) -> Vec<ObjectKey> {
         let mut affected = Vec::new();
         for (demoted, limit) in changes.demoted.into_iter().filter(|(other, _)| other != key) {
-            let error = limit.error(self.limits.of_requests());
+            let error = limit.error(self.ledger.limits());
             if let Some(target) = self.requests.demote(&demoted, error) {
-                affected.extend(self.release(&target, &demoted, false));
+                affected.extend(self.release(&target, &demoted));
             }
             affected.push(demoted);
         }
         for left_out in changes.left_out.iter().filter(|other| *other != key) {
             affected.extend(self.forget(left_out));
+            affected.push(left_out.clone());
         }
         affected
     }
 
-    /// Removes what is stored of the request `key`. Returns the requests that can now claim its Secret, and `key`.
+    /// Removes what is stored of the request `key`. Returns the requests that are concerned by who wins its Secret now.
     fn forget(&mut self, key: &ObjectKey) -> Vec<ObjectKey> {
         let target = self.requests.remove(key).and_then(|removed| removed.target);
-        let mut affected = target.map_or_else(Vec::new, |target| self.release(&target, key, false));
-        affected.push(key.clone());
-        affected
+        target.map_or_else(Vec::new, |target| self.release(&target, key))
     }
 
-    /// Removes the claim of `request` on the Secret `target`, whose summary is then kept only if there is room for it. Returns the other
-    /// claimants.
-    fn release(&mut self, target: &ObjectKey, request: &ObjectKey, is_kept: bool) -> Vec<ObjectKey> {
-        let others = self.claims.remove(target, request);
-        if others.is_empty() && !is_kept {
+    /// Removes the claim of `request` on the Secret `target`, whose summary is then kept only if there is room for it. Returns the requests
+    /// that are concerned by who wins the Secret now: the winner first. If `request` did not win it, none is.
+    fn release(&mut self, target: &ObjectKey, request: &ObjectKey) -> Vec<ObjectKey> {
+        let before = self.winner(target).map(|winner| winner.request.clone());
+        self.claims.remove(target, request);
+        let Some(after) = self.winner(target).map(|winner| &winner.request) else {
             self.secrets.release(target);
+            return Vec::new();
+        };
+        if before.as_ref() == Some(after) {
+            return Vec::new();
         }
-        others
+        let others = self.claims.of(target).filter(|other| *other != after);
+        let told = [after].into_iter().chain(others).take(MAX_TOLD);
+        told.cloned().collect()
     }
 }

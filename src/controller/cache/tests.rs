@@ -129,6 +129,29 @@ fn the_other_claimants_are_affected_when_a_secret_is_free() {
 }
 
 #[test]
+fn of_many_that_claim_a_secret_the_next_winner_and_few_others_are_affected() {
+    let cache = Cache::default();
+    for number in 0..100 {
+        upsert(
+            &cache,
+            &request(&format!("{number:03}"), &format!("u{number:03}"), "s", number),
+        );
+    }
+    assert_eq!(cache.remove_request(&key("050")), [], "it did not win");
+    let affected = cache.remove_request(&key("000"));
+    assert_eq!(affected.len(), 16);
+    assert_eq!(affected[0], key("001"));
+    // The winner is told, however many are older.
+    cache.upsert_secret(key("s"), &naming("099", "u099", 1));
+    assert_eq!(cache.winning_claimant(&key("s"), "").unwrap().request, key("099"));
+    assert_eq!(cache.remove_request(&key("099"))[0], key("001"));
+    cache.upsert_secret(key("s"), &naming("098", "u098", 2));
+    let mut renamed = request("001", "u001", "t", 1);
+    renamed.metadata.generation = Some(2);
+    assert_eq!(upsert(&cache, &renamed), ["001"], "it had lost already");
+}
+
+#[test]
 fn a_relist_of_one_namespace_says_nothing_of_another() {
     let cache = Cache::default();
     let mut far = request("far", "2", "far", 0);
@@ -498,7 +521,7 @@ proptest! {
                     Vec::new()
                 }
             };
-            // Affected are the requests whose spec changed, all others whose Secret a request gave up, and those that win or lose one. Those
+            // Affected are the requests whose spec changed, all others whose Secret the winner gave up, and those that win or lose one. Those
             // that are gone need no reconcile.
             affected.retain(|key| cache.has_request(key));
             affected.sort();
@@ -506,7 +529,11 @@ proptest! {
             let spec = |model: &Model, name: u8| model.requests.get(&name).map(|request| (request.0, request.1));
             let gave_up = |target: u8| {
                 let mut all = before.requests.iter();
-                all.any(|(name, request)| request.1 == target && spec(&model, *name) != spec(&before, *name))
+                all.any(|(name, request)| {
+                    request.1 == target
+                        && before.winner(target) == Some(*name)
+                        && spec(&model, *name) != spec(&before, *name)
+                })
             };
             let wins_or_loses = |name: u8| {
                 (0..3).any(|target| {

@@ -87,7 +87,7 @@ pub(super) async fn poll(ctx: WatchContext) {
 }
 
 async fn read(ctx: &WatchContext, key: ObjectKey) {
-    if ctx.cache.claimants(&key).is_empty() {
+    if !ctx.cache.is_claimed(&key) {
         return ctx.foreign_secrets.remove(&key);
     }
     let calls = Request::new(Secret::url_path(&(), Some(key.namespace())));
@@ -136,7 +136,7 @@ async fn watch_secret(ctx: WatchContext, key: ObjectKey) {
             // The check first: events of a Secret that no request claims are of no use.
             biased;
             _ = claim_check.tick() => {
-                if ctx.cache.claimants(&key).is_empty() {
+                if !ctx.cache.is_claimed(&key) {
                     ctx.foreign_secrets.remove(&key);
                 }
             }

@@ -1,7 +1,6 @@
 //! The watch of IdTokenRequests.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -23,23 +22,22 @@ pub(super) async fn watch(ctx: WatchContext, scope: String) {
         labels: ctx.shard.selector().map(ToOwned::to_owned),
         ..collection::<IdTokenRequest>(&scope)
     };
-    let is_listing = AtomicBool::new(true);
-    let mut handler = Handler::new(&ctx, &scope, &is_listing);
+    let mut handler = Handler::new(&ctx, &scope);
     loop {
         let watching = stream::watch(&ctx, &requests, |event| handler.handle(event));
         tokio::select! {
             () = watching => return,
             // Then it is listed again.
-            () = until_relist_is_needed(&ctx, &scope, &is_listing) => {}
+            () = until_relist_is_needed(&ctx, &scope) => {}
         }
     }
 }
 
 /// Returns once memory was freed for requests of which no spec is kept.
-async fn until_relist_is_needed(ctx: &WatchContext, scope: &str, is_listing: &AtomicBool) {
+async fn until_relist_is_needed(ctx: &WatchContext, scope: &str) {
     loop {
         sleep(RELIST_CHECK_INTERVAL).await;
-        if !is_listing.load(Ordering::Relaxed) && ctx.cache.needs_request_relist(scope) {
+        if ctx.cache.needs_request_relist(scope) {
             return;
         }
     }
@@ -50,26 +48,20 @@ struct Handler<'a> {
     scope: &'a str,
     /// Enqueued once the list is complete. Kept if the list fails halfway: the caches hold what it has shown.
     pending_keys: HashSet<ObjectKey>,
-    /// Whether a list is in progress.
-    is_listing: &'a AtomicBool,
 }
 
 impl<'a> Handler<'a> {
-    fn new(ctx: &'a WatchContext, scope: &'a str, is_listing: &'a AtomicBool) -> Self {
+    fn new(ctx: &'a WatchContext, scope: &'a str) -> Self {
         Self {
             ctx,
             scope,
             pending_keys: HashSet::new(),
-            is_listing,
         }
     }
 
     fn handle(&mut self, event: Event<MaybeDecoded>) {
         match event {
-            Event::ListBegins => {
-                self.is_listing.store(true, Ordering::Relaxed);
-                self.ctx.cache.begin_request_relist(self.scope);
-            }
+            Event::ListBegins => self.ctx.cache.begin_request_relist(self.scope),
             Event::Listed(object) => {
                 let affected = self.upsert(object);
                 self.pending_keys.extend(affected);
@@ -84,7 +76,6 @@ impl<'a> Handler<'a> {
 
     fn complete_list(&mut self) {
         let ctx = self.ctx;
-        self.is_listing.store(false, Ordering::Relaxed);
         // Replaced, not cleared: it is as large as the list, and is seldom needed again.
         let mut pending_keys = std::mem::take(&mut self.pending_keys);
         let ended = ctx.cache.end_request_relist(self.scope);
@@ -180,8 +171,7 @@ mod tests {
     #[tokio::test]
     async fn a_list_is_enqueued_once_it_is_complete_and_evicts_what_it_lacks() {
         let (ctx, mut enqueued) = WatchContext::empty();
-        let is_listing = AtomicBool::new(true);
-        let mut handler = Handler::new(&ctx, "", &is_listing);
+        let mut handler = Handler::new(&ctx, "");
         let list = |handler: &mut Handler, objects: Vec<MaybeDecoded>| {
             handler.handle(Event::ListBegins);
             for object in objects {
@@ -210,8 +200,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_is_either_decodable_or_not() {
         let (ctx, mut enqueued) = WatchContext::empty();
-        let is_listing = AtomicBool::new(true);
-        let mut handler = Handler::new(&ctx, "", &is_listing);
+        let mut handler = Handler::new(&ctx, "");
         let is_decoded = || ctx.cache.snapshot(&key("a")).map(|(object, _)| object.is_ok());
         handler.handle(Event::Applied(undecodable("a")));
         assert_eq!(is_decoded(), Some(false));
