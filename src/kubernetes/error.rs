@@ -235,7 +235,7 @@ impl Classify for KubeError {
 /// What went wrong with a call, for a log line or a condition. Quotes nothing of a body but the redacted message of a rejection.
 pub fn problem(error: &kube::Error) -> String {
     match error {
-        // kube reads a watch event that it cannot decode as a Status without fields.
+        // The API server sets a code in each Status: this object was none.
         kube::Error::Api(status) if status.code == 0 => UNDECODABLE.to_owned(),
         kube::Error::Api(status) => format!("{} {}", status.code, safe_message(&status.message)),
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => UNDECODABLE.to_owned(),

@@ -57,7 +57,7 @@ impl ElectorThread {
             .name("lease".to_owned())
             .stack_size(STACK_SIZE);
         thread.spawn(run)?;
-        is_made.await.unwrap_or_else(|_| ended())?;
+        is_made.await.unwrap_or_else(|_| panic_too())?;
         Ok(Self(calls))
     }
 
@@ -84,14 +84,14 @@ impl ElectorThread {
     async fn call(&self, method: Method) {
         let (done, is_done) = oneshot::channel();
         if self.0.send(Call { method, done }).is_err() || is_done.await.is_err() {
-            ended()
+            panic_too()
         }
     }
 }
 
-/// The thread panicked. So does who needs it: without it, no replica would take over.
-fn ended() -> ! {
-    std::panic::resume_unwind(Box::new("the thread of the election ended"))
+/// Panics, because the thread of the election did: without it, this replica would never take over.
+fn panic_too() -> ! {
+    std::panic::resume_unwind(Box::new("the thread of the election panicked"))
 }
 
 async fn serve(mut elector: Elector, mut calls: mpsc::UnboundedReceiver<Call>) {

@@ -39,7 +39,7 @@ struct Foreign {
     number: u64,
 }
 
-/// How each Secret is looked after.
+/// Which Secrets are watched, and which are polled.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shares {
     /// Those that are watched.
@@ -76,7 +76,7 @@ impl ForeignSecrets {
         }
     }
 
-    /// Which are watched and which are polled: those that have been known longest are watched.
+    /// Which Secrets are watched, and which are polled. Those that have been known longest are watched.
     pub(crate) fn shares(&self) -> Shares {
         let known = lock(&self.known);
         let mut all: Vec<(u64, &ObjectKey)> = known

@@ -12,7 +12,7 @@ use crate::controller::cache::unserved::Unserved;
 use crate::controller::watch::stream::Watched;
 use crate::kubernetes::partial_metadata::Metadata;
 
-/// Most bytes of an error of serde that are looked at: it may quote the object.
+/// Most bytes that are kept of an error of serde, which may quote the whole object.
 const MAX_ERROR: usize = 4096;
 
 /// An IdTokenRequest as a list or watch shows it. Without its spec the metadata and the status are needed too: the operator may not `get`

@@ -50,7 +50,7 @@ pub(super) async fn watch(
     }
 }
 
-/// Puts the grants of the file in force, and reports those of which a part grants nothing.
+/// Replaces the grants of the file by those that were `read`. Logs each of them that is invalid in whole or in part.
 pub(crate) fn install(read: Vec<Grant>, grants: &GrantStore, metrics: &Metrics) {
     for grant in &read {
         if let Some(problem) = spec_problem(&grant.spec) {
