@@ -151,7 +151,7 @@ impl LargeObject {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use http::{Request, Response};
 
     use super::*;

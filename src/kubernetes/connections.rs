@@ -1,6 +1,7 @@
 //! The connections of watches, apart from that of calls: a watch holds its stream for minutes, and an API server takes 100 streams on an
 //! HTTP/2 connection by default.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use kube::Client;
@@ -12,21 +13,22 @@ type Connect = Box<dyn Fn() -> Result<Client, kube::Error> + Send + Sync>;
 /// Opens connections as watches need them.
 pub struct Connections {
     connect: Connect,
-    max_watches: usize,
+    places: Arc<Places>,
     open: Mutex<Vec<Arc<Connection>>>,
 }
 
 /// One client, whose pool has one HTTP/2 connection.
 struct Connection {
     client: Client,
-    load: Mutex<Load>,
+    watches: AtomicUsize,
+    places: Arc<Places>,
 }
 
-struct Load {
-    watches: usize,
-    max_watches: usize,
-    /// The places that it keeps in any case.
-    min_watches: usize,
+/// How many watches a connection takes.
+struct Places {
+    max: usize,
+    /// At most `max`: fewer where the API server takes fewer streams.
+    now: AtomicUsize,
 }
 
 impl std::fmt::Debug for Connections {
@@ -41,9 +43,13 @@ impl Connections {
         max_watches: usize,
         connect: impl Fn() -> Result<Client, kube::Error> + Send + Sync + 'static,
     ) -> Self {
+        let places = Places {
+            max: max_watches,
+            now: max_watches.into(),
+        };
         Self {
             connect: Box::new(connect),
-            max_watches,
+            places: Arc::new(places),
             open: Mutex::default(),
         }
     }
@@ -54,26 +60,24 @@ impl Connections {
     /// The credentials or certificates of the cluster cannot be used.
     pub(crate) fn place(&self) -> Result<WatchPlace, kube::Error> {
         let mut open = lock(&self.open);
-        open.retain(|connection| lock(&connection.load).watches > 0);
-        let with_place = open.iter().find(|connection| {
-            let mut load = lock(&connection.load);
-            let has_place = load.watches < load.max_watches;
-            load.watches += usize::from(has_place);
-            has_place
-        });
-        if let Some(connection) = with_place {
-            return Ok(WatchPlace(connection.clone()));
-        }
-        let load = Load {
-            watches: 1,
-            max_watches: self.max_watches,
-            min_watches: (self.max_watches / 4).max(1),
+        open.retain(|connection| connection.watches.load(SeqCst) > 0);
+        let places = self.places.now.load(SeqCst);
+        let with_place = open
+            .iter()
+            .find(|connection| connection.watches.load(SeqCst) < places);
+        let connection = match with_place {
+            Some(connection) => connection.clone(),
+            None => {
+                let connection = Arc::new(Connection {
+                    client: (self.connect)()?,
+                    watches: AtomicUsize::new(0),
+                    places: self.places.clone(),
+                });
+                open.push(connection.clone());
+                connection
+            }
         };
-        let connection = Arc::new(Connection {
-            client: (self.connect)()?,
-            load: Mutex::new(load),
-        });
-        open.push(connection.clone());
+        connection.watches.fetch_add(1, SeqCst);
         Ok(WatchPlace(connection))
     }
 }
@@ -83,7 +87,7 @@ pub(crate) struct WatchPlace(Arc<Connection>);
 
 impl Drop for WatchPlace {
     fn drop(&mut self) {
-        lock(&self.0.load).watches -= 1;
+        self.0.watches.fetch_sub(1, SeqCst);
     }
 }
 
@@ -93,18 +97,24 @@ impl WatchPlace {
         &self.0.client
     }
 
-    /// Gives the place up, since no answer began in time on it: a server may take fewer streams than there are places, and those beyond wait
-    /// for ever. The connection has fewer places from now on, but a quarter of them at least: the server may just be slow.
+    /// Gives the place back, since no answer began in time on it. An API server may take fewer streams than a connection has places; the
+    /// watches beyond would wait for ever. So each connection has fewer places from now on. Where even a quarter of them is too many, the API
+    /// server is slow instead, and all places are back.
     pub(crate) fn give_up(self) {
-        let mut load = lock(&self.0.load);
-        load.max_watches = load.max_watches.min(load.watches - 1).max(load.min_watches);
+        let places = &self.0.places;
+        let taken = self.0.watches.load(SeqCst);
+        let (least, now) = (places.max.div_ceil(4), places.now.load(SeqCst));
+        let next = if taken > least {
+            now.min(taken - 1)
+        } else {
+            places.max
+        };
+        places.now.store(next, SeqCst);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
     use crate::kubernetes::answer::tests::answering;
 
@@ -113,7 +123,7 @@ mod tests {
         let opened = Arc::new(AtomicUsize::new(0));
         let count = opened.clone();
         let connect = move || {
-            count.fetch_add(1, Ordering::SeqCst);
+            count.fetch_add(1, SeqCst);
             Ok(answering(200, Vec::new()))
         };
         (Connections::new(8, connect), opened)
@@ -122,7 +132,7 @@ mod tests {
     #[tokio::test]
     async fn a_watch_beyond_the_places_opens_another_connection() {
         let (connections, opened) = connections();
-        let opened = || opened.load(Ordering::SeqCst);
+        let opened = || opened.load(SeqCst);
         let mut places: Vec<_> = (0..20).map(|_| connections.place().unwrap()).collect();
         assert_eq!(opened(), 3);
         // What is given back is used again.
@@ -140,28 +150,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_whose_server_takes_fewer_streams_has_fewer_places() {
+    async fn connections_have_as_many_places_as_the_server_takes_streams() {
         let (connections, opened) = connections();
-        let mut places: Vec<_> = (0..8).map(|_| connections.place().unwrap()).collect();
-        let loads = || -> Vec<usize> {
-            lock(&connections.open)
-                .iter()
-                .map(|open| lock(&open.load).watches)
-                .collect()
+        let watches = || -> Vec<usize> {
+            let open = lock(&connections.open);
+            open.iter().map(|open| open.watches.load(SeqCst)).collect()
         };
-        // The server takes three streams.
+        let mut places: Vec<_> = (0..8).map(|_| connections.place().unwrap()).collect();
+        // The server takes three streams. One answer after the other is missing, and each watch is started again at once.
         for refused in places.split_off(3) {
             refused.give_up();
             places.push(connections.place().unwrap());
         }
-        assert_eq!(loads(), [3, 5]);
-        places.extend((0..4).map(|_| connections.place().unwrap()));
-        assert_eq!(loads(), [3, 8, 1], "no watch comes back to the first");
-        // A server that is slow, and takes all streams, has a quarter of the places at least.
-        for refused in places.drain(..3) {
+        assert_eq!(watches(), [3, 4, 1]);
+        places.remove(3).give_up();
+        places.push(connections.place().unwrap());
+        assert_eq!(watches(), [3, 3, 2]);
+        places.push(connections.place().unwrap());
+        assert_eq!((watches(), opened.load(SeqCst)), (vec![3, 3, 3], 3));
+        // A server that is slow, and takes all streams: even two are not answered.
+        for refused in places.drain(..2) {
             refused.give_up();
         }
-        places.extend((0..2).map(|_| connections.place().unwrap()));
-        assert_eq!((loads(), opened.load(Ordering::SeqCst)), (vec![8, 3], 3));
+        places.extend((0..8).map(|_| connections.place().unwrap()));
+        assert_eq!((watches(), opened.load(SeqCst)), (vec![8, 4, 3], 3));
     }
 }

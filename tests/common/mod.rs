@@ -65,6 +65,8 @@ pub(crate) struct Setup {
     pub(crate) grants_file: Option<String>,
     /// The operator's rights: a file of `config/`.
     pub(crate) rbac: &'static str,
+    /// Further flags of the API server.
+    pub(crate) apiserver_flags: &'static [&'static str],
     /// Namespaces that are there before the operator's rights.
     pub(crate) namespaces: &'static [&'static str],
 }
@@ -80,6 +82,7 @@ impl Default for Setup {
             lifetime: Duration::from_secs(3600),
             grants_file: None,
             rbac: "rbac.yaml",
+            apiserver_flags: &[],
             namespaces: &[],
         }
     }
@@ -191,7 +194,15 @@ impl World {
             true => Some(Relay::start(google.address()).await?),
             false => None,
         };
-        let cluster = ControlPlane::start(idtoken_testenv::Options::default()).await?;
+        let cluster = ControlPlane::start(idtoken_testenv::Options {
+            apiserver_flags: setup
+                .apiserver_flags
+                .iter()
+                .map(|flag| (*flag).to_owned())
+                .collect(),
+            ..idtoken_testenv::Options::default()
+        })
+        .await?;
         let mut manifests =
             String::from("---\n{apiVersion: v1, kind: Namespace, metadata: {name: idtoken-system}}\n");
         for crd in crds() {

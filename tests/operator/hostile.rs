@@ -197,16 +197,52 @@ async fn secrets_of_others_take_few_watches() -> Result<()> {
     Ok(())
 }
 
+/// A grants file that allows [`CALLER`] to the namespace `shop`.
+fn shop_alone() -> String {
+    format!(
+        "- {{name: shop, from: [{{namespace: shop}}], to: [{{serviceAccounts: ['{CALLER}'], audiences: ['{AUDIENCE}']}}]}}"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_server_that_takes_few_streams_shows_all() -> Result<()> {
+    // Two watches each; the operator would have 16 on a connection.
+    let names: Vec<String> = (0..9).map(|number| format!("n{number}")).collect();
+    let world = World::with(Setup {
+        apiserver_flags: &["--http2-max-streams-per-connection=7"],
+        flags: vec![format!("--namespace={},shop", names.join(","))],
+        grants_file: Some(shop_alone()),
+        log: "info",
+        ..Setup::default()
+    })
+    .await?;
+    world.namespace("shop").await?;
+    world.issued("shop", "first", json!({})).await?;
+    for name in &names {
+        world.namespace(name).await?;
+        world.request(name, "denied", json!({})).await?;
+    }
+    for name in &names {
+        let denied = |object: &_| has(object, "Ready", "False", "NotGranted");
+        world.until(name, "denied", "it is watched", denied).await?;
+    }
+    world.renew("shop", "first", "now").await?;
+    world
+        .until("shop", "first", "it is renewed", |object| {
+            let status = object.status.as_ref();
+            status.is_some_and(|status| status.last_handled_renew_request.as_deref() == Some("now"))
+        })
+        .await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_namespaces_are_served_one_by_one() -> Result<()> {
     let mut names: Vec<String> = (0..499).map(|number| format!("n{number}")).collect();
     names.push("shop".to_owned());
-    let grants = format!(
-        "- {{name: shop, from: [{{namespace: shop}}], to: [{{serviceAccounts: ['{CALLER}'], audiences: ['{AUDIENCE}']}}]}}"
-    );
     let world = World::with(Setup {
         flags: vec![format!("--namespace={}", names.join(","))],
-        grants_file: Some(grants),
+        grants_file: Some(shop_alone()),
         log: "info",
         ..Setup::default()
     })

@@ -73,17 +73,17 @@ pub(super) async fn watch(ctx: WatchContext) {
 pub(super) async fn poll(ctx: WatchContext) {
     loop {
         sleep(POLL_INTERVAL).await;
-        let reads = ctx
-            .foreign_secrets
-            .shares()
-            .polled
-            .into_iter()
-            .map(|key| read(&ctx, key));
-        stream::iter(reads)
-            .buffer_unordered(READS_AT_ONCE)
-            .collect::<()>()
-            .await;
+        read_all(&ctx).await;
     }
+}
+
+async fn read_all(ctx: &WatchContext) {
+    let polled = ctx.foreign_secrets.shares().polled;
+    let reads = polled.into_iter().map(|key| read(ctx, key));
+    stream::iter(reads)
+        .buffer_unordered(READS_AT_ONCE)
+        .collect::<()>()
+        .await;
 }
 
 async fn read(ctx: &WatchContext, key: ObjectKey) {
@@ -142,5 +142,44 @@ async fn watch_secret(ctx: WatchContext, key: ObjectKey) {
             }
             () = &mut watching => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixtures::object;
+    use crate::kubernetes::answer::tests::answering;
+
+    /// More than a namespace may have watches.
+    const SECRETS: usize = 20;
+
+    #[tokio::test]
+    async fn secrets_that_have_no_watch_are_read() {
+        let (mut ctx, mut enqueued) = WatchContext::empty();
+        let secret = json!({"metadata": {"name": "s", "namespace": "shop", "resourceVersion": "1"}});
+        ctx.client = answering(200, vec![secret.to_string().into_bytes()]);
+        for number in 0..SECRETS {
+            let name = format!("s{number}");
+            let mut request = object(json!({"target": {"name": name}}));
+            request.metadata.name = Some(name.clone());
+            request.metadata.uid = Some(name.clone());
+            ctx.cache.upsert_request(request);
+            ctx.foreign_secrets.add(ObjectKey::new("shop", &name), "1");
+        }
+        let polled = ctx.foreign_secrets.shares().polled;
+        assert!(!polled.is_empty() && polled.len() < SECRETS, "{polled:?}");
+        // They are as they were.
+        read_all(&ctx).await;
+        assert!(enqueued.try_recv().is_err());
+        ctx.client = answering(404, vec![br#"{"kind": "Status", "code": 404}"#.to_vec()]);
+        read_all(&ctx).await;
+        let mut keys: Vec<ObjectKey> = std::iter::from_fn(|| enqueued.try_recv().ok()).collect();
+        keys.sort_unstable();
+        let mut polled = polled;
+        polled.sort_unstable();
+        assert_eq!(keys, polled);
     }
 }
