@@ -29,15 +29,45 @@ async fn webhook(world: &World, namespace: &str, url: &str, seconds: u64) -> Res
         }],
     });
     world.cluster.apply(&object.to_string()).await?;
+    refused(world, namespace, "failed calling webhook").await
+}
+
+/// Gives a namespace a quota that is full.
+async fn full_quota(world: &World, namespace: &str) -> Result<()> {
+    let hard = json!({"count/secrets": "0"});
+    let object = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": namespace},
+        "spec": {"hard": hard},
+    });
+    world.cluster.apply(&object.to_string()).await?;
+    // No controller runs here that counts.
+    let status = json!({"status": {"hard": hard, "used": hard}}).to_string();
+    let args = [
+        "patch",
+        "resourcequota",
+        "none",
+        "-n",
+        namespace,
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &status,
+    ];
+    world.cluster.kubectl(args).await?;
+    refused(world, namespace, "exceeded quota").await
+}
+
+/// Waits until the API server rejects each Secret of `namespace` with these words.
+async fn refused(world: &World, namespace: &str, words: &str) -> Result<()> {
     world
-        .wait("the API server asks the webhook", async || {
+        .wait("the API server rejects Secrets", async || {
             let probe: Secret = serde_json::from_value(json!({"metadata": {"name": "probe"}}))?;
             let params = PostParams {
                 dry_run: true,
                 ..PostParams::default()
             };
             let refused = world.secrets(namespace).create(&params, &probe).await.err();
-            Ok(refused.is_some_and(|error| error.to_string().contains("failed calling webhook")))
+            Ok(refused.is_some_and(|error| error.to_string().contains(words)))
         })
         .await
 }
@@ -57,7 +87,7 @@ fn mints(world: &World, namespace: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn webhooks_that_fail_or_hang_in_two_namespaces_hold_up_no_neighbour() -> Result<()> {
+async fn webhooks_and_quotas_that_reject_in_three_namespaces_hold_up_no_neighbour() -> Result<()> {
     let world = World::with(Setup {
         log: "info",
         ..Setup::lifetime(40)
@@ -66,24 +96,38 @@ async fn webhooks_that_fail_or_hang_in_two_namespaces_hold_up_no_neighbour() -> 
     // It accepts connections and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0")?;
     let hanging = format!("https://{}/", silent.local_addr()?);
-    for namespace in ["shop", "zoo", "bank"] {
+    for namespace in ["shop", "zoo", "full", "bank"] {
         world.granted(namespace).await?;
     }
     webhook(&world, "shop", "https://127.0.0.1:1/", 10).await?;
     webhook(&world, "zoo", &hanging, 5).await?;
+    full_quota(&world, "full").await?;
     for number in 0..REQUESTS {
-        for namespace in ["shop", "zoo"] {
+        for namespace in ["shop", "zoo", "full"] {
             world.request(namespace, &format!("r{number}"), json!({})).await?;
         }
     }
     world.issued("bank", "first", json!({})).await?;
-    // The webhook's own words, not those of a time limit.
-    let told = |object: &_| has(object, "Ready", "False", "KubernetesUnavailable");
-    for namespace in ["shop", "zoo"] {
-        let object = world.until(namespace, "r0", "it is told", told).await?;
+    // The API server's own words, not those of a time limit.
+    for (namespace, reason, words) in [
+        (
+            "shop",
+            "KubernetesUnavailable",
+            "failed calling webhook \"shop.example.com\"",
+        ),
+        (
+            "zoo",
+            "KubernetesUnavailable",
+            "failed calling webhook \"zoo.example.com\"",
+        ),
+        ("full", "KubernetesRefused", "exceeded quota"),
+    ] {
+        let reported = |object: &_| has(object, "Ready", "False", reason);
+        let object = world
+            .until(namespace, "r0", "the failure is reported", reported)
+            .await?;
         let message = &condition(&object, "Ready").context("Ready")?.message;
-        let words = format!("failed calling webhook \"{namespace}.example.com\"");
-        assert!(message.contains(&words), "{message}");
+        assert!(message.contains(words), "{message}");
         assert!(!message.contains("--reconcile-timeout"), "{message}");
     }
     world
@@ -106,7 +150,7 @@ async fn webhooks_that_fail_or_hang_in_two_namespaces_hold_up_no_neighbour() -> 
         .await?;
     world.issued("bank", "last", json!({})).await?;
     // What was under way when the first write failed; each of the others is tried before a token is issued.
-    for namespace in ["shop", "zoo"] {
+    for namespace in ["shop", "zoo", "full"] {
         let mints = mints(&world, namespace);
         assert!(mints < REQUESTS, "{mints} tokens for no Secret in {namespace}");
     }
@@ -118,8 +162,14 @@ async fn webhooks_that_fail_or_hang_in_two_namespaces_hold_up_no_neighbour() -> 
             .kubectl(["delete", "validatingwebhookconfiguration", &name])
             .await?;
     }
-    world.renew("shop", "r0", "now").await?;
-    world.ready("shop", "r0").await?;
+    world
+        .cluster
+        .kubectl(["delete", "resourcequota", "none", "-n", "full"])
+        .await?;
+    for namespace in ["shop", "zoo", "full"] {
+        world.renew(namespace, "r0", "now").await?;
+        world.ready(namespace, "r0").await?;
+    }
     Ok(())
 }
 

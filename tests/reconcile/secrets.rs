@@ -181,6 +181,45 @@ async fn an_answer_that_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_without_dry_run() {
+    let about = "A webhook rejects the Secret, and does not support a dry run. When the spec changes, the token is issued: only the write \
+                 itself shows what the webhook says.";
+    play(
+        "webhook_without_dry_run",
+        about,
+        Before::default(),
+        async |scene| {
+            for (code, reason, message) in [
+                (
+                    403,
+                    "Forbidden",
+                    "admission webhook \"w.example.com\" denied the request",
+                ),
+                (
+                    400,
+                    "BadRequest",
+                    "admission webhook \"w.example.com\" does not support dry run",
+                ),
+            ] {
+                scene.server.script(
+                    "POST",
+                    "/secrets",
+                    Override::Reject(failure(code, reason, message)),
+                );
+            }
+            scene.issue_a_minute_ago();
+            scene.create(&billing(), request(json!({})));
+            scene.until_call("POST", "/events", 1).await;
+            let change = |request: &mut Value| request["spec"]["renewBefore"] = json!("20m");
+            scene.change(&billing(), change);
+            scene.until_condition("Ready", "True").await;
+            scene.until_call("POST", "/events", 2).await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_is_rejected() {
     let about = "A quota rejects the Secret. When the spec changes, the write is tried without an effect first, and no token is issued \
                  while it would be rejected.";
