@@ -98,9 +98,13 @@ async fn livez(State(shared): State<Shared>) -> impl IntoResponse {
 /// With `?verbose`, each check has a line, as Kubernetes' own components answer. A grants file that cannot be used has a line and no effect:
 /// its last good content is in force, and renewals must go on.
 async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> impl IntoResponse {
-    let (status, text) = match *shared.synced.borrow() {
-        true => (StatusCode::OK, "ok\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "the caches are not synced yet\n"),
+    let (status, mark, text) = match *shared.synced.borrow() {
+        true => (StatusCode::OK, '+', "ok\n"),
+        false => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            '-',
+            "the caches are not synced yet\n",
+        ),
     };
     let is_verbose = query.is_some_and(|query| {
         query
@@ -110,11 +114,6 @@ async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> impl
     if !is_verbose {
         return (status, text.to_owned());
     }
-    let caches = if status == StatusCode::OK {
-        "[+]caches"
-    } else {
-        "[-]caches"
-    };
     let file = match shared.grants.file_problem() {
         None => "[+]grants-file ok\n".to_owned(),
         Some(problem) => format!(
@@ -122,7 +121,7 @@ async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> impl
             problem.kind, problem.since
         ),
     };
-    (status, format!("{caches} {text}{file}"))
+    (status, format!("[{mark}]caches {text}{file}"))
 }
 
 async fn scrape(

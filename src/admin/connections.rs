@@ -100,17 +100,20 @@ impl Table {
 
     /// Whether the connection may read `/metrics`.
     fn begin_scrape(&mut self, id: u64) -> bool {
-        let Some(address) = self.get_mut(id).map(|open| open.address) else {
+        let scraping: Vec<IpAddr> = self
+            .open
+            .iter()
+            .filter(|open| open.scrapes)
+            .map(|open| open.address)
+            .collect();
+        let Some(open) = self.get_mut(id) else {
             return false;
         };
-        let scrapes = self.open.iter().filter(|open| open.scrapes);
-        let of_address = scrapes.clone().filter(|open| open.address == address).count();
-        if scrapes.count() >= MAX_SCRAPES || of_address >= MAX_SCRAPES_PER_ADDRESS {
+        let of_address = scraping.iter().filter(|address| **address == open.address);
+        if scraping.len() >= MAX_SCRAPES || of_address.count() >= MAX_SCRAPES_PER_ADDRESS {
             return false;
         }
-        if let Some(open) = self.get_mut(id) {
-            open.scrapes = true;
-        }
+        open.scrapes = true;
         true
     }
 }
