@@ -86,9 +86,9 @@ pub struct Metrics {
     reconciles: Family<ResultLabels, Counter>,
     reconcile_seconds: Histogram,
     upstreams: Upstreams,
-    loads: OnceLock<LoadCollector>,
+    loads: OnceLock<Collector<Vec<EndpointLoad>>>,
     cache: CacheMetrics,
-    cache_usage: OnceLock<UsageCollector>,
+    cache_usage: OnceLock<Collector<CacheUsage>>,
     watches: Watches,
     requests: Mutex<Requests>,
     /// Locked for a whole scrape, so that a concurrent one sees no gauges half set. Nothing else locks it.
@@ -107,19 +107,12 @@ pub struct Metrics {
     clock_skew: Gauge,
 }
 
-struct LoadCollector(Box<dyn Fn() -> Vec<EndpointLoad> + Send + Sync>);
+/// Reports a `T` for a scrape.
+struct Collector<T>(Box<dyn Fn() -> T + Send + Sync>);
 
-impl std::fmt::Debug for LoadCollector {
+impl<T> std::fmt::Debug for Collector<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LoadCollector")
-    }
-}
-
-struct UsageCollector(Box<dyn Fn() -> CacheUsage + Send + Sync>);
-
-impl std::fmt::Debug for UsageCollector {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("UsageCollector")
+        f.write_str("Collector")
     }
 }
 
@@ -229,13 +222,13 @@ impl Metrics {
     /// Registers what reports the load of Google's endpoints on each scrape. Only the first call has an effect.
     pub fn register_load_collector(&self, loads: impl Fn() -> Vec<EndpointLoad> + Send + Sync + 'static) {
         // Fails only if it was set before.
-        let _ = self.loads.set(LoadCollector(Box::new(loads)));
+        let _ = self.loads.set(Collector(Box::new(loads)));
     }
 
     /// Registers what reports on each scrape what the cache keeps. Only the first call has an effect.
     pub fn register_cache_collector(&self, usage: impl Fn() -> CacheUsage + Send + Sync + 'static) {
         // Fails only if it was set before.
-        let _ = self.cache_usage.set(UsageCollector(Box::new(usage)));
+        let _ = self.cache_usage.set(Collector(Box::new(usage)));
     }
 
     /// Counts an attempt to get a token.
