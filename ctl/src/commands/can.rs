@@ -76,14 +76,7 @@ pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
         }
     };
     let mut all = args.grants_file.read()?;
-    let grants = client.grants().await?;
-    for (name, _) in &grants.undecodable {
-        output::notice(format!(
-            "IdTokenGrant {} is left out: this version of kubectl idtoken cannot decode it; kubectl idtoken audit shows why",
-            output::redacted(name)
-        ));
-    }
-    all.extend(grants.decoded);
+    all.extend(client.grants().await?.with_notices());
     let (labels, unread) = match client.namespace_labels().await {
         Ok(labels) => (Some(labels), None),
         Err(error) => (Labels::None, Some(error)),

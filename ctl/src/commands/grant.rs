@@ -64,7 +64,7 @@ pub(crate) async fn run(args: GrantArgs) -> Result<ExitCode> {
 /// Whether a grant already allows the token, as far as the caller may read.
 async fn current_authorization(client: &KubeClient, token: &TokenSpec) -> String {
     let grants = match client.grants().await {
-        Ok(grants) => grants.decoded,
+        Ok(grants) => grants.with_notices(),
         Err(error) => {
             return format!(
                 "unknown whether a grant already allows it: {}",

@@ -1,8 +1,10 @@
-//! Pure: grants → the parts of them that grant nothing, since they are invalid.
+//! Pure: grants → the parts of them that grant nothing, since they are invalid, without credentials.
 
 use idtoken_operator::grants::index::Grant;
 use idtoken_operator::grants::selector::{FromError, invalid_entries};
 use serde::Serialize;
+
+use crate::output::redacted;
 
 /// A grant, or a part of it, that grants nothing.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -22,16 +24,16 @@ pub(crate) struct InvalidGrant {
 pub(crate) fn invalid(grants: &[Grant], undecodable: Vec<(String, String)>) -> Vec<InvalidGrant> {
     let parts = grants.iter().flat_map(|grant| {
         invalid_entries(&grant.spec).map(|(index, error)| InvalidGrant {
-            grant: grant.id.name.clone(),
+            grant: redacted(&grant.id.name),
             field: format!("spec.from[{index}]"),
             was_everything: error == FromError::EmptySelector,
-            problem: format!("it {error}"),
+            problem: redacted(&format!("it {error}")),
         })
     });
     let whole = undecodable.into_iter().map(|(grant, error)| InvalidGrant {
-        grant,
+        grant: redacted(&grant),
         field: "spec".to_owned(),
-        problem: format!("it cannot be decoded: {error}"),
+        problem: redacted(&format!("it cannot be decoded: {error}")),
         was_everything: false,
     });
     let mut found: Vec<InvalidGrant> = parts.chain(whole).collect();
@@ -68,5 +70,24 @@ mod tests {
             ]
         );
         assert!(found[1].problem.contains("team needs values"), "{found:?}");
+    }
+
+    #[test]
+    fn a_credential_in_a_grant_is_not_shown() {
+        let token = "ya29.a0AfH6SMBsecret-of-somebody";
+        let to = "to: [{serviceAccounts: ['1'], audiences: [aud]}]";
+        let selector = format!("{{matchExpressions: [{{key: team, operator: {token}}}]}}");
+        let grants = parse_file(&format!(
+            "- {{name: {token}, from: [{{namespaceSelector: {selector}}}], {to}}}"
+        ))
+        .unwrap();
+        let found = invalid(
+            &grants,
+            vec![(token.to_owned(), format!("unknown field `{token}`"))],
+        );
+        assert_eq!(found.len(), 2);
+        let json = serde_json::to_string(&found).unwrap();
+        assert!(!json.contains("secret-of-somebody"), "{json}");
+        assert!(json.contains("REDACTED") || json.contains("redacted"), "{json}");
     }
 }

@@ -22,6 +22,7 @@ use crate::args::ClusterArgs;
 use crate::decisions::admission_policy;
 use crate::decisions::secret_view::SecretView;
 use crate::kubernetes::error::{ApiError, classify};
+use crate::output;
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
@@ -43,6 +44,19 @@ pub(crate) struct Grants {
     pub(crate) decoded: Vec<Grant>,
     /// The names of the others, and why.
     pub(crate) undecodable: Vec<(String, String)>,
+}
+
+impl Grants {
+    /// Those that this version can decode, with a notice for each of the others.
+    pub(crate) fn with_notices(self) -> Vec<Grant> {
+        for (name, _) in &self.undecodable {
+            output::notice(format!(
+                "IdTokenGrant {} is left out: this version of kubectl idtoken cannot decode it; kubectl idtoken audit shows why",
+                output::redacted(name)
+            ));
+        }
+        self.decoded
+    }
 }
 
 impl KubeClient {
