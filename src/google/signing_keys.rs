@@ -141,6 +141,10 @@ impl SigningKeys {
     }
 
     fn explained(&self, error: Error) -> Error {
+        // No call was made, and these say why. Another URL would not help.
+        if matches!(error.reason(), Reason::NotLeading | Reason::LocallyLimited) {
+            return error;
+        }
         let reach = format!(
             "Without the keys the token's signature cannot be checked, and nothing is written. Let the operator reach {}, or name \
              another URL of Google's keys with --google-keys-url.",

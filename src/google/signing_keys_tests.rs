@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::clock::VirtualClock;
+use crate::google::vocabulary::{self, CallGate};
 use crate::sync::lock;
 
 /// What the endpoint answers, and how often it was asked.
@@ -38,6 +39,10 @@ fn jwks<'k>(keys: impl IntoIterator<Item = &'k Signer>) -> String {
 
 impl Endpoint {
     async fn new(body: String) -> Self {
+        Self::with(body, GoogleConfig::default()).await
+    }
+
+    async fn with(body: String, config: GoogleConfig) -> Self {
         let published = Arc::new(Mutex::new(Published {
             status: 200,
             headers: vec![("cache-control", "public, max-age=3600, must-revalidate")],
@@ -68,7 +73,7 @@ impl Endpoint {
         let config = GoogleConfig {
             clock: time.clock(),
             keys_url: Some(url.parse().expect("a URL")),
-            ..GoogleConfig::default()
+            ..config
         };
         config.validate().expect("loopback needs no TLS");
         let keys = SigningKeys::new(&config, Http::new(&config).expect("a client")).expect("a URL");
@@ -303,6 +308,28 @@ async fn without_keys_the_error_says_what_to_do() {
         (error.status(), error.reason()),
         (None, Reason::SigningKeysUnavailable)
     );
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_made_keeps_its_reason_and_advice() {
+    let google = signer();
+    let standby = GoogleConfig {
+        call_gate: Some(CallGate::new(|| false)),
+        ..GoogleConfig::default()
+    };
+    let endpoint = Endpoint::with(jwks([&google]), standby).await;
+    let not_leading = unavailable(endpoint.verify(&sign(&google)).await);
+    assert_eq!(endpoint.calls(), 0);
+    let wait = "held this call back";
+    let limited = Error::new(vocabulary::Endpoint::SigningKeys, Reason::LocallyLimited, wait);
+    let limited = endpoint.keys.explained(limited);
+    for (error, reason) in [
+        (not_leading, Reason::NotLeading),
+        (limited, Reason::LocallyLimited),
+    ] {
+        assert_eq!(error.reason(), reason, "{error}");
+        assert!(!error.to_string().contains("--google-keys-url"), "{error}");
+    }
 }
 
 #[test]
