@@ -38,10 +38,18 @@ struct Audiences {
     prefixes: BTreeMap<String, Vec<Entry>>,
 }
 
+/// A grant in the index.
+#[derive(Debug)]
+struct Indexed {
+    grant: Arc<Grant>,
+    /// The valid entries of its `spec.from`.
+    matches: Vec<NamespaceMatch>,
+}
+
 /// All grants, by namespace, account and audience.
 #[derive(Debug, Default)]
 pub struct GrantIndex {
-    grants: HashMap<Arc<str>, Arc<Grant>>,
+    grants: HashMap<Arc<str>, Indexed>,
     /// The entries by namespaces, and by account as written in the grant: exact, or `*@DOMAIN`.
     entries: HashMap<NamespaceMatch, HashMap<String, Audiences>>,
     /// How many grants have the selector.
@@ -75,11 +83,12 @@ impl GrantIndex {
     pub fn insert(&mut self, key: &str, grant: Grant) {
         self.remove(key);
         let (key, grant): (Arc<str>, _) = (key.into(), Arc::new(grant));
-        for matched in namespace_matches(&grant) {
-            if let NamespaceMatch::Selector(selector) = &matched {
+        let matches = namespace_matches(&grant);
+        for matched in &matches {
+            if let NamespaceMatch::Selector(selector) = matched {
                 self.select(selector);
             }
-            let accounts = self.entries.entry(matched).or_default();
+            let accounts = self.entries.entry(matched.clone()).or_default();
             for (to, entry) in grant.spec.to.iter().enumerate() {
                 for account in BTreeSet::from_iter(&entry.service_accounts) {
                     let audiences = accounts.entry(account.clone()).or_default();
@@ -94,16 +103,16 @@ impl GrantIndex {
                 }
             }
         }
-        self.grants.insert(key, grant);
+        self.grants.insert(key, Indexed { grant, matches });
     }
 
     /// Removes a grant.
     pub fn remove(&mut self, key: &str) {
-        let Some(grant) = self.grants.remove(key) else {
+        let Some(Indexed { grant, matches }) = self.grants.remove(key) else {
             return;
         };
-        for matched in namespace_matches(&grant) {
-            if let Some(accounts) = self.entries.get_mut(&matched) {
+        for matched in &matches {
+            if let Some(accounts) = self.entries.get_mut(matched) {
                 for entry in &grant.spec.to {
                     for account in &entry.service_accounts {
                         let Some(audiences) = accounts.get_mut(account) else {
@@ -118,10 +127,10 @@ impl GrantIndex {
                     }
                 }
                 if accounts.is_empty() {
-                    self.entries.remove(&matched);
+                    self.entries.remove(matched);
                 }
             }
-            if let NamespaceMatch::Selector(selector) = &matched {
+            if let NamespaceMatch::Selector(selector) = matched {
                 self.unselect(selector);
             }
         }
@@ -129,8 +138,14 @@ impl GrantIndex {
 
     /// Replaces the labels of all namespaces.
     pub fn set_namespaces(&mut self, namespaces: Namespaces) {
-        self.selected.clear();
-        self.namespaces.clear();
+        let known = self.namespaces.keys();
+        let gone: Vec<String> = known
+            .filter(|name| !namespaces.contains_key(*name))
+            .cloned()
+            .collect();
+        for name in gone {
+            self.set_namespace(&name, None);
+        }
         for (name, labels) in namespaces {
             self.set_namespace(&name, Some(labels));
         }
