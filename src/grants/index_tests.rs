@@ -151,6 +151,7 @@ enum Change {
     Insert(usize, Vec<GrantFrom>, Vec<GrantTo>),
     Remove(usize),
     Label(usize, Option<usize>),
+    Relist([Option<usize>; 3]),
 }
 
 const NAMESPACES: [&str; 3] = ["shop", "bank", "farm"];
@@ -208,12 +209,18 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
         proptest::collection::vec(entry, 1..3),
     )
         .prop_map(|(n, from, to)| Change::Insert(n, from, to));
+    let team = || proptest::option::of(0..3_usize);
     let change = prop_oneof![
         4 => insert,
         1 => (0..5_usize).prop_map(Change::Remove),
-        2 => (0..3_usize, proptest::option::of(0..3_usize)).prop_map(|(n, team)| Change::Label(n, team)),
+        2 => (0..3_usize, team()).prop_map(|(n, team)| Change::Label(n, team)),
+        1 => [team(), team(), team()].prop_map(Change::Relist),
     ];
     proptest::collection::vec(change, 1..20)
+}
+
+fn labels(team: usize) -> BTreeMap<String, String> {
+    BTreeMap::from([("team".to_owned(), team.to_string())])
 }
 
 /// The names of the matching grants, by a search through all of them.
@@ -257,12 +264,17 @@ proptest! {
                     index.remove(&n.to_string());
                 }
                 Change::Label(n, team) => {
-                    let labels = team.map(|team| BTreeMap::from([("team".to_owned(), team.to_string())]));
+                    let labels = team.map(labels);
                     match labels.clone() {
                         Some(labels) => drop(namespaces.insert(NAMESPACES[n].to_owned(), labels)),
                         None => drop(namespaces.remove(NAMESPACES[n])),
                     }
                     index.set_namespace(NAMESPACES[n], labels);
+                }
+                Change::Relist(teams) => {
+                    let listed = NAMESPACES.iter().zip(teams);
+                    namespaces = listed.filter_map(|(name, team)| Some(((*name).to_owned(), labels(team?)))).collect();
+                    index.set_namespaces(namespaces.clone());
                 }
             }
         }
