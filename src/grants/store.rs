@@ -8,8 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::api::v1alpha1::{GrantRef, IdTokenGrantStatus};
 use crate::grants::index::{Grant, GrantIndex, Namespaces};
-use crate::grants::object::{GrantObject, spec_problem};
+use crate::grants::object::GrantObject;
 use crate::grants::policy::{self, Denied, Remedy};
+use crate::grants::selector::invalid_entries;
 use crate::request::ValidRequest;
 use crate::sync::{read, write};
 
@@ -140,11 +141,8 @@ impl GrantStore {
         let state = read(&self.0);
         let outdated = state.objects.iter().filter_map(|(name, object)| {
             let count = allowed.map(|allowed| allowed.get(name).copied().unwrap_or(0));
-            Some((
-                name.clone(),
-                object.status.clone(),
-                object.outdated_status(count, now)?,
-            ))
+            let next = object.outdated_status(count, now)?;
+            Some((name.clone(), object.status.clone(), next))
         });
         outdated.collect()
     }
@@ -156,16 +154,16 @@ impl GrantStore {
 
     /// Replaces the grants of the file, and counts them.
     pub fn set_file(&self, grants: Vec<Grant>) -> GrantCount {
+        let is_invalid = |grant: &&Grant| invalid_entries(&grant.spec).next().is_some();
+        let count = GrantCount {
+            in_force: grants.len(),
+            invalid: grants.iter().filter(is_invalid).count(),
+        };
         let mut state = write(&self.0);
         state.file_problem = None;
         for key in std::mem::take(&mut state.file_keys) {
             state.index.remove(&key);
         }
-        let invalid = grants.iter().filter(|grant| spec_problem(&grant.spec).is_some());
-        let count = GrantCount {
-            in_force: grants.len(),
-            invalid: invalid.count(),
-        };
         for (position, grant) in grants.into_iter().enumerate() {
             // The name of an object has no colon. Two grants of the file may have the same name.
             let key = format!("file:{position}");
@@ -206,6 +204,11 @@ impl GrantStore {
         }
     }
 
+    /// Whether this IdTokenGrant is known, whatever its status is.
+    pub fn has(&self, object: &GrantObject) -> bool {
+        read(&self.0).has(object)
+    }
+
     /// Adds or updates one IdTokenGrant. Returns whether more than its status changed.
     pub fn apply(&self, object: GrantObject) -> bool {
         write(&self.0).apply(object)
@@ -232,12 +235,14 @@ impl State {
         self.heartbeats.iter().flatten().min().copied()
     }
 
+    fn has(&self, object: &GrantObject) -> bool {
+        let known = self.objects.get(&object.id.name);
+        known.is_some_and(|known| known.id == object.id && known.spec == object.spec)
+    }
+
     fn apply(&mut self, object: GrantObject) -> bool {
         let name = object.id.name.clone();
-        let is_same = self
-            .objects
-            .get(&name)
-            .is_some_and(|known| known.id == object.id && known.spec == object.spec);
+        let is_same = self.has(&object);
         if !is_same {
             match object.grant() {
                 Some(grant) => self.index.insert(&name, grant),
@@ -292,8 +297,11 @@ mod tests {
         grants.set_objects(vec![object("a", "aud", None), object("b", "aud", Some(0))]);
         assert_eq!(outdated(Some(&counts)), [("a".to_owned(), Some(2))]);
         assert_eq!(outdated(None), []);
-        assert!(!grants.apply(object("a", "aud", Some(2))));
+        let told = object("a", "aud", Some(2));
+        assert!(grants.has(&told), "only its status is new");
+        assert!(!grants.apply(told));
         assert_eq!(outdated(Some(&counts)), []);
+        assert!(!grants.has(&object("a", "other", Some(2))));
         assert!(grants.apply(object("a", "other", Some(2))));
         grants.set_objects(vec![object("b", "aud", Some(0))]);
         assert_eq!(outdated(Some(&HashMap::new())), []);

@@ -315,5 +315,8 @@ async fn what_is_invalid_grants_nothing_and_says_so() -> Result<()> {
         Ok((status.get("conditions").is_none() && status["allowedRequests"] == 1).then_some(()))
     })
     .await?;
+    // The watch has shown each grant again with the status that was written, and nothing was logged again.
+    let reports = world.operator_log().matches("invalid grant: ").count();
+    assert_eq!(reports, 4, "{}", world.operator_log());
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::controller::watch::context::{WatchContext, collection};
 use crate::controller::watch::decode::shown;
 use crate::controller::watch::stream::{self, Event, Watched};
 use crate::controller::watch::sync_state::CacheKind;
-use crate::grants::object::GrantObject;
+use crate::grants::object::{GrantObject, GrantProblem};
 use crate::grants::store::WatchKind;
 use crate::metrics::GrantOrigin;
 
@@ -57,17 +57,27 @@ impl Watched for GrantObject {
 pub(super) async fn watch(ctx: WatchContext) {
     let grants = &ctx.grants;
     let mut listed = Vec::new();
+    // A grant of which only the status changed was reported before.
+    let report_new = |object: &GrantObject| {
+        if !grants.has(object) {
+            report(&object.id, object.problem());
+        }
+    };
     let on_event = |event: Event<GrantObject>| {
         let changed = match event {
             Event::ListBegins => return listed = Vec::new(),
-            Event::Listed(object) => return listed.push(reported(object)),
+            Event::Listed(object) => return listed.push(object),
             Event::Lost => return,
             Event::ListEnds => {
+                listed.iter().for_each(report_new);
                 grants.set_objects(std::mem::take(&mut listed));
                 true
             }
             // False if only the status changed, which the operator writes itself.
-            Event::Applied(object) => grants.apply(reported(object)),
+            Event::Applied(object) => {
+                report_new(&object);
+                grants.apply(object)
+            }
             Event::Deleted(object) => {
                 grants.delete(&object.id.name);
                 true
@@ -75,7 +85,9 @@ pub(super) async fn watch(ctx: WatchContext) {
             Event::Bookmark => false,
         };
         grants.record_heartbeat(WatchKind::Grants, ctx.clock.now());
-        ctx.metrics.set_grants(GrantOrigin::Object, grants.object_count());
+        if changed {
+            ctx.metrics.set_grants(GrantOrigin::Object, grants.object_count());
+        }
         ctx.sync_state.mark_synced(CacheKind::Grants);
         if changed {
             ctx.enqueuer.all();
@@ -84,17 +96,11 @@ pub(super) async fn watch(ctx: WatchContext) {
     stream::watch(&ctx, &collection::<IdTokenGrant>(""), on_event).await;
 }
 
-/// Logs what is wrong with the grant, if anything is.
-fn reported(object: GrantObject) -> GrantObject {
-    if let Some(problem) = object.problem() {
-        tracing::error!(
-            name = object.id.name,
-            reason = problem.reason,
-            "invalid IdTokenGrant: {}",
-            problem.message
-        );
+/// Logs what is wrong with a grant, if anything is.
+pub(super) fn report(id: &GrantRef, problem: Option<&GrantProblem>) {
+    if let Some(GrantProblem { reason, message }) = problem {
+        tracing::error!(name = id.name, reason, "invalid grant: {message}");
     }
-    object
 }
 
 /// The text of a decoding error without a value that it quotes. It names the field.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::controller::queue::Enqueuer;
+use crate::controller::watch::grants::report;
 use crate::grants::file::{parse_file, read_text};
 use crate::grants::index::Grant;
 use crate::grants::object::spec_problem;
@@ -53,14 +54,7 @@ pub(super) async fn watch(
 /// Replaces the grants of the file by those that were `read`. Logs each of them that is invalid in whole or in part.
 pub(crate) fn install(read: Vec<Grant>, grants: &GrantStore, metrics: &Metrics) {
     for grant in &read {
-        if let Some(problem) = spec_problem(&grant.spec) {
-            tracing::error!(
-                name = grant.id.name,
-                reason = problem.reason,
-                "invalid grant: {}",
-                problem.message
-            );
-        }
+        report(&grant.id, spec_problem(&grant.spec).as_ref());
     }
     metrics.set_grants(GrantOrigin::File, grants.set_file(read));
     metrics.set_grants_file_failing_since(None);
