@@ -528,6 +528,7 @@ async fn the_operator_writes_no_secrets_but_its_own() -> Result<()> {
     let tokens = "kubernetes.io/service-account-token";
     let write = Some("may only write Secrets that it labels");
     let changed = Some("may only change Secrets that it wrote");
+    let deleted = Some("may only delete Secrets that bear its label and");
     let typed = Some("may only write Secrets of type");
     let robbed = json!({"labels": null, "annotations": {"idtoken.dev/request-uid": "u"}});
     world
@@ -600,12 +601,12 @@ async fn the_operator_writes_no_secrets_but_its_own() -> Result<()> {
                 }),
                 changed,
             ),
-            case("delete another's", operator, gone("theirs"), changed),
+            case("delete another's", operator, gone("theirs"), deleted),
             case(
                 "delete one that is handed over",
                 operator,
                 gone("handed"),
-                changed,
+                deleted,
             ),
             case("adopt", operator, change("handed", ours.clone()), None),
             case(
@@ -614,8 +615,10 @@ async fn the_operator_writes_no_secrets_but_its_own() -> Result<()> {
                 change("ours", robbed),
                 None,
             ),
+            case("delete by the UID alone", operator, gone("ours"), deleted),
             case("put it back", operator, change("ours", ours.clone()), None),
             case("delete", operator, gone("ours"), None),
+            case("delete by the label alone", operator, gone("basic"), deleted),
         ])
         .await?;
     Ok(())
