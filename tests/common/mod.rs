@@ -16,7 +16,7 @@ use idtoken_operator::api::{crds, v1alpha1::IdTokenRequest};
 use idtoken_testenv::{AuditEvent, ControlPlane, Process, clean_command, until};
 use kube::Client;
 
-pub(crate) use objects::{condition, has, is_ready, text, token};
+pub(crate) use objects::{condition, has, is_handled, is_ready, text, token};
 pub(crate) use relay::Relay;
 pub(crate) use wire::Wire;
 

@@ -31,6 +31,12 @@ pub(crate) fn is_ready(object: &IdTokenRequest) -> bool {
     current && has(object, "Ready", "True", "")
 }
 
+/// Whether the renewal that this value of the annotation asks for was handled.
+pub(crate) fn is_handled(object: &IdTokenRequest, value: &str) -> bool {
+    let status = object.status.as_ref();
+    status.is_some_and(|status| status.last_handled_renew_request.as_deref() == Some(value))
+}
+
 /// The text under a key of a Secret; empty where it has no such key.
 pub(crate) fn text(secret: &Secret, key: &str) -> String {
     let bytes = secret.data.as_ref().and_then(|data| data.get(key));
@@ -182,6 +188,14 @@ impl World {
         let patch = json!({"metadata": {"annotations": {"idtoken.dev/renew": value}}});
         self.change(namespace, name, patch).await?;
         Ok(())
+    }
+
+    /// Asks for a renewal, and waits until it was handled.
+    pub(crate) async fn renewed(&self, namespace: &str, name: &str, value: &str) -> Result<IdTokenRequest> {
+        self.renew(namespace, name, value).await?;
+        let handled = |object: &_| is_handled(object, value);
+        self.until(namespace, name, "the renewal is handled", handled)
+            .await
     }
 
     /// Reads a Secret.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use serde_json::json;
 
-use crate::common::{Setup, World, has, is_ready};
+use crate::common::{Setup, World, has, is_handled, is_ready};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_is_honoured_once_a_value() -> Result<()> {
@@ -19,11 +19,7 @@ async fn a_renewal_is_honoured_once_a_value() -> Result<()> {
     };
     for (mints, value) in [(2, "2026-01-01T00:00:00Z"), (3, "again")] {
         world.renew("shop", "billing", value).await?;
-        let handled = |object: &IdTokenRequest| {
-            let status = object.status.as_ref();
-            status.is_some_and(|status| status.last_handled_renew_request.as_deref() == Some(value))
-                && is_ready(object)
-        };
+        let handled = |object: &IdTokenRequest| is_handled(object, value) && is_ready(object);
         world
             .until("shop", "billing", "the renewal is handled", handled)
             .await?;
@@ -69,21 +65,7 @@ async fn a_loop_of_renewals_is_one_token_an_interval() -> Result<()> {
     .await?;
     world.granted("shop").await?;
     world.issued("shop", "billing", json!({})).await?;
-    let handled = |value: &'static str| {
-        move |object: &IdTokenRequest| {
-            let status = object.status.as_ref();
-            status.is_some_and(|status| status.last_handled_renew_request.as_deref() == Some(value))
-        }
-    };
-    world.renew("shop", "billing", "first").await?;
-    world
-        .until(
-            "shop",
-            "billing",
-            "the first one is honoured at once",
-            handled("first"),
-        )
-        .await?;
+    world.renewed("shop", "billing", "first").await?;
     for value in ["second", "third"] {
         world.renew("shop", "billing", value).await?;
     }
@@ -99,7 +81,9 @@ async fn a_loop_of_renewals_is_one_token_an_interval() -> Result<()> {
         .await?;
     assert_eq!(world.asked(), 2);
     world
-        .until("shop", "billing", "it is deferred, not lost", handled("third"))
+        .until("shop", "billing", "it is deferred, not lost", |object| {
+            is_handled(object, "third")
+        })
         .await?;
     assert_eq!(world.asked(), 3);
     Ok(())
@@ -161,13 +145,7 @@ async fn nothing_is_issued_while_suspended() -> Result<()> {
             "shop",
             "billing",
             "the renewal that was asked for is made up for",
-            |object| {
-                let handled = object
-                    .status
-                    .as_ref()
-                    .and_then(|status| status.last_handled_renew_request.as_deref());
-                handled == Some("now") && has(object, "Ready", "True", "Issued")
-            },
+            |object| is_handled(object, "now") && has(object, "Ready", "True", "Issued"),
         )
         .await?;
     assert_eq!(world.asked(), 4);

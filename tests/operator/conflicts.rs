@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::common::{World, condition, has, is_ready, of, text, token};
+use crate::common::{World, condition, has, is_handled, is_ready, of, text, token};
 
 async fn foreign(world: &World, name: &str, metadata: Value) -> Result<Secret> {
     let mut object = json!({"metadata": metadata, "stringData": {"token": "theirs", "other": "also theirs"}});
@@ -72,15 +72,7 @@ async fn a_foreign_secret_is_left_alone_until_it_is_handed_over() -> Result<()> 
     assert_eq!(notes.get("idtoken.dev/adopt"), None);
     assert!(notes.contains_key("idtoken.dev/adopted"));
     // It stays the request's after a renewal, and stays without an owner.
-    world.renew("shop", "billing", "now").await?;
-    world
-        .until("shop", "billing", "it is renewed", |object| {
-            object
-                .status
-                .as_ref()
-                .is_some_and(|status| status.last_handled_renew_request.as_deref() == Some("now"))
-        })
-        .await?;
+    world.renewed("shop", "billing", "now").await?;
     let renewed = world.secret("shop", "billing").await?;
     world.google.verify(&token(&renewed))?;
     assert_eq!(renewed.metadata.owner_references, None);
@@ -222,10 +214,7 @@ async fn an_older_request_does_not_take_the_secret_that_a_younger_one_holds() ->
         world.renew("shop", "younger", renewal).await?;
         world
             .until("shop", "younger", "it is renewed", |object| {
-                let status = object.status.as_ref();
-                is_ready(object)
-                    && status
-                        .is_some_and(|status| status.last_handled_renew_request.as_deref() == Some(renewal))
+                is_ready(object) && is_handled(object, renewal)
             })
             .await?;
         let secret = world.secret("shop", "shared").await?;

@@ -315,13 +315,7 @@ async fn an_unchanged_token_is_no_renewal() -> Result<()> {
         "the Secret was written"
     );
     // Asked for by annotation, it is the same: honoured once, and no renewal.
-    world.renew("shop", "billing", "now").await?;
-    world
-        .until("shop", "billing", "the annotation is honoured", |object| {
-            let status = object.status.as_ref();
-            status.and_then(|status| status.last_handled_renew_request.as_deref()) == Some("now")
-        })
-        .await?;
+    world.renewed("shop", "billing", "now").await?;
     assert_eq!(world.google.mint_count(), 1);
 
     let old = token(&before);

@@ -12,7 +12,7 @@ use kube::api::ListParams;
 use serde_json::json;
 
 use crate::common::relay::Relay;
-use crate::common::{LIMIT, Setup, World, is_ready, token};
+use crate::common::{LIMIT, Setup, World, is_handled, is_ready, token};
 
 const LIFETIME: u64 = 30;
 
@@ -197,8 +197,7 @@ async fn a_status_that_cannot_be_written_costs_no_mint() -> Result<()> {
     world.start_operator().await?;
     world
         .until("shop", "billing", "the renewal is told", |object| {
-            let status = object.status.as_ref();
-            status.is_some_and(|status| status.last_handled_renew_request.as_deref() == Some("now"))
+            is_handled(object, "now")
         })
         .await?;
     assert_eq!(world.asked(), 2);
@@ -220,13 +219,7 @@ async fn a_cluster_that_is_put_back_is_served_on() -> Result<()> {
     let snapshot = world.cluster.snapshot().await?;
 
     // What the snapshot does not know.
-    world.renew("shop", "renewed", "now").await?;
-    world
-        .until("shop", "renewed", "it is renewed", |object| {
-            let status = object.status.as_ref();
-            status.is_some_and(|status| status.last_handled_renew_request.as_deref() == Some("now"))
-        })
-        .await?;
+    world.renewed("shop", "renewed", "now").await?;
     world
         .requests("shop")
         .delete("deleted", &kube::api::DeleteParams::default())
@@ -269,13 +262,7 @@ async fn a_cluster_that_is_put_back_is_served_on() -> Result<()> {
 
     // And everything goes on from there.
     for name in ["kept", "deleted", "renewed"] {
-        world.renew("shop", name, "again").await?;
-        world
-            .until("shop", name, "it is renewed", |object| {
-                let status = object.status.as_ref();
-                status.is_some_and(|status| status.last_handled_renew_request.as_deref() == Some("again"))
-            })
-            .await?;
+        world.renewed("shop", name, "again").await?;
         world.claims("shop", name).await?;
     }
     world

@@ -78,12 +78,7 @@ impl World {
     /// All that the operator does for a request in `namespace`. `allow` gives and takes the grant.
     async fn whole_life(&self, namespace: &str, allow: impl AsyncFn(bool) -> Result<()>) -> Result<()> {
         self.issued(namespace, "billing", json!({})).await?;
-        self.renew(namespace, "billing", "1").await?;
-        self.until(namespace, "billing", "it is renewed", |request| {
-            let status = request.status.as_ref();
-            status.is_some_and(|status| status.last_handled_renew_request.as_deref() == Some("1"))
-        })
-        .await?;
+        self.renewed(namespace, "billing", "1").await?;
         // Read in full only where it is not as it was left.
         let label = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "me"}}});
         self.meddle(namespace, "billing", label).await?;

@@ -133,7 +133,7 @@ async fn webhooks_and_quotas_that_reject_in_three_namespaces_hold_up_no_neighbou
     world
         .wait("all were tried again and again", async || {
             let failures = world
-                .metric("idtoken_reconcile_total{reason=\"KubernetesUnavailable\"")
+                .metric("idtoken_reconcile_total{result=\"KubernetesUnavailable\"")
                 .await?;
             Ok(failures >= 3.0 * 2.0 * REQUESTS as f64 || mints(&world, "bank") >= 4)
         })
