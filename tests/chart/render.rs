@@ -89,6 +89,7 @@ async fn the_operator_takes_its_arguments_with_all_values() -> Result<()> {
     assert_eq!(run.google.allowed_credential_hosts, ["169.254.169.254"]);
     assert!(run.allow_developer_source);
     assert_eq!(run.log, "info,idtoken_operator=debug");
+    assert_eq!(run.min_renew_interval, 300);
     // The chart says 20, and extraArgs win.
     assert_eq!(run.google.google_timeout, 5);
     let run = parse(&file("namespaces").await?)?;
@@ -97,6 +98,7 @@ async fn the_operator_takes_its_arguments_with_all_values() -> Result<()> {
     let run = parse(&set(&[]).await?)?;
     assert!(run.leader.leader_elect && !run.allow_developer_source);
     assert_eq!(run.leader.lease_namespace.as_deref(), Some(NAMESPACE));
+    assert_eq!(run.min_renew_interval, 60);
     Ok(())
 }
 
