@@ -147,7 +147,8 @@ impl Minter {
     }
 
     /// A token of the account that is attached to the operator's pod, node or instance. If the request names an account by e-mail, the
-    /// attached one is compared with it first. The token came over plain http, so its signature is checked; compare it with the request by [`IdToken::verify`].
+    /// attached one is compared with it first. The token comes over plain HTTP, so its signature is checked. Compare it with the request by
+    /// [`IdToken::verify`].
     ///
     /// # Errors
     /// [`Reason::AccountMismatch`] if another account is attached, [`Reason::IdentityNotAttached`] if none is; otherwise the error of

@@ -38,8 +38,8 @@ impl CacheMetrics {
             bytes: Family::default(),
             left_out: Family::default(),
         };
-        let help = "What is kept counts for so many bytes of the limit of memory: requests with their Secrets, markers of requests that \
-                    are not served for lack of memory, and all Secrets";
+        let help = "Bytes that count toward the limits of memory: of served requests, each with its Secret; of markers of requests that \
+                    are not served for lack of memory; of all Secrets that are kept";
         registry.register("cache_bytes", help, all.bytes.clone());
         let help = "How often a request or a Secret was seen of which nothing was kept for lack of memory";
         registry.register("cache_left_out", help, all.left_out.clone());
