@@ -17,7 +17,7 @@ use crate::controller::{
     self, Context, Permits, cache::Cache, cache::foreign_secrets::ForeignSecrets,
     issue::federation::FederatedTokens, watch::grants_file,
 };
-use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter};
+use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter, Transport};
 use crate::grants::file::{GrantsFileError, read_file};
 use crate::grants::store::GrantStore;
 use crate::kubernetes::events::EventRecorder;
@@ -144,6 +144,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     let mut google: GoogleConfig = args.google.into();
     let calls = fence.clone();
     google.clock = clock.clone();
+    google.transport = Transport::network();
     google.call_gate = Some(CallGate::new(move || calls.is_open()));
     let minter = Minter::new(google)?.with_observer(observer);
     let grants = Arc::new(GrantStore::default());

@@ -34,8 +34,8 @@ pub use self::transport::limiter::{EndpointLoad, MAX_WAITING};
 pub use self::transport::response::parse_retry_after;
 pub use self::vocabulary::{
     CallGate, CallPriority, ConfigError, DEFAULT_UNIVERSE, Endpoint, Error, ErrorClass, GoogleConfig,
-    IdentityProvider, MAX_RETRY_AFTER, MAX_SUBJECT_BYTES, ParseProviderError, Reason, SubjectToken, Workload,
-    check_endpoint, is_gke_pool,
+    IdentityProvider, MAX_RETRY_AFTER, MAX_SUBJECT_BYTES, ParseProviderError, Reason, SubjectToken,
+    Transport, Workload, check_endpoint, is_gke_pool,
 };
 
 use self::credentials::adc::Adc;
@@ -326,4 +326,40 @@ pub mod simulation {
         CallResult, Decision, Decisions, FairQueue, QueueLimits, WaiterId,
     };
     pub use super::transport::limiter::{MAX_WAITING, classify_result, rejection_error};
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::sync::lock;
+
+    #[tokio::test]
+    async fn a_model_of_google_in_the_process_answers_each_call() {
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let model = calls.clone();
+        let transport = Transport::new(move |request| {
+            let request = request.build().expect("a request");
+            lock(&model).push(format!("{} {}", request.method(), request.url().path()));
+            let answer = match request.url().path() {
+                "/computeMetadata/v1/instance/service-accounts/default/email" => http::Response::builder()
+                    .header("Metadata-Flavor", "Google")
+                    .body("caller@p.iam.gserviceaccount.com"),
+                _ => http::Response::builder().status(404).body(""),
+            };
+            Box::pin(async { Ok(answer.expect("a response").into()) })
+        });
+        let minter = Minter::new(GoogleConfig {
+            transport,
+            ..GoogleConfig::default()
+        })
+        .expect("a client");
+        let account = minter.attached_account().await.expect("an account");
+        assert_eq!(account.as_deref(), Some("caller@p.iam.gserviceaccount.com"));
+        assert_eq!(
+            *lock(&calls),
+            ["GET /computeMetadata/v1/instance/service-accounts/default/email"]
+        );
+    }
 }

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::response::{Response, transport_error};
 use crate::clock::Clock;
 use crate::google::vocabulary::{
-    CallGate, ConfigError, Endpoint, Error, GoogleConfig, Reason, is_link_local, is_loopback,
+    CallGate, ConfigError, Endpoint, Error, GoogleConfig, Reason, Transport, is_link_local, is_loopback,
 };
 use crate::text;
 
@@ -42,6 +42,7 @@ pub(crate) struct Http {
     direct: Client,
     call_gate: Option<CallGate>,
     clock: Clock,
+    transport: Transport,
 }
 
 impl Http {
@@ -71,6 +72,7 @@ impl Http {
             direct: build(builder().no_proxy())?,
             call_gate: config.call_gate.clone(),
             clock: config.clock.clone(),
+            transport: config.transport.clone(),
         })
     }
 
@@ -98,7 +100,7 @@ impl Http {
             return Err(Error::new(endpoint, Reason::NotLeading, message));
         }
         let transport = |error| transport_error(endpoint, error);
-        let mut response = request.send().await.map_err(transport)?;
+        let mut response = self.transport.send(request).await.map_err(transport)?;
         let expected = response
             .content_length()
             .and_then(|length| usize::try_from(length).ok());

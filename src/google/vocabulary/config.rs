@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use url::{Host, Url};
 
+use super::transport::Transport;
 use crate::clock::Clock;
 
 /// The universe of the public Google Cloud.
@@ -47,6 +48,8 @@ pub struct GoogleConfig {
     pub call_gate: Option<CallGate>,
     /// The clocks; the machine's by default.
     pub clock: Clock,
+    /// How calls leave the process; the network by default.
+    pub transport: Transport,
 }
 
 /// Whether this process may call at this moment.
@@ -88,6 +91,7 @@ impl Default for GoogleConfig {
             allowed_credential_hosts: Vec::new(),
             call_gate: None,
             clock: Clock::system(),
+            transport: Transport::network(),
         }
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod identity_provider;
 mod principal;
 mod reason;
+mod transport;
 mod workload;
 
 pub(crate) use self::access_token::{AccessToken, SCOPE};
@@ -20,5 +21,6 @@ pub use self::error::{Endpoint, Error, MAX_RETRY_AFTER};
 pub use self::identity_provider::{IdentityProvider, MAX_SUBJECT_BYTES, ParseProviderError, is_gke_pool};
 pub(crate) use self::principal::Principal;
 pub use self::reason::Reason;
+pub use self::transport::Transport;
 pub use self::workload::{SubjectToken, Workload};
 pub use crate::classify::ErrorClass;
