@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use common::{AUDIENCE, CALLER, Outcome, clean, finish, google, plugin};
-use idtoken_operator::api::v1alpha1::IdTokenRequest;
+use idtoken_operator::api::v1alpha1::{IdTokenGrant, IdTokenRequest};
 use idtoken_testenv::{ControlPlane, Options, Process, until};
-use kube::Api;
+use kube::api::PostParams;
+use kube::core::Request;
+use kube::{Api, Resource};
+use serde_json::{Value, json};
 
 /// Longest wait for the operator; long, because the machine may be busy.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -352,6 +355,82 @@ async fn grants_that_an_upgrade_changes_are_listed() {
         .run(&["audit", "-A", &flag])
         .exits(1)
         .warns("unknown field `matchlabels`");
+    world.cluster.stop().await.unwrap();
+}
+
+/// Creates an object with a managed field whose time the API server keeps and Rust's time cannot hold.
+async fn create_odd<K: Resource<DynamicType = ()>>(world: &World, namespace: Option<&str>, spec: Value) {
+    let managed_field = json!({
+        "manager": "x", "operation": "Update", "apiVersion": K::api_version(&()), "time": "9999-12-31T23:59:59Z",
+        "fieldsType": "FieldsV1", "fieldsV1": {"f:metadata": {"f:labels": {"f:absent": {}}}},
+    });
+    let object = json!({
+        "apiVersion": K::api_version(&()), "kind": K::kind(&()),
+        "metadata": {"name": "odd", "managedFields": [managed_field]}, "spec": spec,
+    });
+    let calls = Request::new(K::url_path(&(), namespace));
+    let call = calls.create(&PostParams::default(), object.to_string().into_bytes());
+    let client = world.cluster.client().await.unwrap();
+    let created: Value = client.request(call.unwrap()).await.unwrap();
+    let managed_fields = created["metadata"]["managedFields"].as_array().unwrap();
+    let mut times = managed_fields.iter().map(|field| &field["time"]);
+    assert!(times.any(|time| time == "9999-12-31T23:59:59Z"), "{created}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_cannot_be_decoded_costs_itself_alone() {
+    let world = World::start().await;
+    world.install().await;
+    let to = json!([{"serviceAccounts": [CALLER], "audiences": [AUDIENCE]}]);
+    let spec = json!({"from": [{"namespace": "shop"}], "to": to});
+    create_odd::<IdTokenGrant>(&world, None, spec).await;
+    let spec = json!({"audience": AUDIENCE, "serviceAccount": CALLER});
+    create_odd::<IdTokenRequest>(&world, Some("shop"), spec).await;
+    world
+        .run(&["can", "odd", "-n", "shop"])
+        .exits(0)
+        .says("IdTokenGrant odd allows");
+    world
+        .run(&["renew", "--all", "-n", "shop"])
+        .exits(0)
+        .says("odd renewal requested");
+    world
+        .run(&["explain", "odd", "-n", "shop"])
+        .exits(1)
+        .says(AUDIENCE);
+    world
+        .run(&["audit", "-A"])
+        .exits(0)
+        .says("All parts of all grants are valid.");
+
+    // A grant of another version, where the definition lets it pass.
+    let mut crd = serde_json::to_value(&idtoken_operator::api::crds()[1]).unwrap();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] =
+        json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    world.cluster.apply(&crd.to_string()).await.unwrap();
+    let newer = json!({
+        "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": {"name": "newer"},
+        "spec": {"from": [{"cluster": "shop"}], "to": to},
+    });
+    until("the other definition is served", LIMIT, async || {
+        world.cluster.apply(&newer.to_string()).await.ok();
+        let shown = world
+            .cluster
+            .kubectl(["get", "idtg", "newer", "-o", "jsonpath={.spec.from[0].cluster}"])
+            .await;
+        Ok(shown.ok().filter(|shown| shown == "shop"))
+    })
+    .await
+    .unwrap();
+    world
+        .run(&["audit", "-A"])
+        .exits(1)
+        .says("newer   spec    it cannot be decoded: unknown field `cluster`");
+    world
+        .run(&["can", "odd", "-n", "shop"])
+        .exits(0)
+        .says("IdTokenGrant odd allows")
+        .warns("IdTokenGrant newer is left out");
     world.cluster.stop().await.unwrap();
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use idtoken_operator::api::v1alpha1::{GrantRef, IdTokenGrant, IdTokenRequest};
+use idtoken_operator::api::v1alpha1::{GrantRef, IdTokenGrant, IdTokenGrantSpec, IdTokenRequest};
 use idtoken_operator::grants::index::Grant;
 use idtoken_operator::kubernetes::error::KubeError;
 use idtoken_operator::kubernetes::secret::read_secret;
@@ -13,10 +13,13 @@ use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{GetParams, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::DeserializeGuard;
-use kube::{Api, Client, Config, ResourceExt};
+use kube::core::request::Error as BuildError;
+use kube::core::{ObjectList, PartialObjectMeta, Request};
+use kube::{Client, Config, Resource};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use crate::args::ClusterArgs;
 use crate::decisions::admission_policy;
@@ -102,10 +105,9 @@ impl KubeClient {
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn request(&self, name: &str) -> Result<IdTokenRequest, ApiError> {
-        self.requests_api()
-            .get(name)
-            .await
-            .map_err(|error| self.request_error("get", name, &error))
+        let call = self.calls_of_requests().get(name, &GetParams::default());
+        let found = self.send(call).await.and_then(decode);
+        found.map_err(|error| self.request_error("get", name, &error))
     }
 
     /// Lists the requests of the namespace.
@@ -113,9 +115,9 @@ impl KubeClient {
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn requests(&self) -> Result<Vec<IdTokenRequest>, ApiError> {
-        list_all(&self.requests_api(), &ListParams::default())
-            .await
-            .map_err(|error| classify("list", "idtokenrequests", Some(&self.namespace), None, &error))
+        let namespace = Some(self.namespace.as_str());
+        let list = self.list_decoded(namespace, ListParams::default()).await;
+        list.map_err(|error| classify("list", "idtokenrequests", namespace, None, &error))
     }
 
     /// Lists the requests of all namespaces.
@@ -123,8 +125,7 @@ impl KubeClient {
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn all_requests(&self) -> Result<Vec<IdTokenRequest>, ApiError> {
-        let api: Api<IdTokenRequest> = Api::all(self.client.clone());
-        let list = list_all(&api, &ListParams::default()).await;
+        let list = self.list_decoded(None, ListParams::default()).await;
         list.map_err(|error| classify("list", "idtokenrequests", None, None, &error))
     }
 
@@ -142,11 +143,13 @@ impl KubeClient {
         ApiError,
     > {
         let labelled = ListParams::default().labels(admission_policy::LABEL);
-        let policies = list_all(&Api::all(self.client.clone()), &labelled)
+        let policies = self
+            .list_decoded(None, labelled)
             .await
             .map_err(|error| classify("list", "validatingadmissionpolicies", None, None, &error))?;
         // A binding without the label counts too.
-        let bindings = list_all(&Api::all(self.client.clone()), &ListParams::default())
+        let bindings = self
+            .list_decoded(None, ListParams::default())
             .await
             .map_err(|error| classify("list", "validatingadmissionpolicybindings", None, None, &error))?;
         Ok((policies, bindings))
@@ -161,11 +164,10 @@ impl KubeClient {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        let patch = Patch::Merge(serde_json::json!({"metadata": {"annotations": {key: value}}}));
-        let patched = self.requests_api().patch_metadata(name, &params, &patch).await;
-        patched
-            .map(drop)
-            .map_err(|error| self.request_error("patch", name, &error))
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {key: value}}}));
+        let call = self.calls_of_requests().patch_metadata(name, &params, &patch);
+        let patched = self.send(call).await.map(drop);
+        patched.map_err(|error| self.request_error("patch", name, &error))
     }
 
     /// Lists all grants.
@@ -173,22 +175,18 @@ impl KubeClient {
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn grants(&self) -> Result<Grants, ApiError> {
-        let api: Api<DeserializeGuard<IdTokenGrant>> = Api::all(self.client.clone());
-        let list = list_all(&api, &ListParams::default())
-            .await
-            .map_err(|error| classify("list", "idtokengrants", None, None, &error))?;
+        let list = self.list::<IdTokenGrant>(None, ListParams::default()).await;
+        let list = list.map_err(|error| classify("list", "idtokengrants", None, None, &error))?;
         let mut all = Grants::default();
-        for grant in list {
-            let name = grant.name_any();
-            match grant.0 {
-                Ok(grant) => all.decoded.push(Grant {
-                    id: GrantRef {
-                        name,
-                        uid: grant.metadata.uid,
-                    },
-                    spec: Arc::new(grant.spec),
+        for mut grant in list {
+            let text = |field: &str| grant["metadata"][field].as_str().map(str::to_owned);
+            let (name, uid) = (text("name").unwrap_or_default(), text("uid"));
+            match serde_json::from_value::<IdTokenGrantSpec>(grant["spec"].take()) {
+                Ok(spec) => all.decoded.push(Grant {
+                    id: GrantRef { name, uid },
+                    spec: Arc::new(spec),
                 }),
-                Err(error) => all.undecodable.push((name, error.error)),
+                Err(error) => all.undecodable.push((name, error.to_string())),
             }
         }
         Ok(all)
@@ -199,9 +197,10 @@ impl KubeClient {
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn namespace_labels(&self) -> Result<BTreeMap<String, String>, ApiError> {
-        let api: Api<Namespace> = Api::all(self.client.clone());
         let name = &self.namespace;
-        let found = api.get_metadata(name).await.map_err(|error| {
+        let call = Request::new(Namespace::url_path(&(), None)).get_metadata(name, &GetParams::default());
+        let found = self.send(call).await.and_then(decode);
+        let found: PartialObjectMeta<Namespace> = found.map_err(|error| {
             classify(
                 "get",
                 "namespaces",
@@ -226,8 +225,44 @@ impl KubeClient {
         }
     }
 
-    fn requests_api(&self) -> Api<IdTokenRequest> {
-        Api::namespaced(self.client.clone(), &self.namespace)
+    fn calls_of_requests(&self) -> Request {
+        Request::new(IdTokenRequest::url_path(&(), Some(&self.namespace)))
+    }
+
+    async fn send(&self, call: Result<http::Request<Vec<u8>>, BuildError>) -> Result<Value, kube::Error> {
+        self.client
+            .request(call.map_err(kube::Error::BuildRequest)?)
+            .await
+    }
+
+    /// Lists all objects of the kind `K`, each to be decoded by itself.
+    async fn list<K: Resource<DynamicType = ()>>(
+        &self,
+        namespace: Option<&str>,
+        mut params: ListParams,
+    ) -> Result<Vec<Value>, kube::Error> {
+        let calls = Request::new(K::url_path(&(), namespace));
+        let mut all = Vec::new();
+        params.limit = Some(PAGE);
+        loop {
+            let page = self.send(calls.list(&params)).await?;
+            let page: ObjectList<Value> = serde_json::from_value(page).map_err(kube::Error::SerdeError)?;
+            all.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// As [`Self::list`], where what cannot be decoded must not be left out.
+    async fn list_decoded<K: Resource<DynamicType = ()> + DeserializeOwned>(
+        &self,
+        namespace: Option<&str>,
+        params: ListParams,
+    ) -> Result<Vec<K>, kube::Error> {
+        let all = self.list::<K>(namespace, params).await?;
+        all.into_iter().map(decode).collect()
     }
 
     fn request_error(&self, verb: &'static str, name: &str, error: &kube::Error) -> ApiError {
@@ -236,18 +271,10 @@ impl KubeClient {
     }
 }
 
-async fn list_all<K>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, kube::Error>
-where
-    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-{
-    let mut all = Vec::new();
-    let mut params = params.clone().limit(PAGE);
-    loop {
-        let page = api.list(&params).await?;
-        all.extend(page.items);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(all),
-        }
+/// Decodes an object without its `managedFields`: nothing of them is used, and any client can put a time there that cannot be decoded.
+fn decode<K: DeserializeOwned>(mut object: Value) -> Result<K, kube::Error> {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
     }
+    serde_json::from_value(object).map_err(kube::Error::SerdeError)
 }
