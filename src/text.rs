@@ -12,6 +12,10 @@ const OPAQUE_RUN: usize = 64;
 /// shown. For values that are not secret.
 #[must_use]
 pub fn printable(text: &str, max_chars: usize) -> String {
+    // Most texts are printable ASCII.
+    if text.len() <= max_chars && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.to_owned();
+    }
     let mut out = String::with_capacity(text.len().min(max_chars));
     let mut room = max_chars;
     for c in text.chars() {

@@ -180,7 +180,7 @@ impl GrantIndex {
         let domain = account
             .filter(|account| !is_unique_id(account))
             .and_then(|account| account.split_once('@'))
-            .map(|(_, domain)| format!("*@{domain}"));
+            .map(|(_, domain)| ["*@", domain].concat());
         let selectors = self.selected.get(namespace).into_iter().flatten();
         let selected = selectors.map(|selector| NamespaceMatch::Selector(selector.clone()));
         let named = [NamespaceMatch::Name(namespace.to_owned()), NamespaceMatch::All];

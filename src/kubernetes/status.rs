@@ -48,13 +48,48 @@ struct Precondition<'a> {
     resource_version: &'a str,
 }
 
-/// The patch that turns `previous` into `next`; none if there is no difference in JSON.
-fn status_diff(previous: &IdTokenRequestStatus, next: &IdTokenRequestStatus) -> Option<Value> {
-    if previous == next {
+/// The merge patch that turns `previous` into `next`; none if there is no difference in JSON. Only fields that differ are serialized.
+pub fn status_patch(previous: &IdTokenRequestStatus, next: &IdTokenRequestStatus) -> Option<Value> {
+    // Without `..`, so that no field is forgotten.
+    let IdTokenRequestStatus {
+        observed_generation,
+        conditions,
+        source,
+        secret,
+        token,
+        renewal_time,
+        last_handled_renew_request,
+        grant,
+    } = next;
+    let fields = [
+        (
+            "observedGeneration",
+            change(&previous.observed_generation, observed_generation),
+        ),
+        ("conditions", change(&previous.conditions, conditions)),
+        ("source", change(&previous.source, source)),
+        ("secret", change(&previous.secret, secret)),
+        ("token", change(&previous.token, token)),
+        ("renewalTime", change(&previous.renewal_time, renewal_time)),
+        (
+            "lastHandledRenewRequest",
+            change(&previous.last_handled_renew_request, last_handled_renew_request),
+        ),
+        ("grant", change(&previous.grant, grant)),
+    ];
+    let changes = fields
+        .into_iter()
+        .filter_map(|(name, change)| Some((name.to_owned(), change?)));
+    let patch: Map<_, _> = changes.collect();
+    (!patch.is_empty()).then_some(Value::Object(patch))
+}
+
+fn change<T: PartialEq + Serialize>(old: &T, new: &T) -> Option<Value> {
+    if old == new {
         return None;
     }
-    let json = |status| serde_json::to_value(status).unwrap_or_default();
-    merge_patch(&json(previous), &json(next))
+    let json = |value| serde_json::to_value(value).unwrap_or_default();
+    merge_patch(&json(old), &json(new))
 }
 
 /// The request as the API server reads it when its status is replaced. Of the rest it reads these fields only
@@ -118,7 +153,7 @@ pub async fn write(
             .and_then(|body| calls.replace_subresource("status", name, &params, body));
         ("update", call)
     } else {
-        let Some(status) = status_diff(previous, next) else {
+        let Some(status) = status_patch(previous, next) else {
             return Ok(None);
         };
         let params = PatchParams {
@@ -147,6 +182,7 @@ pub async fn write(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
     use crate::fixtures::apply;
@@ -165,6 +201,41 @@ mod tests {
                     .prop_map(|map| Value::Object(map.into_iter().collect())),
             ]
         })
+    }
+
+    #[test]
+    fn the_patch_of_a_status_is_the_merge_patch_of_its_json() {
+        let empty = json!({});
+        let full = json!({
+            "observedGeneration": 1, "source": "Impersonation", "renewalTime": "2026-01-01T00:40:00Z", "lastHandledRenewRequest": "a",
+            "conditions": [{
+                "type": "Ready", "status": "True", "reason": "Issued", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }],
+            "secret": {"name": "s", "uid": "u", "resourceVersion": "1"},
+            "token": {"audience": "a", "digest": "d", "issueTime": "2026-01-01T00:00:00Z", "expirationTime": "2026-01-01T01:00:00Z"},
+            "grant": {"name": "g", "uid": "u"},
+        });
+        let mut others: Vec<Value> = Vec::new();
+        for (name, value) in full.as_object().unwrap() {
+            let mut without = full.clone();
+            without.as_object_mut().unwrap().remove(name);
+            others.push(without);
+            others.push(json!({ name: value }));
+        }
+        let mut renewed = full.clone();
+        renewed["token"]["digest"] = json!("e");
+        renewed["secret"]["resourceVersion"] = json!("2");
+        others.extend([empty, renewed, full.clone()]);
+        for (old, new) in others.iter().flat_map(|other| [(&full, other), (other, &full)]) {
+            let status = |json: &Value| serde_json::from_value(json.clone()).unwrap();
+            let mut patched = old.clone();
+            match status_patch(&status(old), &status(new)) {
+                Some(patch) => apply(&mut patched, &patch),
+                None => assert_eq!(old, new),
+            }
+            let (patched, new): (IdTokenRequestStatus, _) = (status(&patched), status(new));
+            assert_eq!(patched, new);
+        }
     }
 
     proptest! {

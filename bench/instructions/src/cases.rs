@@ -8,7 +8,7 @@ use idtoken_operator::controller::reconcile::status;
 use idtoken_operator::grants::policy::{Remedy, authorize};
 use idtoken_operator::kubernetes::secret::SecretContent;
 use idtoken_operator::kubernetes::secret_summary::SecretSummary;
-use idtoken_operator::kubernetes::status::merge_patch;
+use idtoken_operator::kubernetes::status::status_patch;
 use idtoken_operator::render::render;
 use idtoken_operator::request::{ValidRequest, validate};
 use idtoken_operator::schedule::backoff::{Retry, deferral};
@@ -200,11 +200,7 @@ fn patch(i: &Inputs, request: &ValidRequest, token: &IdToken) -> Option<String> 
 
 /// The patch of the status for `report`; none if the status is unchanged.
 fn change(i: &Inputs, report: &Reconciled, now: Timestamp) -> Option<Value> {
-    let json = |status| serde_json::to_value(status).ok();
-    merge_patch(
-        &json(&i.status)?,
-        &json(&status::next(&i.status, 3, report, now))?,
-    )
+    status_patch(&i.status, &status::next(&i.status, 3, report, now))
 }
 
 #[cfg(test)]

@@ -42,8 +42,9 @@ impl CompressedRequest {
     }
 
     /// The JSON.
-    pub(super) fn decompress(&self) -> Option<Vec<u8>> {
-        decompress_size_prepended_with_dict(&self.0, DICTIONARY).ok()
+    pub(super) fn decompress(&self) -> Option<String> {
+        let json = decompress_size_prepended_with_dict(&self.0, DICTIONARY).ok()?;
+        String::from_utf8(json).ok()
     }
 }
 
@@ -136,7 +137,7 @@ mod tests {
             ..object()
         };
         let json = CompressedRequest::new(&trimmed).decompress().unwrap();
-        let found: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let found: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(found, serde_json::to_value(&expected).unwrap());
     }
 

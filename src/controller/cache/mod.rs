@@ -126,7 +126,7 @@ impl Cache {
             CachedObject::Unserved(marker) => return Some((Err(marker.unserved()?), request_state)),
         };
         drop(state);
-        Some((Ok(serde_json::from_slice(&json).ok()?), request_state))
+        Some((Ok(serde_json::from_str(&json).ok()?), request_state))
     }
 
     /// Whether there is a request `key`.

@@ -37,7 +37,7 @@ impl Unserved {
     /// A cached request that is not served because of `error`.
     pub(super) fn without_spec(request: &CompressedRequest, error: ValidateError) -> Option<Self> {
         // The spec is skipped.
-        let Parts { metadata, status } = serde_json::from_slice(&request.decompress()?).ok()?;
+        let Parts { metadata, status } = serde_json::from_str(&request.decompress()?).ok()?;
         Some(Self {
             metadata,
             status,
