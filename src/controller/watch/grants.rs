@@ -128,9 +128,9 @@ mod tests {
         let long = |part: &str| part.repeat(5000 / part.len());
         for value in [
             long("hunter2"),
-            // The text is cut behind the quote, or right behind its escape.
+            // What is cut off has the end of the value, and what is left has quotes of its own.
             long("hunter2\""),
-            format!("{}\"{}", "h".repeat(4070), long("hunter2")),
+            format!("{}\"{}", "h".repeat(4000), long("hunter2")),
             "hunter2\" hunter2".to_owned(),
         ] {
             let json = serde_json::json!({"metadata": {"name": "shop"}, "spec": {"from": value}});

@@ -115,6 +115,7 @@ mod tests {
             ctx.cache.note_write(name, false);
         }
         handle(&ctx, &mut listed, Event::Deleted(namespace("shop")));
+        assert!(!ctx.cache.fails_writes("shop") && ctx.cache.fails_writes("mall"));
         handle(&ctx, &mut listed, Event::ListBegins);
         handle(&ctx, &mut listed, Event::Listed(namespace("bank")));
         handle(&ctx, &mut listed, Event::ListEnds);
