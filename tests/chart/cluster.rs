@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use idtoken_testenv::{ControlPlane, Options};
+use idtoken_testenv::{ControlPlane, Options, Progress, consumers};
 use serde_json::{Value, json};
 
 use crate::helm::NAMESPACE;
 
 /// How long a test waits for what should come soon.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Kinds that are not Kubernetes' own.
+const FOREIGN: [&str; 3] = ["podmonitors", "prometheusrules", "servicemonitors"];
 
 /// Starts an API server with namespace `shop`, and the release's, in which pods must pass Pod Security "restricted".
 pub(crate) async fn start() -> Result<ControlPlane> {
@@ -23,6 +26,18 @@ pub(crate) async fn start() -> Result<ControlPlane> {
         cluster.apply(&namespace.to_string()).await?;
     }
     Ok(cluster)
+}
+
+/// The definitions of the kinds that are not Kubernetes' own, as one manifest.
+pub(crate) async fn foreign_kinds() -> Result<String> {
+    let kinds = consumers::foreign_crds(Progress::Stderr).await?;
+    let wanted = |kind: &&String| {
+        FOREIGN
+            .iter()
+            .any(|plural| kind.contains(&format!("plural: {plural}\n")))
+    };
+    let kinds: Vec<_> = kinds.iter().filter(wanted).map(String::as_str).collect();
+    Ok(kinds.join("\n---\n"))
 }
 
 /// An object, such as `deployment/x` of the release's namespace; none where there is none.

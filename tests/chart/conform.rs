@@ -4,15 +4,12 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use idtoken_testenv::{ControlPlane, Options, Progress, binaries, consumers, until};
+use idtoken_testenv::{ControlPlane, Options, Progress, binaries, until};
 use serde_json::{Value, json};
 
-use crate::cluster::LIMIT;
+use crate::cluster::{LIMIT, foreign_kinds};
 use crate::helm::{CHART, Helm, Version, matrix, read};
 use crate::schemas;
-
-/// Kinds that are not Kubernetes' own.
-const FOREIGN: [&str; 3] = ["podmonitors", "prometheusrules", "servicemonitors"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_helms_lint_and_render_the_same() -> Result<()> {
@@ -37,14 +34,7 @@ async fn both_helms_lint_and_render_the_same() -> Result<()> {
 
 /// What the API server publishes once it knows the foreign kinds.
 async fn openapi(cluster: &ControlPlane) -> Result<Value> {
-    let kinds = consumers::foreign_crds(Progress::Stderr).await?;
-    let wanted = |kind: &&String| {
-        FOREIGN
-            .iter()
-            .any(|plural| kind.contains(&format!("plural: {plural}\n")))
-    };
-    let kinds: Vec<_> = kinds.iter().filter(wanted).map(String::as_str).collect();
-    cluster.apply(&kinds.join("\n---\n")).await?;
+    cluster.apply(&foreign_kinds().await?).await?;
     until("the foreign kinds are published", LIMIT, async || {
         let text = cluster.kubectl(["get", "--raw", "/openapi/v2"]).await?;
         let openapi: Value = serde_json::from_str(&text)?;

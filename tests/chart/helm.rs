@@ -10,6 +10,12 @@ use serde_json::Value;
 
 /// The chart's folder.
 pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/idtoken-operator");
+/// The values that have to be set.
+const REQUIRED: &str = concat!(
+    "--values=",
+    env!("CARGO_MANIFEST_DIR"),
+    "/charts/idtoken-operator/ci/default-values.yaml"
+);
 /// Where tests install it.
 pub(crate) const NAMESPACE: &str = "idtoken-system";
 
@@ -74,9 +80,14 @@ impl Helm {
         Ok(text(&output.stdout))
     }
 
+    /// Runs `install` or `upgrade` with what has to be set.
+    pub(crate) async fn release(&self, args: &[&str]) -> Result<String> {
+        self.run(args.iter().chain(&[REQUIRED])).await
+    }
+
     /// What the chart renders with further arguments, such as `--set`, in the order of the templates.
     pub(crate) async fn template(&self, args: &[&str]) -> Result<String> {
-        let fixed = ["template", "release", CHART, "--kube-version=1.30.0"];
+        let fixed = ["template", "release", CHART, "--kube-version=1.30.0", REQUIRED];
         self.run(fixed.iter().chain(args)).await
     }
 

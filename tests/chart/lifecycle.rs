@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use idtoken_testenv::ControlPlane;
+use idtoken_testenv::{ControlPlane, until};
 use serde_json::{Value, json};
 
-use crate::cluster::{get, start};
+use crate::cluster::{LIMIT, foreign_kinds, get, start};
 use crate::helm::{CHART, Helm, NAMESPACE, Version};
 
 const REQUESTS: &str = "crd/idtokenrequests.idtoken.dev";
@@ -104,7 +104,7 @@ async fn life(first: Version, then: Version) -> Result<()> {
 
     let notes = Helm::new(first, &cluster.admin_kubeconfig(), cluster.dir())
         .await?
-        .run(["install", RELEASE, &earlier])
+        .release(&["install", RELEASE, &earlier])
         .await?;
     ensure!(
         notes.contains("kind: IdTokenGrant") && notes.contains("kind: IdTokenRequest"),
@@ -119,7 +119,7 @@ async fn life(first: Version, then: Version) -> Result<()> {
 
     let gke = format!("--values={CHART}/ci/any-cluster-values.yaml");
     let notes = helm
-        .run(["upgrade", RELEASE, &now, &gke, "--set", "replicaCount=2"])
+        .release(&["upgrade", RELEASE, &now, &gke, "--set", "replicaCount=2"])
         .await?;
     ensure!(notes.contains("- IdTokenGrant everyone\n"), "{notes}");
     assert_eq!(users(&cluster).await?, before, "by the upgrade");
@@ -148,18 +148,19 @@ async fn life(first: Version, then: Version) -> Result<()> {
     }
 
     // Again under the same name, then under another, which has to say that it takes over.
-    helm.run(["install", RELEASE, &now]).await?;
+    helm.release(&["install", RELEASE, &now]).await?;
     helm.run(["uninstall", RELEASE]).await?;
     let other = helm
-        .run(["install", "tokens", &now])
+        .release(&["install", "tokens", &now])
         .await
         .unwrap_err()
         .to_string();
     ensure!(other.contains("invalid ownership metadata"), "{other}");
-    helm.run(["install", "tokens", &now, "--take-ownership"]).await?;
+    helm.release(&["install", "tokens", &now, "--take-ownership"])
+        .await?;
     assert_eq!(users(&cluster).await?, before, "by the new releases");
 
-    helm.run(["upgrade", "tokens", &now, "--set", "crds.keep=false"])
+    helm.release(&["upgrade", "tokens", &now, "--set", "crds.keep=false"])
         .await?;
     helm.run(["uninstall", "tokens"]).await?;
     ensure!(
@@ -185,11 +186,11 @@ async fn releases_share_a_cluster_by_selector_and_namespaces() -> Result<()> {
     let cluster = start().await?;
     let helm = Helm::new(Version::Three, &cluster.admin_kubeconfig(), cluster.dir()).await?;
     cluster.kubectl(["create", "namespace", "yard"]).await?;
-    helm.run(["install", "a", CHART, "--set=selector=shard=a"])
+    helm.release(&["install", "a", CHART, "--set=selector=shard=a"])
         .await?;
     for values in ["selector=shard=b", "watchNamespaces={shop,yard}"] {
         let name = values[..1].to_owned();
-        helm.run([
+        helm.release(&[
             "install",
             &name,
             CHART,
@@ -210,5 +211,105 @@ async fn releases_share_a_cluster_by_selector_and_namespaces() -> Result<()> {
         .map(|deployment| deployment["spec"]["selector"].to_string())
         .collect();
     assert_eq!(selectors.len(), 3, "{}", json!(selectors));
+    Ok(())
+}
+
+/// What Helm says where it refuses an installation.
+async fn refused(helm: &Helm, args: &[&str]) -> String {
+    let install = [&["install", RELEASE, CHART], args].concat();
+    helm.release(&install).await.unwrap_err().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kinds_that_the_cluster_lacks_are_named_before_anything_is_installed() -> Result<()> {
+    let cluster = start().await?;
+    let request = r#"--set-json=extraObjects=[{"apiVersion":"idtoken.dev/v1alpha1","kind":"IdTokenRequest","metadata":{"name":"billing","namespace":"shop"},"spec":{"audience":"https://billing-x.run.app","serviceAccount":"caller@my-project.iam.gserviceaccount.com"}}]"#;
+    let monitors = [
+        ("metrics.serviceMonitor.enabled", "ServiceMonitor"),
+        ("metrics.podMonitor.enabled", "PodMonitor"),
+        ("metrics.prometheusRule.enabled", "PrometheusRule"),
+    ];
+    for version in [Version::Three, Version::Four] {
+        let helm = Helm::new(version, &cluster.admin_kubeconfig(), cluster.dir()).await?;
+        for (value, kind) in monitors {
+            let said = refused(&helm, &[&format!("--set={value}=true")]).await;
+            let sentence =
+                format!("{value}: the cluster does not know the kind {kind} of monitoring.coreos.com/v1");
+            ensure!(said.contains(&sentence), "{said}");
+        }
+        let said = refused(&helm, &[request]).await;
+        ensure!(
+            said.contains("extraObjects: the cluster does not know the kind IdTokenRequest"),
+            "{said}"
+        );
+        ensure!(
+            get(&cluster, "", REQUESTS).await?.is_none(),
+            "something was installed"
+        );
+    }
+
+    // As the sentences say.
+    let helm = Helm::new(Version::Three, &cluster.admin_kubeconfig(), cluster.dir()).await?;
+    helm.release(&["install", RELEASE, CHART]).await?;
+    cluster.wait_for_crds().await?;
+    cluster.apply(&foreign_kinds().await?).await?;
+    cluster.wait_for_crds().await?;
+    let values = [
+        "--set=metrics.serviceMonitor.enabled=true",
+        "--set=metrics.prometheusRule.enabled=true",
+        request,
+    ];
+    helm.release(&[&["upgrade", RELEASE, CHART], &values[..]].concat())
+        .await?;
+    for (namespace, object) in [
+        (NAMESPACE, "servicemonitor/idtoken-operator"),
+        (NAMESPACE, "prometheusrule/idtoken-operator"),
+        ("shop", "idtr/billing"),
+    ] {
+        ensure!(get(&cluster, namespace, object).await?.is_some(), "no {object}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_operator_of_another_universe_gets_tokens_for_its_providers() -> Result<()> {
+    let cluster = start().await?;
+    let helm = Helm::new(Version::Three, &cluster.admin_kubeconfig(), cluster.dir()).await?;
+    let values = [
+        "--set=google.universeDomain=example-universe.com",
+        "--set=federation.mode=enabled",
+    ];
+    helm.release(&[&["install", RELEASE, CHART], &values[..]].concat())
+        .await?;
+    cluster
+        .kubectl(["create", "serviceaccount", "billing", "-n", "shop"])
+        .await?;
+    let ask = async |host: &str| {
+        let provider =
+            format!("--audience=//{host}/projects/1/locations/global/workloadIdentityPools/p/providers/q");
+        let user = format!("--as=system:serviceaccount:{NAMESPACE}:{RELEASE}");
+        let answer = cluster
+            .kubectl(["create", "token", "billing", "-n", "shop", &provider, &user])
+            .await;
+        answer.err().map(|error| error.to_string())
+    };
+    // Until the policy is in force, everything is allowed.
+    until("providers of others are refused", LIMIT, async || {
+        let said = ask("iam.other-universe.com").await;
+        Ok(said
+            .filter(|said| said.contains("may not get Kubernetes tokens for"))
+            .map(drop))
+    })
+    .await?;
+    for host in ["iam.example-universe.com", "iam.googleapis.com"] {
+        assert_eq!(ask(host).await, None, "{host}");
+    }
+    for host in [
+        "iam.example-universexcom",
+        "example-universe.com",
+        "iam.googleapis.com.example-universe.com",
+    ] {
+        ensure!(ask(host).await.is_some(), "{host}");
+    }
     Ok(())
 }

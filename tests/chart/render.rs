@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use idtoken_operator::api::crds;
 use idtoken_operator::cli::{Cli, Command, RunArgs};
+use idtoken_operator::google::{GoogleConfig, IdentityProvider};
 use idtoken_operator::grants::file::parse_file;
 use serde_json::{Value, json};
 
@@ -136,14 +137,171 @@ async fn an_image_is_named_by_version_tag_or_digest() -> Result<()> {
         Ok(pod(&set(values).await?)["spec"]["containers"][0]["image"].clone())
     };
     let version = env!("CARGO_PKG_VERSION");
-    assert_eq!(image(&[]).await?, format!("idtoken-operator:{version}"));
-    assert_eq!(image(&["image.tag=x"]).await?, "idtoken-operator:x");
+    let repository = "registry.example.com/idtoken-operator";
+    assert_eq!(image(&[]).await?, format!("{repository}:{version}"));
+    assert_eq!(image(&["image.tag=x"]).await?, format!("{repository}:x"));
     let digest = format!("sha256:{}", "0".repeat(64));
     let set_digest = format!("image.digest={digest}");
     assert_eq!(
         image(&["image.tag=x", &set_digest]).await?,
-        format!("idtoken-operator@{digest}")
+        format!("{repository}@{digest}")
     );
+    let local = image(&["image.repository=localhost:5000/a/b-c__d", "image.tag=x"]);
+    assert_eq!(local.await?, "localhost:5000/a/b-c__d:x");
+    // Where nobody has said which, the chart does not guess one that the nodes cannot pull.
+    let said = refused(&["image.repository="]).await;
+    assert!(
+        said.contains("image.repository is not set: name the repository"),
+        "{said}"
+    );
+    for value in [
+        "image.repository=registry.example.com/x:1",
+        "image.repository=https://registry.example.com/x",
+        "image.repository=registry.example.com/X",
+        "image.repository=registry.example.com/x@sha256:0",
+        "image.repository=registry.example.com/",
+        "image.tag=:1",
+    ] {
+        let said = refused(&[value]).await;
+        assert!(said.contains("does not match pattern"), "{value}: {said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_universe_is_taken_by_values_and_operator_alike() -> Result<()> {
+    // gcloud names providers by googleapis.com in every universe.
+    for host in ["iam.example-universe.com", "iam.googleapis.com"] {
+        let provider = format!("//{host}/projects/1/locations/global/workloadIdentityPools/p/providers/q");
+        let objects = set(&[
+            "google.universeDomain=example-universe.com",
+            &format!("google.workloadIdentityFederation.provider={provider}"),
+            "federation.mode=enabled",
+            &format!("federation.provider={provider}"),
+        ])
+        .await?;
+        let text = &find(&objects, "ConfigMap", "-google")["data"]["credentials.json"];
+        let credentials: Value = serde_json::from_str(text.as_str().context("no credentials.json")?)?;
+        assert_eq!(credentials["audience"], provider.as_str());
+        assert_eq!(credentials["universe_domain"], "example-universe.com");
+        assert_eq!(
+            credentials["token_url"],
+            "https://sts.example-universe.com/v1/token"
+        );
+        let run = parse(&objects)?;
+        assert_eq!(
+            run.federation_provider.context("no provider")?.name(),
+            provider.as_str()
+        );
+        GoogleConfig::from(run.google).validate()?;
+    }
+    let helm = helm().await?;
+    let is_taken = async |value: &str, text: &str| {
+        let mode = "--set=federation.mode=strict";
+        let value = format!("--set-json={value}={}", json!(text));
+        helm.template(&[mode, &value]).await.is_ok()
+    };
+    let part = "locations/global/workloadIdentityPools/p/providers/q";
+    for (name, ok) in [
+        (format!("//iam.googleapis.com/projects/1/{part}"), true),
+        (format!("//iam.example-universe.com/projects/1/{part}"), true),
+        (
+            format!(
+                "//iam.googleapis.com/projects/1/{}",
+                part.replace("global", "eu-west1")
+            ),
+            true,
+        ),
+        (format!("https://iam.googleapis.com/projects/1/{part}"), false),
+        (format!("//evil.example/projects/1/{part}"), false),
+        (format!("//iam.googleapis.com/projects/p/{part}"), false),
+        (format!("//iam.googleapis.com/projects/1/{part}/"), false),
+        (
+            "identitynamespace:p.svc.id.goog:https://container.googleapis.com/v1/projects/p".to_owned(),
+            true,
+        ),
+        ("identitynamespace:p.svc.id.goog".to_owned(), false),
+    ] {
+        assert_eq!(name.parse::<IdentityProvider>().is_ok(), ok, "{name}");
+        assert_eq!(is_taken("federation.provider", &name).await, ok, "{name}");
+        let is_own = ok && !name.starts_with("identitynamespace");
+        let own = is_taken("google.workloadIdentityFederation.provider", &name).await;
+        assert_eq!(own, is_own, "{name}");
+    }
+    for (universe_domain, ok) in [
+        ("googleapis.com", true),
+        ("example-universe.com", true),
+        ("a.b.c", true),
+        ("", false),
+        ("com", false),
+        ("Example.com", false),
+        ("https://example.com", false),
+        ("example.com.", false),
+        ("a..b", false),
+        ("-a.b", false),
+    ] {
+        let config = GoogleConfig {
+            universe_domain: universe_domain.to_owned(),
+            ..GoogleConfig::default()
+        };
+        assert_eq!(config.validate().is_ok(), ok, "{universe_domain}");
+        assert_eq!(
+            is_taken("google.universeDomain", universe_domain).await,
+            ok,
+            "{universe_domain}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn kinds_are_missing_only_where_a_cluster_says_so() -> Result<()> {
+    let helm = helm().await?;
+    let monitor = "--set=metrics.serviceMonitor.enabled=true";
+    let extra = r#"--set-json=extraObjects=[{"apiVersion":"idtoken.dev/v1alpha1","kind":"IdTokenRequest","metadata":{"name":"x"}}]"#;
+    // What Argo CD names: the kinds that can be watched. It brings definitions and their objects in one sync.
+    let argo_cd = "--api-versions=v1,v1/Pod,apps/v1,apps/v1/Deployment";
+    for args in [&[monitor, extra][..], &[monitor, extra, argo_cd]] {
+        let objects = helm.objects(args).await?;
+        assert!(has(&objects, "ServiceMonitor") && has(&objects, "IdTokenRequest"));
+    }
+    // What a cluster answers to Helm.
+    let cluster = "--api-versions=authorization.k8s.io/v1/SelfSubjectAccessReview";
+    let missing = async |args: &[&str]| match helm.template(&[args, &[cluster]].concat()).await {
+        Ok(_) => String::new(),
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(missing(&[]).await, "");
+    for (value, kind) in [
+        ("serviceMonitor", "ServiceMonitor"),
+        ("podMonitor", "PodMonitor"),
+        ("prometheusRule", "PrometheusRule"),
+    ] {
+        let set = format!("--set=metrics.{value}.enabled=true");
+        let said = missing(&[&set]).await;
+        let sentence = format!("metrics.{value}.enabled: the cluster does not know the kind {kind} of");
+        assert!(said.contains(&sentence), "{said}");
+        let known = format!("--api-versions=monitoring.coreos.com/v1/{kind}");
+        assert_eq!(missing(&[&set, &known]).await, "");
+    }
+    let list = r#"--set-json=extraObjects=["apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n---\nkind: List\napiVersion: v1\nitems:\n- {kind: IdTokenGrant, apiVersion: idtoken.dev/v1alpha1, metadata: {name: '{{ .Release.Name }}'}}"]"#;
+    for (set, kind) in [(extra, "IdTokenRequest"), (list, "IdTokenGrant")] {
+        let said = missing(&[set]).await;
+        assert!(
+            said.contains(&format!(
+                "extraObjects: the cluster does not know the kind {kind} of idtoken.dev/v1alpha1 yet"
+            )),
+            "{said}"
+        );
+        assert!(
+            said.contains("add it by helm upgrade") && said.contains("belong in the value grants"),
+            "{said}"
+        );
+        let known = format!("--api-versions=idtoken.dev/v1alpha1/{kind}");
+        assert_eq!(missing(&[set, &known]).await, "");
+    }
+    let text = r#"--set-json=extraObjects=[{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x"},"data":{"x":"apiVersion: idtoken.dev/v1alpha1"}}]"#;
+    assert_eq!(missing(&[text]).await, "");
     Ok(())
 }
 
@@ -531,7 +689,10 @@ async fn values_that_contradict_each_other_are_refused() {
             "API server's own audience",
         ),
         (
-            ["federation.provider=x", "federation.mode=disabled"],
+            [
+                "federation.provider=//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
+                "federation.mode=disabled",
+            ],
             "without federation.mode",
         ),
         (

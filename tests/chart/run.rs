@@ -87,7 +87,7 @@ impl World {
         std::fs::write(&file, values.to_string())?;
         let file = file.to_string_lossy();
         self.helm
-            .run(["upgrade", "--install", RELEASE, CHART, "--values", &file])
+            .release(&["upgrade", "--install", RELEASE, CHART, "--values", &file])
             .await?;
         Ok(())
     }

@@ -169,6 +169,9 @@ fn render(helm: &Path, file: &File) -> Result<(PathBuf, String)> {
         "idtoken-system",
         "--kube-version",
         "1.30.0",
+        // Has to be set, and is in none of the files.
+        "--set",
+        "image.repository=none",
     ]);
     for template in file.templates {
         command.args(["--show-only", &format!("templates/{template}.yaml")]);

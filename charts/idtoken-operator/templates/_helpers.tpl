@@ -45,3 +45,17 @@ app.kubernetes.io/component: controller
 {{- define "idtoken-operator.username" -}}
 {{- printf "system:serviceaccount:%s:%s" .Release.Namespace (include "idtoken-operator.serviceAccountName" .) }}
 {{- end }}
+
+{{/*
+Whether a cluster has answered to Helm itself, so that what it lacks is missing for good. helm template knows no kinds but those of
+--api-versions, and Argo CD names only those that can be watched: it brings kinds and their objects in one sync.
+*/}}
+{{- define "idtoken-operator.clusterAnswers" -}}
+{{- if .Capabilities.APIVersions.Has "authorization.k8s.io/v1/SelfSubjectAccessReview" }}yes{{ end }}
+{{- end }}
+
+{{/* An entry of extraObjects, and the root. */}}
+{{- define "idtoken-operator.extraObject" -}}
+{{- $entry := first . }}
+{{- tpl (kindIs "string" $entry | ternary $entry (toYaml $entry)) (last .) }}
+{{- end }}

@@ -29,7 +29,7 @@ const DECISIONS: [Decision; 7] = [
     Decision {
         what: "Registry",
         path: "charts/idtoken-operator/values.yaml",
-        placeholder: "repository: idtoken-operator\n",
+        placeholder: "repository: \"\"\n",
     },
     Decision {
         what: "Contact of the maintainers",
