@@ -91,7 +91,7 @@ pub async fn run(cli: Cli) -> Result<(), AppError> {
     match cli.command {
         Command::Run(args) => run_operator(*args).await,
         Command::Crds => print_crds(&mut std::io::stdout()),
-        Command::Probe { url } => Ok(probe::probe(url).await?),
+        Command::Probe { timeout, url } => Ok(probe::probe(&url, Duration::from_secs(timeout)).await?),
     }
 }
 

@@ -33,8 +33,11 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Print the CustomResourceDefinitions as YAML, for kubectl apply -f -.
     Crds,
-    /// Send one GET to a URL, such as /readyz of an operator, and fail unless the status is 2xx. The image has no other program for it.
+    /// Send a GET to a URL, such as /readyz of an operator, and fail unless the status is 2xx. The image has no other program for it.
     Probe {
+        /// How long to try again where it fails, in seconds; 0 means one attempt.
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        timeout: u64,
         /// The URL.
         url: Url,
     },

@@ -79,6 +79,7 @@ async fn kubernetes_takes_what_is_rendered_and_pod_security_its_pods() -> Result
         .await?;
 
     let helm = Helm::offline(Version::Three).await?;
+    quota(&cluster, &helm).await?;
     let manifest = cluster.dir().join("manifest.yaml");
     let (files, mut tried) = (matrix()?, 0);
     for file in &files {
@@ -98,11 +99,15 @@ async fn kubernetes_takes_what_is_rendered_and_pod_security_its_pods() -> Result
                 "{container}"
             );
             std::fs::write(&manifest, pod.to_string())?;
-            let path = manifest.to_string_lossy();
-            cluster
-                .kubectl(["create", "--dry-run=server", "--validate=strict", "-f", &path])
+            create(&cluster, &manifest)
                 .await
                 .with_context(|| file.display().to_string())?;
+        }
+        if let Some(pod) = test_pod(&rendered)? {
+            std::fs::write(&manifest, pod.to_string())?;
+            create(&cluster, &manifest)
+                .await
+                .with_context(|| format!("beside a quota: {}", file.display()))?;
         }
     }
 
@@ -115,11 +120,62 @@ async fn kubernetes_takes_what_is_rendered_and_pod_security_its_pods() -> Result
     let privileged = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "namespace": "restricted"},
         "spec": {"containers": [{"name": "x", "image": "x"}]}});
     std::fs::write(&manifest, privileged.to_string())?;
-    let path = manifest.to_string_lossy();
-    let refused = cluster.kubectl(["create", "--dry-run=server", "-f", &path]).await;
-    let refused = refused.unwrap_err().to_string();
+    let refused = create(&cluster, &manifest).await.unwrap_err().to_string();
     ensure!(refused.contains("violates PodSecurity"), "{refused}");
     Ok(())
+}
+
+/// Makes namespace `quota`, whose ResourceQuota admits only pods with all requests and limits, and waits until it does. Its status is what
+/// the controller of quotas would have counted.
+async fn quota(cluster: &ControlPlane, helm: &Helm) -> Result<()> {
+    let amounts = |cpu: &str, memory: &str| json!({"requests.cpu": cpu, "limits.cpu": cpu, "requests.memory": memory, "limits.memory": memory});
+    let status = json!({"status": {"hard": amounts("1", "1Gi"), "used": amounts("0", "0")}}).to_string();
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "all", "namespace": "quota"},
+        "spec": {"hard": amounts("1", "1Gi")}});
+    cluster.kubectl(["create", "namespace", "quota"]).await?;
+    cluster.apply(&quota.to_string()).await?;
+    let patch = [
+        "patch",
+        "resourcequota",
+        "all",
+        "-n",
+        "quota",
+        "--subresource=status",
+    ];
+    cluster
+        .kubectl(patch.iter().chain(&["--type=merge", "-p", &status]))
+        .await?;
+    let without = helm
+        .template(&["--set-json=test.resources={\"requests\":null,\"limits\":null}"])
+        .await?;
+    let mut pod = test_pod(&without)?.context("no pod of helm test")?;
+    pod["metadata"]["name"] = json!("without");
+    let file = cluster.dir().join("without.json");
+    std::fs::write(&file, pod.to_string())?;
+    until("the quota is in force", LIMIT, async || {
+        let said = create(cluster, &file).await.err().map(|error| error.to_string());
+        Ok(said
+            .filter(|said| said.contains("must specify limits.cpu"))
+            .map(drop))
+    })
+    .await
+}
+
+/// The pod of helm test for namespace `quota`; none where there is none.
+fn test_pod(manifest: &str) -> Result<Option<Value>> {
+    let pod = read(manifest)?.into_iter().find(|object| object["kind"] == "Pod");
+    Ok(pod.map(|mut pod| {
+        pod["metadata"]["namespace"] = json!("quota");
+        pod
+    }))
+}
+
+/// Has the API server judge an object.
+async fn create(cluster: &ControlPlane, file: &Path) -> Result<String> {
+    let path = file.to_string_lossy();
+    cluster
+        .kubectl(["create", "--dry-run=server", "--validate=strict", "-f", &path])
+        .await
 }
 
 /// The pods of a manifest, also those that a Deployment would make, for namespace `restricted`.

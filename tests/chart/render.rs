@@ -507,7 +507,7 @@ async fn monitors_find_the_port_and_keep_the_requests_namespace() -> Result<()> 
 async fn the_network_is_open_to_dns_the_api_server_google_and_scrapers() -> Result<()> {
     assert!(!has(&set(&[]).await?, "NetworkPolicy"));
     let objects = file("any-cluster").await?;
-    let policy = &find(&objects, "NetworkPolicy", "")["spec"];
+    let policy = &find(&objects, "NetworkPolicy", "-operator")["spec"];
     assert_eq!(
         policy["podSelector"],
         find(&objects, "Deployment", "")["spec"]["selector"]
@@ -520,7 +520,9 @@ async fn the_network_is_open_to_dns_the_api_server_google_and_scrapers() -> Resu
         .flat_map(|rule| rule["ports"].as_array().into_iter().flatten())
         .filter_map(|port| port["port"].as_u64())
         .collect();
-    assert_eq!(ports, BTreeSet::from([53, 80, 443, 987, 988, 3128, 6443]));
+    assert_eq!(ports, BTreeSet::from([53, 80, 443, 987, 988, 3128, 5353, 6443]));
+    let dns = policy["egress"][0]["to"].as_array().context("no peers of DNS")?;
+    assert_eq!(dns[1]["ipBlock"]["cidr"], "169.254.20.10/32");
     // Metadata servers and nothing else may be asked in the clear.
     for rule in policy["egress"].as_array().into_iter().flatten() {
         let plain = rule["ports"]
@@ -543,6 +545,105 @@ async fn the_network_is_open_to_dns_the_api_server_google_and_scrapers() -> Resu
         .context("no labels")?;
     assert!(labels.iter().all(|(key, value)| &test[key] == value), "{from:?}");
     assert!(from[1].get("namespaceSelector").is_some());
+
+    // helm test reaches the operator where the namespace denies everything.
+    let policy = &find(&objects, "NetworkPolicy", "-test")["spec"];
+    let selected = policy["podSelector"]["matchLabels"]
+        .as_object()
+        .context("no labels")?;
+    assert!(selected.iter().all(|(key, value)| &test[key] == value));
+    assert_eq!(policy["egress"][0]["to"], json!(dns));
+    assert_eq!(
+        policy["egress"][1],
+        json!({
+            "to": [{"podSelector": find(&objects, "Deployment", "")["spec"]["selector"]}],
+            "ports": [{"port": 8080, "protocol": "TCP"}],
+        })
+    );
+    let none = set(&["networkPolicy.enabled=true", "metrics.service.enabled=false"]).await?;
+    assert!(!has(&none, "Pod"));
+    find(&none, "NetworkPolicy", "");
+    Ok(())
+}
+
+/// Whether a NetworkPolicy lets a packet out. Peers other than single addresses are none that the tests ask for.
+fn lets_out(policy: &Value, address: &str, protocol: &str, port: u64) -> bool {
+    let rules = policy["spec"]["egress"].as_array();
+    rules.into_iter().flatten().any(|rule| {
+        let to = rule["to"].as_array();
+        let is_peer = |peers: &Vec<Value>| {
+            peers
+                .iter()
+                .any(|peer| peer["ipBlock"]["cidr"] == format!("{address}/32"))
+        };
+        let ports = rule["ports"].as_array();
+        let is_port = |ports: &Vec<Value>| {
+            let same = |of: &Value| of["port"] == port && of["protocol"] == protocol;
+            ports.iter().any(same)
+        };
+        to.is_none_or(is_peer) && ports.is_none_or(is_port)
+    })
+}
+
+#[tokio::test]
+async fn each_platform_of_the_page_reaches_its_dns_and_api_server() -> Result<()> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/installation.md"))?;
+    let section = page.split("\n### NetworkPolicy\n").nth(1).context("no section")?;
+    let section = section
+        .split("\n## ")
+        .next()
+        .and_then(|rest| rest.split("\n### ").next());
+    let mut rows = 0;
+    for row in section
+        .context("no section")?
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .skip(2)
+    {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [platform, dns, api_server, values] = cells[..] else {
+            anyhow::bail!("{row}");
+        };
+        // `value: [1, 2]` in each code span.
+        let values: Vec<String> = values
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .map(|value| format!("--set-json={}", value.replacen(": ", "=", 1)))
+            .collect();
+        let mut args = vec!["--set=networkPolicy.enabled=true"];
+        args.extend(values.iter().map(String::as_str));
+        let reaches = async |args: &[&str]| -> Result<bool> {
+            let objects = helm().await?.objects(args).await?;
+            let policy = find(&objects, "NetworkPolicy", "-operator");
+            let test = find(&objects, "NetworkPolicy", "-test");
+            // 53, or 53 at an address.
+            let (dns, address) = dns.split_once(" at ").unwrap_or((dns, "10.0.0.10"));
+            let dns = dns.parse().with_context(|| row.to_owned())?;
+            let names = ["UDP", "TCP"].into_iter().all(|protocol| {
+                [policy, test]
+                    .iter()
+                    .all(|policy| lets_out(policy, address, protocol, dns))
+            });
+            let api_server = api_server.parse().with_context(|| row.to_owned())?;
+            let google = lets_out(policy, "199.36.153.8", "TCP", 443);
+            let metadata = lets_out(policy, "169.254.169.254", "TCP", 80)
+                && lets_out(policy, "169.254.169.252", "TCP", 988);
+            Ok(names && google && metadata && lets_out(policy, "10.0.0.1", "TCP", api_server))
+        };
+        assert!(reaches(&args).await?, "{platform}");
+        // No value is there for nothing.
+        for n in 1..args.len() {
+            let mut fewer = args.clone();
+            fewer.remove(n);
+            assert!(!reaches(&fewer).await?, "{platform} without {}", args[n]);
+        }
+        rows += 1;
+    }
+    assert!(rows >= 6, "{rows} platforms");
+    let policy = set(&["networkPolicy.enabled=true"]).await?;
+    let policy = find(&policy, "NetworkPolicy", "-operator");
+    assert!(!lets_out(policy, "10.0.0.1", "TCP", 80) && !lets_out(policy, "10.0.0.1", "UDP", 443));
     Ok(())
 }
 
@@ -572,15 +673,26 @@ async fn the_test_pod_asks_the_service() -> Result<()> {
         .as_array()
         .context("no args")?;
     let line = std::iter::once("idtoken-operator").chain(args.iter().filter_map(Value::as_str));
-    let Command::Probe { url } = Cli::try_parse_from(line)?.command else {
+    let Command::Probe { timeout, url } = Cli::try_parse_from(line)?.command else {
         panic!("{args:?}");
     };
+    // The Service and a sidecar may need a while.
+    assert_eq!(timeout, 120);
     let service = find(&objects, "Service", "");
     assert_eq!(url.host_str(), service["metadata"]["name"].as_str());
     assert_eq!(
         url.port().map(u64::from),
         service["spec"]["ports"][0]["port"].as_u64()
     );
+    let objects = file("everything").await?;
+    let test = find(&objects, "Pod", "-test");
+    assert_eq!(test["metadata"]["annotations"]["linkerd.io/inject"], "disabled");
+    assert_eq!(test["metadata"]["annotations"]["helm.sh/hook"], "test");
+    assert_eq!(test["metadata"]["labels"]["sidecar.istio.io/inject"], "false");
+    let container = &test["spec"]["containers"][0];
+    let requests = json!({"cpu": "10m", "memory": "16Mi", "ephemeral-storage": "16Mi"});
+    assert_eq!(container["resources"]["requests"], requests);
+    assert_eq!(container["args"][1], "--timeout=30");
     Ok(())
 }
 

@@ -330,9 +330,11 @@ async fn probe(world: &World, address: &str) -> Result<()> {
     let args = hooks[0]["spec"]["containers"][0]["args"]
         .as_array()
         .context("no args")?;
-    let run = async |address: &str| -> Result<bool> {
+    ensure!(args.contains(&json!("--timeout=120")), "{args:?}");
+    let run = async |address: &str, timeout: &str| -> Result<bool> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));
         for arg in args.iter().filter_map(Value::as_str) {
+            let arg = arg.replace("--timeout=120", timeout);
             command.arg(arg.replace("idtoken-operator:8080", address));
         }
         Ok(tokio::process::Command::from(command)
@@ -341,8 +343,14 @@ async fn probe(world: &World, address: &str) -> Result<()> {
             .status
             .success())
     };
-    ensure!(run(address).await?, "the probe of {address} fails");
+    ensure!(
+        run(address, "--timeout=120").await?,
+        "the probe of {address} fails"
+    );
     let nobody = SocketAddr::from(([127, 0, 0, 1], 1)).to_string();
-    ensure!(!run(&nobody).await?, "the probe passes where nobody listens");
+    ensure!(
+        !run(&nobody, "--timeout=0").await?,
+        "the probe passes where nobody listens"
+    );
     Ok(())
 }
