@@ -227,10 +227,12 @@ fn jwt_start(run: &str) -> Option<usize> {
 /// `bytes` as hex digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits
-        .filter_map(|digit| char::from_digit(digit.into(), 16))
-        .collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut out = String::with_capacity(2 * bytes.len());
+    for digit in bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]) {
+        out.push(DIGITS[usize::from(digit)].into());
+    }
+    out
 }
 
 /// The messages of an error and its sources, each once.

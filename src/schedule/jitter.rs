@@ -4,7 +4,8 @@ use jiff::SignedDuration;
 
 /// `duration` times `fraction / 2^16`.
 pub(super) fn scale(duration: SignedDuration, fraction: u16) -> SignedDuration {
-    SignedDuration::from_millis_i128(duration.as_millis() * i128::from(fraction) / 65536)
+    let millis = duration.as_millis() * i128::from(fraction) / 65536;
+    SignedDuration::from_millis(millis.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
 }
 
 /// FNV-1a of `text` and `salt` with a final mix, folded to 16 bits. It is stable across versions and platforms, which std's hashers do not
