@@ -28,7 +28,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// A package of the chart as an earlier version could have been: its definition of requests lacks a column that this one has, and that of
-/// grants the rules on selectors.
+/// grants the rules on selectors. It has no value `test`.
 async fn earlier(helm: &Helm, dir: &Path) -> Result<PathBuf> {
     let chart = dir.join("earlier");
     copy(Path::new(CHART), &chart)?;
@@ -41,6 +41,16 @@ async fn earlier(helm: &Helm, dir: &Path) -> Result<PathBuf> {
     let mut crd: Value = serde_saphyr::from_str(&std::fs::read_to_string(&file)?)?;
     without_rules(&mut crd);
     std::fs::write(&file, serde_saphyr::to_string(&crd)?)?;
+    std::fs::remove_dir_all(chart.join("templates/tests"))?;
+    let file = chart.join("values.yaml");
+    let mut values: Value = serde_saphyr::from_str(&std::fs::read_to_string(&file)?)?;
+    values.as_object_mut().context("no values")?.remove("test");
+    std::fs::write(&file, values.to_string())?;
+    let file = chart.join("values.schema.json");
+    let mut schema: Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
+    let required = schema["required"].as_array_mut().context("requires nothing")?;
+    required.retain(|key| key != "test");
+    std::fs::write(&file, schema.to_string())?;
     package(helm, &chart, "0.0.1", dir).await
 }
 
@@ -116,6 +126,14 @@ async fn life(first: Version, then: Version) -> Result<()> {
     cluster.apply(everyone).await?;
     let before = users(&cluster).await?;
     let had = columns(&cluster).await?;
+
+    // The values of the installation alone lack what is new; with the new defaults they suffice.
+    let reused = helm.run(["upgrade", RELEASE, &now, "--reuse-values"]).await;
+    let said = reused.unwrap_err().to_string();
+    ensure!(said.contains("missing property 'test'"), "{said}");
+    helm.run(["upgrade", RELEASE, &now, "--reset-then-reuse-values"])
+        .await?;
+    helm.run(["rollback", RELEASE, "1"]).await?;
 
     let gke = format!("--values={CHART}/ci/any-cluster-values.yaml");
     let notes = helm

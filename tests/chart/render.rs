@@ -766,6 +766,95 @@ async fn unknown_and_wrong_values_are_refused() {
     assert!(helm.template(&[&grant("https://*.example.com/")]).await.is_err());
 }
 
+/// Null for each value below `values` that `schema` does not require; none where it requires all.
+fn nulls(values: &Value, schema: &Value, path: &str, required: &mut BTreeSet<String>) -> Value {
+    let mut found = json!({});
+    for (key, value) in values.as_object().into_iter().flatten() {
+        let path = format!("{path}{key}");
+        let property = &schema["properties"][key];
+        let is_required = schema["required"]
+            .as_array()
+            .is_some_and(|all| all.contains(&json!(key)));
+        if property.get("properties").is_some() {
+            assert!(is_required, "{path} is a map of values");
+            found[key] = nulls(value, property, &format!("{path}."), required);
+        } else if is_required {
+            required.insert(path);
+        } else {
+            found[key] = Value::Null;
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn null_means_none_or_is_refused_and_switches_nothing_off() -> Result<()> {
+    let read = |name: &str| std::fs::read_to_string(format!("{CHART}/{name}"));
+    let values: Value = serde_saphyr::from_str(&read("values.yaml")?)?;
+    let schema: Value = serde_json::from_str(&read("values.schema.json")?)?;
+    let mut required = BTreeSet::new();
+    let mut nulls = nulls(&values, &schema, "", &mut required);
+    // Nothing that is off, and no flag without a value, where nobody chose that.
+    for value in [
+        "admissionPolicies.enabled",
+        "concurrency",
+        "crds.keep",
+        "federation.apiServerAudiences",
+        "google.universeDomain",
+        "networkPolicy.dnsPorts",
+        "networkPolicy.egressPorts",
+        "podDisruptionBudget.maxUnavailable",
+        "test.timeoutSeconds",
+    ] {
+        assert!(required.contains(value), "{value}");
+    }
+    for (value, said) in [
+        ("crds.keep=null", "missing property 'keep'"),
+        // As helm upgrade --reuse-values does with a map that is new in a version.
+        ("test=null", "missing property 'test'"),
+        ("networkPolicy.egressPorts=null", "missing property 'egressPorts'"),
+    ] {
+        let error = refused(&[value]).await;
+        assert!(error.contains(said), "{error}");
+    }
+    // No port would mean all ports.
+    let error = helm()
+        .await?
+        .objects(&["--set-json=networkPolicy.dnsPorts=[]"])
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("minItems"), "{error}");
+
+    nulls["image"]["repository"] = json!("x");
+    nulls["replicaCount"] = json!(2);
+    nulls["federation"]["mode"] = json!("enabled");
+    for value in ["dashboard", "prometheusRule", "serviceMonitor"] {
+        nulls["metrics"][value]["enabled"] = json!(true);
+    }
+    nulls["networkPolicy"]["enabled"] = json!(true);
+    // Helm renders the notes for an installation only.
+    nulls["extraObjects"] = json!([
+        r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"notes"},"data":{"text":{{ include "idtoken-operator/templates/NOTES.txt" . | toJson }}}}"#
+    ]);
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("nulls.yaml");
+    std::fs::write(&path, nulls.to_string())?;
+    let file = format!("--values={}", path.display());
+    let text = helm().await?.template(&[&file]).await?;
+    assert!(!text.contains("<nil>"), "{text}");
+    let objects = crate::helm::read(&text)?;
+    parse(&objects)?;
+    for object in objects
+        .iter()
+        .filter(|object| object["kind"] != "CustomResourceDefinition")
+    {
+        assert!(!object.to_string().contains(":null"), "{object}");
+    }
+    let grants = &find(&objects, "ConfigMap", "-grants")["data"]["grants.yaml"];
+    assert!(parse_file(grants.as_str().context("no grants.yaml")?)?.is_empty());
+    Ok(())
+}
+
 #[tokio::test]
 async fn values_that_contradict_each_other_are_refused() {
     let provider = "google.workloadIdentityFederation.provider=//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";

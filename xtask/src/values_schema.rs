@@ -36,7 +36,13 @@ pub(crate) fn schema(entries: &[Entry]) -> Result<Value> {
         for key in &entry.path[..entry.path.len() - 1] {
             parent = &mut parent["properties"][key.as_str()];
         }
-        parent["properties"][entry.path.last().context("no key")?.as_str()] = schema;
+        let key = entry.path.last().context("no key")?.as_str();
+        parent["properties"][key] = schema;
+        if !may_be_null(entry) {
+            let required = parent["required"].as_array_mut().map(std::mem::take);
+            let required: Vec<Value> = required.into_iter().flatten().chain([json!(key)]).collect();
+            parent["required"] = json!(required);
+        }
     }
     root["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     // Keys that Helm and parent charts add to the values.
@@ -51,6 +57,19 @@ pub(crate) fn schema(entries: &[Entry]) -> Result<Value> {
     root["definitions"] = definitions;
     prune_unused(&mut root);
     Ok(root)
+}
+
+/// Whether null, by which Helm removes a value with its default, means the same as its empty default, or none of what a type of Kubernetes
+/// describes. Any other value has to be there: without it, a switch would be off and a flag without a value.
+fn may_be_null(entry: &Entry) -> bool {
+    let is_empty = match &entry.default {
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    };
+    let kind = entry.kind.as_deref().unwrap_or_default();
+    is_empty || kind.starts_with("core/") || ["labels", "metadata server[]"].contains(&kind)
 }
 
 fn value_schema(entry: &Entry, generator: &mut SchemaGenerator) -> Result<Value> {
