@@ -1,6 +1,7 @@
 //! `/livez`, `/readyz` and `/metrics` over HTTP, for every pod of the cluster.
 
 mod connections;
+mod listener;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use tokio::sync::watch::Receiver;
 use tokio::sync::{Semaphore, oneshot};
 
 use self::connections::{Connection, Timeouts};
+pub use self::listener::listen;
 use crate::clock::Clock;
 use crate::grants::store::GrantStore;
 use crate::liveness::Liveness;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use kube::Config;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use thiserror::Error;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -180,7 +179,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         address: listen.to_string(),
         source,
     };
-    let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
+    let listener = admin::listen(listen).map_err(listen_error)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "starting the operator");
 
     let liveness = Liveness::new(controller::max_reconcile_duration(&settings), clock.monotonic());
