@@ -29,17 +29,17 @@ pub(crate) fn remediations(
         _ => false,
     };
     let suspended = object.spec.suspend.unwrap_or(false);
-    let mut reasons: Vec<&str> = Vec::new();
+    let mut reasons: Vec<(&str, &str)> = Vec::new();
     for condition in conditions
         .iter()
         .filter(|condition| is_bad(&condition.type_, &condition.status))
     {
-        if !reasons.contains(&condition.reason.as_str()) {
-            reasons.push(&condition.reason);
+        if !reasons.iter().any(|(reason, _)| *reason == condition.reason) {
+            reasons.push((&condition.reason, &condition.message));
         }
     }
-    if suspended && !reasons.contains(&reason::SUSPENDED) {
-        reasons.push(reason::SUSPENDED);
+    if suspended && !reasons.iter().any(|(reason, _)| *reason == reason::SUSPENDED) {
+        reasons.push((reason::SUSPENDED, ""));
     }
     if conditions.is_empty() {
         steps.push(format!(
@@ -48,7 +48,11 @@ pub(crate) fn remediations(
             args.namespace
         ));
     }
-    steps.extend(reasons.iter().map(|reason| for_reason(reason, &args)));
+    steps.extend(
+        reasons
+            .iter()
+            .map(|(reason, message)| for_reason(reason, message, &args)),
+    );
     let is_expired = matches!(token_state, TokenState::Token(token) if token.claims().exp <= now);
     if is_expired && reasons.is_empty() && !conditions.is_empty() {
         steps.push(format!(
@@ -130,7 +134,7 @@ impl CommandArgs {
 }
 
 /// What to do about one reason: mostly a command. The condition's message has the details.
-fn for_reason(reason: &str, args: &CommandArgs) -> String {
+fn for_reason(reason: &str, message: &str, args: &CommandArgs) -> String {
     let CommandArgs {
         namespace,
         name,
@@ -231,6 +235,11 @@ fn for_reason(reason: &str, args: &CommandArgs) -> String {
         "ExchangeRefused" => "Google's Security Token Service rejects the exchange; the message quotes its error and has the command that \
              shows the provider."
             .to_owned(),
+        "PermissionDenied" if !message.contains("add-iam-policy-binding") => format!(
+            "Google's message names another cause than a missing binding, such as a perimeter or an organization's policy, which no binding \
+             changes: whoever administers that can allow the call; then: {}",
+            args.renew()
+        ),
         "PermissionDenied" if args.federated => format!(
             "Allow the Kubernetes ServiceAccount, as the principal in the message, to mint tokens of the account (a new binding takes up to \
              7 minutes to take effect): gcloud iam service-accounts add-iam-policy-binding {account} --member=MEMBER \

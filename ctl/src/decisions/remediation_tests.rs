@@ -118,6 +118,23 @@ fn every_reason_has_its_own_remediation() {
 }
 
 #[test]
+fn a_binding_is_advised_only_where_the_message_has_one() {
+    let advice = |message: &str| {
+        let mut refused = condition("Ready", "False", "PermissionDenied");
+        refused["message"] = message.into();
+        steps(json!([refused])).remove(0)
+    };
+    assert!(
+        advice("… gcloud iam service-accounts add-iam-policy-binding a").contains("add-iam-policy-binding")
+    );
+    let other = advice("Request is prohibited by organization's policy.");
+    assert!(
+        !other.contains("gcloud") && other.contains("kubectl idtoken renew"),
+        "{other}"
+    );
+}
+
+#[test]
 fn a_new_request_and_a_suspended_one() {
     assert!(steps(json!([]))[0].contains("has not reconciled the request yet"));
     let suspended = request(json!([condition("Ready", "True", "Suspended")]), true);

@@ -14,12 +14,22 @@ const ROLE: &str = "roles/iam.serviceAccountOpenIdTokenCreator";
 /// The longest outside word in a message or command, in characters.
 pub(super) const MAX_WORD_CHARS: usize = 512;
 
-/// Whether a 403 is about [`PERMISSION`], and not about an organization policy or a perimeter, which no binding changes.
-pub(super) fn is_about_tokens(error: &Error) -> bool {
-    match error.permission() {
+/// `advice` about a binding, if the 403 is about [`PERMISSION`]; marked as a guess if Google names no cause. None if it is about an organization's
+/// policy or a perimeter, which no binding changes.
+pub(super) fn if_about_tokens(error: &Error, advice: impl FnOnce() -> String) -> Option<String> {
+    let is_named = match error.permission() {
         Some(permission) => permission.starts_with("iam.serviceAccounts."),
         None => error.to_string().contains("'iam.serviceAccounts."),
+    };
+    match is_named {
+        true => Some(advice()),
+        false => error.is_unexplained().then(|| guess(&advice())),
     }
+}
+
+/// `advice` about a refusal whose cause Google does not name.
+pub(super) fn guess(advice: &str) -> String {
+    format!("Google names no permission; the likely cause, which is a guess: {advice}")
 }
 
 /// The missing permission, and the command that grants it.

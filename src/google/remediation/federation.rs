@@ -1,6 +1,6 @@
 //! What to do if a workload cannot federate.
 
-use super::command::{MAX_WORD_CHARS, bind_openid, describe_account, is_about_tokens, word};
+use super::command::{MAX_WORD_CHARS, bind_openid, describe_account, guess, if_about_tokens, word};
 use crate::google::vocabulary::{
     Endpoint, Error, IdentityProvider, MAX_SUBJECT_BYTES, Reason, SubjectToken, Workload,
 };
@@ -92,10 +92,8 @@ pub(crate) fn for_exchange(error: Error, workload: &Workload<'_>, token: &Subjec
         ),
         Reason::SubjectTooLong => shorter_subject(workload),
         Reason::ExchangeRefused => format!("To see the provider: {}", describe(provider)),
-        Reason::PermissionDenied | Reason::ApiDisabled => {
-            "Enable the API in the project of the provider: gcloud services enable sts.googleapis.com".to_owned()
-                + &project(provider)
-        }
+        Reason::PermissionDenied if error.is_unexplained() => guess(&enable(provider)),
+        Reason::ApiDisabled => enable(provider),
         _ => return error,
     };
     error.with_remediation(remediation)
@@ -104,9 +102,12 @@ pub(crate) fn for_exchange(error: Error, workload: &Workload<'_>, token: &Subjec
 /// Adds what to do about a failed `generateIdToken` with a federated access token.
 pub(crate) fn for_mint(error: Error, workload: &Workload<'_>, account: &str) -> Error {
     let remediation = match error.reason() {
-        Reason::PermissionDenied if is_about_tokens(&error) => {
+        Reason::PermissionDenied => {
             let member = member(workload);
-            bind_openid(&bounded(&member), account, &member)
+            match if_about_tokens(&error, || bind_openid(&bounded(&member), account, &member)) {
+                Some(advice) => advice,
+                None => return error,
+            }
         }
         Reason::ServiceAccountNotFound => describe_account(account),
         Reason::ApiDisabled => format!(
@@ -166,6 +167,11 @@ fn describe(provider: &IdentityProvider) -> String {
                 + &project(provider)
         }
     }
+}
+
+fn enable(provider: &IdentityProvider) -> String {
+    "Enable the API in the project of the provider: gcloud services enable sts.googleapis.com".to_owned()
+        + &project(provider)
 }
 
 fn update(provider: &IdentityProvider, change: &str) -> String {

@@ -133,3 +133,38 @@ fn commands_are_inert() {
         }
     }
 }
+
+#[test]
+fn a_refusal_that_names_no_permission_has_a_guess_and_another_rule_has_none() {
+    use crate::google::transport::response::Response;
+    let provider: IdentityProvider = POOL.parse().unwrap();
+    let refused = |endpoint, message: &str| {
+        let body =
+            serde_json::json!({"error": {"code": 403, "message": message, "status": "PERMISSION_DENIED"}});
+        let error = Response::of(403, body.to_string()).error(endpoint);
+        let workload = workload(&provider, SUBJECT);
+        let error = match endpoint {
+            Endpoint::Sts => for_exchange(error, &workload, &token("https://i", "x")),
+            _ => for_mint(error, &workload, "caller@p.iam.gserviceaccount.com"),
+        };
+        error.remediation().unwrap_or_default().to_owned()
+    };
+    let bare = "The caller does not have permission";
+    let advice = refused(Endpoint::IamCredentials, bare);
+    let member = "--member=principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/subject/system:serviceaccount:shop:billing";
+    for part in [
+        "which is a guess: ",
+        "needs iam.serviceAccounts.getOpenIdToken on caller@p",
+        member,
+    ] {
+        assert!(advice.contains(part), "{part}: {advice}");
+    }
+    let advice = refused(Endpoint::Sts, bare);
+    assert!(advice.contains("which is a guess: Enable the API"), "{advice}");
+    for endpoint in [Endpoint::Sts, Endpoint::IamCredentials] {
+        assert_eq!(
+            refused(endpoint, "Request is prohibited by organization's policy."),
+            ""
+        );
+    }
+}

@@ -1,6 +1,6 @@
 //! What to do if the operator may not impersonate a service account.
 
-use super::command::{MAX_WORD_CHARS, bind, bind_openid, describe_account, is_about_tokens, project};
+use super::command::{MAX_WORD_CHARS, bind, bind_openid, describe_account, if_about_tokens, project};
 use crate::google::vocabulary::{Error, Principal, Reason};
 use crate::text::printable;
 
@@ -16,11 +16,16 @@ pub(crate) fn for_impersonation(
     delegates: &[String],
 ) -> Error {
     let remediation = match error.reason() {
-        Reason::PermissionDenied if is_about_tokens(&error) => grant(principal, account, delegates),
         Reason::PermissionDenied if error.to_string().contains("insufficient authentication scopes") => {
             "The operator's access token lacks the scope https://www.googleapis.com/auth/cloud-platform: give that scope to \
              the machine or node pool it runs on, or use Workload Identity Federation."
                 .to_owned()
+        }
+        Reason::PermissionDenied => {
+            match if_about_tokens(&error, || grant(principal, account, delegates)) {
+                Some(advice) => advice,
+                None => return error,
+            }
         }
         Reason::ServiceAccountNotFound => describe_account(account),
         Reason::ApiDisabled => format!(
@@ -142,9 +147,68 @@ mod tests {
         assert!(text.contains("serviceAccountTokenCreator"), "{text}");
     }
 
+    /// The advice about a 403 with these words and these details.
+    fn advice(message: &str, details: serde_json::Value) -> Option<String> {
+        let error = serde_json::json!({"code": 403, "message": message, "status": "PERMISSION_DENIED", "details": details});
+        let body = serde_json::json!({"error": error}).to_string();
+        let error = Response::of(403, body).error(Endpoint::IamCredentials);
+        let error = for_impersonation(error, Some(&operator()), "caller@p.iam.gserviceaccount.com", &[]);
+        error.remediation().map(str::to_owned)
+    }
+
     #[test]
-    fn no_binding_helps_against_a_perimeter() {
-        let error = error(403, "Request is prohibited by organization's policy.");
+    fn a_refusal_that_names_no_permission_has_the_likely_binding_as_a_guess() {
+        let denied = serde_json::json!([{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "IAM_PERMISSION_DENIED"}]);
+        for details in [serde_json::json!([]), denied] {
+            let advice = advice("The caller does not have permission", details).expect("advice");
+            for part in [
+                "which is a guess: ",
+                "the operator's identity op@o.iam.gserviceaccount.com needs iam.serviceAccounts.getOpenIdToken on \
+                 caller@p.iam.gserviceaccount.com",
+                "add-iam-policy-binding caller@p.iam.gserviceaccount.com --member=serviceAccount:op@o.iam.gserviceaccount.com",
+            ] {
+                assert!(advice.contains(part), "{part}: {advice}");
+            }
+        }
+        let named = advice(DENIED, serde_json::json!([])).expect("advice");
+        assert!(!named.contains("guess"), "{named}");
+    }
+
+    #[test]
+    fn no_binding_helps_against_another_rule() {
+        let info = |reason: &str| serde_json::json!([{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}]);
+        let violation = serde_json::json!([{
+            "@type": "type.googleapis.com/google.rpc.PreconditionFailure",
+            "violations": [{"type": "VPC_SERVICE_CONTROLS", "description": "x"}],
+        }]);
+        let other = serde_json::json!([{
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "IAM_PERMISSION_DENIED",
+            "metadata": {"permission": "serviceusage.services.use"},
+        }]);
+        let none = serde_json::json!([]);
+        for (message, details) in [
+            (
+                "Request is prohibited by organization's policy. vpcServiceControlsUniqueIdentifier: x",
+                none.clone(),
+            ),
+            ("Denied", violation),
+            ("Denied", info("SECURITY_POLICY_VIOLATED")),
+            ("Denied", info("CUSTOM_ORG_POLICY_VIOLATION")),
+            (
+                "Operation denied by org policy: [\"constraints/iam.x\": \"no\"]",
+                none.clone(),
+            ),
+            ("This API method requires billing to be enabled.", none.clone()),
+            (
+                "Caller does not have required permission. Grant the caller the roles/x role.",
+                none,
+            ),
+            ("Denied", other),
+        ] {
+            assert_eq!(advice(message, details), None, "{message}");
+        }
+        // Another server than Google answered.
+        let error = Response::of(403, "<html>").error(Endpoint::IamCredentials);
         assert_eq!(for_impersonation(error, None, "a@b", &[]).remediation(), None);
     }
 

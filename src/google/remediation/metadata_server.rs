@@ -1,6 +1,7 @@
 //! What to do if the metadata server gives no token.
 
-use super::command::{project, word};
+use super::command::{guess, project, word};
+use crate::google::transport::error_body::blames_another_rule;
 use crate::google::vocabulary::{Endpoint, Error, Principal, Reason};
 use crate::text::printable;
 
@@ -52,11 +53,18 @@ pub(crate) fn for_attached_identity(error: Error, account: Option<&str>) -> Erro
              source impersonation."
                 .to_owned()
         }
-        (Reason::PermissionDenied, _) => format!(
-            "Let the operator's Kubernetes ServiceAccount act as the Google one that its annotation \
-             iam.gke.io/gcp-service-account names: {}",
-            bind(account, "NAMESPACE", "NAME"),
-        ),
+        (Reason::PermissionDenied, _) if blames_another_rule(&text) => return error,
+        (Reason::PermissionDenied, _) => {
+            let advice = format!(
+                "Let the operator's Kubernetes ServiceAccount act as the Google one that its annotation \
+                 iam.gke.io/gcp-service-account names: {}",
+                bind(account, "NAMESPACE", "NAME"),
+            );
+            match text.contains("iam.serviceAccounts.") {
+                true => advice,
+                false => guess(&advice),
+            }
+        }
         _ => return error,
     };
     error.with_remediation(remediation)
@@ -154,6 +162,29 @@ mod tests {
                 "{remediation}"
             );
         }
+    }
+
+    #[test]
+    fn iam_names_a_permission_or_the_advice_is_a_guess_or_another_rule_refuses() {
+        let advice = |message| {
+            for_attached_identity(
+                error(Reason::PermissionDenied, message),
+                Some("a@p.iam.gserviceaccount.com"),
+            )
+            .remediation()
+            .map(str::to_owned)
+        };
+        let named =
+            advice("IAM returned 403 Forbidden: Permission 'iam.serviceAccounts.getOpenIdToken' denied")
+                .unwrap();
+        assert!(
+            named.contains("roles/iam.workloadIdentityUser") && !named.contains("guess"),
+            "{named}"
+        );
+        let bare = advice("IAM returned 403 Forbidden: Permission denied").unwrap();
+        assert!(bare.contains("which is a guess: Let the operator's"), "{bare}");
+        let perimeter = "IAM returned 403 Forbidden: Request is prohibited by organization's policy";
+        assert_eq!(advice(perimeter), None);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(crate) struct GoogleError {
     pub(crate) permission: Option<String>,
     /// The first link in `google.rpc.Help` that leads to Google.
     pub(crate) help: Option<String>,
+    /// Whether `google.rpc.PreconditionFailure` says which rule is violated, as VPC Service Controls do.
+    has_violations: bool,
 }
 
 #[derive(Deserialize)]
@@ -62,7 +64,22 @@ impl GoogleError {
                 .flat_map(|help| help["links"].as_array())
                 .flatten()
                 .find_map(|link| google_link(&link["url"])),
+            has_violations: error
+                .details
+                .iter()
+                .any(|detail| is_type(detail, "google.rpc.PreconditionFailure")),
         })
+    }
+
+    /// Whether a 403 names neither a permission nor another cause, so that a missing binding is the likely one.
+    pub(crate) fn is_unexplained(&self) -> bool {
+        let says = |words: &str| self.message.contains(words);
+        self.permission.is_none()
+            && !self.has_violations
+            && matches!(self.reason.as_deref(), None | Some("IAM_PERMISSION_DENIED"))
+            && !says("ermission '")
+            && !says("roles/")
+            && !blames_another_rule(&self.message)
     }
 
     /// Whether the API is not enabled in the caller's project.
@@ -124,6 +141,24 @@ impl fmt::Display for OauthError {
             description => write!(f, "{}: {description}", self.code),
         }
     }
+}
+
+/// Whether Google's words are about a rule that no binding changes: a perimeter of VPC Service Controls, an organization's policy, a boundary of
+/// principals, a scope, or a bill.
+pub(crate) fn blames_another_rule(message: &str) -> bool {
+    const WORDS: [&str; 9] = [
+        "organization",
+        "org policy",
+        "constraint",
+        "perimeter",
+        "servicecontrols",
+        "service controls",
+        "access boundary",
+        "authentication scopes",
+        "billing",
+    ];
+    let message = message.to_ascii_lowercase();
+    WORDS.iter().any(|words| message.contains(words))
 }
 
 fn is_type(detail: &Value, name: &str) -> bool {

@@ -36,8 +36,13 @@ impl Response {
             None if self.status.is_redirection() => "a redirect, which is not followed".to_owned(),
             None => "no error message of Google's".to_owned(),
         };
-        self.classified(endpoint, google.as_ref(), &message)
-            .with_permission(google.and_then(|google| google.permission))
+        let error = self.classified(endpoint, google.as_ref(), &message);
+        match google {
+            Some(google) => error
+                .with_unexplained(google.is_unexplained())
+                .with_permission(google.permission),
+            None => error,
+        }
     }
 
     /// The error of an unsuccessful response in another format. `message` is safe to show.

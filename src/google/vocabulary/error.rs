@@ -69,6 +69,7 @@ struct Inner {
     deferred_for: Option<Duration>,
     message: String,
     permission: Option<String>,
+    is_unexplained: bool,
     remediation: Option<String>,
 }
 
@@ -99,6 +100,7 @@ impl Error {
             deferred_for: None,
             message: text::redacted(message, MAX_MESSAGE_CHARS),
             permission: None,
+            is_unexplained: false,
             remediation: None,
         }))
     }
@@ -146,6 +148,12 @@ impl Error {
     /// Sets the IAM permission that Google names as missing.
     pub(crate) fn with_permission(mut self, permission: Option<String>) -> Self {
         self.0.permission = permission;
+        self
+    }
+
+    /// Sets whether Google names neither a permission nor another cause.
+    pub(crate) fn with_unexplained(mut self, is_unexplained: bool) -> Self {
+        self.0.is_unexplained = is_unexplained;
         self
     }
 
@@ -208,6 +216,11 @@ impl Error {
     #[must_use]
     pub fn permission(&self) -> Option<&str> {
         self.0.permission.as_deref()
+    }
+
+    /// Whether an error of Google's names neither a permission nor another cause.
+    pub(crate) fn is_unexplained(&self) -> bool {
+        self.0.is_unexplained
     }
 
     /// The part of the message that says what to do about the error.
