@@ -1,29 +1,28 @@
 //! Single flight: one caller fetches a value, and all others that want the same value wait for it.
 //!
-//! [`SingleFlight`] holds one value, [`SingleFlightCache`] one for each key. Both know nothing of what they hold.
+//! [`SingleFlight`] holds one value, [`SingleFlightCache`] one for each key. Both know nothing of what they hold. They judge its age by a
+//! clock that goes on while the machine sleeps, as the clock of whoever issued it does.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use crate::clock::Clock;
+use crate::clock::{BootTime, Clock};
 
 /// A fetched value, and when it is to be replaced.
 pub struct Fetched<V> {
     /// The value.
     pub value: V,
     /// When the next caller fetches a new one. Until `expires_at` the others go on with this one.
-    pub refresh_at: Instant,
+    pub refresh_at: BootTime,
     /// When it is not given to a caller any more.
-    pub expires_at: Instant,
+    pub expires_at: BootTime,
 }
 
 impl<V> Fetched<V> {
     /// A value that is used for `lifetime` from `now` on, and not refreshed before.
-    pub fn for_lifetime(value: V, lifetime: Duration, now: Instant) -> Self {
+    pub fn for_lifetime(value: V, lifetime: Duration, now: BootTime) -> Self {
         let expires_at = now + lifetime;
         Self {
             value,
@@ -59,7 +58,7 @@ struct Failure<E> {
     error: E,
     /// Which one of all failures it is, counted from 1.
     number: u64,
-    retry_at: Instant,
+    retry_at: BootTime,
 }
 
 /// What a caller finds.
@@ -95,10 +94,7 @@ impl<V, E: Clone> SingleFlight<V, E> {
     {
         let (lookup, failures) = {
             let state = self.state();
-            (
-                state.lookup(self.clock.monotonic(), state.failures),
-                state.failures,
-            )
+            (state.lookup(self.clock.boot(), state.failures), state.failures)
         };
         let usable = match lookup {
             Lookup::Fresh(value) => return Ok(value),
@@ -111,13 +107,13 @@ impl<V, E: Clone> SingleFlight<V, E> {
             (Err(_), None) => self.in_flight.lock().await,
         };
         // Another caller may have fetched meanwhile.
-        match self.state().lookup(self.clock.monotonic(), failures) {
+        match self.state().lookup(self.clock.boot(), failures) {
             Lookup::Fresh(value) => return Ok(value),
             Lookup::Failed(error) => return Err(error),
             Lookup::Stale(_) => {}
         }
         let fetched = self.fetch(fetch).await;
-        fetched.or_else(|error| self.state().valid(self.clock.monotonic()).ok_or(error))
+        fetched.or_else(|error| self.state().valid(self.clock.boot()).ok_or(error))
     }
 
     /// A value other than `rejected`, which the caller has and cannot use: what another caller has fetched meanwhile, or else what `fetch`
@@ -132,7 +128,7 @@ impl<V, E: Clone> SingleFlight<V, E> {
         let failures = self.state().failures;
         let _in_flight = self.in_flight.lock().await;
         {
-            let (state, now) = (self.state(), self.clock.monotonic());
+            let (state, now) = (self.state(), self.clock.boot());
             match (state.valid(now), state.failure(now, failures)) {
                 (Some(value), _) if !Arc::ptr_eq(&value, rejected) => return Ok(value),
                 (_, Some(failure)) => return Err(failure.error.clone()),
@@ -152,7 +148,7 @@ impl<V, E: Clone> SingleFlight<V, E> {
         match result {
             Ok(fetched) => Ok(state.succeed(fetched)),
             Err(error) => {
-                state.fail(&error, self.backoff, self.clock.monotonic());
+                state.fail(&error, self.backoff, self.clock.boot());
                 Err(error)
             }
         }
@@ -163,7 +159,7 @@ impl<V, E: Clone> SingleFlight<V, E> {
     pub fn reject(&self, is_rejected: impl FnOnce(&V) -> bool, error: &E) {
         let mut state = self.state();
         if state.value.take_if(|cached| is_rejected(&cached.value)).is_some() {
-            state.fail(error, self.backoff, self.clock.monotonic());
+            state.fail(error, self.backoff, self.clock.boot());
         }
     }
 
@@ -183,7 +179,7 @@ impl<V, E: Clone> State<V, E> {
     }
 
     /// The value, if it has not expired.
-    fn valid(&self, now: Instant) -> Option<Arc<V>> {
+    fn valid(&self, now: BootTime) -> Option<Arc<V>> {
         let cached = self.value.as_ref().filter(|cached| now < cached.expires_at);
         cached.map(|cached| Arc::clone(&cached.value))
     }
@@ -201,7 +197,7 @@ impl<V, E: Clone> State<V, E> {
     }
 
     /// What a caller finds who had seen so many failures when it began to wait.
-    fn lookup(&self, now: Instant, seen: u64) -> Lookup<V, E> {
+    fn lookup(&self, now: BootTime, seen: u64) -> Lookup<V, E> {
         let failure = self.failure(now, seen);
         let is_fresh = self.value.as_ref().is_some_and(|cached| now < cached.refresh_at);
         match (self.valid(now), failure) {
@@ -212,12 +208,12 @@ impl<V, E: Clone> State<V, E> {
     }
 
     /// The last failure, if it counts for a caller who had seen so many when it began to wait.
-    fn failure(&self, now: Instant, seen: u64) -> Option<&Failure<E>> {
+    fn failure(&self, now: BootTime, seen: u64) -> Option<&Failure<E>> {
         let counts = |failure: &&Failure<E>| now < failure.retry_at || failure.number > seen;
         self.failure.as_ref().filter(counts)
     }
 
-    fn fail(&mut self, error: &E, backoff: BackoffPolicy<E>, now: Instant) {
+    fn fail(&mut self, error: &E, backoff: BackoffPolicy<E>, now: BootTime) {
         self.failures += 1;
         self.failure = Some(Failure {
             error: error.clone(),
@@ -268,7 +264,7 @@ impl<K: Eq + Hash + Clone, V, E: Clone> SingleFlightCache<K, V, E> {
             return Arc::clone(slot);
         }
         if slots.len() >= self.capacity {
-            retain_used(&mut slots, self.clock.monotonic());
+            retain_used(&mut slots, self.clock.boot());
         }
         if slots.len() >= self.capacity {
             let idle = slots.iter().filter(|(_, slot)| Arc::strong_count(slot) == 1);
@@ -304,11 +300,11 @@ impl<K: Eq + Hash + Clone, V, E: Clone> SingleFlightCache<K, V, E> {
 
     /// Drops what has expired.
     pub fn evict_expired(&self) {
-        retain_used(&mut self.slots(), self.clock.monotonic());
+        retain_used(&mut self.slots(), self.clock.boot());
     }
 }
 
-fn retain_used<K, V, E: Clone>(slots: &mut HashMap<K, Arc<SingleFlight<V, E>>>, now: Instant) {
+fn retain_used<K, V, E: Clone>(slots: &mut HashMap<K, Arc<SingleFlight<V, E>>>, now: BootTime) {
     slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.state().valid(now).is_some());
 }
 

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures::future::join_all;
 
 use super::*;
+use crate::clock::VirtualClock;
 
 type Numbers = SingleFlightCache<&'static str, u32, &'static str>;
 
@@ -10,7 +11,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 async fn get(cache: &Numbers, key: &'static str, value: u32) -> u32 {
     let value = cache.get(&key, || async move {
-        Ok(Fetched::for_lifetime(value, MINUTE, Instant::now()))
+        Ok(Fetched::for_lifetime(value, MINUTE, Clock::system().boot()))
     });
     *value.await.expect("a value")
 }
@@ -23,7 +24,7 @@ async fn many_callers_cost_one_fetch() {
         Ok(Fetched::for_lifetime(
             calls.fetch_add(1, Ordering::Relaxed),
             MINUTE,
-            Instant::now(),
+            Clock::system().boot(),
         ))
     };
     let all = join_all((0..200).map(|_| cache.get(&"a", fetch))).await;
@@ -53,7 +54,7 @@ async fn a_cancelled_fetch_is_left_to_the_next_caller() {
     let cache = Numbers::new(10, Clock::system());
     let hung = cache.get(&"a", || async {
         std::future::pending::<()>().await;
-        Ok(Fetched::for_lifetime(0, MINUTE, Instant::now()))
+        Ok(Fetched::for_lifetime(0, MINUTE, Clock::system().boot()))
     });
     let (cancelled, next) = tokio::join!(
         tokio::time::timeout(Duration::from_millis(20), hung),
@@ -68,7 +69,7 @@ async fn one_key_does_not_wait_for_another() {
     let cache = Numbers::new(10, Clock::system());
     let hung = cache.get(&"a", || async {
         std::future::pending::<()>().await;
-        Ok(Fetched::for_lifetime(0, MINUTE, Instant::now()))
+        Ok(Fetched::for_lifetime(0, MINUTE, Clock::system().boot()))
     });
     tokio::select! {
         biased;
@@ -84,7 +85,7 @@ async fn it_is_bounded_and_drops_what_expires_first() {
         let lifetime = Duration::from_secs(seconds);
         let value = cache
             .get(&key, || async move {
-                Ok(Fetched::for_lifetime(1, lifetime, Instant::now()))
+                Ok(Fetched::for_lifetime(1, lifetime, Clock::system().boot()))
             })
             .await;
         assert!(value.is_ok());
@@ -111,7 +112,7 @@ async fn values_are_removed_invalidated_and_evicted() {
     assert!(weak.upgrade().is_none());
     cache.evict_expired();
     assert_eq!(cache.slots().len(), 2);
-    let brief = || async { Ok(Fetched::for_lifetime(1, Duration::ZERO, Instant::now())) };
+    let brief = || async { Ok(Fetched::for_lifetime(1, Duration::ZERO, Clock::system().boot())) };
     assert_eq!(cache.get(&"c", brief).await.map(|value| *value), Ok(1));
     assert_eq!(get(&cache, "c", 2).await, 2, "the first has expired");
     cache.remove(|_| true);
@@ -127,11 +128,11 @@ fn backoff(failures: u32, error: &u64) -> Duration {
     Duration::from_secs((1 << failures).max(*error))
 }
 
-fn at(start: Instant, millis: u64) -> Instant {
+fn at(start: BootTime, millis: u64) -> BootTime {
     start + Duration::from_millis(millis)
 }
 
-fn state(value: &'static str, start: Instant) -> State<&'static str, u64> {
+fn state(value: &'static str, start: BootTime) -> State<&'static str, u64> {
     let mut state = State::new();
     state.succeed(Fetched {
         value,
@@ -142,7 +143,7 @@ fn state(value: &'static str, start: Instant) -> State<&'static str, u64> {
 }
 
 /// What a caller gets without a fetch, and whether it would fetch.
-fn lookup(state: &State<&'static str, u64>, now: Instant) -> (bool, bool) {
+fn lookup(state: &State<&'static str, u64>, now: BootTime) -> (bool, bool) {
     match state.lookup(now, state.failures) {
         Lookup::Fresh(_) => (true, false),
         Lookup::Stale(value) => (value.is_some(), true),
@@ -152,7 +153,7 @@ fn lookup(state: &State<&'static str, u64>, now: Instant) -> (bool, bool) {
 
 #[test]
 fn a_stale_value_is_used_until_it_expires() {
-    let start = Instant::now();
+    let start = Clock::system().boot();
     let state = state("a", start);
     assert_eq!(lookup(&state, at(start, 3_374_000)), (true, false));
     assert_eq!(lookup(&state, at(start, 3_376_000)), (true, true));
@@ -161,7 +162,7 @@ fn a_stale_value_is_used_until_it_expires() {
 
 #[test]
 fn failures_are_spaced_by_the_policy() {
-    let start = Instant::now();
+    let start = Clock::system().boot();
     let mut none = State::new();
     assert_eq!(lookup(&none, start), (false, true));
     none.fail(&0, backoff, start);
@@ -187,7 +188,8 @@ fn failures_are_spaced_by_the_policy() {
 
 #[tokio::test]
 async fn only_the_rejected_value_is_dropped() {
-    let fetch = |value| move || async move { Ok(Fetched::for_lifetime(value, MINUTE, Instant::now())) };
+    let fetch =
+        |value| move || async move { Ok(Fetched::for_lifetime(value, MINUTE, Clock::system().boot())) };
     let spaced: BackoffPolicy<u64> = |_, _| MINUTE;
     let at_once: BackoffPolicy<u64> = |_, _| Duration::ZERO;
     for (backoff, next) in [(spaced, Err(0)), (at_once, Ok("b"))] {
@@ -203,7 +205,7 @@ async fn only_the_rejected_value_is_dropped() {
 #[tokio::test]
 async fn a_stale_value_stands_in_for_a_fetch_that_runs_or_fails() {
     let single = Single::new(backoff, Clock::system());
-    let now = Instant::now();
+    let now = Clock::system().boot();
     let first = single.get(|| async move {
         Ok(Fetched {
             value: "a",
@@ -234,7 +236,7 @@ async fn many_threads_cost_one_fetch() {
                 let fetch = || async {
                     fetches.fetch_add(1, Ordering::SeqCst);
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                    Ok(Fetched::for_lifetime("a", MINUTE, Instant::now()))
+                    Ok(Fetched::for_lifetime("a", MINUTE, Clock::system().boot()))
                 };
                 single.get(fetch).await.is_ok()
             })
@@ -249,11 +251,12 @@ async fn many_threads_cost_one_fetch() {
 #[tokio::test]
 async fn another_value_is_fetched_once_and_the_rejected_one_stays_until_then() {
     let single = Single::new(|_, _| MINUTE, Clock::system());
-    let give = |value| move || async move { Ok(Fetched::for_lifetime(value, MINUTE, Instant::now())) };
+    let give =
+        |value| move || async move { Ok(Fetched::for_lifetime(value, MINUTE, Clock::system().boot())) };
     let first = single.get(give("a")).await.expect("a value");
     let slow = || async {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        Ok(Fetched::for_lifetime("b", MINUTE, Instant::now()))
+        Ok(Fetched::for_lifetime("b", MINUTE, Clock::system().boot()))
     };
     let (other, meanwhile, waiting) = tokio::join!(
         single.get_other(&first, slow),
@@ -281,4 +284,22 @@ async fn another_value_is_fetched_once_and_the_rejected_one_stays_until_then() {
             .as_deref(),
         Ok(&"b")
     );
+}
+
+#[tokio::test]
+async fn a_value_expires_while_the_machine_sleeps() {
+    let time = VirtualClock::new(jiff::Timestamp::UNIX_EPOCH);
+    let cache = Numbers::new(10, time.clock());
+    let fetch = |value| {
+        let now = time.clock().boot();
+        move || async move { Ok(Fetched::for_lifetime(value, MINUTE, now)) }
+    };
+    assert_eq!(cache.get(&"a", fetch(1)).await.map(|value| *value), Ok(1));
+    time.sleep_machine(MINUTE / 2);
+    assert_eq!(cache.get(&"a", fetch(2)).await.map(|value| *value), Ok(1));
+    time.sleep_machine(MINUTE);
+    assert_eq!(cache.get(&"a", fetch(3)).await.map(|value| *value), Ok(3));
+    time.sleep_machine(2 * MINUTE);
+    cache.evict_expired();
+    assert!(cache.slots().is_empty());
 }

@@ -31,6 +31,7 @@ impl Call {
     ) -> Self {
         let number = state.calls.begin(CallRecord {
             request_reason: request.header("x-goog-request-reason").map(str::to_owned),
+            user_project: request.header("x-goog-user-project").map(str::to_owned),
             host: host.map(str::to_owned),
             ..CallRecord::now(endpoint)
         });

@@ -47,7 +47,8 @@ pub struct CallRecord {
     /// The endpoint called.
     pub endpoint: Endpoint,
     /// The service account as the caller named it; for an exchange, the identity provider's resource name;
-    /// for `/token`, the assertion's issuer or the client id.
+    /// for `/token`, the assertion's issuer or the client id; for what the metadata server says of no account, the path below
+    /// `/computeMetadata/v1`.
     pub account: Option<String>,
     /// The requested audience.
     pub audience: Option<String>,
@@ -57,6 +58,9 @@ pub struct CallRecord {
     pub status: Option<u16>,
     /// The `X-Goog-Request-Reason` header.
     pub request_reason: Option<String>,
+    /// The `X-Goog-User-Project` header: the project whose quota the call counts for.
+    #[serde(default)]
+    pub user_project: Option<String>,
     /// The host of a call through the proxy; none otherwise.
     #[serde(default)]
     pub host: Option<String>,
@@ -73,6 +77,7 @@ impl CallRecord {
             principal: None,
             status: None,
             request_reason: None,
+            user_project: None,
             host: None,
         }
     }

@@ -47,6 +47,7 @@ async fn route(call: &mut Call, request: &Request) -> HandlerResult {
     if let Some(rest) = path.strip_prefix("/instance/service-accounts") {
         return service_accounts(call, request, &policy, rest.trim_start_matches('/')).await;
     }
+    call.record_account(path);
     call.apply_faults().await?;
     let value = match path {
         "/universe/universe-domain" | "/universe/universe_domain" => policy.universe_domain.clone(),

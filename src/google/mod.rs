@@ -38,7 +38,7 @@ pub use self::vocabulary::{
     Transport, Workload, check_endpoint, is_gke_pool,
 };
 
-use self::credentials::adc::Adc;
+use self::credentials::adc::{Adc, Caller};
 use self::endpoints::iam_credentials::IamCredentials;
 use self::endpoints::metadata_server::MetadataServer;
 use self::federation::Federation;
@@ -108,15 +108,29 @@ impl Minter {
     pub async fn impersonate(&self, request: &Impersonation<'_>) -> Result<IdToken, Error> {
         // No identity information is acceptable; an unreachable metadata server is not: fail instead of skipping the check against
         // self-impersonation.
-        let principal = self.adc.principal(&self.metadata).await?;
+        let caller = self.adc.caller(&self.metadata).await?;
+        match self.impersonate_as(&caller, request).await {
+            // It may be the refusal of an identity that the operator no longer has.
+            Err(error) if is_about_caller(&error) => {
+                match Box::pin(self.adc.successor(&self.metadata, &caller)).await {
+                    Some(successor) => Box::pin(self.impersonate_as(&successor, request)).await,
+                    None => Err(error),
+                }
+            }
+            result => result,
+        }
+    }
+
+    async fn impersonate_as(&self, caller: &Caller, request: &Impersonation<'_>) -> Result<IdToken, Error> {
+        let principal = caller.principal();
         let delegates = request.delegates.iter().map(String::as_str);
         reject_own(
-            principal.as_ref(),
+            principal,
             std::iter::once(request.service_account).chain(delegates),
         )?;
-        reject_unverifiable(principal.as_ref(), request)?;
+        reject_unverifiable(principal, request)?;
         // Boxed, because the future that fetches a token is large, and many calls wait here.
-        let bearer = Box::pin(self.adc.bearer(&self.metadata)).await?;
+        let bearer = Box::pin(self.adc.bearer(caller, &self.metadata)).await?;
         match self
             .iam_credentials
             .generate_id_token(bearer.expose(), request)
@@ -126,7 +140,7 @@ impl Minter {
                 // An account that is named by unique id shows its e-mail only now.
                 let claims = token.claims();
                 reject_own(
-                    principal.as_ref(),
+                    principal,
                     claims.email.as_deref().into_iter().chain([claims.sub.as_str()]),
                 )?;
                 Ok(token)
@@ -134,7 +148,7 @@ impl Minter {
             Err(error) => {
                 let error = remediation::impersonation::for_impersonation(
                     error,
-                    principal.as_ref(),
+                    principal,
                     request.service_account,
                     request.delegates,
                 );
@@ -230,12 +244,17 @@ impl Minter {
 
     /// The e-mail or name of the operator's own identity; `None` if nothing says who it is, or the metadata server does not answer.
     pub async fn principal(&self) -> Option<String> {
-        self.adc
-            .principal(&self.metadata)
-            .await
-            .ok()
-            .flatten()
-            .map(|principal| principal.to_string())
+        let caller = self.adc.caller(&self.metadata).await.ok()?;
+        caller.principal().map(Principal::to_string)
+    }
+}
+
+/// Whether another identity of the operator could succeed.
+fn is_about_caller(error: &Error) -> bool {
+    match error.reason() {
+        Reason::InvalidArgument => false,
+        Reason::CredentialsUnavailable => true,
+        _ => error.class() == ErrorClass::Rejected,
     }
 }
 

@@ -11,7 +11,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::header::{AGE, CACHE_CONTROL, HeaderMap, HeaderName};
 use serde::Deserialize;
-use tokio::time::Instant;
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -21,6 +20,7 @@ use super::transport::http::Http;
 use super::transport::limiter::EndpointLoad;
 use super::transport::response::Response;
 use super::vocabulary::{CallPriority, ConfigError, Endpoint, Error, GoogleConfig, Reason};
+use crate::clock::BootTime;
 use crate::single_flight::{Fetched, SingleFlight};
 use crate::token::IdToken;
 
@@ -61,7 +61,7 @@ pub(crate) struct SigningKeys {
 
 struct KeySet {
     keys: Vec<SigningKey>,
-    fetched_at: Instant,
+    fetched_at: BootTime,
 }
 
 struct SigningKey {
@@ -108,7 +108,7 @@ impl SigningKeys {
         let age = self
             .client
             .clock()
-            .monotonic()
+            .boot()
             .saturating_duration_since(keys.fetched_at);
         if !keys.has(&id) && age >= REFETCH_INTERVAL {
             let newer = self.keys.get_other(&keys, || self.fetch()).await;
@@ -120,7 +120,7 @@ impl SigningKeys {
     async fn fetch(&self) -> Result<Fetched<KeySet>, Error> {
         let request = self.client.http().get(self.url.clone());
         let response = self.client.call(CallPriority::OPERATOR, request).await;
-        let now = self.client.clock().monotonic();
+        let now = self.client.clock().boot();
         let keys = response.and_then(|response| {
             let keys = parse(&response.body);
             if keys.is_empty() {

@@ -5,6 +5,7 @@
 mod attached;
 mod credentials;
 mod hardening;
+mod identity;
 mod impersonation;
 mod limits;
 mod proxy;

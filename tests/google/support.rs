@@ -168,6 +168,31 @@ pub(crate) async fn rejected(minter: &Minter, request: &Impersonation<'_>) -> Er
     }
 }
 
+/// Runs an ignored test of this binary in a process of its own, with these variables and without credentials in its environment.
+pub(crate) async fn in_process(test: &str, variables: &[(&str, &str)]) {
+    let output = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env("HOME", "/nonexistent")
+        .env_remove("CLOUDSDK_CONFIG")
+        .env_remove("GCE_METADATA_HOST")
+        .env_remove("GOOGLE_APPLICATION_CREDENTIALS")
+        .env_remove("GOOGLE_CLOUD_QUOTA_PROJECT")
+        .envs(variables.iter().copied())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(2 * LIMIT, output)
+        .await
+        .expect("exits in time")
+        .expect("starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(said.contains("1 passed"), "{said}");
+}
+
 /// Retries until there is a token.
 pub(crate) async fn eventually(minter: &Minter, request: &Impersonation<'_>) -> IdToken {
     let attempts = async {

@@ -181,7 +181,7 @@ pub(crate) async fn federate(
                 kubernetes_token(sources, &workload, &kubernetes.uid, &token_audience, operator).await?;
             let exchanged = sources.minter.exchange(&workload, &token).await?;
             let life = exchanged.lifetime().saturating_sub(LEAST_LIFE);
-            let now = sources.clock.monotonic();
+            let now = sources.clock.boot();
             Ok::<_, MintError>(Fetched::for_lifetime(exchanged, life.min(LONGEST_USE), now))
         })
         .await?;

@@ -2,20 +2,21 @@
 //!
 //! The operator starts without credentials, and reports that. A credential file is read again every few seconds, so that a new content is
 //! used, whether it comes by a rename, a new symbolic link or a write in place.
+//!
+//! A token belongs to an identity. Whatever names another one, a credential file, its subject token or the metadata server, gets a cache of
+//! its own, and that of the former identity is dropped.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex as SyncMutex};
 use std::time::Duration;
 
-use aws_lc_rs::digest;
-use tokio::io::AsyncReadExt as _;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
-use zeroize::Zeroizing;
+use tokio::time::timeout;
 
 use super::fetch::{TokenFetcher, for_user};
-use super::file::{Credential, CredentialFile, MAX_FILE_BYTES};
+use super::file::{Credential, CredentialFile};
+use super::source::{Content, Source, sha256, unavailable};
 use super::token_cache::{TokenCache, backoff_after, fetched, token_cache};
+use crate::clock::BootTime;
 use crate::google::endpoints::metadata_server::MetadataServer;
 use crate::google::endpoints::oauth2;
 use crate::google::transport::endpoint_client::Observer;
@@ -30,8 +31,11 @@ use crate::token::IdToken;
 /// How often the credential file is compared with the loaded credentials.
 const CHECK_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How long the metadata server's principal is cached: GKE follows an annotation that can change.
+/// How long the metadata server's principal is believed: GKE follows an annotation that can change.
 const PRINCIPAL_TTL: Duration = Duration::from_secs(60);
+
+/// How often file and principal are compared at most while Google refuses.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The operator's credentials.
 pub(crate) struct Adc {
@@ -40,13 +44,20 @@ pub(crate) struct Adc {
     tokens: TokenFetcher,
     state: Mutex<State>,
     /// The current credentials, and when they were last compared with the file. To read them does not wait for a slow disk.
-    current: SyncMutex<Option<(Instant, Arc<LoadedCredential>)>>,
+    current: SyncMutex<Option<(BootTime, Arc<LoadedCredential>)>>,
 }
 
-/// An access token, and the credentials that it comes from.
+/// Who the operator is at the moment.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    credentials: Arc<LoadedCredential>,
+    identity: Arc<Identity>,
+}
+
+/// An access token, and whose it is.
 pub(crate) struct Bearer {
     token: Arc<AccessToken>,
-    origin: Arc<LoadedCredential>,
+    identity: Arc<Identity>,
 }
 
 /// An ID token of a user, and the OAuth client that is its audience.
@@ -58,46 +69,43 @@ pub struct UserIdToken {
     pub client_id: String,
 }
 
-/// Where the credentials are.
-enum Source {
-    /// A file that must exist.
-    File(PathBuf),
-    /// gcloud's file if it exists, else the metadata server.
-    WellKnown(PathBuf),
-    /// The metadata server.
-    Metadata,
-}
-
 #[derive(Default)]
 struct State {
     loaded: Option<Arc<LoadedCredential>>,
-    file: Option<FileState>,
+    file: Option<Content>,
+    /// The SHA-256 of whom the subject token is for, if the credentials have one.
+    subject: Option<[u8; 32]>,
     failures: u32,
     /// Until when no new attempt is made, and the error of the last one.
-    backoff: Option<(Instant, Error)>,
+    backoff: Option<(BootTime, Error)>,
 }
 
-/// The file when it was last read.
-#[derive(Clone, PartialEq, Eq)]
-enum FileState {
-    Absent,
-    /// The SHA-256 of its content.
-    Present([u8; 32]),
-}
-
-/// Credentials with their access token.
+/// Credentials.
 struct LoadedCredential {
     /// None means the metadata server.
     credential: Option<Credential>,
-    principal: Mutex<Option<CachedPrincipal>>,
+    identity: Mutex<Option<KnownIdentity>>,
+}
+
+/// The identity of credentials.
+struct KnownIdentity {
+    identity: Arc<Identity>,
+    /// Absent if a file says who it is: another file is other credentials.
+    read_at: Option<BootTime>,
+}
+
+/// An identity with its access token.
+struct Identity {
+    /// `None` if nothing says who it is.
+    principal: Option<Principal>,
     cache: TokenCache,
 }
 
-/// The principal of credentials.
-struct CachedPrincipal {
-    principal: Option<Principal>,
-    /// Absent if it comes from a file: then it does not change.
-    expires_at: Option<Instant>,
+impl Caller {
+    /// The principal; `None` if nothing says who it is.
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.identity.principal.as_ref()
+    }
 }
 
 impl Bearer {
@@ -109,25 +117,9 @@ impl Bearer {
 impl Adc {
     /// Decides where the credentials are; reads only the environment.
     pub(crate) fn new(config: &GoogleConfig, http: Http) -> Result<Self, ConfigError> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let gcloud = set("CLOUDSDK_CONFIG")
-            .map(PathBuf::from)
-            .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".config/gcloud")));
-        let source = match (
-            &config.credentials_file,
-            set("GOOGLE_APPLICATION_CREDENTIALS"),
-            gcloud,
-        ) {
-            (Some(path), ..) => Source::File(path.clone()),
-            (None, Some(path), _) => Source::File(path.into()),
-            (None, None, Some(gcloud)) => {
-                Source::WellKnown(gcloud.join("application_default_credentials.json"))
-            }
-            (None, None, None) => Source::Metadata,
-        };
         Ok(Self {
             config: config.clone(),
-            source,
+            source: Source::find(config),
             tokens: TokenFetcher::new(config, http)?,
             state: Mutex::default(),
             current: SyncMutex::default(),
@@ -142,49 +134,116 @@ impl Adc {
         self.tokens.client().load()
     }
 
-    /// An access token with the scope `cloud-platform`.
-    pub(crate) async fn bearer(&self, metadata: &MetadataServer) -> Result<Bearer, Error> {
-        let origin = self.current().await?;
+    /// Who the operator is.
+    pub(crate) async fn caller(&self, metadata: &MetadataServer) -> Result<Caller, Error> {
+        self.caller_within(metadata, CHECK_INTERVAL, PRINCIPAL_TTL).await
+    }
+
+    /// Who the operator is, if that is another one than `former`, whom Google has refused.
+    pub(crate) async fn successor(&self, metadata: &MetadataServer, former: &Caller) -> Option<Caller> {
+        let caller = self
+            .caller_within(metadata, REFUSED_INTERVAL, REFUSED_INTERVAL)
+            .await;
+        caller
+            .ok()
+            .filter(|caller| !Arc::ptr_eq(&caller.identity, &former.identity))
+    }
+
+    async fn caller_within(
+        &self,
+        metadata: &MetadataServer,
+        file: Duration,
+        principal: Duration,
+    ) -> Result<Caller, Error> {
+        let credentials = self.current(file).await?;
+        let identity = self.identify(&credentials, metadata, principal).await?;
+        Ok(Caller {
+            credentials,
+            identity,
+        })
+    }
+
+    /// The identity of the credentials, as it was at most `max_age` ago.
+    async fn identify(
+        &self,
+        credentials: &LoadedCredential,
+        metadata: &MetadataServer,
+        max_age: Duration,
+    ) -> Result<Arc<Identity>, Error> {
+        let mut known = credentials.identity.lock().await;
+        let now = self.config.clock.boot();
+        let is_recent = |at: BootTime| now.saturating_duration_since(at) < max_age;
+        if let Some(known) = known.as_ref().filter(|known| known.read_at.is_none_or(is_recent)) {
+            return Ok(Arc::clone(&known.identity));
+        }
+        let principal = metadata.principal().await?;
+        let former = known.as_ref().map(|known| &known.identity);
+        let identity = match former {
+            Some(former) if former.principal == principal => Arc::clone(former),
+            former => {
+                if former.is_some() {
+                    tracing::info!(
+                        "the operator's identity has changed: the former one's access token is dropped"
+                    );
+                }
+                self.identity(principal)
+            }
+        };
+        *known = Some(KnownIdentity {
+            identity: Arc::clone(&identity),
+            read_at: Some(now),
+        });
+        Ok(identity)
+    }
+
+    fn identity(&self, principal: Option<Principal>) -> Arc<Identity> {
+        Arc::new(Identity {
+            principal,
+            cache: token_cache(self.config.clock.clone()),
+        })
+    }
+
+    /// An access token of `caller` with the scope `cloud-platform`.
+    pub(crate) async fn bearer(&self, caller: &Caller, metadata: &MetadataServer) -> Result<Bearer, Error> {
+        let identity = &caller.identity;
         let fetch = || async {
-            match &origin.credential {
+            match &caller.credentials.credential {
                 Some(credential) => self.tokens.fetch(credential).await,
-                None => metadata.access_token().await.map_err(explain_missing),
+                None => self.fetch_attached(caller, metadata).await,
             }
             .map(fetched)
             .map_err(Error::into_credentials_error)
         };
-        let token = origin.cache.get(fetch).await?;
-        Ok(Bearer { token, origin })
+        Ok(Bearer {
+            token: identity.cache.get(fetch).await?,
+            identity: Arc::clone(identity),
+        })
+    }
+
+    /// The metadata server's token. It gives token and e-mail one after the other: the e-mail before it and the one after it must agree.
+    async fn fetch_attached(&self, caller: &Caller, metadata: &MetadataServer) -> Result<AccessToken, Error> {
+        let token = metadata.access_token().await.map_err(explain_missing)?;
+        let identity = self
+            .identify(&caller.credentials, metadata, Duration::ZERO)
+            .await?;
+        if Arc::ptr_eq(&identity, &caller.identity) {
+            return Ok(token);
+        }
+        let message = "the identity of the metadata server has changed meanwhile";
+        let error = Error::new(Endpoint::Metadata, Reason::CredentialsUnavailable, message);
+        Err(error.with_class(ErrorClass::Transient))
     }
 
     /// Drops an access token that Google has rejected.
     pub(crate) fn reject(&self, bearer: &Bearer, error: &Error) {
         // By value, because a metadata server may return the same token again.
         let is_rejected = |token: &AccessToken| token.secret == bearer.token.secret;
-        bearer.origin.cache.reject(is_rejected, error);
-    }
-
-    /// The principal of the credentials; `None` if nothing says who it is.
-    pub(crate) async fn principal(&self, metadata: &MetadataServer) -> Result<Option<Principal>, Error> {
-        let loaded = self.current().await?;
-        let mut cached = loaded.principal.lock().await;
-        let now = self.config.clock.monotonic();
-        if let Some(cached) = cached.as_ref()
-            && cached.expires_at.is_none_or(|at| now < at)
-        {
-            return Ok(cached.principal.clone());
-        }
-        let principal = metadata.principal().await?;
-        *cached = Some(CachedPrincipal {
-            principal: principal.clone(),
-            expires_at: Some(now + PRINCIPAL_TTL),
-        });
-        Ok(principal)
+        bearer.identity.cache.reject(is_rejected, error);
     }
 
     /// A new ID token of the user whose credentials the operator has.
     pub(crate) async fn user_id_token(&self, priority: CallPriority<'_>) -> Result<UserIdToken, Error> {
-        let loaded = self.current().await?;
+        let loaded = self.current(CHECK_INTERVAL).await?;
         let Some(Credential::AuthorizedUser(user)) = &loaded.credential else {
             let message =
                 "the source developer needs a user's credentials, and the operator's are of another type";
@@ -202,11 +261,11 @@ impl Adc {
         })
     }
 
-    /// The current credentials: loaded if they are not yet, and again if the file has changed.
-    async fn current(&self) -> Result<Arc<LoadedCredential>, Error> {
+    /// The credentials as they were at most `max_age` ago: loaded if they are not yet, and again if the file has changed.
+    async fn current(&self, max_age: Duration) -> Result<Arc<LoadedCredential>, Error> {
         let current = lock(&self.current).clone();
         if let Some((checked, loaded)) = current
-            && self.config.clock.monotonic().saturating_duration_since(checked) < CHECK_INTERVAL
+            && self.config.clock.boot().saturating_duration_since(checked) < max_age
         {
             return Ok(loaded);
         }
@@ -221,15 +280,24 @@ impl Adc {
 
     async fn reload(&self) -> Result<Arc<LoadedCredential>, Error> {
         let mut state = self.state.lock().await;
-        let now = self.config.clock.monotonic();
-        let content = self.read().await;
+        let now = self.config.clock.boot();
+        let content = self.source.read().await;
         let file = match &content {
-            Ok(Some(content)) => Some(FileState::Present(sha256(content))),
-            Ok(None) => Some(FileState::Absent),
+            Ok(Some(content)) => Some(Content::Present(sha256(content))),
+            Ok(None) => Some(Content::Absent),
             // It may be readable again soon: not a change.
             Err(_) => None,
         };
-        let changed = file.is_some() && file != state.file;
+        let loaded = state
+            .loaded
+            .as_ref()
+            .and_then(|loaded| loaded.credential.as_ref());
+        let subject = match loaded {
+            Some(credential) => credential.subject_identity().await,
+            None => None,
+        };
+        let changed = (file.is_some() && file != state.file)
+            || (content.is_ok() && subject.is_some() && subject != state.subject);
         if !changed {
             match (&state.loaded, &state.backoff) {
                 (Some(loaded), _) => return Ok(self.set_current(now, loaded)),
@@ -240,6 +308,10 @@ impl Adc {
         state.file = file.or(state.file.take());
         match content.and_then(|content| self.parse(content.as_deref().map(Vec::as_slice))) {
             Ok(loaded) => {
+                state.subject = match &loaded.credential {
+                    Some(credential) => credential.subject_identity().await,
+                    None => None,
+                };
                 let loaded = Arc::new(loaded);
                 state.loaded = Some(Arc::clone(&loaded));
                 (state.backoff, state.failures) = (None, 0);
@@ -259,44 +331,16 @@ impl Adc {
         }
     }
 
-    fn set_current(&self, now: Instant, loaded: &Arc<LoadedCredential>) -> Arc<LoadedCredential> {
+    fn set_current(&self, now: BootTime, loaded: &Arc<LoadedCredential>) -> Arc<LoadedCredential> {
         *lock(&self.current) = Some((now, Arc::clone(loaded)));
         Arc::clone(loaded)
     }
 
-    /// The content of the credential file; `None` if the credentials are the metadata server's.
-    async fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
-        let (path, required) = match &self.source {
-            Source::File(path) => (path, true),
-            Source::WellKnown(path) => (path, false),
-            Source::Metadata => return Ok(None),
-        };
-        let unreadable = |error: std::io::Error| {
-            unavailable(&format!(
-                "the credential file {} cannot be read: {error}",
-                path.display()
-            ))
-        };
-        let file = match tokio::fs::File::open(path).await {
-            Ok(file) => file,
-            Err(error) if !required && error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(unreadable(error)),
-        };
-        let mut content = Zeroizing::new(Vec::with_capacity(8 * 1024));
-        file.take(MAX_FILE_BYTES + 1)
-            .read_to_end(&mut content)
-            .await
-            .map_err(unreadable)?;
-        Ok(Some(content))
-    }
-
     fn parse(&self, content: Option<&[u8]>) -> Result<LoadedCredential, Error> {
-        let cache = token_cache(self.config.clock.clone());
         let Some(content) = content else {
             return Ok(LoadedCredential {
                 credential: None,
-                principal: Mutex::default(),
-                cache,
+                identity: Mutex::default(),
             });
         };
         let file = CredentialFile::parse(content, &self.config).map_err(|error| {
@@ -304,11 +348,10 @@ impl Adc {
         })?;
         Ok(LoadedCredential {
             credential: Some(file.credential),
-            principal: Mutex::new(Some(CachedPrincipal {
-                principal: file.principal,
-                expires_at: None,
+            identity: Mutex::new(Some(KnownIdentity {
+                identity: self.identity(file.principal),
+                read_at: None,
             })),
-            cache,
         })
     }
 }
@@ -323,15 +366,4 @@ fn explain_missing(error: Error) -> Error {
         ),
         _ => error,
     }
-}
-
-fn unavailable(message: &str) -> Error {
-    Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, message)
-        .with_class(ErrorClass::Rejected)
-}
-
-fn sha256(content: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(digest::digest(&digest::SHA256, content).as_ref());
-    out
 }

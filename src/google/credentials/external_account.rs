@@ -13,9 +13,11 @@ use zeroize::Zeroizing;
 
 use super::allowed_hosts::checked_url;
 use super::file_error::CredentialFileError;
+use super::source::sha256;
 use crate::google::transport::endpoint_client::EndpointClient;
 use crate::google::transport::http::MAX_RESPONSE_BYTES;
 use crate::google::vocabulary::{CallPriority, Endpoint, Error, GoogleConfig, Reason};
+use crate::token::unverified_claims;
 
 /// Credentials that exchange a subject token at the Security Token Service.
 pub(crate) struct ExternalAccount {
@@ -110,6 +112,24 @@ impl ExternalAccount {
             }
         };
         token.map_err(no_subject_token)
+    }
+
+    /// A digest of whom the subject token is for. A JWT that is rotated stays the same workload's; of another format, each token counts as
+    /// another's. `None` if it is in no file, or cannot be read.
+    pub(crate) async fn subject_identity(&self) -> Option<[u8; 32]> {
+        #[derive(Deserialize)]
+        struct Claims {
+            iss: String,
+            sub: String,
+        }
+        let SubjectSource::File { path, format } = &self.source else {
+            return None;
+        };
+        let token = format.read(&read(path).await.ok()?).ok()?;
+        Some(match unverified_claims::<Claims>(&token) {
+            Some(Claims { iss, sub }) => sha256(format!("{iss} {sub}").as_bytes()),
+            None => sha256(token.as_bytes()),
+        })
     }
 }
 

@@ -120,7 +120,7 @@ impl TokenFetcher {
         Ok(AccessToken::new(
             access_token,
             Duration::from_secs(expires_in),
-            self.client.clock().monotonic(),
+            self.client.clock().boot(),
         ))
     }
 
@@ -151,7 +151,7 @@ impl TokenFetcher {
         Ok(AccessToken::new(
             Zeroizing::new(access_token),
             lifetime,
-            self.client.clock().monotonic(),
+            self.client.clock().boot(),
         ))
     }
 }

@@ -14,12 +14,10 @@ use super::allowed_hosts::checked_url;
 use super::external_account::{ExternalAccount, RawExternalAccount, RawSource};
 use super::file_error::CredentialFileError;
 use super::service_account_key::ServiceAccountKey;
+use super::source::MAX_FILE_BYTES;
 use crate::google::endpoints::oauth2::UserCredentials;
 use crate::google::vocabulary::{DEFAULT_UNIVERSE, GoogleConfig, Principal};
 use crate::text;
-
-/// The longest credential file, in bytes; Google's are about 2.5 KiB.
-pub(crate) const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// The lifetime of an impersonated account's access token, unless the file says another.
 const IMPERSONATED_LIFETIME: Duration = Duration::from_secs(3600);
@@ -31,6 +29,20 @@ pub(crate) enum Credential {
     ExternalAccount(Box<ExternalAccount>),
     /// Credentials that impersonate a service account.
     Impersonated(Box<ImpersonatedAccount>),
+}
+
+impl Credential {
+    /// A digest of whom the subject token is for; `None` if there is none in a file, or it cannot be read.
+    pub(crate) async fn subject_identity(&self) -> Option<[u8; 32]> {
+        match self {
+            Self::ExternalAccount(account) => account.subject_identity().await,
+            Self::Impersonated(account) => match &account.source {
+                Self::ExternalAccount(account) => account.subject_identity().await,
+                _ => None,
+            },
+            Self::ServiceAccount(_) | Self::AuthorizedUser(_) => None,
+        }
+    }
 }
 
 /// How a service account is impersonated.

@@ -9,4 +9,5 @@ pub(crate) mod fetch;
 pub(crate) mod file;
 pub(crate) mod file_error;
 pub(crate) mod service_account_key;
+pub(crate) mod source;
 pub(crate) mod token_cache;

@@ -59,6 +59,6 @@ impl ServiceAccountKey {
         let signer = self.key.choose_scheme(&[SignatureScheme::RSA_PKCS1_SHA256])?;
         let signature = URL_SAFE_NO_PAD.encode(signer.sign(message.as_bytes()).ok()?);
         let token = Zeroizing::new(format!("{message}.{signature}"));
-        Some(AccessToken::new(token, LIFETIME - SKEW, clock.monotonic()))
+        Some(AccessToken::new(token, LIFETIME - SKEW, clock.boot()))
     }
 }

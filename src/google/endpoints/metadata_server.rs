@@ -3,11 +3,13 @@
 //!
 //! It speaks plain http without authentication: its responses must have `Metadata-Flavor: Google`, and calls never go through a proxy.
 
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::header::HeaderName;
 use serde::Deserialize;
-use tokio::sync::OnceCell;
+use tokio::time::timeout;
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -34,6 +36,9 @@ const MAX_SHOWN_CHARS: usize = 400;
 /// search domains of the cluster first, where another namespace can have a Service that answers to it.
 const ADDRESS: &str = "169.254.169.254";
 
+/// How long the answer about the universe is waited for where the default one is expected. A token waits for it.
+const UNIVERSE_PATIENCE: Duration = Duration::from_secs(2);
+
 const ACCOUNT: &str = "computeMetadata/v1/instance/service-accounts/default";
 
 /// A request for an ID token of the identity that is attached to the operator's pod, node or instance.
@@ -57,7 +62,8 @@ pub(crate) struct MetadataServer {
     http: Http,
     base: Url,
     universe: String,
-    universe_checked: OnceCell<()>,
+    universe_known: AtomicBool,
+    universe_unknown: Once,
 }
 
 #[derive(Deserialize)]
@@ -79,7 +85,8 @@ impl MetadataServer {
             http,
             base,
             universe: config.universe_domain.clone(),
-            universe_checked: OnceCell::new(),
+            universe_known: AtomicBool::new(false),
+            universe_unknown: Once::new(),
         })
     }
 
@@ -131,9 +138,7 @@ impl MetadataServer {
 
     /// An access token with the scope `cloud-platform`.
     pub(crate) async fn access_token(&self) -> Result<AccessToken, Error> {
-        self.universe_checked
-            .get_or_try_init(|| self.check_universe())
-            .await?;
+        self.check_universe().await?;
         let mut url = self.url(&format!("{ACCOUNT}/token"));
         url.query_pairs_mut().append_pair("scopes", SCOPE);
         let response = self.get(url).await?;
@@ -147,18 +152,33 @@ impl MetadataServer {
         Ok(AccessToken::new(
             access_token,
             Duration::from_secs(expires_in),
-            self.client.clock().monotonic(),
+            self.client.clock().boot(),
         ))
     }
 
-    /// Checks that the server is in the configured universe. A server that does not know the path is in the public one.
+    /// Checks that the server is in the configured universe. A server that does not know the path is in the public one. One that does not
+    /// answer does not contradict the public one, and is asked again with the next token.
     async fn check_universe(&self) -> Result<(), Error> {
-        let response = match self
-            .get(self.url("computeMetadata/v1/universe/universe-domain"))
-            .await
-        {
+        if self.universe_known.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let call = self.get(self.url("computeMetadata/v1/universe/universe-domain"));
+        let answer = match self.universe == DEFAULT_UNIVERSE {
+            true => timeout(UNIVERSE_PATIENCE, call).await.unwrap_or_else(|_| {
+                let message = "it does not answer";
+                Err(Error::new(Endpoint::Metadata, Reason::UpstreamTimeout, message))
+            }),
+            false => call.await,
+        };
+        let response = match answer {
             Ok(response) => Some(response),
             Err(error) if error.status() == Some(404) => None,
+            Err(error) if self.universe == DEFAULT_UNIVERSE && is_unknown(&error) => {
+                self.universe_unknown.call_once(|| {
+                    tracing::warn!(%error, "the metadata server does not say its universe; {DEFAULT_UNIVERSE} is assumed");
+                });
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         let universe = response
@@ -169,6 +189,7 @@ impl MetadataServer {
             .filter(|name| !name.is_empty())
             .unwrap_or(DEFAULT_UNIVERSE);
         if universe == self.universe {
+            self.universe_known.store(true, Ordering::Relaxed);
             return Ok(());
         }
         let message = format!(
@@ -208,6 +229,12 @@ impl MetadataServer {
                 .with_status(response.status.as_u16()),
         )
     }
+}
+
+/// Whether a call for the universe failed without an answer to it. A call that was not made says nothing, and a server without
+/// `Metadata-Flavor` is another one.
+fn is_unknown(error: &Error) -> bool {
+    !matches!(error.reason(), Reason::NotLeading | Reason::LocallyLimited) && error.status() != Some(200)
 }
 
 fn base(host: &str) -> Result<Url, ConfigError> {

@@ -62,7 +62,7 @@ pub(crate) async fn refresh(
         access_token: AccessToken::new(
             access_token,
             Duration::from_secs(expires_in),
-            client.clock().monotonic(),
+            client.clock().boot(),
         ),
         id_token: id_token.map(Zeroizing::new),
     })

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use zeroize::Zeroizing;
+
+use crate::clock::BootTime;
 
 /// The scope of the operator's access token: <https://cloud.google.com/iam/docs/reference/credentials/rest>.
 pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
@@ -18,13 +19,13 @@ const MAX_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 pub(crate) struct AccessToken {
     pub(crate) secret: Zeroizing<String>,
     /// When it is to be replaced.
-    pub(crate) refresh_at: Instant,
-    pub(crate) expires_at: Instant,
+    pub(crate) refresh_at: BootTime,
+    pub(crate) expires_at: BootTime,
 }
 
 impl AccessToken {
     /// A token that is valid for `lifetime` from `now` on.
-    pub(crate) fn new(secret: impl Into<Zeroizing<String>>, lifetime: Duration, now: Instant) -> Self {
+    pub(crate) fn new(secret: impl Into<Zeroizing<String>>, lifetime: Duration, now: BootTime) -> Self {
         let lifetime = lifetime.min(MAX_LIFETIME);
         Self {
             secret: secret.into(),
@@ -40,10 +41,10 @@ mod tests {
 
     #[test]
     fn a_token_is_replaced_shortly_before_it_expires() {
-        let start = Instant::now();
+        let start = BootTime::new(Duration::from_secs(60));
         let seconds = |lifetime| {
             let token = AccessToken::new("a".to_owned(), lifetime, start);
-            [token.refresh_at, token.expires_at].map(|at| (at - start).as_secs())
+            [token.refresh_at, token.expires_at].map(|at| at.saturating_duration_since(start).as_secs())
         };
         assert_eq!(seconds(Duration::from_secs(3600)), [3375, 3600]);
         assert_eq!(seconds(Duration::from_secs(8)), [6, 8]);
