@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::api::ObjectKey;
+use crate::kubernetes::secret_summary::SecretSummary;
 
 /// A request that claims a Secret. In order: those whose status records the Secret, then the oldest, then the one with the lowest UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +26,15 @@ pub struct Claimant {
 pub(super) struct Named<'a> {
     pub(super) request: Option<&'a str>,
     pub(super) uid: Option<&'a str>,
+}
+
+impl<'a> From<&'a SecretSummary> for Named<'a> {
+    fn from(secret: &'a SecretSummary) -> Self {
+        Self {
+            request: secret.request.as_deref(),
+            uid: secret.request_uid.as_deref(),
+        }
+    }
 }
 
 /// The claimants of each Secret, in order.

@@ -226,8 +226,25 @@ impl Cache {
         self.lock().claims.key(target).is_some()
     }
 
+    /// The Secret as last shown or written, if several requests claim it.
+    pub fn contended_secret(&self, key: &ObjectKey) -> Option<SecretSummary> {
+        let state = self.lock();
+        state
+            .claims
+            .is_contended(key)
+            .then(|| state.secrets.get(key))
+            .flatten()
+    }
+
+    /// The requests to reconcile after a change of the Secret `target`, which was as `before`: who won it, who wins it, and others that claim
+    /// it, at most 16.
+    pub fn affected_by_secret(&self, target: &ObjectKey, before: Option<&SecretSummary>) -> Vec<ObjectKey> {
+        self.lock().affected_by_secret(target, before)
+    }
+
     /// The requests that claim the Secret `target`.
-    pub fn claimants(&self, target: &ObjectKey) -> Vec<ObjectKey> {
+    #[cfg(test)]
+    pub(super) fn claimants(&self, target: &ObjectKey) -> Vec<ObjectKey> {
         self.lock().claims.of(target).cloned().collect()
     }
 

@@ -14,9 +14,9 @@ use super::secrets::Secrets;
 use crate::api::ObjectKey;
 use crate::kubernetes::secret_summary::SecretSummary;
 
-/// Most claimants of a Secret that are reconciled when another one wins it: the winner, and others, whose conditions name the winner. In
-/// a namespace with thousands that claim one Secret, each deletion would else reconcile all of them.
-const MAX_TOLD: usize = 16;
+/// Most claimants of a Secret that are reconciled when it changes or another one wins it: the winner, and others, whose conditions name the
+/// winner. In a namespace with thousands that claim one Secret, each change would else reconcile all of them.
+const MAX_AFFECTED: usize = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -55,10 +55,7 @@ impl State {
             .is_contended(target)
             .then(|| self.secrets.get(target))
             .flatten();
-        let named = secret.as_ref().map(|secret| Named {
-            request: secret.request.as_deref(),
-            uid: secret.request_uid.as_deref(),
-        });
+        let named = secret.as_ref().map(Named::from);
         self.claims.winner(target, named)
     }
 
@@ -179,6 +176,17 @@ impl State {
         self.secrets.upsert(key, summary, is_claimed)
     }
 
+    /// The requests that a change of the Secret `target` concerns, which was as `before`.
+    pub(super) fn affected_by_secret(
+        &self,
+        target: &ObjectKey,
+        before: Option<&SecretSummary>,
+    ) -> Vec<ObjectKey> {
+        let before = self.claims.winner(target, before.map(Named::from));
+        let winners = before.into_iter().chain(self.winner(target));
+        self.affected(target, winners.map(|winner| &winner.request))
+    }
+
     /// Stores our own write until the watch shows it, so that a lagging watch never causes a second issue.
     pub(super) fn record_secret_write(&mut self, key: ObjectKey, summary: &SecretSummary) {
         let key = self.intern_secret(key);
@@ -243,8 +251,24 @@ impl State {
         if before.as_ref() == Some(after) {
             return Vec::new();
         }
-        let others = self.claims.of(target).filter(|other| *other != after);
-        let told = [after].into_iter().chain(others).take(MAX_TOLD);
-        told.cloned().collect()
+        self.affected(target, [after])
+    }
+
+    /// The requests that a change of the Secret `target` concerns: `winners`, the one before and the one after, and others that claim it.
+    fn affected<'a>(
+        &'a self,
+        target: &ObjectKey,
+        winners: impl IntoIterator<Item = &'a ObjectKey>,
+    ) -> Vec<ObjectKey> {
+        let mut affected: Vec<ObjectKey> = Vec::with_capacity(1);
+        for request in winners.into_iter().chain(self.claims.of(target)) {
+            if affected.len() == MAX_AFFECTED {
+                break;
+            }
+            if !affected.contains(request) {
+                affected.push(request.clone());
+            }
+        }
+        affected
     }
 }

@@ -144,8 +144,14 @@ fn of_many_that_claim_a_secret_the_next_winner_and_few_others_are_affected() {
     // The winner is told, however many are older.
     cache.upsert_secret(key("s"), &naming("099", "u099", 1));
     assert_eq!(cache.winning_claimant(&key("s"), "").unwrap().request, key("099"));
-    assert_eq!(cache.remove_request(&key("099"))[0], key("001"));
-    cache.upsert_secret(key("s"), &naming("098", "u098", 2));
+    // So is who won it before, when the Secret names another one.
+    let before = cache.contended_secret(&key("s"));
+    cache.upsert_secret(key("s"), &naming("050", "u098", 2));
+    let affected = cache.affected_by_secret(&key("s"), before.as_ref());
+    assert_eq!(affected[..3], [key("099"), key("098"), key("001")]);
+    assert_eq!(affected.len(), 16);
+    assert_eq!(cache.remove_request(&key("098"))[0], key("001"));
+    cache.upsert_secret(key("s"), &naming("097", "u097", 3));
     let mut renamed = request("001", "u001", "t", 1);
     renamed.metadata.generation = Some(2);
     assert_eq!(upsert(&cache, &renamed), ["001"], "it had lost already");

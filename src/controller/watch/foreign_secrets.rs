@@ -105,8 +105,8 @@ async fn read(ctx: &WatchContext, key: ObjectKey) {
 
 fn enqueue_if_changed(ctx: &WatchContext, key: &ObjectKey, version: Option<&String>) {
     if !ctx.foreign_secrets.is_current(key, version) {
-        for claimant in ctx.cache.claimants(key) {
-            ctx.enqueuer.request(claimant);
+        for request in ctx.cache.affected_by_secret(key, None) {
+            ctx.enqueuer.request(request);
         }
     }
 }

@@ -38,32 +38,33 @@ pub(super) async fn watch(ctx: WatchContext, scope: String) {
     let on_event = |event| match event {
         Event::ListBegins => ctx.cache.begin_secret_relist(&scope),
         Event::Listed(WatchedSecret { key, summary }) | Event::Applied(WatchedSecret { key, summary }) => {
+            let before = ctx.cache.contended_secret(&key);
             if ctx.cache.upsert_secret(key.clone(), &summary) {
-                enqueue_affected(&ctx, &key, &summary);
+                enqueue(&ctx, &key, summary.request.as_deref(), before.as_ref());
             }
         }
         Event::ListEnds => {
             for (key, summary) in ctx.cache.end_secret_relist(&scope) {
-                enqueue_affected(&ctx, &key, &summary);
+                enqueue(&ctx, &key, summary.request.as_deref(), Some(&summary));
             }
             ctx.sync_state.mark_synced(CacheKind::Secrets(scope.clone()));
         }
         Event::Deleted(WatchedSecret { key, summary }) => {
             // Also if it was unknown: a request may wait for the deletion of another client's Secret.
             ctx.cache.delete_secret(&key, &summary.resource_version);
-            enqueue_affected(&ctx, &key, &summary);
+            enqueue(&ctx, &key, summary.request.as_deref(), Some(&summary));
         }
         Event::Bookmark | Event::Lost => {}
     };
     stream::watch(&ctx, &secrets, on_event).await;
 }
 
-/// Enqueues the request that the Secret names, and those whose target it is.
-fn enqueue_affected(ctx: &WatchContext, key: &ObjectKey, summary: &SecretSummary) {
-    if let Some(request) = &summary.request {
+/// Enqueues the request that the Secret names, and those whose target it is, which was as `before`.
+fn enqueue(ctx: &WatchContext, key: &ObjectKey, named: Option<&str>, before: Option<&SecretSummary>) {
+    if let Some(request) = named {
         ctx.enqueuer.request(ObjectKey::new(key.namespace(), request));
     }
-    for claimant in ctx.cache.claimants(key) {
-        ctx.enqueuer.request(claimant);
+    for request in ctx.cache.affected_by_secret(key, before) {
+        ctx.enqueuer.request(request);
     }
 }
