@@ -167,7 +167,7 @@ impl Minter {
     /// # Errors
     /// [`Reason::AccountMismatch`] if another account is attached, [`Reason::IdentityNotAttached`] if none is; otherwise the error of
     /// the metadata server, with what to do about it. [`Reason::TokenSignatureInvalid`] if Google did not sign the token, and
-    /// [`Reason::SigningKeysUnavailable`] if that cannot be told.
+    /// [`Reason::SigningKeysUnavailable`] if its keys cannot be fetched.
     pub async fn attached_identity(&self, request: &AttachedIdentity<'_>) -> Result<IdToken, Error> {
         if let Some(account) = request.service_account
             && let Account::Email(email) = Account::from_name(account)

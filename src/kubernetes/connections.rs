@@ -98,7 +98,7 @@ impl WatchPlace {
     }
 
     /// Gives the place back, since no answer began in time on it. An API server may take fewer streams than a connection has places; the
-    /// watches beyond would wait for ever. So each connection has fewer places from now on. Where even a quarter of them is too many, the API
+    /// watches beyond would never start. So each connection has fewer places from now on. Where even a quarter of them is too many, the API
     /// server is slow instead, and all places are back.
     pub(crate) fn give_up(self) {
         let places = &self.0.places;

@@ -134,7 +134,7 @@ mod tests {
     /// Generous, since others may use the machine too.
     const LIMIT: Duration = Duration::from_secs(60);
 
-    /// A client of an API server with one Lease, which tells of each write.
+    /// A client of an API server with one Lease, which reports each write.
     fn client(lease: Arc<Mutex<Option<Value>>>, written: std::sync::mpsc::Sender<()>) -> Client {
         let service = tower::service_fn(move |request: Request<Body>| {
             let (lease, written) = (lease.clone(), written.clone());

@@ -206,7 +206,7 @@ impl Ledger {
             self.demote_youngest(&name, Limit::Total, changes);
         }
         if !may_admit && changes.demoted.is_empty() && self.is_closed_outside(name) {
-            // What did not fit before does not fit now: no other namespace is looked at.
+            // What did not fit before does not fit now: other namespaces need no check.
             return;
         }
         self.closed = None;

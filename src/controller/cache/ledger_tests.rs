@@ -221,7 +221,7 @@ proptest! {
             let found: BTreeSet<_> = all.keys().filter(admitted).cloned().collect();
             prop_assert_eq!(&found, &after);
             prop_assert_eq!(changes.left_out, []);
-            // Those that are told of are those that were served and are not any more.
+            // The demoted are those that were served and no longer are.
             let told: BTreeSet<_> = changes.demoted.into_iter().map(|(key, _)| key).collect();
             let other = |request: &&Claimant| changed.as_ref() != Some(*request) ;
             for request in before.difference(&after).filter(other) {

@@ -130,7 +130,7 @@ impl Secrets {
             && !self.all.contains_key(key)
     }
 
-    /// Bytes of all, counted anew.
+    /// Bytes of all, counted one by one.
     #[cfg(test)]
     pub(super) fn all_bytes(&self) -> usize {
         self.all.values().map(|cached| cached.summary.bytes()).sum()

@@ -88,7 +88,7 @@ fn a_request_loses_a_secret_that_nobody_holds_against_an_older_claimant() {
     upsert(&cache, &request("young", "2", "s", 100));
     assert_eq!(cache.winning_claimant(&key("s"), "2"), None);
     let affected = upsert(&cache, &request("old", "1", "s", 0));
-    assert_eq!(affected, ["young", "old"], "who loses is told");
+    assert_eq!(affected, ["young", "old"], "the loser is reconciled");
     assert_eq!(cache.winning_claimant(&key("s"), "1"), None);
     let winner = cache.winning_claimant(&key("s"), "2").unwrap();
     assert_eq!(winner.request, key("old"));
@@ -141,7 +141,7 @@ fn of_many_that_claim_a_secret_the_next_winner_and_few_others_are_affected() {
     let affected = cache.remove_request(&key("000"));
     assert_eq!(affected.len(), 16);
     assert_eq!(affected[0], key("001"));
-    // The winner is told, however many are older.
+    // The winner is reconciled, however many are older.
     cache.upsert_secret(key("s"), &naming("099", "u099", 1));
     assert_eq!(cache.winning_claimant(&key("s"), "").unwrap().request, key("099"));
     // So is who won it before, when the Secret names another one.
@@ -364,7 +364,7 @@ fn an_older_request_does_not_take_a_secret_from_the_request_that_holds_it() {
         let winner = cache.winning_claimant(&key("s"), "1").unwrap();
         assert_eq!(winner.request, key("young"), "restarted: {is_restarted}");
         assert_eq!(cache.winning_claimant(&key("s"), "2"), None);
-        // When it wants it no more, the older is told.
+        // When it no longer wants it, the older one is reconciled.
         let mut renamed = recording(request("young", "2", "t", 100), Some("s".to_owned()));
         renamed.metadata.generation = Some(2);
         assert_eq!(upsert(&cache, &renamed), ["old", "young"]);
@@ -418,7 +418,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// A request's UID, target, and the Secret in its status. A UID tells the time of creation.
+/// A request's UID, target, and the Secret in its status. A UID encodes the time of creation.
 type Shown = (u8, u8, Option<u8>);
 
 /// The model: the requests, and the name and UID that each Secret has.

@@ -19,7 +19,7 @@ use crate::token::{Account, Expected, IdToken};
 pub struct VerifiedToken {
     /// The token.
     pub token: IdToken,
-    /// Its account, as the source told it: by e-mail where that is known, else by unique ID.
+    /// Its account as the source names it: by e-mail if known, else by unique ID.
     pub account: String,
 }
 

@@ -54,7 +54,7 @@ pub struct Expectations<'a> {
     pub wrote_token: bool,
     /// The audience in the status.
     pub audience: Option<&'a str>,
-    /// Digest of the token that was written last; none if no token is believed.
+    /// Digest of the token that was written last; none if no token is trusted.
     pub digest: Option<&'a str>,
 }
 

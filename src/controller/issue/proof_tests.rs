@@ -17,7 +17,7 @@ fn holding(request: &ValidRequest, token: &IdToken) -> SecretContent {
 }
 
 #[test]
-fn only_the_token_that_was_written_last_is_believed() {
+fn only_the_token_that_was_written_last_is_trusted() {
     let request = request(json!({}));
     let (last, other) = (token(&request, T0), token(&request, T0 + 1));
     let integrity = |token: &IdToken, digest: Option<&str>| {

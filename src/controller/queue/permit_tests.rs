@@ -191,7 +191,7 @@ impl Model {
 }
 
 proptest! {
-    /// Whatever namespaces start, wait for, keep and give up: no permit is lost or handed out twice, and none stays free that somebody
+    /// Whatever namespaces start, wait for, keep and release: no permit is lost or handed out twice, and none stays free that somebody
     /// waits for and may have.
     #[test]
     fn no_permit_is_lost_or_left_unused(count in 1_usize..40, acts in prop::collection::vec(act(), 0..300)) {

@@ -127,7 +127,7 @@ pub fn decide<'f>(
     if is_unread && (facts.awaits_user || has_vanished) {
         return Plan::Read;
     }
-    // An older version believed what the Secret said of its token. A Secret with times that no token of Google's has is read again.
+    // An older version trusted what the Secret said of its token. A Secret with times that no token of Google's has is read again.
     if is_unread && !facts.has_digest && secret.is_some_and(|secret| lives_too_long(secret, now)) {
         return Plan::Read;
     }

@@ -185,7 +185,7 @@ impl World {
         self.write(&request, &token, &observation);
         self.written = Some((token, request.token_hash.clone()));
         self.handled = request.renew_request.clone();
-        // This process leads anew: what it remembered is gone.
+        // This process leads again: what it remembered is gone.
         self.retry = None;
         self.issued_at = None;
         self.behind = Some(seen);

@@ -600,7 +600,7 @@ fn without_a_digest_times_that_no_token_of_googles_has_are_read() {
 }
 
 #[test]
-fn what_was_known_during_a_relist_is_not_believed_after_it() {
+fn what_was_known_during_a_relist_is_not_trusted_after_it() {
     let request = request(json!({}));
     let mut observed = Observed::new(left(&request));
     observed.integrity = Some(Integrity::Damaged);

@@ -176,7 +176,7 @@ fn conditions_of_each_report() {
         }
         if let Some(failure) = report.outcome.failure() {
             let told = status.conditions.iter().any(|c| c.message == failure.message);
-            assert!(told, "{name}: nobody is told what failed");
+            assert!(told, "{name}: no condition says what failed");
         }
     }
 }

@@ -12,7 +12,7 @@ pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 /// How long before it expires a token is replaced, as Google's libraries do; a quarter of the lifetime if that is less.
 const REFRESH_MARGIN: Duration = Duration::from_secs(225);
 
-/// The longest lifetime that is believed; Google's are at most 12 hours.
+/// The longest lifetime that is accepted; Google's are at most 12 hours.
 const MAX_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 
 /// An access token. Wiped on drop; hence no `Debug`.
