@@ -330,6 +330,20 @@ impl World {
             .collect()
     }
 
+    /// Checks that the operator has never had more memory than the chart gives it.
+    pub(crate) fn check_memory(&self) -> Result<()> {
+        /// In KiB, as the kernel counts.
+        const LIMIT: u64 = 256 << 10;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.operator_pid()?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = line
+            .and_then(|line| line.split_whitespace().next())
+            .context("VmHWM")?;
+        let peak: u64 = peak.parse()?;
+        ensure!(peak < LIMIT, "the operator had {peak} KiB");
+        Ok(())
+    }
+
     /// The id of the operator's process.
     pub(crate) fn operator_pid(&self) -> Result<u32> {
         let operator = self.operator.lock().unwrap();

@@ -7,9 +7,6 @@ use serde_json::{Value, json};
 
 use crate::common::{AUDIENCE, CALLER, Setup, USER, World, has};
 
-/// The chart's memory limit, in KiB.
-const MEMORY_LIMIT: u64 = 256 << 10;
-
 /// Creates an object as a client does that minds no type.
 async fn create(world: &World, path: &str, object: &Value) -> Result<()> {
     let call = http::Request::post(path).header("content-type", "application/json");
@@ -47,16 +44,6 @@ fn huge() -> Value {
         "manager": "x", "operation": "Update", "apiVersion": "v1", "time": "2026-01-01T00:00:00Z",
         "fieldsType": "FieldsV1", "fieldsV1": serde_json::to_value(&fields).expect("not too deep"),
     })
-}
-
-/// The most memory that the operator has had, in KiB.
-fn peak_memory(world: &World) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", world.operator_pid()?))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let number = line
-        .and_then(|line| line.split_whitespace().next())
-        .context("VmHWM")?;
-    Ok(number.parse()?)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,8 +124,7 @@ async fn huge_objects_cost_neither_memory_nor_the_neighbour() -> Result<()> {
     }
     world.renewed("shop", "early", "now").await?;
     world.issued("shop", "read", json!({})).await?;
-    let peak = peak_memory(&world)?;
-    ensure!(peak < MEMORY_LIMIT, "{peak} KiB");
+    world.check_memory()?;
     Ok(())
 }
 
@@ -247,6 +233,6 @@ async fn five_hundred_namespaces_are_served_one_by_one() -> Result<()> {
             has(object, "Ready", "False", "NotGranted")
         })
         .await?;
-    ensure!(peak_memory(&world)? < MEMORY_LIMIT);
+    world.check_memory()?;
     Ok(())
 }

@@ -91,6 +91,7 @@ async fn a_flood_of_one_namespace_is_served_up_to_its_limit() -> Result<()> {
 
     // The neighbour is served, also with a request that is younger than all of these.
     world.issued("shop", "billing", json!({})).await?;
+    world.check_memory()?;
 
     // A restart serves the same, so that it changes no status.
     world.stop_operator(false).await?;
@@ -224,4 +225,62 @@ async fn a_spec_beyond_the_bound_is_reported_and_costs_nobody() -> Result<()> {
     world.change("shop", "large", shorter).await?;
     world.ready("shop", "large").await?;
     Ok(())
+}
+
+/// Has the API server take any spec, as with a CRD that has no bounds.
+async fn take_any_spec(world: &World) -> Result<()> {
+    let spec = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+    let patch = json!([{"op": "replace", "path": path, "value": spec}]).to_string();
+    let args = [
+        "patch",
+        "crd",
+        "idtokenrequests.idtoken.dev",
+        "--type=json",
+        "-p",
+        &patch,
+    ];
+    world.cluster.kubectl(args).await?;
+    world
+        .wait("the API server takes any spec", async || {
+            Ok(world
+                .request("evil", "probe", json!({"anything": 1}))
+                .await
+                .is_ok())
+        })
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn specs_of_a_mebibyte_cost_neither_memory_nor_the_neighbour() -> Result<()> {
+    const LARGE: usize = 110;
+    let world = World::with(Setup {
+        log: "info",
+        ..Setup::default()
+    })
+    .await?;
+    world.granted("shop").await?;
+    world.namespace("evil").await?;
+    world.issued("shop", "early", json!({})).await?;
+    take_any_spec(&world).await?;
+    // The most that the fields' own bounds allow: 32 values of 8,192 characters of four bytes.
+    let data: serde_json::Map<_, _> = (0..32)
+        .map(|n| (format!("k{n}"), "😀".repeat(8_192).into()))
+        .collect();
+    let spec = json!({"target": {"template": {"data": data}}});
+    for n in 0..LARGE {
+        world.request("evil", &format!("large-{n}"), spec.clone()).await?;
+    }
+    world.issued("shop", "watched", json!({})).await?;
+    until("each is reported", 3 * LIMIT, async || {
+        let (too_large, _) = names(&world, "evil", "TooLarge").await?;
+        Ok((too_large.len() == LARGE).then_some(()))
+    })
+    .await?;
+    world.check_memory()?;
+    world.stop_operator(false).await?;
+    world.start_operator().await?;
+    world.issued("shop", "listed", json!({})).await?;
+    world.renewed("shop", "early", "now").await?;
+    world.check_memory()
 }

@@ -154,6 +154,7 @@ async fn webhooks_and_quotas_that_reject_in_three_namespaces_hold_up_no_neighbou
         let mints = mints(&world, namespace);
         assert!(mints < REQUESTS, "{mints} tokens for no Secret in {namespace}");
     }
+    world.check_memory()?;
     // And all goes on where the webhook goes.
     for namespace in ["shop", "zoo"] {
         let name = format!("{namespace}.example.com");
@@ -231,5 +232,6 @@ async fn a_secret_that_only_the_storage_refuses_costs_few_tokens() -> Result<()>
     // The pauses would have been a few seconds by now.
     tokio::time::sleep(Duration::from_secs(15)).await;
     assert_eq!(mints(&world, "shop"), 2);
+    world.check_memory()?;
     Ok(())
 }

@@ -31,7 +31,7 @@ use crate::token::IdToken;
 /// How often the credential file is compared with the loaded credentials.
 const CHECK_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How long the metadata server's principal is believed: GKE follows an annotation that can change.
+/// How long the metadata server's principal is cached: GKE follows an annotation that can change.
 const PRINCIPAL_TTL: Duration = Duration::from_secs(60);
 
 /// How often file and principal are compared at most while Google refuses.
