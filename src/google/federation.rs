@@ -115,7 +115,8 @@ impl Federation {
         let endpoints = self.endpoints(workload.provider);
         endpoints
             .iam_credentials
-            .generate_id_token(bearer.expose(), impersonation)
+            // A tenant's call counts for no project of the operator's.
+            .generate_id_token(bearer.expose(), None, impersonation)
             .await
             .map_err(|error| remediation::for_mint(error, workload, impersonation.service_account))
     }

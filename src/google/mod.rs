@@ -133,7 +133,7 @@ impl Minter {
         let bearer = Box::pin(self.adc.bearer(caller, &self.metadata)).await?;
         match self
             .iam_credentials
-            .generate_id_token(bearer.expose(), request)
+            .generate_id_token(bearer.expose(), self.adc.quota_project(caller), request)
             .await
         {
             Ok(token) => {

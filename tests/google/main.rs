@@ -9,5 +9,6 @@ mod identity;
 mod impersonation;
 mod limits;
 mod proxy;
+mod quota;
 mod support;
 mod types;

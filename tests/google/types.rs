@@ -14,13 +14,14 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
-const PROVIDER: &str = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
-const ISSUER: &str = "https://kubernetes.example";
-const SUBJECT: &str = "system:serviceaccount:idtoken-system:operator";
+pub(crate) const PROVIDER: &str =
+    "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
+pub(crate) const ISSUER: &str = "https://kubernetes.example";
+pub(crate) const SUBJECT: &str = "system:serviceaccount:idtoken-system:operator";
 
 /// Google, and an identity provider that it trusts.
-struct World {
-    google: EmulatorHandle,
+pub(crate) struct World {
+    pub(crate) google: EmulatorHandle,
     issuer: SigningKey,
 }
 
@@ -49,7 +50,7 @@ impl Drop for Folder {
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let google = google().await;
         let issuer = SigningKey::generate().expect("a key");
         let keys = serde_json::to_string(&Jwks {
@@ -73,7 +74,7 @@ impl World {
         Self { google, issuer }
     }
 
-    fn subject_token(&self) -> String {
+    pub(crate) fn subject_token(&self) -> String {
         let now = jiff::Timestamp::now().as_second();
         let claims = json!({"iss": ISSUER, "aud": format!("https:{PROVIDER}"), "sub": SUBJECT, "iat": now, "exp": now + 600});
         self.issuer.sign(&claims).expect("a token")
@@ -89,7 +90,7 @@ impl World {
         })
     }
 
-    fn impersonating(&self, mut credentials: Value, account: &str) -> Value {
+    pub(crate) fn impersonating(&self, mut credentials: Value, account: &str) -> Value {
         credentials["service_account_impersonation_url"] = json!(format!(
             "{}/v1/projects/-/serviceAccounts/{account}:generateAccessToken",
             self.google.url()

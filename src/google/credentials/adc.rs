@@ -23,7 +23,8 @@ use crate::google::transport::endpoint_client::Observer;
 use crate::google::transport::http::Http;
 use crate::google::transport::limiter::EndpointLoad;
 use crate::google::vocabulary::{
-    AccessToken, CallPriority, ConfigError, Endpoint, Error, ErrorClass, GoogleConfig, Principal, Reason,
+    AccessToken, CallPriority, ConfigError, Endpoint, Error, ErrorClass, GoogleConfig, Principal,
+    QuotaProject, Reason,
 };
 use crate::sync::lock;
 use crate::token::IdToken;
@@ -42,6 +43,8 @@ pub(crate) struct Adc {
     config: GoogleConfig,
     source: Source,
     tokens: TokenFetcher,
+    /// GOOGLE_CLOUD_QUOTA_PROJECT, which has precedence over the file's.
+    quota_project: Option<QuotaProject>,
     state: Mutex<State>,
     /// The current credentials, and when they were last compared with the file. To read them does not wait for a slow disk.
     current: SyncMutex<Option<(BootTime, Arc<LoadedCredential>)>>,
@@ -84,6 +87,7 @@ struct State {
 struct LoadedCredential {
     /// None means the metadata server.
     credential: Option<Credential>,
+    quota_project: Option<QuotaProject>,
     identity: Mutex<Option<KnownIdentity>>,
 }
 
@@ -121,6 +125,7 @@ impl Adc {
             config: config.clone(),
             source: Source::find(config),
             tokens: TokenFetcher::new(config, http)?,
+            quota_project: quota_project()?,
             state: Mutex::default(),
             current: SyncMutex::default(),
         })
@@ -234,6 +239,13 @@ impl Adc {
         Err(error.with_class(ErrorClass::Transient))
     }
 
+    /// The project whose quota calls of `caller` count for.
+    pub(crate) fn quota_project<'a>(&'a self, caller: &'a Caller) -> Option<&'a QuotaProject> {
+        self.quota_project
+            .as_ref()
+            .or(caller.credentials.quota_project.as_ref())
+    }
+
     /// Drops an access token that Google has rejected.
     pub(crate) fn reject(&self, bearer: &Bearer, error: &Error) {
         // By value, because a metadata server may return the same token again.
@@ -340,6 +352,7 @@ impl Adc {
         let Some(content) = content else {
             return Ok(LoadedCredential {
                 credential: None,
+                quota_project: None,
                 identity: Mutex::default(),
             });
         };
@@ -348,11 +361,21 @@ impl Adc {
         })?;
         Ok(LoadedCredential {
             credential: Some(file.credential),
+            quota_project: file.quota_project,
             identity: Mutex::new(Some(KnownIdentity {
                 identity: self.identity(file.principal),
                 read_at: None,
             })),
         })
+    }
+}
+
+fn quota_project() -> Result<Option<QuotaProject>, ConfigError> {
+    match std::env::var("GOOGLE_CLOUD_QUOTA_PROJECT").unwrap_or_default() {
+        name if name.is_empty() => Ok(None),
+        name => QuotaProject::parse(&name)
+            .map(Some)
+            .ok_or(ConfigError::QuotaProject),
     }
 }
 

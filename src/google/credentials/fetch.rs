@@ -9,8 +9,9 @@ use zeroize::Zeroizing;
 use super::external_account::ExternalAccount;
 use super::file::{Credential, ImpersonatedAccount};
 use crate::google::endpoints::oauth2;
+use crate::google::remediation::quota_project;
 use crate::google::transport::endpoint_client::{EndpointClient, Observer};
-use crate::google::transport::http::{Http, with_bearer};
+use crate::google::transport::http::{Http, with_bearer, with_quota_project};
 use crate::google::vocabulary::{
     AccessToken, CallPriority, ConfigError, Endpoint, Error, ErrorClass, GoogleConfig, Reason, SCOPE,
 };
@@ -141,7 +142,12 @@ impl TokenFetcher {
             let message = "the access token contains characters that no header can";
             Error::new(Endpoint::Credentials, Reason::UnexpectedResponse, message)
         })?;
-        let response = self.client.call(CallPriority::OPERATOR, request).await?;
+        let request = with_quota_project(request, account.source_quota_project.as_ref());
+        let response = self.client.call(CallPriority::OPERATOR, request).await;
+        let response = response.map_err(|error| match quota_project::advice(&error, None) {
+            Some(advice) => error.with_remediation(advice),
+            None => error,
+        })?;
         let GenerateResponse {
             access_token,
             expire_time,

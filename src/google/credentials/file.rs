@@ -16,7 +16,7 @@ use super::file_error::CredentialFileError;
 use super::service_account_key::ServiceAccountKey;
 use super::source::MAX_FILE_BYTES;
 use crate::google::endpoints::oauth2::UserCredentials;
-use crate::google::vocabulary::{DEFAULT_UNIVERSE, GoogleConfig, Principal};
+use crate::google::vocabulary::{DEFAULT_UNIVERSE, GoogleConfig, Principal, QuotaProject};
 use crate::text;
 
 /// The lifetime of an impersonated account's access token, unless the file says another.
@@ -48,6 +48,8 @@ impl Credential {
 /// How a service account is impersonated.
 pub(crate) struct ImpersonatedAccount {
     pub(crate) source: Credential,
+    /// The project whose quota the call that impersonates counts for: that of the source credentials.
+    pub(crate) source_quota_project: Option<QuotaProject>,
     /// `…/serviceAccounts/ACCOUNT:generateAccessToken`.
     pub(crate) url: Url,
     pub(crate) delegates: Vec<String>,
@@ -58,6 +60,7 @@ pub(crate) struct ImpersonatedAccount {
 pub(crate) struct CredentialFile {
     pub(crate) credential: Credential,
     pub(crate) principal: Option<Principal>,
+    pub(crate) quota_project: Option<QuotaProject>,
 }
 
 /// The file's fields, of all types in one.
@@ -66,6 +69,7 @@ struct Raw {
     #[serde(rename = "type")]
     kind: Option<String>,
     universe_domain: Option<String>,
+    quota_project_id: Option<String>,
     account: Option<String>,
     client_email: Option<String>,
     client_id: Option<String>,
@@ -109,12 +113,26 @@ impl CredentialFile {
 fn check(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFileError> {
     let kind = raw.kind.clone().ok_or(CredentialFileError::Missing("type"))?;
     check_universe(raw.universe_domain.as_deref(), config)?;
-    match kind.as_str() {
+    let quota_project = quota_project(&raw)?;
+    let file = match kind.as_str() {
         "service_account" => service_account(raw, config),
         "authorized_user" => authorized_user(raw, config),
         "impersonated_service_account" => impersonated_service_account(raw, config),
         "external_account" => external_account(raw, config),
         other => Err(CredentialFileError::UnknownType(shown_type(other).to_owned())),
+    }?;
+    Ok(CredentialFile {
+        quota_project,
+        ..file
+    })
+}
+
+fn quota_project(raw: &Raw) -> Result<Option<QuotaProject>, CredentialFileError> {
+    match raw.quota_project_id.as_deref() {
+        None | Some("") => Ok(None),
+        Some(name) => QuotaProject::parse(name)
+            .map(Some)
+            .ok_or(CredentialFileError::NotProject),
     }
 }
 
@@ -145,6 +163,7 @@ fn service_account(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, Cr
             email,
             unique_id: raw.client_id.filter(|id| !id.is_empty()),
         }),
+        quota_project: None,
     })
 }
 
@@ -171,6 +190,7 @@ fn authorized_user(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, Cr
             token_uri,
         }),
         principal: email.map(|email| Principal::User { email }),
+        quota_project: None,
     })
 }
 
@@ -180,14 +200,18 @@ fn impersonated_service_account(
 ) -> Result<CredentialFile, CredentialFileError> {
     let source = raw.source_credentials.take();
     let source = source.ok_or(CredentialFileError::Missing("source_credentials"))?;
-    let CredentialFile { credential, .. } = check(*source, config)?;
+    let CredentialFile {
+        credential,
+        quota_project,
+        ..
+    } = check(*source, config)?;
     if matches!(credential, Credential::Impersonated(_)) {
         return Err(CredentialFileError::Unsupported(
             "source_credentials that impersonate a service account too",
         ));
     }
     let field = "service_account_impersonation_url";
-    impersonation(&raw, credential, config)?.ok_or(CredentialFileError::Missing(field))
+    impersonation(&raw, credential, quota_project, config)?.ok_or(CredentialFileError::Missing(field))
 }
 
 fn external_account(mut raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFileError> {
@@ -218,16 +242,19 @@ fn external_account(mut raw: Raw, config: &GoogleConfig) -> Result<CredentialFil
         return Ok(CredentialFile {
             credential,
             principal,
+            quota_project: None,
         });
     }
     let field = "service_account_impersonation_url";
-    impersonation(&raw, credential, config)?.ok_or(CredentialFileError::NotUrl { field })
+    let quota_project = quota_project(&raw)?;
+    impersonation(&raw, credential, quota_project, config)?.ok_or(CredentialFileError::NotUrl { field })
 }
 
 /// The impersonation that the file asks of its credentials; none if it names no account.
 fn impersonation(
     raw: &Raw,
     source: Credential,
+    source_quota_project: Option<QuotaProject>,
     config: &GoogleConfig,
 ) -> Result<Option<CredentialFile>, CredentialFileError> {
     let unchecked = raw.service_account_impersonation_url.as_deref();
@@ -241,6 +268,7 @@ fn impersonation(
         .and_then(|raw| raw.token_lifetime_seconds);
     let account = ImpersonatedAccount {
         source,
+        source_quota_project,
         url,
         delegates: raw.delegates.clone().unwrap_or_default(),
         lifetime: lifetime.map_or(IMPERSONATED_LIFETIME, Duration::from_secs),
@@ -248,6 +276,7 @@ fn impersonation(
     Ok(Some(CredentialFile {
         credential: Credential::Impersonated(Box::new(account)),
         principal: Some(principal),
+        quota_project: None,
     }))
 }
 

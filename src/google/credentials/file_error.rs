@@ -14,6 +14,8 @@ pub(crate) enum CredentialFileError {
          impersonated_service_account"
     )]
     UnknownType(String),
+    #[error("its quota_project_id is not the ID or number of a project")]
+    NotProject,
     #[error("it has {0}, which the operator does not support")]
     Unsupported(&'static str),
     #[error("its private_key is not the PEM of an RSA key of at least 2048 bits")]

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::google::transport::endpoint_client::EndpointClient;
-use crate::google::transport::http::{with_bearer, with_request_reason};
+use crate::google::transport::http::{with_bearer, with_quota_project, with_request_reason};
 use crate::google::transport::limiter::EndpointLoad;
-use crate::google::vocabulary::{CallPriority, Endpoint, Error, Reason};
+use crate::google::vocabulary::{CallPriority, Endpoint, Error, QuotaProject, Reason};
 use crate::text::printable;
 use crate::token::IdToken;
 
@@ -65,10 +65,11 @@ impl IamCredentials {
         &mut self.client
     }
 
-    /// Gets an ID token with the access token `bearer`. The ID token is parsed, and not yet compared with the request.
+    /// Gets an ID token with the access token `bearer`, and counts the call for `quota_project`. The ID token is parsed, and not yet compared with the request.
     pub(crate) async fn generate_id_token(
         &self,
         bearer: &str,
+        quota_project: Option<&QuotaProject>,
         impersonation: &Impersonation<'_>,
     ) -> Result<IdToken, Error> {
         for name in std::iter::once(impersonation.service_account)
@@ -94,6 +95,7 @@ impl IamCredentials {
             let message = "the access token contains characters that no header can";
             Error::new(Endpoint::IamCredentials, Reason::CredentialsUnavailable, message)
         })?;
+        let request = with_quota_project(request, quota_project);
         let response = self
             .client
             .call(

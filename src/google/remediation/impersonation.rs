@@ -1,6 +1,7 @@
 //! What to do if the operator may not impersonate a service account.
 
 use super::command::{MAX_WORD_CHARS, bind, bind_openid, describe_account, if_about_tokens, project};
+use super::quota_project;
 use crate::google::vocabulary::{Error, Principal, Reason};
 use crate::text::printable;
 
@@ -15,6 +16,9 @@ pub(crate) fn for_impersonation(
     account: &str,
     delegates: &[String],
 ) -> Error {
+    if let Some(advice) = quota_project::advice(&error, principal) {
+        return error.with_remediation(advice);
+    }
     let remediation = match error.reason() {
         Reason::PermissionDenied if error.to_string().contains("insufficient authentication scopes") => {
             "The operator's access token lacks the scope https://www.googleapis.com/auth/cloud-platform: give that scope to \
@@ -261,7 +265,7 @@ mod tests {
         );
         let text = for_impersonation(disabled, Some(&operator()), "a@b", &[]).to_string();
         assert!(
-            text.contains("gcloud services enable iamcredentials.googleapis.com --project=o"),
+            text.contains("gcloud services enable iamcredentials.googleapis.com --project=1"),
             "{text}"
         );
     }

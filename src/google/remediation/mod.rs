@@ -10,3 +10,4 @@ pub(crate) mod command;
 pub(crate) mod federation;
 pub(crate) mod impersonation;
 pub(crate) mod metadata_server;
+pub(crate) mod quota_project;

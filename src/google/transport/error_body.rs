@@ -22,6 +22,8 @@ pub(crate) struct GoogleError {
     pub(crate) reason: Option<String>,
     /// `google.rpc.ErrorInfo.metadata.permission`.
     pub(crate) permission: Option<String>,
+    /// `google.rpc.ErrorInfo.metadata.consumer`, a project by ID or number.
+    consumer: Option<String>,
     /// The first link in `google.rpc.Help` that leads to Google.
     pub(crate) help: Option<String>,
     /// Whether `google.rpc.PreconditionFailure` says which rule is violated, as VPC Service Controls do.
@@ -60,6 +62,9 @@ impl GoogleError {
             message: text::redacted(&error.message, MAX_MESSAGE_CHARS),
             reason: info.and_then(|info| word(&info["reason"])),
             permission: info.and_then(|info| word(&info["metadata"]["permission"])),
+            consumer: info
+                .and_then(|info| word(&info["metadata"]["consumer"]))
+                .and_then(|consumer| consumer.strip_prefix("projects/").map(str::to_owned)),
             help: help
                 .flat_map(|help| help["links"].as_array())
                 .flatten()
@@ -80,6 +85,26 @@ impl GoogleError {
             && !says("ermission '")
             && !says("roles/")
             && !blames_another_rule(&self.message)
+    }
+
+    /// Whether the caller may not name the project for the quota.
+    pub(crate) fn is_quota_project_denied(&self) -> bool {
+        match self.reason.as_deref() {
+            Some(reason) => reason == "USER_PROJECT_DENIED",
+            None => self.message.contains("required permission to use project "),
+        }
+    }
+
+    /// The project for whose sake Google refuses: the API is off there, or the caller may not use it.
+    pub(crate) fn refused_consumer(&self) -> Option<String> {
+        if !self.is_api_disabled() && !self.is_quota_project_denied() {
+            return None;
+        }
+        self.consumer.clone().or_else(|| {
+            let (_, rest) = self.message.split_once(" project ")?;
+            let project = rest.split([' ', ',']).next()?.trim_end_matches('.');
+            (!project.is_empty()).then(|| project.to_owned())
+        })
     }
 
     /// Whether the API is not enabled in the caller's project.

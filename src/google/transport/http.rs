@@ -16,7 +16,8 @@ use zeroize::Zeroizing;
 use super::response::{Response, transport_error};
 use crate::clock::Clock;
 use crate::google::vocabulary::{
-    CallGate, ConfigError, Endpoint, Error, GoogleConfig, Reason, Transport, is_link_local, is_loopback,
+    CallGate, ConfigError, Endpoint, Error, GoogleConfig, QuotaProject, Reason, Transport, is_link_local,
+    is_loopback,
 };
 use crate::text;
 
@@ -29,6 +30,9 @@ const USUAL_RESPONSE_BYTES: usize = 4 * 1024;
 /// The header that Google's audit log shows:
 /// <https://cloud.google.com/logging/docs/audit/understanding-audit-logs#request-reason>.
 const REQUEST_REASON: &str = "x-goog-request-reason";
+
+/// The header that says whose quota a call counts for: <https://cloud.google.com/apis/docs/system-parameters>.
+const USER_PROJECT: &str = "x-goog-user-project";
 
 /// The longest request reason, in bytes: a namespace and a name of Kubernetes, 63 + 1 + 253.
 const MAX_REQUEST_REASON: usize = 320;
@@ -144,6 +148,14 @@ pub(crate) fn with_bearer(request: RequestBuilder, bearer: &str) -> Option<Reque
     // Keeps the token out of the logs of the HTTP libraries.
     value.set_sensitive(true);
     Some(request.header(AUTHORIZATION, value))
+}
+
+/// Adds the project whose quota the call counts for.
+pub(crate) fn with_quota_project(request: RequestBuilder, project: Option<&QuotaProject>) -> RequestBuilder {
+    match project {
+        Some(project) => request.header(USER_PROJECT, project.header()),
+        None => request,
+    }
 }
 
 /// Adds why the call is made, for Google's audit log; characters that cannot occur in `namespace/name` become `_`.

@@ -40,6 +40,7 @@ impl Response {
         match google {
             Some(google) => error
                 .with_unexplained(google.is_unexplained())
+                .with_consumer(google.refused_consumer(), google.is_quota_project_denied())
                 .with_permission(google.permission),
             None => error,
         }

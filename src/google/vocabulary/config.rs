@@ -118,6 +118,9 @@ pub enum ConfigError {
     /// The universe domain is not a domain name.
     #[error("the universe domain {0:?} is not a domain name such as googleapis.com")]
     Universe(String),
+    /// The project for the quota is not a project.
+    #[error("GOOGLE_CLOUD_QUOTA_PROJECT is not the ID or number of a project")]
+    QuotaProject,
     /// A limit of zero would let no call through.
     #[error("{0} must be more than zero")]
     MustBePositive(&'static str),

@@ -69,6 +69,8 @@ struct Inner {
     deferred_for: Option<Duration>,
     message: String,
     permission: Option<String>,
+    consumer: Option<String>,
+    is_quota_project_denied: bool,
     is_unexplained: bool,
     remediation: Option<String>,
 }
@@ -100,6 +102,8 @@ impl Error {
             deferred_for: None,
             message: text::redacted(message, MAX_MESSAGE_CHARS),
             permission: None,
+            consumer: None,
+            is_quota_project_denied: false,
             is_unexplained: false,
             remediation: None,
         }))
@@ -148,6 +152,13 @@ impl Error {
     /// Sets the IAM permission that Google names as missing.
     pub(crate) fn with_permission(mut self, permission: Option<String>) -> Self {
         self.0.permission = permission;
+        self
+    }
+
+    /// Sets the project that Google counts the call for, where Google refuses for its sake.
+    pub(crate) fn with_consumer(mut self, consumer: Option<String>, is_denied: bool) -> Self {
+        self.0.consumer = consumer;
+        self.0.is_quota_project_denied = is_denied;
         self
     }
 
@@ -221,6 +232,16 @@ impl Error {
     /// Whether an error of Google's names neither a permission nor another cause.
     pub(crate) fn is_unexplained(&self) -> bool {
         self.0.is_unexplained
+    }
+
+    /// The project that Google counts the call for, if Google refuses for its sake.
+    pub(crate) fn consumer(&self) -> Option<&str> {
+        self.0.consumer.as_deref()
+    }
+
+    /// Whether the caller may not let calls count for the project.
+    pub(crate) fn is_quota_project_denied(&self) -> bool {
+        self.0.is_quota_project_denied
     }
 
     /// The part of the message that says what to do about the error.
