@@ -12,12 +12,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::watch::Receiver;
 use tokio::sync::{Semaphore, oneshot};
 
 use self::connections::{Connection, Timeouts};
 pub use self::listener::listen;
 use crate::clock::Clock;
+use crate::controller::watch::sync_state::{NamespaceProblem, SyncState};
 use crate::grants::store::GrantStore;
 use crate::liveness::Liveness;
 use crate::metrics::{Format, Metrics};
@@ -28,13 +28,13 @@ struct Shared {
     /// Held while a scrape is written as text, so that one text is written at a time, however many clients come and go.
     writer: Arc<Semaphore>,
     grants: Arc<GrantStore>,
-    synced: Receiver<bool>,
+    sync_state: SyncState,
     liveness: Liveness,
     clock: Clock,
 }
 
 /// Serves until the process exits, in a thread of its own: it answers even while the reconcile loop is stuck, and a scrape delays no
-/// renewal. `/readyz` succeeds once `synced` is true, `/livez` while `liveness` does. The returned receiver resolves if the server stops.
+/// renewal. `/readyz` succeeds once `sync_state` is ready, `/livez` while `liveness` does. The returned receiver resolves if the server stops.
 ///
 /// # Errors
 /// The thread could not be started.
@@ -42,7 +42,7 @@ pub fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
     grants: Arc<GrantStore>,
-    synced: Receiver<bool>,
+    sync_state: SyncState,
     liveness: Liveness,
     clock: Clock,
 ) -> std::io::Result<oneshot::Receiver<std::io::Result<()>>> {
@@ -50,7 +50,7 @@ pub fn serve(
         metrics,
         writer: Arc::new(Semaphore::new(1)),
         grants,
-        synced,
+        sync_state,
         liveness,
         clock,
     };
@@ -98,9 +98,9 @@ async fn livez(State(shared): State<Shared>) -> impl IntoResponse {
 }
 
 /// With `?verbose`, each check has a line, as Kubernetes' own components answer. A grants file that cannot be used has a line and no effect:
-/// its last good content is in force, and renewals must go on.
+/// its last good content is in force, and renewals must go on. Likewise a namespace that cannot be served: the others are.
 async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> impl IntoResponse {
-    let (status, mark, text) = match *shared.synced.borrow() {
+    let (status, mark, text) = match shared.sync_state.is_ready() {
         true => (StatusCode::OK, '+', "ok\n"),
         false => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -123,7 +123,14 @@ async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> impl
             problem.kind, problem.since
         ),
     };
-    (status, format!("[{mark}]caches {text}{file}"))
+    let namespace = |problem: NamespaceProblem| {
+        format!(
+            "[-]namespace {} is not served since {}: {}\n",
+            problem.namespace, problem.since, problem.problem
+        )
+    };
+    let namespaces: String = shared.sync_state.problems().into_iter().map(namespace).collect();
+    (status, format!("[{mark}]caches {text}{file}{namespaces}"))
 }
 
 async fn scrape(

@@ -7,14 +7,13 @@ use kube::Config;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
 use crate::api::{FIELD_MANAGER, crds};
 use crate::cli::{Cli, Command, LeaderArgs, RunArgs};
 use crate::clock::Clock;
 use crate::controller::{
     self, Context, Permits, cache::Cache, cache::foreign_secrets::ForeignSecrets,
-    issue::federation::FederatedTokens, watch::grants_file,
+    issue::federation::FederatedTokens, watch::grants_file, watch::sync_state::SyncState,
 };
 use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter, Transport};
 use crate::grants::file::{GrantsFileError, read_file};
@@ -183,12 +182,12 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "starting the operator");
 
     let liveness = Liveness::new(controller::max_reconcile_duration(&settings), clock.monotonic());
-    let (synced, synced_receiver) = watch::channel(false);
+    let sync_state = SyncState::default();
     let server = admin::serve(
         listener,
         metrics.clone(),
         grants.clone(),
-        synced_receiver,
+        sync_state.clone(),
         liveness.clone(),
         clock.clone(),
     )?;
@@ -228,7 +227,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     };
     tokio::select! {
         biased;
-        stopped = controller::run(ctx, elector, liveness, synced, shutdown) => Ok(stopped?),
+        stopped = controller::run(ctx, elector, liveness, sync_state, shutdown) => Ok(stopped?),
         stopped = server => Err(AppError::Admin(match stopped {
             Ok(Ok(())) => "without an error".to_owned(),
             Ok(Err(error)) => error.to_string(),

@@ -12,7 +12,7 @@ use crate::controller::Settings;
 use crate::controller::cache::CacheLimits;
 use crate::google::IdentityProvider;
 use crate::google::args::GoogleArgs;
-use crate::request::SourceSettings;
+use crate::request::{SourceSettings, syntax};
 use crate::shard::Shard;
 use crate::telemetry::LogFormat;
 
@@ -118,6 +118,7 @@ pub struct RunArgs {
         long = "namespace",
         env = "IDTOKEN_NAMESPACES",
         value_delimiter = ',',
+        value_parser = namespace_name,
         help_heading = "Operation"
     )]
     pub namespaces: Vec<String>,
@@ -159,6 +160,14 @@ pub struct RunArgs {
     /// Google's endpoints and how they are called.
     #[command(flatten)]
     pub google: GoogleArgs,
+}
+
+/// Parses the name of a namespace. An empty one would stand for all, and one with a slash for another path.
+fn namespace_name(text: &str) -> Result<String, &'static str> {
+    let is_name = syntax::is_dns_subdomain(text) && text.len() <= 63 && !text.contains('.');
+    is_name
+        .then(|| text.to_owned())
+        .ok_or("no name of a namespace; leave the flag and its variable out to serve all namespaces")
 }
 
 /// Leader election among several replicas.
@@ -238,6 +247,34 @@ mod tests {
         assert_eq!(deprecation(&[]), None);
         let warning = deprecation(&["--allow-executable-credentials"]).unwrap();
         assert!(warning.contains("--allow-executable-credentials") && warning.contains("no effect"));
+    }
+
+    #[test]
+    fn what_is_no_name_of_a_namespace_is_refused() {
+        let namespaces = |value: &str| {
+            let flag = format!("--namespace={value}");
+            let parsed = Cli::try_parse_from(["idtoken-operator", "run", &flag]).ok()?;
+            match parsed.command {
+                Command::Run(args) => Some(args.namespaces),
+                _ => panic!("run"),
+            }
+        };
+        let names = ["shop".to_owned(), "yard-2".to_owned()];
+        assert_eq!(namespaces("shop,yard-2").as_deref(), Some(&names[..]));
+        let long = "a".repeat(64);
+        for wrong in [
+            "",
+            "shop,",
+            ",shop",
+            "Shop",
+            "a/b",
+            "a.b",
+            "-a",
+            "shop, yard",
+            &long,
+        ] {
+            assert_eq!(namespaces(wrong), None, "{wrong:?}");
+        }
     }
 
     #[test]

@@ -4,28 +4,34 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use super::*;
 
 /// An admin server on a socket, in a thread of its own as in the process.
 pub(crate) struct Server {
     pub(super) address: SocketAddr,
-    synced: watch::Sender<bool>,
+    sync_state: SyncState,
     grants: Arc<GrantStore>,
 }
 
 impl Server {
+    /// One that is ready.
     pub(super) async fn start(liveness: &Liveness, metrics: Metrics, timeouts: Timeouts) -> Self {
+        let server = Self::unready(liveness, metrics, timeouts).await;
+        server.sync_state.set_ready();
+        server
+    }
+
+    async fn unready(liveness: &Liveness, metrics: Metrics, timeouts: Timeouts) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (synced, receiver) = watch::channel(true);
+        let sync_state = SyncState::default();
         let grants = Arc::<GrantStore>::default();
         let shared = Shared {
             metrics: Arc::new(metrics),
             writer: Arc::new(Semaphore::new(1)),
             grants: grants.clone(),
-            synced: receiver,
+            sync_state: sync_state.clone(),
             liveness: liveness.clone(),
             clock: Clock::system(),
         };
@@ -33,7 +39,7 @@ impl Server {
         let _stop = spawn(listener, shared, timeouts).unwrap();
         Self {
             address,
-            synced,
+            sync_state,
             grants,
         }
     }
@@ -65,8 +71,10 @@ pub(super) fn healthy() -> Liveness {
 
 /// Status and body of the response to a GET of `path`; `synced` is whether the caches are synced.
 pub(crate) async fn get(path: &str, synced: bool, liveness: &Liveness) -> (u16, String) {
-    let server = Server::new(liveness).await;
-    server.synced.send_replace(synced);
+    let server = Server::unready(liveness, Metrics::default(), Timeouts::default()).await;
+    if synced {
+        server.sync_state.set_ready();
+    }
     server.get(path).await
 }
 
@@ -74,8 +82,7 @@ pub(crate) async fn get(path: &str, synced: bool, liveness: &Liveness) -> (u16, 
 async fn a_silent_loop_fails_livez_and_caches_that_are_not_synced_fail_readyz() {
     let now = Clock::system().monotonic();
     let liveness = Liveness::new(Duration::from_secs(150), now);
-    let server = Server::new(&liveness).await;
-    server.synced.send_replace(false);
+    let server = Server::unready(&liveness, Metrics::default(), Timeouts::default()).await;
     assert_eq!(server.get("/livez").await, (200, "ok\n".to_owned()));
     let long_ago = now.checked_sub(Duration::from_secs(40)).unwrap();
     liveness.heartbeat(long_ago, None);
@@ -89,7 +96,7 @@ async fn a_silent_loop_fails_livez_and_caches_that_are_not_synced_fail_readyz() 
         text,
         "[-]caches the caches are not synced yet\n[+]grants-file ok\n"
     );
-    server.synced.send_replace(true);
+    server.sync_state.set_ready();
     assert_eq!(server.get("/readyz").await, (200, "ok\n".to_owned()));
 }
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::sync::watch::Sender;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -32,7 +31,8 @@ use grant_counts::GrantCounts;
 use issue::federation::FederatedTokens;
 use queue::worker::{Limits, Worker};
 use queue::{Enqueuer, Scope};
-use watch::{SyncState, WatchContext};
+use watch::WatchContext;
+use watch::sync_state::SyncState;
 
 /// Time in which reconciles in flight may finish at a shutdown: less than a pod's usual grace period of 30 s.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
@@ -64,7 +64,7 @@ pub fn max_reconcile_duration(settings: &Settings) -> Duration {
 }
 
 /// Runs until `shutdown` resolves, then waits for the reconciles in flight. With an `elector` it reconciles only while it holds the
-/// Lease. `synced` turns true once all caches are synced and the Lease could be read.
+/// Lease. `sync_state` says that it is ready once all caches are synced and the Lease could be read.
 ///
 /// # Errors
 /// A watch ended.
@@ -72,7 +72,7 @@ pub async fn run(
     ctx: Arc<Context>,
     mut elector: Option<ElectorThread>,
     liveness: Liveness,
-    synced: Sender<bool>,
+    sync_state: SyncState,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), WatchEnded> {
     let (requests, requests_receiver) = unbounded_channel();
@@ -95,7 +95,6 @@ pub async fn run(
         ctx.metrics.clone(),
         ctx.clock.clone(),
     );
-    let sync_state = SyncState::default();
     let mut watches = JoinSet::new();
     spawn_watches(&ctx, Enqueuer::new(requests, scopes), &sync_state, &mut watches);
     let mut shutdown = shutdown.boxed().shared();
@@ -114,12 +113,14 @@ pub async fn run(
     }
     let (requests, secrets) = ctx.cache.len();
     tracing::info!(requests, secrets, "caches synced");
-    synced.send_replace(true);
+    sync_state.set_ready();
     ctx.metrics.set_synced();
 
     let start = |key: &ObjectKey, permit| {
-        let exists = ctx.cache.has_request(key);
-        exists.then(|| reconcile::reconcile(key.clone(), ctx.clone(), permit))
+        // A namespace whose Secrets could not be listed is enqueued when they are.
+        let is_served = sync_state.serves(&ctx.settings.shard, key.namespace());
+        (is_served && ctx.cache.has_request(key))
+            .then(|| reconcile::reconcile(key.clone(), ctx.clone(), permit))
     };
     let keys = |scope: &Scope| match scope {
         Scope::All => ctx.cache.request_keys(""),

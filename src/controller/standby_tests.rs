@@ -7,7 +7,7 @@ use http::{Method, Request, Response};
 use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
-use tokio::sync::{oneshot, watch as watch_channel};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::*;
@@ -149,10 +149,16 @@ async fn a_standby_writes_nothing_and_a_new_leader_reports_what_it_cannot_decode
         ElectorThread::start(make).await.unwrap()
     };
     let liveness = Liveness::new(LIMIT, ctx.clock.monotonic());
-    let (synced, mut is_synced) = watch_channel::channel(false);
+    let sync_state = SyncState::default();
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async move { drop(stopped.await) };
-    let running = tokio::spawn(run(ctx.clone(), Some(elector), liveness, synced, shutdown));
+    let running = tokio::spawn(run(
+        ctx.clone(),
+        Some(elector),
+        liveness,
+        sync_state.clone(),
+        shutdown,
+    ));
 
     let until = async |what: &str, check: &dyn Fn() -> bool| {
         let wait = async {
@@ -163,10 +169,7 @@ async fn a_standby_writes_nothing_and_a_new_leader_reports_what_it_cannot_decode
         let in_time = timeout(LIMIT, wait).await;
         assert!(in_time.is_ok(), "{what}: {:?}", server.writes());
     };
-    timeout(LIMIT, is_synced.wait_for(|synced| *synced))
-        .await
-        .unwrap()
-        .unwrap();
+    until("it is ready", &|| sync_state.is_ready()).await;
     assert!(ctx.cache.has_request(&ObjectKey::new("shop", "billing")));
     // Longer than a report takes, and than the Lease of a leader that is gone is valid.
     let seen = server.lease_reads.load(Ordering::SeqCst);

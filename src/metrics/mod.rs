@@ -306,6 +306,11 @@ impl Metrics {
         }
     }
 
+    /// Sets since when one of several namespaces cannot be listed or watched; none if it can.
+    pub fn set_namespace_failing_since(&self, namespace: &str, since: Option<Timestamp>) {
+        self.watches.set_namespace_failing_since(namespace, since);
+    }
+
     /// Observes how long a due reconcile waited until it started.
     pub fn observe_queue_wait(&self, waited: Duration) {
         self.queue_seconds.observe(waited.as_secs_f64());

@@ -18,6 +18,12 @@ pub(super) struct Watches {
     failing: Family<ResourceLabels, Gauge>,
     last_event: Family<ResourceLabels, Gauge>,
     undecodable: Family<ResourceLabels, Counter>,
+    namespace_failing_since: Family<NamespaceLabels, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NamespaceLabels {
+    namespace: String,
 }
 
 impl Watches {
@@ -27,6 +33,7 @@ impl Watches {
             failing: Family::default(),
             last_event: Family::default(),
             undecodable: Family::default(),
+            namespace_failing_since: Family::default(),
         };
         let help = "How often a watch of the Kubernetes API failed and was restarted";
         registry.register("watch_restarts", help, all.restarts.clone());
@@ -38,7 +45,27 @@ impl Watches {
         registry.register("watch_last_event_timestamp_seconds", help, all.last_event.clone());
         let help = "How often a list or watch showed an object that cannot be decoded";
         registry.register("undecodable_objects", help, all.undecodable.clone());
+        let help = "Unix time since when one of several namespaces cannot be listed or watched, so that it is not served; absent if it can";
+        registry.register(
+            "namespace_failing_since_timestamp_seconds",
+            help,
+            all.namespace_failing_since.clone(),
+        );
         all
+    }
+
+    pub(super) fn set_namespace_failing_since(&self, namespace: &str, since: Option<Timestamp>) {
+        let labels = NamespaceLabels {
+            namespace: namespace.to_owned(),
+        };
+        match since {
+            Some(since) => drop(
+                self.namespace_failing_since
+                    .get_or_create(&labels)
+                    .set(since.as_second()),
+            ),
+            None => drop(self.namespace_failing_since.remove(&labels)),
+        }
     }
 
     pub(super) fn of(&self, resource: &'static str) -> WatchMetrics {

@@ -232,6 +232,65 @@ async fn releases_share_a_cluster_by_selector_and_namespaces() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_is_absent_or_terminating_stops_no_release() -> Result<()> {
+    let cluster = start().await?;
+    cluster.kubectl(["create", "namespace", "yard"]).await?;
+    let values = "--set=watchNamespaces={shop,yard,farm}";
+    let role = async |namespace: &str| {
+        let role = get(&cluster, namespace, "role/idtoken-operator").await?;
+        let binding = get(&cluster, namespace, "rolebinding/idtoken-operator").await?;
+        ensure!(
+            role.is_some() == binding.is_some(),
+            "one without the other in {namespace}"
+        );
+        anyhow::Ok(role.is_some())
+    };
+    for version in [Version::Three, Version::Four] {
+        let helm = Helm::new(version, &cluster.admin_kubeconfig(), cluster.dir()).await?;
+        let notes = helm.release(&["install", RELEASE, CHART, values]).await?;
+        ensure!(
+            notes.contains("not served") && notes.contains("   - farm\n"),
+            "{notes}"
+        );
+        ensure!(!notes.contains("   - shop\n"), "{notes}");
+        ensure!(role("shop").await? && role("yard").await?);
+        let deployment = get(&cluster, NAMESPACE, "deployment/idtoken-operator").await?;
+        let deployment = deployment.context("no Deployment")?.to_string();
+        ensure!(deployment.contains("--namespace=shop,yard,farm"), "{deployment}");
+        // All of them, by a name of one label.
+        let notes = helm
+            .release(&["upgrade", RELEASE, CHART, "--set=watchNamespaces={farm}"])
+            .await?;
+        ensure!(notes.contains("   - farm\n") && !role("shop").await?, "{notes}");
+        if matches!(version, Version::Three) {
+            helm.run(["uninstall", RELEASE]).await?;
+        }
+    }
+    let helm = Helm::new(Version::Three, &cluster.admin_kubeconfig(), cluster.dir()).await?;
+    // Nothing removes its finalizer here, so it goes on terminating.
+    cluster
+        .kubectl(["delete", "namespace", "yard", "--wait=false"])
+        .await?;
+    cluster.kubectl(["create", "namespace", "farm"]).await?;
+    let notes = helm.release(&["upgrade", RELEASE, CHART, values]).await?;
+    ensure!(
+        notes.contains("   - yard\n") && !notes.contains("   - farm\n"),
+        "{notes}"
+    );
+    ensure!(role("shop").await? && role("farm").await?);
+    let wrong = helm
+        .release(&["upgrade", RELEASE, CHART, "--set=watchNamespaces={Shop}"])
+        .await
+        .unwrap_err()
+        .to_string();
+    ensure!(
+        wrong.contains("watchNamespaces: \"Shop\" is no name of a namespace"),
+        "{wrong}"
+    );
+    Ok(())
+}
+
 /// What Helm says where it refuses an installation.
 async fn refused(helm: &Helm, args: &[&str]) -> String {
     let install = [&["install", RELEASE, CHART], args].concat();

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use idtoken_emulator::Endpoint;
-use serde_json::json;
+use idtoken_testenv::until;
+use serde_json::{Value, json};
 
-use crate::common::{AUDIENCE, CALLER, Setup, World, condition, has, of, token};
+use crate::common::{AUDIENCE, CALLER, LIMIT, Setup, World, condition, config, has, of, token};
 
 fn flags(flags: &[&str]) -> Vec<String> {
     flags.iter().map(|flag| (*flag).to_owned()).collect()
@@ -74,6 +75,135 @@ async fn namespaced_mode_reads_nothing_cluster_wide() -> Result<()> {
     assert!(wide.is_empty(), "{wide:#?}");
     assert!(calls.iter().all(|call| call.namespace != "other"), "{calls:#?}");
     Ok(())
+}
+
+/// The operator's Role in `namespace` with its binding, without the rules about `without`.
+fn role(namespace: &str, without: &str) -> Result<String> {
+    let all: Vec<Value> = serde_saphyr::from_multiple(&config("rbac-namespaces.yaml")?)?;
+    let mut found = Vec::new();
+    for mut object in all {
+        if object["metadata"]["namespace"] != "shop" {
+            continue;
+        }
+        object["metadata"]["namespace"] = namespace.into();
+        if let Some(rules) = object.get_mut("rules").and_then(Value::as_array_mut) {
+            rules.retain(|rule| rule["resources"][0] != without);
+        }
+        found.push(object.to_string());
+    }
+    anyhow::ensure!(found.len() == 2, "{found:?}");
+    Ok(found.join("\n---\n"))
+}
+
+/// Waits until `/readyz?verbose` and the metrics of a ready operator name exactly these namespaces as not served.
+async fn not_served(world: &World, expected: &[&str]) -> Result<String> {
+    let operator = world.running()?;
+    until(&format!("not served: {expected:?}"), LIMIT, async || {
+        let page = operator.get("/readyz?verbose").await?;
+        let (status, text) = (page.status(), page.text().await?);
+        let named = |text: &str, before: &str, after: char| -> Vec<String> {
+            let names = text
+                .lines()
+                .filter_map(|line| line.strip_prefix(before)?.split(after).next());
+            names.map(str::to_owned).collect()
+        };
+        let lines = named(&text, "[-]namespace ", ' ');
+        let series = "idtoken_namespace_failing_since_timestamp_seconds{namespace=\"";
+        let mut metrics = named(&operator.scrape().await?, series, '"');
+        metrics.sort();
+        Ok((status == 200 && lines == expected && metrics == expected).then_some(text))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_is_absent_or_lacks_rights_costs_the_others_nothing() -> Result<()> {
+    let names = ["shop", "yard", "farm"];
+    let from = names.map(|name| json!({"namespace": name}));
+    let to = json!([{"serviceAccounts": [CALLER], "audiences": [AUDIENCE]}]);
+    let world = World::with(Setup {
+        operator: false,
+        rbac: "rbac-namespaces.yaml",
+        namespaces: &["shop", "yard"],
+        flags: flags(&["--namespace=shop,yard,farm"]),
+        grants_file: Some(json!([{"name": "all", "from": from, "to": to}]).to_string()),
+        ..Setup::default()
+    })
+    .await?;
+    world.start_operator().await?;
+    for namespace in ["shop", "yard"] {
+        world.issued(namespace, "first", json!({})).await?;
+    }
+    let text = not_served(&world, &["farm"]).await?;
+    assert!(
+        text.contains("[+]caches ok\n") && text.contains("cannot list resource"),
+        "{text}"
+    );
+    let log = world.operator_log();
+    let said = log
+        .lines()
+        .filter(|line| line.contains("the namespace is not served"));
+    assert_eq!(said.count(), 1, "{log}");
+
+    // Of yard, requests can be listed and Secrets cannot: which tokens its Secrets hold is not known, so none is asked for.
+    world.stop_operator(false).await?;
+    world.cluster.apply(&role("yard", "secrets")?).await?;
+    world.start_operator().await?;
+    not_served(&world, &["farm", "yard"]).await?;
+    world.request("yard", "second", json!({})).await?;
+    world.issued("shop", "second", json!({})).await?;
+    assert_eq!(world.google.mint_count(), 3);
+    let status = world.get("yard", "second").await?.status;
+    let undecided = status.as_ref().is_none_or(|status| status.conditions.is_empty());
+    assert!(undecided, "{status:?}");
+    world.cluster.apply(&role("yard", "")?).await?;
+    world.ready("yard", "second").await?;
+    assert_eq!(world.google.mint_count(), 4);
+    not_served(&world, &["farm"]).await?;
+
+    // A list without the watch that follows it shows no change.
+    world.stop_operator(false).await?;
+    let listed = role("yard", "")?.replace("\"watch\"", "\"get\"");
+    world.cluster.apply(&listed).await?;
+    world.start_operator().await?;
+    not_served(&world, &["farm", "yard"]).await?;
+    world.cluster.apply(&role("yard", "")?).await?;
+    not_served(&world, &["farm"]).await?;
+
+    world.namespace("farm").await?;
+    world.cluster.apply(&role("farm", "")?).await?;
+    world.issued("farm", "first", json!({})).await?;
+    not_served(&world, &[]).await?;
+    assert_eq!(world.google.mint_count(), 5);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_that_can_serve_none_of_its_namespaces_is_not_ready() -> Result<()> {
+    let world = World::with(Setup {
+        operator: false,
+        rbac: "rbac-namespaces.yaml",
+        namespaces: &["shop", "yard"],
+        ..Setup::default()
+    })
+    .await?;
+    let flags = flags(&["--namespace=farm,mall"]);
+    let (google, config) = (world.google.address(), &world.kubeconfig);
+    let operator = world.replica(google, config, &flags, &[]).await?;
+    for name in ["farm", "mall"] {
+        let series = format!("idtoken_namespace_failing_since_timestamp_seconds{{namespace=\"{name}\"}}");
+        until("it is named", LIMIT, async || {
+            Ok((operator.metric(&series).await? > 0.0).then_some(()))
+        })
+        .await?;
+    }
+    let page = operator.get("/readyz?verbose").await?;
+    assert_eq!(page.status(), 503);
+    let text = page.text().await?;
+    assert!(text.contains("[-]namespace mall "), "{text}");
+    world.namespace("mall").await?;
+    world.cluster.apply(&role("mall", "")?).await?;
+    operator.ready().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

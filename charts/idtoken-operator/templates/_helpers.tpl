@@ -61,6 +61,28 @@ Whether a cluster has answered to Helm itself, so that what it lacks is missing 
 {{- if .Capabilities.APIVersions.Has "authorization.k8s.io/v1/SelfSubjectAccessReview" }}yes{{ end }}
 {{- end }}
 
+{{/*
+Those of watchNamespaces in which no Role can be created, as {"names": [...]}: they do not exist, or are being deleted. None where no cluster
+answers, as for helm template. The release's own namespace may be about to be created by Helm.
+*/}}
+{{- define "idtoken-operator.absentNamespaces" -}}
+{{- $absent := list }}
+{{- if and .Values.rbac.create .Values.watchNamespaces }}
+{{- $exists := false }}
+{{- range without (uniq .Values.watchNamespaces) .Release.Namespace }}
+{{- $found := lookup "v1" "Namespace" "" . }}
+{{- $exists = or $exists (not (empty $found)) }}
+{{- if or (empty $found) ($found.metadata).deletionTimestamp }}
+{{- $absent = append $absent . }}
+{{- end }}
+{{- end }}
+{{- if and $absent (not $exists) (not (lookup "v1" "Namespace" "" "default")) }}
+{{- $absent = list }}
+{{- end }}
+{{- end }}
+{{- toJson (dict "names" $absent) }}
+{{- end }}
+
 {{/* An entry of extraObjects, and the root. */}}
 {{- define "idtoken-operator.extraObject" -}}
 {{- $entry := first . }}

@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::controller::cache::Cache;
 use crate::controller::cache::foreign_secrets::ForeignSecrets;
 use crate::controller::queue::Enqueuer;
-use crate::controller::watch::sync_state::SyncState;
+use crate::controller::watch::sync_state::{CacheKind, SyncState};
 use crate::grants::store::GrantStore;
 use crate::kubernetes::Connections;
 use crate::kubernetes::list_watch::Collection;
@@ -29,6 +29,38 @@ pub(crate) struct WatchContext {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) enqueuer: Enqueuer,
     pub(crate) sync_state: SyncState,
+}
+
+impl WatchContext {
+    /// Records that all objects of a cache have been listed. Requests wait for both caches of their namespace.
+    pub(super) fn mark_synced(&self, cache: CacheKind) {
+        let served = self.sync_state.mark_synced(cache);
+        if let Some(namespace) = served.filter(|_| self.shard.is_namespaced()) {
+            self.enqueuer.namespace(namespace);
+        }
+    }
+
+    /// Records that the watch that fills a cache works.
+    pub(super) fn mark_watched(&self, cache: &CacheKind) {
+        if let Some(namespace) = self.sync_state.mark_watched(cache) {
+            self.metrics.set_namespace_failing_since(&namespace, None);
+            tracing::info!(namespace, "the namespace can be listed and watched now");
+        }
+    }
+
+    /// Records that the API server refuses to list or watch what fills a cache.
+    pub(super) fn mark_refused(&self, cache: CacheKind, problem: &str) {
+        if let Some(first) = self.sync_state.mark_refused(cache, self.clock.now(), problem) {
+            let namespace = first.namespace;
+            self.metrics
+                .set_namespace_failing_since(&namespace, Some(first.since));
+            tracing::error!(
+                namespace,
+                "the namespace is not served: {problem}; create the namespace, or the operator's Role and RoleBinding in it, or take it out \
+                 of --namespace; it is tried again"
+            );
+        }
+    }
 }
 
 /// All objects of the kind `K` in the namespace `scope`, or in all if `scope` is empty.

@@ -125,7 +125,7 @@ async fn watch_secret(ctx: WatchContext, key: ObjectKey) {
             Event::ListEnds => listed.take(),
             Event::Applied(Version(version)) => version,
             Event::Deleted(_) => None,
-            Event::Bookmark | Event::Lost => return,
+            Event::WatchBegins | Event::Bookmark | Event::Lost | Event::Refused(_) => return,
         };
         enqueue_if_changed(&ctx, &key, version.as_ref());
     };

@@ -67,7 +67,7 @@ pub(super) async fn watch(ctx: WatchContext) {
         let changed = match event {
             Event::ListBegins => return listed = Vec::new(),
             Event::Listed(object) => return listed.push(object),
-            Event::Lost => return,
+            Event::WatchBegins | Event::Lost | Event::Refused(_) => return,
             Event::ListEnds => {
                 listed.iter().for_each(report_new);
                 grants.set_objects(std::mem::take(&mut listed));
@@ -88,7 +88,7 @@ pub(super) async fn watch(ctx: WatchContext) {
         if changed {
             ctx.metrics.set_grants(GrantOrigin::Object, grants.object_count());
         }
-        ctx.sync_state.mark_synced(CacheKind::Grants);
+        ctx.mark_synced(CacheKind::Grants);
         if changed {
             ctx.enqueuer.all();
         }

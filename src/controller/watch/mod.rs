@@ -13,14 +13,13 @@ mod namespaces;
 mod requests;
 mod secrets;
 mod stream;
-mod sync_state;
+pub mod sync_state;
 
 use std::path::PathBuf;
 
 use tokio::task::JoinSet;
 
 pub(crate) use context::WatchContext;
-pub(crate) use sync_state::SyncState;
 
 /// Spawns all watches. An operator for some namespaces watches neither IdTokenGrants nor namespaces: both are cluster-scoped.
 pub(crate) fn spawn(ctx: WatchContext, grants_file: Option<PathBuf>, tasks: &mut JoinSet<()>) {

@@ -67,7 +67,7 @@ fn handle(ctx: &WatchContext, listed: &mut Vec<WatchedNamespace>, event: Event<W
     match event {
         Event::ListBegins => return *listed = Vec::new(),
         Event::Listed(namespace) => return listed.push(namespace),
-        Event::Lost => return,
+        Event::WatchBegins | Event::Lost | Event::Refused(_) => return,
         Event::ListEnds => {
             let listed = std::mem::take(listed);
             cache.replace_namespaces(
@@ -94,7 +94,7 @@ fn handle(ctx: &WatchContext, listed: &mut Vec<WatchedNamespace>, event: Event<W
         Event::Bookmark => {}
     }
     grants.record_heartbeat(WatchKind::Namespaces, ctx.clock.now());
-    ctx.sync_state.mark_synced(CacheKind::Namespaces);
+    ctx.mark_synced(CacheKind::Namespaces);
 }
 
 #[cfg(test)]

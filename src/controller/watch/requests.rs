@@ -70,6 +70,8 @@ impl<'a> Handler<'a> {
             Event::Applied(object) => self.enqueue(self.upsert(object)),
             Event::Deleted(object) => self.enqueue(self.evict(&ObjectKey::of(object.meta()))),
             Event::Bookmark => {}
+            Event::WatchBegins => self.ctx.mark_watched(&self.cache()),
+            Event::Refused(problem) => self.ctx.mark_refused(self.cache(), &problem),
             Event::Lost => self.ctx.cache.mark_stale(self.scope),
         }
     }
@@ -84,8 +86,11 @@ impl<'a> Handler<'a> {
         }
         pending_keys.extend(self.kept(ended.affected));
         self.enqueue(pending_keys);
-        ctx.sync_state
-            .mark_synced(CacheKind::Requests(self.scope.to_owned()));
+        ctx.mark_synced(self.cache());
+    }
+
+    fn cache(&self) -> CacheKind {
+        CacheKind::Requests(self.scope.to_owned())
     }
 
     /// Stores an object in the caches. Returns the requests to reconcile.

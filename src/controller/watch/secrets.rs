@@ -35,6 +35,7 @@ pub(super) async fn watch(ctx: WatchContext, scope: String) {
         labels: Some(ctx.shard.secret_selector()),
         ..collection::<Secret>(&scope)
     };
+    let cache = CacheKind::Secrets(scope.clone());
     let on_event = |event| match event {
         Event::ListBegins => ctx.cache.begin_secret_relist(&scope),
         Event::Listed(WatchedSecret { key, summary }) | Event::Applied(WatchedSecret { key, summary }) => {
@@ -47,13 +48,15 @@ pub(super) async fn watch(ctx: WatchContext, scope: String) {
             for (key, summary) in ctx.cache.end_secret_relist(&scope) {
                 enqueue(&ctx, &key, summary.request.as_deref(), Some(&summary));
             }
-            ctx.sync_state.mark_synced(CacheKind::Secrets(scope.clone()));
+            ctx.mark_synced(cache.clone());
         }
         Event::Deleted(WatchedSecret { key, summary }) => {
             // Also if it was unknown: a request may wait for the deletion of another client's Secret.
             ctx.cache.delete_secret(&key, &summary.resource_version);
             enqueue(&ctx, &key, summary.request.as_deref(), Some(&summary));
         }
+        Event::WatchBegins => ctx.mark_watched(&cache),
+        Event::Refused(problem) => ctx.mark_refused(cache.clone(), &problem),
         Event::Bookmark | Event::Lost => {}
     };
     stream::watch(&ctx, &secrets, on_event).await;

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use crate::clock::Clock;
 use crate::controller::watch::context::WatchContext;
 use crate::kubernetes::answer::is_no_answer;
-use crate::kubernetes::error::problem;
+use crate::kubernetes::error::{problem, status_code};
 use crate::kubernetes::list_watch::{Change, Collection, ObjectJson, Page, Watch};
 use crate::metrics::WatchMetrics;
 use crate::text::redacted;
@@ -57,8 +57,12 @@ pub(super) enum Event<T> {
     Deleted(T),
     /// The watch is alive.
     Bookmark,
+    /// The API server has accepted the watch that follows a list.
+    WatchBegins,
     /// The watch cannot be resumed: what it has shown may be stale until the next list ends.
     Lost,
+    /// The API server answers, and refuses this list or watch with the code and message given here.
+    Refused(String),
 }
 
 /// Lists and watches `collection`, and passes on every event. Never returns.
@@ -77,6 +81,7 @@ pub(super) async fn watch<T: Watched>(
         metrics: ctx.metrics.watch(T::RESOURCE),
         backoff: Backoff::default(),
         page_size: MAX_PAGE_SIZE,
+        last_logged: None,
         on_event,
     };
     loop {
@@ -85,7 +90,7 @@ pub(super) async fn watch<T: Watched>(
                 stream.list_and_watch::<T>(place.client()).await;
                 place.give_up();
             }
-            Err(error) => stream.pause_after(&error, true).await,
+            Err(error) => stream.pause_after::<T>(&error, true).await,
         }
     }
 }
@@ -96,7 +101,15 @@ struct Stream<'a, F> {
     metrics: WatchMetrics,
     backoff: Backoff,
     page_size: u32,
+    /// The last logged problem, so that one that repeats is logged once.
+    last_logged: Option<String>,
     on_event: F,
+}
+
+/// Whether the API server answers and refuses this call, as opposed to an outage, an overload, a credential that is refused everywhere, and
+/// what the next attempt may well mend.
+fn is_refusal(error: &kube::Error) -> bool {
+    status_code(error).is_some_and(|code| matches!(code, 400 | 402..=407 | 411..=428 | 430..=500))
 }
 
 /// What every kind of object has. Read where nothing else can be: each field counts for itself.
@@ -140,7 +153,7 @@ impl<F> Stream<'_, F> {
                 Err(error) => Some(error),
             };
             let Some(error) = failed else { continue };
-            self.pause_after(&error, true).await;
+            self.pause_after::<T>(&error, true).await;
             if is_no_answer(&error) {
                 return;
             }
@@ -162,13 +175,16 @@ impl<F> Stream<'_, F> {
         loop {
             let watch = self.collection.watch(client, &version).await;
             let watch = watch.inspect_err(|_| (self.on_event)(Event::Lost))?;
+            self.metrics.alive(self.clock.now());
+            self.last_logged = None;
+            (self.on_event)(Event::WatchBegins);
             let started = self.clock.monotonic();
             match self.follow(watch, &mut version).await {
                 // A new watch from `version` shows what follows.
                 Ok(()) if self.clock.monotonic() - started >= MIN_WATCH_DURATION => {}
                 Ok(()) => sleep(self.backoff.next()).await,
                 Err(error) => {
-                    self.pause_after(&error, false).await;
+                    self.pause_after::<T>(&error, false).await;
                     // The API server no longer has the events since `version`, cannot go on, is silent, or sends what is no event, which it
                     // would send again.
                     if matches!(error, kube::Error::Api(_) | kube::Error::SerdeError(_))
@@ -181,10 +197,20 @@ impl<F> Stream<'_, F> {
         }
     }
 
-    async fn pause_after(&mut self, error: &kube::Error, is_down: bool) {
+    async fn pause_after<T>(&mut self, error: &kube::Error, is_down: bool)
+    where
+        F: FnMut(Event<T>),
+    {
         self.metrics.failed(is_down);
         let resource = self.metrics.resource();
-        tracing::warn!(resource, "watch failed, restarting: {}", problem(error));
+        let problem = problem(error);
+        if self.last_logged.as_ref() != Some(&problem) {
+            tracing::warn!(resource, "watch failed, restarting: {problem}");
+            self.last_logged = Some(problem.clone());
+        }
+        if is_down && is_refusal(error) {
+            (self.on_event)(Event::Refused(problem));
+        }
         sleep(self.backoff.next()).await;
     }
 
@@ -217,7 +243,8 @@ impl<F> Stream<'_, F> {
                 after = Some(end.next);
                 continue;
             }
-            self.pass_on(Event::ListEnds);
+            // Shows not yet that the watch works, too.
+            (self.on_event)(Event::ListEnds);
             return Ok(end.resource_version);
         }
     }

@@ -158,6 +158,7 @@ async fn an_object_that_cannot_be_decoded_costs_itself_alone() {
         "listed b",
         "listed c",
         "ListEnds",
+        "WatchBegins",
         "applied d",
         "deleted a",
         "Bookmark",
@@ -195,23 +196,27 @@ async fn only_a_watch_that_cannot_be_resumed_is_lost() {
         lines(&[]),
         unavailable(),
         list(&[object("a", "1")], ""),
+        lines(&[]),
     ])
     .await;
     let shown = [
         "ListBegins",
         "ListBegins",
         "ListEnds",
+        "WatchBegins",
         "ListBegins",
         "ListEnds",
+        "WatchBegins",
         "Lost",
         "ListBegins",
         "listed a",
         "ListEnds",
+        "WatchBegins",
     ];
     assert_eq!(events, shown);
     let list = "list limit=100";
     let watch = "watch resourceVersion=9";
-    assert_eq!(calls, [list, list, watch, list, watch, watch, list, watch]);
+    assert_eq!(calls, [list, list, watch, list, watch, watch, list, watch, watch]);
     assert_eq!(value(&metrics, "watch_restarts_total"), "3");
     assert_eq!(value(&metrics, "watches_failing"), "0");
 }
@@ -225,7 +230,7 @@ async fn what_is_no_event_would_be_sent_again_so_the_objects_are_listed() {
 }
 
 #[tokio::test]
-async fn a_list_that_breaks_off_makes_the_pauses_no_shorter() {
+async fn a_list_without_a_watch_makes_the_pauses_no_shorter_and_mends_nothing() {
     let (_, mut broken) = list(&[object("a", "1"), object("b", "2")], "");
     broken.truncate(broken.len() - 1);
     let server = Server {
@@ -241,13 +246,55 @@ async fn a_list_that_breaks_off_makes_the_pauses_no_shorter() {
         metrics: ctx.metrics.watch(Name::RESOURCE),
         backoff: Backoff(MAX_PAUSE),
         page_size: MAX_PAGE_SIZE,
+        last_logged: None,
         on_event: |event: Event<Name>| listed += usize::from(matches!(event, Event::Listed(_))),
     };
     stream.list(&server.client()).await.unwrap_err();
     assert_eq!(stream.backoff.next(), MAX_PAUSE);
+    stream.metrics.failed(true);
     stream.list(&server.client()).await.unwrap();
-    assert_eq!(stream.backoff.next(), MIN_PAUSE);
+    let metrics = ctx
+        .metrics
+        .encode(crate::metrics::Format::Text, ctx.clock.now())
+        .unwrap();
+    assert_eq!(value(&metrics, "watches_failing"), "1");
+    assert_eq!(stream.backoff.next(), MAX_PAUSE);
     assert_eq!(listed, 3);
+}
+
+#[tokio::test]
+async fn a_watch_that_is_refused_after_each_list_is_told_each_time() {
+    let forbidden = || {
+        (
+            403,
+            json!({"kind": "Status", "code": 403, "message": "no"}).to_string(),
+        )
+    };
+    let answers = vec![
+        list(&[], ""),
+        forbidden(),
+        list(&[], ""),
+        forbidden(),
+        list(&[], ""),
+    ];
+    let (events, ..) = run(answers).await;
+    assert_eq!(events[2..5], ["Lost", "Refused(\"403 no\")", "ListBegins"]);
+    assert!(!events.iter().any(|event| event == "WatchBegins"), "{events:?}");
+}
+
+#[test]
+fn an_outage_or_an_overload_is_no_refusal() {
+    let refuses = |code: u16| {
+        let status = kube::core::Status::failure("no", "").with_code(code);
+        is_refusal(&kube::Error::Api(Box::new(status)))
+    };
+    for code in [400, 403, 404, 422, 500] {
+        assert!(refuses(code), "{code}");
+    }
+    for code in [401, 408, 409, 410, 429, 502, 503, 504] {
+        assert!(!refuses(code), "{code}");
+    }
+    assert!(!is_refusal(&kube::Error::LinesCodecMaxLineLengthExceeded));
 }
 
 #[tokio::test]
