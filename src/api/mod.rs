@@ -2,11 +2,14 @@
 //!
 //! Imports no other module. Never calls an API and never decides: [`crate::request`] checks a spec, and [`crate::controller`] acts on it.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use kube::CustomResourceExt;
 use serde_json::json;
 
 pub mod conditions;
+mod decode;
 mod grant;
 mod object_key;
 mod request;
@@ -19,6 +22,7 @@ pub mod v1alpha1 {
     pub use super::request_status::*;
 }
 
+pub use decode::decode_spec;
 pub use object_key::{ObjectKey, is_in_scope};
 
 /// The API group of both kinds.
@@ -82,9 +86,33 @@ pub mod annotations {
 /// The status default makes kstatus read a new object as InProgress before the operator has seen it
 /// (<https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md>).
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    let mut request = v1alpha1::IdTokenRequest::crd();
-    default_status(&mut request);
-    vec![request, v1alpha1::IdTokenGrant::crd()]
+    let mut crds = vec![v1alpha1::IdTokenRequest::crd(), v1alpha1::IdTokenGrant::crd()];
+    for version in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
+        let schema = version.schema.as_mut();
+        if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            take_null_for_unset(schema);
+        }
+    }
+    crds.iter_mut().take(1).for_each(default_status);
+    crds
+}
+
+/// The API server removes an explicit null, which generators of manifests send for what is not set, before it validates a field that is not
+/// nullable (<https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#defaulting-and-nullable>).
+/// In one that is, null is a value: it counts as a property, is none of an enum, and fails expressions of admission policies.
+fn take_null_for_unset(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    let properties = schema.properties.as_mut();
+    properties
+        .into_iter()
+        .flat_map(|all| all.values_mut())
+        .for_each(take_null_for_unset);
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        take_null_for_unset(items);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        take_null_for_unset(values);
+    }
 }
 
 fn default_status(crd: &mut CustomResourceDefinition) {
@@ -120,6 +148,9 @@ mod tests {
                 let path = format!("{path}.{name}");
                 if property["description"].as_str().is_none_or(str::is_empty) {
                     faults.push(format!("{path} has no description"));
+                }
+                if property.get("nullable").is_some() {
+                    faults.push(format!("{path} takes null for a value"));
                 }
                 if property.get("default").is_some() && path != ".status" {
                     faults.push(format!("{path} has a default"));

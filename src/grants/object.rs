@@ -122,13 +122,56 @@ fn undecodable(error: &str) -> GrantProblem {
 
 /// Why parts of a grant grant nothing; none if every part is valid.
 pub fn spec_problem(spec: &IdTokenGrantSpec) -> Option<GrantProblem> {
-    let mut invalid = invalid_entries(spec).peekable();
-    let reason = invalid.peek()?.1.reason();
+    let invalid: Vec<_> = invalid_entries(spec).collect();
+    let empty = empty_parts(spec);
+    if invalid.is_empty() && empty.is_empty() {
+        return None;
+    }
+    let reason = invalid
+        .first()
+        .map_or(reason::INVALID_SPEC, |(_, error)| error.reason());
     let texts: Vec<String> = invalid
+        .into_iter()
         .map(|(index, error)| format!("spec.from[{index}] grants nothing, since it {error}"))
+        .chain(
+            empty
+                .into_iter()
+                .map(|part| format!("{part} is empty, which grants nothing")),
+        )
         .collect();
     let message = redacted(&texts.join("; "), MAX_MESSAGE);
     Some(GrantProblem { reason, message })
+}
+
+/// The lists and texts of a grant that are empty and match nothing. The schema refuses them; a grants file has none.
+fn empty_parts(spec: &IdTokenGrantSpec) -> Vec<String> {
+    let mut parts = Vec::new();
+    let mut check = |field: String, texts: Option<&Vec<String>>, may_be_empty: bool| {
+        let Some(texts) = texts else { return };
+        let items = texts.iter().enumerate().filter(|(_, text)| text.is_empty());
+        parts.extend(items.map(|(item, _)| format!("{field}[{item}]")));
+        parts.extend((texts.is_empty() && !may_be_empty).then_some(field));
+    };
+    for (index, to) in spec.to.iter().enumerate() {
+        check(
+            format!("spec.to[{index}].serviceAccounts"),
+            Some(&to.service_accounts),
+            false,
+        );
+        check(format!("spec.to[{index}].audiences"), Some(&to.audiences), false);
+        check(format!("spec.to[{index}].delegates"), to.delegates.as_ref(), true);
+    }
+    for (index, from) in spec.from.iter().enumerate() {
+        parts
+            .extend((from.namespace.as_deref() == Some("")).then(|| format!("spec.from[{index}].namespace")));
+    }
+    for (index, to) in spec.to.iter().enumerate() {
+        let has_none = to.sources.as_ref().is_some_and(Vec::is_empty);
+        parts.extend(has_none.then(|| format!("spec.to[{index}].sources")));
+    }
+    parts.extend(spec.from.is_empty().then(|| "spec.from".to_owned()));
+    parts.extend(spec.to.is_empty().then(|| "spec.to".to_owned()));
+    parts
 }
 
 #[cfg(test)]
@@ -186,6 +229,55 @@ mod tests {
             "{}",
             invalid.message
         );
+    }
+
+    #[test]
+    fn what_is_empty_is_named() {
+        let grant = |from: Value, to: Value| -> IdTokenGrantSpec {
+            serde_json::from_value(json!({"from": from, "to": to})).unwrap()
+        };
+        let shop = json!([{"namespace": "shop"}]);
+        let to = |field: &str, value: Value| {
+            let mut to = json!([{"serviceAccounts": ["1"], "audiences": ["aud"], "delegates": []}]);
+            to[0][field] = value;
+            to
+        };
+        let valid = to("delegates", json!([]));
+        assert_eq!(spec_problem(&grant(shop.clone(), valid.clone())), None);
+        for (from, to, part) in [
+            (json!([]), valid.clone(), "spec.from is empty"),
+            (shop.clone(), json!([]), "spec.to is empty"),
+            (
+                json!([{"namespace": ""}]),
+                valid,
+                "spec.from[0].namespace is empty",
+            ),
+            (
+                shop.clone(),
+                to("audiences", json!([])),
+                "spec.to[0].audiences is empty",
+            ),
+            (
+                shop.clone(),
+                to("audiences", json!(["a", ""])),
+                "spec.to[0].audiences[1] is empty",
+            ),
+            (
+                shop.clone(),
+                to("serviceAccounts", json!([])),
+                "spec.to[0].serviceAccounts is empty",
+            ),
+            (
+                shop.clone(),
+                to("delegates", json!([""])),
+                "spec.to[0].delegates[0] is empty",
+            ),
+            (shop, to("sources", json!([])), "spec.to[0].sources is empty"),
+        ] {
+            let problem = spec_problem(&grant(from, to)).unwrap();
+            assert_eq!(problem.reason, "InvalidSpec");
+            assert!(problem.message.starts_with(part), "{part}: {}", problem.message);
+        }
     }
 
     #[test]

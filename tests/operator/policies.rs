@@ -276,6 +276,22 @@ async fn authors_of_federation_requests_may_create_tokens_of_its_account() -> Re
             ),
             case("create unnamed", &author, create(unnamed), Some(&author_may_not)),
             case(
+                "create with null for the sources that are not set",
+                &author,
+                create(request(
+                    "shop",
+                    "nulls",
+                    json!({"impersonation": {}, "federation": null}),
+                )),
+                None,
+            ),
+            case(
+                "create with null for the source",
+                &author,
+                create(request("shop", "nulls", json!(null))),
+                None,
+            ),
+            case(
                 "apply",
                 &author,
                 (apply.clone(), federation("shop", "a", "billing")),

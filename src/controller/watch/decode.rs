@@ -1,19 +1,15 @@
 //! Decodes IdTokenRequests. An object that this version cannot decode, such as one with an enum value of a newer version's CRD,
 //! must not fail the list or the watch that shows it.
 
-use std::fmt::{self, Write};
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::api::decode_spec;
 use crate::api::v1alpha1::IdTokenRequest;
 use crate::controller::cache::unserved::Unserved;
 use crate::controller::watch::stream::Watched;
 use crate::kubernetes::partial_metadata::Metadata;
-
-/// Most bytes that are kept of an error of serde, which may quote the whole object.
-const MAX_ERROR: usize = 4096;
 
 /// An IdTokenRequest as a list or watch shows it. Without its spec the metadata and the status are needed too: the operator may not `get`
 /// requests.
@@ -41,13 +37,13 @@ impl Watched for MaybeDecoded {
             .status
             .and_then(|status| serde_json::from_str(status.get()).ok());
         Ok(Self(
-            match serde_json::from_str(wire.spec.map_or("null", RawValue::get)) {
+            match decode_spec(wire.spec.map_or("null", RawValue::get), str::to_owned) {
                 Ok(spec) => Ok(IdTokenRequest {
                     metadata,
                     spec,
                     status,
                 }),
-                Err(error) => Err(Box::new(Unserved::undecodable(metadata, status, &shown(&error)))),
+                Err(error) => Err(Box::new(Unserved::undecodable(metadata, status, &error))),
             },
         ))
     }
@@ -60,31 +56,6 @@ impl MaybeDecoded {
             Ok(object) => &object.metadata,
             Err(object) => &object.metadata,
         }
-    }
-}
-
-/// The beginning of the text of `error`, without the position in the JSON, which is of no use to a user who sees the object as YAML.
-pub(super) fn shown(error: &serde_json::Error) -> String {
-    struct Bounded(String);
-
-    impl Write for Bounded {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            let left = MAX_ERROR.saturating_sub(self.0.len());
-            self.0.push_str(&text[..text.floor_char_boundary(left)]);
-            match text.len() <= left {
-                true => Ok(()),
-                false => Err(fmt::Error),
-            }
-        }
-    }
-
-    let mut text = Bounded(String::new());
-    // Fails if the text is longer.
-    let _ = write!(text, "{error}");
-    let position = format!(" at line {} column {}", error.line(), error.column());
-    match text.0.strip_suffix(&position) {
-        Some(short) => short.to_owned(),
-        None => text.0,
     }
 }
 
@@ -123,22 +94,6 @@ mod tests {
         // It was written by the operator, so the spec counts without it.
         let object = decode(json!({"audience": "a"}), json!({"conditions": "none"}));
         assert_eq!(object.0.unwrap().status, None);
-    }
-
-    #[test]
-    fn little_of_a_long_error_is_looked_at() {
-        let object = decode(
-            json!({"audience": "a", "includeEmail": "ä".repeat(200_000)}),
-            Value::Null,
-        );
-        assert!(object.0.unwrap_err().error.to_string().len() < MAX_ERROR);
-        let error = serde_json::from_str::<bool>(&json!("ä".repeat(200_000)).to_string()).unwrap_err();
-        assert!(shown(&error).len() <= MAX_ERROR);
-        assert!(
-            shown(&error).starts_with("invalid type: string \"ää"),
-            "{}",
-            shown(&error)
-        );
     }
 
     #[test]

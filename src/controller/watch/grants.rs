@@ -3,9 +3,9 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::api::decode_spec;
 use crate::api::v1alpha1::{GrantRef, IdTokenGrant};
 use crate::controller::watch::context::{WatchContext, collection};
-use crate::controller::watch::decode::shown;
 use crate::controller::watch::stream::{self, Event, Watched};
 use crate::controller::watch::sync_state::CacheKind;
 use crate::grants::object::{GrantObject, GrantProblem};
@@ -42,8 +42,7 @@ impl Watched for GrantObject {
             name: metadata.name,
             uid: metadata.uid,
         };
-        let spec = serde_json::from_str(spec.map_or("null", RawValue::get));
-        let spec = spec.map_err(|error| without_values(&shown(&error)));
+        let spec = decode_spec(spec.map_or("null", RawValue::get), without_values);
         Ok(Self::new(
             id,
             metadata.generation,
@@ -137,7 +136,7 @@ mod tests {
             let found = GrantObject::decode(&json.to_string()).unwrap();
             let error = found.spec.unwrap_err();
             assert!(
-                error.starts_with("invalid type: a string") && !error.contains("hunter2"),
+                error.starts_with("spec.from: invalid type: a string") && !error.contains("hunter2"),
                 "{error}"
             );
         }
