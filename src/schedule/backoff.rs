@@ -56,6 +56,8 @@ pub struct Backoff {
 /// A failed attempt.
 #[derive(Clone, Debug)]
 pub struct FailedAttempt {
+    /// Since when the same is known to fail, if that is longer than the failures in a row: as before a restart.
+    pub since: Option<Timestamp>,
     /// Stable reason.
     pub reason: &'static str,
     /// What failed and what to do.
@@ -91,7 +93,7 @@ impl Backoff {
         uid: &str,
         now: Timestamp,
     ) -> Self {
-        let since = previous.map_or(now, |backoff| backoff.since);
+        let since = previous.map_or(attempt.since.unwrap_or(now).min(now), |backoff| backoff.since);
         let retry = Retry {
             class: attempt.class,
             attempts: previous.map_or(1, |backoff| backoff.attempts.saturating_add(1)),
@@ -269,6 +271,7 @@ mod tests {
             grant: None,
         };
         let attempt = FailedAttempt {
+            since: None,
             reason: "Refused",
             message: String::new(),
             class: ErrorClass::Rejected,
@@ -289,6 +292,37 @@ mod tests {
         );
         assert_eq!(next(&key("b", 2), 160, 110), None, "another spec");
         assert_eq!(next(&key("a", 1), 0, 99), None, "a clock that was set back");
+    }
+
+    #[test]
+    fn failures_in_a_row_began_when_they_are_known_to_have_begun() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let key = || BackoffKey {
+            generation: 1,
+            renew: None,
+            grant: None,
+        };
+        let attempt = |since: Option<i64>| FailedAttempt {
+            since: since.map(at),
+            reason: "Refused",
+            message: String::new(),
+            class: ErrorClass::Rejected,
+            retry_after: None,
+            needs_user_action: false,
+            expires: None,
+        };
+        let first = |since| Backoff::next(None, attempt(since), key(), "uid", at(1000));
+        assert_eq!(first(None).since, at(1000));
+        assert_eq!(first(Some(100)).since, at(100), "before a restart");
+        assert_eq!(first(Some(2000)).since, at(1000), "a clock that was set back");
+        let second = Backoff::next(
+            Some(&first(Some(100))),
+            attempt(Some(500)),
+            key(),
+            "uid",
+            at(1100),
+        );
+        assert_eq!(second.since, at(100));
     }
 
     #[test]

@@ -185,6 +185,34 @@ fn every_reason_in_a_table_of_errors_is_documented() {
     assert!(named > 80, "only {named} reasons were found");
 }
 
+#[test]
+fn each_reason_says_when_it_becomes_stalled() {
+    let text = std::fs::read_to_string(root().join("docs/reasons.md")).unwrap();
+    let code = Regex::new("`([A-Za-z]+)`").unwrap();
+    let (_, faults) = text.split_once("\n## The request or its grant").unwrap();
+    let tables = faults.split("\n| Reason |").skip(1);
+    let rows = tables.flat_map(|table| table.lines().skip(2).take_while(|line| line.starts_with('|')));
+    let reasons: Vec<&str> = rows
+        .filter_map(|row| Some(code.captures(row.split('|').nth(1)?)?.get(1)?.as_str()))
+        .collect();
+    let (_, table) = text.split_once("\n| Stalled | Reasons |\n|---|---|\n").unwrap();
+    let table: String = table.lines().take_while(|line| line.starts_with('|')).collect();
+    assert!(reasons.len() > 50, "only {} reasons were found", reasons.len());
+    for reason in &reasons {
+        let named = table.matches(&format!("`{reason}`")).count();
+        // A client's changes and a webhook's differ.
+        let expected = if *reason == "Contested" { 2 } else { 1 };
+        assert_eq!(named, expected, "{reason}");
+    }
+    for named in code.captures_iter(&table) {
+        assert!(
+            reasons.contains(&named.get(1).unwrap().as_str()),
+            "there is no reason {}",
+            &named[1]
+        );
+    }
+}
+
 /// All Rust sources below a folder.
 fn rust(dir: &std::path::Path) -> String {
     let mut text = String::new();

@@ -7,7 +7,9 @@ use anyhow::{Context, Result, ensure};
 use idtoken_emulator::{Endpoint, Fault};
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use idtoken_testenv::{GoModule, GoTool, Progress};
-use kube::api::DeleteParams;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::common::{AUDIENCE, CALLER, Setup, World, condition, has};
@@ -176,6 +178,52 @@ async fn deployment_tools_read_what_is_meant() -> Result<()> {
     world
         .change("shop", "billing", json!({"metadata": {"finalizers": null}}))
         .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_granted_for_long_has_failed_and_a_grant_ends_it() -> Result<()> {
+    let world = World::with(Setup {
+        operator: false,
+        ..Setup::default()
+    })
+    .await?;
+    world.namespace("shop").await?;
+    world.start_operator().await?;
+    world.request("shop", "billing", json!({})).await?;
+    let denied = world
+        .until("shop", "billing", "it is denied", |object| {
+            has(object, "Ready", "False", "NotGranted")
+        })
+        .await?;
+    assert!(condition(&denied, "Stalled").is_none());
+    expect(&world, "billing", "InProgress", "Progressing").await?;
+    // The same eleven minutes later, and another operator.
+    world.stop_operator(false).await?;
+    let earlier = Timestamp::now() - SignedDuration::from_mins(11);
+    let mut conditions = denied.status.context("a status")?.conditions;
+    for condition in &mut conditions {
+        condition.last_transition_time = Time(Timestamp::from_second(earlier.as_second())?);
+    }
+    let status = Patch::Merge(json!({"status": {"conditions": conditions}}));
+    let requests = world.requests("shop");
+    requests
+        .patch_status("billing", &PatchParams::default(), &status)
+        .await?;
+    world.start_operator().await?;
+    world
+        .until("shop", "billing", "it is stalled", |object| {
+            has(object, "Stalled", "True", "NotGranted")
+        })
+        .await?;
+    let message = expect(&world, "billing", "Failed", "Degraded").await?;
+    assert!(message.contains("IdTokenGrant"), "{message}");
+    // The alert IdTokenRequestStalled asks for this.
+    let series = r#"idtoken_request_conditions{namespace="shop",type="Stalled",reason="NotGranted"}"#;
+    assert_eq!(world.metric(series).await?, 1.0, "{}", world.scrape().await?);
+    world.grant("shop").await?;
+    world.ready("shop", "billing").await?;
+    expect(&world, "billing", "Current", "Healthy").await?;
     Ok(())
 }
 

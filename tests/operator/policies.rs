@@ -288,7 +288,7 @@ async fn authors_of_federation_requests_may_create_tokens_of_its_account() -> Re
             case(
                 "create with null for the source",
                 &author,
-                create(request("shop", "nulls", json!(null))),
+                create(request("shop", "no-source", json!(null))),
                 None,
             ),
             case(

@@ -235,6 +235,7 @@ impl Simulation {
         } else {
             self.statistics.rejected_locally += u64::from(error.status().is_none());
             let attempt = FailedAttempt {
+                since: None,
                 reason: error.reason().as_str(),
                 message: String::new(),
                 class: error.class(),

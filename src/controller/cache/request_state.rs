@@ -31,6 +31,8 @@ pub struct RequestState {
     pub lost_tokens: u32,
     /// The renewal by annotation that was honoured last, whatever came of it.
     pub honoured_renew: Option<Box<HonouredRenewal>>,
+    /// Since when no grant allows it.
+    pub denied: Option<Box<DeniedSince>>,
     /// How often in a row the status could not be written.
     pub failed_publishes: u32,
     /// Names of the IdTokenGrants that allow it; none before its first reconcile.
@@ -49,6 +51,15 @@ impl RequestState {
         let honoured = self.honoured_renew.as_ref().map(|renewal| renewal.at);
         backoff?.at(key, next_renewal(honoured, renew_interval, now), now)
     }
+}
+
+/// Since when no grant allows a generation of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeniedSince {
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// When the first reconcile was that found none.
+    pub at: Timestamp,
 }
 
 /// A renewal by annotation for which a token was asked.

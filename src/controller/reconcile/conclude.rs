@@ -4,6 +4,7 @@ use super::inputs::Inputs;
 use super::outcome::{CurrentToken, Outcome, Reconciled};
 use super::plan::Timing;
 use super::snapshot::Snapshot;
+use crate::api::conditions::reason;
 use crate::controller::issue::{IssueCause, IssueError, Issued, Issuer};
 use crate::kubernetes::error::KubeError;
 
@@ -65,6 +66,13 @@ pub(super) async fn conclude(
     );
     if succeeded && snapshot.state.backoff.is_some() {
         cache.update(&snapshot.key, snapshot.uid(), |state| state.backoff = None);
+    }
+    let is_denied = outcome
+        .failure()
+        .is_some_and(|failure| matches!(failure.reason, reason::NOT_GRANTED | reason::GRANTS_UNAVAILABLE));
+    let is_known = !matches!(outcome, Outcome::Deferred { .. } | Outcome::Stale | Outcome::Gone);
+    if is_known && !is_denied && snapshot.state.denied.is_some() {
+        cache.update(&snapshot.key, snapshot.uid(), |state| state.denied = None);
     }
     inputs.reconciled(outcome)
 }

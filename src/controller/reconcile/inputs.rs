@@ -5,11 +5,14 @@ use jiff::Timestamp;
 use super::outcome::{CurrentToken, Failure, Outcome, Reconciled};
 use super::plan::{Facts, is_whole};
 use super::snapshot::Snapshot;
+use super::status::reported_since;
 use crate::api::v1alpha1::GrantRef;
-use crate::classify::Classify;
+use crate::classify::{Classify, ErrorClass};
 use crate::controller::cache::Cache;
+use crate::controller::cache::request_state::DeniedSince;
 use crate::controller::issue::IssueError;
 use crate::controller::issue::observation::Observation;
+use crate::grants::policy::Denied;
 use crate::grants::store::GrantStore;
 use crate::request::{SourceSettings, ValidRequest, ValidateError};
 use crate::schedule::backoff::{Backoff, FailedAttempt, deferral, pause_after_lost_tokens};
@@ -110,7 +113,19 @@ impl Inputs {
         match error {
             IssueError::Gone => Outcome::Gone,
             IssueError::Outdated => Outcome::Stale,
-            IssueError::Denied(denied) => Outcome::Failed(Failure::denied(denied, token, now)),
+            IssueError::Denied(denied) => {
+                let since = snapshot.denied_since(denied.reason(), now);
+                let generation = snapshot.generation();
+                if matches!(denied, Denied::NotGranted { .. }) {
+                    cache.update(&snapshot.key, snapshot.uid(), |state| {
+                        state.denied = Some(Box::new(DeniedSince {
+                            generation,
+                            at: since,
+                        }));
+                    });
+                }
+                Outcome::Failed(Failure::denied(denied, since, token, now))
+            }
             error if error.is_retried() => {
                 let mut lost = 0;
                 cache.update(&snapshot.key, snapshot.uid(), |state| lost = state.lost_tokens);
@@ -118,7 +133,10 @@ impl Inputs {
                 let pause = (lost > snapshot.state.lost_tokens)
                     .then(|| pause_after_lost_tokens(lost, remaining))
                     .flatten();
+                // How long a refusal has lasted decides what is reported of it; anything else passes.
+                let since = reported_since(&snapshot.status, error.reason(), snapshot.generation());
                 let attempt = FailedAttempt {
+                    since: since.filter(|_| error.class() == ErrorClass::Rejected),
                     reason: error.reason(),
                     message: error.to_string(),
                     class: error.class(),

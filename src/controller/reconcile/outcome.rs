@@ -15,7 +15,8 @@ use crate::schedule::backoff::Backoff;
 use crate::schedule::renewal::Renewal;
 use crate::token::IdToken;
 
-/// A rejection that lasts this long is shown as Stalled.
+/// A refusal that lasts this long is shown as Stalled: by Google, by the API server, or since no grant allows the request. A permission, a
+/// binding or a grant that is applied together with the request takes effect before.
 pub const STALLED_AFTER: SignedDuration = SignedDuration::from_mins(10);
 /// When a request is reconciled again whose grants are unknown.
 const GRANTS_UNAVAILABLE: SignedDuration = SignedDuration::from_secs(30);
@@ -157,6 +158,11 @@ impl Outcome {
 /// How long what is cached may be stale before it is reconciled again.
 const STALE_REQUEUE: SignedDuration = SignedDuration::from_millis(500);
 
+/// Whether a refusal since `since` is shown as Stalled.
+fn is_lasting(since: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(since) >= STALLED_AFTER
+}
+
 impl Failure {
     /// The failure that `error` states, without a further attempt.
     pub fn of(error: &impl Classify, token: Option<CurrentToken>) -> Self {
@@ -169,22 +175,29 @@ impl Failure {
         }
     }
 
-    /// No grant allows the request. The events of grants enqueue it.
-    pub fn denied(denied: &Denied, token: Option<CurrentToken>, now: Timestamp) -> Self {
+    /// No grant has allowed the request since `since`. The events of grants enqueue it; so it is only to be Stalled that it is reconciled
+    /// again.
+    pub fn denied(denied: &Denied, since: Timestamp, token: Option<CurrentToken>, now: Timestamp) -> Self {
+        // What is unknown is no refusal, and ends without a user.
         let is_unknown = matches!(denied, Denied::Unavailable { .. });
+        let stalled = !is_unknown && is_lasting(since, now);
+        let retry_at = match is_unknown {
+            true => now.checked_add(GRANTS_UNAVAILABLE).ok(),
+            false => since.checked_add(STALLED_AFTER).ok().filter(|_| !stalled),
+        };
         Self {
             reason: denied.reason(),
             message: denied.to_string(),
+            stalled,
             token,
-            retry_at: now.checked_add(GRANTS_UNAVAILABLE).ok().filter(|_| is_unknown),
+            retry_at,
             ..Self::default()
         }
     }
 
     /// The failure that `backoff` waits after.
     pub fn waiting(backoff: &Backoff, token: Option<CurrentToken>, now: Timestamp) -> Self {
-        let is_lasting =
-            backoff.class == ErrorClass::Rejected && now.duration_since(backoff.since) >= STALLED_AFTER;
+        let is_lasting = backoff.class == ErrorClass::Rejected && is_lasting(backoff.since, now);
         Self {
             reason: backoff.reason,
             message: backoff.message.clone(),

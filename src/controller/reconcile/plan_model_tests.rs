@@ -12,6 +12,7 @@ use acts::{Action, Upstream, act};
 
 use crate::api::annotations as notes;
 use crate::controller::issue::observation::{Expectations, ReadSecret};
+use crate::controller::reconcile::outcome::{Failure, STALLED_AFTER};
 use crate::fixtures::{apply, content, object, stored, token};
 use crate::render::render;
 use crate::request::validate;
@@ -46,6 +47,8 @@ struct World {
     /// The Secret as the watch showed it, while another leader has written it since.
     behind: Option<Option<Value>>,
     next: Option<Timestamp>,
+    /// Since when no grant allows this generation of the request.
+    denied: Option<(i64, Timestamp)>,
     mints: usize,
 }
 
@@ -86,6 +89,7 @@ impl World {
             standing: Standing::Current,
             behind: None,
             next: None,
+            denied: None,
             mints: 0,
         }
     }
@@ -147,7 +151,10 @@ impl World {
                 // Timers follow no clock; the step itself is what wakes the operator.
                 self.next = self.next.map(|next| next + step);
             }
-            Action::Grant(granted) => self.granted = granted,
+            Action::Grant(granted) => {
+                self.granted = granted;
+                self.denied = self.denied.filter(|_| !granted);
+            }
             Action::StatusLost => self.status_lost = true,
             Action::Rival(rival) => self.rival = rival,
             Action::Relist(relisting) => {
@@ -169,6 +176,23 @@ impl World {
             Action::Wait(seconds) => return self.pass(SignedDuration::from_secs(seconds)),
         }
         self.reconcile()
+    }
+
+    /// It is Stalled after ten minutes, no sooner and no later, and until then it is reconciled again when that is due.
+    fn check_denied(&mut self, denied: &Denied) -> Result<Option<Timestamp>, TestCaseError> {
+        let known = self
+            .denied
+            .filter(|(generation, _)| *generation == self.generation);
+        let since = known.map_or(self.now, |(_, since)| since.min(self.now));
+        self.denied = Some((self.generation, since));
+        let failure = Failure::denied(denied, since, None, self.now);
+        let lasts = self.now.duration_since(since);
+        prop_assert_eq!(failure.stalled, lasts >= STALLED_AFTER, "denied for {}", lasts);
+        prop_assert_eq!(failure.retry_at.is_none(), failure.stalled);
+        if let Some(next) = failure.retry_at {
+            prop_assert_eq!(next.duration_since(since), STALLED_AFTER);
+        }
+        Ok(failure.retry_at)
     }
 
     /// What another leader does with the same rules: it reads the Secret and issues a token for it.
@@ -280,9 +304,9 @@ impl World {
                 prop_assert!(request.suspend);
                 return Ok(None);
             }
-            Plan::Denied(_) => {
+            Plan::Denied(denied) => {
                 prop_assert!(!self.granted);
-                return Ok(None);
+                return self.check_denied(denied);
             }
             Plan::Gone => return Err(TestCaseError::fail("the request exists")),
             Plan::Conflict(winner) => {
@@ -497,6 +521,7 @@ impl World {
             .filter(|(token, hash)| *hash == request.token_hash && token.claims().exp > self.now)
             .map(|(token, _)| token.claims().exp);
         let attempt = FailedAttempt {
+            since: None,
             reason: "Failed",
             message: String::new(),
             class,

@@ -7,6 +7,7 @@ use super::*;
 use crate::classify::ErrorClass;
 use crate::controller::issue::observation::ReadSecret;
 use crate::fixtures::{at, request};
+use crate::grants::policy::Remedy;
 use crate::kubernetes::secret::SecretContent;
 use crate::schedule::backoff::BackoffKey;
 
@@ -131,7 +132,13 @@ fn planned(request: &ValidRequest, issued: Timestamp, expires: Timestamp) -> Ren
 }
 
 fn denied() -> Denied {
-    Denied::Unavailable { since: at(T0) }
+    Denied::NotGranted {
+        namespace: "shop".to_owned(),
+        name: "billing".to_owned(),
+        service_account: "a".to_owned(),
+        audience: "b".to_owned(),
+        remedy: Remedy::ApplyGrant,
+    }
 }
 
 fn retry(next: i64) -> Backoff {

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::plan::{Facts, Timing, requested_at};
+use super::status::reported_since;
 use crate::api::conditions::{READY, reason};
 use crate::api::v1alpha1::{GrantRef, IdTokenRequest, IdTokenRequestStatus};
 use crate::api::{LABEL_SHARD, ObjectKey, annotations};
@@ -92,6 +93,17 @@ impl Snapshot {
             generation: self.generation(),
             now: self.now,
         }
+    }
+
+    /// Since when no grant allows this generation of the request: as this process remembers or, after a restart, as the status says.
+    pub(super) fn denied_since(&self, reason: &str, now: Timestamp) -> Timestamp {
+        let known = self.state.denied.as_deref();
+        let since = match known.filter(|denied| denied.generation == self.generation()) {
+            Some(denied) => Some(denied.at),
+            None => reported_since(&self.status, reason, self.generation()),
+        };
+        // The clock may have been set back.
+        since.map_or(now, |since| since.min(now))
     }
 
     /// The request, if it is served, its spec is valid and the flags permit it. Its Secret gets the label by which this shard watches it.

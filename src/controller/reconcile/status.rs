@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::outcome::{CurrentToken, Outcome, Reconciled};
+use super::outcome::{CurrentToken, Outcome, Reconciled, STALLED_AFTER};
 use crate::api::conditions::{READY, RECONCILING, RENEWAL_FAILING, STALLED, reason};
 use crate::api::v1alpha1::IdTokenRequestStatus;
 use crate::text::printable;
@@ -79,6 +79,29 @@ pub fn still_accurate(previous: &IdTokenRequestStatus, generation: i64, outcome:
         previous.observed_generation == Some(generation)
             && (ready.status == "True") == outcome.token().is_some()
     })
+}
+
+/// Since when `status` has reported `reason` for this generation, as far as it tells: a process that starts anew does not begin to count
+/// anew. None if it reports another reason now.
+pub fn reported_since(status: &IdTokenRequestStatus, reason: &str, generation: i64) -> Option<Timestamp> {
+    let is = |type_, wanted: &str| {
+        status
+            .condition(type_)
+            .filter(|condition| condition.status == wanted)
+    };
+    let failing = is(RENEWAL_FAILING, "True");
+    let reported = failing.or_else(|| is(READY, "False"))?;
+    if reported.reason != reason || reported.observed_generation != Some(generation) {
+        return None;
+    }
+    let began = failing.or_else(|| is(RECONCILING, "True"));
+    let stalled = is(STALLED, "True")
+        .and_then(|stalled| stalled.last_transition_time.0.checked_sub(STALLED_AFTER).ok());
+    began
+        .map(|condition| condition.last_transition_time.0)
+        .into_iter()
+        .chain(stalled)
+        .min()
 }
 
 /// Reason and message of Ready.

@@ -5,6 +5,7 @@ use crate::api::v1alpha1::GrantRef;
 use crate::controller::reconcile::event::between as event;
 use crate::controller::reconcile::outcome::Failure;
 use crate::fixtures::{at, current_token};
+use crate::grants::policy::{Denied, Remedy};
 use crate::kubernetes::status::merge_patch;
 
 const T0: i64 = 1_800_000_000;
@@ -327,6 +328,124 @@ fn the_default_status_of_the_schema_is_replaced() {
         after(&default, &report(Some(current_token()), None), T0).observed_generation,
         Some(3)
     );
+}
+
+#[test]
+fn who_is_not_granted_for_long_is_stalled() {
+    let denied = Denied::NotGranted {
+        namespace: "shop".to_owned(),
+        name: "billing".to_owned(),
+        service_account: "a".to_owned(),
+        audience: "b".to_owned(),
+        remedy: Remedy::ApplyGrant,
+    };
+    let minutes = |minutes: i64| T0 + 60 * minutes;
+    let report = |since: i64, token, now: i64| {
+        of(Outcome::Failed(Failure::denied(
+            &denied,
+            at(since),
+            token,
+            at(now),
+        )))
+    };
+    for token in [None, Some(current_token())] {
+        let early = report(T0, token.clone(), minutes(10) - 1);
+        // A grant that is applied together with the request comes before.
+        assert_eq!(early.outcome.next(at(minutes(10) - 1)), Some(at(minutes(10))));
+        let status = fresh(&early);
+        let expected = if token.is_some() { "Current" } else { "InProgress" };
+        assert_eq!((status_of(&status, STALLED), kstatus(&status)), ("-", expected));
+        let late = after(&status, &report(T0, token.clone(), minutes(10)), minutes(10));
+        assert_eq!((status_of(&late, STALLED), kstatus(&late)), ("True", "Failed"));
+        assert_eq!(find(&late, STALLED).reason, reason::NOT_GRANTED);
+        assert!(event(&status, &late).is_none(), "it is told once");
+        let expiry = token.as_ref().and_then(CurrentToken::expiry);
+        assert_eq!(
+            report(T0, token, minutes(10)).outcome.next(at(minutes(10))),
+            expiry
+        );
+    }
+    let unknown = Denied::Unavailable { since: at(T0) };
+    let failure = Failure::denied(&unknown, at(T0), None, at(minutes(60)));
+    assert!(
+        !failure.stalled && failure.retry_at.is_some(),
+        "no user ends that"
+    );
+}
+
+#[test]
+fn a_process_that_starts_anew_does_not_count_anew() {
+    let denied = |stalled, token: Option<CurrentToken>| report(token, failure(reason::NOT_GRANTED, stalled));
+    let since = |status: &IdTokenRequestStatus| reported_since(status, reason::NOT_GRANTED, 3);
+    for token in [None, Some(current_token())] {
+        let first = fresh(&denied(false, token.clone()));
+        assert_eq!(since(&first), Some(at(T0)));
+        let later = after(&first, &denied(false, token.clone()), T0 + 300);
+        assert_eq!(since(&later), Some(at(T0)));
+        let stalled = after(&later, &denied(true, token.clone()), T0 + 600);
+        assert_eq!(since(&stalled), Some(at(T0)));
+        assert_eq!(reported_since(&stalled, FAILED, 3), None, "another reason");
+        assert_eq!(
+            reported_since(&stalled, reason::NOT_GRANTED, 4),
+            None,
+            "another spec"
+        );
+        let recovered = after(&stalled, &report(Some(current_token()), None), T0 + 700);
+        assert_eq!(since(&recovered), None);
+    }
+    assert_eq!(since(&IdTokenRequestStatus::default()), None);
+}
+
+#[test]
+fn the_documentation_says_when_a_reason_becomes_stalled() {
+    use crate::classify::{Classify, ErrorClass};
+    use crate::controller::issue::IssueError;
+    use crate::google::{Endpoint, Error, Reason};
+    use crate::kubernetes::error::KubeError;
+    let text = include_str!("../../../docs/reasons.md");
+    let row = |begins: &str| text.lines().find(|line| line.starts_with(begins)).unwrap();
+    let rows = [
+        row("| at once |"),
+        row("| after 10 minutes |"),
+        row("| never, since it passes"),
+    ];
+    let google = |reason| {
+        let error = Error::new(Endpoint::IamCredentials, reason, "x");
+        IssueError::from(crate::controller::issue::error::MintError::from(error))
+    };
+    let name = || "billing".to_owned();
+    let errors = [
+        google(Reason::PermissionDenied),
+        google(Reason::CredentialsUnavailable),
+        google(Reason::SelfImpersonation),
+        google(Reason::TokenSignatureInvalid),
+        google(Reason::QuotaExceeded),
+        google(Reason::SigningKeysUnavailable),
+        google(Reason::UnexpectedResponse),
+        KubeError::SecretImmutable { name: name() }.into(),
+        KubeError::TimedOut { seconds: 1 }.into(),
+        KubeError::Panicked.into(),
+        IssueError::TargetConflict {
+            secret: name(),
+            owner: name(),
+        },
+    ];
+    for error in errors {
+        let when = match (error.needs_user_action(), error.class()) {
+            (true, _) => 0,
+            (false, ErrorClass::Rejected) => 1,
+            (false, ErrorClass::Transient) => 2,
+        };
+        let code = format!("`{}`", error.reason());
+        assert_eq!(
+            rows.map(|row| row.contains(&code)),
+            [0, 1, 2].map(|row| row == when),
+            "{code}"
+        );
+    }
+    for (reason, when) in [(reason::NOT_GRANTED, 1), (reason::GRANTS_UNAVAILABLE, 2)] {
+        assert!(rows[when].contains(&format!("`{reason}`")), "{reason}");
+    }
 }
 
 #[test]
