@@ -141,7 +141,7 @@ pub enum TokenError {
     /// The e-mail address belongs to another account than before.
     #[error(
         "the returned token is for the account with the unique ID {got}, but earlier tokens were for {pinned}: the account \
-         was deleted and recreated; if that is intended, delete and recreate the request"
+         was deleted and created again"
     )]
     SubjectChanged {
         /// The unique ID of earlier tokens.

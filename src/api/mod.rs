@@ -74,6 +74,9 @@ pub mod annotations {
     pub const HANDLED_RENEW: &str = "idtoken.dev/handled-renew-request";
     /// On an IdTokenRequest, by its author: any new value requests a new token now.
     pub const RENEW: &str = "idtoken.dev/renew";
+    /// On an IdTokenRequest, by its author: the unique ID of the account that now has the e-mail of the former one. Its tokens are accepted from
+    /// now on; once for each value.
+    pub const ACCEPT_SUBJECT: &str = "idtoken.dev/accept-subject";
     /// On a Kubernetes ServiceAccount: the Google service account that it acts as on GKE
     /// (<https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity>).
     pub const GCP_SERVICE_ACCOUNT: &str = "iam.gke.io/gcp-service-account";

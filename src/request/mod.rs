@@ -44,6 +44,8 @@ pub struct ValidRequest {
     pub target: TargetSpec,
     /// Value of the annotation `idtoken.dev/renew`.
     pub renew_request: Option<String>,
+    /// Value of the annotation `idtoken.dev/accept-subject`.
+    pub accept_subject: Option<String>,
     /// Hash of all inputs of the token.
     pub token_hash: String,
     /// Hash of all inputs of the Secret besides the token.
@@ -99,6 +101,7 @@ pub fn validate(object: &IdTokenRequest) -> Result<ValidRequest, ValidateError> 
         token.include_email,
     )?;
     check_size(spec)?;
+    let annotation = |key| meta.annotations.as_ref()?.get(key).cloned();
     Ok(ValidRequest {
         token_hash: token_hash(&token),
         render_hash: render_hash(&target, renew_before, &uid),
@@ -109,11 +112,8 @@ pub fn validate(object: &IdTokenRequest) -> Result<ValidRequest, ValidateError> 
         renew_before,
         suspend: spec.suspend.unwrap_or(false),
         target,
-        renew_request: meta
-            .annotations
-            .as_ref()
-            .and_then(|all| all.get(annotations::RENEW))
-            .cloned(),
+        renew_request: annotation(annotations::RENEW),
+        accept_subject: annotation(annotations::ACCEPT_SUBJECT),
     })
 }
 

@@ -211,6 +211,66 @@ async fn retry_after_is_obeyed() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_that_was_created_again_is_accepted_by_its_id_and_once() -> Result<()> {
+    let world = World::new().await?;
+    world.granted("shop").await?;
+    world.issued("shop", "billing", json!({})).await?;
+    let first = world.unique_id(CALLER);
+    let recreate = |id: &str| {
+        let mut policy = world.google.policy();
+        let mut accounts = policy.service_accounts.iter_mut();
+        let account = accounts.find(|account| account.email == CALLER);
+        account.context("the account")?.unique_id = Some(id.to_owned());
+        world.google.set_policy(policy)
+    };
+    let refused = async |value: &str| {
+        world.renew("shop", "billing", value).await?;
+        let object = world
+            .until("shop", "billing", "it is refused", |object| {
+                has(object, "RenewalFailing", "True", "TokenSubjectChanged")
+            })
+            .await?;
+        let failing = condition(&object, "RenewalFailing").context("a condition")?;
+        anyhow::Ok((object.clone(), failing.message.clone()))
+    };
+    let before = world.secret("shop", "billing").await?;
+    let second = "200000000000000000002";
+    recreate(second)?;
+    let (object, message) = refused("1").await?;
+    assert!(has(&object, "Ready", "True", "Issued"), "the token is valid");
+    assert_eq!(world.secret("shop", "billing").await?, before, "it stays");
+    for part in [second, first.as_str()] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    // The command of the message, as it is printed.
+    let (_, command) = message.split_once("kubectl ").context("a command")?;
+    world.cluster.kubectl(command.split(' ')).await?;
+    let object = world
+        .until("shop", "billing", "it is accepted", |object| {
+            has(object, "RenewalFailing", "False", "Renewed")
+        })
+        .await?;
+    let token = object.status.and_then(|status| status.token).context("a token")?;
+    assert_eq!(token.subject.as_deref(), Some(second));
+    assert_eq!(token.accepted_subject.as_deref(), Some(second));
+    let after = world.secret("shop", "billing").await?;
+    assert_eq!(
+        after.metadata.uid, before.metadata.uid,
+        "consumers keep their Secret"
+    );
+    assert_ne!(after.data, before.data);
+
+    // The annotation is still there, and accepts no third account.
+    recreate("300000000000000000003")?;
+    let (_, message) = refused("2").await?;
+    assert!(
+        message.contains("accept-subject=300000000000000000003"),
+        "{message}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_tokens_are_never_written() -> Result<()> {
     let world = World::new().await?;
     world.granted("shop").await?;

@@ -199,6 +199,7 @@ fn report(request: &ValidRequest, token: &IdToken, resource_version: &str) -> Re
                 resource_version: Some(resource_version.to_owned()),
             },
             token: TokenStatus {
+                accepted_subject: None,
                 issue_time: Some(Time(claims.iat)),
                 expiration_time: Some(Time(claims.exp)),
                 audience: Some(claims.aud.clone()),

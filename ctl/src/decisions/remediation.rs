@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use idtoken_operator::api::annotations::ACCEPT_SUBJECT;
 use idtoken_operator::api::conditions::{READY, RENEWAL_FAILING, STALLED, reason};
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use idtoken_operator::shell::quote;
@@ -279,8 +280,9 @@ fn for_reason(reason: &str, message: &str, args: &CommandArgs) -> String {
         ),
         "SelfImpersonation" => format!("Use a service account other than the operator's own: {}", args.edit()),
         "TokenSubjectChanged" => format!(
-            "The service account was deleted and recreated. If that was intended, delete the request and create it again: kubectl \
-             delete idtokenrequest {name} -n {namespace}"
+            "The service account was deleted and created again, with another unique ID. If that was intended, accept it; the Secret stays: \
+             kubectl annotate idtokenrequest {name} -n {namespace} {ACCEPT_SUBJECT}={} --overwrite",
+            refused_subject(message)
         ),
         "TokenSignatureInvalid" => "Google did not sign the token. Check GCE_METADATA_HOST and --google-keys-url of the operator, and what \
              answers as the metadata server on its node."
@@ -294,6 +296,18 @@ fn for_reason(reason: &str, message: &str, args: &CommandArgs) -> String {
             mint(account)
         ),
         _ => format!("See the message above. To retry: {}", args.renew()),
+    }
+}
+
+/// The unique ID that the message of the condition asks to accept. Only digits: what else stands there is no ID.
+fn refused_subject(message: &str) -> &str {
+    let (_, rest) = message
+        .split_once(&format!("{ACCEPT_SUBJECT}="))
+        .unwrap_or_default();
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    match &rest[..end] {
+        "" => "UNIQUE_ID",
+        id => id,
     }
 }
 

@@ -135,6 +135,21 @@ fn a_binding_is_advised_only_where_the_message_has_one() {
 }
 
 #[test]
+fn another_account_of_the_same_email_is_accepted_by_the_command() {
+    let advice = |message: &str| {
+        let mut refused = condition("RenewalFailing", "True", "TokenSubjectChanged");
+        refused["message"] = message.into();
+        steps(json!([refused])).remove(0)
+    };
+    let command =
+        "kubectl annotate idtokenrequest billing -n shop idtoken.dev/accept-subject=123 --overwrite";
+    assert!(advice(&format!("…; if that is intended: {command}")).ends_with(command));
+    let hostile = advice("idtoken.dev/accept-subject=1;reboot --overwrite");
+    assert!(hostile.ends_with("accept-subject=1 --overwrite"), "{hostile}");
+    assert!(advice("of an older version").ends_with("accept-subject=UNIQUE_ID --overwrite"));
+}
+
+#[test]
 fn a_new_request_and_a_suspended_one() {
     assert!(steps(json!([]))[0].contains("has not reconciled the request yet"));
     let suspended = request(json!([condition("Ready", "True", "Suspended")]), true);

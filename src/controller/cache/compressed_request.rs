@@ -50,10 +50,11 @@ impl CompressedRequest {
 
 /// Leaves the metadata that a reconcile or an event reads.
 pub(super) fn trim_metadata(metadata: ObjectMeta) -> ObjectMeta {
-    let only = |all: Option<BTreeMap<String, String>>, key: &str| {
-        // A longer one is no renew request: several copies of it are kept.
-        let value = all?.remove(key).filter(|value| value.len() <= MAX_VALUE)?;
-        Some([(key.to_owned(), value)].into())
+    let only = |all: Option<BTreeMap<String, String>>, keys: &[&str]| {
+        let mut all = all?;
+        // A longer one is none that the operator reads: several copies of it are kept.
+        all.retain(|key, value| keys.contains(&key.as_str()) && value.len() <= MAX_VALUE);
+        (!all.is_empty()).then_some(all)
     };
     ObjectMeta {
         name: metadata.name,
@@ -63,8 +64,11 @@ pub(super) fn trim_metadata(metadata: ObjectMeta) -> ObjectMeta {
         generation: metadata.generation,
         creation_timestamp: metadata.creation_timestamp,
         deletion_timestamp: metadata.deletion_timestamp,
-        annotations: only(metadata.annotations, annotations::RENEW),
-        labels: only(metadata.labels, LABEL_SHARD),
+        annotations: only(
+            metadata.annotations,
+            &[annotations::RENEW, annotations::ACCEPT_SUBJECT],
+        ),
+        labels: only(metadata.labels, &[LABEL_SHARD]),
         ..ObjectMeta::default()
     }
 }
@@ -96,6 +100,7 @@ pub(super) fn trim_status(mut status: IdTokenRequestStatus) -> IdTokenRequestSta
             &mut token.audience,
             &mut token.email,
             &mut token.subject,
+            &mut token.accepted_subject,
             &mut token.digest,
         ];
         texts.into_iter().for_each(trim);

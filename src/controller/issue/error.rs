@@ -138,6 +138,14 @@ pub enum MintError {
     /// What came back is not the token that was asked for. Nothing is written.
     #[error("Google's answer was refused and not written: {0}")]
     Token(#[from] TokenError),
+    /// The e-mail belongs to another account than before, which the author of the request may accept.
+    #[error("Google's answer was refused and not written: {error}; if that is intended: {command}")]
+    SubjectChanged {
+        /// Which account.
+        error: TokenError,
+        /// How to accept it.
+        command: String,
+    },
     /// The account that only the source knew is not granted.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -169,7 +177,7 @@ impl Classify for MintError {
     fn reason(&self) -> &'static str {
         match self {
             Self::Google(error) => error.reason().as_str(),
-            Self::Token(error) => error.reason(),
+            Self::Token(error) | Self::SubjectChanged { error, .. } => error.reason(),
             Self::Denied(denied) => denied.reason(),
             Self::Kubernetes(error) => error.reason(),
             Self::Federate(error) => error.reason(),

@@ -9,10 +9,13 @@ use serde_json::{Value, json};
 use super::error::MintError;
 use super::federation as federate;
 use super::federation::TokenSources;
-use crate::api::v1alpha1::TokenStatus;
+use crate::api::annotations::ACCEPT_SUBJECT;
+use crate::api::v1alpha1::{IdTokenRequestStatus, TokenStatus};
 use crate::google::{self, AttachedIdentity, CallPriority, Impersonation};
+use crate::kubernetes::secret_summary::SecretSummary;
 use crate::request::{TokenSource, ValidRequest};
-use crate::token::{Account, Expected, IdToken};
+use crate::shell::quote;
+use crate::token::{Account, Expected, IdToken, TokenError};
 
 /// A token that was checked.
 #[derive(Debug)]
@@ -30,15 +33,41 @@ pub struct PreviousToken<'a> {
     pub token: &'a TokenStatus,
     /// Whether it was minted for the same spec.
     pub same_spec: bool,
+    /// The unique ID that the author of the request accepts instead, unless that was used already.
+    pub accepted: Option<&'a str>,
 }
 
-impl PreviousToken<'_> {
-    /// The unique ID that `account` had, if the token was of that account. `is_spelled` says whether the spec itself names it.
-    fn subject(&self, account: &str, is_spelled: bool) -> Option<&str> {
+impl<'a> PreviousToken<'a> {
+    /// The token in the status, which pins the account's unique ID.
+    pub fn of(
+        request: &'a ValidRequest,
+        secret: Option<&SecretSummary>,
+        status: &'a IdTokenRequestStatus,
+    ) -> Option<Self> {
+        let token = status.token.as_ref()?;
+        let accepted = request.accept_subject.as_deref();
+        Some(Self {
+            token,
+            same_spec: secret.and_then(|secret| secret.token_hash.as_ref()) == Some(&request.token_hash),
+            accepted: accepted.filter(|subject| token.accepted_subject.as_deref() != Some(*subject)),
+        })
+    }
+
+    /// The unique ID that a token of `account` must have, if there was one of that account and `got` is not accepted instead. `is_spelled` says
+    /// whether the spec itself names the account.
+    fn subject(&self, account: &str, is_spelled: bool, got: &str) -> Option<&str> {
         let same_account = self.token.email.as_deref() == Some(account);
         let same = same_account || (self.same_spec && is_spelled);
-        self.token.subject.as_deref().filter(|_| same)
+        let pinned = self.token.subject.as_deref();
+        pinned.filter(|_| same && self.accepted != Some(got))
     }
+}
+
+/// The command by which the author of `request` accepts that the account now has the unique ID `subject`.
+pub fn accept_command(request: &ValidRequest, subject: &str) -> String {
+    let (name, namespace) = (quote(&request.name), quote(&request.namespace));
+    let subject = quote(subject);
+    format!("kubectl annotate idtokenrequest {name} -n {namespace} {ACCEPT_SUBJECT}={subject} --overwrite")
 }
 
 /// Gets the token that `request` asks for. `remaining` is the remaining lifetime of the current token, if there is one.
@@ -106,18 +135,21 @@ pub async fn mint(
     };
     let now = sources.clock.now();
     let requested = requested.as_deref();
-    let subject = before
-        .as_ref()
-        .zip(requested)
-        .and_then(|(before, account)| before.subject(account, spec.service_account.is_some()));
-    token.verify(
-        &Expected {
-            audience: &audience,
-            account: requested.map(Account::from_name),
-            ..expected(request, subject)
+    let subject = before.as_ref().zip(requested).and_then(|(before, account)| {
+        before.subject(account, spec.service_account.is_some(), &token.claims().sub)
+    });
+    let wanted = Expected {
+        audience: &audience,
+        account: requested.map(Account::from_name),
+        ..expected(request, subject)
+    };
+    token.verify(&wanted, now).map_err(|error| match &error {
+        TokenError::SubjectChanged { got, .. } => MintError::SubjectChanged {
+            command: accept_command(request, got),
+            error,
         },
-        now,
-    )?;
+        _ => error.into(),
+    })?;
     let claims = token.claims();
     let account = claims
         .email
@@ -156,5 +188,43 @@ pub fn expected<'a>(request: &'a ValidRequest, subject: Option<&'a str>) -> Expe
         account: request.token.service_account.as_deref().map(Account::from_name),
         include_email: request.token.include_email,
         subject,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::request;
+
+    #[test]
+    fn another_account_of_the_same_email_is_accepted_by_its_id_and_once() {
+        let mut request = request(json!({}));
+        let account = request.token.service_account.clone().unwrap();
+        let mut status = IdTokenRequestStatus {
+            token: Some(TokenStatus {
+                email: Some(account.clone()),
+                subject: Some("1".to_owned()),
+                ..TokenStatus::default()
+            }),
+            ..IdTokenRequestStatus::default()
+        };
+        let pinned = |request: &ValidRequest, status: &IdTokenRequestStatus, got: &str| {
+            let before = PreviousToken::of(request, None, status).unwrap();
+            before.subject(&account, true, got).map(str::to_owned)
+        };
+        let first = Some("1".to_owned());
+        assert_eq!(pinned(&request, &status, "2"), first);
+        request.accept_subject = Some("2".to_owned());
+        assert_eq!(pinned(&request, &status, "2"), None);
+        assert_eq!(pinned(&request, &status, "3"), first, "this one and no other");
+        assert_eq!(
+            accept_command(&request, "2"),
+            "kubectl annotate idtokenrequest billing -n shop idtoken.dev/accept-subject=2 --overwrite"
+        );
+        // It was used, and the account was created again since.
+        let token = status.token.as_mut().unwrap();
+        token.accepted_subject = Some("2".to_owned());
+        token.subject = Some("3".to_owned());
+        assert_eq!(pinned(&request, &status, "2"), Some("3".to_owned()));
     }
 }

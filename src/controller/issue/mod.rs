@@ -181,7 +181,7 @@ impl Issuer<'_> {
             Box::pin(self.dry_run(request, &observation, history.now)).await?;
         }
         let remaining = remaining.and_then(|remaining| remaining.try_into().ok());
-        let previous = previous_token(request, &observation, history.status);
+        let previous = PreviousToken::of(request, observation.secret(), history.status);
         let minted = permit
             .released_while(Box::pin(mint::mint(&self.sources, request, previous, remaining)))
             .await;
@@ -357,19 +357,6 @@ impl Issuer<'_> {
             grant,
         })
     }
-}
-
-/// The token in the status, which pins the account's unique ID.
-fn previous_token<'a>(
-    request: &ValidRequest,
-    observation: &Observation,
-    status: &'a IdTokenRequestStatus,
-) -> Option<PreviousToken<'a>> {
-    let secret = observation.secret();
-    Some(PreviousToken {
-        token: status.token.as_ref()?,
-        same_spec: secret.and_then(|secret| secret.token_hash.as_ref()) == Some(&request.token_hash),
-    })
 }
 
 /// Whether the metadata server returned the very token that the Secret holds, and nothing else has to be written. Other sources return a new

@@ -42,7 +42,9 @@ pub(super) async fn conclude(
                 .clone_from(&inputs.request.renew_request);
             let is_unchanged = issued.repeats_until.is_some();
             let stored = stored(&inputs, snapshot, &issued).map(|token| {
-                let token = token.pinned(&issued.token);
+                let token = token
+                    .pinned(&issued.token)
+                    .consuming(inputs.request.accept_subject.as_deref());
                 match is_unchanged {
                     true => Outcome::Unchanged(token),
                     false => Outcome::Issued(token, cause),

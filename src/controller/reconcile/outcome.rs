@@ -257,6 +257,7 @@ impl CurrentToken {
                 expiration_time: time(expires),
                 digest: token.map_or(known.digest, |token| Some(token.digest())),
                 subject: known.subject,
+                accepted_subject: known.accepted_subject,
                 audience: Some(match (&request.token.source, claims, known.audience) {
                     (TokenSource::Developer, Some(claims), _) => claims.aud.clone(),
                     (TokenSource::Developer, None, Some(known)) => known,
@@ -274,6 +275,16 @@ impl CurrentToken {
     /// The same with the subject of `token`, an answer of Google's: from now on the account is the one with this ID.
     pub fn pinned(mut self, token: &IdToken) -> Self {
         self.token.subject = Some(token.claims().sub.clone());
+        self
+    }
+
+    /// The same once its subject was accepted by `accept`, the annotation, if it was: another time it is not.
+    pub fn consuming(mut self, accept: Option<&str>) -> Self {
+        if let (Some(subject), Some(accept)) = (&self.token.subject, accept)
+            && subject == accept
+        {
+            self.token.accepted_subject = Some(subject.clone());
+        }
         self
     }
 

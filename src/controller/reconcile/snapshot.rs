@@ -12,13 +12,14 @@ use crate::controller::cache::request_state::RequestState;
 use crate::controller::cache::unserved::Unserved;
 use crate::controller::cache::{Cache, Standing};
 use crate::controller::issue::History;
+use crate::controller::issue::mint::accept_command;
 use crate::grants::policy::Denied;
 use crate::kubernetes::resource_version::is_older;
 use crate::kubernetes::secret_summary::SecretSummary;
 use crate::render::hash_of_renewal;
 use crate::request::token_source::check_allowed;
 use crate::request::{SourceSettings, TokenSource, ValidRequest, ValidateError, validate};
-use crate::schedule::backoff::BackoffKey;
+use crate::schedule::backoff::{Backoff, BackoffKey};
 use crate::schedule::renewal::renewal;
 use crate::shard::Shard;
 
@@ -36,6 +37,13 @@ pub(super) struct Snapshot {
     pub(super) renew_interval: SignedDuration,
     /// When the reconcile started.
     pub(super) now: Timestamp,
+}
+
+/// Whether the author of the request has run the command that the last failure asked for, so that waiting is pointless. Another value ends no
+/// wait: a client that annotates in a loop gets no call of Google for each.
+fn accepts(request: &ValidRequest, failure: &Backoff) -> bool {
+    let accepted = request.accept_subject.as_deref();
+    accepted.is_some_and(|subject| failure.message.ends_with(&accept_command(request, subject)))
 }
 
 impl Snapshot {
@@ -168,7 +176,8 @@ impl Snapshot {
             denied,
             backoff: self
                 .state
-                .active_backoff(&self.backoff_key(grant), interval, self.now),
+                .active_backoff(&self.backoff_key(grant), interval, self.now)
+                .filter(|backoff| !accepts(request, backoff)),
             has_digest: self.history().digest().is_some(),
             recorded_version: recorded.and_then(|secret| secret.resource_version.clone()),
             timing: Timing {
@@ -224,5 +233,44 @@ impl Snapshot {
             .as_ref()
             .map(|time| time.0)
             .filter(|until| is_same && *until > planned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::classify::ErrorClass;
+    use crate::fixtures::{at, request};
+    use crate::schedule::backoff::FailedAttempt;
+
+    #[test]
+    fn only_the_subject_that_was_refused_ends_the_wait() {
+        let mut request = request(json!({}));
+        let key = BackoffKey {
+            generation: 1,
+            renew: None,
+            grant: None,
+        };
+        let attempt = FailedAttempt {
+            since: None,
+            reason: "TokenSubjectChanged",
+            message: format!("…; if that is intended: {}", accept_command(&request, "123")),
+            class: ErrorClass::Rejected,
+            retry_after: None,
+            needs_user_action: false,
+            expires: None,
+        };
+        let failure = Backoff::next(None, attempt, key, "uid", at(0));
+        for (value, ends) in [
+            (None, false),
+            (Some("12"), false),
+            (Some("7"), false),
+            (Some("123"), true),
+        ] {
+            request.accept_subject = value.map(str::to_owned);
+            assert_eq!(accepts(&request, &failure), ends, "{value:?}");
+        }
     }
 }

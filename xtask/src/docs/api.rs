@@ -226,6 +226,13 @@ fn marks() -> String {
              that comes earlier waits until `status.renewalTime`. The last one that was honoured is in `status.lastHandledRenewRequest`.",
         ),
         (
+            "IdTokenRequest",
+            annotations::ACCEPT_SUBJECT,
+            "Annotation: the unique ID of the Google account that was created again under the e-mail of the former one (reason \
+             `TokenSubjectChanged`). Tokens of that account, and of no other, are accepted instead. Each value is used once: \
+             `status.token.acceptedSubject` has the last one.",
+        ),
+        (
             "Secret",
             annotations::ADOPT,
             "Annotation: the name of the IdTokenRequest that may take over a Secret which the operator did not write. It is removed when \
