@@ -225,6 +225,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         }
         tracing::info!("shutting down, draining in-flight reconciles");
     };
+    let certificates = ctx.clone();
     tokio::select! {
         biased;
         stopped = controller::run(ctx, elector, liveness, sync_state, shutdown) => Ok(stopped?),
@@ -233,6 +234,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         })),
+        never = certificates.minter.follow_certificates() => match never {},
     }
 }
 

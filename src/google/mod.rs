@@ -20,6 +20,7 @@ mod signing_keys;
 mod transport;
 mod vocabulary;
 
+use std::convert::Infallible;
 use std::fmt;
 
 pub use self::credentials::adc::UserIdToken;
@@ -50,6 +51,7 @@ use crate::token::{Account, IdToken};
 
 /// Gets ID tokens from Google. One is enough for a process; share it in an `Arc`.
 pub struct Minter {
+    http: Http,
     adc: Adc,
     metadata: MetadataServer,
     iam_credentials: IamCredentials,
@@ -71,9 +73,15 @@ impl Minter {
             adc: Adc::new(&config, http.clone())?,
             metadata: MetadataServer::new(&config, http.clone())?,
             signing_keys: SigningKeys::new(&config, http.clone())?,
-            federation: Federation::new(&config, http)?,
+            federation: Federation::new(&config, http.clone())?,
+            http,
             iam_credentials: IamCredentials::new(client),
         })
+    }
+
+    /// Reads the CA file again whenever its content changes, and `SSL_CERT_FILE` too. Ends when it is dropped.
+    pub async fn follow_certificates(&self) -> Infallible {
+        self.http.follow_certificates().await
     }
 
     /// Calls `observer` with each call that has ended.

@@ -957,3 +957,26 @@ async fn alerts_and_dashboard_are_those_of_the_files() -> Result<()> {
     assert_eq!(dashboard.as_str(), Some(read("dashboard.json")?.as_str()));
     Ok(())
 }
+
+#[tokio::test]
+async fn a_changed_ca_bundle_reaches_the_pod() -> Result<()> {
+    for bundle in [
+        "caBundle.inline=x",
+        "caBundle.configMapName=y",
+        "caBundle.secretName=y",
+    ] {
+        let objects = set(&[bundle]).await?;
+        let deployment = find(&objects, "Deployment", "");
+        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+        let mounts = container["volumeMounts"].as_array().context("no mounts")?;
+        let mount = mounts.iter().find(|mount| mount["name"] == "ca");
+        let mount = mount.context("no mount of the CA")?;
+        // The kubelet does not update a mounted file, only a mounted folder.
+        assert_eq!(mount["subPath"], Value::Null, "{bundle}");
+        let folder = mount["mountPath"].as_str().context("no folder")?;
+        let flag = format!("--ca-file={folder}/ca.crt");
+        let args = container["args"].as_array().context("no arguments")?;
+        assert!(args.contains(&json!(flag)), "{bundle}");
+    }
+    Ok(())
+}

@@ -165,6 +165,57 @@ async fn an_untrusted_proxy_gets_nothing_and_the_error_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn rotated_certificates_are_followed() {
+    let (google, ca) = proxied().await;
+    // As valid, and not the proxy's.
+    let (_other, other) = proxied().await;
+    let key = File::with(&google.service_account_key(OPERATOR).expect("a key"));
+    for trust in ["TEST_CA_FILE", "SSL_CERT_FILE"] {
+        let file = File::absent();
+        std::fs::copy(&other.0, &file.0).expect("a file");
+        let variables = [
+            ("HTTPS_PROXY", google.proxy_url().expect("a proxy")),
+            (trust, file.path()),
+            ("TEST_CREDENTIALS", key.path()),
+            ("TEST_FILE", file.path()),
+            ("TEST_RIGHT_CA", ca.path()),
+            ("TEST_WRONG_CA", other.path()),
+        ];
+        in_child("proxy::child_follows_its_certificates", &variables).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "run by rotated_certificates_are_followed"]
+async fn child_follows_its_certificates() {
+    let path = |name| PathBuf::from(std::env::var_os(name).expect("set by the parent"));
+    let (file, right, wrong) = (path("TEST_FILE"), path("TEST_RIGHT_CA"), path("TEST_WRONG_CA"));
+    let minter = std::sync::Arc::new(minter());
+    let following = minter.clone();
+    tokio::spawn(async move { match following.follow_certificates().await {} });
+    let refused = async || {
+        let attempts = async {
+            loop {
+                let answer = minter.impersonate(&asking(CALLER)).await;
+                if answer.is_err_and(|error| error.to_string().contains("--ca-file")) {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, attempts)
+            .await
+            .expect("the proxy is not trusted");
+    };
+    refused().await;
+    std::fs::copy(&right, &file).expect("a file");
+    eventually(&minter, &asking(CALLER)).await;
+    // A connection that was made by a certificate that is no longer trusted is not used any more.
+    std::fs::copy(&wrong, &file).expect("a file");
+    refused().await;
+}
+
+#[tokio::test]
 async fn the_metadata_server_is_never_called_through_a_proxy() {
     let (google, ca) = proxied().await;
     let (proxy, metadata) = (google.proxy_url().expect("a proxy"), google.address().to_string());

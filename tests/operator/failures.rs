@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result};
 use idtoken_emulator::{Endpoint, Fault, RetryAfter, WrongToken};
+use idtoken_testenv::until;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::common::{CALLER, GHOST, LOCKED, OPERATOR, Setup, World, condition, has, is_ready};
+use crate::common::{CALLER, GHOST, LIMIT, LOCKED, OPERATOR, Setup, World, condition, has, is_ready};
 
 async fn impatient() -> Result<World> {
     World::with(Setup {
@@ -329,5 +330,34 @@ async fn wrong_tokens_are_never_written() -> Result<()> {
         }
         world.claims("shop", "held").await?;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotated_ca_file_needs_no_restart() -> Result<()> {
+    let options = idtoken_emulator::Options {
+        proxy: Some(([127, 0, 0, 1], 0).into()),
+        ..idtoken_emulator::Options::default()
+    };
+    let other = idtoken_emulator::EmulatorHandle::start(idtoken_emulator::Policy::default(), options).await?;
+    let pem = other.proxy_ca_pem().context("no CA")?.to_owned();
+    let path = std::env::temp_dir().join(format!("idtoken-operator-ca-{}.pem", std::process::id()));
+    std::fs::write(&path, &pem)?;
+    let world = World::with(Setup {
+        flags: vec![format!("--ca-file={}", path.display())],
+        ..Setup::default()
+    })
+    .await?;
+    let logs = async |what: &str| {
+        until(what, LIMIT, async || {
+            Ok(world.operator_log().contains(what).then_some(()))
+        })
+        .await
+    };
+    std::fs::write(&path, "none")?;
+    logs("keeping the previous certificates").await?;
+    std::fs::write(&path, [pem.as_str(), &pem].concat())?;
+    logs("CA file reloaded").await?;
+    std::fs::remove_file(&path)?;
     Ok(())
 }

@@ -84,12 +84,12 @@ impl EndpointClient {
     }
 
     /// The HTTP client for the base URL.
-    pub(crate) fn http(&self) -> &Client {
+    pub(crate) fn http(&self) -> Client {
         self.http.client(&self.base)
     }
 
     /// The HTTP client for another URL.
-    pub(crate) fn http_for(&self, url: &Url) -> &Client {
+    pub(crate) fn http_for(&self, url: &Url) -> Client {
         self.http.client(url)
     }
 

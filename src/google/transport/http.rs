@@ -1,24 +1,22 @@
 //! The HTTP client for Google's endpoints: TLS by aws-lc-rs, no redirects, bounded time and size, careful headers.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Client, RequestBuilder};
-use rustls::ClientConfig;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use url::Url;
 use zeroize::Zeroizing;
 
+use super::certificates::{Certificates, Content};
 use super::response::{Response, transport_error};
 use crate::clock::Clock;
 use crate::google::vocabulary::{
     CallGate, ConfigError, Endpoint, Error, GoogleConfig, QuotaProject, Reason, Transport, is_link_local,
     is_loopback,
 };
+use crate::sync::lock;
 use crate::text;
 
 /// The longest response that is read, in bytes. Google's are below 4 KiB.
@@ -39,20 +37,33 @@ const MAX_REQUEST_REASON: usize = 320;
 
 const USER_AGENT: &str = concat!("idtoken-operator/", env!("CARGO_PKG_VERSION"));
 
-/// Two clients that differ in one thing: whether they use the proxy of the environment.
+/// How often the files of certificates are compared with what was read.
+const CHECK_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The HTTP client. A clone is the same one.
 #[derive(Clone, Debug)]
 pub(crate) struct Http {
-    proxied: Client,
-    direct: Client,
+    /// Replaced when the trusted certificates change: with its connections, which were made by the former ones.
+    clients: Arc<Mutex<Clients>>,
+    certificates: Certificates,
+    timeout: Duration,
     call_gate: Option<CallGate>,
     clock: Clock,
     transport: Transport,
 }
 
-impl Http {
-    /// Sets up TLS and the clients.
-    pub(crate) fn new(config: &GoogleConfig) -> Result<Self, ConfigError> {
-        let tls = tls_config(config.ca_file.as_deref())?;
+/// Two clients that differ in one thing: whether they use the proxy of the environment.
+#[derive(Debug)]
+struct Clients {
+    proxied: Client,
+    direct: Client,
+    /// The certificates that they trust.
+    content: Content,
+}
+
+impl Clients {
+    fn new(certificates: &Certificates, content: Content, timeout: Duration) -> Result<Self, ConfigError> {
+        let tls = certificates.tls_config(&content)?;
         let builder = || {
             Client::builder()
                 .tls_backend_preconfigured(tls.clone())
@@ -60,8 +71,8 @@ impl Http {
                 .retry(reqwest::retry::never())
                 .referer(false)
                 .user_agent(USER_AGENT)
-                .timeout(config.timeout)
-                .connect_timeout(config.timeout / 2)
+                .timeout(timeout)
+                .connect_timeout(timeout / 2)
                 // Shorter than the idle timeout of Google's front ends, so that a renewal does not find a dead connection.
                 .pool_idle_timeout(Duration::from_secs(60))
                 .tcp_keepalive(Duration::from_secs(30))
@@ -74,25 +85,73 @@ impl Http {
         Ok(Self {
             proxied: build(builder())?,
             direct: build(builder().no_proxy())?,
+            content,
+        })
+    }
+}
+
+impl Http {
+    /// Sets up TLS and the clients.
+    pub(crate) fn new(config: &GoogleConfig) -> Result<Self, ConfigError> {
+        let certificates = Certificates::new(config.ca_file.clone());
+        let content = certificates.read()?;
+        Ok(Self {
+            clients: Arc::new(Mutex::new(Clients::new(&certificates, content, config.timeout)?)),
+            certificates,
+            timeout: config.timeout,
             call_gate: config.call_gate.clone(),
             clock: config.clock.clone(),
             transport: config.transport.clone(),
         })
     }
 
+    /// Reads the files of certificates again whenever their content changes. Files that cannot be used leave the trusted certificates as
+    /// they are, which is logged once a change.
+    pub(crate) async fn follow_certificates(&self) -> Infallible {
+        let mut unusable = None;
+        loop {
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            let http = self.clone();
+            // Reading a slow disk and parsing a whole bundle block.
+            let result = tokio::task::spawn_blocking(move || http.reload_certificates()).await;
+            let problem = match result {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(problem) = problem.as_ref().filter(|_| problem != unusable) {
+                tracing::error!(
+                    "the CA file changed but cannot be used, keeping the previous certificates: {problem}"
+                );
+            }
+            unusable = problem;
+        }
+    }
+
+    fn reload_certificates(&self) -> Result<(), ConfigError> {
+        let content = self.certificates.read()?;
+        if lock(&self.clients).content == content {
+            return Ok(());
+        }
+        let clients = Clients::new(&self.certificates, content, self.timeout)?;
+        *lock(&self.clients) = clients;
+        tracing::info!("CA file reloaded");
+        Ok(())
+    }
+
     /// The client for a URL. A call that stays on this machine or link never goes through a proxy: the proxy would get its own
     /// identity from its own metadata server.
-    pub(crate) fn client(&self, url: &Url) -> &Client {
+    pub(crate) fn client(&self, url: &Url) -> Client {
         if is_loopback(url) || is_link_local(url) {
-            &self.direct
+            self.direct()
         } else {
-            &self.proxied
+            lock(&self.clients).proxied.clone()
         }
     }
 
     /// The client that never goes through a proxy.
-    pub(crate) fn direct(&self) -> &Client {
-        &self.direct
+    pub(crate) fn direct(&self) -> Client {
+        lock(&self.clients).direct.clone()
     }
 
     /// Sends a request and reads the whole response, whatever its status.
@@ -175,40 +234,6 @@ fn request_reason(reason: &str) -> String {
         .collect()
 }
 
-fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, ConfigError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let extra = ca_file.map(read_certificates).transpose()?.unwrap_or_default();
-    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, provider.clone())
-        .map_err(ConfigError::Tls)?;
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(ConfigError::Tls)?
-        // Rustls calls each verifier "dangerous" that is not its own; this one is the platform's.
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    let wrong = |detail: String| ConfigError::CaPem {
-        path: path.to_owned(),
-        detail,
-    };
-    let pem = std::fs::read(path).map_err(|source| ConfigError::CaFile {
-        path: path.to_owned(),
-        source,
-    })?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| wrong(format!("{error:?}")))?;
-    if certificates.is_empty() {
-        return Err(wrong("it contains none".to_owned()));
-    }
-    Ok(certificates)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,11 +258,11 @@ mod tests {
         assert_eq!(request_reason("shop/billing"), "shop/billing");
         assert_eq!(request_reason("a\r\nx-evil: 1 é"), "a__x-evil:_1__");
         assert_eq!(request_reason(&"x".repeat(5000)).len(), MAX_REQUEST_REASON);
-        let request = with_request_reason(http().direct.get("http://localhost/"), "a\r\nb")
+        let request = with_request_reason(http().direct().get("http://localhost/"), "a\r\nb")
             .build()
             .expect("builds");
         assert_eq!(request.headers()[REQUEST_REASON], "a__b");
-        let request = with_request_reason(http().direct.get("http://localhost/"), "")
+        let request = with_request_reason(http().direct().get("http://localhost/"), "")
             .build()
             .expect("builds");
         assert!(request.headers().get(REQUEST_REASON).is_none());
@@ -252,7 +277,7 @@ mod tests {
             ..GoogleConfig::default()
         });
         let http = http.expect("a client");
-        let result = http.send(Endpoint::IamCredentials, http.direct.get(url)).await;
+        let result = http.send(Endpoint::IamCredentials, http.direct().get(url)).await;
         assert_eq!(
             result.map(drop).map_err(|error| error.reason().as_str()),
             Err("NotLeading")
@@ -263,7 +288,7 @@ mod tests {
 
     #[test]
     fn bearer_is_sensitive() {
-        let get = || http().direct.get("http://localhost/");
+        let get = || http().direct().get("http://localhost/");
         let request = with_bearer(get(), "abc")
             .and_then(|request| request.build().ok())
             .expect("builds");
@@ -271,6 +296,41 @@ mod tests {
         assert!(request.headers()[AUTHORIZATION].is_sensitive());
         assert!(!format!("{request:?}").contains("abc"));
         assert!(with_bearer(get(), "a\nb").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_used_leaves_the_certificates_as_they_are() {
+        let options = idtoken_emulator::Options {
+            proxy: Some(([127, 0, 0, 1], 0).into()),
+            ..idtoken_emulator::Options::default()
+        };
+        let emulator =
+            idtoken_emulator::EmulatorHandle::start(idtoken_emulator::Policy::default(), options).await;
+        let emulator = emulator.expect("it starts");
+        let pem = emulator.proxy_ca_pem().expect("a CA").as_bytes();
+        let path = std::env::temp_dir().join(format!("idtoken-ca-{}.pem", std::process::id()));
+        std::fs::write(&path, pem).expect("a file");
+        let http = Http::new(&GoogleConfig {
+            ca_file: Some(path.clone()),
+            ..GoogleConfig::default()
+        });
+        let http = http.expect("a client");
+        let read = http.certificates.read().expect("a file");
+        let trusted = |content: &Content| lock(&http.clients).content == *content;
+        std::fs::write(&path, "none").expect("a file");
+        assert!(matches!(
+            http.reload_certificates(),
+            Err(ConfigError::CaPem { .. })
+        ));
+        std::fs::remove_file(&path).expect("there was one");
+        assert!(matches!(
+            http.reload_certificates(),
+            Err(ConfigError::CaFile { .. })
+        ));
+        assert!(trusted(&read));
+        std::fs::write(&path, [pem, pem].concat()).expect("a file");
+        assert!(http.reload_certificates().is_ok() && !trusted(&read));
+        std::fs::remove_file(&path).expect("there was one");
     }
 
     #[test]

@@ -86,21 +86,20 @@ pub(crate) fn transport_error(endpoint: Endpoint, error: reqwest::Error) -> Erro
     error
 }
 
-/// Whether TLS failed because the server's certificate is not signed by a trusted authority.
+/// Whether TLS failed because the server's certificate is not signed by a trusted authority. An authority whose key was replaced has the
+/// name of a trusted one, and its signature is bad.
 fn is_unknown_issuer(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::CertificateError::{BadSignature, UnknownIssuer};
     let mut next = Some(error);
     while let Some(error) = next {
         // An I/O error is transparent: its source is the source of the error inside.
         let inside = error
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref);
-        if inside
+        let tls = inside
             .and_then(|error| error.downcast_ref())
-            .or(error.downcast_ref())
-            == Some(&rustls::Error::InvalidCertificate(
-                rustls::CertificateError::UnknownIssuer,
-            ))
-        {
+            .or(error.downcast_ref());
+        if let Some(rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature)) = tls {
             return true;
         }
         next = error.source();
