@@ -9,9 +9,10 @@ use clap::{Args, ValueEnum};
 use idtoken_operator::grants::file;
 use idtoken_operator::grants::index::Grant;
 use idtoken_operator::request::duration;
+use secrecy::SecretString;
 
-/// Cluster, user and namespace, named as kubectl names these flags.
-#[derive(Clone, Debug, Args)]
+/// Cluster, user and namespace, named as kubectl names these flags. An empty value is as none.
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Cluster")]
 pub(crate) struct ClusterArgs {
     /// Namespace of the request [default: the context's namespace]
@@ -27,6 +28,73 @@ pub(crate) struct ClusterArgs {
     /// Context of the kubeconfig [default: the current context]
     #[arg(long, value_name = "NAME")]
     pub(crate) context: Option<String>,
+
+    /// Cluster of the kubeconfig [default: that of the context]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+
+    /// User of the kubeconfig [default: that of the context]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+
+    /// Address of the API server
+    #[arg(short, long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+
+    /// File of the certificates (PEM) that the API server's certificate must lead to
+    #[arg(long, value_name = "FILE")]
+    pub(crate) certificate_authority: Option<String>,
+
+    /// Name in the API server's certificate [default: the host of its address]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tls_server_name: Option<String>,
+
+    /// Do not check the API server's certificate. Whoever is between can read your credentials
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = false,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set,
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    pub(crate) insecure_skip_tls_verify: bool,
+
+    /// Proxy to the API server: http://, https:// or socks5:// [default: proxy-url of the kubeconfig, or HTTPS_PROXY unless
+    /// NO_PROXY has the API server]
+    #[arg(long, value_name = "URL")]
+    pub(crate) proxy_url: Option<String>,
+
+    /// Bearer token for the API server
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) token: Option<SecretString>,
+
+    /// File of your client certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_certificate: Option<String>,
+
+    /// File of your client certificate's key (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_key: Option<String>,
+
+    /// User to impersonate
+    #[arg(long = "as", value_name = "USER")]
+    pub(crate) impersonate: Option<String>,
+
+    /// Group to impersonate; repeat for each
+    #[arg(long = "as-group", value_name = "GROUP")]
+    pub(crate) impersonate_groups: Vec<String>,
+
+    /// UID to impersonate
+    #[arg(long = "as-uid", value_name = "UID")]
+    pub(crate) impersonate_uid: Option<String>,
+
+    /// Extra field of the user to impersonate; repeat for each
+    #[arg(long = "as-user-extra", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub(crate) impersonate_extra: Vec<(String, String)>,
 
     /// Longest time to wait for a single response of the API server, such as 30s or 2m; 0 means no limit
     #[arg(
@@ -68,10 +136,12 @@ pub(crate) enum OutputFormat {
     Text,
     /// One JSON object
     Json,
+    /// The same as YAML
+    Yaml,
 }
 
 /// The value of `--request-timeout`: none where there is no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestTimeout(pub(crate) Option<Duration>);
 
 impl FromStr for RequestTimeout {
@@ -86,6 +156,13 @@ impl FromStr for RequestTimeout {
             go_duration(text)?
         };
         Ok(Self((!timeout.is_zero()).then_some(timeout)))
+    }
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("must be KEY=VALUE".to_owned()),
     }
 }
 

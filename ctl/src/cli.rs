@@ -198,7 +198,8 @@ mod tests {
             &["renew", "billing", "--timeout", "1s"],
             &["grant"],
             &["explain", "a", "-o", "wide"],
-            &["audit", "-A", "-n", "shop"],
+            &["can", "billing", "--as-user-extra", "team"],
+            &["explain", "a", "--insecure-skip-tls-verify=maybe"],
             &["explain", "a", "--request-timeout", "99999999999999999999h"],
             &["renew", "a", "--wait", "--timeout", "99999999999999999999h"],
         ] {
@@ -217,7 +218,16 @@ mod tests {
             ],
             &["renew", "--all", "--wait", "--timeout", "1s"],
             &["explain", "a", "-n", "shop", "-o", "json"],
+            &["audit", "-A", "-n", "shop", "-o", "yaml"],
             &["audit", "-A", "--request-timeout", "0"],
+            &[
+                "explain",
+                "a",
+                "-s",
+                "https://h",
+                "--insecure-skip-tls-verify",
+                "--as=j",
+            ],
         ] {
             assert_eq!(usage(valid), None, "{valid:?}");
         }

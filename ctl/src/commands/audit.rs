@@ -18,8 +18,8 @@ use crate::output::{self, redacted};
 /// Flags of `audit`.
 #[derive(Debug, Args)]
 pub(crate) struct AuditArgs {
-    /// List the requests of all namespaces
-    #[arg(short = 'A', long, conflicts_with = "namespace", help_heading = "Cluster")]
+    /// List the requests of all namespaces, whatever --namespace says
+    #[arg(short = 'A', long, help_heading = "Cluster")]
     all_namespaces: bool,
 
     #[command(flatten)]
@@ -53,7 +53,7 @@ struct Output {
 /// # Errors
 /// The caller may not list the grants, requests, policies or bindings, or the grants file cannot be used.
 pub(crate) async fn run(args: AuditArgs) -> Result<ExitCode> {
-    let client = KubeClient::connect(&args.cluster).await?;
+    let client = KubeClient::connect(&args.cluster)?;
     let (policies, bindings) = client.admission_policies().await?;
     let coverage = admission_policy::coverage(&policies, &bindings);
     let requests = match args.all_namespaces {
@@ -71,6 +71,7 @@ pub(crate) async fn run(args: AuditArgs) -> Result<ExitCode> {
     };
     match args.output {
         OutputFormat::Json => output::json(&Output::new(coverage, unverified, invalid))?,
+        OutputFormat::Yaml => output::yaml(&Output::new(coverage, unverified, invalid))?,
         OutputFormat::Text => output::print(format!(
             "{}\n{}",
             text(&coverage, &unverified),

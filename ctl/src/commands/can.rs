@@ -64,7 +64,7 @@ struct Output<'a> {
 /// # Errors
 /// An invalid flag, an object that cannot be read, or a verdict that depends on labels that cannot be read.
 pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
-    let client = KubeClient::connect(&args.cluster).await?;
+    let client = KubeClient::connect(&args.cluster)?;
     let token = match &args.name {
         None => args.token.token(true, false)?,
         Some(name) => {
@@ -105,21 +105,21 @@ pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
 }
 
 fn federated(args: &CanArgs, client: &KubeClient) -> Result<ExitCode> {
+    let verdict = Output {
+        allowed: true,
+        namespace: &client.namespace,
+        service_account: None,
+        audience: None,
+        delegates: &[],
+        grant: None,
+        misses: &[],
+    };
     match args.output {
-        OutputFormat::Text => {
-            output::print(
-                "yes: no grant is needed; with source.federation, Google's IAM decides by the Kubernetes ServiceAccount\n",
-            )?;
-        }
-        OutputFormat::Json => output::json(&Output {
-            allowed: true,
-            namespace: &client.namespace,
-            service_account: None,
-            audience: None,
-            delegates: &[],
-            grant: None,
-            misses: &[],
-        })?,
+        OutputFormat::Text => output::print(
+            "yes: no grant is needed; with source.federation, Google's IAM decides by the Kubernetes ServiceAccount\n",
+        )?,
+        OutputFormat::Json => output::json(&verdict)?,
+        OutputFormat::Yaml => output::yaml(&verdict)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -131,16 +131,19 @@ fn print_verdict(
     grant: Option<&GrantRef>,
     misses: &[NearMiss],
 ) -> Result<()> {
-    if args.output == OutputFormat::Json {
-        return output::json(&Output {
-            allowed: grant.is_some(),
-            namespace: &client.namespace,
-            service_account: token.service_account.as_deref(),
-            audience: Some(&token.audience),
-            delegates: token.source.delegates(),
-            grant,
-            misses,
-        });
+    let verdict = Output {
+        allowed: grant.is_some(),
+        namespace: &client.namespace,
+        service_account: token.service_account.as_deref(),
+        audience: Some(&token.audience),
+        delegates: token.source.delegates(),
+        grant,
+        misses,
+    };
+    match args.output {
+        OutputFormat::Json => return output::json(&verdict),
+        OutputFormat::Yaml => return output::yaml(&verdict),
+        OutputFormat::Text => {}
     }
     let chain = match token.source.delegates() {
         [] => String::new(),

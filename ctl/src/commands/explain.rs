@@ -50,7 +50,7 @@ struct Explanation {
 /// # Errors
 /// The request cannot be read. If the caller may not read the Secret, the explanation says so.
 pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
-    let client = KubeClient::connect(&args.cluster).await?;
+    let client = KubeClient::connect(&args.cluster)?;
     let object = client.request(&args.name).await?;
     let validated = validate(&object);
     let secret = target_name(&object);
@@ -74,6 +74,7 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
     match args.output {
         OutputFormat::Text => output::print(explanation.text()?)?,
         OutputFormat::Json => output::json(&explanation.json()?)?,
+        OutputFormat::Yaml => output::yaml(&explanation.json()?)?,
     }
     Ok(code)
 }

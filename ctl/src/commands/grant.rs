@@ -43,7 +43,7 @@ enum GrantFormat {
 /// # Errors
 /// The request cannot be read, is invalid, needs no grant, or no grant can allow it alone.
 pub(crate) async fn run(args: GrantArgs) -> Result<ExitCode> {
-    let client = KubeClient::connect(&args.cluster).await?;
+    let client = KubeClient::connect(&args.cluster)?;
     let request = client.request(&args.name).await?;
     if needs_no_grant(&request) {
         bail!(

@@ -49,7 +49,7 @@ pub(crate) struct RenewArgs {
 /// # Errors
 /// A request cannot be read or patched, or is not renewed within `--timeout`.
 pub(crate) async fn run(args: RenewArgs) -> Result<ExitCode> {
-    let client = KubeClient::connect(&args.cluster).await?;
+    let client = KubeClient::connect(&args.cluster)?;
     let names: Vec<String> = match args.name {
         Some(name) => vec![name],
         None => client

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use idtoken_operator::api::v1alpha1::{GrantRef, IdTokenGrant, IdTokenGrantSpec, IdTokenRequest};
 use idtoken_operator::grants::index::Grant;
 use idtoken_operator::kubernetes::error::KubeError;
@@ -14,10 +14,9 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{GetParams, ListParams, Patch, PatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::request::Error as BuildError;
 use kube::core::{ObjectList, PartialObjectMeta, Request};
-use kube::{Client, Config, Resource};
+use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -25,6 +24,7 @@ use crate::args::ClusterArgs;
 use crate::decisions::admission_policy;
 use crate::decisions::secret_view::SecretView;
 use crate::kubernetes::error::{ApiError, classify};
+use crate::kubernetes::{connection, kubeconfig};
 use crate::output;
 
 /// Objects in one page of a list.
@@ -63,40 +63,14 @@ impl Grants {
 }
 
 impl KubeClient {
-    /// Builds a client; no call is made yet.
+    /// Builds a client; no call is made yet. Starts the exec credential plugin of the kubeconfig.
     ///
     /// # Errors
-    /// There is no usable kubeconfig.
-    pub(crate) async fn connect(args: &ClusterArgs) -> Result<Self> {
-        let options = KubeConfigOptions {
-            context: args.context.clone(),
-            ..KubeConfigOptions::default()
-        };
-        let mut config = match &args.kubeconfig {
-            Some(path) => {
-                let file = Kubeconfig::read_from(path)
-                    .with_context(|| format!("the kubeconfig {} cannot be used", path.display()))?;
-                Config::from_custom_kubeconfig(file, &options)
-                    .await
-                    .with_context(|| format!("the kubeconfig {} cannot be used", path.display()))?
-            }
-            None if args.context.is_some() => Config::from_kubeconfig(&options).await.context(
-                "the kubeconfig cannot be used; set --kubeconfig or KUBECONFIG, and list its contexts with: kubectl config \
-                 get-contexts",
-            )?,
-            None => Config::infer()
-                .await
-                .context("there is no usable kubeconfig; set --kubeconfig or KUBECONFIG")?,
-        };
-        config.connect_timeout = args.request_timeout.0;
-        config.read_timeout = args.request_timeout.0;
-        // A user waits: report the first error instead of retrying fifteen times.
-        config.default_retry = false;
-        let namespace = args
-            .namespace
-            .clone()
-            .unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config).context("cannot build a client of the Kubernetes API")?;
+    /// There is no usable kubeconfig, or its credentials cannot be used.
+    pub(crate) fn connect(args: &ClusterArgs) -> Result<Self> {
+        let (config, proxy) = kubeconfig::config(args)?;
+        let namespace = config.default_namespace.clone();
+        let client = connection::client(config, proxy.as_ref(), args.request_timeout.0)?;
         Ok(Self { client, namespace })
     }
 

@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use anyhow::Result;
 use idtoken_operator::text;
 use serde::Serialize;
+use serde_saphyr::{ser_options, to_string_with_options};
 
 /// Longest message of an error, in characters.
 const MAX_ERROR: usize = 4096;
@@ -35,6 +36,25 @@ pub(crate) fn print(text: impl Display) -> Result<()> {
 /// As [`print()`].
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     print(json_text(value)?)
+}
+
+/// Writes YAML to standard output.
+///
+/// # Errors
+/// As [`print()`].
+pub(crate) fn yaml(value: &impl Serialize) -> Result<()> {
+    print(yaml_text(value)?)
+}
+
+fn yaml_text(value: &impl Serialize) -> Result<String> {
+    let options = ser_options! { prefer_block_scalars: false };
+    let yaml = to_string_with_options(value, options)?;
+    let yaml = format!("{}\n", yaml.trim_end_matches('\n'));
+    match text::printable_lines(&yaml) == yaml {
+        true => Ok(yaml),
+        // JSON is YAML, and has an escape for each character that is not printed.
+        false => json_text(value),
+    }
 }
 
 fn json_text(value: &impl Serialize) -> Result<String> {
@@ -95,6 +115,13 @@ mod tests {
         assert!(!json.contains(is_unsafe), "{json:?}");
         // Whoever parses it has the value.
         assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [value]);
+        // In YAML, no parser takes a text for anything else.
+        let texts = [value, "yes", "null", "1", "- a", "a: b # c", ""];
+        for texts in [&texts[..], &texts[1..]] {
+            let yaml = yaml_text(&texts).unwrap();
+            assert!(!yaml.contains(is_unsafe), "{yaml:?}");
+            assert_eq!(serde_saphyr::from_str::<Vec<String>>(&yaml).unwrap(), texts);
+        }
         assert!(!text::printable_lines(value).contains(is_unsafe));
         assert!(!printable(value).contains(is_unsafe) && !printable(value).contains('\n'));
     }

@@ -2,6 +2,8 @@
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
+pub(crate) mod proxy;
+
 use std::path::Path;
 use std::process::Command;
 
