@@ -245,15 +245,14 @@ fn election_settings(
     random: &Random,
 ) -> Result<ElectionSettings, AppError> {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| FIELD_MANAGER.into());
+    let former_name = settings.shard.lease_name();
     let election = ElectionSettings {
+        former_name: args.lease_name.as_ref().map(|_| former_name.clone()),
         namespace: args
             .lease_namespace
             .clone()
             .unwrap_or_else(|| config.default_namespace.clone()),
-        name: args
-            .lease_name
-            .clone()
-            .unwrap_or_else(|| settings.shard.lease_name()),
+        name: args.lease_name.clone().unwrap_or(former_name),
         identity: lease_identity(&host, random)?,
         lease_duration: Duration::from_secs(args.lease_duration),
         renew_deadline: Duration::from_secs(args.renew_deadline),

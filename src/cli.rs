@@ -186,7 +186,7 @@ pub struct LeaderArgs {
     )]
     pub leader_elect: bool,
 
-    /// Name of the Lease; absent means idtoken-operator, with a hash of --namespace and --selector if either is set.
+    /// Name of the Lease, the same for all replicas; absent means idtoken-operator, with a hash of --namespace and --selector if either is set.
     #[arg(long, env = "IDTOKEN_LEASE_NAME")]
     pub lease_name: Option<String>,
 

@@ -105,7 +105,7 @@ fn healthy(call: &str) -> Response {
         "list idtokenrequests" => list(requests()),
         "list idtokengrants" => list(vec![grant]),
         "list namespaces" => list(vec![namespace]),
-        "list secrets" => list(vec![]),
+        "list secrets" | "list leases" => list(vec![]),
         "get serviceaccounts" => json!({"metadata": {"name": "billing", "namespace": "shop", "uid": "ksa"}}),
         "create leases" | "update leases" => lease(),
         "create selfsubjectreviews" => {
@@ -257,6 +257,7 @@ async fn no_answer_that_cannot_be_decoded_reaches_the_log() -> Result<()> {
         (3, lists),
         (2, watches),
         (2, one(&["get leases"])),
+        (2, one(&["list leases"])),
         (1, one(&["create leases"])),
         (1, one(&["update leases"])),
         (2, one(&["get secrets", "update idtokenrequests/status"])),
@@ -288,7 +289,7 @@ async fn no_answer_that_cannot_be_decoded_reaches_the_log() -> Result<()> {
     serving.abort();
 
     let log = log();
-    assert_eq!(seen, 18);
+    assert_eq!(seen, 19);
     for written in ["TRACE", "hyper", "the response could not be decoded"] {
         assert!(log.contains(written), "the log holds no {written}");
     }

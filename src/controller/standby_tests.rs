@@ -134,6 +134,7 @@ async fn a_standby_writes_nothing_and_a_new_leader_reports_what_it_cannot_decode
     let settings = ElectionSettings {
         namespace: "shop".to_owned(),
         name: "idtoken-operator".to_owned(),
+        former_name: None,
         identity: "me".to_owned(),
         lease_duration: Duration::from_secs(10),
         renew_deadline: Duration::from_secs(5),

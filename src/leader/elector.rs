@@ -1,62 +1,43 @@
 //! Acquires, renews and releases the Lease.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{GetParams, PostParams};
-use kube::core::Request;
-use kube::core::request::Error as BuildError;
-use kube::{Client, Resource};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
-use serde_json::value::RawValue;
+use kube::Client;
 
-use super::{Decision, ElectionSettings, Fence, LeaseRecord, ObservedLease, decide};
+use super::claim::{Claim, Leases, WriteResult};
+use super::lease::is_former;
+use super::{Decision, ElectionSettings, Fence, decide};
 use crate::clock::{BootTime, Clock};
-use crate::kubernetes::answer::{text, within};
 use crate::kubernetes::error::{problem, status_code};
 use crate::metrics::Metrics;
 
 /// Longest time for releasing the Lease.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A Lease. Its metadata is written back as it was read, and never decoded: other clients may put there what they like.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct LeaseObject {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    api_version: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kind: Option<String>,
-    metadata: BTreeMap<String, Box<RawValue>>,
-    spec: Option<LeaseSpec>,
-}
+/// How long a Lease under another name is held before it is deleted: as long as a rollout may make no progress before it counts as failed
+/// (`progressDeadlineSeconds` of a Deployment), so that no replica is left that would create it again.
+const FORMER_HOLD: Duration = Duration::from_secs(600);
+/// How often the leader looks for Leases under other names.
+const FORMER_CHECK: Duration = Duration::from_secs(30);
 
 /// A candidate in the election.
 pub struct Elector {
-    client: Client,
-    calls: Request,
+    leases: Leases,
     settings: ElectionSettings,
     fence: Fence,
-    /// The Lease as we last read or wrote it.
-    lease: Option<LeaseObject>,
-    observed: Option<ObservedLease>,
+    own: Claim,
+    /// Leases under other names that replicas of the same Deployment hold or held: with other flags, or of an earlier version.
+    formers: Vec<Claim>,
+    /// Since when this replica holds them, and when it looked for more.
+    holds_formers_since: Option<BootTime>,
+    checked_formers: Option<BootTime>,
     /// When our last renewal was sent, plus `renew_deadline`.
     deadline: BootTime,
     /// The last logged error, so that one that repeats is logged once.
     last_logged: Option<String>,
     metrics: Arc<Metrics>,
     clock: Clock,
-}
-
-/// Result of a write of the Lease.
-enum WriteResult {
-    Written,
-    /// Another client wrote, created or deleted it first.
-    Conflict,
 }
 
 impl Elector {
@@ -69,12 +50,13 @@ impl Elector {
         clock: Clock,
     ) -> Self {
         Self {
-            client,
-            calls: Request::new(Lease::url_path(&(), Some(&settings.namespace))),
+            leases: Leases::new(client, &settings.namespace, clock.clone()),
+            own: Claim::new(settings.name.clone()),
+            formers: Vec::new(),
+            holds_formers_since: None,
+            checked_formers: None,
             settings,
             fence,
-            lease: None,
-            observed: None,
             deadline: BootTime::new(Duration::ZERO),
             last_logged: None,
             metrics,
@@ -124,11 +106,15 @@ impl Elector {
             }
             match self.renew(left).await {
                 Ok(true) => {}
-                Ok(false) => break format!("the Lease is held by {:?}", self.holder()),
+                Ok(false) => {
+                    let lost = self.not_ours().next().unwrap_or(&self.own);
+                    break format!("the Lease {} is held by {:?}", lost.name, lost.holder());
+                }
                 Err(error) => self.log_once(&error),
             }
         };
         self.fence.close();
+        self.holds_formers_since = None;
         tracing::warn!(
             lease = self.settings.name,
             identity = self.settings.identity,
@@ -141,11 +127,17 @@ impl Elector {
         self.fence.close();
         let release = async {
             self.read(RELEASE_TIMEOUT).await?;
-            if self.holder() != self.settings.identity {
+            if self.own.holder() != self.settings.identity {
                 return Ok(false);
             }
-            let written = self.write("", Duration::from_secs(1), RELEASE_TIMEOUT).await?;
-            Ok::<_, kube::Error>(matches!(written, WriteResult::Written))
+            // To a replica that uses one, a Lease that does not exist is as free as one without a holder.
+            if let Err(error) = self.delete_formers(RELEASE_TIMEOUT).await {
+                self.log_once(&error);
+            }
+            let written = self
+                .own
+                .write(&self.leases, "", Duration::from_secs(1), RELEASE_TIMEOUT);
+            Ok::<_, kube::Error>(matches!(written.await?, WriteResult::Written))
         };
         match release.await {
             Ok(true) => tracing::info!(lease = self.settings.name, "released the Lease"),
@@ -162,122 +154,155 @@ impl Elector {
         then.saturating_duration_since(self.clock.boot())
     }
 
-    fn holder(&self) -> &str {
-        self.observed
-            .as_ref()
-            .map_or("", |seen| seen.record.holder.as_str())
+    /// The Leases that another holds.
+    fn not_ours(&self) -> impl Iterator<Item = &Claim> {
+        let all = self.formers.iter().chain([&self.own]);
+        all.filter(|claim| claim.observed().is_some() && claim.holder() != self.settings.identity)
+    }
+
+    async fn read(&mut self, limit: Duration) -> Result<(), kube::Error> {
+        self.own.read(&self.leases, limit).await?;
+        self.record_transitions();
+        Ok(())
     }
 
     /// None if the Lease is ours, else when to read it again.
     async fn try_acquire(&mut self) -> Result<Option<BootTime>, kube::Error> {
         let limit = self.settings.renew_deadline;
         self.read(limit).await?;
-        match decide(&self.settings, self.observed.as_ref(), self.clock.boot()) {
-            Decision::Wait(until) => Ok(Some(until)),
-            Decision::Create | Decision::Take => match self.write_claim(limit).await? {
-                WriteResult::Written => Ok(None),
-                WriteResult::Conflict => Ok(Some(self.clock.boot() + self.settings.retry_period)),
-            },
+        let now = self.clock.boot();
+        if let Decision::Wait(until) = decide(&self.settings, self.own.observed(), now) {
+            return Ok(Some(until));
         }
+        self.find_formers(limit).await?;
+        let now = self.clock.boot();
+        let waits =
+            self.formers
+                .iter()
+                .filter_map(|former| match decide(&self.settings, former.observed(), now) {
+                    Decision::Wait(until) => Some(until),
+                    Decision::Create | Decision::Take => None,
+                });
+        if let Some(until) = waits.min() {
+            return Ok(Some(until));
+        }
+        self.holds_formers_since = Some(now);
+        // Again right after the write: another may have taken a Lease of which this candidate did not know.
+        self.checked_formers = None;
+        match self.write_claim(limit).await? {
+            WriteResult::Written => Ok(None),
+            WriteResult::Conflict => Ok(Some(self.clock.boot() + self.settings.retry_period)),
+        }
+    }
+
+    /// Looks for Leases of the same Deployment under other names. While a rollout changes the name, replicas with the old one and with the new
+    /// one run side by side, and one of all of them is to lead.
+    async fn find_formers(&mut self, limit: Duration) -> Result<(), kube::Error> {
+        let found = match self.leases.list(limit).await {
+            Err(error) if status_code(&error) == Some(403) => {
+                self.log_once(&error);
+                Vec::new()
+            }
+            found => found?,
+        };
+        let now = self.clock.boot();
+        self.checked_formers = Some(now);
+        let mut known = std::mem::take(&mut self.formers);
+        for (name, lease) in found {
+            let at = known.iter().position(|former| former.name == name);
+            let mut former = at.map_or_else(|| Claim::new(name), |at| known.swap_remove(at));
+            former.see(Some(lease), now);
+            if at.is_none() && !is_former(&self.settings, &former.name, former.holder()) {
+                continue;
+            }
+            if at.is_none() {
+                tracing::info!(
+                    lease = former.name,
+                    holder = former.holder(),
+                    "found a Lease of the same Deployment under another name"
+                );
+            }
+            self.formers.push(former);
+        }
+        Ok(())
     }
 
     /// Whether the Lease is still ours. A conflict may come from a change of its metadata, or from a write of ours whose response was lost.
     async fn renew(&mut self, limit: Duration) -> Result<bool, kube::Error> {
         let deadline = self.clock.boot() + limit;
-        if let WriteResult::Written = self.write_claim(limit).await? {
+        let now = self.clock.boot();
+        if self.checked_formers.is_none_or(|then| then + FORMER_CHECK <= now) {
+            // A list that fails is no reason not to renew.
+            if let Err(error) = self.find_formers(self.settings.retry_period.min(limit)).await {
+                self.log_once(&error);
+            }
+            let formers = self.formers.iter();
+            if formers
+                .map(|former| decide(&self.settings, former.observed(), now))
+                .any(|decision| matches!(decision, Decision::Wait(_)))
+            {
+                return Ok(false);
+            }
+        }
+        if let WriteResult::Written = self.write_claim(self.time_until(deadline)).await? {
+            if self
+                .holds_formers_since
+                .is_some_and(|since| since + FORMER_HOLD <= now)
+            {
+                self.delete_formers(self.time_until(deadline)).await?;
+            }
             return Ok(true);
         }
-        let left = self.time_until(deadline);
-        self.read(left).await?;
-        if self.holder() != self.settings.identity {
+        for claim in self.formers.iter_mut().chain([&mut self.own]) {
+            let left = deadline.saturating_duration_since(self.clock.boot());
+            claim.read(&self.leases, left).await?;
+        }
+        self.record_transitions();
+        // Deleted by another client: what does not exist is nobody's.
+        self.formers.retain(|former| former.observed().is_some());
+        if self.not_ours().next().is_some() {
             return Ok(false);
         }
         let left = self.time_until(deadline);
         Ok(matches!(self.write_claim(left).await?, WriteResult::Written))
     }
 
-    async fn write_claim(&mut self, limit: Duration) -> Result<WriteResult, kube::Error> {
-        // Before the call: the others count from when they read the renewal, which is later.
-        let sent = self.clock.boot();
-        let identity = self.settings.identity.clone();
-        let written = self.write(&identity, self.settings.lease_duration, limit).await?;
-        if matches!(written, WriteResult::Written) {
-            self.deadline = sent + self.settings.renew_deadline;
-            self.fence.open_until(self.deadline);
-            self.last_logged = None;
+    async fn delete_formers(&mut self, limit: Duration) -> Result<(), kube::Error> {
+        while let Some(mut former) = self.formers.pop() {
+            if former.holder() != self.settings.identity {
+                continue;
+            }
+            if let WriteResult::Written = former.delete(&self.leases, limit).await? {
+                tracing::info!(lease = former.name, "deleted the Lease under a former name");
+            }
         }
-        Ok(written)
-    }
-
-    async fn read(&mut self, limit: Duration) -> Result<(), kube::Error> {
-        let call = self.calls.get(&self.settings.name, &GetParams::default());
-        let lease = match self.send(call, limit).await {
-            Err(error) if status_code(&error) == Some(404) => None,
-            answer => Some(answer?),
-        };
-        // After the response: the holder may have renewed the Lease up to then.
-        let now = self.clock.boot();
-        self.observed = lease
-            .as_ref()
-            .map(|lease| ObservedLease::update(self.observed.take(), record(lease), now));
-        self.lease = lease;
-        self.record_transitions();
         Ok(())
     }
 
-    async fn write(
-        &mut self,
-        holder: &str,
-        duration: Duration,
-        limit: Duration,
-    ) -> Result<WriteResult, kube::Error> {
-        let name = self.settings.name.clone();
-        let (params, now) = (PostParams::default(), MicroTime(self.clock.now()));
-        let result = match &self.lease {
-            Some(lease) => {
-                let mut lease = lease.clone();
-                lease.spec = Some(next_spec(lease.spec.take(), holder, duration, now));
-                let call = body(&lease).and_then(|body| self.calls.replace(&name, &params, body));
-                self.send(call, limit).await
+    /// Writes all Leases: the fence opens only if all are ours. In the order of names, so that of two candidates that know of the same Leases one
+    /// gets all.
+    async fn write_claim(&mut self, limit: Duration) -> Result<WriteResult, kube::Error> {
+        // Before the call: the others count from when they read the renewal, which is later.
+        let sent = self.clock.boot();
+        let mut claims: Vec<&mut Claim> = self.formers.iter_mut().chain([&mut self.own]).collect();
+        claims.sort_by(|one, other| one.name.cmp(&other.name));
+        for claim in claims {
+            let left = (sent + limit).saturating_duration_since(self.clock.boot());
+            let (identity, duration) = (&self.settings.identity, self.settings.lease_duration);
+            let written = claim.write(&self.leases, identity, duration, left).await?;
+            if matches!(written, WriteResult::Conflict) {
+                return Ok(WriteResult::Conflict);
             }
-            None => {
-                let lease = json!({
-                    "apiVersion": Lease::api_version(&()), "kind": Lease::kind(&()), "metadata": {"name": name},
-                    "spec": next_spec(None, holder, duration, now),
-                });
-                let call = body(&lease).and_then(|body| self.calls.create(&params, body));
-                self.send(call, limit).await
-            }
-        };
-        match result {
-            Ok(lease) => {
-                let at = self.clock.boot();
-                self.observed = Some(ObservedLease::update(self.observed.take(), record(&lease), at));
-                self.lease = Some(lease);
-                self.record_transitions();
-                Ok(WriteResult::Written)
-            }
-            // 404: another client deleted it.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(WriteResult::Conflict),
-            Err(error) => Err(error),
         }
-    }
-
-    /// Sends a call whose answer is the Lease.
-    async fn send(
-        &self,
-        call: Result<http::Request<Vec<u8>>, BuildError>,
-        limit: Duration,
-    ) -> Result<LeaseObject, kube::Error> {
-        let call = call.map_err(kube::Error::BuildRequest)?;
-        let answer = within(limit, text(&self.client, call)).await?;
-        let mut lease: LeaseObject = serde_json::from_str(&answer).map_err(kube::Error::SerdeError)?;
-        lease.metadata.remove("managedFields");
-        Ok(lease)
+        self.deadline = sent + self.settings.renew_deadline;
+        self.fence.open_until(self.deadline);
+        self.last_logged = None;
+        self.record_transitions();
+        Ok(WriteResult::Written)
     }
 
     fn record_transitions(&self) {
-        if let Some(seen) = &self.observed {
+        if let Some(seen) = self.own.observed() {
             self.metrics.set_lease_transitions(seen.record.transitions);
         }
     }
@@ -285,7 +310,7 @@ impl Elector {
     fn log_once(&mut self, error: &kube::Error) {
         let text = match error {
             kube::Error::Api(status) if status.code == 403 => format!(
-                "the Role needs the verbs get, create and update on leases in namespace {}: {}",
+                "the Role needs the verbs get, list, create, update and delete on leases in namespace {}: {}",
                 self.settings.namespace,
                 problem(error)
             ),
@@ -301,75 +326,6 @@ impl Elector {
     }
 }
 
-fn body(lease: &impl Serialize) -> Result<Vec<u8>, BuildError> {
-    serde_json::to_vec(lease).map_err(BuildError::SerializeBody)
-}
-
-/// The spec of the Lease as `holder` writes it; an empty holder releases it.
-fn next_spec(before: Option<LeaseSpec>, holder: &str, duration: Duration, now: MicroTime) -> LeaseSpec {
-    let before = before.unwrap_or_default();
-    let same = before.holder_identity.as_deref() == Some(holder);
-    let transitions = before.lease_transitions.unwrap_or_default();
-    let is_handover = !same && !holder.is_empty() && before.renew_time.is_some();
-    LeaseSpec {
-        holder_identity: Some(holder.to_owned()),
-        lease_duration_seconds: Some(i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)),
-        acquire_time: before.acquire_time.filter(|_| same).or(Some(now.clone())),
-        renew_time: Some(now),
-        lease_transitions: Some(transitions.saturating_add(i32::from(is_handover))),
-        ..before
-    }
-}
-
-fn record(lease: &LeaseObject) -> LeaseRecord {
-    let spec = lease.spec.clone().unwrap_or_default();
-    let seconds = spec
-        .lease_duration_seconds
-        .and_then(|seconds| u64::try_from(seconds).ok());
-    LeaseRecord {
-        holder: spec.holder_identity.unwrap_or_default(),
-        duration: seconds.map(Duration::from_secs),
-        renewed: spec.renew_time.map(|time| time.0.to_string()),
-        transitions: spec.lease_transitions.unwrap_or_default(),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-
-    use super::*;
-
-    #[test]
-    fn the_spec_has_the_holder_since_when_and_how_often_the_lease_changed_hands() {
-        let at = |second| MicroTime(Timestamp::from_second(second).unwrap());
-        let long = Duration::from_secs(15);
-        let first = next_spec(None, "a", long, at(10));
-        assert_eq!(first.holder_identity.as_deref(), Some("a"));
-        assert_eq!(first.lease_duration_seconds, Some(15));
-        assert_eq!(
-            (first.acquire_time.clone(), first.renew_time.clone()),
-            (Some(at(10)), Some(at(10)))
-        );
-        assert_eq!(first.lease_transitions, Some(0));
-        let renewed = next_spec(Some(first), "a", long, at(12));
-        assert_eq!(
-            (renewed.acquire_time.clone(), renewed.renew_time.clone()),
-            (Some(at(10)), Some(at(12)))
-        );
-        assert_eq!(renewed.lease_transitions, Some(0));
-        let mut free = next_spec(Some(renewed), "", Duration::from_secs(1), at(13));
-        assert_eq!(
-            (free.holder_identity.as_deref(), free.lease_transitions),
-            (Some(""), Some(0))
-        );
-        // Fields of other writers stay.
-        free.strategy = Some("OldestEmulationVersion".into());
-        let taken = next_spec(Some(free), "b", long, at(14));
-        assert_eq!(
-            (taken.acquire_time.clone(), taken.lease_transitions),
-            (Some(at(14)), Some(1))
-        );
-        assert!(taken.strategy.is_some());
-    }
-}
+#[path = "elector_tests.rs"]
+mod tests;

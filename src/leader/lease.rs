@@ -13,6 +13,8 @@ pub struct ElectionSettings {
     pub namespace: String,
     /// Name of the Lease.
     pub name: String,
+    /// The name that an operator with the same flags would use if it were not told a name, as the chart's earlier versions did.
+    pub former_name: Option<String>,
     /// The name of this candidate, which no other process may have.
     pub identity: String,
     /// How long the others wait for a renewal before they take the Lease.
@@ -41,6 +43,27 @@ impl ElectionSettings {
             && !self.retry_period.is_zero();
         fits.then_some(()).ok_or(InvalidTimings)
     }
+}
+
+/// Whether the Lease `name`, held by `holder`, is one that this candidate's Deployment uses or used under another name.
+pub(super) fn is_former(settings: &ElectionSettings, name: &str, holder: &str) -> bool {
+    let own = deployment(&settings.identity);
+    name != settings.name
+        && (settings.former_name.as_deref() == Some(name) || own.is_some() && own == deployment(holder))
+}
+
+/// The Deployment of the pod with an identity of ours, `DEPLOYMENT-HASH-SUFFIX_PROCESS`. Hash and suffix have the letters that Kubernetes
+/// takes for random ones
+/// (<https://github.com/kubernetes/kubernetes/blob/v1.37.2/staging/src/k8s.io/apimachinery/pkg/util/rand/rand.go>), so that numbered hosts
+/// are not taken for pods.
+fn deployment(identity: &str) -> Option<&str> {
+    let is_random = |text: &str| text.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b));
+    let (pod, process) = identity.rsplit_once('_')?;
+    let (rest, suffix) = pod.rsplit_once('-')?;
+    let (deployment, hash) = rest.rsplit_once('-')?;
+    let is_ours = process.len() == 16 && process.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_pod = suffix.len() == 5 && (5..=10).contains(&hash.len()) && is_random(suffix) && is_random(hash);
+    (is_ours && is_pod).then_some(deployment)
 }
 
 /// The spec of a Lease (`coordination.k8s.io/v1`).
@@ -110,6 +133,7 @@ mod tests {
         ElectionSettings {
             namespace: "n".into(),
             name: "l".into(),
+            former_name: None,
             identity: "me".into(),
             lease_duration: Duration::from_secs(15),
             renew_deadline: Duration::from_secs(10),
@@ -128,6 +152,36 @@ mod tests {
 
     fn at(seconds: u64) -> BootTime {
         BootTime::new(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_lease_of_the_same_deployment_is_known_by_its_holder() {
+        let settings = |identity: &str| ElectionSettings {
+            identity: identity.into(),
+            former_name: Some("old".into()),
+            ..settings()
+        };
+        let process = "_0123456789abcdef";
+        let own = settings(&format!("shard-a-6d8f9c7b5d-x2k4q{process}"));
+        let is = |name: &str, pod: &str| is_former(&own, name, &format!("{pod}{process}"));
+        assert!(is("any", "shard-a-5b9d4f6c88-zzzzz"));
+        assert!(!is("l", "shard-a-5b9d4f6c88-zzzzz"), "its own");
+        assert!(is("old", "other") && is_former(&own, "old", ""));
+        for pod in [
+            "shard-5b9d4f6c88-zzzzz",
+            "shard-a-b-5b9d4f6c88-zzzzz",
+            "shard-a",
+            "a-b-c",
+            "",
+        ] {
+            assert!(!is("any", pod), "{pod}");
+        }
+        // A client of another program in a pod of the Deployment.
+        let other = "shard-a-5b9d4f6c88-zzzzz_0b6f3a3e-7a3c-4a53-8c1b-0f4b6b8e6f0c";
+        assert!(!is_former(&own, "any", other) && !is_former(&own, "any", ""));
+        // Hosts with numbers.
+        let host = settings(&format!("ip-10-0-0-1{process}"));
+        assert!(!is_former(&host, "any", &format!("ip-10-0-0-2{process}")));
     }
 
     #[test]

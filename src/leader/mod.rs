@@ -9,11 +9,15 @@
 //! waits until they have stopped, and forgets its state of the requests, but keeps its caches. Otherwise an outage of the API server would
 //! restart every replica at once, and each would list everything again.
 //!
+//! A rollout may change the name of the Lease, so that replicas with two names run side by side. A candidate therefore also waits for each
+//! Lease that another pod of its Deployment holds, takes it together with its own, and deletes it when no such pod can be left.
+//!
 //! A standby keeps its caches synced. It needs as much memory as the leader, and takes over at once. Its caches may lack the last writes of
 //! the previous leader, so it reads each Secret that existed before once before the first mint for it.
 //!
 //! May import [`crate::clock`], [`crate::metrics`] and the errors of [`crate::kubernetes`]. Knows nothing of requests.
 
+mod claim;
 mod elector;
 mod fence;
 mod lease;

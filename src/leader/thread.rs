@@ -145,7 +145,9 @@ mod tests {
                     *lock(&lease) = serde_json::from_slice(&body).ok();
                     let _ = written.send(());
                 }
+                let is_list = parts.method == Verb::GET && parts.uri.path().ends_with("/leases");
                 let (code, answer) = match &*lock(&lease) {
+                    _ if is_list => (200, json!({"items": []})),
                     Some(lease) => (200, lease.clone()),
                     None => (404, json!({"kind": "Status", "code": 404})),
                 };
@@ -166,6 +168,7 @@ mod tests {
         let settings = ElectionSettings {
             namespace: "shop".to_owned(),
             name: "idtoken-operator".to_owned(),
+            former_name: None,
             identity: "me".to_owned(),
             lease_duration: Duration::from_secs(120),
             renew_deadline: Duration::from_secs(90),

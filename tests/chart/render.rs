@@ -980,3 +980,24 @@ async fn a_changed_ca_bundle_reaches_the_pod() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_release_has_one_lease_whatever_it_serves() -> Result<()> {
+    let helm = Helm::offline(Version::Three).await?;
+    let mut names = BTreeSet::new();
+    for values in [
+        "replicaCount=2",
+        "selector=shard=a",
+        "watchNamespaces={shop,yard}",
+    ] {
+        let objects = helm.objects(&["--set", values]).await?;
+        let deployment = find(&objects, "Deployment", "")["metadata"]["name"].as_str();
+        let flag = format!("--lease-name={}", deployment.unwrap());
+        assert!(args(&objects).contains(&flag.as_str()), "{values}");
+        names.insert(flag);
+    }
+    assert_eq!(names.len(), 1);
+    let named = helm.objects(&["--set=leaderElection.leaseName=tokens"]).await?;
+    assert!(args(&named).contains(&"--lease-name=tokens"));
+    Ok(())
+}

@@ -15,7 +15,7 @@ use kube::runtime::watcher;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use crate::common::{LIMIT, Operator, Setup, Wire, World, is_ready, policy, token};
+use crate::common::{AUDIENCE, CALLER, LIMIT, Operator, Setup, Wire, World, is_ready, policy, token};
 
 const NAMESPACE: &str = "idtoken-system";
 const NAME: &str = "idtoken-operator";
@@ -409,6 +409,113 @@ async fn failover() -> Result<()> {
     println!(
         "{rounds} rounds, {one} and {two} mints, takeovers in {:?} ms",
         history.takeovers()
+    );
+    Ok(())
+}
+
+/// A replica of the Deployment `tokens`, as `pod` of it.
+async fn member(world: &World, pod: &str, flags: &[&str]) -> Result<Operator> {
+    let common = [
+        "--leader-elect",
+        "--lease-namespace=idtoken-system",
+        // So long that a takeover within the limit of a wait shows that the Lease was given back.
+        "--lease-duration=600",
+        "--renew-deadline=500",
+        "--retry-period=1",
+    ];
+    let flags: Vec<String> = common
+        .iter()
+        .chain(flags)
+        .map(|flag| (*flag).to_owned())
+        .collect();
+    let name = format!("tokens-{pod}");
+    let operator = world
+        .replica(
+            world.google.address(),
+            &world.kubeconfig,
+            &flags,
+            &[("HOSTNAME", &name)],
+        )
+        .await?;
+    operator.ready().await?;
+    Ok(operator)
+}
+
+async fn until_working(operator: &Operator) -> Result<()> {
+    until("it leads", LIMIT, async || {
+        Ok((operator.metric("idtoken_leader").await? == 1.0).then_some(()))
+    })
+    .await
+}
+
+/// A rollout to other namespaces, from a version that named the Lease after them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollout_that_changes_the_namespaces_has_one_leader_and_leaves_one_lease() -> Result<()> {
+    const FOUND: &str = "found a Lease of the same Deployment under another name";
+    let from = json!([{"namespace": "shop"}, {"namespace": "yard"}]);
+    let to = json!([{"serviceAccounts": [CALLER], "audiences": [AUDIENCE]}]);
+    let world = World::with(Setup {
+        operator: false,
+        grants_file: Some(json!([{"name": "both", "from": from, "to": to}]).to_string()),
+        ..Setup::default()
+    })
+    .await?;
+    for namespace in ["shop", "yard"] {
+        world.namespace(namespace).await?;
+    }
+    let holders = async || {
+        let all = leases(&world).list(&ListParams::default()).await?;
+        let holder = |lease: Lease| {
+            let pod = lease.spec?.holder_identity?;
+            Some((lease.metadata.name?, pod.split('_').next()?.to_owned()))
+        };
+        anyhow::Ok(all.items.into_iter().filter_map(holder).collect::<Vec<_>>())
+    };
+    let (before, after) = (
+        ["--namespace=shop"],
+        ["--namespace=shop,yard", "--lease-name=tokens"],
+    );
+    let old = member(&world, "6d8f9c7b5d-x2k4q", &before).await?;
+    until_working(&old).await?;
+    for name in ["a", "b", "c", "d", "e"] {
+        world.issued("shop", name, json!({})).await?;
+    }
+    let new = member(&world, "5b9d4f6c88-zzzzz", &after).await?;
+    new.process.wait_for_line(FOUND, LIMIT).await?;
+    world.renewed("shop", "a", "now").await?;
+    assert_eq!(new.metric("idtoken_leader").await?, 0.0);
+    assert_eq!(world.google.mint_count(), 6);
+    let former = holders().await?;
+    assert!(
+        former.len() == 1 && former[0].0.starts_with("idtoken-operator-"),
+        "{former:?}"
+    );
+
+    old.process.request_stop()?;
+    old.process.wait(LIMIT).await?;
+    until_working(&new).await?;
+    world.issued("yard", "f", json!({})).await?;
+    // A replica from before, which knows only the former Lease, cannot have it.
+    let both = ["idtoken-operator", "tokens"].map(|name| (name, "tokens-5b9d4f6c88-zzzzz"));
+    let held = holders().await?;
+    let held: Vec<_> = held
+        .iter()
+        .map(|(name, pod)| (&name[..name.len().min(16)], &**pod))
+        .collect();
+    assert_eq!(held, both);
+    let standby = member(&world, "6d8f9c7b5d-vvvvv", &before).await?;
+    world.renewed("shop", "b", "now").await?;
+    assert_eq!(standby.metric("idtoken_leader").await?, 0.0);
+    standby.process.request_stop()?;
+    standby.process.wait(LIMIT).await?;
+
+    new.process.request_stop()?;
+    new.process.wait(LIMIT).await?;
+    assert_eq!(holders().await?, [("tokens".to_owned(), String::new())]);
+    assert_eq!(
+        world.google.mint_count(),
+        8,
+        "one for each request and each renewal"
     );
     Ok(())
 }

@@ -15,7 +15,11 @@ use crate::federation;
 type Right = (String, String, String);
 
 /// One of several replicas, as the chart has it.
-const ELECTION: [&str; 2] = ["--leader-elect=true", "--lease-namespace=idtoken-system"];
+const ELECTION: [&str; 3] = [
+    "--leader-elect=true",
+    "--lease-namespace=idtoken-system",
+    "--lease-name=tokens",
+];
 
 fn right(group: &str, resource: &str, verb: &str) -> Right {
     (group.to_owned(), resource.to_owned(), verb.to_owned())
@@ -75,6 +79,14 @@ impl World {
         Ok([used, refused])
     }
 
+    /// A Lease as a version has left it that named Leases after its flags. Nobody holds it.
+    async fn former_lease(&self, name: &str) -> Result<()> {
+        let lease = format!(
+            "{{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {{name: {name}, namespace: idtoken-system}}, spec: {{holderIdentity: ''}}}}"
+        );
+        self.cluster.apply(&lease).await.map(drop)
+    }
+
     /// All that the operator does for a request in `namespace`. `allow` gives and takes the grant.
     async fn whole_life(&self, namespace: &str, allow: impl AsyncFn(bool) -> Result<()>) -> Result<()> {
         self.issued(namespace, "billing", json!({})).await?;
@@ -117,10 +129,13 @@ impl World {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_cluster_takes_these_rights_and_no_others() -> Result<()> {
     let world = World::with(Setup {
+        operator: false,
         flags: ELECTION.map(str::to_owned).to_vec(),
         ..Setup::default()
     })
     .await?;
+    world.former_lease("idtoken-operator").await?;
+    world.start_operator().await?;
     world.granted("shop").await?;
     let allow = async |yes| match yes {
         true => world.grant("shop").await,
@@ -128,6 +143,7 @@ async fn the_whole_cluster_takes_these_rights_and_no_others() -> Result<()> {
     };
     world.whole_life("shop", allow).await?;
     world.allows("shop", 1).await?;
+    world.stop_operator(false).await?;
     let [used, refused] = world.used().await?;
     assert_eq!(refused, BTreeMap::new());
     let used: BTreeSet<Right> = used.into_values().flatten().collect();
@@ -155,6 +171,9 @@ async fn namespaces_take_these_rights_in_them_and_no_others() -> Result<()> {
         ..Setup::default()
     })
     .await?;
+    // As `--namespace` alone would name it.
+    let shard = idtoken_operator::shard::Shard::new(vec!["shop".to_owned(), "yard".to_owned()], None);
+    world.former_lease(&shard.lease_name()).await?;
     world.start_operator().await?;
     for namespace in ["shop", "yard"] {
         let allow = async |yes: bool| {
@@ -167,6 +186,7 @@ async fn namespaces_take_these_rights_in_them_and_no_others() -> Result<()> {
         };
         world.whole_life(namespace, allow).await?;
     }
+    world.stop_operator(false).await?;
     let [used, refused] = world.used().await?;
     assert_eq!(refused, BTreeMap::new());
     assert_eq!(used, granted("rbac-namespaces.yaml")?);
