@@ -322,7 +322,7 @@ async fn grants_arrive_in_the_file_that_the_operator_reads() -> Result<()> {
     assert!(mount.get("subPath").is_none());
     let file = parse(&objects)?
         .grants_file
-        .context("the operator is told no file")?;
+        .context("the operator gets no file")?;
     assert_eq!(
         file.parent().and_then(|dir| dir.to_str()),
         mount["mountPath"].as_str()

@@ -210,7 +210,7 @@ impl World {
     async fn until_ready(&self, name: &str, status: &str, pods: &[&Pod]) -> Result<IdTokenRequest> {
         let requests: Api<IdTokenRequest> = Api::namespaced(self.cluster.client().await?, "shop");
         let what = format!("{name} is Ready={status}");
-        let told = until(&what, LIMIT, async || {
+        let reported = until(&what, LIMIT, async || {
             let request = requests.get(name).await?;
             let conditions = request.status.as_ref().map(|status| status.conditions.clone());
             let found = conditions
@@ -219,7 +219,7 @@ impl World {
                 .any(|condition| condition.type_ == "Ready" && condition.status == status);
             Ok(found.then_some(request))
         });
-        told.await.with_context(|| {
+        reported.await.with_context(|| {
             let logs: Vec<_> = pods.iter().map(|pod| pod.process.log_tail()).collect();
             logs.join("\n---\n")
         })

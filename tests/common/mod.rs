@@ -294,10 +294,10 @@ impl World {
             process
         };
         let line = process.wait_for_line("starting the operator", LIMIT).await?;
-        let told = line.split("listen=").nth(1);
+        let reported = line.split("listen=").nth(1);
         // In JSON.
-        let told = told.or_else(|| line.split("\"listen\":\"").nth(1));
-        let address = told
+        let reported = reported.or_else(|| line.split("\"listen\":\"").nth(1));
+        let address = reported
             .and_then(|rest| rest.split([' ', '"']).next())
             .context("the first line of the log does not say where it listens")?
             .to_owned();
@@ -357,13 +357,13 @@ impl World {
     /// The last lines that the operator itself wrote, for messages.
     pub(crate) fn log_tail(&self) -> String {
         let log = self.operator_log();
-        let told = |line: &&str| {
+        let reported = |line: &&str| {
             [" INFO ", " WARN ", " ERROR ", "panicked"]
                 .iter()
                 .any(|level| line.contains(level))
                 || line.contains("DEBUG idtoken_operator")
         };
-        let lines: Vec<&str> = log.lines().filter(told).collect();
+        let lines: Vec<&str> = log.lines().filter(reported).collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 

@@ -1,5 +1,5 @@
 //! Programs of others, run as in `examples/consumers`, with the files that the operator's Secret becomes in a pod: they must use
-//! a renewed token without being told.
+//! a renewed token without a signal.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../common/mod.rs"]

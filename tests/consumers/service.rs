@@ -27,7 +27,7 @@ struct Book {
     calls: Vec<Call>,
 }
 
-/// An HTTP server that answers 401 to all but the token it was told last.
+/// An HTTP server that answers 401 to all but the token that was set last.
 pub(crate) struct Service {
     address: SocketAddr,
     book: Arc<Mutex<Book>>,

@@ -95,7 +95,7 @@ async fn nothing_is_issued_while_suspended() -> Result<()> {
     world.granted("shop").await?;
     world.request("shop", "new", json!({"suspend": true})).await?;
     world
-        .until("shop", "new", "it is told", |object| {
+        .until("shop", "new", "it is reported", |object| {
             has(object, "Ready", "False", "Suspended")
         })
         .await?;
@@ -112,7 +112,7 @@ async fn nothing_is_issued_while_suspended() -> Result<()> {
         )
         .await?;
     let object = world
-        .until("shop", "billing", "it is told", |object| {
+        .until("shop", "billing", "it is reported", |object| {
             has(object, "Ready", "True", "Suspended")
         })
         .await?;

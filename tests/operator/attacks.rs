@@ -438,11 +438,11 @@ async fn nobody_spends_the_operators_identity_beyond_a_grant() -> Result<()> {
         // A denial tells what was asked for and nothing of what others may.
         let secret_of_others = [VAULT, MIDDLE, "bank.example.com", "q.example.com"];
         if *namespace != "bank" && matches!(fate, Denied(_)) {
-            for told in secret_of_others
+            for reported in secret_of_others
                 .iter()
-                .filter(|told| !changes.to_string().contains(**told))
+                .filter(|reported| !changes.to_string().contains(**reported))
             {
-                assert!(!message.contains(told), "{what}: {message}");
+                assert!(!message.contains(reported), "{what}: {message}");
             }
         }
     }

@@ -166,7 +166,7 @@ async fn grants_come_from_a_file_too() -> Result<()> {
 
     // One that cannot be read changes nothing.
     std::fs::write(world.grants_file(), "- name: broken\n  form: []\n")?;
-    until("the broken file is told of", LIMIT, async || {
+    until("the broken file is reported", LIMIT, async || {
         Ok(world
             .operator_log()
             .contains("keeping the previous grants")
@@ -180,7 +180,7 @@ async fn grants_come_from_a_file_too() -> Result<()> {
         "namespaceSelector: {matchlabels: {team: yard}}",
     );
     std::fs::write(world.grants_file(), misspelt)?;
-    until("the misspelt file is told of", LIMIT, async || {
+    until("the misspelt file is reported", LIMIT, async || {
         Ok(world
             .operator_log()
             .contains("unknown field `matchlabels`")

@@ -50,14 +50,14 @@ async fn rights_that_go_are_named_and_may_come_back() -> Result<()> {
     secrets(&world, &["get", "list", "watch"]).await?;
     world.request("shop", "new", json!({})).await?;
     world.renew("shop", "held", "now").await?;
-    let object = world.until("shop", "new", "it is told", refused).await?;
-    let told = message(&object, "Ready");
-    assert!(told.contains("the verb create on secrets"), "{told}");
+    let object = world.until("shop", "new", "it is reported", refused).await?;
+    let reported = message(&object, "Ready");
+    assert!(reported.contains("the verb create on secrets"), "{reported}");
     let failing = |object: &_| has(object, "RenewalFailing", "True", "KubernetesRefused");
-    let object = world.until("shop", "held", "it is told", failing).await?;
+    let object = world.until("shop", "held", "it is reported", failing).await?;
     assert!(is_ready(&object));
-    let told = message(&object, "RenewalFailing");
-    assert!(told.contains("the verb patch on secrets"), "{told}");
+    let reported = message(&object, "RenewalFailing");
+    assert!(reported.contains("the verb patch on secrets"), "{reported}");
 
     // Each was minted once, before anybody knew; further tries are at the API server's expense alone.
     let start = world.mark().await?;
@@ -177,14 +177,14 @@ async fn a_write_that_is_refused_costs_one_mint() -> Result<()> {
     world.request("shop", "new", json!({})).await?;
     world.request("full", "new", json!({})).await?;
     world.renew("shop", "held", "now").await?;
-    let object = world.until("shop", "new", "it is told", refused).await?;
-    let told = message(&object, "Ready");
-    assert!(told.contains("no tokens in this namespace"), "{told}");
-    let object = world.until("full", "new", "it is told", refused).await?;
-    let told = message(&object, "Ready");
-    assert!(told.contains("exceeded quota"), "{told}");
+    let object = world.until("shop", "new", "it is reported", refused).await?;
+    let reported = message(&object, "Ready");
+    assert!(reported.contains("no tokens in this namespace"), "{reported}");
+    let object = world.until("full", "new", "it is reported", refused).await?;
+    let reported = message(&object, "Ready");
+    assert!(reported.contains("exceeded quota"), "{reported}");
     let failing = |object: &_| has(object, "RenewalFailing", "True", "KubernetesRefused");
-    let object = world.until("shop", "held", "it is told", failing).await?;
+    let object = world.until("shop", "held", "it is reported", failing).await?;
     assert!(is_ready(&object));
     let start = world.mark().await?;
     world
@@ -200,7 +200,7 @@ async fn a_write_that_is_refused_costs_one_mint() -> Result<()> {
         })
         .await?;
     assert_eq!((mints("shop/new"), mints("full/new")), (1, 1));
-    // Its renewal is tried first, unless it was under way when the other write was refused.
+    // Its renewal is tried first, unless it was in flight when the other write was refused.
     let held = mints("shop/held");
     assert!((1..=2).contains(&held), "{held}");
     // A restart forgets nothing of it.
@@ -273,7 +273,7 @@ async fn nothing_is_done_in_a_namespace_that_goes() -> Result<()> {
     assert_eq!(asked, 2, "{calls:#?}");
     let writes = world.writes_since(start)?;
     let there: Vec<_> = writes.iter().filter(|call| call.namespace == "shop").collect();
-    // At most the one that was under way, refused.
+    // At most the one that was in flight, refused.
     assert!(
         there.len() <= 1 && there.iter().all(|call| call.code >= 400),
         "{there:#?}"
@@ -360,7 +360,7 @@ async fn one_object_of_a_newer_version_stops_no_other() -> Result<()> {
             })
             .await?;
     }
-    let told = async || {
+    let reported = async || {
         let status = [
             "get",
             "idtr",
@@ -373,7 +373,7 @@ async fn one_object_of_a_newer_version_stops_no_other() -> Result<()> {
         let shown = world.cluster.kubectl(status).await?;
         Ok(shown.contains("InvalidSpec") && shown.contains("Newer"))
     };
-    world.wait("the object itself says so", told).await?;
+    world.wait("the object itself says so", reported).await?;
     world
         .wait("an event says so", async || {
             let events = world.cluster.kubectl(["get", "events", "-n", "shop"]).await?;
@@ -400,7 +400,7 @@ async fn one_object_of_a_newer_version_stops_no_other() -> Result<()> {
     world.start_operator().await?;
     world.issued("shop", "last", json!({})).await?;
     world.renewed("shop", "early", "now").await?;
-    assert_eq!(before, version().await?, "it was told again");
+    assert_eq!(before, version().await?, "it was reported again");
     assert!(
         world
             .operator_log()

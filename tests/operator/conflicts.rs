@@ -29,7 +29,7 @@ async fn a_foreign_secret_is_left_alone_until_it_is_handed_over() -> Result<()> 
     world.request("shop", "billing", json!({})).await?;
     let conflict = |object: &_| has(object, "Ready", "False", "SecretConflict");
     let object = world
-        .until("shop", "billing", "the conflict is told", conflict)
+        .until("shop", "billing", "the conflict is reported", conflict)
         .await?;
     assert!(has(&object, "Stalled", "True", "SecretConflict"));
     let message = condition(&object, "Ready")
@@ -39,7 +39,7 @@ async fn a_foreign_secret_is_left_alone_until_it_is_handed_over() -> Result<()> 
     assert!(message.contains(command), "{message}");
     // It is tried again by itself, and not at Google's expense.
     world
-        .wait("the conflict was looked at again", async || {
+        .wait("the conflict was reconciled again", async || {
             let calls = world.calls_since(start)?;
             Ok(of(&calls, "get", "secrets").len() >= 2)
         })
@@ -91,7 +91,7 @@ async fn anothers_controller_keeps_its_secret() -> Result<()> {
     let before = foreign(&world, "billing", metadata).await?;
     world.request("shop", "billing", json!({})).await?;
     let object = world
-        .until("shop", "billing", "the conflict is told", |object| {
+        .until("shop", "billing", "the conflict is reported", |object| {
             has(object, "Ready", "False", "SecretConflict")
         })
         .await?;
@@ -122,7 +122,7 @@ async fn an_immutable_secret_is_told() -> Result<()> {
         .await?;
     world.renew("shop", "billing", "now").await?;
     world
-        .until("shop", "billing", "it is told", |object| {
+        .until("shop", "billing", "it is reported", |object| {
             has(object, "RenewalFailing", "True", "SecretImmutable") && has(object, "Ready", "True", "")
         })
         .await?;
@@ -150,7 +150,7 @@ async fn the_older_of_two_requests_keeps_the_secret() -> Result<()> {
     let before = world.secret("shop", "shared").await?;
     world.request("shop", "younger", target).await?;
     let object = world
-        .until("shop", "younger", "the conflict is told", |object| {
+        .until("shop", "younger", "the conflict is reported", |object| {
             has(object, "Ready", "False", "TargetConflict")
         })
         .await?;
@@ -203,7 +203,7 @@ async fn an_older_request_does_not_take_the_secret_that_a_younger_one_holds() ->
             && has(object, "Stalled", "True", "TargetConflict")
     };
     let object = world
-        .until("shop", "older", "the conflict is told", conflict)
+        .until("shop", "older", "the conflict is reported", conflict)
         .await?;
     let message = condition(&object, "Ready").map(|ready| ready.message.clone());
     assert!(message.unwrap_or_default().contains("younger"));

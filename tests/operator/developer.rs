@@ -128,15 +128,15 @@ async fn it_shows_the_audience_that_it_has() -> Result<()> {
         world.google.fault(fault.on(Endpoint::OauthToken))?;
         world.renew("shop", "dev", &n.to_string()).await?;
         let object = world
-            .until("shop", "dev", "the failure is told", |object| {
+            .until("shop", "dev", "the failure is reported", |object| {
                 has(object, "RenewalFailing", "True", reason)
             })
             .await?;
         assert!(is_ready(&object));
-        let told = condition(&object, "RenewalFailing").map(|failing| failing.message.clone());
+        let reported = condition(&object, "RenewalFailing").map(|failing| failing.message.clone());
         assert!(
-            told.as_ref().is_some_and(|told| told.contains(part)),
-            "{part} is missing in {told:?}"
+            reported.as_ref().is_some_and(|reported| reported.contains(part)),
+            "{part} is missing in {reported:?}"
         );
         world.google.clear_faults();
         world.renew("shop", "dev", &format!("after {n}")).await?;
@@ -200,7 +200,7 @@ async fn other_credentials_and_other_grants_give_none() -> Result<()> {
     std::fs::write(&file.0, key.to_string())?;
     world.request("shop", "dev", developer()).await?;
     let refused = |object: &_| has(object, "Ready", "False", "NotUserCredentials");
-    // The file is looked at every few seconds.
+    // The file is compared every few seconds.
     world
         .wait("the key is in use", async || {
             world

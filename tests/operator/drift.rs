@@ -28,11 +28,11 @@ async fn recorded(world: &World, name: &str) -> Result<Secret> {
         .wait("the status has recorded the Secret as it is", async || {
             let object = world.get("shop", name).await?;
             let secret = world.secrets("shop").get_opt(name).await?;
-            let told = object.status.as_ref().and_then(|status| status.secret.clone());
-            let told = told.and_then(|secret| secret.resource_version);
+            let reported = object.status.as_ref().and_then(|status| status.secret.clone());
+            let reported = reported.and_then(|secret| secret.resource_version);
             Ok(is_ready(&object)
-                && told.is_some()
-                && told == secret.and_then(|secret| secret.metadata.resource_version))
+                && reported.is_some()
+                && reported == secret.and_then(|secret| secret.metadata.resource_version))
         })
         .await?;
     world.secret("shop", name).await

@@ -98,7 +98,7 @@ async fn a_valid_token_is_kept_while_google_is_away() -> Result<()> {
         let fault = fault.on(Endpoint::GenerateIdToken);
         world.google.fault(fault.clone())?;
         world.renew("shop", "billing", &format!("{n}")).await?;
-        let what = format!("{fault:?} is told");
+        let what = format!("{fault:?} is reported");
         let object = world
             .until("shop", "billing", &what, |object| {
                 has(object, "RenewalFailing", "True", reason)
@@ -136,15 +136,15 @@ async fn ready_ends_with_the_token() -> Result<()> {
             has(object, "Ready", "False", "")
         })
         .await?;
-    let told = condition(&object, "Ready")
+    let reported = condition(&object, "Ready")
         .context("Ready")?
         .last_transition_time
         .0
         .as_second();
     let expires = claims["exp"].as_i64().context("exp")?;
     assert!(
-        (expires..expires + 5).contains(&told),
-        "the token ended at {expires}, Ready at {told}"
+        (expires..expires + 5).contains(&reported),
+        "the token ended at {expires}, Ready at {reported}"
     );
     assert!(
         has(&object, "RenewalFailing", "True", "UpstreamUnavailable"),
@@ -154,7 +154,7 @@ async fn ready_ends_with_the_token() -> Result<()> {
     let expired = "idtoken_served_expired_seconds_total";
     let open = r#"idtoken_upstream_circuits_open{endpoint="iamcredentials",scope="namespace"}"#;
     world
-        .wait("what is in use is told as expired", async || {
+        .wait("what is in use is reported as expired", async || {
             Ok(world.metric(expired).await? > 1.0 && world.metric(open).await? == 1.0)
         })
         .await?;
@@ -189,7 +189,7 @@ async fn retry_after_is_obeyed() -> Result<()> {
         )?;
         world.request("shop", name, json!({})).await?;
         world
-            .until("shop", name, "it is told", |object| {
+            .until("shop", name, "it is reported", |object| {
                 has(object, "Ready", "False", "QuotaExceeded")
             })
             .await?;
@@ -302,7 +302,7 @@ async fn wrong_tokens_are_never_written() -> Result<()> {
         world.renew("shop", "held", name).await?;
         world.renew("shop", "by-id", name).await?;
         let object = world
-            .until("shop", name, "it is told", |object| {
+            .until("shop", name, "it is reported", |object| {
                 has(object, "Ready", "False", reason)
             })
             .await?;
@@ -310,7 +310,7 @@ async fn wrong_tokens_are_never_written() -> Result<()> {
         assert!(status.token.is_none() && status.secret.is_none(), "{status:?}");
         for held in ["held", "by-id"] {
             let object = world
-                .until("shop", held, &format!("{wrong:?} is told"), |object| {
+                .until("shop", held, &format!("{wrong:?} is reported"), |object| {
                     has(object, "RenewalFailing", "True", reason)
                 })
                 .await?;

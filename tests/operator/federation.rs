@@ -97,7 +97,7 @@ async fn create_account(world: &World, namespace: &str, name: &str, annotations:
     Ok(())
 }
 
-/// Deletes a ServiceAccount and makes it anew, so that the next token costs an exchange.
+/// Deletes a ServiceAccount and recreates it, so that the next token costs an exchange.
 pub(crate) async fn recreate(world: &World, namespace: &str, name: &str) -> Result<()> {
     accounts(world, namespace)
         .delete(name, &DeleteParams::default())
@@ -111,11 +111,11 @@ fn exchanges(world: &World) -> u64 {
 
 /// Waits until Ready is False for this reason, and returns the message.
 async fn refused(world: &World, namespace: &str, name: &str, reason: &str) -> Result<String> {
-    told(world, namespace, name, reason, "").await
+    reported(world, namespace, name, reason, "").await
 }
 
 /// Waits until Ready is False for this reason with this in its message, and returns the message.
-async fn told(world: &World, namespace: &str, name: &str, reason: &str, part: &str) -> Result<String> {
+async fn reported(world: &World, namespace: &str, name: &str, reason: &str, part: &str) -> Result<String> {
     let message = |object: &_| condition(object, "Ready").map(|ready| ready.message.clone());
     let object = world
         .until(
@@ -282,7 +282,7 @@ async fn it_recovers_from_outages_of_either_endpoint() -> Result<()> {
             .fault(Fault::status(503).on(Endpoint::GenerateIdToken))?;
         world.renew("shop", &name, "held").await?;
         let object = world
-            .until("shop", &name, "the failed renewal is told", |object| {
+            .until("shop", &name, "the failed renewal is reported", |object| {
                 has(object, "RenewalFailing", "True", "")
             })
             .await?;
@@ -539,7 +539,7 @@ async fn each_refusal_of_the_exchange_says_what_to_do() -> Result<()> {
         world
             .google
             .fault(Fault::status_body(400, body).on(Endpoint::SecurityToken))?;
-        let name = format!("told-{n}");
+        let name = format!("reported-{n}");
         world.request("shop", &name, federated("billing")).await?;
         refused(&world, "shop", &name, reason).await?;
         world.google.clear_faults();
@@ -640,7 +640,7 @@ async fn gke_knows_accounts_by_their_annotation() -> Result<()> {
     };
     annotate("nonsense").await?;
     world.renew("shop", "gke", "1").await?;
-    told(
+    reported(
         &world,
         "shop",
         "gke",
@@ -660,7 +660,7 @@ async fn gke_knows_accounts_by_their_annotation() -> Result<()> {
     world.ready("shop", "gke").await?;
     let (_, claims) = world.claims("shop", "gke").await?;
     assert_eq!(claims["email"], CALLER);
-    // Another account now is what its owner wants, and no account that was made anew.
+    // Another account now is what its owner wants, and no account that was recreated.
     annotate(BANK).await?;
     change(&world, |policy| {
         let bank = account(policy, BANK);

@@ -1,4 +1,4 @@
-//! What a Secret says of its token is not believed: the status has a digest of the token, and Google's keys check one without.
+//! What a Secret says of its token is not trusted: the status has a digest of the token, and Google's keys check one without.
 
 use anyhow::{Context, Result};
 use base64::Engine as _;
@@ -43,24 +43,29 @@ async fn plant(world: &World, forged: &IdToken) -> Result<()> {
 
 /// Waits until the Secret holds another token, which is Google's, and the status says so. The account stays pinned to its own ID.
 async fn replaced(world: &World, forged: &IdToken) -> Result<()> {
-    let told = async || {
+    let reported = async || {
         let object = world.get("shop", "billing").await?;
         let is_ready = is_ready(&object);
-        let told = object.status.and_then(|status| status.token);
-        anyhow::Ok(told.filter(|told| is_ready && told.digest.is_some()))
+        let reported = object.status.and_then(|status| status.token);
+        anyhow::Ok(reported.filter(|reported| is_ready && reported.digest.is_some()))
     };
     world
         .wait("the token is replaced, and the status says so", async || {
             let held = token(&world.secret("shop", "billing").await?);
             let digest = IdToken::parse(held.clone()).ok().map(|held| held.digest());
-            let is_told = told().await?.is_some_and(|told| told.digest == digest);
-            Ok(is_told && held != forged.expose() && world.google.verify(&held).is_ok())
+            let is_reported = reported()
+                .await?
+                .is_some_and(|reported| reported.digest == digest);
+            Ok(is_reported && held != forged.expose() && world.google.verify(&held).is_ok())
         })
         .await?;
     let held = IdToken::parse(token(&world.secret("shop", "billing").await?))?;
-    let told = told().await?.context("a token")?;
-    assert_eq!(told.expiration_time.map(|time| time.0), Some(held.claims().exp));
-    assert_eq!(told.subject, Some(world.unique_id(CALLER)));
+    let reported = reported().await?.context("a token")?;
+    assert_eq!(
+        reported.expiration_time.map(|time| time.0),
+        Some(held.claims().exp)
+    );
+    assert_eq!(reported.subject, Some(world.unique_id(CALLER)));
     Ok(())
 }
 

@@ -145,7 +145,7 @@ async fn secrets_of_others_take_few_watches() -> Result<()> {
         world.request("evil", name, json!({})).await?;
     }
     for name in &names {
-        let what = "it is told";
+        let what = "it is reported";
         world
             .until("evil", name, what, |object| has(object, "Ready", "False", ""))
             .await?;

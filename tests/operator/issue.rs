@@ -48,22 +48,22 @@ async fn the_first_token_is_written_once_and_told() -> Result<()> {
 
     let status = request.status.clone().context("a status")?;
     assert_eq!(status.observed_generation, request.metadata.generation);
-    let told = status.token.context("status.token")?;
+    let reported = status.token.context("status.token")?;
     let seconds = |time: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
         time.map(|time| time.0.as_second())
     };
-    assert_eq!(seconds(told.issue_time.clone()), claims["iat"].as_i64());
-    assert_eq!(seconds(told.expiration_time.clone()), claims["exp"].as_i64());
-    assert_eq!(told.audience.as_deref(), Some(AUDIENCE));
-    assert_eq!(told.email.as_deref(), Some(CALLER));
-    assert_eq!(told.subject.as_deref(), claims["sub"].as_str());
+    assert_eq!(seconds(reported.issue_time.clone()), claims["iat"].as_i64());
+    assert_eq!(seconds(reported.expiration_time.clone()), claims["exp"].as_i64());
+    assert_eq!(reported.audience.as_deref(), Some(AUDIENCE));
+    assert_eq!(reported.email.as_deref(), Some(CALLER));
+    assert_eq!(reported.subject.as_deref(), claims["sub"].as_str());
     // Half of an hour, less a jitter of up to a tenth.
     let renewal = seconds(status.renewal_time).context("status.renewalTime")?;
     let age = renewal - claims["iat"].as_i64().unwrap_or_default();
     assert!((1440..=1800).contains(&age), "renewed after {age} s");
-    let told = status.secret.context("status.secret")?;
-    assert_eq!(told.name, "billing");
-    assert_eq!(told.resource_version, secret.metadata.resource_version);
+    let reported = status.secret.context("status.secret")?;
+    assert_eq!(reported.name, "billing");
+    assert_eq!(reported.resource_version, secret.metadata.resource_version);
     assert_eq!(status.source.as_deref(), Some("Impersonation"));
     assert_eq!(status.grant.map(|grant| grant.name).as_deref(), Some("shop"));
     assert!(has(&request, "Ready", "True", "Issued"));
@@ -236,7 +236,7 @@ async fn tokens_are_renewed_in_time_with_two_writes_each() -> Result<()> {
         2,
         "{writes:#?}"
     );
-    // How many requests the grant allows is told once, beside the renewals.
+    // How many requests the grant allows is written once, beside the renewals.
     let counts = of(&writes, "patch", "idtokengrants/status").len();
     assert_eq!(writes.len() - counts, 4, "{writes:#?}");
     assert!(counts <= 1, "{writes:#?}");

@@ -192,7 +192,7 @@ async fn tokens_are_nowhere_but_in_secrets() -> Result<()> {
                 .for_account(CALLER),
         )?;
         world.renew("shop", "billing", &format!("fault {n}")).await?;
-        let what = format!("{kind:?} is told");
+        let what = format!("{kind:?} is reported");
         world
             .until("shop", "billing", &what, |object| {
                 has(object, "RenewalFailing", "True", "")
@@ -321,7 +321,7 @@ async fn federated_tokens_are_nowhere_but_in_secrets() -> Result<()> {
         federation::recreate(&world, "shop", "billing").await?;
         world.google.fault(fault.clone().on(endpoint))?;
         world.renew("shop", "billing", &format!("fault {n}")).await?;
-        let what = format!("{fault:?} is told");
+        let what = format!("{fault:?} is reported");
         world
             .until("shop", "billing", &what, |object| {
                 has(object, "RenewalFailing", "True", "")

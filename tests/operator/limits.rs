@@ -55,8 +55,8 @@ const MARKER: f64 = 1536.0;
 
 /// Waits until each request of `evil` says that it is denied or that it has no place, as the operator has it in memory. Returns the names
 /// of the first.
-async fn told(world: &World) -> Result<BTreeSet<String>> {
-    until("every request is told of", 3 * LIMIT, async || {
+async fn reported(world: &World) -> Result<BTreeSet<String>> {
+    until("every request is reported", 3 * LIMIT, async || {
         let markers = world.metric(r#"idtoken_cache_bytes{kind="markers"}"#).await? / MARKER;
         let (served, all) = names(world, "evil", "NotGranted").await?;
         let (full, _) = names(world, "evil", "CacheFull").await?;
@@ -76,7 +76,7 @@ async fn a_flood_of_one_namespace_is_served_up_to_its_limit() -> Result<()> {
             .request("evil", &format!("r{:02}", FLOOD - n), large())
             .await?;
     }
-    let served = told(&world).await?;
+    let served = reported(&world).await?;
     let (full, all) = names(&world, "evil", "CacheFull").await?;
     assert!(served.len() > FLOOD / 4 && full.len() > FLOOD / 4, "{served:?}");
     let oldest: BTreeSet<String> = all[..served.len()].iter().cloned().collect();
@@ -98,7 +98,7 @@ async fn a_flood_of_one_namespace_is_served_up_to_its_limit() -> Result<()> {
     let start = world.mark().await?;
     world.start_operator().await?;
     world
-        .wait("every request was looked at after the restart", async || {
+        .wait("every request was reconciled after the restart", async || {
             Ok(world.metric("idtoken_reconcile_total").await? >= (FLOOD + 1) as f64)
         })
         .await?;
@@ -107,7 +107,7 @@ async fn a_flood_of_one_namespace_is_served_up_to_its_limit() -> Result<()> {
     let writes = world.writes_since(start)?;
     let evil: Vec<_> = writes.iter().filter(|call| call.namespace == "evil").collect();
     assert!(evil.is_empty(), "{evil:#?}");
-    assert_eq!(told(&world).await?, served);
+    assert_eq!(reported(&world).await?, served);
 
     // What goes makes place for the next.
     let gone = 5;
@@ -119,7 +119,7 @@ async fn a_flood_of_one_namespace_is_served_up_to_its_limit() -> Result<()> {
     }
     let next: BTreeSet<String> = all[gone..served.len() + gone].iter().cloned().collect();
     until("the next are served", 3 * LIMIT, async || {
-        Ok((told(&world).await? == next).then_some(()))
+        Ok((reported(&world).await? == next).then_some(()))
     })
     .await?;
     // A list again costs the neighbour nothing.
@@ -212,7 +212,7 @@ async fn a_spec_beyond_the_bound_is_reported_and_costs_nobody() -> Result<()> {
     let spec = json!({"target": {"template": {"data": {"a": value, "b": value, "c": value}}}});
     world.request("shop", "large", spec).await?;
     let object = world
-        .until("shop", "large", "it is told", |object| {
+        .until("shop", "large", "it is reported", |object| {
             has(object, "Ready", "False", "TooLarge")
         })
         .await?;

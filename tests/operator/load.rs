@@ -56,7 +56,7 @@ async fn a_restart_mints_and_writes_nothing() -> Result<()> {
         world.google.reset_counts();
         world.start_operator().await?;
         world
-            .wait("every request was looked at after the restart", async || {
+            .wait("every request was reconciled after the restart", async || {
                 Ok(world.metric("idtoken_reconcile_total").await? >= COUNT as f64)
             })
             .await?;
@@ -170,8 +170,8 @@ async fn untold(world: &World) -> Result<Vec<String>> {
         let name = secret.metadata.name.clone().unwrap_or_default();
         let namespace = secret.metadata.namespace.clone().unwrap_or_default();
         let status = world.get(&namespace, &name).await?.status.unwrap_or_default();
-        let told = status.secret.and_then(|secret| secret.resource_version);
-        if told != secret.metadata.resource_version {
+        let reported = status.secret.and_then(|secret| secret.resource_version);
+        if reported != secret.metadata.resource_version {
             untold.push(name);
         }
     }
@@ -216,7 +216,7 @@ async fn a_stop_in_the_middle_loses_nothing() -> Result<()> {
         all_ready(&world, namespace, COUNT).await?;
     }
     assert_eq!(untold(&world).await?, Vec::<String>::new());
-    // Those that were under way at most, and those whose answer waited to be written.
+    // Those that were in flight at most, and those whose answer waited to be written.
     let total = world.google.mint_count();
     let wanted = 2 * COUNT as u64;
     assert!((wanted..=wanted + 64).contains(&total), "{total} mints");

@@ -87,7 +87,7 @@ async fn an_account_that_is_not_attached_or_not_granted_is_refused_before_a_toke
             has(object, "Ready", "False", "NotGranted")
         })
         .await?;
-    // A grant of another source is none, and one of another account neither, once the server has told it.
+    // A grant of another source is none, and one of another account neither, once the server has named it.
     world.grant_source("bank", CALLER, "Impersonation").await?;
     world.namespace("mill").await?;
     world.grant_source("mill", CALLER, "MetadataServer").await?;
@@ -135,13 +135,13 @@ async fn each_failure_of_the_server_is_told_and_ends() -> Result<()> {
         world.request("shop", name, attached()).await?;
         world.renew("shop", "held", name).await?;
         let object = world
-            .until("shop", name, "it is told", |object| {
+            .until("shop", name, "it is reported", |object| {
                 has(object, "Ready", "False", reason)
             })
             .await?;
         assert!(message(&object).contains(part), "{}", message(&object));
         let held = world
-            .until("shop", "held", "the renewal's failure is told", |object| {
+            .until("shop", "held", "the renewal's failure is reported", |object| {
                 has(object, "RenewalFailing", "True", reason)
             })
             .await?;
@@ -170,7 +170,7 @@ async fn each_failure_of_the_server_is_told_and_ends() -> Result<()> {
         )
         .await?;
     let object = world
-        .until("shop", "unannotated", "it is told", |object| {
+        .until("shop", "unannotated", "it is reported", |object| {
             has(object, "Ready", "False", "IdentityNotAttached")
         })
         .await?;
@@ -194,7 +194,7 @@ async fn only_what_google_signed_is_written() -> Result<()> {
     world.google.fault(keys())?;
     world.request("shop", "billing", attached()).await?;
     let object = world
-        .until("shop", "billing", "it is told", |object| {
+        .until("shop", "billing", "it is reported", |object| {
             has(object, "Ready", "False", "SigningKeysUnavailable")
         })
         .await?;
@@ -232,7 +232,7 @@ async fn only_what_google_signed_is_written() -> Result<()> {
         world.google.fault(fault)?;
         world.renew("shop", "billing", &format!("{wrong:?}")).await?;
         let object = world
-            .until("shop", "billing", "the forgery is told", |object| {
+            .until("shop", "billing", "the forgery is reported", |object| {
                 has(object, "RenewalFailing", "True", reason)
             })
             .await?;
@@ -241,7 +241,7 @@ async fn only_what_google_signed_is_written() -> Result<()> {
         let name = format!("first-{wrong:?}").to_lowercase();
         world.request("shop", &name, attached()).await?;
         world
-            .until("shop", &name, "the forgery is told", |object| {
+            .until("shop", &name, "the forgery is reported", |object| {
                 has(object, "Ready", "False", reason)
             })
             .await?;
@@ -268,7 +268,7 @@ async fn only_what_google_signed_is_written() -> Result<()> {
     let before = world.secret("shop", "billing").await?;
     world.renew("shop", "billing", "without keys").await?;
     let object = world
-        .until("shop", "billing", "the renewal's failure is told", |object| {
+        .until("shop", "billing", "the renewal's failure is reported", |object| {
             has(object, "RenewalFailing", "True", "SigningKeysUnavailable")
         })
         .await?;
@@ -334,7 +334,7 @@ async fn an_unchanged_token_is_no_renewal() -> Result<()> {
     assert!(Timestamp::now() < ended, "the old token ended first");
     assert!(claims["exp"].as_i64() > Some(ended.as_second()));
     world
-        .until("shop", "billing", "the renewal is told", |object| {
+        .until("shop", "billing", "the renewal is reported", |object| {
             !message(object).contains("same token") && is_ready(object)
         })
         .await?;

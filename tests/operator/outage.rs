@@ -196,7 +196,7 @@ async fn a_status_that_cannot_be_written_costs_no_mint() -> Result<()> {
     statuses(&world, &["update", "patch"]).await?;
     world.start_operator().await?;
     world
-        .until("shop", "billing", "the renewal is told", |object| {
+        .until("shop", "billing", "the renewal is reported", |object| {
             is_handled(object, "now")
         })
         .await?;
@@ -239,10 +239,10 @@ async fn a_cluster_that_is_put_back_is_served_on() -> Result<()> {
     world.issued("shop", "after", json!({})).await?;
     for name in ["kept", "changed", "deleted", "renewed"] {
         let object = world.ready("shop", name).await?;
-        let told = object.status.as_ref().and_then(|status| status.secret.clone());
+        let reported = object.status.as_ref().and_then(|status| status.secret.clone());
         let secret = world.secret("shop", name).await?;
         assert_eq!(
-            told.and_then(|secret| secret.resource_version),
+            reported.and_then(|secret| secret.resource_version),
             secret.metadata.resource_version,
             "{name}"
         );

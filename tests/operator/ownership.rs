@@ -37,12 +37,12 @@ async fn a_secret_in_the_way_is_watched() -> Result<()> {
     let conflict = |object: &_| has(object, "Stalled", "True", "SecretConflict");
     for name in ["handed", "freed", "left"] {
         world
-            .until("shop", name, "the conflict is told", conflict)
+            .until("shop", name, "the conflict is reported", conflict)
             .await?;
     }
     // The pauses between the tries have grown by then.
     world
-        .wait("the conflicts were looked at again", async || {
+        .wait("the conflicts were reconciled again", async || {
             Ok(attempts(&world) >= 9)
         })
         .await?;
@@ -95,7 +95,7 @@ async fn what_changes_while_google_answers_is_respected() -> Result<()> {
         .delete("deleted", &DeleteParams::default())
         .await?;
     let object = world
-        .until("shop", "taken", "the conflict is told", |object| {
+        .until("shop", "taken", "the conflict is reported", |object| {
             has(object, "Stalled", "True", "SecretConflict")
         })
         .await?;
@@ -179,13 +179,13 @@ async fn marks_that_are_forged_make_no_secret_ours() -> Result<()> {
     }
     for name in ["alone", "unlabelled", "controlled", "typed"] {
         let object = world
-            .until("shop", name, "the conflict is told", |object| {
+            .until("shop", name, "the conflict is reported", |object| {
                 has(object, "Stalled", "True", "SecretConflict")
             })
             .await?;
         assert!(!is_ready(&object), "{name}");
     }
-    // Nor when the operator starts anew, or deletes the Secret of a former name.
+    // Nor when the operator restarts, or deletes the Secret of a former name.
     world.stop_operator(true).await?;
     world.start_operator().await?;
     for name in ["alone", "unlabelled", "controlled", "typed"] {
@@ -278,7 +278,7 @@ async fn another_type_or_policy_costs_no_mint() -> Result<()> {
     assert_eq!(of(&writes, "create", "secrets").len(), 1, "{writes:#?}");
     assert_eq!(of(&writes, "patch", "secrets").len(), 2, "{writes:#?}");
 
-    // An adopted one is not deleted for its type, which is told before Google is asked.
+    // An adopted one is not deleted for its type, which is reported before Google is asked.
     world
         .secrets("shop")
         .create(&PostParams::default(), &foreign("theirs")?)
@@ -294,7 +294,7 @@ async fn another_type_or_policy_costs_no_mint() -> Result<()> {
     let spec = json!({"target": {"template": {"type": "servicebinding.io/http"}}});
     world.request("shop", "theirs", spec).await?;
     let object = world
-        .until("shop", "theirs", "the conflict is told", |object| {
+        .until("shop", "theirs", "the conflict is reported", |object| {
             has(object, "Stalled", "True", "SecretConflict")
         })
         .await?;

@@ -292,11 +292,11 @@ impl World {
     /// Waits until the operator was refused what it may no longer do, and has said so in its log.
     async fn refused(&self, lost: &Right) -> Result<()> {
         let (_, resource, verb) = lost;
-        let told = format!("cannot {verb} resource \"{resource}\"");
+        let reported = format!("cannot {verb} resource \"{resource}\"");
         let refused = async || {
             let [_, refused] = self.used().await?;
             let refused: BTreeSet<Right> = refused.into_values().flatten().collect();
-            let said = self.operator_log().contains(&told);
+            let said = self.operator_log().contains(&reported);
             Ok((said && refused.contains(lost)).then_some(()))
         };
         until("the operator is refused and says so", LIMIT, refused).await
@@ -348,7 +348,7 @@ async fn federation_takes_two_rights_more_and_its_strict_mode_one() -> Result<()
             .until(
                 "shop",
                 "billing",
-                &format!("the loss of {lost:?} is told"),
+                &format!("the loss of {lost:?} is reported"),
                 |request| has(request, "RenewalFailing", "True", ""),
             )
             .await?;
@@ -358,7 +358,7 @@ async fn federation_takes_two_rights_more_and_its_strict_mode_one() -> Result<()
             "{lost:?}"
         );
         world.restrict(&whole, None).await?;
-        // Not by itself so soon: what an administrator mends is looked at again when it is due, or asked for.
+        // Not by itself so soon: what an administrator mends is reconciled when it is due, or on request.
         world.renew("shop", "billing", &format!("{number} again")).await?;
         world
             .until("shop", "billing", "it is well again", |request| {

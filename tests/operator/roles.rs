@@ -77,7 +77,7 @@ async fn namespaces_users_reach_requests_by_the_built_in_roles_and_the_collector
         "idtokenrequests.idtoken.dev",
         "idtokenrequests/status.idtoken.dev",
     );
-    let (grants, told) = ("idtokengrants.idtoken.dev", "idtokengrants/status.idtoken.dev");
+    let (grants, reported) = ("idtokengrants.idtoken.dev", "idtokengrants/status.idtoken.dev");
     let read = ["get", "list", "watch"];
     let write = ["create", "update", "patch", "delete", "deletecollection"];
     // What view, edit and admin may.
@@ -91,7 +91,7 @@ async fn namespaces_users_reach_requests_by_the_built_in_roles_and_the_collector
             &[&read[..], &write, &["bind"]].concat(),
             [false, false, false],
         ),
-        (told, &["get", "update", "patch"], [false, false, false]),
+        (reported, &["get", "update", "patch"], [false, false, false]),
     ];
     let mut wrong = Vec::new();
     for (resource, verbs, expected) in table {

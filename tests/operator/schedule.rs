@@ -63,7 +63,7 @@ async fn what_the_status_says_is_what_happens() -> Result<()> {
         assert_eq!(clamped, ["long", "zero"].contains(&name), "{name}: {message}");
         due.insert(name, at);
     }
-    // The same after a restart: the jitter is not drawn anew.
+    // The same after a restart: the jitter stays.
     world.stop_operator(false).await?;
     world.start_operator().await?;
     for (name, at) in due {
@@ -130,7 +130,7 @@ async fn a_wrong_clock_is_told() -> Result<()> {
     }
     // One event, since all requests would find the same.
     world
-        .wait("it is told", async || {
+        .wait("it is reported", async || {
             let events = [
                 "get",
                 "events",
@@ -140,15 +140,16 @@ async fn a_wrong_clock_is_told() -> Result<()> {
                 "-o",
                 "jsonpath={.items[*].note}{.items[*].message}",
             ];
-            let told = world.cluster.kubectl(events).await?;
-            Ok(told.matches("behind Google's").count() == 1 && told.matches("the clock of").count() == 1)
+            let reported = world.cluster.kubectl(events).await?;
+            Ok(reported.matches("behind Google's").count() == 1
+                && reported.matches("the clock of").count() == 1)
         })
         .await?;
     // So far ahead that every token looks expired: nothing is written, and the condition says why.
     world.google.fault(Fault::clock(-7200).times(1))?;
     world.request("shop", "far", json!({})).await?;
     let object = world
-        .until("shop", "far", "it is told", |object| {
+        .until("shop", "far", "it is reported", |object| {
             condition(object, "Ready").is_some_and(|ready| ready.reason == "TokenExpired")
         })
         .await?;

@@ -404,7 +404,7 @@ async fn what_the_schema_cannot_say_a_condition_does() -> Result<()> {
     ] {
         world.request("shop", name, more).await?;
         let object = world
-            .until("shop", name, "it is told", |object| {
+            .until("shop", name, "it is reported", |object| {
                 has(object, "Ready", "False", reason)
             })
             .await?;

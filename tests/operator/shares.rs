@@ -149,7 +149,7 @@ async fn webhooks_and_quotas_that_reject_in_three_namespaces_hold_up_no_neighbou
         })
         .await?;
     world.issued("bank", "last", json!({})).await?;
-    // What was under way when the first write failed; each of the others is tried before a token is issued.
+    // What was in flight when the first write failed; each of the others has a dry run before a token is issued.
     for namespace in ["shop", "zoo", "full"] {
         let mints = mints(&world, namespace);
         assert!(mints < REQUESTS, "{mints} tokens for no Secret in {namespace}");
@@ -221,8 +221,8 @@ async fn a_secret_that_only_the_storage_refuses_costs_few_tokens() -> Result<()>
         .create(&PostParams::default(), &large(fits)?)
         .await?;
     world.request("shop", "large", json!({})).await?;
-    let told = |object: &_| has(object, "Ready", "False", "");
-    let object = world.until("shop", "large", "it is told", told).await?;
+    let reported = |object: &_| has(object, "Ready", "False", "");
+    let object = world.until("shop", "large", "it is reported", reported).await?;
     let message = &condition(&object, "Ready").context("Ready")?.message;
     assert!(message.contains("too large"), "{message}");
     world

@@ -95,7 +95,7 @@ async fn run() -> Result<Run> {
 
     // The metric of a file that cannot be used is absent until then.
     std::fs::write(world.grants_file(), "- name: broken\n")?;
-    until("the broken file is told of", LIMIT, async || {
+    until("the broken file is reported", LIMIT, async || {
         let scrape = world.scrape().await?;
         Ok(scrape
             .contains("idtoken_grants_file_failing_since_timestamp_seconds{")

@@ -1,4 +1,4 @@
-//! The cluster's Google: the emulator in a pod, which is asked and told to fail by the API server's proxy.
+//! The cluster's Google: the emulator in a pod, which is asked, and made to fail, by the API server's proxy.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};

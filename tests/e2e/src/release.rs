@@ -96,7 +96,7 @@ pub(crate) async fn upgrade(suite: &Suite<'_>) -> Result<()> {
     Ok(())
 }
 
-/// `helm upgrade` to another image: nothing is minted anew for that, and every request stays Ready.
+/// `helm upgrade` to another image: nothing is minted for that, and every request stays Ready.
 pub(crate) async fn roll(suite: &Suite<'_>) -> Result<()> {
     upgrade_with(suite, &format!("image.tag={NEXT}")).await?;
     for pod in pods(suite).await? {

@@ -20,7 +20,7 @@ struct Row {
     took: Option<Duration>,
 }
 
-/// A case under way.
+/// A case in progress.
 pub(crate) struct Case<'r> {
     report: &'r Report,
     name: String,

@@ -106,7 +106,7 @@ impl<'o> Jobs<'o> {
     pub(super) async fn run(mut self, mut jobs: Vec<Job>) -> Result<()> {
         let dir = RunDir::create("jobs")?;
         let mut running: Vec<Running> = Vec::new();
-        let mut told = Instant::now();
+        let mut reported = Instant::now();
         loop {
             let mut index = 0;
             while index < jobs.len() {
@@ -134,8 +134,8 @@ impl<'o> Jobs<'o> {
                     self.finish(&ended, status.code());
                 }
             }
-            if told.elapsed() >= STATUS_INTERVAL {
-                told = Instant::now();
+            if reported.elapsed() >= STATUS_INTERVAL {
+                reported = Instant::now();
                 self.tell(&running);
             }
         }
