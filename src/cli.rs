@@ -46,7 +46,7 @@ pub enum Command {
 /// Flags of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Where /livez, /readyz and /metrics are served. [::] is every address, of IPv4 too, also on a machine without IPv6.
+    /// Where /livez, /readyz and /metrics are served. `[::]` is every address, of IPv4 too, also on a machine without IPv6.
     #[arg(
         long,
         env = "IDTOKEN_LISTEN",
