@@ -82,12 +82,13 @@ pub enum Standing {
     Current,
 }
 
-/// What a change of the spec or a renew request changes.
+/// What a change of the spec, of a renew request or of an accepted subject changes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SpecFingerprint {
     pub(super) uid: Arc<str>,
     pub(super) generation: i64,
-    renew: Option<Box<str>>,
+    /// The values of the annotations that request a renewal and accept a subject; none if it has neither. Most requests have neither.
+    asked: Option<Box<[Option<Box<str>>; 2]>>,
     pub(super) created: Option<Timestamp>,
     /// The Secret that the request claims; none if the request is not served.
     pub(super) target: Option<ObjectKey>,
@@ -96,14 +97,12 @@ pub(super) struct SpecFingerprint {
 impl SpecFingerprint {
     /// The fingerprint of the request with this metadata, which claims the Secret `target`.
     pub(super) fn new(meta: &ObjectMeta, target: Option<ObjectKey>) -> Self {
-        let renew = meta
-            .annotations
-            .as_ref()
-            .and_then(|all| all.get(annotations::RENEW));
+        let annotation = |key: &str| Some(meta.annotations.as_ref()?.get(key)?.as_str().into());
+        let asked = [annotations::RENEW, annotations::ACCEPT_SUBJECT].map(annotation);
         Self {
             uid: meta.uid.as_deref().unwrap_or_default().into(),
             generation: meta.generation.unwrap_or_default(),
-            renew: renew.map(|renew| renew.as_str().into()),
+            asked: asked.iter().any(Option::is_some).then(|| Box::new(asked)),
             created: meta.creation_timestamp.as_ref().map(|time| time.0),
             target,
         }

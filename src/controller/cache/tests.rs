@@ -57,7 +57,7 @@ fn a_request_comes_back_as_it_was_last_shown() {
 }
 
 #[test]
-fn only_changes_of_spec_or_renew_request_are_a_reason_to_reconcile() {
+fn only_changes_of_spec_or_of_our_annotations_are_a_reason_to_reconcile() {
     let cache = Cache::default();
     let mut request = request("a", "1", "s", 0);
     assert_eq!(upsert(&cache, &request), ["a"]);
@@ -74,6 +74,8 @@ fn only_changes_of_spec_or_renew_request_are_a_reason_to_reconcile() {
     assert!(upsert(&cache, &request).is_empty(), "another annotation");
     annotate(&mut request, annotations::RENEW);
     assert_eq!(upsert(&cache, &request), ["a"], "a renew request");
+    annotate(&mut request, annotations::ACCEPT_SUBJECT);
+    assert_eq!(upsert(&cache, &request), ["a"], "an accepted subject");
     request.metadata.generation = Some(2);
     assert_eq!(upsert(&cache, &request), ["a"], "the spec changed");
     request.metadata.uid = Some("2".into());
