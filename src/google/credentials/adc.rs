@@ -14,8 +14,9 @@ use tokio::time::timeout;
 
 use super::fetch::{TokenFetcher, for_user};
 use super::file::{Credential, CredentialFile};
+use super::identity::{Identity, LoadedCredential};
 use super::source::{Content, Source, sha256, unavailable};
-use super::token_cache::{TokenCache, backoff_after, fetched, token_cache};
+use super::token_cache::{backoff_after, fetched};
 use crate::clock::BootTime;
 use crate::google::endpoints::metadata_server::MetadataServer;
 use crate::google::endpoints::oauth2;
@@ -83,28 +84,6 @@ struct State {
     backoff: Option<(BootTime, Error)>,
 }
 
-/// Credentials.
-struct LoadedCredential {
-    /// None means the metadata server.
-    credential: Option<Credential>,
-    quota_project: Option<QuotaProject>,
-    identity: Mutex<Option<KnownIdentity>>,
-}
-
-/// The identity of credentials.
-struct KnownIdentity {
-    identity: Arc<Identity>,
-    /// Absent if a file says who it is: another file is other credentials.
-    read_at: Option<BootTime>,
-}
-
-/// An identity with its access token.
-struct Identity {
-    /// `None` if nothing says who it is.
-    principal: Option<Principal>,
-    cache: TokenCache,
-}
-
 impl Caller {
     /// The principal; `None` if nothing says who it is.
     pub(crate) fn principal(&self) -> Option<&Principal> {
@@ -161,50 +140,12 @@ impl Adc {
         principal: Duration,
     ) -> Result<Caller, Error> {
         let credentials = self.current(file).await?;
-        let identity = self.identify(&credentials, metadata, principal).await?;
+        let identity = credentials
+            .identify(&self.config.clock, metadata, principal)
+            .await?;
         Ok(Caller {
             credentials,
             identity,
-        })
-    }
-
-    /// The identity of the credentials, as it was at most `max_age` ago.
-    async fn identify(
-        &self,
-        credentials: &LoadedCredential,
-        metadata: &MetadataServer,
-        max_age: Duration,
-    ) -> Result<Arc<Identity>, Error> {
-        let mut known = credentials.identity.lock().await;
-        let now = self.config.clock.boot();
-        let is_recent = |at: BootTime| now.saturating_duration_since(at) < max_age;
-        if let Some(known) = known.as_ref().filter(|known| known.read_at.is_none_or(is_recent)) {
-            return Ok(Arc::clone(&known.identity));
-        }
-        let principal = metadata.principal().await?;
-        let former = known.as_ref().map(|known| &known.identity);
-        let identity = match former {
-            Some(former) if former.principal == principal => Arc::clone(former),
-            former => {
-                if former.is_some() {
-                    tracing::info!(
-                        "the operator's identity has changed: the former one's access token is dropped"
-                    );
-                }
-                self.identity(principal)
-            }
-        };
-        *known = Some(KnownIdentity {
-            identity: Arc::clone(&identity),
-            read_at: Some(now),
-        });
-        Ok(identity)
-    }
-
-    fn identity(&self, principal: Option<Principal>) -> Arc<Identity> {
-        Arc::new(Identity {
-            principal,
-            cache: token_cache(self.config.clock.clone()),
         })
     }
 
@@ -228,8 +169,9 @@ impl Adc {
     /// The metadata server's token. It gives token and e-mail one after the other: the e-mail before it and the one after it must agree.
     async fn fetch_attached(&self, caller: &Caller, metadata: &MetadataServer) -> Result<AccessToken, Error> {
         let token = metadata.access_token().await.map_err(explain_missing)?;
-        let identity = self
-            .identify(&caller.credentials, metadata, Duration::ZERO)
+        let identity = caller
+            .credentials
+            .identify(&self.config.clock, metadata, Duration::ZERO)
             .await?;
         if Arc::ptr_eq(&identity, &caller.identity) {
             return Ok(token);
@@ -300,12 +242,8 @@ impl Adc {
             // It may be readable again soon: not a change.
             Err(_) => None,
         };
-        let loaded = state
-            .loaded
-            .as_ref()
-            .and_then(|loaded| loaded.credential.as_ref());
-        let subject = match loaded {
-            Some(credential) => credential.subject_identity().await,
+        let subject = match &state.loaded {
+            Some(loaded) => loaded.subject_identity().await,
             None => None,
         };
         let changed = (file.is_some() && file != state.file)
@@ -320,10 +258,7 @@ impl Adc {
         state.file = file.or(state.file.take());
         match content.and_then(|content| self.parse(content.as_deref().map(Vec::as_slice))) {
             Ok(loaded) => {
-                state.subject = match &loaded.credential {
-                    Some(credential) => credential.subject_identity().await,
-                    None => None,
-                };
+                state.subject = loaded.subject_identity().await;
                 let loaded = Arc::new(loaded);
                 state.loaded = Some(Arc::clone(&loaded));
                 (state.backoff, state.failures) = (None, 0);
@@ -332,7 +267,10 @@ impl Adc {
             Err(error) => match &state.loaded {
                 Some(loaded) => {
                     tracing::warn!(%error, "the credential file has changed and cannot be used; the previous one stays in use");
-                    Ok(self.set_current(now, loaded))
+                    let current = self.set_current(now, loaded);
+                    // Said once for each subject.
+                    state.subject = subject.or(state.subject);
+                    Ok(current)
                 }
                 None => {
                     state.backoff = Some((now + backoff_after(state.failures), error.clone()));
@@ -350,23 +288,12 @@ impl Adc {
 
     fn parse(&self, content: Option<&[u8]>) -> Result<LoadedCredential, Error> {
         let Some(content) = content else {
-            return Ok(LoadedCredential {
-                credential: None,
-                quota_project: None,
-                identity: Mutex::default(),
-            });
+            return Ok(LoadedCredential::attached());
         };
         let file = CredentialFile::parse(content, &self.config).map_err(|error| {
             unavailable(&format!("the operator's credential file cannot be used: {error}"))
         })?;
-        Ok(LoadedCredential {
-            credential: Some(file.credential),
-            quota_project: file.quota_project,
-            identity: Mutex::new(Some(KnownIdentity {
-                identity: self.identity(file.principal),
-                read_at: None,
-            })),
-        })
+        Ok(LoadedCredential::from_file(file, &self.config.clock))
     }
 }
 

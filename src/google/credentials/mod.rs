@@ -8,6 +8,7 @@ pub(crate) mod external_account;
 pub(crate) mod fetch;
 pub(crate) mod file;
 pub(crate) mod file_error;
+pub(crate) mod identity;
 pub(crate) mod service_account_key;
 pub(crate) mod source;
 pub(crate) mod token_cache;
