@@ -26,6 +26,13 @@ pub(crate) struct Content {
     platform: Option<Vec<u8>>,
 }
 
+impl Content {
+    /// Whether the platform's file was readable.
+    pub(crate) fn has_platform(&self) -> bool {
+        self.platform.is_some()
+    }
+}
+
 impl Certificates {
     /// Decides where they are; reads only the environment.
     pub(crate) fn new(extra: Option<PathBuf>) -> Self {
@@ -41,16 +48,23 @@ impl Certificates {
     /// # Errors
     /// The file of those in addition cannot be read. One of the platform that cannot be read is the verifier's to report.
     pub(crate) fn read(&self) -> Result<Content, ConfigError> {
-        let extra = self.extra.as_deref().map(|path| {
-            std::fs::read(path).map_err(|source| ConfigError::CaFile {
-                path: path.to_owned(),
-                source,
-            })
-        });
+        let extra = self.extra.as_deref().map(read);
         Ok(Content {
             extra: extra.transpose()?,
             platform: self.platform.as_deref().and_then(|path| std::fs::read(path).ok()),
         })
+    }
+
+    /// Reads the files again. If the platform's was readable, it must be now: without it, only the others would be trusted.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(crate) fn read_again(&self, had_platform: bool) -> Result<Content, ConfigError> {
+        let mut content = self.read()?;
+        if let (Some(path), None, true) = (&self.platform, &content.platform, had_platform) {
+            content.platform = Some(read(path)?);
+        }
+        Ok(content)
     }
 
     /// TLS that trusts the platform's certificates and those of `content` in addition.
@@ -74,6 +88,13 @@ impl Certificates {
     }
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(path).map_err(|source| ConfigError::CaFile {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 fn parse(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let wrong = |detail: String| ConfigError::CaPem {
         path: path.to_owned(),
@@ -86,4 +107,28 @@ fn parse(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Config
         return Err(wrong("it contains none".to_owned()));
     }
     Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_of_the_platform_that_vanish_stay_in_use() {
+        let path = std::env::temp_dir().join(format!("certificates-{}", std::process::id()));
+        std::fs::write(&path, "PEM").expect("a temporary file");
+        let certificates = Certificates {
+            extra: None,
+            platform: Some(path.clone()),
+        };
+        let first = certificates.read().expect("both files");
+        assert!(first.has_platform());
+        assert_eq!(certificates.read_again(true).expect("unchanged"), first);
+        std::fs::remove_file(&path).expect("the temporary file");
+        let error = certificates.read_again(true);
+        assert!(matches!(error, Err(ConfigError::CaFile { .. })), "{error:?}");
+        // At the start, the verifier reports it.
+        let absent = certificates.read().expect("no file is required");
+        assert_eq!(certificates.read_again(false).expect("as before"), absent);
+    }
 }

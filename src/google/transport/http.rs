@@ -129,7 +129,8 @@ impl Http {
     }
 
     fn reload_certificates(&self) -> Result<(), ConfigError> {
-        let content = self.certificates.read()?;
+        let had_platform = lock(&self.clients).content.has_platform();
+        let content = self.certificates.read_again(had_platform)?;
         if lock(&self.clients).content == content {
             return Ok(());
         }
