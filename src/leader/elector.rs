@@ -18,7 +18,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a Lease under another name is held before it is deleted: as long as a rollout may make no progress before it counts as failed
 /// (`progressDeadlineSeconds` of a Deployment), so that no replica is left that would create it again.
 const FORMER_HOLD: Duration = Duration::from_secs(600);
-/// How often the leader looks for Leases under other names.
+/// How often the leader lists the Leases to find those under other names.
 const FORMER_CHECK: Duration = Duration::from_secs(30);
 
 /// A candidate in the election.
@@ -29,8 +29,9 @@ pub struct Elector {
     own: Claim,
     /// Leases under other names that replicas of the same Deployment hold or held: with other flags, or of an earlier version.
     formers: Vec<Claim>,
-    /// Since when this replica holds them, and when it looked for more.
+    /// Since when this replica holds the Leases under other names.
     holds_formers_since: Option<BootTime>,
+    /// When this replica last listed the Leases; none if it is to list them at once.
     checked_formers: Option<BootTime>,
     /// When our last renewal was sent, plus `renew_deadline`.
     deadline: BootTime,
@@ -176,14 +177,7 @@ impl Elector {
         }
         self.find_formers(limit).await?;
         let now = self.clock.boot();
-        let waits =
-            self.formers
-                .iter()
-                .filter_map(|former| match decide(&self.settings, former.observed(), now) {
-                    Decision::Wait(until) => Some(until),
-                    Decision::Create | Decision::Take => None,
-                });
-        if let Some(until) = waits.min() {
+        if let Some(until) = self.formers_wait(now) {
             return Ok(Some(until));
         }
         self.holds_formers_since = Some(now);
@@ -195,12 +189,28 @@ impl Elector {
         }
     }
 
-    /// Looks for Leases of the same Deployment under other names. While a rollout changes the name, replicas with the old one and with the new
+    /// When to read the Leases under other names again, if another holds one of them.
+    fn formers_wait(&self, now: BootTime) -> Option<BootTime> {
+        let decisions = self
+            .formers
+            .iter()
+            .map(|former| decide(&self.settings, former.observed(), now));
+        let waits = decisions.filter_map(|decision| match decision {
+            Decision::Wait(until) => Some(until),
+            Decision::Create | Decision::Take => None,
+        });
+        waits.min()
+    }
+
+    /// Finds the Leases of the same Deployment under other names. While a rollout changes the name, replicas with the old one and with the new
     /// one run side by side, and one of all of them is to lead.
     async fn find_formers(&mut self, limit: Duration) -> Result<(), kube::Error> {
         let found = match self.leases.list(limit).await {
             Err(error) if status_code(&error) == Some(403) => {
-                self.log_once(&error);
+                // At the first check of a term only: each renewal clears what was logged last.
+                if self.checked_formers.is_none() {
+                    self.log_once(&error);
+                }
                 Vec::new()
             }
             found => found?,
@@ -212,10 +222,10 @@ impl Elector {
             let at = known.iter().position(|former| former.name == name);
             let mut former = at.map_or_else(|| Claim::new(name), |at| known.swap_remove(at));
             former.see(Some(lease), now);
-            if at.is_none() && !is_former(&self.settings, &former.name, former.holder()) {
-                continue;
-            }
             if at.is_none() {
+                if !is_former(&self.settings, &former.name, former.holder()) {
+                    continue;
+                }
                 tracing::info!(
                     lease = former.name,
                     holder = former.holder(),
@@ -229,18 +239,15 @@ impl Elector {
 
     /// Whether the Lease is still ours. A conflict may come from a change of its metadata, or from a write of ours whose response was lost.
     async fn renew(&mut self, limit: Duration) -> Result<bool, kube::Error> {
-        let deadline = self.clock.boot() + limit;
         let now = self.clock.boot();
+        let deadline = now + limit;
         if self.checked_formers.is_none_or(|then| then + FORMER_CHECK <= now) {
-            // A list that fails is no reason not to renew.
-            if let Err(error) = self.find_formers(self.settings.retry_period.min(limit)).await {
+            // A list that fails is no reason not to renew: half of the time is left for the write.
+            let limit = self.settings.retry_period.min(limit / 2);
+            if let Err(error) = self.find_formers(limit).await {
                 self.log_once(&error);
             }
-            let formers = self.formers.iter();
-            if formers
-                .map(|former| decide(&self.settings, former.observed(), now))
-                .any(|decision| matches!(decision, Decision::Wait(_)))
-            {
+            if self.formers_wait(now).is_some() {
                 return Ok(false);
             }
         }
@@ -319,7 +326,7 @@ impl Elector {
         if self.last_logged.as_ref() != Some(&text) {
             tracing::warn!(
                 lease = self.settings.name,
-                "the Lease cannot be read or renewed: {text}"
+                "a call for the election failed: {text}"
             );
             self.last_logged = Some(text);
         }

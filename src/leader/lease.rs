@@ -13,7 +13,7 @@ pub struct ElectionSettings {
     pub namespace: String,
     /// Name of the Lease.
     pub name: String,
-    /// The name that an operator with the same flags would use if it were not told a name, as the chart's earlier versions did.
+    /// The name that `--lease-name` replaces: the default of an operator with the same flags. Earlier versions of the chart used it.
     pub former_name: Option<String>,
     /// The name of this candidate, which no other process may have.
     pub identity: String,
