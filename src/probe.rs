@@ -43,10 +43,21 @@ pub enum ProbeError {
 /// # Errors
 /// The last attempt had no response with a 2xx status within 10 seconds.
 pub async fn probe(url: &Url, patience: Duration) -> Result<(), ProbeError> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(TIMEOUT)
+        // Each attempt resolves the name and connects again.
+        .pool_max_idle_per_host(0)
+        .build()
+        .map_err(|source| ProbeError::NoAnswer {
+            url: url.clone(),
+            source,
+        })?;
     let over = tokio::time::sleep(patience);
     tokio::pin!(over);
     loop {
-        let outcome = attempt(url).await;
+        let outcome = attempt(&client, url).await;
         if outcome.is_ok() {
             return outcome;
         }
@@ -58,13 +69,8 @@ pub async fn probe(url: &Url, patience: Duration) -> Result<(), ProbeError> {
     }
 }
 
-async fn attempt(url: &Url) -> Result<(), ProbeError> {
+async fn attempt(client: &reqwest::Client, url: &Url) -> Result<(), ProbeError> {
     let response = async {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(TIMEOUT)
-            .build()?;
         let response = client.get(url.clone()).send().await?;
         let status = response.status();
         Ok((status, response.text().await.unwrap_or_default()))

@@ -90,8 +90,8 @@ impl Ledger {
             self.used = self.used - before + bytes;
             bytes < before
         } else if let Some(before) = namespace.waiting.get_mut(&request) {
-            *before = cost;
-            true
+            // One that costs the same or more makes nothing admissible.
+            cost < std::mem::replace(before, cost)
         } else {
             let is_closed = self.closed.as_ref().is_some_and(|closed| *closed < request);
             let first = namespace.waiting.keys().next();
@@ -234,7 +234,8 @@ impl Ledger {
         self.bound_markers(name, changes);
     }
 
-    /// Whether [`Self::closed`] is right still after a change in the namespace `name` that took memory: it is none, or it waits in another.
+    /// Whether [`Self::closed`] still holds after a change in the namespace `name` that freed nothing: there is none, or it waits in another
+    /// namespace.
     fn is_closed_outside(&self, name: &str) -> bool {
         self.closed.as_ref().is_none_or(|closed| {
             let namespace = closed.request.namespace();

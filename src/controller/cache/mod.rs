@@ -228,12 +228,7 @@ impl Cache {
 
     /// The Secret as last shown or written, if several requests claim it.
     pub fn contended_secret(&self, key: &ObjectKey) -> Option<SecretSummary> {
-        let state = self.lock();
-        state
-            .claims
-            .is_contended(key)
-            .then(|| state.secrets.get(key))
-            .flatten()
+        self.lock().contended_secret(key)
     }
 
     /// The requests to reconcile after a change of the Secret `target`, which was as `before`: who won it, who wins it, and others that claim

@@ -47,14 +47,16 @@ impl State {
         }
     }
 
+    /// The Secret as last shown or written, if several requests claim it.
+    pub(super) fn contended_secret(&self, key: &ObjectKey) -> Option<SecretSummary> {
+        let is_contended = self.claims.is_contended(key);
+        is_contended.then(|| self.secrets.get(key)).flatten()
+    }
+
     /// Who wins the Secret `target`.
     pub(super) fn winner(&self, target: &ObjectKey) -> Option<&Claimant> {
         // Nearly every Secret has one claimant, who wins whatever the Secret says.
-        let secret = self
-            .claims
-            .is_contended(target)
-            .then(|| self.secrets.get(target))
-            .flatten();
+        let secret = self.contended_secret(target);
         let named = secret.as_ref().map(Named::from);
         self.claims.winner(target, named)
     }

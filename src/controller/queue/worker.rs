@@ -136,7 +136,7 @@ impl Worker {
             }
             let has_room = !stopping && queue.in_flight() < self.limits.in_flight;
             let is_due = has_room && queue.next().is_some_and(|at| at <= now);
-            let later = queue.next_after(now).filter(|_| has_room);
+            let later = has_room.then(|| queue.next_after(now)).flatten();
             tokio::select! {
                 // A stop prevents further starts, and a finished reconcile frees its slot, before more is queued. Metrics can wait.
                 biased;
