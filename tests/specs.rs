@@ -45,8 +45,8 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_api_server_says_what_the_table_says() -> Result<()> {
+/// An API server with the CRDs.
+async fn cluster() -> Result<ControlPlane> {
     // An error means that another test was faster, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cluster = ControlPlane::start(Options::default()).await?;
@@ -56,6 +56,12 @@ async fn the_api_server_says_what_the_table_says() -> Result<()> {
         .collect::<Result<_, _>>()?;
     cluster.apply(&crds.join("\n---\n")).await?;
     cluster.wait_for_crds().await?;
+    Ok(cluster)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_server_says_what_the_table_says() -> Result<()> {
+    let cluster = cluster().await?;
     let kind = ApiResource::erase::<IdTokenRequest>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(cluster.client().await?, "default", &kind);
     let rows: Vec<Row> = serde_saphyr::from_str(include_str!("data/specs.yaml"))?;
@@ -98,18 +104,13 @@ struct Selectors {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_api_server_agrees_with_the_table_of_selectors() -> Result<()> {
-    let cluster = ControlPlane::start(Options::default()).await?;
+    let cluster = cluster().await?;
     let client = cluster.client().await?;
-    let definitions: String = crds()
-        .iter()
-        .map(|crd| Ok(format!("---\n{}\n", serde_json::to_string(crd)?)))
-        .collect::<Result<_>>()?;
     let namespaces = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: bare}}\n\
                       ---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {team: shop}}}\n\
                       ---\n{apiVersion: v1, kind: Namespace, metadata: {name: bank, labels: {team: bank, tier: gold}}}\n\
                       ---\n{apiVersion: v1, kind: Namespace, metadata: {name: blank, labels: {team: ''}}}\n";
-    cluster.apply(&(definitions + namespaces)).await?;
-    cluster.wait_for_crds().await?;
+    cluster.apply(namespaces).await?;
     let params = PostParams {
         dry_run: true,
         ..PostParams::default()
@@ -272,14 +273,7 @@ fn specs_with_nulls() -> Vec<(&'static str, Value)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn null_is_unset_and_what_is_empty_is_that_or_refused_by_name() -> Result<()> {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let cluster = ControlPlane::start(Options::default()).await?;
-    let crds: Vec<String> = crds()
-        .iter()
-        .map(serde_json::to_string)
-        .collect::<Result<_, _>>()?;
-    cluster.apply(&crds.join("\n---\n")).await?;
-    cluster.wait_for_crds().await?;
+    let cluster = cluster().await?;
     let client = cluster.client().await?;
     let requests = ApiResource::erase::<IdTokenRequest>(&());
     let requests: Api<DynamicObject> = Api::namespaced_with(client.clone(), "default", &requests);

@@ -40,6 +40,11 @@ async fn attached(account: &str, change: impl FnOnce(&mut GoogleConfig)) -> Atta
 }
 
 impl Attached {
+    /// Gets a token of [`CALLER`].
+    async fn mint(&self) {
+        self.minter.impersonate(&asking(CALLER)).await.expect("a token");
+    }
+
     fn attach(&self, account: &str) {
         let mut policy = self.google.policy();
         policy.metadata_server.service_account = Some(account.to_owned());
@@ -98,22 +103,14 @@ async fn a_former_identity_is_used_for_a_minute_at_most() {
 #[ignore = "run by a_former_identity_is_used_for_a_minute_at_most"]
 async fn child_that_changes_its_identity() {
     let operator = attached(OPERATOR, |_| {}).await;
-    operator
-        .minter
-        .impersonate(&asking(CALLER))
-        .await
-        .expect("a token");
+    operator.mint().await;
     operator.attach(STRANGER);
     operator.time.skip(Duration::from_secs(61));
     let error = rejected(&operator.minter, &asking(CALLER)).await;
     assert!(error.to_string().contains(STRANGER), "{error}");
     operator.attach(DELEGATE);
     operator.time.skip(Duration::from_secs(61));
-    operator
-        .minter
-        .impersonate(&asking(CALLER))
-        .await
-        .expect("a token");
+    operator.mint().await;
     assert_eq!(
         operator.asked(),
         [
@@ -136,11 +133,7 @@ async fn child_whose_identity_changes_between_two_calls() {
     // The e-mail was read, and the token not yet.
     assert_eq!(operator.minter.principal().await.as_deref(), Some(STRANGER));
     operator.attach(OPERATOR);
-    operator
-        .minter
-        .impersonate(&asking(CALLER))
-        .await
-        .expect("a token");
+    operator.mint().await;
     assert_eq!(operator.minter.principal().await.as_deref(), Some(OPERATOR));
     // So the operator knows itself.
     let error = rejected(&operator.minter, &asking(OPERATOR)).await;
@@ -284,11 +277,7 @@ async fn child_whose_universe_is_unknown() {
             .unwrap_or_else(|error| panic!("{number}: {error}"));
         assert_eq!(warnings(), before + 1, "{number}");
         operator.time.skip(Duration::from_secs(3600));
-        operator
-            .minter
-            .impersonate(&asking(CALLER))
-            .await
-            .expect("a token");
+        operator.mint().await;
         assert_eq!(warnings(), before + 1, "{number}: said once");
         // As soon as the server says that it is in another one, nothing works.
         let mut policy = operator.google.policy();

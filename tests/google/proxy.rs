@@ -2,27 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 
 use idtoken_emulator::{EmulatorHandle, Endpoint, Options};
 use idtoken_operator::google::{Error, ErrorClass, GoogleConfig, Minter};
 use serde_json::json;
 
 use crate::support::*;
-
-/// All variables from which this library or Google's takes a proxy or certificates.
-const VARIABLES: [&str; 10] = [
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-];
 
 /// Google behind a proxy, and the proxy's CA in a file.
 async fn proxied() -> (EmulatorHandle, File) {
@@ -38,27 +23,6 @@ async fn proxied() -> (EmulatorHandle, File) {
     let ca = File::absent();
     std::fs::write(&ca.0, google.proxy_ca_pem().expect("a CA")).expect("the temporary folder can be written");
     (google, ca)
-}
-
-/// Runs a test of this binary in a process of its own, whose environment has only the variables given.
-async fn in_child(test: &str, variables: &[(&str, &str)]) {
-    let mut command = Command::new(std::env::current_exe().expect("this binary"));
-    command.args(["--exact", test, "--ignored", "--nocapture"]);
-    for variable in VARIABLES {
-        command.env_remove(variable);
-    }
-    command
-        .env_remove("GOOGLE_APPLICATION_CREDENTIALS")
-        .env("HOME", "/nonexistent")
-        .envs(variables.iter().copied());
-    let output = tokio::time::timeout(LIMIT, tokio::process::Command::from(command).output())
-        .await
-        .expect("exits in time")
-        .expect("starts");
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complained = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}{complained}");
-    assert!(said.contains("1 passed"), "{said}");
 }
 
 /// A client configured by the environment that the parent has set; its endpoints are Google's own.
@@ -108,7 +72,7 @@ async fn fixed_hosts_are_reached_with_the_extra_ca() {
             ("TEST_CA_FILE", ca.path()),
             ("TEST_CREDENTIALS", key.path()),
         ];
-        in_child("proxy::child_gets_a_token", &variables).await;
+        in_process("proxy::child_gets_a_token", &variables).await;
         assert_eq!(
             hosts(&google, Endpoint::GenerateIdToken),
             answered(IAM_CREDENTIALS),
@@ -133,7 +97,7 @@ async fn credentials_go_through_the_proxy_too() {
             (trust, ca.path()),
             ("TEST_CREDENTIALS", file.path()),
         ];
-        in_child("proxy::child_gets_a_token", &variables).await;
+        in_process("proxy::child_gets_a_token", &variables).await;
         assert_eq!(
             hosts(&google, Endpoint::OauthToken),
             answered("oauth2.googleapis.com"),
@@ -155,7 +119,7 @@ async fn an_untrusted_proxy_gets_nothing_and_the_error_says_what_to_do() {
     let proxy = ("HTTPS_PROXY", google.proxy_url().expect("a proxy"));
     for credentials in [key.path(), file.path()] {
         let variables = [proxy, ("TEST_CREDENTIALS", credentials)];
-        in_child("proxy::child_does_not_trust_the_proxy", &variables).await;
+        in_process("proxy::child_does_not_trust_the_proxy", &variables).await;
     }
     assert!(google.count(Endpoint::Proxy) >= 2);
     assert_eq!(
@@ -181,7 +145,7 @@ async fn rotated_certificates_are_followed() {
             ("TEST_RIGHT_CA", ca.path()),
             ("TEST_WRONG_CA", other.path()),
         ];
-        in_child("proxy::child_follows_its_certificates", &variables).await;
+        in_process("proxy::child_follows_its_certificates", &variables).await;
     }
 }
 
@@ -226,7 +190,7 @@ async fn the_metadata_server_is_never_called_through_a_proxy() {
         ("TEST_CA_FILE", ca.path()),
         ("GCE_METADATA_HOST", &metadata),
     ];
-    in_child("proxy::child_gets_a_token", &variables).await;
+    in_process("proxy::child_gets_a_token", &variables).await;
     assert_eq!(hosts(&google, Endpoint::MetadataToken), [(None, Some(200))]);
     assert_eq!(hosts(&google, Endpoint::Proxy), answered(IAM_CREDENTIALS));
 }
@@ -242,7 +206,7 @@ async fn loopback_endpoints_are_never_called_through_a_proxy() {
         ("TEST_CREDENTIALS", key.path()),
         ("TEST_IAM_CREDENTIALS_URL", google.url()),
     ];
-    in_child("proxy::child_gets_a_token_at_loopback", &variables).await;
+    in_process("proxy::child_gets_a_token_at_loopback", &variables).await;
     assert_eq!(hosts(&google, Endpoint::GenerateIdToken), [(None, Some(200))]);
     assert_eq!(google.count(Endpoint::Proxy), 0);
 }

@@ -202,13 +202,7 @@ async fn an_api_server_that_takes_few_streams_shows_all() -> Result<()> {
         let denied = |object: &_| has(object, "Ready", "False", "NotGranted");
         world.until(name, "denied", "it is watched", denied).await?;
     }
-    world.renew("shop", "first", "now").await?;
-    world
-        .until("shop", "first", "it is renewed", |object| {
-            let status = object.status.as_ref();
-            status.is_some_and(|status| status.last_handled_renew_request.as_deref() == Some("now"))
-        })
-        .await?;
+    world.renewed("shop", "first", "now").await?;
     Ok(())
 }
 
