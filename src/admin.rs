@@ -98,7 +98,8 @@ async fn livez(State(shared): State<Shared>) -> impl IntoResponse {
 }
 
 /// With `?verbose`, each check has a line, as Kubernetes' own components answer. A grants file that cannot be used has a line and no effect:
-/// its last good content is in force, and renewals must go on. Likewise a namespace that cannot be served: the others are.
+/// its last good content is in force, and renewals must go on. Likewise a namespace that cannot be
+/// listed or watched: the others are served.
 async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> impl IntoResponse {
     let (status, mark, text) = match shared.sync_state.is_ready() {
         true => (StatusCode::OK, '+', "ok\n"),
@@ -125,7 +126,7 @@ async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> impl
     };
     let namespace = |problem: NamespaceProblem| {
         format!(
-            "[-]namespace {} is not served since {}: {}\n",
+            "[-]namespace {} cannot be listed or watched since {}: {}\n",
             problem.namespace, problem.since, problem.problem
         )
     };

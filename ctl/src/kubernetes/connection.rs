@@ -42,7 +42,7 @@ pub(crate) fn client(config: Config, proxy: Option<&Intercept>, limit: Option<Du
             build(config, socks, limit)
         }
         Some("https") => {
-            // The proxy has no business with what a plugin gives.
+            // The credentials of a plugin are for the API server, not for the proxy.
             let mut tls = config.clone();
             tls.auth_info.exec = None;
             let tcp = tls.rustls_https_connector_with_connector(tcp)?;

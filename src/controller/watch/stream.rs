@@ -107,7 +107,7 @@ struct Stream<'a, F> {
 }
 
 /// Whether the API server answers and refuses this call, as opposed to an outage, an overload, a credential that is refused everywhere, and
-/// what the next attempt may well mend.
+/// what a retry may fix.
 fn is_refusal(error: &kube::Error) -> bool {
     status_code(error).is_some_and(|code| matches!(code, 400 | 402..=407 | 411..=428 | 430..=500))
 }
@@ -243,7 +243,7 @@ impl<F> Stream<'_, F> {
                 after = Some(end.next);
                 continue;
             }
-            // Shows not yet that the watch works, too.
+            // Not by pass_on: a list does not show that the watch works.
             (self.on_event)(Event::ListEnds);
             return Ok(end.resource_version);
         }
@@ -257,7 +257,7 @@ impl<F> Stream<'_, F> {
         while let Some(json) = page.next().await? {
             unyielded += json.map_or(0, str::len);
             if let Some(object) = self.decode(json) {
-                // Shows only that the list began: it may break off at the same place again and again.
+                // Not by pass_on: the list may fail at the same object each time, so the backoff must grow.
                 (self.on_event)(Event::Listed(object));
             }
             if unyielded > TURN {
