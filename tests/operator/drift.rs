@@ -267,11 +267,14 @@ async fn a_renamed_target_takes_its_old_secret_away() -> Result<()> {
         world.google.mint_count()
     );
 
-    // One that somebody else has taken over meanwhile stays.
+    // One that somebody else has taken over stays. The operator is away meanwhile, else it would take its Secret back while the target still
+    // names it.
+    world.stop_operator(false).await?;
     world.meddle("shop", "renamed", json!({"metadata": {"annotations": {"idtoken.dev/request-uid": "theirs"}, "labels": {"app.kubernetes.io/managed-by": "them"}}})).await?;
     world
         .change("shop", "billing", json!({"spec": {"target": {"name": "third"}}}))
         .await?;
+    world.start_operator().await?;
     world.ready("shop", "billing").await?;
     world
         .google
