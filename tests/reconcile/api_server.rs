@@ -56,6 +56,8 @@ pub(crate) enum Override {
     Garbled,
     /// It waits for the other end; then it is done.
     Hold(oneshot::Receiver<()>),
+    /// It is done, and its answer waits for the other end: a watch is faster.
+    HoldAnswer(oneshot::Receiver<()>),
 }
 
 struct Scripted {
@@ -239,8 +241,10 @@ async fn serve(Shared(inner): Shared<Arc<Inner>>, request: Request) -> Response<
     let (method, body) = (call.method.clone(), call.body.clone());
     let (number, overridden) = inner.record(call);
     let mut garbled = false;
+    let mut held = None;
     match overridden {
         Some(Override::Hold(open)) => drop(open.await),
+        Some(Override::HoldAnswer(open)) => held = Some(open),
         Some(Override::Garbled) => garbled = true,
         Some(Override::Reject((code, body))) => {
             inner.contents().calls[number].status = Some(code);
@@ -262,6 +266,9 @@ async fn serve(Shared(inner): Shared<Arc<Inner>>, request: Request) -> Response<
         answer
     };
     inner.changed.send_replace(());
+    if let Some(open) = held {
+        drop(open.await);
+    }
     match garbled {
         true => respond(code, "application/json", "{\"metadata\":".into()),
         false => json(code, view.answer((code, answer))),

@@ -201,6 +201,26 @@ impl Scene {
 
     /// Waits until a line of `/metrics` begins with this text.
     pub(crate) async fn until_metric(&self, series: &str) {
+        self.until_metrics(series, |text| text.lines().any(|line| line.starts_with(series)))
+            .await;
+    }
+
+    /// The value of one series now.
+    pub(crate) async fn metric(&self, series: &str) -> u64 {
+        let text = self
+            .until_metrics(series, |text| value(text, series).is_some())
+            .await;
+        value(&text, series).expect("the series")
+    }
+
+    /// Waits until one series is not `before` any more. Returns its value.
+    pub(crate) async fn until_other(&self, series: &str, before: u64) -> u64 {
+        let is_other = |text: &str| value(text, series).is_some_and(|value| value != before);
+        let text = self.until_metrics(series, is_other).await;
+        value(&text, series).expect("the series")
+    }
+
+    async fn until_metrics(&self, what: &str, check: impl Fn(&str) -> bool) -> String {
         let url = format!("http://127.0.0.1:{}/metrics", self.port.number());
         let client = reqwest::Client::builder().no_proxy().build();
         let client = client.expect("an HTTP client");
@@ -208,12 +228,12 @@ impl Scene {
         loop {
             let answer = client.get(&url).send().await.expect("metrics");
             let text = answer.text().await.expect("metrics");
-            if text.lines().any(|line| line.starts_with(series)) {
-                return;
+            if check(&text) {
+                return text;
             }
             assert!(
                 began.elapsed() < Duration::from_secs(60),
-                "no {series} in\n{text}"
+                "{what} is not as expected in\n{text}"
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -249,6 +269,14 @@ impl Scene {
             &end,
         )
     }
+}
+
+/// The value of one series in `/metrics`.
+fn value(text: &str, series: &str) -> Option<u64> {
+    let mut values = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    values.next()?.parse().ok()
 }
 
 fn condition<'a>(request: &'a Value, type_: &str) -> Option<&'a Value> {

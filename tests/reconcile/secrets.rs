@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 
 use crate::api_server::Override;
 use crate::before::{Before, billing, grant, request, secret};
-use crate::objects::failure;
+use crate::objects::{MARKERS, failure};
 use crate::scene::{Scene, play};
 
 /// A Secret that the operator did not write.
@@ -108,6 +108,59 @@ async fn a_conflict() {
             request["metadata"]["annotations"] = json!({"idtoken.dev/renew": "now"});
         });
         scene.until_call("PATCH", "/status", 1).await;
+    })
+    .await;
+}
+
+/// Bytes of the cached Secrets, which grow when a watch shows another one.
+const CACHED: &str = "idtoken_cache_bytes{kind=\"secrets\"}";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_the_watch_shows_first() {
+    let scene = Scene::start(&Before::default()).await;
+    let before = scene.metric(CACHED).await;
+    let (answer, hold) = oneshot::channel();
+    scene
+        .server
+        .script("POST", "/secrets", Override::HoldAnswer(hold));
+    scene.create(&billing(), request(json!({})));
+    scene.until_other(CACHED, before).await;
+    answer.send(()).expect("the Secret is being created");
+    scene.until_call("POST", "/events", 1).await;
+    scene.settle().await;
+    // A marker is reconciled when it is created, and once more when its Secret is.
+    let markers = scene
+        .server
+        .contents()
+        .objects
+        .names("idtokenrequests", MARKERS)
+        .len();
+    let expected = 1 + 2 * u64::try_from(markers).expect("few markers");
+    let reconciles = "idtoken_reconcile_total{result=\"Reconciled\"}";
+    let mut count = scene.metric(reconciles).await;
+    while count < expected {
+        count = scene.until_other(reconciles, count).await;
+    }
+    assert_eq!(count, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_before_the_answer_of_the_write() {
+    let about = "Another client changes the new Secret before the answer to its creation arrives: the Secret is read and repaired.";
+    play("changed_meanwhile", about, Before::default(), async |scene| {
+        let before = scene.metric(CACHED).await;
+        let (answer, hold) = oneshot::channel();
+        scene
+            .server
+            .script("POST", "/secrets", Override::HoldAnswer(hold));
+        scene.create(&billing(), request(json!({})));
+        let created = scene.until_other(CACHED, before).await;
+        scene.change(&secret(), |secret| {
+            secret["metadata"]["annotations"]["idtoken.dev/render-hash"] = json!("theirs");
+        });
+        scene.until_other(CACHED, created).await;
+        answer.send(()).expect("the Secret is being created");
+        scene.until_call("PATCH", "/secrets", 1).await;
     })
     .await;
 }

@@ -48,6 +48,30 @@ pub use self::limits::CacheLimits;
 pub use self::requests::Standing;
 pub use self::state::EndedRelist;
 
+/// A write of a Secret that is expected until this is dropped.
+#[derive(Debug)]
+pub struct ExpectedWrite<'a> {
+    cache: &'a Cache,
+    target: Option<ObjectKey>,
+}
+
+impl ExpectedWrite<'_> {
+    /// Expects the write no more. Returns whether the watch showed a change of the Secret meanwhile that was not ours: the request is to be
+    /// reconciled again.
+    pub fn end(mut self) -> bool {
+        let target = self.target.take();
+        target.is_some_and(|target| self.cache.lock().secrets.end_write(&target))
+    }
+}
+
+impl Drop for ExpectedWrite<'_> {
+    fn drop(&mut self) {
+        if let Some(target) = &self.target {
+            self.cache.lock().secrets.end_write(target);
+        }
+    }
+}
+
 /// The cache. Each method holds the lock for a few map operations only.
 #[derive(Debug)]
 pub struct Cache(Mutex<State>);
@@ -258,7 +282,8 @@ impl Cache {
         self.lock().secrets.begin_relist(scope);
     }
 
-    /// Stores a Secret as a watch or list shows it. Returns whether it was unknown: false after our own write.
+    /// Stores a Secret as a watch or list shows it. Returns whether to reconcile the requests that it concerns: not after our own write, nor
+    /// while the one that claims it is reconciled, which learns of the change by [`ExpectedWrite::end`].
     pub fn upsert_secret(&self, key: ObjectKey, summary: &SecretSummary) -> bool {
         self.lock().upsert_secret(key, summary)
     }
@@ -271,6 +296,15 @@ impl Cache {
     /// Removes a Secret that the watch shows as deleted at `resource_version`, unless the cached one was written later.
     pub fn delete_secret(&self, key: &ObjectKey, resource_version: &str) {
         self.lock().secrets.delete(key, resource_version);
+    }
+
+    /// Expects that the reconcile of the request `key` writes its Secret. The watch may show the write before its answer arrives, and it
+    /// is no reason for another reconcile.
+    pub fn expect_write(&self, key: &ObjectKey) -> ExpectedWrite<'_> {
+        ExpectedWrite {
+            target: self.lock().expect_write(key),
+            cache: self,
+        }
     }
 
     /// Stores our own write until the watch shows it, so that a lagging watch never causes a second issue.

@@ -171,11 +171,20 @@ impl State {
         EndedRelist { gone, affected }
     }
 
-    /// Stores a Secret as a watch or list shows it. Returns whether it was unknown: false after our own write.
+    /// Stores a Secret as a watch or list shows it. Returns whether to reconcile the requests that it concerns: not after our own write, nor
+    /// while the one that claims it is reconciled, which learns of the change at its end.
     pub(super) fn upsert_secret(&mut self, key: ObjectKey, summary: &SecretSummary) -> bool {
         let key = self.intern_secret(key);
         let is_claimed = self.claims.key(&key).is_some();
-        self.secrets.upsert(key, summary, is_claimed)
+        self.secrets.upsert(key.clone(), summary, is_claimed)
+            && (self.claims.is_contended(&key) || !self.secrets.defer_change(&key))
+    }
+
+    /// Expects a write of the Secret that the request `key` claims, if it claims one. Returns the Secret.
+    pub(super) fn expect_write(&mut self, key: &ObjectKey) -> Option<ObjectKey> {
+        let target = self.requests.get(key)?.fingerprint.target.clone()?;
+        self.secrets.expect_write(target.clone());
+        Some(target)
     }
 
     /// The requests that a change of the Secret `target` concerns, which was as `before`.

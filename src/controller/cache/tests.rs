@@ -131,6 +131,42 @@ fn the_other_claimants_are_affected_when_a_secret_is_free() {
 }
 
 #[test]
+fn a_change_during_a_reconcile_waits_for_its_end_unless_others_claim_the_secret() {
+    let cache = Cache::default();
+    upsert(&cache, &request("a", "1", "s", 0));
+    assert!(!cache.expect_write(&key("unknown")).end());
+    let expected = cache.expect_write(&key("a"));
+    assert!(!cache.upsert_secret(key("s"), &naming("a", "1", 1)), "it waits");
+    assert!(
+        cache.upsert_secret(key("t"), &naming("b", "2", 2)),
+        "another Secret"
+    );
+    assert!(expected.end(), "no write explains it");
+    assert!(cache.upsert_secret(key("s"), &naming("a", "1", 3)), "it ended");
+    drop(cache.expect_write(&key("a")));
+    assert!(
+        cache.upsert_secret(key("s"), &naming("a", "1", 4)),
+        "it was cancelled"
+    );
+
+    let expected = cache.expect_write(&key("a"));
+    cache.record_secret_write(key("s"), &naming("a", "1", 6));
+    assert!(
+        !cache.upsert_secret(key("s"), &naming("a", "1", 6)),
+        "our own write"
+    );
+    assert!(!expected.end());
+
+    upsert(&cache, &request("b", "2", "s", 100));
+    let expected = cache.expect_write(&key("a"));
+    assert!(
+        cache.upsert_secret(key("s"), &naming("b", "2", 7)),
+        "the other learns of it"
+    );
+    assert!(!expected.end());
+}
+
+#[test]
 fn of_many_that_claim_a_secret_the_next_winner_and_few_others_are_affected() {
     let cache = Cache::default();
     for number in 0..100 {

@@ -101,6 +101,9 @@ impl Worker {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let started = self.clock.monotonic();
         let mut next_heartbeat = started;
+        // What was received before is listed: a request that is in flight when it is received would be reconciled twice.
+        while self.requests.try_recv().is_ok() {}
+        while self.scopes.try_recv().is_ok() {}
         for key in keys(&Scope::All) {
             queue.push(key, started);
         }

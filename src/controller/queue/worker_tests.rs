@@ -88,6 +88,34 @@ async fn a_reconcile_that_blocks_its_thread_blocks_no_other_and_is_reported_as_s
 }
 
 #[tokio::test]
+async fn what_was_enqueued_before_the_first_reconcile_is_reconciled_once() {
+    let (mut worker, requests, scopes) = worker(8);
+    for name in ["a", "b"] {
+        requests.send(key(name)).unwrap();
+    }
+    scopes.send(Scope::All).unwrap();
+    let (started, finished) = (Mutex::new(Vec::new()), Arc::new(AtomicUsize::new(0)));
+    let stop = Arc::new(Notify::new());
+    let start = |key: &ObjectKey, _: Permit| {
+        started.lock().unwrap().push(key.name().to_owned());
+        let (finished, stop, requests) = (finished.clone(), stop.clone(), requests.clone());
+        Some(async move {
+            match finished.fetch_add(1, Ordering::SeqCst) {
+                // It is received after all that was sent before.
+                1 => drop(requests.send(ObjectKey::new("shop", "last"))),
+                2 => stop.notify_one(),
+                _ => {}
+            }
+            None
+        })
+    };
+    worker
+        .run(|_| vec![key("a"), key("b")], start, stop.notified())
+        .await;
+    assert_eq!(*started.lock().unwrap(), ["a", "b", "last"]);
+}
+
+#[tokio::test]
 async fn a_panic_is_retried_and_a_stop_waits_for_reconciles_in_flight() {
     let (mut worker, _requests, _scopes) = worker(8);
     let tries = Arc::new(AtomicUsize::new(0));
@@ -164,9 +192,9 @@ async fn reconciles_that_hang_hold_up_no_other_namespace() {
     // Two namespaces have many that are due for longer.
     let keys = |_: &Scope| {
         let key = |n: u32| ObjectKey::new(if n.is_multiple_of(2) { "shop" } else { "zoo" }, &n.to_string());
+        requests.send(ObjectKey::new("bank", "a")).unwrap();
         (0..100).map(key).collect()
     };
-    requests.send(ObjectKey::new("bank", "a")).unwrap();
     let run = worker.run(keys, start, std::future::pending());
     let first = async {
         tokio::select! {

@@ -48,11 +48,16 @@ pub(super) async fn reconcile(key: ObjectKey, ctx: Arc<Context>, mut permit: Per
         if ctx.cache.is_terminating(snapshot.key.namespace()) {
             return None;
         }
+        let expected_write = ctx.cache.expect_write(&snapshot.key);
         let started = ctx.clock.monotonic();
         let stopwatch = permit.stopwatch();
         let attempt = guarded(&ctx, &stopwatch, attempt(&ctx, &snapshot, &mut permit)).await;
         let reconciled = attempt.unwrap_or_else(|error| aborted(&ctx, &snapshot, error));
-        publish::publish(&ctx, &snapshot, &reconciled, &mut permit, started).await
+        let requeue = publish::publish(&ctx, &snapshot, &reconciled, &mut permit, started).await;
+        match expected_write.end() {
+            true => Some(Duration::ZERO),
+            false => requeue,
+        }
     };
     reconcile.instrument(span).await
 }

@@ -62,12 +62,16 @@ pub(super) async fn watch(ctx: WatchContext, scope: String) {
     stream::watch(&ctx, &secrets, on_event).await;
 }
 
-/// Enqueues the request that the Secret names, and those whose target it is, which was as `before`.
+/// Enqueues the request that the Secret names, and those whose target it is, which was as `before`. Each once: the first may be in flight
+/// when it is enqueued again, and would be reconciled twice.
 fn enqueue(ctx: &WatchContext, key: &ObjectKey, named: Option<&str>, before: Option<&SecretSummary>) {
-    if let Some(request) = named {
-        ctx.enqueuer.request(ObjectKey::new(key.namespace(), request));
+    let mut affected = ctx.cache.affected_by_secret(key, before);
+    if let Some(request) = named.map(|named| ObjectKey::new(key.namespace(), named))
+        && !affected.contains(&request)
+    {
+        affected.push(request);
     }
-    for request in ctx.cache.affected_by_secret(key, before) {
+    for request in affected {
         ctx.enqueuer.request(request);
     }
 }
