@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use idtoken_emulator::{
-    EmulatorHandle, Policy, ServiceAccount, WORKLOAD_IDENTITY_USER, WorkloadIdentityProvider,
+    EmulatorHandle, MetadataServer, Policy, ServiceAccount, WORKLOAD_IDENTITY_USER, WorkloadIdentityProvider,
 };
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use idtoken_testenv::{ControlPlane, Process, until};
@@ -58,6 +58,10 @@ impl World {
                 cluster.service_account_issuer(),
                 jwks,
             )],
+            metadata_server: MetadataServer {
+                service_account: Some(OPERATOR.to_owned()),
+                ..MetadataServer::default()
+            },
             ..Policy::default()
         };
         let google = EmulatorHandle::start(policy, idtoken_emulator::Options::default()).await?;
@@ -154,6 +158,11 @@ impl World {
 
     /// Starts the Deployment's pod and waits, as a kubelet does, for its startup and readiness probes.
     async fn start(&self, name: &'static str) -> Result<Pod> {
+        self.start_with(name, &[]).await
+    }
+
+    /// The same with further variables, which stand for what the pod would have of its node.
+    async fn start_with(&self, name: &'static str, env: &[(&str, &str)]) -> Result<Pod> {
         let deployment = self.object("deployment/idtoken-operator").await?;
         let pod = &deployment["spec"]["template"]["spec"];
         let container = &pod["containers"][0];
@@ -169,7 +178,8 @@ impl World {
             .env_clear()
             .env("HOSTNAME", name)
             .env("KUBECONFIG", kubeconfig)
-            .env("IDTOKEN_LISTEN", "127.0.0.1:0");
+            .env("IDTOKEN_LISTEN", "127.0.0.1:0")
+            .envs(env.iter().copied());
         let inside = format!("{}/etc/", root.display());
         for arg in container["args"].as_array().context("no args")? {
             command.arg(arg.as_str().context("an arg is text")?.replace("/etc/", &inside));
@@ -177,10 +187,10 @@ impl World {
         ensure!(container.get("env").is_none(), "{container}");
         let process = Process::spawn(name, &command, self.cluster.dir())?;
         let line = process.wait_for_line("starting the operator", LIMIT).await?;
-        let address = line
-            .split("listen=")
-            .nth(1)
-            .and_then(|rest| rest.split_whitespace().next());
+        let address = line.split("listen=").nth(1);
+        // In JSON.
+        let address = address.or_else(|| line.split("\"listen\":\"").nth(1));
+        let address = address.and_then(|rest| rest.split([' ', '"']).next());
         let address = address.context("it does not say where it listens")?.to_owned();
         for probe in ["startupProbe", "readinessProbe"] {
             let path = container[probe]["httpGet"]["path"].as_str().context(probe)?;
@@ -295,6 +305,42 @@ async fn one_install_brings_a_token_two_replicas_share_the_work_and_grants_chang
         .mount(&after["spec"]["template"]["spec"], &other.root)
         .await?;
     world.until_ready("denied", "True", &[&other]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn install_yaml_has_all_that_a_token_needs() -> Result<()> {
+    let world = World::new().await?;
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/install.yaml");
+    let apply = ["apply", "--server-side", "--validate=strict", "-f", file];
+    world.cluster.kubectl(apply).await?;
+    let google = format!("http://{}", world.google.address());
+    let metadata_server = world.google.address().to_string();
+    let env = [
+        ("IDTOKEN_IAM_CREDENTIALS_URL", google.as_str()),
+        ("GCE_METADATA_HOST", &metadata_server),
+        ("HOME", "/nonexistent"),
+    ];
+    let pod = world.start_with("installed", &env).await?;
+
+    for example in ["grant", "idtokenrequest"] {
+        let path = format!("{}/examples/{example}.yaml", env!("CARGO_MANIFEST_DIR"));
+        world.cluster.apply(&std::fs::read_to_string(path)?).await?;
+    }
+    world.until_ready("billing", "True", &[&pod]).await?;
+
+    // Everything that the chart installs by default is there, and nothing of Helm's.
+    let installed = crate::helm::read(&std::fs::read_to_string(file)?)?;
+    let chart = world.helm.objects(&["--no-hooks"]).await?;
+    let kinds = |objects: &[Value]| {
+        let mut kinds: Vec<_> = objects.iter().map(|object| object["kind"].to_string()).collect();
+        kinds.sort();
+        kinds
+    };
+    let mut expected = chart;
+    expected.push(json!({"kind": "Namespace"}));
+    assert_eq!(kinds(&installed), kinds(&expected));
+    assert!(!std::fs::read_to_string(file)?.contains("managed-by: Helm"));
     Ok(())
 }
 

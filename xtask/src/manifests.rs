@@ -70,18 +70,38 @@ const FILES: &[File] = &[
         ],
         values: &[],
     },
+    File {
+        name: "install.yaml",
+        about: "Everything that the chart installs by default, in one file. Replace the image's registry.",
+        namespace: true,
+        templates: &[
+            "crds",
+            "serviceaccount",
+            "configmaps",
+            "rbac",
+            "roles",
+            "admission/federation-authors",
+            "admission/namespace-labels",
+            "admission/secret-writes",
+            "admission/token-requests",
+            "metrics/service",
+            "deployment",
+        ],
+        values: &["image.repository=registry.example.com/idtoken-operator"],
+    },
 ];
 
 /// Paths and the content of the files.
 type Files = Vec<(PathBuf, String)>;
 
 /// Lines that make sense only in Helm's releases.
-const HELM_ONLY: [&str; 4] = [
+const HELM_ONLY: [&str; 3] = [
     "# Source: ",
     "app.kubernetes.io/managed-by: Helm",
-    "app.kubernetes.io/instance: ",
     "app.kubernetes.io/version: ",
 ];
+/// A label that says nothing without a release, but for the Deployment: there it is in the selector, which cannot be changed later.
+const INSTANCE: &str = "app.kubernetes.io/instance: ";
 
 /// The lines around the table of values in the chart's README.
 const TABLE: [&str; 2] = ["<!-- values -->\n", "<!-- end of values -->\n"];
@@ -169,7 +189,7 @@ fn render(helm: &Path, file: &File) -> Result<(PathBuf, String)> {
         "idtoken-system",
         "--kube-version",
         "1.30.0",
-        // Has to be set, and is in none of the files.
+        // Has to be set. Only install.yaml has an image, and another one.
         "--set",
         "image.repository=none",
     ]);
@@ -196,8 +216,9 @@ fn render(helm: &Path, file: &File) -> Result<(PathBuf, String)> {
         text.push_str("---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: idtoken-system\n");
     }
     for line in rendered.lines() {
-        let helms = HELM_ONLY.iter().any(|start| line.trim_start().starts_with(start));
-        if !helms {
+        let starts = |start: &&str| line.trim_start().starts_with(*start);
+        let instance = starts(&INSTANCE) && !file.templates.contains(&"deployment");
+        if !instance && !HELM_ONLY.iter().any(|start| starts(&start)) {
             text.push_str(line.trim_end());
             text.push('\n');
         }
