@@ -5,6 +5,7 @@ mod forms;
 mod links;
 mod names;
 mod objects;
+mod shell;
 mod workflows;
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,9 @@
 //! The generated pages: docs/api.md from the CustomResourceDefinitions, docs/flags.md from the command line.
 
 mod api;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod commands;
 mod flags;
 
 use std::path::PathBuf;

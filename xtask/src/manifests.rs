@@ -218,7 +218,7 @@ fn render(helm: &Path, file: &File) -> Result<(PathBuf, String)> {
     for line in rendered.lines() {
         let starts = |start: &&str| line.trim_start().starts_with(*start);
         let instance = starts(&INSTANCE) && !file.templates.contains(&"deployment");
-        if !instance && !HELM_ONLY.iter().any(|start| starts(&start)) {
+        if !instance && !HELM_ONLY.iter().any(starts) {
             text.push_str(line.trim_end());
             text.push('\n');
         }

@@ -220,6 +220,9 @@ impl<'r> Runner<'r> {
             self.times.add(&ended.suite, took);
             self.output
                 .passed(&format!("{name}: {passed} passed ({seconds:.1} s)"));
+            for line in log.lines().filter(|line| line.starts_with(COUNTED)) {
+                self.output.line(line);
+            }
             return;
         }
         let mut failed: Vec<String> = log
@@ -253,6 +256,9 @@ impl<'r> Runner<'r> {
         ));
     }
 }
+
+/// How lines of a log begin that are shown of suites that pass, too.
+const COUNTED: &str = "counted: ";
 
 /// The number of passed tests in a suite's last line.
 fn passed(line: &str) -> Option<u32> {

@@ -24,7 +24,11 @@ const KNOWN: [(&str, &[Programs], u64); 17] = {
         ("idtoken-operator: telemetry", &[ControlPlane, Consumers], 4),
         ("idtoken-operator: consumers", &[ControlPlane, Consumers], 3),
         ("idtoken-operator: specs", &[ControlPlane], 1),
-        ("idtoken-operator: docs", &[ControlPlane, Tools, Consumers], 1),
+        (
+            "idtoken-operator: docs",
+            &[ControlPlane, Chart, Tools, Consumers],
+            2,
+        ),
         ("idtoken-operator: google", &[], 1),
         ("idtoken-operator: referees", &[], 3),
         ("idtoken-operator: undecodable", &[], 0),
