@@ -119,11 +119,14 @@ impl Call {
         let reason = status.canonical_reason().unwrap_or("error");
         let metadata = matches!(
             self.endpoint,
-            Endpoint::Metadata | Endpoint::MetadataIdentity | Endpoint::MetadataToken
+            Endpoint::Metadata | Endpoint::MetadataIdentity | Endpoint::MetadataToken | Endpoint::Ec2Metadata
         );
         let oauth = matches!(
             self.endpoint,
-            Endpoint::SecurityToken | Endpoint::IdentityBindingToken | Endpoint::OauthToken
+            Endpoint::SecurityToken
+                | Endpoint::IdentityBindingToken
+                | Endpoint::OauthToken
+                | Endpoint::WorkforceToken
         );
         let mut response = match body {
             Some(body) if body.trim_start().starts_with('{') => response::body(status, response::JSON, body),

@@ -30,6 +30,10 @@ pub enum Endpoint {
     IdentityBindingToken,
     /// OAuth 2.0 `/token`.
     OauthToken,
+    /// Security Token Service `/v1/oauthtoken`: the refresh grant of a workforce pool's users.
+    WorkforceToken,
+    /// EC2's metadata server.
+    Ec2Metadata,
     /// The published keys, `/oauth2/v3/certs` and `/oauth2/v1/certs`.
     Certs,
     /// The proxy itself: a CONNECT, or a request that it rejects.

@@ -29,11 +29,12 @@
 //! ```
 //!
 //! The flow of a call: `server` accepts it and `routing` finds its endpoint. The endpoint (`metadata`, `iam_credentials`, `sts` with
-//! `subject_token`, `oauth`) records the call in the call log, applies the faults that match it, then validates it strictly and
+//! `subject_token` and `aws`, `oauth`) records the call in the call log, applies the faults that match it, then validates it strictly and
 //! responds; `issue` mints. `admin` offers over HTTP what [`EmulatorHandle`] offers in-process. Clients whose endpoints are fixed come
 //! through the `proxy`, which responds as Google's hosts with certificates of `proxy_ca`.
 
 mod admin;
+mod aws;
 mod call;
 mod call_log;
 mod cel;
@@ -61,6 +62,7 @@ mod sts;
 mod subject_token;
 mod tokens;
 
+pub use aws::{Aws, AwsAccessKey};
 pub use call_log::{CallRecord, Endpoint};
 pub use faults::{Fault, FaultKind, RetryAfter, WrongToken};
 pub use handle::{EmulatorHandle, Options};

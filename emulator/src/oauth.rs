@@ -1,17 +1,21 @@
-//! The OAuth 2.0 token endpoint: the jwt-bearer grant of service accounts and the refresh grant of users.
+//! The OAuth 2.0 token endpoint: the jwt-bearer grant of service accounts and the refresh grant of users. And the refresh grant of a
+//! workforce pool's users, which the Security Token Service has.
 
 use std::collections::BTreeMap;
 
 use axum::http::{Method, StatusCode};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::call::Call;
 use crate::clock::now;
 use crate::issue::{IdTokenClaims, TokenOverrides};
 use crate::jwt::Jwt;
+use crate::policy::RefreshToken;
 use crate::response::{self, Failure, HandlerResult, Request};
 use crate::service_account::ServiceAccount;
-use crate::tokens::Principal;
+use crate::tokens::{CLOUD_PLATFORM, Principal};
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// How far the signer's clock may be ahead, in seconds.
@@ -158,27 +162,10 @@ fn user(
     scope: &str,
     overrides: TokenOverrides,
 ) -> HandlerResult {
-    let unauthorized = |description: &str| {
-        Failure::from(response::oauth_error(
-            StatusCode::UNAUTHORIZED,
-            "invalid_client",
-            description,
-        ))
-    };
-    let policy = call.state.policy();
-    let client = policy
-        .oauth_clients
-        .iter()
-        .find(|client| client.client_id == client_id);
-    let client = client.ok_or_else(|| unauthorized("The OAuth client was not found."))?;
-    if client.client_secret.0 != client_secret {
-        return Err(unauthorized("The provided client secret is invalid."));
+    let known = refresh_token_of(call, client_id, client_secret, refresh_token)?;
+    if is_workforce(&known) {
+        return Err(oauth_error("invalid_grant", "Bad Request"));
     }
-    let known = client
-        .refresh_tokens
-        .iter()
-        .find(|known| known.token.0 == refresh_token && !known.revoked);
-    let known = known.ok_or_else(|| oauth_error("invalid_grant", "Token has been expired or revoked."))?;
     let principal = Principal::user(&known.user);
     call.record_principal(&principal);
 
@@ -208,6 +195,89 @@ fn user(
             "id_token": minted.token,
         }),
     ))
+}
+
+/// The refresh token of a client that has shown its secret.
+fn refresh_token_of(
+    call: &Call,
+    client_id: &str,
+    client_secret: &str,
+    refresh_token: &str,
+) -> Result<RefreshToken, Failure> {
+    let unauthorized = |description: &str| {
+        Failure::from(response::oauth_error(
+            StatusCode::UNAUTHORIZED,
+            "invalid_client",
+            description,
+        ))
+    };
+    let policy = call.state.policy();
+    let client = policy
+        .oauth_clients
+        .iter()
+        .find(|client| client.client_id == client_id);
+    let client = client.ok_or_else(|| unauthorized("The OAuth client was not found."))?;
+    if client.client_secret.0 != client_secret {
+        return Err(unauthorized("The provided client secret is invalid."));
+    }
+    let known = client
+        .refresh_tokens
+        .iter()
+        .find(|known| known.token.0 == refresh_token && !known.revoked);
+    known
+        .cloned()
+        .ok_or_else(|| oauth_error("invalid_grant", "Token has been expired or revoked."))
+}
+
+fn is_workforce(token: &RefreshToken) -> bool {
+    token.user.starts_with("principal://")
+}
+
+/// Handles `/v1/oauthtoken`. The client shows its secret in the header `Authorization`.
+pub(crate) async fn workforce(call: &mut Call, request: &Request) -> HandlerResult {
+    let fields: BTreeMap<String, String> = url::form_urlencoded::parse(&request.body).into_owned().collect();
+    let field = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
+    let basic = request
+        .header("authorization")
+        .and_then(|header| header.strip_prefix("Basic "))
+        .and_then(|basic| String::from_utf8(STANDARD.decode(basic).ok()?).ok());
+    let (client_id, client_secret) = basic
+        .as_deref()
+        .and_then(|basic| basic.split_once(':'))
+        .unwrap_or_default();
+    call.record_account(client_id);
+    let overrides = call.apply_faults().await?;
+    if request.method != Method::POST {
+        return Err(response::text(
+            StatusCode::NOT_FOUND,
+            "The requested URL was not found on this server.",
+        )
+        .into());
+    }
+    if field("grant_type") != "refresh_token" {
+        let description = format!("Invalid grant_type: {}", field("grant_type"));
+        return Err(oauth_error("unsupported_grant_type", description));
+    }
+    let known = refresh_token_of(call, client_id, client_secret, field("refresh_token"))?;
+    if !is_workforce(&known) {
+        return Err(oauth_error(
+            "invalid_grant",
+            "The refresh token is not of a workforce pool.",
+        ));
+    }
+    let pool = known.user.split("/subject/").next().unwrap_or_default();
+    let principal = Principal {
+        sets: vec![format!(
+            "principalSet:{}/*",
+            pool.trim_start_matches("principal:")
+        )],
+        name: known.user.clone(),
+    };
+    call.record_principal(&principal);
+    let scopes = vec![CLOUD_PLATFORM.to_owned()];
+    let (token, lifetime) = call.state.issue_access_token(principal, scopes, overrides)?;
+    let answer = json!({"access_token": token, "expires_in": lifetime, "token_type": "Bearer"});
+    Ok(response::json(StatusCode::OK, &answer))
 }
 
 fn oauth_error(error: &str, description: impl Into<String>) -> Failure {

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::aws::Aws;
 use crate::provider::{GkeCluster, WorkloadIdentityProvider};
 use crate::service_account::ServiceAccount;
 
@@ -25,6 +26,8 @@ pub struct Policy {
     pub metadata_server: MetadataServer,
     /// The identity providers of Workload Identity Federation.
     pub workload_identity_providers: Vec<WorkloadIdentityProvider>,
+    /// What AWS knows, and EC2's metadata server returns.
+    pub aws: Aws,
     /// The GKE clusters whose service accounts the pool `PROJECT.svc.id.goog` holds.
     pub gke_clusters: Vec<GkeCluster>,
     /// OAuth clients and their users' refresh tokens.
@@ -42,6 +45,7 @@ impl Default for Policy {
             service_accounts: Vec::new(),
             metadata_server: MetadataServer::default(),
             workload_identity_providers: Vec::new(),
+            aws: Aws::default(),
             gke_clusters: Vec::new(),
             oauth_clients: Vec::new(),
             error_details: true,
@@ -115,7 +119,8 @@ pub struct OauthClient {
 pub struct RefreshToken {
     /// The token.
     pub token: Secret,
-    /// The user's e-mail.
+    /// The user's e-mail. For a user of a workforce pool, who refreshes at the Security Token Service,
+    /// `principal://iam.googleapis.com/locations/global/workforcePools/P/subject/S`.
     pub user: String,
     /// A revoked token fails with `invalid_grant`.
     #[serde(default)]

@@ -32,7 +32,7 @@ impl IssuerKeys {
     }
 }
 
-/// An OIDC provider of a workload identity pool.
+/// An OIDC or AWS provider of a workload identity pool.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkloadIdentityProvider {
@@ -41,8 +41,12 @@ pub struct WorkloadIdentityProvider {
     /// An exchange with a disabled provider fails with `invalid_target`.
     #[serde(default)]
     pub disabled: bool,
-    /// The subject tokens' `iss`.
+    /// The subject tokens' `iss`; of an OIDC provider only.
+    #[serde(default)]
     pub issuer: String,
+    /// The account of an AWS provider, whose subject tokens are signed requests.
+    #[serde(default)]
+    pub aws_account_id: Option<String>,
     /// The subject tokens' `aud`. Empty: the provider's name with or without `https:`.
     #[serde(default)]
     pub allowed_audiences: Vec<String>,
@@ -65,6 +69,7 @@ impl WorkloadIdentityProvider {
             name: name.into(),
             disabled: false,
             issuer: issuer.into(),
+            aws_account_id: None,
             allowed_audiences: Vec::new(),
             keys: IssuerKeys {
                 jwks_json: Some(jwks_json.into()),
@@ -75,7 +80,22 @@ impl WorkloadIdentityProvider {
         }
     }
 
+    /// A provider for an AWS account, with `google.subject` from `assertion.arn`.
+    #[must_use]
+    pub fn aws(name: impl Into<String>, account_id: impl Into<String>) -> Self {
+        Self {
+            aws_account_id: Some(account_id.into()),
+            keys: IssuerKeys::default(),
+            attribute_mapping: BTreeMap::from([("google.subject".into(), "assertion.arn".into())]),
+            ..Self::new(name, "", "")
+        }
+    }
+
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.issuer.is_empty() == self.aws_account_id.is_some(),
+            "a provider has either an issuer or an awsAccountId"
+        );
         let parts: Vec<&str> = self.name.split('/').collect();
         let [
             "",

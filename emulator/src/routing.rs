@@ -62,7 +62,9 @@ fn endpoint(path: &str) -> Endpoint {
         "/v1/token" => Endpoint::SecurityToken,
         "/v1/identitybindingtoken" => Endpoint::IdentityBindingToken,
         "/token" | "/oauth2/v4/token" | "/o/oauth2/token" => Endpoint::OauthToken,
+        "/v1/oauthtoken" => Endpoint::WorkforceToken,
         "/oauth2/v3/certs" | "/oauth2/v1/certs" => Endpoint::Certs,
+        path if path.starts_with("/latest/") => Endpoint::Ec2Metadata,
         "/" => Endpoint::Metadata,
         path if path.starts_with("/computeMetadata/v1/instance/service-accounts/") => {
             match path.rsplit('/').next() {
@@ -92,7 +94,7 @@ fn is_served_at(host: &str, endpoint: Endpoint, path: &str) -> bool {
         Endpoint::GenerateIdToken | Endpoint::GenerateAccessToken | Endpoint::AllowedLocations => {
             service == "iamcredentials"
         }
-        Endpoint::SecurityToken => service == "sts",
+        Endpoint::SecurityToken | Endpoint::WorkforceToken => service == "sts",
         Endpoint::IdentityBindingToken => service == "securetoken",
         Endpoint::Certs => service == "www",
         Endpoint::OauthToken => match path {

@@ -17,7 +17,7 @@ use crate::call::Call;
 use crate::call_log::Endpoint;
 use crate::response::{self, Failure, HandlerResult, HttpResponse, Request};
 use crate::state::EmulatorState;
-use crate::{admin, iam_credentials, metadata, oauth, routing, sts};
+use crate::{admin, aws, iam_credentials, metadata, oauth, routing, sts};
 
 /// The maximum size of a request's body.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -137,6 +137,8 @@ async fn dispatch(call: &mut Call, request: &Request) -> HandlerResult {
     match call.endpoint {
         Endpoint::SecurityToken | Endpoint::IdentityBindingToken => sts::handle(call, request).await,
         Endpoint::OauthToken => oauth::handle(call, request).await,
+        Endpoint::Ec2Metadata => aws::metadata(call, request).await,
+        Endpoint::WorkforceToken => oauth::workforce(call, request).await,
         Endpoint::Certs => {
             call.apply_faults().await?;
             Ok(certs(&call.state, &request.path))

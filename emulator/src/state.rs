@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::call_log::CallLog;
 use crate::faults::Faults;
 use crate::issuer_keys::KeyCache;
-use crate::keys::{Jwk, SigningKey};
+use crate::keys::{Jwk, SigningKey, random_text};
 use crate::policy::Policy;
 use crate::service_account::ServiceAccount;
 use crate::tokens::{AccessTokens, IdentityTokenCache};
@@ -35,6 +35,8 @@ pub(crate) struct EmulatorState {
     pub(crate) issuer_keys: KeyCache,
     /// Public keys of key files made here, by the account's e-mail.
     account_keys: Mutex<HashMap<String, Vec<Jwk>>>,
+    /// The session of EC2's metadata server that all clients share.
+    pub(crate) ec2_session: String,
     /// How many ID tokens were minted.
     pub(crate) minted: AtomicU64,
     /// The certificate that the proxy's clients must trust, if there is a proxy.
@@ -61,6 +63,7 @@ impl EmulatorState {
             identity_tokens: IdentityTokenCache::default(),
             issuer_keys: KeyCache::default(),
             account_keys: Mutex::default(),
+            ec2_session: random_text(32)?,
             minted: AtomicU64::new(0),
             proxy_ca: OnceLock::new(),
         })

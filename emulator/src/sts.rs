@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::aws;
 use crate::call::Call;
 use crate::call_log::Endpoint;
 use crate::clock::{now, seconds};
@@ -14,7 +15,9 @@ use crate::tokens::Grant;
 
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
-const SUBJECT_TYPES: [&str; 2] = [
+const AWS_REQUEST: &str = "urn:ietf:params:aws:token-type:aws4_request";
+const SUBJECT_TYPES: [&str; 3] = [
+    AWS_REQUEST,
     "urn:ietf:params:oauth:token-type:jwt",
     "urn:ietf:params:oauth:token-type:id_token",
 ];
@@ -84,7 +87,7 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
     }
 
     let state = &call.state;
-    let bearer = verify(call, field("audience"), field("subject_token")).await?;
+    let bearer = verify(call, &field).await?;
     call.record_principal(&bearer.principal);
     let lifetime = (bearer.expires - now())
         .min(MAX_LIFETIME)
@@ -104,7 +107,9 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
     Ok(response::json(StatusCode::OK, &answer))
 }
 
-async fn verify(call: &Call, audience: &str, token: &str) -> Result<subject_token::Bearer, Failure> {
+async fn verify<'f>(call: &Call, field: &impl Fn(&str) -> &'f str) -> Result<subject_token::Bearer, Failure> {
+    let (audience, token) = (field("audience"), field("subject_token"));
+    let is_aws_request = field("subject_token_type") == AWS_REQUEST;
     let policy = call.state.policy();
     let cache = &call.state.issuer_keys;
     let unknown = || {
@@ -123,7 +128,15 @@ async fn verify(call: &Call, audience: &str, token: &str) -> Result<subject_toke
     } else if call.endpoint == Endpoint::SecurityToken && is_provider(audience) {
         let mut providers = policy.workload_identity_providers.iter();
         let provider = providers.find(|provider| provider.name == audience && !provider.disabled);
-        subject_token::federated(cache, provider.ok_or_else(unknown)?, token).await
+        let provider = provider.ok_or_else(unknown)?;
+        match &provider.aws_account_id {
+            Some(account_id) if is_aws_request => aws::bearer(&policy.aws, provider, account_id, token),
+            None if !is_aws_request => subject_token::federated(cache, provider, token).await,
+            _ => {
+                let description = "The subject_token_type does not match the type of the provider.";
+                return Err(oauth_error("invalid_request", description));
+            }
+        }
     } else {
         return Err(oauth_error(
             "invalid_request",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::cel::{Accessor, Condition};
 use crate::clock::now;
@@ -25,7 +25,7 @@ pub(crate) struct ExchangeError {
     pub(crate) description: String,
 }
 
-fn invalid_grant(description: impl Into<String>) -> ExchangeError {
+pub(crate) fn invalid_grant(description: impl Into<String>) -> ExchangeError {
     ExchangeError {
         error: "invalid_grant",
         description: description.into(),
@@ -59,11 +59,19 @@ pub(crate) async fn federated(
     })?;
     let expires = check_lifetime(&jwt)?;
     check_signature(cache, &jwt, &provider.issuer, &provider.keys).await?;
+    let principal = mapped(provider, &jwt.claims)?;
+    Ok(Bearer { principal, expires })
+}
 
+/// The principal that a provider maps verified claims to.
+pub(crate) fn mapped(
+    provider: &WorkloadIdentityProvider,
+    claims: &Map<String, Value>,
+) -> Result<Principal, ExchangeError> {
     let read = |target: &str, source: &str| {
         let value = Accessor::parse(source)
             .ok()
-            .and_then(|accessor| accessor.read(&jwt.claims).cloned());
+            .and_then(|accessor| accessor.read(claims).cloned());
         match value {
             Some(Value::String(text)) => Ok(Some(text)),
             None if target != "google.subject" => Ok(None),
@@ -102,14 +110,14 @@ pub(crate) async fn federated(
         .as_deref()
         .map(Condition::parse)
         .transpose();
-    if !matches!(condition, Ok(condition) if condition.as_ref().is_none_or(|condition| condition.matches(&jwt.claims)))
+    if !matches!(condition, Ok(condition) if condition.as_ref().is_none_or(|condition| condition.matches(claims)))
     {
         return Err(ExchangeError {
             error: "unauthorized_client",
             description: "The given credential is rejected by the attribute condition.".into(),
         });
     }
-    Ok(Bearer { principal, expires })
+    Ok(principal)
 }
 
 /// Verifies a token of a GKE cluster for the cluster's own pool.

@@ -80,16 +80,27 @@ impl Relay {
         self.address
     }
 
+    /// What each connection was sent so far.
+    pub(crate) fn questions(&self) -> Vec<String> {
+        let passed = self.passed.lock().unwrap();
+        let text = |passed: &Passed| String::from_utf8_lossy(&passed.questions).into_owned();
+        passed.iter().map(text).collect()
+    }
+
     /// Every ID token and access token in the answers so far, true ones and spoilt ones, and every token that was sent to be exchanged,
     /// in the order of their connections.
     pub(crate) fn tokens(&self) -> Vec<String> {
+        let questions = self.questions();
         let passed = self.passed.lock().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let mut tokens: Vec<String> = passed
+        let answers = passed
             .iter()
-            .flat_map(|passed| {
-                let mut tokens = sent(&text(&passed.questions));
-                tokens.extend(found(&text(&passed.answers)));
+            .map(|passed| String::from_utf8_lossy(&passed.answers));
+        let mut tokens: Vec<String> = questions
+            .iter()
+            .zip(answers)
+            .flat_map(|(question, answer)| {
+                let mut tokens = sent(question);
+                tokens.extend(found(&answer));
                 tokens
             })
             .collect();

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 mod attached;
+mod aws;
 mod credentials;
 mod hardening;
 mod identity;

@@ -18,6 +18,9 @@ pub(crate) const STRANGER: &str = "stranger@p.iam.gserviceaccount.com";
 pub(crate) const USER: &str = "dev@example.com";
 pub(crate) const OTHER_USER: &str = "other@example.com";
 pub(crate) const AUDIENCE: &str = "https://billing-x.run.app";
+/// A user of a workforce pool.
+pub(crate) const WORKFORCE_USER: &str =
+    "principal://iam.googleapis.com/locations/global/workforcePools/staff/subject/dev@corp.example";
 /// How long a test waits for something that should happen soon.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -44,7 +47,7 @@ pub(crate) fn policy() -> Policy {
         oauth_clients: vec![OauthClient {
             client_id: "client".to_owned(),
             client_secret: Secret("client-secret".to_owned()),
-            refresh_tokens: vec![token(USER), token(OTHER_USER)],
+            refresh_tokens: vec![token(USER), token(OTHER_USER), token(WORKFORCE_USER)],
         }],
         ..Policy::default()
     }
@@ -63,6 +66,20 @@ pub(crate) fn acting_as(google: &EmulatorHandle, user: &str) -> Value {
         "client_secret": "client-secret",
         "refresh_token": refresh_token(user),
         "token_uri": format!("{}/token", google.url()),
+    })
+}
+
+/// A credential file with which the operator is [`WORKFORCE_USER`], with all fields that gcloud writes.
+pub(crate) fn acting_as_workforce_user(google: &EmulatorHandle) -> Value {
+    json!({
+        "type": "external_account_authorized_user",
+        "universe_domain": "googleapis.com",
+        "audience": "//iam.googleapis.com/locations/global/workforcePools/staff/providers/corp",
+        "client_id": "client",
+        "client_secret": "client-secret",
+        "refresh_token": refresh_token(WORKFORCE_USER),
+        "token_url": format!("{}/v1/oauthtoken", google.url()),
+        "token_info_url": format!("{}/v1/introspect", google.url()),
     })
 }
 
@@ -169,7 +186,12 @@ pub(crate) async fn rejected(minter: &Minter, request: &Impersonation<'_>) -> Er
 }
 
 /// All variables from which this library or Google's takes credentials, a proxy or certificates.
-const VARIABLES: [&str; 14] = [
+const VARIABLES: [&str; 19] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
     "HTTP_PROXY",
     "http_proxy",
     "HTTPS_PROXY",

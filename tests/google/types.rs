@@ -64,10 +64,14 @@ impl World {
         policy.workload_identity_providers = vec![WorkloadIdentityProvider::new(PROVIDER, ISSUER, keys)];
         for account in &mut policy.service_accounts {
             if account.email == CALLER {
-                *account = account.clone().impersonated_by(&member);
+                *account = account
+                    .clone()
+                    .impersonated_by(&member)
+                    .impersonated_by(WORKFORCE_USER);
             }
             if account.email == OPERATOR {
-                *account = account.clone().bind(TOKEN_CREATOR, &member);
+                let account_of = account.clone().bind(TOKEN_CREATOR, &member);
+                *account = account_of.bind(TOKEN_CREATOR, WORKFORCE_USER);
             }
         }
         google.set_policy(policy).expect("a policy");
@@ -143,6 +147,7 @@ async fn every_type_gets_a_token() {
         "format": {"type": "json", "subject_token_field_name": "subject"},
     }));
     let key = world.google.service_account_key(OPERATOR).expect("a key");
+    let workforce = acting_as_workforce_user(&world.google);
     let chained =
         json!({"type": "impersonated_service_account", "source_credentials": acting_as(&world.google, USER)});
     for (what, credentials, principal) in [
@@ -153,6 +158,15 @@ async fn every_type_gets_a_token() {
             "impersonated",
             world.impersonating(chained, DELEGATE),
             member(DELEGATE),
+        ),
+        ("workforce user", workforce.clone(), WORKFORCE_USER.to_owned()),
+        (
+            "workforce user, impersonating",
+            world.impersonating(
+                json!({"type": "impersonated_service_account", "source_credentials": workforce}),
+                OPERATOR,
+            ),
+            member(OPERATOR),
         ),
         ("external by file", file.clone(), pool.clone()),
         ("external by URL", url, pool),

@@ -8,4 +8,5 @@ mod common;
 
 mod fetch;
 mod referee;
+mod types;
 mod verify;

@@ -1,5 +1,5 @@
-//! An identity of a workload or workforce pool: the subject token that another identity provider issued, from a file or a URL
-//! (<https://google.aip.dev/auth/4117>). No executable is ever run for it.
+//! An identity of a workload or workforce pool: the subject token that another identity provider issued, from a file or a URL,
+//! or an AWS identity (<https://google.aip.dev/auth/4117>). No executable is ever run for it.
 
 use std::path::PathBuf;
 
@@ -12,11 +12,12 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::allowed_hosts::checked_url;
+use super::aws::{AwsSource, RawAws};
 use super::file_error::CredentialFileError;
-use super::source::sha256;
+use super::source::{no_subject_token, sha256};
 use crate::google::transport::endpoint_client::EndpointClient;
 use crate::google::transport::http::MAX_RESPONSE_BYTES;
-use crate::google::vocabulary::{CallPriority, Endpoint, Error, GoogleConfig, Reason};
+use crate::google::vocabulary::{CallPriority, Error, GoogleConfig};
 use crate::token::unverified_claims;
 
 /// Credentials that exchange a subject token at the Security Token Service.
@@ -41,6 +42,7 @@ enum SubjectSource {
         headers: HeaderMap,
         format: Format,
     },
+    Aws(AwsSource),
 }
 
 /// The format of the subject token.
@@ -68,6 +70,9 @@ pub(crate) struct RawSource {
     headers: std::collections::BTreeMap<String, String>,
     executable: Option<IgnoredAny>,
     environment_id: Option<String>,
+    regional_cred_verification_url: Option<String>,
+    region_url: Option<String>,
+    imdsv2_session_token_url: Option<String>,
     certificate: Option<Value>,
     format: Option<RawFormat>,
 }
@@ -110,6 +115,7 @@ impl ExternalAccount {
                     .await?;
                 format.read(&response.body)
             }
+            SubjectSource::Aws(source) => return source.subject_token(client, &self.audience).await,
         };
         token.map_err(no_subject_token)
     }
@@ -134,16 +140,21 @@ impl ExternalAccount {
 }
 
 fn subject_source(source: RawSource, config: &GoogleConfig) -> Result<SubjectSource, CredentialFileError> {
-    if source.environment_id.is_some() {
-        return Err(CredentialFileError::Unsupported(
-            "an AWS identity; give the workload an OIDC token in a file instead, such as that of an IAM role for service accounts",
-        ));
+    if source.executable.is_some() {
+        return Err(CredentialFileError::Executable);
     }
     if source.certificate.is_some() {
         return Err(CredentialFileError::Unsupported("an X.509 certificate"));
     }
-    if source.executable.is_some() {
-        return Err(CredentialFileError::Executable);
+    if let Some(environment_id) = source.environment_id {
+        let raw = RawAws {
+            environment_id,
+            verification_url: source.regional_cred_verification_url,
+            region_url: source.region_url,
+            credentials_url: source.url,
+            session_url: source.imdsv2_session_token_url,
+        };
+        return AwsSource::new(raw, config).map(SubjectSource::Aws);
     }
     let format = format(source.format)?;
     if let Some(path) = source.file {
@@ -208,11 +219,6 @@ async fn read(path: &PathBuf) -> std::io::Result<Zeroizing<Vec<u8>>> {
         .read_to_end(&mut content)
         .await?;
     Ok(content)
-}
-
-fn no_subject_token(problem: &str) -> Error {
-    let message = format!("there is no subject token: {problem}");
-    Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, &message)
 }
 
 #[cfg(test)]

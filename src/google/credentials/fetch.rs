@@ -80,6 +80,10 @@ impl TokenFetcher {
                 .await
                 .map(|refreshed| refreshed.access_token)
                 .map_err(for_user),
+            Credential::WorkforceUser(user) => oauth2::refresh(&self.client, CallPriority::OPERATOR, user)
+                .await
+                .map(|refreshed| refreshed.access_token)
+                .map_err(for_workforce_user),
             Credential::ExternalAccount(account) => self.exchange(account).await,
             Credential::Impersonated(_) => {
                 let message = "credentials that impersonate twice";
@@ -174,6 +178,17 @@ pub(crate) fn for_user(error: Error) -> Error {
         ErrorClass::Rejected if error.remediation().is_none() => {
             error.with_remediation("If the user's credentials were revoked or have expired, recreate them: gcloud auth application-default login")
         }
+        _ => error,
+    }
+}
+
+/// As [`for_user`]: the session of a workforce pool's user ends after its pool's duration, and the refresh token with it.
+fn for_workforce_user(error: Error) -> Error {
+    match error.class() {
+        ErrorClass::Rejected if error.remediation().is_none() => error.with_remediation(
+            "If the user's session has ended, log in again: gcloud auth application-default login --login-config=FILE. A session of \
+             a workforce pool lasts 12 hours at most; give a workload an identity of its own.",
+        ),
         _ => error,
     }
 }

@@ -4,6 +4,7 @@
 //! must be in the universe, loopback, or allowed by the operator's flags:
 //! <https://cloud.google.com/docs/authentication/client-libraries#external-credentials>.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -15,7 +16,7 @@ use super::external_account::{ExternalAccount, RawExternalAccount, RawSource};
 use super::file_error::CredentialFileError;
 use super::service_account_key::ServiceAccountKey;
 use super::source::MAX_FILE_BYTES;
-use crate::google::endpoints::oauth2::UserCredentials;
+use crate::google::endpoints::oauth2::{ClientAuthentication, UserCredentials};
 use crate::google::vocabulary::{DEFAULT_UNIVERSE, GoogleConfig, Principal, QuotaProject};
 use crate::text;
 
@@ -26,6 +27,8 @@ const IMPERSONATED_LIFETIME: Duration = Duration::from_secs(3600);
 pub(crate) enum Credential {
     ServiceAccount(ServiceAccountKey),
     AuthorizedUser(UserCredentials),
+    /// A user of a workforce pool.
+    WorkforceUser(UserCredentials),
     ExternalAccount(Box<ExternalAccount>),
     /// Credentials that impersonate a service account.
     Impersonated(Box<ImpersonatedAccount>),
@@ -40,7 +43,7 @@ impl Credential {
                 Self::ExternalAccount(account) => account.subject_identity().await,
                 _ => None,
             },
-            Self::ServiceAccount(_) | Self::AuthorizedUser(_) => None,
+            Self::ServiceAccount(_) | Self::AuthorizedUser(_) | Self::WorkforceUser(_) => None,
         }
     }
 }
@@ -119,6 +122,10 @@ fn check(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFi
         "authorized_user" => authorized_user(raw, config),
         "impersonated_service_account" => impersonated_service_account(raw, config),
         "external_account" => external_account(raw, config),
+        "external_account_authorized_user" => workforce_user(raw, config),
+        "gdch_service_account" => Err(CredentialFileError::Unsupported(
+            "the type gdch_service_account, which is of Google Distributed Cloud and has no Google service accounts to impersonate",
+        )),
         other => Err(CredentialFileError::UnknownType(shown_type(other).to_owned())),
     }?;
     Ok(CredentialFile {
@@ -167,7 +174,7 @@ fn service_account(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, Cr
     })
 }
 
-fn authorized_user(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFileError> {
+fn authorized_user(mut raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFileError> {
     let token_uri = match checked_url("token_uri", raw.token_uri.as_deref(), config)? {
         Some(url) => url,
         None => config
@@ -176,21 +183,49 @@ fn authorized_user(raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, Cr
             .and_then(|base| base.join("token").ok())
             .ok_or(CredentialFileError::NotUrl { field: "token_uri" })?,
     };
+    let principal = raw.account.take().filter(|account| account.contains('@'));
+    Ok(CredentialFile {
+        credential: Credential::AuthorizedUser(user_credentials(raw, token_uri, ClientAuthentication::Form)?),
+        principal: principal.map(|email| Principal::User { email }),
+        quota_project: None,
+    })
+}
+
+/// What gcloud writes after the login of a workforce pool's user: <https://cloud.google.com/iam/docs/workforce-log-in-gcloud>.
+fn workforce_user(mut raw: Raw, config: &GoogleConfig) -> Result<CredentialFile, CredentialFileError> {
+    let token_url = checked_url("token_url", raw.token_url.as_deref(), config)?
+        .ok_or(CredentialFileError::Missing("token_url"))?;
+    let principal = raw
+        .audience
+        .take()
+        .and_then(|audience| Principal::from_audience(&audience));
+    Ok(CredentialFile {
+        credential: Credential::WorkforceUser(user_credentials(
+            raw,
+            token_url,
+            ClientAuthentication::Header,
+        )?),
+        principal,
+        quota_project: None,
+    })
+}
+
+fn user_credentials(
+    raw: Raw,
+    token_uri: Url,
+    client_authentication: ClientAuthentication,
+) -> Result<UserCredentials, CredentialFileError> {
     let secret = |value: Option<Zeroizing<String>>, field| {
         value
             .filter(|value| !value.is_empty())
             .ok_or(CredentialFileError::Missing(field))
     };
-    let email = raw.account.filter(|account| account.contains('@'));
-    Ok(CredentialFile {
-        credential: Credential::AuthorizedUser(UserCredentials {
-            client_id: required(raw.client_id, "client_id")?,
-            client_secret: secret(raw.client_secret, "client_secret")?,
-            refresh_token: secret(raw.refresh_token, "refresh_token")?,
-            token_uri,
-        }),
-        principal: email.map(|email| Principal::User { email }),
-        quota_project: None,
+    Ok(UserCredentials {
+        client_id: required(raw.client_id, "client_id")?,
+        client_secret: secret(raw.client_secret, "client_secret")?,
+        refresh_token: Mutex::new(secret(raw.refresh_token, "refresh_token")?),
+        token_uri,
+        client_authentication,
     })
 }
 

@@ -10,8 +10,8 @@ pub(crate) enum CredentialFileError {
     #[error("it has no {0}")]
     Missing(&'static str),
     #[error(
-        "its type is {0:?}; the supported types are service_account, authorized_user, external_account and \
-         impersonated_service_account"
+        "its type is {0:?}; the supported types are service_account, authorized_user, external_account, \
+         external_account_authorized_user and impersonated_service_account"
     )]
     UnknownType(String),
     #[error("its quota_project_id is not the ID or number of a project")]
@@ -35,6 +35,16 @@ pub(crate) enum CredentialFileError {
         host: String,
         universe: String,
     },
+    #[error(
+        "its {field} leads to {host:?}, which is not EC2's metadata server at 169.254.169.254 or fd00:ec2::254; if that is \
+         intended, allow that host with the operator's flag --allowed-credential-host"
+    )]
+    NotEc2 { field: &'static str, host: String },
+    #[error(
+        "its credential_source.regional_cred_verification_url is not AWS' endpoint for GetCallerIdentity, such as \
+         https://sts.{{region}}.amazonaws.com?Action=GetCallerIdentity&Version=2011-06-15"
+    )]
+    NotCallerIdentity,
     #[error(
         "it names an executable, and the operator runs none: give the subject token in a file (credential_source.file) or at a \
          URL (credential_source.url), or use workload identity federation with a projected ServiceAccount token"

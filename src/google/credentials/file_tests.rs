@@ -29,6 +29,63 @@ fn user(changes: &[(&str, Value)]) -> Value {
     json
 }
 
+fn workforce(changes: &[(&str, Value)]) -> Value {
+    let mut json = user(changes);
+    json["type"] = json!("external_account_authorized_user");
+    json["audience"] = json!("//iam.googleapis.com/locations/global/workforcePools/p/providers/q");
+    if json["token_url"].is_null() {
+        json["token_url"] = json!("https://sts.googleapis.com/v1/oauthtoken");
+    }
+    json
+}
+
+fn aws(changes: &[(&str, Value)]) -> Value {
+    let mut source = json!({
+        "environment_id": "aws1",
+        "region_url": "http://169.254.169.254/latest/meta-data/placement/availability-zone",
+        "url": "http://169.254.169.254/latest/meta-data/iam/security-credentials",
+        "regional_cred_verification_url":
+            "https://sts.{region}.amazonaws.com?Action=GetCallerIdentity&Version=2011-06-15",
+        "imdsv2_session_token_url": "http://[fd00:ec2::254]/latest/api/token",
+    });
+    for (key, value) in changes {
+        source[*key] = value.clone();
+    }
+    external(&[("credential_source", source)])
+}
+
+#[test]
+fn aws_is_asked_at_the_addresses_of_its_metadata_server_only() {
+    let allowing = |host: &str| GoogleConfig {
+        allowed_credential_hosts: vec![host.to_owned()],
+        ..GoogleConfig::default()
+    };
+    let config = GoogleConfig::default();
+    assert!(parse(&aws(&[]), &config).is_ok());
+    for field in ["region_url", "url", "imdsv2_session_token_url"] {
+        for url in [
+            "http://169.254.169.253/latest",
+            "http://10.0.0.1/latest",
+            "https://169.254.169.254/latest",
+            "http://169.254.169.254.evil.example/latest",
+            "http://169.254.169.254@evil.example/latest",
+            "https://evil.googleapis.com/latest",
+            "http://[fd00:ec2::253]/latest",
+        ] {
+            let error = parse(&aws(&[(field, json!(url))]), &config).err();
+            assert!(
+                matches!(error, Some(CredentialFileError::NotEc2 { field: named, .. }) if named.ends_with(field)),
+                "{field} {url} {error:?}"
+            );
+        }
+        let proxy = aws(&[(field, json!("https://imds.corp.example/latest"))]);
+        assert!(parse(&proxy, &config).is_err() && parse(&proxy, &allowing("imds.corp.example")).is_ok());
+        let plain = aws(&[(field, json!("http://imds.corp.example/latest"))]);
+        assert!(parse(&plain, &allowing("imds.corp.example")).is_err());
+        assert!(parse(&aws(&[(field, json!("http://127.0.0.1:1/latest"))]), &config).is_ok());
+    }
+}
+
 #[test]
 fn the_principal_is_known() {
     let config = GoogleConfig::default();
@@ -45,6 +102,10 @@ fn the_principal_is_known() {
     };
     assert_eq!(of(&user(&[])).as_deref(), Some("dev@example.com"));
     assert_eq!(of(&user(&[("account", json!(""))])), None);
+    assert_eq!(
+        of(&workforce(&[])).as_deref(),
+        Some("an identity of locations/global/workforcePools/p")
+    );
     assert_eq!(of(&chained(url)).as_deref(), Some("x@p.iam.gserviceaccount.com"));
     assert_eq!(of(&chained("https://iamcredentials.googleapis.com/v1/x")), None);
     let external_url = external(&[("service_account_impersonation_url", json!(url))]);
@@ -148,7 +209,19 @@ fn errors_say_what_is_not_supported() {
             json!("https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/y:generateAccessToken"))])});
     let key = json!({"type": "service_account", "client_email": "a@b", "private_key": "SECRET"});
     for (json, part) in [
-        (source(json!({"environment_id": "aws1"})), "AWS"),
+        (
+            source(json!({"environment_id": "aws1"})),
+            "regional_cred_verification_url",
+        ),
+        (aws(&[("environment_id", json!("aws2"))]), "environment_id"),
+        (
+            aws(&[("regional_cred_verification_url", json!("https://evil.example"))]),
+            "GetCallerIdentity",
+        ),
+        (json!({"type": "gdch_service_account"}), "gdch_service_account"),
+        (json!({"type": "unheard_of"}), "external_account_authorized_user"),
+        (workforce(&[("token_url", json!(""))]), "token_url"),
+        (workforce(&[("client_secret", Value::Null)]), "client_secret"),
         (source(json!({"certificate": {}})), "X.509"),
         (source(json!({})), "credential_source"),
         (

@@ -83,6 +83,12 @@ pub(crate) fn unavailable(message: &str) -> Error {
         .with_class(ErrorClass::Rejected)
 }
 
+/// The error of credentials whose subject token cannot be had at the moment.
+pub(crate) fn no_subject_token(problem: &str) -> Error {
+    let message = format!("there is no subject token: {problem}");
+    Error::new(Endpoint::Credentials, Reason::CredentialsUnavailable, &message)
+}
+
 pub(crate) fn sha256(content: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(digest::digest(&digest::SHA256, content).as_ref());

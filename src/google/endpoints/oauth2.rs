@@ -1,6 +1,8 @@
-//! The OAuth 2.0 token endpoint: the refresh grant of gcloud's user credentials
-//! (<https://developers.google.com/identity/protocols/oauth2/native-app#offline>).
+//! The refresh grant of gcloud's user credentials, at the OAuth 2.0 token endpoint
+//! (<https://developers.google.com/identity/protocols/oauth2/native-app#offline>), or, for a user of a workforce pool, at the Security
+//! Token Service (<https://cloud.google.com/iam/docs/workforce-obtaining-short-lived-credentials>).
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use reqwest::RequestBuilder;
@@ -12,6 +14,7 @@ use crate::google::transport::endpoint_client::EndpointClient;
 use crate::google::transport::error_body::OauthError;
 use crate::google::transport::response::Response;
 use crate::google::vocabulary::{AccessToken, CallPriority, Endpoint, Error, ErrorClass, Reason};
+use crate::sync::lock;
 use crate::text;
 use crate::token::IdToken;
 
@@ -22,8 +25,19 @@ const MAX_SHOWN_CHARS: usize = 300;
 pub(crate) struct UserCredentials {
     pub(crate) client_id: String,
     pub(crate) client_secret: Zeroizing<String>,
-    pub(crate) refresh_token: Zeroizing<String>,
+    /// Replaced by the one that a refresh returns, if it returns one.
+    pub(crate) refresh_token: Mutex<Zeroizing<String>>,
     pub(crate) token_uri: Url,
+    pub(crate) client_authentication: ClientAuthentication,
+}
+
+/// How an OAuth client shows its secret (RFC 6749, 2.3.1).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClientAuthentication {
+    /// In the form: Google's OAuth 2.0 endpoint.
+    Form,
+    /// In a header: the Security Token Service.
+    Header,
 }
 
 /// The tokens that a refresh returns.
@@ -37,6 +51,7 @@ struct TokenResponse {
     access_token: String,
     expires_in: u64,
     id_token: Option<String>,
+    refresh_token: Option<Zeroizing<String>>,
 }
 
 /// Gets new tokens, with the scopes that the user once granted. To name some here would lose the others, `openid` among them.
@@ -45,19 +60,35 @@ pub(crate) async fn refresh(
     priority: CallPriority<'_>,
     user: &UserCredentials,
 ) -> Result<Refreshed, Error> {
-    let request = client.http_for(&user.token_uri).post(user.token_uri.clone());
-    let request = request.form(&[
+    let refresh_token = lock(&user.refresh_token).clone();
+    let mut form = vec![
         ("grant_type", "refresh_token"),
-        ("client_id", &user.client_id),
-        ("client_secret", &user.client_secret),
-        ("refresh_token", &user.refresh_token),
-    ]);
-    let response = call(client, priority, request).await?;
+        ("refresh_token", refresh_token.as_str()),
+    ];
+    let request = client.http_for(&user.token_uri).post(user.token_uri.clone());
+    let request = match user.client_authentication {
+        ClientAuthentication::Form => {
+            form.extend([
+                ("client_id", user.client_id.as_str()),
+                ("client_secret", &user.client_secret),
+            ]);
+            request
+        }
+        // As Google's libraries do, without the form encoding of RFC 6749. reqwest marks the header as sensitive.
+        ClientAuthentication::Header => {
+            request.basic_auth(&user.client_id, Some(user.client_secret.as_str()))
+        }
+    };
+    let response = call(client, priority, request.form(&form)).await?;
     let TokenResponse {
         access_token,
         expires_in,
         id_token,
+        refresh_token,
     } = parse(&response)?;
+    if let Some(next) = refresh_token.filter(|next| !next.is_empty()) {
+        *lock(&user.refresh_token) = next;
+    }
     Ok(Refreshed {
         access_token: AccessToken::new(
             access_token,
