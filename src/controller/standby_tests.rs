@@ -196,3 +196,14 @@ async fn a_standby_writes_nothing_and_a_new_leader_reports_what_it_cannot_decode
     stop.send(()).unwrap();
     timeout(LIMIT, running).await.unwrap().unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_reconcile_in_flight_takes_little_memory() {
+    let server = Arc::new(Server::default());
+    let ctx = Arc::new(context(client(&server)));
+    let key = ObjectKey::new("shop", "billing");
+    let due = ctx.clock.monotonic();
+    let (_, _, permit) = ctx.permits.start(|_| Some((key.clone(), due))).unwrap();
+    // Thousands may wait for Google.
+    assert!(size_of_val(&reconcile::reconcile(key, ctx, permit)) <= 4096);
+}

@@ -1,6 +1,7 @@
 //! Metrics of the requests: counts by namespace, how fresh their tokens are, and on demand series of each request.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroI64;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -21,17 +22,31 @@ const REMAINING: [f64; 9] = [
     0.0, 60.0, 300.0, 900.0, 1800.0, 2700.0, 3600.0, 14_400.0, 43_200.0,
 ];
 
-/// What the metrics need of one request.
+/// What the metrics need of one request, in little memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestState {
     ready: bool,
-    reason: String,
-    /// Types of the other conditions that are True, and their reasons.
-    conditions: Vec<(&'static str, String)>,
-    failing_since: Option<Timestamp>,
     suspended: bool,
-    expires: Option<Timestamp>,
-    renews: Option<Timestamp>,
+    reason: Box<str>,
+    /// Types of the other conditions that are True, and their reasons.
+    conditions: Box<[(&'static str, Box<str>)]>,
+    failing_since: Option<Second>,
+    expires: Option<Second>,
+    renews: Option<Second>,
+}
+
+/// A time as Unix time, in whole seconds. Zero is none: nothing of ours is that old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Second(NonZeroI64);
+
+impl Second {
+    fn new(at: Timestamp) -> Option<Self> {
+        NonZeroI64::new(at.as_second()).map(Self)
+    }
+
+    fn timestamp(self) -> Option<Timestamp> {
+        Timestamp::from_second(self.0.get()).ok()
+    }
 }
 
 impl RequestState {
@@ -41,7 +56,7 @@ impl RequestState {
             status
                 .condition(type_)
                 .filter(|condition| condition.status == "True")
-                .map(|condition| (type_, condition.reason.clone()))
+                .map(|condition| (type_, condition.reason.as_str().into()))
         };
         let ready = status.condition(READY)?;
         let failing = status
@@ -49,32 +64,33 @@ impl RequestState {
             .filter(|condition| condition.status == "True");
         Some(Self {
             ready: ready.status == "True",
-            reason: ready.reason.clone(),
+            reason: ready.reason.as_str().into(),
             conditions: [RENEWAL_FAILING, RECONCILING, STALLED]
                 .into_iter()
                 .filter_map(is_true)
                 .collect(),
-            failing_since: failing.map(|condition| condition.last_transition_time.0),
+            failing_since: failing.and_then(|condition| Second::new(condition.last_transition_time.0)),
             suspended,
             expires: status
                 .token
                 .as_ref()
                 .and_then(|token| token.expiration_time.as_ref())
-                .map(|time| time.0),
-            renews: status.renewal_time.as_ref().map(|time| time.0),
+                .and_then(|time| Second::new(time.0)),
+            renews: status.renewal_time.as_ref().and_then(|time| Second::new(time.0)),
         })
     }
 
     /// When the token expires; none if the request is suspended, since the token is not to be renewed then.
     fn expected_expiry(&self) -> Option<Timestamp> {
-        self.expires.filter(|_| !self.suspended)
+        self.expires.filter(|_| !self.suspended)?.timestamp()
     }
 
     /// As [`Self::expected_expiry`], if the renewal is late. A token that does not match the spec has no renewal time, and counts as late
     /// too.
     fn overdue(&self, now: Timestamp) -> Option<Timestamp> {
         let is_late = |renews: Timestamp| now.duration_since(renews) > OVERDUE_AFTER;
-        self.expected_expiry().filter(|_| self.renews.is_none_or(is_late))
+        let renews = self.renews.and_then(Second::timestamp);
+        self.expected_expiry().filter(|_| renews.is_none_or(is_late))
     }
 }
 
@@ -240,21 +256,25 @@ impl RequestSeries {
                 .get_or_create(&ReadyLabels {
                     namespace: namespace.to_owned(),
                     ready: if state.ready { "True" } else { "False" }.to_owned(),
-                    reason: state.reason.clone(),
+                    reason: state.reason.to_string(),
                 })
                 .inc();
-            for (type_, reason) in &state.conditions {
+            for (type_, reason) in state.conditions.iter() {
                 self.conditions
                     .get_or_create(&ConditionLabels {
                         namespace: namespace.to_owned(),
                         r#type: (*type_).to_owned(),
-                        reason: reason.clone(),
+                        reason: reason.to_string(),
                     })
                     .inc();
             }
             set_min(&self.earliest, namespace, state.expected_expiry());
             set_min(&self.overdue, namespace, state.overdue(now));
-            set_min(&self.failing, namespace, state.failing_since);
+            set_min(
+                &self.failing,
+                namespace,
+                state.failing_since.and_then(Second::timestamp),
+            );
             if let Some(per_request) = &self.per_request {
                 per_request.collect(namespace, key.name(), state);
             }
@@ -292,10 +312,10 @@ impl PerRequestSeries {
             name: name.to_owned(),
         };
         if let Some(expires) = state.expires {
-            self.expiration.get_or_create(&labels).set(expires.as_second());
+            self.expiration.get_or_create(&labels).set(expires.0.get());
         }
         if let Some(renews) = state.renews {
-            self.renewal.get_or_create(&labels).set(renews.as_second());
+            self.renewal.get_or_create(&labels).set(renews.0.get());
         }
         self.ready.get_or_create(&labels).set(i64::from(state.ready));
     }

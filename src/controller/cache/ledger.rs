@@ -67,11 +67,6 @@ impl Ledger {
         }
     }
 
-    /// The limits of what requests may take.
-    pub(super) fn limits(&self) -> CacheLimits {
-        self.limits.of_requests()
-    }
-
     /// Adds the request, or changes what it counts for.
     pub(super) fn put(&mut self, request: Claimant, cost: u32) -> Changes {
         let mut changes = Changes::default();
@@ -179,6 +174,19 @@ impl Ledger {
     /// What the admitted requests count for, how many wait, and how often one was left out altogether.
     pub(super) fn usage(&self) -> (usize, usize, u64) {
         (self.used, self.waiting, self.left_out)
+    }
+
+    /// What the requests of each namespace count for, if none waits or is to be listed again, and an eighth of each limit is free.
+    pub(super) fn sums_with_room(&self) -> Option<HashMap<Box<str>, usize>> {
+        let limits = self.limits.of_requests();
+        if self.waiting > 0 || self.used > limits.total / 8 * 7 {
+            return None;
+        }
+        let sums = self.namespaces.iter().map(|(name, namespace)| {
+            let is_settled = !namespace.has_readmitted && !namespace.has_left_out;
+            (is_settled && namespace.used <= limits.namespace / 8 * 7).then(|| (name.clone(), namespace.used))
+        });
+        sums.collect()
     }
 
     /// The limit that the first exceeds that waits in `namespace`.

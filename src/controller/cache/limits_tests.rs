@@ -355,7 +355,7 @@ proptest! {
             let bytes: usize = state.secrets.all_bytes();
             prop_assert_eq!(state.secrets.usage().0, bytes);
             prop_assert!(state.requests.len() == cluster.len());
-            prop_assert!(state.ledger.usage().0 <= limits.of_requests().total);
+            prop_assert!(state.budget.usage().0 <= limits.of_requests().total);
         }
         // As long as a list is asked for it serves more.
         for _ in 0..cluster.len() {

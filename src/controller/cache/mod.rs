@@ -6,10 +6,11 @@
 //! [`Cache`] holds the parts, one a file, under one lock: an upserted request is stored, releases its old Secret and claims its new one in one
 //! step. Methods that take a UID do nothing if the request was recreated or deleted meanwhile.
 //!
-//! What it keeps is bounded by [`CacheLimits`], not by what is in the cluster: the ledger decides which requests are served.
+//! What it keeps is bounded by [`CacheLimits`], not by what is in the cluster: the budget decides which requests are served.
 //!
 //! A scope is a namespace, or empty for all namespaces.
 
+mod budget;
 mod claims;
 mod compressed_request;
 pub mod foreign_secrets;
@@ -176,7 +177,7 @@ impl Cache {
     /// Whether to relist the requests of `scope`: there is memory for some of which too little is kept, and no relist is in progress.
     pub fn needs_request_relist(&self, scope: &str) -> bool {
         let state = self.lock();
-        !state.requests.relists.is_in_progress(scope) && state.ledger.needs_relist(scope)
+        !state.requests.relists.is_in_progress(scope) && state.budget.needs_relist(scope)
     }
 
     /// Marks the requests of `scope` as stale until their next relist ends: the API server was away.
@@ -326,7 +327,7 @@ impl Cache {
     /// What is kept, and what not.
     pub fn usage(&self) -> CacheUsage {
         let state = self.lock();
-        let (requests, markers, requests_left_out) = state.ledger.usage();
+        let (requests, markers, requests_left_out) = state.budget.usage();
         let (secrets, secrets_left_out) = state.secrets.usage();
         CacheUsage {
             requests,

@@ -24,7 +24,7 @@ pub struct RequestState {
     /// The renewal by annotation that was handled, until the status shows it.
     pub handled_renew: Option<String>,
     /// The token that the source returned again unchanged.
-    pub unchanged: Option<UnchangedToken>,
+    pub unchanged: Option<Box<UnchangedToken>>,
     /// When a token was last issued, by this machine's clock.
     pub issued_at: Option<Timestamp>,
     /// How many tokens in a row were issued and could not be written.
@@ -102,21 +102,36 @@ pub struct UnchangedToken {
     pub retry_at: Timestamp,
 }
 
-/// The hashes that were written to the Secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The hashes that were written to the Secret, of the inputs of the token and of its rendering. As numbers, since there are two for each
+/// request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WrittenHashes {
-    /// Hash of the inputs of the token.
-    pub token_hash: Box<str>,
-    /// Hash of the inputs of the rendering.
-    pub render_hash: Box<str>,
+    token: [u8; 16],
+    rendering: [u8; 16],
 }
 
 impl WrittenHashes {
-    /// The two hashes.
-    pub fn new(token_hash: &str, render_hash: &str) -> Self {
-        Self {
-            token_hash: token_hash.into(),
-            render_hash: render_hash.into(),
-        }
+    /// The two hashes, as the annotations of the Secret hold them; none if one is no such hash.
+    pub fn new(token_hash: &str, render_hash: &str) -> Option<Self> {
+        Some(Self {
+            token: number(token_hash)?,
+            rendering: number(render_hash)?,
+        })
     }
+
+    /// Whether the token was written of inputs with this hash.
+    pub fn is_token(&self, hash: &str) -> bool {
+        number(hash) == Some(self.token)
+    }
+
+    /// Whether the Secret was rendered of inputs with this hash.
+    pub fn is_rendering(&self, hash: &str) -> bool {
+        number(hash) == Some(self.rendering)
+    }
+}
+
+/// The digits of a versioned hash. One process writes one version.
+fn number(hash: &str) -> Option<[u8; 16]> {
+    let (_, digits) = hash.split_once('-')?;
+    u128::from_str_radix(digits, 16).map(u128::to_be_bytes).ok()
 }

@@ -168,6 +168,12 @@ impl Requests {
         keys.cloned().collect()
     }
 
+    /// Each of them as it stands in the order of requests, with what it counts for.
+    pub(super) fn claimants(&self) -> impl Iterator<Item = (Claimant, u32)> {
+        let all = self.all.iter();
+        all.map(|(key, cached)| (cached.fingerprint.claimant(key), cached.cost))
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.all.len()

@@ -1,11 +1,12 @@
 //! The parts together, and the operations that are atomic over several of them.
 //!
-//! A request is in the ledger if it is stored. It has a claim if it is served.
+//! A request is in the budget if it is stored. It has a claim if it is served.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::budget::Budget;
 use super::claims::{Claimant, Claims, Named};
-use super::ledger::{Changes, Ledger, Place};
+use super::ledger::{Changes, Place};
 use super::limits::CacheLimits;
 use super::namespaces::Namespaces;
 use super::notices::Notices;
@@ -21,7 +22,7 @@ const MAX_AFFECTED: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) requests: Requests,
-    pub(super) ledger: Ledger,
+    pub(super) budget: Budget,
     pub(super) claims: Claims,
     pub(super) secrets: Secrets,
     pub(super) namespaces: Namespaces,
@@ -41,7 +42,7 @@ impl State {
     /// Without objects.
     pub(super) fn new(limits: CacheLimits) -> Self {
         Self {
-            ledger: Ledger::new(limits),
+            budget: Budget::new(limits),
             secrets: Secrets::new(limits.of_secrets()),
             ..Self::default()
         }
@@ -74,10 +75,10 @@ impl State {
         let recorded = claim.as_ref().is_some_and(|(_, recorded)| *recorded);
         let mut fingerprint = SpecFingerprint::new(meta, None);
         let mut affected = self.account(&key, &fingerprint, cost);
-        let (claim, object) = match self.ledger.place(&fingerprint.claimant(&key)) {
+        let (claim, object) = match self.budget.place(&fingerprint.claimant(&key)) {
             Place::Admitted => (claim, object),
             Place::Waiting(limit) => {
-                let error = limit.error(self.ledger.limits());
+                let error = limit.error(self.budget.limits());
                 (None, object.into_marker(error))
             }
             Place::LeftOut => {
@@ -151,7 +152,7 @@ impl State {
         let Some(cached) = self.requests.get(key) else {
             return Vec::new();
         };
-        let changes = self.ledger.remove(&cached.fingerprint.claimant(key));
+        let changes = self.budget.remove(&cached.fingerprint.claimant(key), cached.cost);
         let mut affected = self.forget(key);
         affected.extend(self.apply(changes, key));
         affected
@@ -160,7 +161,7 @@ impl State {
     /// Starts a relist of the requests of `scope`.
     pub(super) fn begin_request_relist(&mut self, scope: &str) {
         self.requests.begin_relist(scope);
-        self.ledger.begin_relist(scope);
+        self.budget.begin_relist(scope);
     }
 
     /// Ends the relist of the requests of `scope`: removes those that were not upserted since it began.
@@ -218,20 +219,27 @@ impl State {
                 return affected;
             }
             if !known.fingerprint.is_of(fingerprint) {
-                let changes = self.ledger.remove(&known.fingerprint.claimant(key));
+                let changes = self.budget.remove(&known.fingerprint.claimant(key), known.cost);
                 affected = self.apply(changes, key);
             }
         }
-        let changes = self.ledger.put(fingerprint.claimant(key), cost);
+        let known = self.requests.get(key);
+        let before = known.filter(|known| known.fingerprint.is_of(fingerprint));
+        let before = before.map(|known| known.cost);
+        let others = self
+            .requests
+            .claimants()
+            .filter(|(other, _)| other.request != *key);
+        let changes = self.budget.put(fingerprint.claimant(key), before, cost, others);
         affected.extend(self.apply(changes, key));
         affected
     }
 
-    /// Does to all requests but `key` what the ledger says. Returns those that it concerns.
+    /// Does to all requests but `key` what the budget says. Returns those that it concerns.
     fn apply(&mut self, changes: Changes, key: &ObjectKey) -> Vec<ObjectKey> {
         let mut affected = Vec::new();
         for (demoted, limit) in changes.demoted.into_iter().filter(|(other, _)| other != key) {
-            let error = limit.error(self.ledger.limits());
+            let error = limit.error(self.budget.limits());
             if let Some(target) = self.requests.demote(&demoted, error) {
                 affected.extend(self.release(&target, &demoted));
             }

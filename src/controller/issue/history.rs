@@ -30,12 +30,12 @@ impl History<'_> {
     /// Whether this process wrote a token for this very spec: another token in the Secret is then a change by another client.
     pub(super) fn is_own_token(&self, request: &ValidRequest) -> bool {
         let written = self.state.written.as_ref();
-        written.is_some_and(|written| *written.token_hash == request.token_hash)
+        written.is_some_and(|written| written.is_token(&request.token_hash))
     }
 
     pub(super) fn is_own_rendering(&self, request: &ValidRequest) -> bool {
         let written = self.state.written.as_ref();
-        written.is_some_and(|written| *written.render_hash == request.render_hash)
+        written.is_some_and(|written| written.is_rendering(&request.render_hash))
     }
 
     /// Digest of the token that was written last, if that is known: a Secret that holds another token was changed.

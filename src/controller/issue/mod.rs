@@ -321,7 +321,7 @@ impl Issuer<'_> {
     ) {
         let now = self.sources.clock.now();
         self.cache.update(&request.key(), &request.uid, |state| {
-            state.written = Some(WrittenHashes::new(&request.token_hash, &request.render_hash));
+            state.written = WrittenHashes::new(&request.token_hash, &request.render_hash);
             state.unrecorded_digest = Some(token.digest().into());
             state.handled_renew.clone_from(&request.renew_request);
             state.issued_at = issued_at;
@@ -342,10 +342,10 @@ impl Issuer<'_> {
         let (expires, now) = (token.claims().exp, self.sources.clock.now());
         let repeats_until = next_poll(expires, now, &request.uid);
         self.cache.update(&request.key(), &request.uid, |state| {
-            state.unchanged = Some(UnchangedToken {
+            state.unchanged = Some(Box::new(UnchangedToken {
                 expires,
                 retry_at: repeats_until,
-            });
+            }));
             state.handled_renew.clone_from(&request.renew_request);
         });
         Ok(Issued {

@@ -153,7 +153,7 @@ impl Permits {
     }
 
     /// The permit for the request that `pop` gives, if it gives one. `pop` may only give one whose namespace the shares are open to.
-    pub(super) fn start(
+    pub(in crate::controller) fn start(
         self: &Arc<Self>,
         pop: impl FnOnce(&Shares<oneshot::Sender<()>>) -> Option<(ObjectKey, Instant)>,
     ) -> Option<(ObjectKey, Instant, Permit)> {

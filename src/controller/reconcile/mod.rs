@@ -15,6 +15,7 @@ mod snapshot;
 pub mod status;
 
 use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -40,10 +41,14 @@ use crate::request::ValidateError;
 static RECONCILES: AtomicU64 = AtomicU64::new(1);
 
 /// Reconciles one request. Returns the delay until the next reconcile, if not on a change only.
-pub(super) async fn reconcile(key: ObjectKey, ctx: Arc<Context>, mut permit: Permit) -> Option<Duration> {
+pub(super) fn reconcile(
+    key: ObjectKey,
+    ctx: Arc<Context>,
+    mut permit: Permit,
+) -> impl Future<Output = Option<Duration>> + Send {
     // At the level of errors, so that each line of the reconcile has the number.
     let span = tracing::error_span!("reconcile", id = RECONCILES.fetch_add(1, Ordering::Relaxed));
-    let reconcile = async {
+    let reconcile = async move {
         let snapshot = Snapshot::load(&ctx.cache, key, ctx.settings.min_renew_interval, ctx.clock.now())?;
         if ctx.cache.is_terminating(snapshot.key.namespace()) {
             return None;
@@ -51,15 +56,19 @@ pub(super) async fn reconcile(key: ObjectKey, ctx: Arc<Context>, mut permit: Per
         let expected_write = ctx.cache.expect_write(&snapshot.key);
         let started = ctx.clock.monotonic();
         let stopwatch = permit.stopwatch();
-        let attempt = guarded(&ctx, &stopwatch, attempt(&ctx, &snapshot, &mut permit)).await;
-        let reconciled = attempt.unwrap_or_else(|error| aborted(&ctx, &snapshot, error));
+        let attempted = {
+            // Pinned here: a future that is passed on by value is stored once more by each function.
+            let attempt = pin!(attempt(&ctx, &snapshot, &mut permit));
+            guarded(&ctx, &stopwatch, attempt).await
+        };
+        let reconciled = attempted.unwrap_or_else(|error| aborted(&ctx, &snapshot, error));
         let requeue = publish::publish(&ctx, &snapshot, &reconciled, &mut permit, started).await;
         match expected_write.end() {
             true => Some(Duration::ZERO),
             false => requeue,
         }
     };
-    reconcile.instrument(span).await
+    reconcile.instrument(span)
 }
 
 /// Plans and acts until the planner asks for nothing more.
@@ -75,7 +84,8 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
         break match decide(request, &secret, facts, snapshot.now) {
             // The planner never asks for a second read, which bounds the loop.
             Plan::Read if secret.is_read() => (Ok(Acted::Nothing(Outcome::Stale)), None),
-            Plan::Read => match issuer.read(request, history, permit).await {
+            // Boxed, as all that is longer than the reconcile itself: one that waits for Google holds what that takes and no more.
+            Plan::Read => match Box::pin(issuer.read(request, history, permit)).await {
                 Ok(read) => {
                     secret = read;
                     inputs.facts = inputs.facts.after_read(snapshot.standing(&ctx.cache));
@@ -86,7 +96,6 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
             Plan::Issue(cause) => {
                 let token = token();
                 let remaining = token.as_ref().and_then(|token| token.remaining(snapshot.now));
-                // Boxed: a reconcile that waits for Google holds what that takes and no more.
                 let issue = Box::pin(issuer.issue(request, secret, history, cause, remaining, permit)).await;
                 note_renewal(ctx, snapshot, &inputs, &issue);
                 (issue.map(|issued| Acted::Issued(issued, cause)), token)
@@ -111,7 +120,7 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
             Plan::Gone => (Err(IssueError::Gone), None),
         };
     };
-    conclude(&issuer, snapshot, inputs, acted, token).await
+    Box::pin(conclude(&issuer, snapshot, inputs, acted, token)).await
 }
 
 /// Notes that the renewal was honoured that the annotation asks for, if it asks for one. An attempt that was deferred was none.
@@ -139,7 +148,7 @@ fn gather(ctx: &Context, snapshot: &Snapshot) -> Result<(Inputs, Observation), V
 async fn guarded(
     ctx: &Context,
     stopwatch: &Stopwatch,
-    attempt: impl Future<Output = Reconciled>,
+    attempt: Pin<&mut impl Future<Output = Reconciled>>,
 ) -> Result<Reconciled, KubeError> {
     let limit = ctx.settings.reconcile_timeout;
     let seconds = limit.as_secs();

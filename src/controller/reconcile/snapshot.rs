@@ -221,7 +221,7 @@ impl Snapshot {
         secret: Option<&SecretSummary>,
     ) -> Option<Timestamp> {
         let (issued, expires) = (secret?.issued_at?, secret?.expires_at?);
-        if let Some(token) = self.state.unchanged {
+        if let Some(token) = self.state.unchanged.as_deref() {
             return (token.expires == expires).then_some(token.retry_at);
         }
         let recorded = self.status.token.as_ref()?.expiration_time.as_ref()?.0;

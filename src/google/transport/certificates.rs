@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ::aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
@@ -26,9 +27,30 @@ pub(crate) struct Content {
     platform: Option<Vec<u8>>,
 }
 
+/// Which content was read: digests, since a platform's file has hundreds of kilobytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ContentId {
+    extra: Option<[u8; SHA256_OUTPUT_LEN]>,
+    platform: Option<[u8; SHA256_OUTPUT_LEN]>,
+}
+
 impl Content {
+    /// What tells it from another content.
+    pub(crate) fn id(&self) -> ContentId {
+        let digest = |file: &Option<Vec<u8>>| {
+            let digest = digest(&SHA256, file.as_ref()?);
+            digest.as_ref().try_into().ok()
+        };
+        ContentId {
+            extra: digest(&self.extra),
+            platform: digest(&self.platform),
+        }
+    }
+}
+
+impl ContentId {
     /// Whether the platform's file was readable.
-    pub(crate) fn has_platform(&self) -> bool {
+    pub(crate) fn has_platform(self) -> bool {
         self.platform.is_some()
     }
 }
@@ -122,13 +144,14 @@ mod tests {
             platform: Some(path.clone()),
         };
         let first = certificates.read().expect("both files");
-        assert!(first.has_platform());
+        assert!(first.id().has_platform());
         assert_eq!(certificates.read_again(true).expect("unchanged"), first);
         std::fs::remove_file(&path).expect("the temporary file");
+        let absent = certificates.read().expect("no file is required");
+        assert!(absent.id() != first.id() && !absent.id().has_platform());
         let error = certificates.read_again(true);
         assert!(matches!(error, Err(ConfigError::CaFile { .. })), "{error:?}");
         // At the start, the verifier reports it.
-        let absent = certificates.read().expect("no file is required");
         assert_eq!(certificates.read_again(false).expect("as before"), absent);
     }
 }

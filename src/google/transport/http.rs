@@ -9,7 +9,7 @@ use reqwest::{Client, RequestBuilder};
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::certificates::{Certificates, Content};
+use super::certificates::{Certificates, Content, ContentId};
 use super::response::{Response, transport_error};
 use crate::clock::Clock;
 use crate::google::vocabulary::{
@@ -58,12 +58,12 @@ struct Clients {
     proxied: Client,
     direct: Client,
     /// The certificates that they trust.
-    content: Content,
+    trusted: ContentId,
 }
 
 impl Clients {
-    fn new(certificates: &Certificates, content: Content, timeout: Duration) -> Result<Self, ConfigError> {
-        let tls = certificates.tls_config(&content)?;
+    fn new(certificates: &Certificates, content: &Content, timeout: Duration) -> Result<Self, ConfigError> {
+        let tls = certificates.tls_config(content)?;
         let builder = || {
             Client::builder()
                 .tls_backend_preconfigured(tls.clone())
@@ -85,7 +85,7 @@ impl Clients {
         Ok(Self {
             proxied: build(builder())?,
             direct: build(builder().no_proxy())?,
-            content,
+            trusted: content.id(),
         })
     }
 }
@@ -96,7 +96,7 @@ impl Http {
         let certificates = Certificates::new(config.ca_file.clone());
         let content = certificates.read()?;
         Ok(Self {
-            clients: Arc::new(Mutex::new(Clients::new(&certificates, content, config.timeout)?)),
+            clients: Arc::new(Mutex::new(Clients::new(&certificates, &content, config.timeout)?)),
             certificates,
             timeout: config.timeout,
             call_gate: config.call_gate.clone(),
@@ -129,12 +129,12 @@ impl Http {
     }
 
     fn reload_certificates(&self) -> Result<(), ConfigError> {
-        let had_platform = lock(&self.clients).content.has_platform();
-        let content = self.certificates.read_again(had_platform)?;
-        if lock(&self.clients).content == content {
+        let trusted = lock(&self.clients).trusted;
+        let content = self.certificates.read_again(trusted.has_platform())?;
+        if trusted == content.id() {
             return Ok(());
         }
-        let clients = Clients::new(&self.certificates, content, self.timeout)?;
+        let clients = Clients::new(&self.certificates, &content, self.timeout)?;
         *lock(&self.clients) = clients;
         tracing::info!("CA file reloaded");
         Ok(())
@@ -317,7 +317,7 @@ mod tests {
         });
         let http = http.expect("a client");
         let read = http.certificates.read().expect("a file");
-        let trusted = |content: &Content| lock(&http.clients).content == *content;
+        let trusted = |content: &Content| lock(&http.clients).trusted == content.id();
         std::fs::write(&path, "none").expect("a file");
         assert!(matches!(
             http.reload_certificates(),
