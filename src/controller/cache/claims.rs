@@ -4,8 +4,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use crate::api::ObjectKey;
 use crate::kubernetes::secret_summary::SecretSummary;
 
@@ -14,7 +12,8 @@ use crate::kubernetes::secret_summary::SecretSummary;
 pub struct Claimant {
     /// Whether the status of the request does not record that it wrote the Secret.
     pub(super) unrecorded: bool,
-    pub(super) created: Option<Timestamp>,
+    /// When it was created, as Unix time in seconds; the least number if that is not known.
+    pub(super) created: i64,
     /// UID of the request.
     pub uid: Arc<str>,
     /// The request.
@@ -111,7 +110,6 @@ impl Claims {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::at;
 
     fn key(name: &str) -> ObjectKey {
         ObjectKey::new("shop", name)
@@ -120,7 +118,7 @@ mod tests {
     fn claimant(name: &str, uid: &str, created: i64) -> Claimant {
         Claimant {
             unrecorded: true,
-            created: Some(at(created)),
+            created,
             uid: uid.into(),
             request: key(name),
         }

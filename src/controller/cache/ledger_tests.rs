@@ -3,7 +3,6 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixtures::at;
 
 /// A unit of these tests, so large that every request that waits has a marker.
 const UNIT: u32 = 64 * 1024;
@@ -20,7 +19,7 @@ fn limits(total: usize, namespace: usize) -> CacheLimits {
 fn request(namespace: &str, created: i64, uid: &str) -> Claimant {
     Claimant {
         unrecorded: false,
-        created: Some(at(created)),
+        created,
         uid: uid.into(),
         request: ObjectKey::new(namespace, uid),
     }

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::claims::Claimant;
@@ -89,7 +88,8 @@ pub(super) struct SpecFingerprint {
     pub(super) generation: i64,
     /// The values of the annotations that request a renewal and accept a subject; none if it has neither. Most requests have neither.
     asked: Option<Box<[Option<Box<str>>; 2]>>,
-    pub(super) created: Option<Timestamp>,
+    /// As [`Claimant::created`].
+    pub(super) created: i64,
     /// The Secret that the request claims; none if the request is not served.
     pub(super) target: Option<ObjectKey>,
 }
@@ -103,7 +103,10 @@ impl SpecFingerprint {
             uid: meta.uid.as_deref().unwrap_or_default().into(),
             generation: meta.generation.unwrap_or_default(),
             asked: asked.iter().any(Option::is_some).then(|| Box::new(asked)),
-            created: meta.creation_timestamp.as_ref().map(|time| time.0),
+            created: meta
+                .creation_timestamp
+                .as_ref()
+                .map_or(i64::MIN, |time| time.0.as_second()),
             target,
         }
     }

@@ -355,7 +355,7 @@ fn requests_are_counted_by_grant_once_each_was_reconciled() {
 
 #[test]
 fn a_request_takes_little_memory() {
-    assert!(size_of::<requests::CachedRequest>() <= 312);
+    assert!(size_of::<requests::CachedRequest>() <= 296);
 }
 
 /// The request with a status that records the Secret `secret`.
