@@ -1,10 +1,11 @@
 //! Flags that several commands share. Imports nothing of this crate.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use idtoken_operator::grants::file;
 use idtoken_operator::grants::index::Grant;
@@ -125,6 +126,82 @@ impl GrantsFileArgs {
             return Ok(Vec::new());
         };
         file::read_file(path).with_context(|| format!("the grants file {} cannot be used", path.display()))
+    }
+}
+
+/// The release whose grants of the chart's values are seen too.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Grants")]
+pub(crate) struct ReleaseArgs {
+    /// Namespace of the operator's release, whose ConfigMap has the chart's value grants [default: ConfigMaps with the label
+    /// idtoken.dev/config=grants in all namespaces]
+    #[arg(long, value_name = "NAMESPACE", env = "IDTOKEN_OPERATOR_NAMESPACE")]
+    pub(crate) operator_namespace: Option<String>,
+}
+
+/// Files of manifests, as kubectl names the flag.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Manifests")]
+pub(crate) struct ManifestArgs {
+    /// File or folder of manifests, or - for standard input: checks their requests by their grants, without a cluster; repeat for
+    /// each
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub(crate) filenames: Vec<PathBuf>,
+}
+
+impl ManifestArgs {
+    /// The texts of the files, each with its name. A folder stands for its *.yaml, *.yml and *.json, as with kubectl.
+    ///
+    /// # Errors
+    /// A file cannot be read or is too large, or a folder has none.
+    pub(crate) fn read(&self) -> Result<Vec<(String, String)>> {
+        let mut texts = Vec::new();
+        for path in &self.filenames {
+            for file in files(path)? {
+                let name = file.display().to_string();
+                let text = read_bounded(&file).with_context(|| format!("cannot read {name}"))?;
+                texts.push((name, text));
+            }
+        }
+        Ok(texts)
+    }
+}
+
+/// Most bytes of one file of manifests.
+const MAX_MANIFEST: u64 = 16 * 1024 * 1024;
+
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let file = entry
+            .with_context(|| format!("cannot read {}", path.display()))?
+            .path();
+        let extension = file.extension().unwrap_or_default();
+        if ["yaml", "yml", "json"].iter().any(|known| extension == *known) && file.is_file() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    match files.is_empty() {
+        true => bail!("{} has no file *.yaml, *.yml or *.json", path.display()),
+        false => Ok(files),
+    }
+}
+
+fn read_bounded(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    let read = |source: &mut dyn Read, text: &mut String| source.take(MAX_MANIFEST + 1).read_to_string(text);
+    match path.as_os_str() == "-" {
+        true => read(&mut std::io::stdin().lock(), &mut text)?,
+        false => read(&mut std::fs::File::open(path)?, &mut text)?,
+    };
+    match text.len() as u64 > MAX_MANIFEST {
+        true => bail!("it has more than {MAX_MANIFEST} bytes"),
+        false => Ok(text),
     }
 }
 

@@ -58,10 +58,13 @@ pub(crate) enum Command {
     /// Check which IdTokenGrant allows a token, or why none does
     ///
     /// Decides with the operator's code. You need permission to list grants, and to get the namespace if a grant selects it
-    /// by labels.
+    /// by labels. Grants of the chart's values count too, if you may list the ConfigMap that has them.
+    ///
+    /// With --filename, decides on the requests in manifests by the grants in them, and calls no cluster.
     ///
     /// Exits with 0 for yes and 1 for no.
     #[command(override_usage = "kubectl idtoken can [OPTIONS] <NAME>\n       \
+                                kubectl idtoken can [OPTIONS] --filename <FILE>\n       \
                                 kubectl idtoken can [OPTIONS] --service-account <ACCOUNT> --audience <AUDIENCE>")]
     Can(CanArgs),
 

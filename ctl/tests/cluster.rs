@@ -260,6 +260,91 @@ async fn requests_stored_before_the_policy_are_listed() {
     world.cluster.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_of_the_charts_values_are_seen() {
+    let world = World::start().await;
+    world.install().await;
+    world.request("shop", "billing", "").await;
+    let grants = format!(
+        "[{{name: values, from: [{{namespace: shop}}], to: [{{serviceAccounts: [{CALLER}], audiences: ['{AUDIENCE}']}}]}}]"
+    );
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "release-grants", "namespace": "other", "labels": {"idtoken.dev/config": "grants"}},
+        "data": {"grants.yaml": grants},
+    });
+    world.cluster.apply(&map.to_string()).await.unwrap();
+    let told = "grant file:values of ConfigMap other/release-grants";
+    world
+        .run(&["can", "billing", "-n", "shop"])
+        .exits(0)
+        .says(&format!("yes: {told} allows namespace shop"));
+    world
+        .run(&["can", "billing", "-n", "shop", "--operator-namespace=shop"])
+        .exits(1)
+        .says("There are no grants.");
+    let json = world
+        .run(&["can", "billing", "-n", "shop", "-o", "json"])
+        .exits(0)
+        .json();
+    assert_eq!(
+        (&json["grant"]["name"], &json["configMap"]["namespace"]),
+        (&"file:values".into(), &"other".into())
+    );
+    world
+        .run(&["grant", "billing", "-n", "shop"])
+        .exits(0)
+        .warns(&format!("{told} already allows it"));
+    let status = json!({"status": {"grant": {"name": "file:values"}}}).to_string();
+    let patch = |status: String| {
+        let world = &world;
+        async move {
+            let patch = [
+                "patch",
+                "idtr",
+                "billing",
+                "-n",
+                "shop",
+                "--type=merge",
+                "--subresource=status",
+                "-p",
+            ];
+            world
+                .cluster
+                .kubectl([&patch[..], &[status.as_str()]].concat())
+                .await
+                .unwrap();
+        }
+    };
+    patch(status).await;
+    world
+        .run(&["explain", "billing", "-n", "shop"])
+        .exits(1)
+        .says("Allowed by:       file:values of ConfigMap other/release-grants");
+    let denied = json!({"status": {"grant": null, "conditions": [{
+        "type": "Ready", "status": "False", "reason": "NotGranted", "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }]}});
+    patch(denied.to_string()).await;
+    world
+        .run(&["explain", "billing", "-n", "shop"])
+        .exits(1)
+        .says("Grant file:values of ConfigMap other/release-grants allows the request");
+
+    let (requests, objects) = ("idtokenrequests.idtoken.dev", "idtokengrants.idtoken.dev");
+    let jane = world
+        .user("jane", &[("get", requests, false), ("list", objects, true)])
+        .await;
+    world
+        .run_as(&jane, &["can", "billing", "-n", "shop"])
+        .exits(1)
+        .says("Grants of the chart's values are not checked: you may not list configmaps");
+    world
+        .run_as(&jane, &["explain", "billing", "-n", "shop"])
+        .exits(1)
+        .says("kubectl get idtokengrants lists objects only");
+    world.cluster.stop().await.unwrap();
+}
+
 /// The definition of IdTokenGrant without the rules on selectors, as versions before this one have it.
 fn older_definition() -> String {
     fn without_rules(value: &mut serde_json::Value) {

@@ -7,8 +7,9 @@ use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::args::{ClusterArgs, GrantsFileArgs, OutputFormat};
+use crate::args::{ClusterArgs, GrantsFileArgs, OutputFormat, ReleaseArgs};
 use crate::decisions::admission_policy::{self, PolicyCoverage};
+use crate::decisions::grant_sets::{self, GrantSet};
 use crate::decisions::invalid_grants::{InvalidGrant, invalid};
 use crate::decisions::unverified_requests::{UnverifiedRequest, unverified};
 use crate::kubernetes::client::KubeClient;
@@ -24,6 +25,9 @@ pub(crate) struct AuditArgs {
 
     #[command(flatten)]
     grants_file: GrantsFileArgs,
+
+    #[command(flatten)]
+    release: ReleaseArgs,
 
     /// Output format
     #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
@@ -64,6 +68,20 @@ pub(crate) async fn run(args: AuditArgs) -> Result<ExitCode> {
     let listed = client.grants().await?;
     let mut grants = args.grants_file.read()?;
     grants.extend(listed.decoded);
+    match client
+        .release_grants(args.release.operator_namespace.as_deref())
+        .await
+    {
+        Ok(maps) => {
+            let found = grant_sets::of_config_maps(maps);
+            found.problems.iter().for_each(output::notice);
+            grants.extend(found.sets.into_iter().flat_map(GrantSet::named));
+        }
+        Err(error) => output::notice(format_args!(
+            "grants of the chart's values are not checked: {}",
+            redacted(&error.to_string())
+        )),
+    }
     let invalid = invalid(&grants, listed.undecodable);
     let code = match unverified.is_empty() && invalid.is_empty() {
         true => ExitCode::SUCCESS,

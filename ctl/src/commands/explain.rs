@@ -10,9 +10,10 @@ use idtoken_operator::token::IdToken;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::args::{ClusterArgs, OutputFormat};
+use crate::args::{ClusterArgs, OutputFormat, ReleaseArgs};
 use crate::decisions::diagnosis::{self, Difference, TokenState};
-use crate::decisions::remediation;
+use crate::decisions::grant_sets::{self, Origin};
+use crate::decisions::{release_grants, remediation};
 use crate::kubernetes::client::KubeClient;
 use crate::output::age::{age, relative};
 use crate::output::table;
@@ -32,6 +33,9 @@ pub(crate) struct ExplainArgs {
     output: OutputFormat,
 
     #[command(flatten)]
+    release: ReleaseArgs,
+
+    #[command(flatten)]
     cluster: ClusterArgs,
 }
 
@@ -42,6 +46,8 @@ struct Explanation {
     token_state: TokenState,
     differences: Vec<Difference>,
     steps: Vec<String>,
+    /// Where the grant is that allows the request: a ConfigMap, if it is none of the cluster's IdTokenGrants.
+    grant_origin: Origin,
     now: Timestamp,
 }
 
@@ -58,7 +64,20 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
     let now = Timestamp::now();
     let token_state = diagnosis::token_state(&view, diagnosis::token_key(&object));
     let differences = diagnosis::differences(&object, &validated, &view, &token_state);
-    let steps = remediation::remediations(&object, &token_state, &differences, now);
+    let mut steps = remediation::remediations(&object, &token_state, &differences, now);
+    let mut grant_origin = Origin::default();
+    if release_grants::matter(&object) {
+        let namespace = args.release.operator_namespace.as_deref();
+        match client.release_grants(namespace).await {
+            Ok(maps) => {
+                let found = grant_sets::of_config_maps(maps);
+                grant_origin = release_grants::origin(&object, &found.sets);
+                let labels = client.namespace_labels().await.ok();
+                steps.extend(release_grants::step(&object, &found.sets, &labels));
+            }
+            Err(error) => steps.extend(release_grants::unread(&object, &error.to_string())),
+        }
+    }
     let code = match diagnosis::is_ready(&object, now) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
@@ -69,6 +88,7 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
         token_state,
         differences,
         steps,
+        grant_origin,
         now,
     };
     match args.output {
@@ -132,7 +152,8 @@ impl Explanation {
             pairs.push(("Source", redacted(source)));
         }
         if let Some(grant) = &status.grant {
-            pairs.push(("Allowed by", redacted(&grant.name)));
+            let grant = format!("{}{}", grant.name, self.grant_origin);
+            pairs.push(("Allowed by", redacted(&grant)));
         }
         if let Some(time) = &status.renewal_time {
             pairs.push(("Renewal", relative(time.0, self.now)));
@@ -241,6 +262,10 @@ impl Explanation {
             "status": status,
             "secret": {"name": self.secret, "key": diagnosis::token_key(&self.object)},
             "token": token,
+            "grantConfigMap": match &self.grant_origin {
+                Origin::ConfigMap(map) => json!(map),
+                Origin::Named => Value::Null,
+            },
             "differences": differences,
             "next": steps,
         }))

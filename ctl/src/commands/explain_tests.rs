@@ -25,6 +25,7 @@ fn explanation(token_state: TokenState, seconds: i64) -> Explanation {
         }]},
     });
     Explanation {
+        grant_origin: Default::default(),
         object: serde_json::from_value(object).unwrap(),
         secret: "billing".to_owned(),
         token_state,

@@ -7,9 +7,9 @@ use clap::{Args, ValueEnum};
 use idtoken_operator::request::TokenSpec;
 use idtoken_operator::shell::quote;
 
-use crate::args::ClusterArgs;
+use crate::args::{ClusterArgs, ReleaseArgs};
 use crate::decisions::grant_manifest;
-use crate::decisions::near_misses::{self, Verdict};
+use crate::decisions::grant_sets::{self, Decision, GrantSet, Origin};
 use crate::decisions::requested_token::{needs_no_grant, token_spec, with_resolved_account};
 use crate::kubernetes::client::KubeClient;
 use crate::output;
@@ -23,6 +23,9 @@ pub(crate) struct GrantArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t, help_heading = "Output")]
     output: GrantFormat,
+
+    #[command(flatten)]
+    release: ReleaseArgs,
 
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -53,7 +56,7 @@ pub(crate) async fn run(args: GrantArgs) -> Result<ExitCode> {
     }
     let token = with_resolved_account(token_spec(&request)?, &request)?;
     let grant = grant_manifest::grant(&client.namespace, &args.name, &token)?;
-    output::notice(current_authorization(&client, &token).await);
+    output::notice(current_authorization(&client, &args.release, &token).await);
     match args.output {
         GrantFormat::Yaml => output::print(grant_manifest::yaml(&grant)?)?,
         GrantFormat::Json => output::json(&grant)?,
@@ -62,7 +65,7 @@ pub(crate) async fn run(args: GrantArgs) -> Result<ExitCode> {
 }
 
 /// Whether a grant already allows the token, as far as the caller may read.
-async fn current_authorization(client: &KubeClient, token: &TokenSpec) -> String {
+async fn current_authorization(client: &KubeClient, release: &ReleaseArgs, token: &TokenSpec) -> String {
     let grants = match client.grants().await {
         Ok(grants) => grants.with_notices(),
         Err(error) => {
@@ -72,13 +75,23 @@ async fn current_authorization(client: &KubeClient, token: &TokenSpec) -> String
             );
         }
     };
+    let mut sets = vec![GrantSet {
+        origin: Origin::default(),
+        grants,
+    }];
+    let maps = client.release_grants(release.operator_namespace.as_deref()).await;
+    sets.extend(grant_sets::of_config_maps(maps.unwrap_or_default()).sets);
     let labels = client.namespace_labels().await.ok();
-    match near_misses::decide(&grants, &client.namespace, &labels, token) {
-        Verdict::Allowed(grant) => {
-            format!("IdTokenGrant {} already allows it", output::redacted(&grant.name))
+    match grant_sets::decide(&sets, &client.namespace, &labels, token) {
+        Decision::Allowed(grant, origin) => {
+            let name = output::redacted(&format!("{}{origin}", grant.name));
+            match origin {
+                Origin::Named => format!("IdTokenGrant {name} already allows it"),
+                Origin::ConfigMap(_) => format!("grant {name} already allows it"),
+            }
         }
-        Verdict::Denied(_) => "no IdTokenGrant allows it yet".to_owned(),
-        Verdict::Unknown(names) => format!(
+        Decision::Denied(_) => "no IdTokenGrant allows it yet".to_owned(),
+        Decision::Unknown(names) => format!(
             "IdTokenGrant {} may already allow it, depending on labels of the namespace, which could not be read",
             output::redacted(&names.join(", "))
         ),

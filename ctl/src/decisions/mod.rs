@@ -6,8 +6,11 @@
 pub(crate) mod admission_policy;
 pub(crate) mod diagnosis;
 pub(crate) mod grant_manifest;
+pub(crate) mod grant_sets;
 pub(crate) mod invalid_grants;
+pub(crate) mod manifests;
 pub(crate) mod near_misses;
+pub(crate) mod release_grants;
 pub(crate) mod remediation;
 pub(crate) mod renewal;
 pub(crate) mod requested_token;

@@ -85,11 +85,16 @@ pub(crate) fn decide(grants: &[Grant], namespace: &str, labels: &Labels, token: 
         .iter()
         .flat_map(|grant| misses_of(grant, namespace, labels, token))
         .collect();
+    sort(&mut misses);
+    Verdict::Denied(misses)
+}
+
+/// Puts the closest entries first.
+pub(crate) fn sort(misses: &mut [NearMiss]) {
     misses.sort_by(|a, b| {
         let key = |miss: &NearMiss| (miss.mismatches.len(), miss.grant.clone(), miss.entry);
         key(a).cmp(&key(b))
     });
-    Verdict::Denied(misses)
 }
 
 fn authorize(grants: &[Grant], namespace: &str, labels: &Labels, token: &TokenSpec) -> Option<GrantRef> {

@@ -12,7 +12,7 @@ use idtoken_operator::shell::quote;
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{GetParams, ListParams, Patch, PatchParams};
 use kube::core::request::Error as BuildError;
 use kube::core::{ObjectList, PartialObjectMeta, Request};
@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use crate::args::ClusterArgs;
 use crate::decisions::admission_policy;
+use crate::decisions::grant_sets;
 use crate::decisions::secret_view::SecretView;
 use crate::kubernetes::error::{ApiError, classify};
 use crate::kubernetes::{connection, kubeconfig};
@@ -29,6 +30,9 @@ use crate::output;
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
+
+/// Most ConfigMaps with grants that are read. They can have 1 MiB each.
+const MAX_RELEASES: u32 = 20;
 
 /// The manager of the fields that the plugin writes, in `managedFields`.
 const FIELD_MANAGER: &str = "kubectl-idtoken";
@@ -164,6 +168,31 @@ impl KubeClient {
             }
         }
         Ok(all)
+    }
+
+    /// Lists the ConfigMaps with the grants of releases: of one namespace, or of all.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(crate) async fn release_grants(&self, namespace: Option<&str>) -> Result<Vec<ConfigMap>, ApiError> {
+        let params = ListParams::default()
+            .labels(grant_sets::LABEL)
+            .limit(MAX_RELEASES);
+        // One page: whoever may create ConfigMaps can label many of them.
+        let call = Request::new(ConfigMap::url_path(&(), namespace)).list(&params);
+        let failed = |error| classify("list", "configmaps", namespace, None, &error);
+        let page = self.send(call).await.map_err(failed)?;
+        let page: ObjectList<Value> = serde_json::from_value(page)
+            .map_err(kube::Error::SerdeError)
+            .map_err(failed)?;
+        if page.metadata.continue_.is_some_and(|token| !token.is_empty()) {
+            output::notice(format_args!(
+                "only {MAX_RELEASES} ConfigMaps with the label {} are read; name the operator's with --operator-namespace",
+                grant_sets::LABEL
+            ));
+        }
+        let maps: Result<Vec<ConfigMap>, kube::Error> = page.items.into_iter().map(decode).collect();
+        maps.map_err(failed)
     }
 
     /// Gets the labels of the namespace.
