@@ -11,6 +11,7 @@ use crate::commands::explain::{self, ExplainArgs};
 use crate::commands::grant::{self, GrantArgs};
 use crate::commands::mint::{self, MintArgs};
 use crate::commands::renew::{self, RenewArgs};
+use crate::commands::try_target::{self, TryArgs};
 
 /// Inspect Google ID tokens in Secrets, and who may have them.
 #[derive(Debug, Parser)]
@@ -75,6 +76,18 @@ pub(crate) enum Command {
     #[command(override_usage = "kubectl idtoken renew [OPTIONS] <NAME | --all>")]
     Renew(RenewArgs),
 
+    /// Call the target with the Secret's token, and say what its answer means
+    ///
+    /// Prints who answered (Google's front end, Identity-Aware Proxy, the application), the status, the row of docs/targets.md that
+    /// fits, and the command that mends it. Never prints the token or the answer's body.
+    ///
+    /// Calls https:// only, except for loopback addresses, follows no redirect, and sends the token to no other host than the audience's
+    /// without --any-host. You need permission to get the request and its Secret; with --from-pod to create, get and delete pods instead.
+    ///
+    /// Exits with 0 if the answer is 2xx, 1 if it is another or there is none, and 2 if the token may not be sent there.
+    #[command(name = "try", override_usage = "kubectl idtoken try [OPTIONS] <NAME> [URL]")]
+    Try(Box<TryArgs>),
+
     /// List grants that grant nothing, and federation requests whose author no policy has checked
     ///
     /// Listed are the parts of IdTokenGrants that are invalid for this version, which grants nothing by them. Run the plugin of the new
@@ -102,6 +115,7 @@ impl Command {
             Self::Grant(args) => grant::run(args).await,
             Self::Can(args) => can::run(args).await,
             Self::Renew(args) => renew::run(args).await,
+            Self::Try(args) => try_target::run(*args).await,
             Self::Audit(args) => audit::run(args).await,
         }
     }
@@ -160,7 +174,7 @@ mod tests {
                 };
                 let found = command.find_subcommand(verb);
                 let found = found.unwrap_or_else(|| panic!("there is no kubectl idtoken {verb}: {line}"));
-                for word in words.filter(|word| word.starts_with('-')) {
+                for word in words.filter(|word| word.len() > 1 && word.starts_with('-')) {
                     let flag = word.trim_start_matches('-').split('=').next().unwrap_or_default();
                     let has = found.get_arguments().any(|arg| {
                         arg.get_long() == Some(flag)
@@ -205,6 +219,14 @@ mod tests {
             &["explain", "a", "--insecure-skip-tls-verify=maybe"],
             &["explain", "a", "--request-timeout", "99999999999999999999h"],
             &["renew", "a", "--wait", "--timeout", "99999999999999999999h"],
+            &["try"],
+            &["try", "a", "--method", "get"],
+            &["try", "a", "--method", "CONNECT"],
+            &["try", "a", "--header", "Host: evil.example"],
+            &["try", "a", "--header", "no colon"],
+            &["try", "a", "--header", "X-A: b\r\nHost: evil.example"],
+            &["try", "a", "--authorization-header", "Host"],
+            &["try", "a", "--from-pod"],
         ] {
             assert_eq!(usage(invalid), Some(2), "{invalid:?}");
         }
@@ -223,6 +245,16 @@ mod tests {
             &["explain", "a", "-n", "shop", "-o", "json"],
             &["audit", "-A", "-n", "shop", "-o", "yaml"],
             &["audit", "-A", "--request-timeout", "0"],
+            &[
+                "try",
+                "a",
+                "https://h",
+                "--method=POST",
+                "--header",
+                "X-A: b",
+                "--any-host",
+            ],
+            &["can", "-f", "a.yaml", "-f", "-"],
             &[
                 "explain",
                 "a",

@@ -25,6 +25,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::cli::Cli;
+use crate::decisions::destination::DestinationError;
 use crate::token_args::InvalidFlag;
 
 fn main() -> ExitCode {
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
         Err(error) => {
             output::error(&error);
             // As clap exits for the errors that it finds.
-            if error.is::<InvalidFlag>() {
+            if error.is::<InvalidFlag>() || error.is::<DestinationError>() {
                 ExitCode::from(2)
             } else {
                 ExitCode::FAILURE

@@ -30,7 +30,8 @@
 //!
 //! The flow of a call: `server` accepts it and `routing` finds its endpoint. The endpoint (`metadata`, `iam_credentials`, `sts` with
 //! `subject_token` and `aws`, `oauth`) records the call in the call log, applies the faults that match it, then validates it strictly and
-//! responds; `issue` mints. `admin` offers over HTTP what [`EmulatorHandle`] offers in-process. Clients whose endpoints are fixed come
+//! responds; `issue` mints. `target` answers as services behind Google's front ends do. `admin` offers over HTTP what
+//! [`EmulatorHandle`] offers in-process. Clients whose endpoints are fixed come
 //! through the `proxy`, which responds as Google's hosts with certificates of `proxy_ca`.
 
 mod admin;
@@ -60,6 +61,7 @@ mod service_account;
 mod state;
 mod sts;
 mod subject_token;
+mod target;
 mod tokens;
 
 pub use aws::{Aws, AwsAccessKey};
@@ -73,3 +75,4 @@ pub use provider::{GkeCluster, IssuerKeys, WorkloadIdentityProvider};
 pub use service_account::{
     AccountKey, Binding, OPEN_ID_TOKEN_CREATOR, ServiceAccount, TOKEN_CREATOR, WORKLOAD_IDENTITY_USER,
 };
+pub use target::{Application, FrontEnd, Target};

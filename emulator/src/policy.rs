@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::aws::Aws;
 use crate::provider::{GkeCluster, WorkloadIdentityProvider};
 use crate::service_account::ServiceAccount;
+use crate::target::Target;
 
 /// What the emulator decides by, with camel case names in YAML or JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,6 +33,8 @@ pub struct Policy {
     pub gke_clusters: Vec<GkeCluster>,
     /// OAuth clients and their users' refresh tokens.
     pub oauth_clients: Vec<OauthClient>,
+    /// Services behind Google's front ends, at `/targets/NAME`.
+    pub targets: Vec<Target>,
     /// Whether a 403 for a missing permission has `details`. Google's often but not always has. Default true.
     pub error_details: bool,
 }
@@ -48,6 +51,7 @@ impl Default for Policy {
             aws: Aws::default(),
             gke_clusters: Vec::new(),
             oauth_clients: Vec::new(),
+            targets: Vec::new(),
             error_details: true,
         }
     }
@@ -163,7 +167,7 @@ impl Policy {
     /// Checks the policy.
     ///
     /// # Errors
-    /// When an account is listed twice or lacks an `@`, a role or member is unknown, a name is malformed, an
+    /// When an account or a target is listed twice, an account lacks an `@`, a role or member is unknown, a name is malformed, an
     /// expression is not supported, or a key cannot be parsed.
     pub fn validate(&self) -> anyhow::Result<()> {
         let mut names = BTreeSet::new();
@@ -186,6 +190,14 @@ impl Policy {
             ensure!(
                 self.account(name).is_some(),
                 "metadataServer.serviceAccount {name} is not among serviceAccounts: add it there"
+            );
+        }
+        let mut targets = BTreeSet::new();
+        for target in &self.targets {
+            ensure!(
+                targets.insert(&target.name),
+                "target {} is listed twice",
+                target.name
             );
         }
         for provider in &self.workload_identity_providers {
@@ -223,6 +235,9 @@ mod tests {
         assert!(rejection("serviceAcounts: []").contains("serviceAcounts"));
         assert!(rejection("serviceAccounts: [{email: a}]").contains("e-mail"));
         assert!(rejection("serviceAccounts: [{email: a@b}, {email: a@b}]").contains("twice"));
+        let targets =
+            "targets: [{name: t, frontEnd: iap, audience: a}, {name: t, frontEnd: none, audience: a}]";
+        assert!(rejection(targets).contains("target t is listed twice"));
         assert!(rejection("metadataServer: {serviceAccount: a@b}").contains("add it there"));
         let role = "serviceAccounts: [{email: a@b, bindings: [{role: roles/owner, members: []}]}]";
         assert!(rejection(role).contains("roles/iam.serviceAccountTokenCreator"));

@@ -17,7 +17,7 @@ use crate::call::Call;
 use crate::call_log::Endpoint;
 use crate::response::{self, Failure, HandlerResult, HttpResponse, Request};
 use crate::state::EmulatorState;
-use crate::{admin, aws, iam_credentials, metadata, oauth, routing, sts};
+use crate::{admin, aws, iam_credentials, metadata, oauth, routing, sts, target};
 
 /// The maximum size of a request's body.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -114,6 +114,13 @@ async fn respond(
         .filter(|_| host.is_none())
     {
         return admin::handle(&state, &request, path).await;
+    }
+    if let Some(rest) = request
+        .path
+        .strip_prefix(target::PREFIX)
+        .filter(|_| host.is_none())
+    {
+        return Ok(target::handle(&state, &request, rest));
     }
     let route = routing::route(&request.path, host);
     let mut call = Call::begin(state, route.endpoint, &request, host);

@@ -35,7 +35,16 @@ const FLAGS_OF_OTHERS: [(&str, &[&str]); 10] = [
     ("cargo xtask release", &["arch", "sign-key", "snapshot"]),
     ("curl", &["header"]),
     ("docker build", &["build-arg"]),
-    ("kubectl idtoken", &["request-timeout"]),
+    (
+        "kubectl idtoken",
+        &[
+            "any-host",
+            "authorization-header",
+            "from-pod",
+            "operator-namespace",
+            "request-timeout",
+        ],
+    ),
     ("kube-state-metrics", &["custom-resource-state-config-file"]),
     ("idtoken-emulator", &["lifetime", "proxy"]),
     ("every program", &["help"]),

@@ -9,3 +9,4 @@ pub(crate) mod explain;
 pub(crate) mod grant;
 pub(crate) mod mint;
 pub(crate) mod renew;
+pub(crate) mod try_target;

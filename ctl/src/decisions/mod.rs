@@ -4,6 +4,8 @@
 //! is an argument, so that each decision has unit tests.
 
 pub(crate) mod admission_policy;
+pub(crate) mod answer;
+pub(crate) mod destination;
 pub(crate) mod diagnosis;
 pub(crate) mod grant_manifest;
 pub(crate) mod grant_sets;
@@ -15,4 +17,7 @@ pub(crate) mod remediation;
 pub(crate) mod renewal;
 pub(crate) mod requested_token;
 pub(crate) mod secret_view;
+pub(crate) mod target_command;
+pub(crate) mod target_rows;
+pub(crate) mod try_pod;
 pub(crate) mod unverified_requests;

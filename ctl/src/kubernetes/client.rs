@@ -232,7 +232,10 @@ impl KubeClient {
         Request::new(IdTokenRequest::url_path(&(), Some(&self.namespace)))
     }
 
-    async fn send(&self, call: Result<http::Request<Vec<u8>>, BuildError>) -> Result<Value, kube::Error> {
+    pub(super) async fn send(
+        &self,
+        call: Result<http::Request<Vec<u8>>, BuildError>,
+    ) -> Result<Value, kube::Error> {
         self.client
             .request(call.map_err(kube::Error::BuildRequest)?)
             .await
@@ -275,7 +278,7 @@ impl KubeClient {
 }
 
 /// Decodes an object without its `managedFields`: nothing of them is used, and any client can put a time there that cannot be decoded.
-fn decode<K: DeserializeOwned>(mut object: Value) -> Result<K, kube::Error> {
+pub(super) fn decode<K: DeserializeOwned>(mut object: Value) -> Result<K, kube::Error> {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }

@@ -6,4 +6,5 @@ pub(crate) mod client;
 mod connection;
 pub(crate) mod error;
 mod kubeconfig;
+mod pods;
 mod proxy;

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod proxy;
+pub(crate) mod world;
 
 use std::path::Path;
 use std::process::Command;
