@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::audit::{self, AuditArgs};
 use crate::commands::can::{self, CanArgs};
+use crate::commands::completion::{self, CompleteArgs, CompletionArgs};
 use crate::commands::explain::{self, ExplainArgs};
 use crate::commands::grant::{self, GrantArgs};
 use crate::commands::mint::{self, MintArgs};
@@ -101,6 +102,17 @@ pub(crate) enum Command {
     ///
     /// Exits with 0 if there are none and 1 if there are some.
     Audit(AuditArgs),
+
+    /// Print the completion of a shell
+    ///
+    /// Names of requests and namespaces are completed from the cluster. kubectl's own completion completes kubectl idtoken, in every
+    /// shell, if the program kubectl_complete-idtoken is in PATH: a link of that name to this program, or what
+    /// kubectl idtoken completion kubectl prints.
+    Completion(CompletionArgs),
+
+    /// What shells ask
+    #[command(name = "__complete", hide = true, disable_help_flag = true)]
+    Complete(CompleteArgs),
 }
 
 impl Command {
@@ -117,14 +129,14 @@ impl Command {
             Self::Renew(args) => renew::run(args).await,
             Self::Try(args) => try_target::run(*args).await,
             Self::Audit(args) => audit::run(args).await,
+            Self::Completion(args) => completion::run(&args),
+            Self::Complete(args) => completion::complete(args, Cli::command()).await,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -219,6 +231,7 @@ mod tests {
             &["explain", "a", "--insecure-skip-tls-verify=maybe"],
             &["explain", "a", "--request-timeout", "99999999999999999999h"],
             &["renew", "a", "--wait", "--timeout", "99999999999999999999h"],
+            &["completion", "tcsh"],
             &["try"],
             &["try", "a", "--method", "get"],
             &["try", "a", "--method", "CONNECT"],

@@ -19,6 +19,8 @@ mod kubernetes;
 mod output;
 mod token_args;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -29,7 +31,7 @@ use crate::decisions::destination::DestinationError;
 use crate::token_args::InvalidFlag;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(arguments(std::env::args_os().collect()));
     match start(cli) {
         Ok(code) => code,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -43,6 +45,17 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// kubectl's completion runs a program of this name, which may be a link to this one.
+const COMPLETER: &str = "kubectl_complete-idtoken";
+
+fn arguments(mut all: Vec<OsString>) -> Vec<OsString> {
+    let program = all.first().map(Path::new).and_then(Path::file_stem);
+    if program.is_some_and(|name| name == COMPLETER) {
+        all.insert(1, "__complete".into());
+    }
+    all
 }
 
 fn start(cli: Cli) -> Result<ExitCode> {

@@ -40,9 +40,13 @@ const FLAGS_OF_OTHERS: [(&str, &[&str]); 10] = [
         &[
             "any-host",
             "authorization-header",
+            "claims",
             "from-pod",
+            "method",
             "operator-namespace",
             "request-timeout",
+            "timeout",
+            "wait",
         ],
     ),
     ("kube-state-metrics", &["custom-resource-state-config-file"]),

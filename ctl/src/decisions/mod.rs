@@ -5,6 +5,7 @@
 
 pub(crate) mod admission_policy;
 pub(crate) mod answer;
+pub(crate) mod completion;
 pub(crate) mod destination;
 pub(crate) mod diagnosis;
 pub(crate) mod grant_manifest;

@@ -107,6 +107,23 @@ impl KubeClient {
         list.map_err(|error| classify("list", "idtokenrequests", None, None, &error))
     }
 
+    /// Lists the names of at most [`PAGE`] requests of the namespace.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(crate) async fn request_names(&self) -> Result<Vec<String>, ApiError> {
+        self.names::<IdTokenRequest>(Some(&self.namespace), "idtokenrequests")
+            .await
+    }
+
+    /// Lists the names of at most [`PAGE`] namespaces.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(crate) async fn namespace_names(&self) -> Result<Vec<String>, ApiError> {
+        self.names::<Namespace>(None, "namespaces").await
+    }
+
     /// Lists the admission policies with the label of the bundled one, and all bindings.
     ///
     /// # Errors
@@ -239,6 +256,22 @@ impl KubeClient {
         self.client
             .request(call.map_err(kube::Error::BuildRequest)?)
             .await
+    }
+
+    async fn names<K: Resource<DynamicType = ()>>(
+        &self,
+        namespace: Option<&str>,
+        resource: &'static str,
+    ) -> Result<Vec<String>, ApiError> {
+        let params = ListParams::default().limit(PAGE);
+        let call = Request::new(K::url_path(&(), namespace)).list_metadata(&params);
+        let page: Result<ObjectList<Value>, _> = self
+            .send(call)
+            .await
+            .and_then(|page| serde_json::from_value(page).map_err(kube::Error::SerdeError));
+        let page = page.map_err(|error| classify("list", resource, namespace, None, &error))?;
+        let name = |object: Value| object["metadata"]["name"].as_str().map(str::to_owned);
+        Ok(page.items.into_iter().filter_map(name).collect())
     }
 
     /// Lists all objects of the kind `K`, each to be decoded by itself.

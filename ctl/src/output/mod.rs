@@ -24,8 +24,16 @@ const MAX_VALUE: usize = 4096;
 /// # Errors
 /// The pipe is closed, or the disk is full.
 pub(crate) fn print(text: impl Display) -> Result<()> {
+    verbatim(&text::printable_lines(&text.to_string()))
+}
+
+/// As [`print()`], for text with tabs that has nothing of a cluster but names which were checked.
+///
+/// # Errors
+/// As [`print()`].
+pub(crate) fn verbatim(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text::printable_lines(&text.to_string()).as_bytes())?;
+    out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(())
 }
