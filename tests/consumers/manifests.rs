@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use idtoken_operator::api::crds;
 use idtoken_testenv::{ControlPlane, Options, Progress, consumers};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::example;
 
@@ -126,5 +126,52 @@ async fn the_api_server_takes_every_manifest() -> Result<()> {
         }
     }
     ensure!(wrong.is_empty(), "{wrong:#?}");
+    pods_are_restricted(&cluster, &examples).await
+}
+
+/// Each pod of the examples passes the Pod Security Standard *restricted*, also those of Deployments and CronJobs, for which the API
+/// server would only warn.
+async fn pods_are_restricted(cluster: &ControlPlane, examples: &[PathBuf]) -> Result<()> {
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "restricted", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    cluster.apply(&namespace.to_string()).await?;
+    let mut checked = 0;
+    for file in examples {
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&std::fs::read_to_string(file)?)?;
+        for document in documents {
+            let spec = match document["kind"].as_str() {
+                Some("Pod") => &document["spec"],
+                Some("Deployment") => &document["spec"]["template"]["spec"],
+                Some("CronJob") => &document["spec"]["jobTemplate"]["spec"]["template"]["spec"],
+                _ => continue,
+            };
+            let mut pod = json!({"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "pod", "namespace": "restricted"}, "spec": spec});
+            for container in pod["spec"]["containers"]
+                .as_array()
+                .context("a pod has containers")?
+            {
+                let context = &container["securityContext"];
+                ensure!(
+                    context["readOnlyRootFilesystem"] == true,
+                    "{}: {container}",
+                    file.display()
+                );
+            }
+            let path = cluster.dir().join("pod.json");
+            let accepted = async |pod: &Value| {
+                std::fs::write(&path, pod.to_string())?;
+                let args = ["create", "--dry-run=server", "-f", &path.to_string_lossy()];
+                cluster.kubectl(args).await
+            };
+            accepted(&pod).await.with_context(|| file.display().to_string())?;
+            // The namespace does refuse.
+            pod["spec"]["containers"][0]["securityContext"]["capabilities"] = json!({});
+            let refused = accepted(&pod).await.unwrap_err().to_string();
+            ensure!(refused.contains("violates PodSecurity"), "{refused}");
+            checked += 1;
+        }
+    }
+    ensure!(checked >= 7, "only {checked} pods were found");
     Ok(())
 }

@@ -23,11 +23,11 @@ pub(crate) struct Call {
 
 #[derive(Default)]
 struct Book {
-    token: String,
+    tokens: Vec<String>,
     calls: Vec<Call>,
 }
 
-/// An HTTP server that answers 401 to all but the token that was set last.
+/// An HTTP server that answers 401 to all but the tokens that were set last.
 pub(crate) struct Service {
     address: SocketAddr,
     book: Arc<Mutex<Book>>,
@@ -64,7 +64,12 @@ impl Service {
 
     /// From now on only this token is accepted.
     pub(crate) fn accept(&self, token: &str) {
-        self.book.lock().unwrap().token = token.to_owned();
+        self.accept_all(&[token]);
+    }
+
+    /// From now on only these tokens are accepted.
+    pub(crate) fn accept_all(&self, tokens: &[&str]) {
+        self.book.lock().unwrap().tokens = tokens.iter().map(|token| (*token).to_owned()).collect();
     }
 
     /// All calls, oldest first.
@@ -89,7 +94,10 @@ async fn answer(State(book): State<Arc<Mutex<Book>>>, request: Request) -> (Stat
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
     let mut book = book.lock().unwrap();
-    let accepted = !book.token.is_empty() && authorization == format!("Bearer {}", book.token);
+    let accepted = book
+        .tokens
+        .iter()
+        .any(|token| authorization == format!("Bearer {token}"));
     let status = if accepted {
         StatusCode::OK
     } else {

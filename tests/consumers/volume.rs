@@ -28,20 +28,32 @@ impl Volume {
 
     /// Shows another state of the Secret.
     pub(crate) fn write(&mut self, secret: &Secret) -> Result<()> {
+        let keys = secret.data.iter().flatten();
+        let files: Vec<_> = keys
+            .map(|(key, value)| (key.as_str(), value.0.as_slice()))
+            .collect();
+        self.write_files(&files)
+    }
+
+    /// Shows other files, whose paths may have folders, as a projected volume's.
+    pub(crate) fn write_files(&mut self, files: &[(&str, &[u8])]) -> Result<()> {
         let last = format!("..{}", self.written);
         self.written += 1;
         let next = format!("..{}", self.written);
         std::fs::DirBuilder::new()
             .mode(0o755)
             .create(self.path.join(&next))?;
-        for (key, value) in secret.data.iter().flatten() {
-            std::fs::write(self.path.join(&next).join(key), &value.0)?;
+        for (path, content) in files {
+            let path = self.path.join(&next).join(path);
+            std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
+            std::fs::write(path, content)?;
         }
         symlink(&next, self.path.join("..data_tmp"))?;
         std::fs::rename(self.path.join("..data_tmp"), self.path.join("..data"))?;
-        for key in secret.data.iter().flatten().map(|(key, _)| key) {
-            if !self.path.join(key).is_symlink() {
-                symlink(Path::new("..data").join(key), self.path.join(key))?;
+        for (path, _) in files {
+            let first = path.split('/').next().unwrap_or_default();
+            if !self.path.join(first).is_symlink() {
+                symlink(Path::new("..data").join(first), self.path.join(first))?;
             }
         }
         if self.written > 1 {

@@ -1,0 +1,104 @@
+//! The snippets of `examples/snippets`: each program goes on running while the token is renewed, and must call with the new one.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use idtoken_testenv::node::packages;
+use idtoken_testenv::{Process, Progress, clean_command, until};
+
+use crate::example;
+use crate::scene::{SOON, Scene};
+
+/// A file, what runs it, and Debian's package of that.
+const SNIPPETS: [(&str, &[&str], &str); 6] = [
+    ("call.sh", &["sh"], "dash"),
+    ("call.py", &["python3"], "python3"),
+    ("call.go", &["go", "run"], "golang-go"),
+    ("Call.java", &["java"], "openjdk-17-jdk-headless"),
+    ("call.mjs", &["node"], "nodejs"),
+    ("call.rb", &["ruby"], "ruby"),
+];
+/// Files that nothing here can run.
+const NOT_RUN: [&str; 1] = ["call.ps1"];
+
+/// The program that runs a snippet. Where it is missing, it is installed if the project's checks need it, and otherwise left out.
+fn runtime(program: &'static str, package: &'static str) -> Result<Option<PathBuf>> {
+    if packages::find(program).is_none() {
+        if std::env::var("IDTOKEN_REQUIRE_REFEREES").as_deref() != Ok("1") {
+            eprintln!("left out: there is no {program}");
+            return Ok(None);
+        }
+        packages::install(&[(program, package)], Progress::Stderr)?;
+    }
+    Ok(packages::find(program))
+}
+
+fn start(scene: &Scene, file: &str, program: &Path, arguments: &[&str]) -> Result<Process> {
+    let text = std::fs::read_to_string(example::folder().join("snippets").join(file))?;
+    ensure!(text.contains("/prices"), "{file} calls something else");
+    let path = scene.dir.path().join(file);
+    // So that the calls can be told apart.
+    std::fs::write(&path, scene.here(&text).replace("/prices", &format!("/{file}")))?;
+    let mut command: Command = clean_command(program);
+    command
+        .args(arguments)
+        .arg(&path)
+        .current_dir(scene.dir.path())
+        .env("NO_PROXY", "*")
+        .env("no_proxy", "*");
+    Process::spawn(file, &command, scene.dir.path())
+}
+
+/// Waits until the service has answered 200 to the file's calls with this token.
+async fn served(scene: &Scene, file: &str, token: &str, process: &Process) -> Result<()> {
+    let (what, wanted) = (format!("GET /{file}"), format!("Bearer {token}"));
+    until(
+        &format!("{file} calls with the token of the Secret"),
+        SOON,
+        async || {
+            ensure!(process.try_wait()?.is_none(), "{file} has ended");
+            let calls = scene.service.calls();
+            let served = |call: &crate::service::Call| {
+                call.what == what && call.status == 200 && call.authorization == wanted
+            };
+            Ok(calls.iter().any(served).then_some(()))
+        },
+    )
+    .await
+    .with_context(|| process.log_tail())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snippets_call_with_the_token_of_the_moment() -> Result<()> {
+    let mut scene = Scene::new("../idtokenrequest.yaml").await?;
+    let mut running = Vec::new();
+    for (file, command, package) in SNIPPETS {
+        let found = tokio::task::spawn_blocking(move || runtime(command[0], package)).await??;
+        if let Some(program) = found {
+            running.push((file, start(&scene, file, &program, &command[1..])?));
+        }
+    }
+    ensure!(running.len() >= 2, "this machine can run hardly any snippet");
+    let first = scene.token().await?;
+    for (file, process) in &running {
+        served(&scene, file, &first, process).await?;
+    }
+    let next = scene.rotate().await?;
+    for (file, process) in &running {
+        served(&scene, file, &next, process).await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn every_snippet_is_run_or_named_as_one_that_is_not() {
+    let run = SNIPPETS.map(|(file, _, _)| file);
+    for entry in std::fs::read_dir(example::folder().join("snippets")).unwrap() {
+        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
+        assert!(
+            run.contains(&name.as_str()) || NOT_RUN.contains(&name.as_str()),
+            "{name}"
+        );
+    }
+}
