@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{blocks, pages, root, spans, texts};
 
 /// Flags of other programs that stand in code of their own.
-const FLAGS_OF_OTHERS: [(&str, &[&str]); 10] = [
+const FLAGS_OF_OTHERS: [(&str, &[&str]); 11] = [
     (
         "gcloud",
         &[
@@ -33,6 +33,7 @@ const FLAGS_OF_OTHERS: [(&str, &[&str]); 10] = [
         ],
     ),
     ("cargo xtask release", &["arch", "sign-key", "snapshot"]),
+    ("cargo xtask site", &["shots"]),
     ("curl", &["header"]),
     ("docker build", &["build-arg"]),
     (

@@ -107,7 +107,10 @@ pub(crate) async fn run(command: Command, step: &Step<'_>, mut each: impl FnMut(
 
 fn shown(command: &Command) -> String {
     let args = command.get_args().map(|arg| arg.to_string_lossy());
-    args.fold("cargo".to_owned(), |line, arg| format!("{line} {arg}"))
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    args.fold(program.to_string_lossy().into_owned(), |line, arg| {
+        format!("{line} {arg}")
+    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Subcommands of cargo that tasks need, at fixed versions.
+//! Programs from crates that tasks need, at fixed versions.
 
 use std::path::PathBuf;
 
@@ -7,24 +7,35 @@ use anyhow::{Context, Result};
 use crate::cargo;
 use crate::progress::Output;
 
-/// A subcommand of cargo.
+/// A program, and its crate.
 pub(crate) struct CargoTool {
     /// The name of its crate and program.
     pub(crate) name: &'static str,
     /// Its version.
     pub(crate) version: &'static str,
+    /// Flags that choose features.
+    pub(crate) features: &'static [&'static str],
 }
 
 /// Writes the list of linked crates into a program, for scanners: <https://docs.rs/auditable>.
 pub(crate) const AUDITABLE: CargoTool = CargoTool {
     name: "cargo-auditable",
     version: "0.7.7",
+    features: &[],
 };
 
 /// Checks licences, sources and advisories of crates: <https://embarkstudios.github.io/cargo-deny/>.
 pub(crate) const DENY: CargoTool = CargoTool {
     name: "cargo-deny",
     version: "0.20.2",
+    features: &[],
+};
+
+/// Makes a site of the pages: <https://rust-lang.github.io/mdBook/>. Without its server.
+pub(crate) const MDBOOK: CargoTool = CargoTool {
+    name: "mdbook",
+    version: "0.5.4",
+    features: &["--no-default-features", "--features=search"],
 };
 
 impl CargoTool {
@@ -53,7 +64,8 @@ impl CargoTool {
                 self.name,
                 "--root",
             ])
-            .arg(&root);
+            .arg(&root)
+            .args(self.features);
         cargo::run(cargo, &step, |_| ())
             .await
             .with_context(|| format!("{name} cannot be installed"))?;

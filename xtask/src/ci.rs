@@ -157,6 +157,12 @@ fn ci(commands: &Commands) -> Vec<Job> {
             ..commands.xtask("cargo-deny", "deny")
         },
         Job {
+            after: vec!["cargo-deny"],
+            nice: LATE,
+            may_be_left_out: true,
+            ..commands.xtask("site", "site")
+        },
+        Job {
             needs: vec!["compile-tests"],
             shown: true,
             ..commands.xtask("tests", "test")

@@ -16,6 +16,7 @@ mod manifests;
 mod programs;
 mod progress;
 mod release;
+mod site;
 mod test;
 mod values;
 mod values_schema;
@@ -111,6 +112,13 @@ enum Task {
         #[arg(long)]
         advisories: bool,
     },
+    /// Build the documentation site in target/site/html from the pages, and check its links and anchors. Installs mdBook, and fetches
+    /// Mermaid with npm.
+    Site {
+        /// Take pictures of some pages with Chromium, as wide as a phone and a desktop. Installs Chromium if it is missing.
+        #[arg(long)]
+        shots: bool,
+    },
     /// Run the end-to-end tests on a local Kubernetes node, as root.
     E2e(e2e::E2eArgs),
     /// Build the operator's container image as an OCI archive, without a container engine.
@@ -164,6 +172,7 @@ async fn run(task: Task, output: &Output) -> Result<()> {
         Task::Layers { write: false } => layers::check(output),
         Task::Layers { write: true } => layers::write(output),
         Task::Deny { advisories } => deny::run(output, advisories).await,
+        Task::Site { shots } => site::run(output, shots).await,
         Task::E2e(args) => e2e::run(output, &args).await,
         Task::Image(args) => image::run(output, &args).await.map(drop),
         Task::Release(args) => release::run(output, &args).await,
