@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::commands::audit::{self, AuditArgs};
 use crate::commands::can::{self, CanArgs};
 use crate::commands::completion::{self, CompleteArgs, CompletionArgs};
+use crate::commands::doctor::{self, DoctorArgs};
 use crate::commands::explain::{self, ExplainArgs};
 use crate::commands::grant::{self, GrantArgs};
 use crate::commands::mint::{self, MintArgs};
@@ -103,6 +104,17 @@ pub(crate) enum Command {
     /// Exits with 0 if there are none and 1 if there are some.
     Audit(AuditArgs),
 
+    /// Check whether the operator's installation is well
+    ///
+    /// Looks at the definitions, the operator's Deployments, pods and Leases, the leader's metrics (its last tokens and refusals, egress,
+    /// clock and watches), the admission policies, the grants, the requests and the Prometheus objects, and says what to do about each
+    /// trouble. Calls nothing but the API server, and writes nothing.
+    ///
+    /// Works with any rights, and says what it could not see. For the metrics you need permission to get pods/proxy.
+    ///
+    /// Exits with 1 if a check fails (✗), otherwise with 0.
+    Doctor(DoctorArgs),
+
     /// Print the completion of a shell
     ///
     /// Names of requests and namespaces are completed from the cluster. kubectl's own completion completes kubectl idtoken, in every
@@ -129,6 +141,7 @@ impl Command {
             Self::Renew(args) => renew::run(args).await,
             Self::Try(args) => try_target::run(*args).await,
             Self::Audit(args) => audit::run(args).await,
+            Self::Doctor(args) => doctor::run(args).await,
             Self::Completion(args) => completion::run(&args),
             Self::Complete(args) => completion::complete(args, Cli::command()).await,
         }

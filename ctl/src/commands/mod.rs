@@ -6,6 +6,7 @@
 pub(crate) mod audit;
 pub(crate) mod can;
 pub(crate) mod completion;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod grant;
 pub(crate) mod mint;

@@ -5,9 +5,13 @@
 
 pub(crate) mod admission_policy;
 pub(crate) mod answer;
+pub(crate) mod checkup;
 pub(crate) mod completion;
 pub(crate) mod destination;
 pub(crate) mod diagnosis;
+pub(crate) mod doctor_cluster;
+pub(crate) mod doctor_metrics;
+pub(crate) mod doctor_release;
 pub(crate) mod grant_manifest;
 pub(crate) mod grant_sets;
 pub(crate) mod invalid_grants;

@@ -258,6 +258,11 @@ impl KubeClient {
             .await
     }
 
+    /// The text of an answer.
+    pub(super) async fn text(&self, request: http::Request<Vec<u8>>) -> Result<String, kube::Error> {
+        self.client.request_text(request).await
+    }
+
     async fn names<K: Resource<DynamicType = ()>>(
         &self,
         namespace: Option<&str>,
@@ -275,7 +280,7 @@ impl KubeClient {
     }
 
     /// Lists all objects of the kind `K`, each to be decoded by itself.
-    async fn list<K: Resource<DynamicType = ()>>(
+    pub(super) async fn list<K: Resource<DynamicType = ()>>(
         &self,
         namespace: Option<&str>,
         mut params: ListParams,
@@ -295,7 +300,7 @@ impl KubeClient {
     }
 
     /// As [`Self::list`], where what cannot be decoded must not be left out.
-    async fn list_decoded<K: Resource<DynamicType = ()> + DeserializeOwned>(
+    pub(super) async fn list_decoded<K: Resource<DynamicType = ()> + DeserializeOwned>(
         &self,
         namespace: Option<&str>,
         params: ListParams,

@@ -7,8 +7,8 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use http::{Response, Uri};
-use http_body_util::{BodyExt, Full};
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::client::legacy::connect::{Connection, HttpConnector};
@@ -18,7 +18,7 @@ use kube::client::{AuthError, Body, ClientBuilder, ConfigExt};
 use kube::config::ExecConfig;
 use kube::{Client, Config};
 use tower::timeout::TimeoutLayer;
-use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+use tower::{BoxError, Service, ServiceBuilder, service_fn};
 
 /// Builds a client. Starts the exec credential plugin of `config`; no call is made yet.
 ///
@@ -80,13 +80,15 @@ where
         .context("the certificates for the API server cannot be used")?;
     let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);
     // The limit is for the whole response, as kubectl's.
-    let whole = http
-        .map_err(BoxError::from)
-        .and_then(async |response: Response<hyper::body::Incoming>| {
-            let (head, body) = response.into_parts();
-            let body = body.collect().await?.to_bytes();
+    let whole = service_fn(move |request: Request<Body>| {
+        let http = http.clone();
+        async move {
+            let largest = largest_body(request.uri());
+            let (head, body) = http.request(request).await?.into_parts();
+            let body = Limited::new(body, largest).collect().await?.to_bytes();
             Ok::<_, BoxError>(Response::from_parts(head, Full::new(body)))
-        });
+        }
+    });
     let service = ServiceBuilder::new()
         .layer(base)
         .option_layer(auth)
@@ -96,6 +98,14 @@ where
         .map_err(BoxError::from)
         .service(whole);
     Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+/// Most bytes of a body: what a pod answers through the API server is anyone's.
+fn largest_body(uri: &Uri) -> usize {
+    match uri.path().contains("/proxy/") {
+        true => 8 * 1024 * 1024,
+        false => usize::MAX,
+    }
 }
 
 /// What is wrong with the credentials. A plugin's output stays out, because it can have a token.

@@ -5,6 +5,7 @@
 pub(crate) mod client;
 mod connection;
 pub(crate) mod error;
+mod installation;
 mod kubeconfig;
 mod pods;
 mod proxy;
