@@ -10,6 +10,8 @@ use clap::{Args, ValueEnum};
 use idtoken_operator::grants::file;
 use idtoken_operator::grants::index::Grant;
 use idtoken_operator::request::duration;
+use reqwest::Method;
+use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 
 /// Cluster, user and namespace, named as kubectl names these flags. An empty value is as none.
@@ -263,6 +265,50 @@ fn go_duration(text: &str) -> Result<Duration, String> {
         duration if duration <= MAX_DURATION => Ok(duration),
         _ => Err(duration::DurationError::TooLong.to_string()),
     }
+}
+
+/// Headers that decide where a call goes and how its body ends.
+const NOT_SET: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
+
+/// Parses an HTTP method other than CONNECT.
+///
+/// # Errors
+/// What is wrong with it, for clap's message.
+pub(crate) fn method(text: &str) -> Result<Method, String> {
+    let is_upper = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase());
+    Method::from_bytes(text.as_bytes())
+        .ok()
+        .filter(|method| is_upper && *method != Method::CONNECT)
+        .ok_or_else(|| "must be a method in capitals, such as POST".to_owned())
+}
+
+/// Parses the name of a header that a call may set.
+///
+/// # Errors
+/// As [`method`].
+pub(crate) fn header_name(text: &str) -> Result<String, String> {
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| "is no name of a header".to_owned())?;
+    match NOT_SET.contains(&name.as_str()) {
+        true => Err(format!("{name} cannot be set")),
+        false => Ok(text.to_owned()),
+    }
+}
+
+/// Parses `NAME: VALUE` of a header that a call may set.
+///
+/// # Errors
+/// As [`method`].
+pub(crate) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or_else(|| "must be NAME: VALUE".to_owned())?;
+    let name = header_name(name.trim())?;
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| error.to_string())?;
+    let value = HeaderValue::from_str(value.trim())
+        .ok()
+        .filter(|value| value.to_str().is_ok())
+        .ok_or_else(|| "has a value that is not printable ASCII".to_owned())?;
+    Ok((name, value))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 use url::Url;
 
-use crate::args::{ClusterArgs, OutputFormat, positive_duration};
+use crate::args::{ClusterArgs, OutputFormat, header, header_name, method, positive_duration};
 use crate::decisions::answer::{self, Answer, MAX_BODY, Recognized};
 use crate::decisions::destination::{authority, destination, is_loopback};
 use crate::decisions::diagnosis::{TokenState, token_key, token_state};
@@ -31,9 +31,6 @@ use crate::output::{self, printable, redacted};
 
 /// Time between two reads of the pod.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Headers that decide where a call goes and how its body ends.
-const NOT_SET: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
 
 /// Flags of `try`.
 #[derive(Debug, Args)]
@@ -374,35 +371,6 @@ impl<'a> Report<'a> {
             "command": self.command,
         })
     }
-}
-
-fn method(text: &str) -> Result<Method, String> {
-    let is_upper = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase());
-    Method::from_bytes(text.as_bytes())
-        .ok()
-        .filter(|method| is_upper && *method != Method::CONNECT)
-        .ok_or_else(|| "must be a method in capitals, such as POST".to_owned())
-}
-
-fn header_name(text: &str) -> Result<String, String> {
-    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| "is no name of a header".to_owned())?;
-    match NOT_SET.contains(&name.as_str()) {
-        true => Err(format!("{name} cannot be set")),
-        false => Ok(text.to_owned()),
-    }
-}
-
-fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text
-        .split_once(':')
-        .ok_or_else(|| "must be NAME: VALUE".to_owned())?;
-    let name = header_name(name.trim())?;
-    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| error.to_string())?;
-    let value = HeaderValue::from_str(value.trim())
-        .ok()
-        .filter(|value| value.to_str().is_ok())
-        .ok_or_else(|| "has a value that is not printable ASCII".to_owned())?;
-    Ok((name, value))
 }
 
 fn header_line((name, value): &(HeaderName, HeaderValue)) -> String {
