@@ -1,11 +1,13 @@
 //! `cargo xtask demo`: the operator at work, from nothing to a renewed token.
 
 mod environment;
+mod picture;
 mod token;
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use idtoken_testenv::until;
 
 use crate::progress::Output;
@@ -21,11 +23,11 @@ const LIFETIME: Duration = Duration::from_secs(20);
 const NAMESPACE: &str = "shop";
 const NAME: &str = "billing";
 
-/// Runs the demo; with `keep` until it is interrupted.
+/// Runs the demo; with `keep` until it is interrupted. Writes a picture of it where `picture` names a file.
 ///
 /// # Errors
 /// When a check of the demo fails. Everything that was started is stopped.
-pub(crate) async fn run(output: &Output, keep: bool) -> Result<()> {
+pub(crate) async fn run(output: &Output, keep: bool, picture: Option<&Path>) -> Result<()> {
     output.heading("Building");
     let built = cargo::build_programs(output).await?;
     let assets = programs::control_plane(output).await?;
@@ -39,6 +41,10 @@ pub(crate) async fn run(output: &Output, keep: bool) -> Result<()> {
         );
     }
 
+    if let Some(file) = picture {
+        let svg = picture::draw(&output.lines());
+        std::fs::write(file, svg).with_context(|| format!("cannot write {}", file.display()))?;
+    }
     output.heading("Stopping");
     environment.stop(output).await?;
     output.heading("Done");

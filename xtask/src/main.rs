@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask demo`, `test`, `bench`, `instructions`, `layers`, `crds`, `docs` and `manifests`.
+//! The project's tasks: `cargo xtask --help` names them.
 
 mod bench;
 mod cargo;
@@ -57,6 +57,9 @@ enum Task {
         /// Keep everything running until Ctrl-C, and print commands to try.
         #[arg(long)]
         keep: bool,
+        /// Write a picture of this run, as SVG. docs/demo.svg is one.
+        #[arg(long, value_name = "FILE")]
+        picture: Option<PathBuf>,
     },
     /// Run all tests: unit, protocol, and against a real API server. Suites run side by side, and what they need is built meanwhile.
     ///
@@ -158,7 +161,7 @@ async fn run(task: Task, output: &Output) -> Result<()> {
     match task {
         Task::Ci(args) => ci::run(output, &args).await,
         Task::Nightly(args) => ci::run_nightly(output, &args).await,
-        Task::Demo { keep } => demo::run(output, keep).await,
+        Task::Demo { keep, picture } => demo::run(output, keep, picture.as_deref()).await,
         Task::Test(args) => test::run(output, &args).await,
         Task::Programs { programs } => programs::run(output, &programs).await,
         Task::Bench { against, arguments } => bench::run(output, against.as_deref(), &arguments).await,

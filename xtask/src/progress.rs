@@ -18,6 +18,7 @@ pub(crate) struct Output {
     terminal: bool,
     colour: bool,
     steps: Mutex<Vec<(String, Duration)>>,
+    lines: Mutex<Vec<String>>,
 }
 
 /// A running step.
@@ -42,7 +43,13 @@ impl Output {
             terminal,
             colour: terminal && !refused,
             steps: Mutex::default(),
+            lines: Mutex::default(),
         }
+    }
+
+    /// All lines that were printed to stdout, without colours.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Starts a step. [`Step::done`] completes it.
@@ -64,6 +71,11 @@ impl Output {
     /// Prints a line.
     pub(crate) fn line(&self, text: &str) {
         self.write(&format!("{}{text}\n", self.clear()));
+        let lines = text.split('\n').map(plain);
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(lines);
     }
 
     /// Prints an empty line and a heading.
@@ -139,6 +151,15 @@ impl Output {
     }
 }
 
+/// A text without the colours of [`Output::paint`].
+fn plain(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |plain, part| {
+        plain + part.split_once('m').map_or(part, |(_, text)| text)
+    })
+}
+
 impl Step<'_> {
     /// Shows the step's progress: in place on a terminal, otherwise as a line every 15 s.
     pub(crate) fn progress(&self, what: &str) {
@@ -168,5 +189,21 @@ impl Step<'_> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push((what.to_owned(), took));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_kept_without_colours() {
+        let output = Output {
+            colour: true,
+            ..Output::new()
+        };
+        output.heading("A");
+        output.passed("b");
+        assert_eq!(output.lines(), ["", "A", "✓ b"]);
     }
 }

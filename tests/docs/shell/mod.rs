@@ -70,7 +70,7 @@ command kubectl wait idtr/billing -n shop --for=condition=Ready --timeout=2m";
 const RELEASED: &str = "echo 'image: {repository: registry.example.com/idtoken-operator}' >values.yaml
 command helm install idtoken-operator charts/idtoken-operator -n idtoken-system --create-namespace --values values.yaml";
 
-const RUNS: [Run; 13] = [
+const RUNS: [Run; 14] = [
     whole("README.md", ""),
     whole("charts/idtoken-operator/README.md", "echo 'image: {repository: registry.example.com/a}' >values.yaml"),
     whole(
@@ -96,6 +96,10 @@ command kubectl wait idtr/billing -n shop --for=condition=Ready --timeout=2m
 command kubectl get secret billing-idtoken -n shop -o json |
   jq '{apiVersion, kind, metadata: {name: \"billing-token\", namespace: \"shop\"}, data: {token: .data.token}}' | command kubectl apply -f -",
     ),
+    Run {
+        only: &["explain", "renew", "audit"],
+        ..whole("docs/kubectl-idtoken.md", SERVED)
+    },
     whole("docs/operations.md", RELEASED),
     whole("docs/ready-but-401.md", SERVED),
     whole("docs/sources/federation.md", ""),
@@ -150,10 +154,8 @@ fn every_block_sets_its_variables_and_uses_flags_that_exist() -> Result<()> {
             let kind = match is_run {
                 _ if block.is_shown => "shown with their output, and parsed",
                 _ if page == ON_THE_NODE => "run on the node of the end-to-end tests",
-                true if calls_others => {
-                    "run against an API server, but for calls of clouds, registries or cargo, which are parsed"
-                }
-                true => "run against an API server",
+                true if calls_others => "run, but for calls of clouds, registries or cargo, which are parsed",
+                true => "run, against an API server where they use one",
                 false if calls_others => "parsed: they call clouds, registries or cargo",
                 false => "parsed: they only set variables, have names in capitals, or check a release",
             };
@@ -169,7 +171,7 @@ fn every_block_sets_its_variables_and_uses_flags_that_exist() -> Result<()> {
     // Not by println: that is kept from whoever reads the log of tests that pass.
     writeln!(
         std::io::stderr(),
-        "counted: {total} shell blocks: {}",
+        "\ncounted: {total} shell blocks: {}",
         counts.join("; ")
     )?;
     ensure!(total > 70, "only {total} blocks were found");
