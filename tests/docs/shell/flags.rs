@@ -141,7 +141,7 @@ fn asked(call: &Call) -> Result<(String, BTreeSet<String>)> {
         .collect();
     ensure!(
         help.status.success() && !flags.is_empty(),
-        "{name} --help says nothing"
+        "{name} --help says nothing; is the program older than the page? cargo build --workspace"
     );
     ANSWERS.lock().unwrap().insert(name.clone(), flags.clone());
     Ok((name, flags))
