@@ -2,6 +2,7 @@
 //! The README lists the modules and the commands.
 
 mod event_queue;
+mod goals;
 mod scenarios;
 mod simulation;
 mod statistics;
@@ -26,6 +27,9 @@ struct Arguments {
     /// Number of requests.
     #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000,1000000", value_parser = clap::value_parser!(u32).range(1..))]
     counts: Vec<u32>,
+    /// Number of requests of the goals.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(10..))]
+    goal_requests: u32,
     /// Number of operators that share the requests.
     #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
     shards: Vec<u16>,

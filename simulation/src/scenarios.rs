@@ -7,10 +7,11 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::Arguments;
+use crate::goals;
 use crate::simulation::{InitialState, Settings, Simulation};
 use crate::statistics::{Statistics, mean, peak};
 use crate::time::{HOUR, MINUTE, SECOND, START, Time};
-use crate::upstream::{Outage, Upstream};
+use crate::upstream::{Outage, Quota, Upstream};
 
 /// When the failover or the outage starts.
 const INCIDENT: Time = HOUR;
@@ -30,6 +31,8 @@ pub(crate) enum Scenario {
     Failover,
     /// Google returns 503.
     Outage,
+    /// The goals of a cold start and of recoveries, with the figures beside them. Not among all: it has counts of its own.
+    Goals,
 }
 
 /// One simulation, and its row of the table.
@@ -82,6 +85,7 @@ fn new_run(arguments: &Arguments, scenario: Scenario, requests: u32, shards: u16
             Scenario::Cold => "all new at once".into(),
             Scenario::Failover => "failover of all".into(),
             Scenario::Outage => format!("{outage} min without Google"),
+            Scenario::Goals => "goals".into(),
         },
         scenario,
         settings: Settings {
@@ -95,7 +99,9 @@ fn new_run(arguments: &Arguments, scenario: Scenario, requests: u32, shards: u16
         },
         upstream: Upstream {
             outages,
-            quota: Some(arguments.quota),
+            quota: Some(Quota::Window {
+                per_minute: arguments.quota,
+            }),
             latency: arguments.answer,
             ..Upstream::default()
         },
@@ -127,13 +133,13 @@ impl Run {
         let seconds = |a_minute: f64| figure(a_minute / 60.0);
         let within = |counts: &[u32], from: Time| peak(&counts[(from / MINUTE) as usize..minutes]);
         let incident = match self.scenario {
-            Scenario::Steady | Scenario::Cold => 0,
+            Scenario::Steady | Scenario::Cold | Scenario::Goals => 0,
             Scenario::Failover | Scenario::Outage => INCIDENT,
         };
         let recovered = match self.scenario {
             Scenario::Steady => "–".into(),
             _ if statistics.recovered == Time::MAX => "not within 3 h".into(),
-            Scenario::Cold => duration(statistics.ready),
+            Scenario::Cold | Scenario::Goals => duration(statistics.ready),
             Scenario::Failover | Scenario::Outage => duration(
                 statistics
                     .recovered
@@ -176,31 +182,44 @@ const HEAD: [&str; 13] = [
 
 /// Runs the requested scenarios on all processors, and prints the table.
 pub(crate) fn run_all(arguments: &Arguments) -> Result<()> {
+    if arguments.scenarios.contains(&Scenario::Goals) {
+        return goals::run_all(arguments);
+    }
     let runs = all_runs(arguments);
-    let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    print_table(&HEAD, in_parallel(&runs, Run::run))
+}
+
+/// Calls `work` for each of `items` on all processors. The results have the order of the items.
+pub(crate) fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(run) = runs.get(number) else { break };
-                    let row = run.run();
-                    if let Ok(mut rows) = rows.lock() {
-                        rows.push((number, row));
+                    let Some(item) = items.get(number) else { break };
+                    let result = work(item);
+                    if let Ok(mut results) = results.lock() {
+                        results.push((number, result));
                     }
                 }
             });
         }
     });
-    let mut rows = rows
+    let mut results = results
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    rows.sort_by_key(|(number, _)| *number);
+    results.sort_by_key(|(number, _)| *number);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Prints a table in Markdown.
+pub(crate) fn print_table<const N: usize>(head: &[&str; N], rows: Vec<Result<Vec<String>>>) -> Result<()> {
     let line = |cells: &[String]| println!("| {} |", cells.join(" | "));
-    line(&HEAD.map(str::to_owned));
-    line(&HEAD.map(|_| "---".to_owned()));
-    for (_, row) in rows {
+    line(&head.map(str::to_owned));
+    line(&head.map(|_| "---".to_owned()));
+    for row in rows {
         line(&row?);
     }
     Ok(())
@@ -213,7 +232,7 @@ fn figure(value: f64) -> String {
     }
 }
 
-fn thousands(value: u64) -> String {
+pub(crate) fn thousands(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {

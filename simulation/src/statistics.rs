@@ -27,6 +27,10 @@ pub(crate) struct Statistics {
     pub(crate) expired_for: Time,
     /// How long one request had an expired token at most.
     pub(crate) longest_expired: Time,
+    /// When the last outage ends.
+    pub(crate) outage_end: Time,
+    /// How long one request had an expired token at most since the outage ended.
+    pub(crate) longest_after_outage: Time,
     /// When the last request got its first token.
     pub(crate) ready: Time,
     /// When the last request got a token after its token had expired or a call had failed. `Time::MAX` if one has none at the end.
@@ -49,6 +53,8 @@ impl Statistics {
             expired: 0,
             expired_for: 0,
             longest_expired: 0,
+            outage_end: 0,
+            longest_after_outage: 0,
             ready: 0,
             recovered: 0,
         }
@@ -59,9 +65,11 @@ impl Statistics {
         ((now - self.start) / MINUTE) as usize
     }
 
-    /// Counts a token that was expired for `duration`.
-    pub(crate) fn record_expired(&mut self, duration: Time) {
+    /// Counts a token that was expired for `duration`, until `now`.
+    pub(crate) fn record_expired(&mut self, duration: Time, now: Time) {
         self.expired += 1;
+        let after = duration.min(now.saturating_sub(self.outage_end));
+        self.longest_after_outage = self.longest_after_outage.max(after);
         self.expired_for += duration;
         self.longest_expired = self.longest_expired.max(duration);
     }

@@ -3,7 +3,7 @@
 use crate::simulation::{InitialState, Settings, Simulation};
 use crate::statistics::{mean, peak};
 use crate::time::{DAY, HOUR, MINUTE, SECOND, START, Time};
-use crate::upstream::{Outage, Random, Upstream};
+use crate::upstream::{Outage, Quota, Random, Upstream};
 
 /// How long calls are spread after an outage.
 const RECOVERY: Time = 30 * MINUTE;
@@ -22,7 +22,7 @@ fn settings(requests: u32, shards: u16) -> Settings {
 
 fn no_faults() -> Upstream {
     Upstream {
-        quota: Some(60_000),
+        quota: Some(Quota::Window { per_minute: 60_000 }),
         latency: 200,
         ..Upstream::default()
     }

@@ -1,4 +1,4 @@
-//! The simulated Google: latency, a quota, outages and errors.
+//! The simulated Google: latency, a quota that others use as well, outages and errors.
 
 use std::time::Duration;
 
@@ -28,14 +28,78 @@ impl Random {
 /// How calls fail in an outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outage {
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the table shows the harder case, errors without delay")
-    )]
     /// Calls get no response and time out.
     Timeout,
     /// Calls get 503 without delay.
     Unavailable,
+}
+
+/// How Google enforces its quota. Which of the two it does is not documented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quota {
+    /// A token bucket that is filled with so many calls a second, and holds as many.
+    Bucket { per_second: u64 },
+    /// Windows of a minute, each with so many calls.
+    Window { per_minute: u64 },
+}
+
+/// The share of a quota that other users take, all of the time: a third.
+const OTHERS: f64 = 1.0 / 3.0;
+/// Where the windows begin: at no full minute of the simulation, so that a window ends soon after each scenario's incident.
+const WINDOW_OFFSET: Time = 23 * SECOND;
+
+/// What is left of a quota.
+#[derive(Clone, Copy, Debug, Default)]
+struct QuotaState {
+    /// When [`QuotaState::admit`] was called last.
+    last: Time,
+    window: Time,
+    /// Calls that the bucket holds, or that the window has had.
+    count: f64,
+    /// Calls of the others, and how many of them got 429.
+    others: f64,
+    others_refused: f64,
+}
+
+impl QuotaState {
+    /// Whether the quota admits a call now.
+    fn admit(&mut self, quota: Quota, others: bool, now: Time) -> bool {
+        let elapsed = (now - self.last) as f64 / SECOND as f64;
+        self.last = now;
+        let others_per_second = match quota {
+            _ if !others => 0.0,
+            Quota::Bucket { per_second } => per_second as f64 * OTHERS,
+            Quota::Window { per_minute } => per_minute as f64 / 60.0 * OTHERS,
+        };
+        let arrived = others_per_second * elapsed;
+        self.others += arrived;
+        match quota {
+            Quota::Bucket { per_second } => {
+                let most = per_second as f64;
+                let left = self.count + per_second as f64 * elapsed - arrived;
+                self.others_refused += (-left).max(0.0);
+                self.count = left.clamp(0.0, most);
+                let admitted = self.count >= 1.0;
+                self.count -= f64::from(u8::from(admitted));
+                admitted
+            }
+            Quota::Window { per_minute } => {
+                let window = (now + WINDOW_OFFSET) / MINUTE;
+                if window != self.window {
+                    let into = (now + WINDOW_OFFSET) % MINUTE;
+                    self.window = window;
+                    self.count = others_per_second * into as f64 / SECOND as f64;
+                } else {
+                    let left = per_minute as f64 - self.count;
+                    self.others_refused += (arrived - left.max(0.0)).max(0.0);
+                    self.count += arrived;
+                }
+                let admitted = self.count + 1.0 <= per_minute as f64;
+                self.count += f64::from(u8::from(admitted));
+                admitted
+            }
+        }
+    }
 }
 
 /// The settings of the simulated Google.
@@ -47,8 +111,10 @@ pub(crate) struct Upstream {
     pub(crate) bursts: Vec<(Time, Time)>,
     /// How many of a thousand calls get 500.
     pub(crate) errors: u64,
-    /// Calls in a minute. Further calls get 429.
-    pub(crate) quota: Option<u64>,
+    /// Calls beyond it get 429.
+    pub(crate) quota: Option<Quota>,
+    /// Whether other users take a third of the quota.
+    pub(crate) others: bool,
     /// The mean latency. Each response takes half to one and a half of it.
     pub(crate) latency: Time,
 }
@@ -66,8 +132,9 @@ pub(crate) struct Response {
 pub(crate) struct Google {
     upstream: Upstream,
     random: Random,
-    /// The current minute, and its calls.
-    counted: (Time, u64),
+    quota: QuotaState,
+    /// All calls.
+    pub(crate) calls: u64,
     /// Calls during outages.
     pub(crate) in_outages: u64,
 }
@@ -77,21 +144,23 @@ impl Google {
         Self {
             upstream,
             random: Random(42),
-            counted: (0, 0),
+            quota: QuotaState::default(),
+            calls: 0,
             in_outages: 0,
         }
     }
 
+    /// The share of the others' calls that got 429.
+    pub(crate) fn others_refused(&self) -> f64 {
+        self.quota.others_refused / self.quota.others.max(1.0)
+    }
+
     /// Receives a call.
     pub(crate) fn call(&mut self, now: Time) -> Response {
+        self.calls += 1;
         let Self { upstream, random, .. } = self;
         let dice = random.below(1000);
         let latency = upstream.latency / 2 + random.below(upstream.latency.max(1));
-        let minute = now / MINUTE;
-        if self.counted.0 != minute {
-            self.counted = (minute, 0);
-        }
-        self.counted.1 += 1;
         let outages = &upstream.outages;
         let outage = outages
             .iter()
@@ -100,10 +169,11 @@ impl Google {
             .bursts
             .iter()
             .any(|(from, until)| (*from..*until).contains(&now));
+        let is_over = |quota| !self.quota.admit(quota, upstream.others, now);
         let (status, delay, retry_after) = match outage {
             Some((.., Outage::Timeout)) => (0, CALL_TIMEOUT, 0),
             Some((.., Outage::Unavailable)) => (503, latency, 0),
-            None if upstream.quota.is_some_and(|quota| self.counted.1 > quota) => (429, latency, 0),
+            None if upstream.quota.is_some_and(is_over) => (429, latency, 0),
             None if dice < upstream.errors => (500, latency, 0),
             None if is_burst && dice.is_multiple_of(2) => (429, latency, 1 + random.below(60) as u8),
             None => (200, latency, 0),
@@ -134,5 +204,52 @@ impl Response {
             }
             status => error(Reason::UpstreamUnavailable).with_status(status),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of `per_second` calls in each of `seconds` seconds are admitted.
+    fn admitted(quota: Quota, others: bool, per_second: u64, seconds: u64) -> Vec<u64> {
+        let mut state = QuotaState::default();
+        let start = 1000 * MINUTE - WINDOW_OFFSET;
+        state.admit(quota, others, start);
+        let second = |second: u64| {
+            let calls = (0..per_second).map(|call| start + second * SECOND + call * SECOND / per_second);
+            calls.filter(|at| state.admit(quota, others, *at)).count() as u64
+        };
+        (0..seconds).map(second).collect()
+    }
+
+    #[test]
+    fn a_bucket_gives_what_it_holds_and_then_its_rate() {
+        let bucket = Quota::Bucket { per_second: 1000 };
+        let counts = admitted(bucket, false, 1500, 10);
+        assert_eq!(counts[0], 1500, "half of what it held");
+        assert!(
+            counts[4..].iter().all(|count| count.abs_diff(1000) <= 2),
+            "{counts:?}"
+        );
+        let counts = admitted(bucket, true, 1500, 10);
+        assert!(
+            counts[4..].iter().all(|count| count.abs_diff(667) <= 2),
+            "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn a_window_gives_all_it_has_and_then_nothing() {
+        let window = Quota::Window { per_minute: 60_000 };
+        let counts = admitted(window, false, 1500, 70);
+        assert_eq!(counts[..39], [1500; 39]);
+        assert!(counts[41..59].iter().all(|count| *count == 0), "{counts:?}");
+        assert!(counts[61..].iter().all(|count| *count == 1500), "{counts:?}");
+        let all: u64 = admitted(window, true, 1000, 60).iter().sum();
+        assert!(
+            (44_900..=45_100).contains(&all),
+            "{all}, while the others took 15,000"
+        );
     }
 }

@@ -123,6 +123,13 @@ impl Simulation {
             flow: random.below(settings.namespaces.into()) as u32,
         });
         let requests = requests.collect();
+        let mut statistics = Statistics::new(START, length, settings.shards.into());
+        statistics.outage_end = upstream
+            .outages
+            .iter()
+            .map(|(_, end, _)| *end)
+            .max()
+            .unwrap_or(START);
         let operators = (0..settings.shards).map(|_| Operator::new(&settings, 0));
         let mut simulation = Self {
             max_wait: GoogleConfig::default().max_wait.as_millis() as Time,
@@ -143,7 +150,7 @@ impl Simulation {
                 renew: None,
                 grant: None,
             },
-            statistics: Statistics::new(START, length, settings.shards.into()),
+            statistics,
             template,
             settings,
             requests,
@@ -264,7 +271,8 @@ impl Simulation {
         }
         for request in &self.requests {
             if request.expires == 0 || request.expires < end {
-                self.statistics.record_expired(end - request.expires.max(START));
+                self.statistics
+                    .record_expired(end - request.expires.max(START), end);
                 self.statistics.recovered = Time::MAX;
             }
         }
@@ -345,6 +353,16 @@ impl Simulation {
             tokens += 1 + length / period;
         }
         Ok(tokens)
+    }
+
+    /// All calls that Google received.
+    pub(crate) fn calls(&self) -> u64 {
+        self.google.calls
+    }
+
+    /// The share of other users' calls that got 429.
+    pub(crate) fn others_refused(&self) -> f64 {
+        self.google.others_refused()
     }
 
     /// How many calls Google received during outages.

@@ -188,7 +188,8 @@ impl Simulation {
         if request.expires == 0 {
             self.statistics.ready = self.now - START;
         } else if request.expires < self.now {
-            self.statistics.record_expired(self.now - request.expires);
+            self.statistics
+                .record_expired(self.now - request.expires, self.now);
         }
         let is_recovery = request.backoff.take().is_some();
         // The event of the first issue, or of the recovery.
