@@ -19,6 +19,7 @@ pub use self::listener::listen;
 use crate::clock::Clock;
 use crate::controller::watch::sync_state::{NamespaceProblem, SyncState};
 use crate::grants::store::GrantStore;
+use crate::leader::{Overlap, Overlaps};
 use crate::liveness::Liveness;
 use crate::metrics::{Format, Metrics};
 
@@ -29,6 +30,7 @@ struct Shared {
     writer: Arc<Semaphore>,
     grants: Arc<GrantStore>,
     sync_state: SyncState,
+    overlaps: Overlaps,
     liveness: Liveness,
     clock: Clock,
 }
@@ -43,6 +45,7 @@ pub fn serve(
     metrics: Arc<Metrics>,
     grants: Arc<GrantStore>,
     sync_state: SyncState,
+    overlaps: Overlaps,
     liveness: Liveness,
     clock: Clock,
 ) -> std::io::Result<oneshot::Receiver<std::io::Result<()>>> {
@@ -51,6 +54,7 @@ pub fn serve(
         writer: Arc::new(Semaphore::new(1)),
         grants,
         sync_state,
+        overlaps,
         liveness,
         clock,
     };
@@ -99,7 +103,7 @@ async fn livez(State(shared): State<Shared>) -> impl IntoResponse {
 
 /// With `?verbose`, each check has a line, as Kubernetes' own components answer. A grants file that cannot be used has a line and no effect:
 /// its last good content is in force, and renewals must go on. Likewise a namespace that cannot be
-/// listed or watched: the others are served.
+/// listed or watched: the others are served. Likewise a release that serves some of the same requests.
 async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> impl IntoResponse {
     let (status, mark, text) = match shared.sync_state.is_ready() {
         true => (StatusCode::OK, '+', "ok\n"),
@@ -131,7 +135,21 @@ async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> impl
         )
     };
     let namespaces: String = shared.sync_state.problems().into_iter().map(namespace).collect();
-    (status, format!("[{mark}]caches {text}{file}{namespaces}"))
+    let overlap = |Overlap {
+                       namespace,
+                       name,
+                       since,
+                   }: Overlap| {
+        format!(
+            "[-]scope overlaps with that of the release of Lease {name} in namespace {namespace} since {since}: both issue tokens for the same \
+             requests\n"
+        )
+    };
+    let overlaps: String = shared.overlaps.all().into_iter().map(overlap).collect();
+    (
+        status,
+        format!("[{mark}]caches {text}{file}{namespaces}{overlaps}"),
+    )
 }
 
 async fn scrape(

@@ -19,7 +19,7 @@ use crate::google::{CallGate, CallRecord, ConfigError, GoogleConfig, Minter, Tra
 use crate::grants::file::{GrantsFileError, read_file};
 use crate::grants::store::GrantStore;
 use crate::kubernetes::events::EventRecorder;
-use crate::leader::{self, ElectionSettings, Elector, ElectorThread, Fence, FenceClosed};
+use crate::leader::{self, ElectionSettings, Elector, ElectorThread, Fence, FenceClosed, Overlaps};
 use crate::liveness::Liveness;
 use crate::metrics::{self, Metrics};
 use crate::random::{Random, RandomError};
@@ -155,9 +155,11 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         grants_file::install(read, &grants, &metrics);
     }
     let config = kubernetes::config().await?;
+    let mut compared = None;
     let elector = match args.leader.leader_elect {
         true => {
             let election = election_settings(&args.leader, &settings, &config, &random)?;
+            compared = Some((election.clone(), fence.clone()));
             let (config, fence, metrics, clock) =
                 (config.clone(), fence.clone(), metrics.clone(), clock.clone());
             let make = move || {
@@ -182,12 +184,13 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "starting the operator");
 
     let liveness = Liveness::new(controller::max_reconcile_duration(&settings), clock.monotonic());
-    let sync_state = SyncState::default();
+    let (sync_state, overlaps) = (SyncState::default(), Overlaps::default());
     let server = admin::serve(
         listener,
         metrics.clone(),
         grants.clone(),
         sync_state.clone(),
+        overlaps.clone(),
         liveness.clone(),
         clock.clone(),
     )?;
@@ -226,6 +229,15 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         tracing::info!("shutting down, draining in-flight reconciles");
     };
     let certificates = ctx.clone();
+    let (client, metrics, clock) = (ctx.client.clone(), ctx.metrics.clone(), ctx.clock.clone());
+    let follow_overlaps = async move {
+        match compared {
+            Some((election, fence)) => {
+                leader::follow_overlaps(client, election, fence, overlaps, metrics, clock).await
+            }
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         biased;
         stopped = controller::run(ctx, elector, liveness, sync_state, shutdown) => Ok(stopped?),
@@ -235,6 +247,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
             Err(error) => error.to_string(),
         })),
         never = certificates.minter.follow_certificates() => match never {},
+        never = follow_overlaps => match never {},
     }
 }
 
@@ -254,6 +267,7 @@ fn election_settings(
             .unwrap_or_else(|| config.default_namespace.clone()),
         name: args.lease_name.clone().unwrap_or(former_name),
         identity: lease_identity(&host, random)?,
+        shard: settings.shard.clone(),
         lease_duration: Duration::from_secs(args.lease_duration),
         renew_deadline: Duration::from_secs(args.renew_deadline),
         retry_period: Duration::from_secs(args.retry_period),

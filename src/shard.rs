@@ -1,15 +1,21 @@
 //! Pure: the part of the cluster that this operator reconciles.
 
+use serde::{Deserialize, Serialize};
+
 use crate::api::{LABEL_MANAGED_BY, LABEL_SHARD, MANAGED_BY};
 use crate::request::fingerprint::versioned;
+
+mod selectors;
 
 /// Name of the Lease of an operator for all requests, and prefix of the others.
 const LEASE: &str = "idtoken-operator";
 
 /// The requests that this operator reconciles. Operators whose shards do not overlap share nothing; each has its own Lease.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
+    #[serde(default)]
     namespaces: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     selector: Option<String>,
 }
 
@@ -58,6 +64,26 @@ impl Shard {
         }
     }
 
+    /// The shard as other releases read it on its Lease.
+    pub fn scope(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The shard that another release has written on its Lease.
+    pub fn from_scope(text: &str) -> Option<Self> {
+        let Self { namespaces, selector } = serde_json::from_str(text).ok()?;
+        Some(Self::new(namespaces, selector))
+    }
+
+    /// Whether there can be a request that both reconcile.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let shares_namespaces = !self.is_namespaced()
+            || !other.is_namespaced()
+            || self.namespaces.iter().any(|name| other.namespaces.contains(name));
+        let selectors = self.selector.as_deref().zip(other.selector.as_deref());
+        shares_namespaces && !selectors.is_some_and(|(one, other)| selectors::are_disjoint(one, other))
+    }
+
     /// Default name of the Lease: the same in every replica of the shard, and different for each shard.
     pub fn lease_name(&self) -> String {
         if *self == Self::default() {
@@ -99,6 +125,32 @@ mod tests {
             all.iter()
                 .all(|shard| crate::request::syntax::is_dns_subdomain(&shard.lease_name()))
         );
+    }
+
+    #[test]
+    fn shards_overlap_unless_namespaces_or_a_label_separate_them() {
+        let overlap = |one: Shard, other: Shard| {
+            let read = Shard::from_scope(&other.scope()).expect("a scope");
+            assert_eq!(read, other);
+            assert_eq!(one.overlaps(&read), read.overlaps(&one));
+            one.overlaps(&read)
+        };
+        assert!(overlap(shard(&[], None), shard(&[], None)));
+        assert!(overlap(shard(&[], None), shard(&["a"], Some("shard=a"))));
+        assert!(overlap(shard(&["a", "b"], None), shard(&["b", "c"], None)));
+        assert!(!overlap(shard(&["a"], None), shard(&["b"], None)));
+        assert!(!overlap(shard(&[], Some("shard=a")), shard(&[], Some("shard=b"))));
+        assert!(overlap(shard(&[], Some("shard=a")), shard(&[], None)));
+        assert!(!overlap(
+            shard(&["a"], Some("shard=a")),
+            shard(&["a"], Some("!shard"))
+        ));
+        assert_eq!(
+            shard(&["b", "a"], Some("x=y")).scope(),
+            r#"{"namespaces":["a","b"],"selector":"x=y"}"#
+        );
+        assert_eq!(Shard::from_scope("{}"), Some(Shard::default()));
+        assert_eq!(Shard::from_scope("shop"), None);
     }
 
     #[test]

@@ -32,6 +32,7 @@ impl Server {
             writer: Arc::new(Semaphore::new(1)),
             grants: grants.clone(),
             sync_state: sync_state.clone(),
+            overlaps: crate::leader::Overlaps::default(),
             liveness: liveness.clone(),
             clock: Clock::system(),
         };

@@ -41,6 +41,8 @@ pub const MANAGED_BY: &str = "idtoken-operator";
 
 /// Label on the Secrets of a shard that selects requests by labels: the name of the shard, so that each shard watches only its own.
 pub const LABEL_SHARD: &str = "idtoken.dev/shard";
+/// Annotation of a Lease: which requests its release reconciles.
+pub const ANNOTATION_SCOPE: &str = "idtoken.dev/scope";
 
 /// Prefix that no label or annotation of a template may have.
 pub const RESERVED_PREFIX: &str = "idtoken.dev/";

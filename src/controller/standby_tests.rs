@@ -136,6 +136,7 @@ async fn a_standby_writes_nothing_and_a_new_leader_reports_what_it_cannot_decode
         name: "idtoken-operator".to_owned(),
         former_name: None,
         identity: "me".to_owned(),
+        shard: crate::shard::Shard::default(),
         lease_duration: Duration::from_secs(10),
         renew_deadline: Duration::from_secs(5),
         retry_period: Duration::from_millis(50),

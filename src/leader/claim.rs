@@ -10,13 +10,14 @@ use kube::core::Request;
 use kube::core::request::Error as BuildError;
 use kube::{Client, Resource};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{LeaseRecord, ObservedLease};
+use crate::api::{ANNOTATION_SCOPE, LABEL_MANAGED_BY, MANAGED_BY};
 use crate::clock::{BootTime, Clock};
 use crate::kubernetes::answer::{text, within};
 use crate::kubernetes::error::status_code;
+use crate::shard::Shard;
 
 /// A Lease. Its metadata is written back as it was read, and never decoded: other clients may put there what they like.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -32,11 +33,35 @@ pub(super) struct LeaseObject {
 
 impl LeaseObject {
     /// A text of the metadata, such as its name.
-    fn meta(&self, field: &str) -> Option<String> {
+    pub(super) fn meta(&self, field: &str) -> Option<String> {
         serde_json::from_str(self.metadata.get(field)?.get()).ok()
     }
 
-    fn record(&self) -> LeaseRecord {
+    /// What the release reconciles whose Lease it is.
+    pub(super) fn scope(&self) -> Option<Shard> {
+        let annotations: BTreeMap<String, String> =
+            serde_json::from_str(self.metadata.get("annotations")?.get()).ok()?;
+        Shard::from_scope(annotations.get(ANNOTATION_SCOPE)?)
+    }
+
+    /// Writes `scope` on it, and that it is an operator's, so that other releases find it.
+    fn mark(&mut self, scope: &str) {
+        for (field, key, value) in [
+            ("labels", LABEL_MANAGED_BY, MANAGED_BY),
+            ("annotations", ANNOTATION_SCOPE, scope),
+        ] {
+            let before = self.metadata.get(field).map_or("{}", |raw| raw.get());
+            let Ok(mut all) = serde_json::from_str::<BTreeMap<String, String>>(before) else {
+                continue;
+            };
+            all.insert(key.to_owned(), value.to_owned());
+            if let Ok(all) = to_raw_value(&all) {
+                self.metadata.insert(field.to_owned(), all);
+            }
+        }
+    }
+
+    pub(super) fn record(&self) -> LeaseRecord {
         let spec = self.spec.clone().unwrap_or_default();
         let seconds = spec
             .lease_duration_seconds
@@ -50,7 +75,7 @@ impl LeaseObject {
     }
 }
 
-/// The Leases of a namespace.
+/// The Leases of a namespace, or of all.
 pub(super) struct Leases {
     client: Client,
     calls: Request,
@@ -65,22 +90,36 @@ pub(super) enum WriteResult {
 }
 
 impl Leases {
-    pub(super) fn new(client: Client, namespace: &str, clock: Clock) -> Self {
-        let calls = Request::new(Lease::url_path(&(), Some(namespace)));
+    pub(super) fn new(client: Client, namespace: Option<&str>, clock: Clock) -> Self {
+        let calls = Request::new(Lease::url_path(&(), namespace));
         Self { client, calls, clock }
     }
 
     /// The names of all Leases, each as it is now.
     pub(super) async fn list(&self, limit: Duration) -> Result<Vec<(String, LeaseObject)>, kube::Error> {
+        let leases = self.list_with(&ListParams::default(), limit).await?;
+        let named = leases
+            .into_iter()
+            .filter_map(|lease| Some((lease.meta("name")?, lease)));
+        Ok(named.collect())
+    }
+
+    /// Those that operators have marked as theirs.
+    pub(super) async fn list_of_releases(&self, limit: Duration) -> Result<Vec<LeaseObject>, kube::Error> {
+        let ours = ListParams::default().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
+        // As the API server remembers them: the nodes' Leases, among which they are, are not read from etcd.
+        self.list_with(&ours.match_any(), limit).await
+    }
+
+    async fn list_with(&self, params: &ListParams, limit: Duration) -> Result<Vec<LeaseObject>, kube::Error> {
         #[derive(Deserialize)]
         struct List {
             items: Vec<Box<RawValue>>,
         }
-        let answer = self.send(self.calls.list(&ListParams::default()), limit).await?;
+        let answer = self.send(self.calls.list(params), limit).await?;
         let list: List = serde_json::from_str(&answer).map_err(kube::Error::SerdeError)?;
-        let decoded = list.items.iter().filter_map(|item| decoded(item.get()).ok());
-        let named = decoded.filter_map(|lease| Some((lease.meta("name")?, lease)));
-        Ok(named.collect())
+        let leases = list.items.iter().filter_map(|item| decoded(item.get()).ok());
+        Ok(leases.collect())
     }
 
     async fn get(&self, name: &str, limit: Duration) -> Result<Option<LeaseObject>, kube::Error> {
@@ -112,6 +151,8 @@ fn decoded(json: &str) -> Result<LeaseObject, serde_json::Error> {
 /// A Lease by its name, as it was last read or written.
 pub(super) struct Claim {
     pub(super) name: String,
+    /// What is written on it; nothing on one under a former name.
+    scope: Option<String>,
     lease: Option<LeaseObject>,
     observed: Option<ObservedLease>,
 }
@@ -120,8 +161,17 @@ impl Claim {
     pub(super) fn new(name: String) -> Self {
         Self {
             name,
+            scope: None,
             lease: None,
             observed: None,
+        }
+    }
+
+    /// Has `scope` written on it.
+    pub(super) fn with_scope(self, scope: String) -> Self {
+        Self {
+            scope: Some(scope),
+            ..self
         }
     }
 
@@ -161,20 +211,26 @@ impl Claim {
         limit: Duration,
     ) -> Result<WriteResult, kube::Error> {
         let (params, now) = (PostParams::default(), MicroTime(leases.clock.now()));
-        let call = match &self.lease {
-            Some(lease) => {
-                let mut lease = lease.clone();
-                lease.spec = Some(next_spec(lease.spec.take(), holder, duration, now));
-                body(&lease).and_then(|body| leases.calls.replace(&self.name, &params, body))
-            }
-            None => {
-                let lease = json!({
-                    "apiVersion": Lease::api_version(&()), "kind": Lease::kind(&()), "metadata": {"name": self.name},
-                    "spec": next_spec(None, holder, duration, now),
-                });
-                body(&lease).and_then(|body| leases.calls.create(&params, body))
-            }
+        let mut lease = match &self.lease {
+            Some(lease) => lease.clone(),
+            None => LeaseObject {
+                api_version: Some(Lease::api_version(&()).into_owned()),
+                kind: Some(Lease::kind(&()).into_owned()),
+                metadata: BTreeMap::from([(
+                    "name".to_owned(),
+                    to_raw_value(&self.name).map_err(kube::Error::SerdeError)?,
+                )]),
+                spec: None,
+            },
         };
+        lease.spec = Some(next_spec(lease.spec.take(), holder, duration, now));
+        if let Some(scope) = &self.scope {
+            lease.mark(scope);
+        }
+        let call = body(&lease).and_then(|body| match &self.lease {
+            Some(_) => leases.calls.replace(&self.name, &params, body),
+            None => leases.calls.create(&params, body),
+        });
         match leases.send(call, limit).await {
             Ok(answer) => {
                 let lease = decoded(&answer).map_err(kube::Error::SerdeError)?;

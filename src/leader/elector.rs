@@ -51,8 +51,8 @@ impl Elector {
         clock: Clock,
     ) -> Self {
         Self {
-            leases: Leases::new(client, &settings.namespace, clock.clone()),
-            own: Claim::new(settings.name.clone()),
+            leases: Leases::new(client, Some(&settings.namespace), clock.clone()),
+            own: Claim::new(settings.name.clone()).with_scope(settings.shard.scope()),
             formers: Vec::new(),
             holds_formers_since: None,
             checked_formers: None,

@@ -88,6 +88,7 @@ impl Server {
             name: "own".to_owned(),
             former_name: Some("former".to_owned()),
             identity: OURS.to_owned(),
+            shard: crate::shard::Shard::default(),
             lease_duration: Duration::from_secs(2000),
             renew_deadline: Duration::from_secs(1500),
             retry_period: Duration::from_secs(2),

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::clock::BootTime;
+use crate::shard::Shard;
 
 /// The Lease, the candidate and the timings.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct ElectionSettings {
     pub former_name: Option<String>,
     /// The name of this candidate, which no other process may have.
     pub identity: String,
+    /// What this operator reconciles, which is written on the Lease for other releases to compare.
+    pub shard: Shard,
     /// How long the others wait for a renewal before they take the Lease.
     pub lease_duration: Duration,
     /// How long the holder acts after its last renewal. A call that it sent then has the rest of the Lease to finish.
@@ -135,6 +138,7 @@ mod tests {
             name: "l".into(),
             former_name: None,
             identity: "me".into(),
+            shard: Shard::default(),
             lease_duration: Duration::from_secs(15),
             renew_deadline: Duration::from_secs(10),
             retry_period: Duration::from_secs(2),

@@ -15,15 +15,19 @@
 //! A standby keeps its caches synced. It needs as much memory as the leader, and takes over at once. Its caches may lack the last writes of
 //! the previous leader, so it reads each Secret that existed before once before the first mint for it.
 //!
-//! May import [`crate::clock`], [`crate::metrics`] and the errors of [`crate::kubernetes`]. Knows nothing of requests.
+//! Each release writes what it reconciles on its Lease, so that the leader can report another release that serves some of the same requests.
+//!
+//! May import [`crate::clock`], [`crate::metrics`] the errors of [`crate::kubernetes`] and [`crate::shard`]. Knows nothing of requests.
 
 mod claim;
 mod elector;
 mod fence;
 mod lease;
+mod overlaps;
 mod thread;
 
 pub use elector::Elector;
 pub use fence::{Fence, FenceClosed};
 pub use lease::{Decision, ElectionSettings, InvalidTimings, LeaseRecord, ObservedLease, decide};
+pub use overlaps::{Overlap, Overlaps, follow_overlaps};
 pub use thread::ElectorThread;

@@ -170,6 +170,7 @@ mod tests {
             name: "idtoken-operator".to_owned(),
             former_name: None,
             identity: "me".to_owned(),
+            shard: crate::shard::Shard::default(),
             lease_duration: Duration::from_secs(120),
             renew_deadline: Duration::from_secs(90),
             retry_period: Duration::from_millis(5),

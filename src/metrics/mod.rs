@@ -100,6 +100,7 @@ pub struct Metrics {
     reconciles_in_flight: Gauge,
     leader: Gauge,
     lease_transitions: Gauge,
+    overlapping_releases: Gauge,
     synced: Gauge,
     grants: Family<OriginLabels, Gauge>,
     invalid_grants: Family<OriginLabels, Gauge>,
@@ -175,6 +176,8 @@ impl Metrics {
         let leader = gauge(registry, "leader", help);
         let help = "How often the Lease has changed hands, by its own count; 0 without leader election";
         let lease_transitions = gauge(registry, "lease_transitions", help);
+        let help = "Other releases that serve some of the same requests";
+        let overlapping_releases = gauge(registry, "overlapping_releases", help);
         let help = "Whether the caches are synced, as /readyz reports";
         let synced = gauge(registry, "synced", help);
         let grants = Family::default();
@@ -211,6 +214,7 @@ impl Metrics {
             reconciles_in_flight,
             leader,
             lease_transitions,
+            overlapping_releases,
             synced,
             grants,
             invalid_grants,
@@ -273,6 +277,11 @@ impl Metrics {
     /// Sets how often the Lease has changed hands.
     pub fn set_lease_transitions(&self, times: i32) {
         self.lease_transitions.set(times.into());
+    }
+
+    /// Sets how many other releases serve some of the same requests.
+    pub fn set_overlapping_releases(&self, count: i64) {
+        self.overlapping_releases.set(count);
     }
 
     /// Records that the caches are synced.

@@ -15,7 +15,7 @@ use kube::runtime::watcher;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use crate::common::{AUDIENCE, CALLER, LIMIT, Operator, Setup, Wire, World, is_ready, policy, token};
+use crate::common::{AUDIENCE, CALLER, LIMIT, Operator, Setup, USER, Wire, World, is_ready, policy, token};
 
 const NAMESPACE: &str = "idtoken-system";
 const NAME: &str = "idtoken-operator";
@@ -517,5 +517,97 @@ async fn a_rollout_that_changes_the_namespaces_has_one_leader_and_leaves_one_lea
         8,
         "one for each request and each renewal"
     );
+    Ok(())
+}
+
+/// A release of its own: its Lease is `name` in `namespace`.
+async fn release(world: &World, namespace: &str, name: &str, flags: &[&str]) -> Result<Operator> {
+    let lease = [
+        "--leader-elect".to_owned(),
+        format!("--lease-namespace={namespace}"),
+        format!("--lease-name={name}"),
+        "--lease-duration=3".to_owned(),
+        "--renew-deadline=2".to_owned(),
+        "--retry-period=1".to_owned(),
+    ];
+    let flags: Vec<String> = lease
+        .into_iter()
+        .chain(flags.iter().map(|flag| (*flag).to_owned()))
+        .collect();
+    let google = world.google.address();
+    let operator = world
+        .replica(google, &world.kubeconfig, &flags, &[("HOSTNAME", name)])
+        .await?;
+    operator.ready().await?;
+    until_working(&operator).await?;
+    Ok(operator)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn releases_that_overlap_are_reported_and_shards_are_not() -> Result<()> {
+    const REPORT: &str = "another release serves some of the same requests";
+    let setup = Setup {
+        operator: false,
+        ..Setup::default()
+    };
+    let world = World::with(setup).await?;
+    world.namespace("yard").await?;
+    // As the chart of a release in that namespace has it.
+    for (kind, body) in [
+        (
+            "Role",
+            json!({"rules": [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "list", "create", "update"]}]}),
+        ),
+        (
+            "RoleBinding",
+            json!({
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "lease"},
+                "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": USER}],
+            }),
+        ),
+    ] {
+        let mut object = body;
+        object["apiVersion"] = json!("rbac.authorization.k8s.io/v1");
+        object["kind"] = json!(kind);
+        object["metadata"] = json!({"name": "lease", "namespace": "yard"});
+        world.cluster.apply(&object.to_string()).await?;
+    }
+    let sees = async |operator: &Operator, count: f64| {
+        let what = format!("{count} overlapping releases");
+        until(&what, LIMIT, async || {
+            Ok((operator.metric("idtoken_overlapping_releases").await? == count).then_some(()))
+        })
+        .await
+    };
+    let one = release(&world, NAMESPACE, "shard-a", &["--selector=shard=a"]).await?;
+    let two = release(&world, NAMESPACE, "shard-b", &["--selector=shard!=a"]).await?;
+    let all = release(&world, "yard", "tokens", &[]).await?;
+    sees(&all, 2.0).await?;
+    // Of each other they report nothing.
+    for shard in [&one, &two] {
+        sees(shard, 1.0).await?;
+        shard.process.wait_for_line(REPORT, LIMIT).await?;
+        let answer = shard.get("/readyz?verbose").await?;
+        assert_eq!(answer.status(), 200);
+        let text = answer.text().await?;
+        let line = "[-]scope overlaps with that of the release of Lease tokens in namespace yard since ";
+        assert!(text.contains(line) && text.matches("[-]").count() == 1, "{text}");
+    }
+    // One of some namespaces is seen too, and may not list elsewhere itself.
+    let some = release(
+        &world,
+        NAMESPACE,
+        "some",
+        &["--namespace=yard", "--selector=shard=a"],
+    )
+    .await?;
+    sees(&all, 3.0).await?;
+    sees(&one, 2.0).await?;
+    sees(&two, 1.0).await?;
+    sees(&some, 1.0).await?;
+    all.process.request_stop()?;
+    all.process.wait(LIMIT).await?;
+    sees(&two, 0.0).await?;
+    sees(&one, 1.0).await?;
     Ok(())
 }

@@ -7,6 +7,8 @@ use aws_lc_rs::{digest, hmac};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
+use crate::text::hex;
+
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
 /// What AWS knows a caller by. No `Debug`, because it is secret.
@@ -87,10 +89,6 @@ fn hmac_sha256(key: &[u8], message: &str) -> Zeroizing<Vec<u8>> {
 
 fn sha256_hex(content: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, content).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
