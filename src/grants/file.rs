@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::api::v1alpha1::{GrantFrom, GrantRef, GrantTo, IdTokenGrantSpec};
 use crate::grants::index::Grant;
+use crate::request::syntax::quote_bounded;
 
 /// Maximum bytes of a grants file. A ConfigMap holds at most 1 MiB.
 const MAX_SIZE: u64 = 4 * 1024 * 1024;
@@ -53,8 +55,12 @@ pub fn parse_file(yaml: &str) -> Result<Vec<Grant>, GrantsFileError> {
     if yaml.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let grants: Vec<FileGrant> =
-        serde_saphyr::from_str(yaml).map_err(|error| GrantsFileError::Parse(error.to_string()))?;
+    let parse_error = |error: serde_saphyr::Error| GrantsFileError::Parse(error.to_string());
+    let shapes: Vec<Value> = serde_saphyr::from_str(yaml).map_err(parse_error)?;
+    for (index, shape) in shapes.iter().enumerate() {
+        check_shape(&format!("[{index}]"), "", shape).map_err(GrantsFileError::Parse)?;
+    }
+    let grants: Vec<FileGrant> = serde_saphyr::from_str(yaml).map_err(parse_error)?;
     let grant = |grant: FileGrant| Grant {
         id: GrantRef {
             name: format!("file:{}", grant.name),
@@ -66,6 +72,41 @@ pub fn parse_file(yaml: &str) -> Result<Vec<Grant>, GrantsFileError> {
         }),
     };
     Ok(grants.into_iter().map(grant).collect())
+}
+
+/// Whether objects are objects, and labels have values. serde takes a list for an object, by the order of the fields; and a label whose value
+/// is null, which the API server drops from an object, would widen a selector.
+fn check_shape(path: &str, field: &str, value: &Value) -> Result<(), String> {
+    let is_object = matches!(
+        field,
+        "" | "from" | "to" | "namespaceSelector" | "matchLabels" | "matchExpressions"
+    );
+    match value {
+        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
+            let path = format!("{path}.{}", quote_bounded(name).trim_matches('"'));
+            if field == "matchLabels" && value.is_null() {
+                return Err(format!("{path} is null: give the label a value, or leave it out"));
+            }
+            check_list(&path, name, value)
+        }),
+        // Not set.
+        Value::Null if field == "namespaceSelector" || field == "matchLabels" => Ok(()),
+        _ if is_object => Err(format!("{path} must be an object")),
+        _ => Ok(()),
+    }
+}
+
+/// As [`check_shape`], of each item if the field is a list.
+fn check_list(path: &str, field: &str, value: &Value) -> Result<(), String> {
+    match value {
+        Value::Array(items) if matches!(field, "from" | "to" | "matchExpressions") => items
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, item)| check_shape(&format!("{path}[{index}]"), field, item)),
+        // Null is not set.
+        Value::Null => Ok(()),
+        value => check_shape(path, field, value),
+    }
 }
 
 /// Reads and parses a grants file.
@@ -100,6 +141,54 @@ mod tests {
         assert_eq!(grants[0].spec.to[0].audiences, ["aud"]);
         assert!(parse_file(&yaml.replace("audiences", "audience")).is_err());
         assert!(parse_file(" \n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_list_is_no_object_and_a_label_without_a_value_no_label() {
+        let to = "[{serviceAccounts: ['1'], audiences: [aud]}]";
+        let whole = |from: &str, to: &str| parse_file(&format!("- name: shop\n  from: {from}\n  to: {to}\n"));
+        for good in [
+            "[{namespace: shop}]",
+            "[{namespace: shop, namespaceSelector: null, allNamespaces: null}]",
+            "[{namespaceSelector: {matchLabels: null, matchExpressions: [{key: a, operator: Exists, values: null}]}}]",
+            "[{namespaceSelector: {matchLabels: {team: shop}, matchExpressions: []}}]",
+        ] {
+            whole(good, to).unwrap();
+        }
+        for (from, to, named) in [
+            ("[[]]", to, "[0].from[0] must be an object"),
+            ("[[shop]]", to, "[0].from[0] must be an object"),
+            (
+                "[{namespaceSelector: []}]",
+                to,
+                "[0].from[0].namespaceSelector must be an object",
+            ),
+            (
+                "[{namespaceSelector: {matchExpressions: [[team, Exists]]}}]",
+                to,
+                "[0].from[0].namespaceSelector.matchExpressions[0] must be an object",
+            ),
+            (
+                "[{namespace: shop}]",
+                "[[['1'], [aud]]]",
+                "[0].to[0] must be an object",
+            ),
+            (
+                "[{namespaceSelector: {matchLabels: {team: null, env: prod}}}]",
+                to,
+                "[0].from[0].namespaceSelector.matchLabels.team is null",
+            ),
+            (
+                "[{namespaceSelector: {matchLabels: {env: prod, team: }}}]",
+                to,
+                "[0].from[0].namespaceSelector.matchLabels.team is null",
+            ),
+        ] {
+            let error = whole(from, to).unwrap_err();
+            assert!(error.to_string().contains(named), "{from} {to}: {error}");
+        }
+        let error = parse_file(&format!("- [shop, [{{namespace: shop}}], {to}]\n")).unwrap_err();
+        assert!(error.to_string().contains("[0] must be an object"), "{error}");
     }
 
     #[test]
