@@ -2,9 +2,11 @@
 set -euo pipefail
 trap 'status=$?; [ "$status" = 0 ] || echo "this block failed: $BLOCK" >&2; jobs=$(jobs -p); [ -z "$jobs" ] || kill $jobs' EXIT
 
+# In one write: the programs of a pipe call at the same time.
 call() {
-  printf '%s\x1f' "$BLOCK" "$@" >>"$CALLS"
-  printf '\x1e' >>"$CALLS"
+  local call
+  printf -v call '%s\x1f' "$BLOCK" "$@"
+  printf '%s\x1e' "$call" >>"$CALLS"
 }
 
 # Answers that the commands behind them can work with.
