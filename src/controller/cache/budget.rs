@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::claims::Claimant;
-use super::ledger::{Changes, Ledger, Place};
+use super::ledger::{Changes, Ledger, Place, to_usize};
 use super::limits::CacheLimits;
 
 /// What requests take of the memory for them.
@@ -151,8 +151,4 @@ impl Budget {
             self.kept = Kept::Sums(sums, used);
         }
     }
-}
-
-fn to_usize(cost: u32) -> usize {
-    usize::try_from(cost).unwrap_or(usize::MAX)
 }

@@ -332,7 +332,8 @@ fn leave_out(namespace: &mut Namespace, changes: &mut Changes) {
     }
 }
 
-fn to_usize(cost: u32) -> usize {
+/// A cost, to be added up.
+pub(super) fn to_usize(cost: u32) -> usize {
     usize::try_from(cost).unwrap_or(usize::MAX)
 }
 

@@ -33,7 +33,7 @@ use jiff::Timestamp;
 use self::compressed_request::{CompressedRequest, trim_metadata, trim_status};
 use self::limits::{MARKER, request_cost};
 use self::request_state::RequestState;
-use self::requests::CachedObject;
+use self::requests::{CachedObject, SecretWrite};
 use self::state::State;
 use self::unserved::{Marker, Unserved};
 use crate::api::ObjectKey;
@@ -49,27 +49,33 @@ pub use self::limits::CacheLimits;
 pub use self::requests::Standing;
 pub use self::state::EndedRelist;
 
-/// A write of a Secret that is expected until this is dropped.
+/// A write of a request's Secret that is expected until this is dropped.
 #[derive(Debug)]
 pub struct ExpectedWrite<'a> {
     cache: &'a Cache,
-    target: Option<ObjectKey>,
+    request: &'a ObjectKey,
 }
 
 impl ExpectedWrite<'_> {
     /// Expects the write no more. Returns whether the watch showed a change of the Secret meanwhile that was not ours: the request is to be
     /// reconciled again.
-    pub fn end(mut self) -> bool {
-        let target = self.target.take();
-        target.is_some_and(|target| self.cache.lock().secrets.end_write(&target))
+    pub fn end(self) -> bool {
+        self.set(SecretWrite::None) == SecretWrite::Unexplained
+    }
+
+    /// Returns what was set before.
+    fn set(&self, write: SecretWrite) -> SecretWrite {
+        let mut state = self.cache.lock();
+        let cached = state.requests.get_mut(self.request);
+        cached.map_or(SecretWrite::None, |cached| {
+            std::mem::replace(&mut cached.secret_write, write)
+        })
     }
 }
 
 impl Drop for ExpectedWrite<'_> {
     fn drop(&mut self) {
-        if let Some(target) = &self.target {
-            self.cache.lock().secrets.end_write(target);
-        }
+        self.set(SecretWrite::None);
     }
 }
 
@@ -301,11 +307,13 @@ impl Cache {
 
     /// Expects that the reconcile of the request `key` writes its Secret. The watch may show the write before its answer arrives, and it
     /// is no reason for another reconcile.
-    pub fn expect_write(&self, key: &ObjectKey) -> ExpectedWrite<'_> {
-        ExpectedWrite {
-            target: self.lock().expect_write(key),
+    pub fn expect_write<'a>(&'a self, key: &'a ObjectKey) -> ExpectedWrite<'a> {
+        let expected = ExpectedWrite {
             cache: self,
-        }
+            request: key,
+        };
+        expected.set(SecretWrite::Expected);
+        expected
     }
 
     /// Stores our own write until the watch shows it, so that a lagging watch never causes a second issue.

@@ -32,8 +32,21 @@ pub(super) struct CachedRequest {
     pub(super) state: RequestState,
     /// Whether the Secret is to be read before the next issue.
     pub(super) needs_read: bool,
+    pub(super) secret_write: SecretWrite,
     /// What the request counts for in the limits of memory.
     pub(super) cost: u32,
+}
+
+/// Whether a reconcile may write the Secret now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum SecretWrite {
+    /// No reconcile is in flight.
+    #[default]
+    None,
+    /// It may, and the watch shows no change that no write of ours explains.
+    Expected,
+    /// It may, and the watch shows such a change.
+    Unexplained,
 }
 
 /// What a watch shows of a request.
@@ -150,6 +163,11 @@ impl Requests {
         (*cached.fingerprint.uid == *uid).then_some(cached)
     }
 
+    /// The request `key`.
+    pub(super) fn get_mut(&mut self, key: &ObjectKey) -> Option<&mut CachedRequest> {
+        self.all.get_mut(key).map(|cached| &mut **cached)
+    }
+
     /// Whether any request has this UID.
     pub(super) fn has_uid(&self, uid: &str) -> bool {
         self.uids.contains(uid)
@@ -228,6 +246,7 @@ impl Requests {
                     object,
                     state: RequestState::default(),
                     needs_read: false,
+                    secret_write: SecretWrite::default(),
                     cost,
                 };
                 if let Some(recreated) = self.all.insert(key, Box::new(cached)) {

@@ -17,8 +17,6 @@ pub(super) struct Secrets {
     /// The highest resourceVersion that the watch has shown, by namespace.
     highest_seen_version: HashMap<String, String>,
     relists: Relists,
-    /// The Secrets that a reconcile may write now, and whether the watch showed a change of it meanwhile that no write of ours explains.
-    expected_writes: HashMap<ObjectKey, bool>,
     /// What may be kept before Secrets are left out that no request claims.
     limits: CacheLimits,
     /// Bytes of all.
@@ -152,24 +150,9 @@ impl Secrets {
         }
     }
 
-    /// Expects a write of ours from now on.
-    pub(super) fn expect_write(&mut self, key: ObjectKey) {
-        self.expected_writes.insert(key, false);
-    }
-
-    /// Leaves a change that the watch shows to the reconcile that may have made it, if there is one.
-    pub(super) fn defer_change(&mut self, key: &ObjectKey) -> bool {
-        let change = self.expected_writes.get_mut(key);
-        change.map(|is_unexplained| *is_unexplained = true).is_some()
-    }
-
-    /// Expects no write any more. Returns whether the watch showed a change meanwhile that was not ours.
-    pub(super) fn end_write(&mut self, key: &ObjectKey) -> bool {
-        self.expected_writes.remove(key).unwrap_or_default()
-    }
-
-    /// Stores our own write until the watch shows it, so that a lagging watch never causes a second issue.
-    pub(super) fn record_write(&mut self, key: ObjectKey, summary: &SecretSummary) {
+    /// Stores our own write until the watch shows it, so that a lagging watch never causes a second issue. Returns whether it explains what the
+    /// watch has shown so far: that is this write, or was there when it was made.
+    pub(super) fn record_write(&mut self, key: ObjectKey, summary: &SecretSummary) -> bool {
         // If the watch is past our write and shows no Secret, another client deleted it before the response reached us.
         let seen = match self.all.get(&key) {
             Some(cached) => Some(cached.summary.resource_version()),
@@ -177,15 +160,10 @@ impl Secrets {
         };
         let is_shown = seen == Some(&summary.resource_version);
         let is_latest = seen.is_none_or(|seen| is_older(seen, &summary.resource_version));
-        // What the watch showed before is this write, or was there when it was made.
-        if (is_shown || is_latest)
-            && let Some(is_unexplained) = self.expected_writes.get_mut(&key)
-        {
-            *is_unexplained = false;
-        }
         if is_latest {
             self.insert(key, CompactSummary::new(summary), true);
         }
+        is_shown || is_latest
     }
 
     /// Removes a Secret that does not exist.

@@ -56,46 +56,6 @@ fn a_late_response_does_not_undo_the_watch() {
 }
 
 #[test]
-fn a_change_during_a_reconcile_is_explained_by_its_write_alone() {
-    // What the watch shows during the reconcile, the answer to the write, and whether that explains it.
-    for (shown, written, is_unexplained) in [
-        (vec!["9"], Some("9"), false),
-        (vec!["8"], Some("9"), false),
-        (vec!["8", "9"], Some("9"), false),
-        (vec!["9", "10"], Some("9"), true),
-        (vec!["10"], Some("9"), true),
-        (vec!["9"], None, true),
-        (vec![], Some("9"), false),
-        (vec![], None, false),
-    ] {
-        let mut secrets = Secrets::default();
-        secrets.expect_write(key("s"));
-        for version in &shown {
-            assert!(secrets.upsert(key("s"), &secret(version), true));
-            assert!(secrets.defer_change(&key("s")) && !secrets.defer_change(&key("t")));
-        }
-        if let Some(version) = written {
-            secrets.record_write(key("s"), &secret(version));
-        }
-        assert_eq!(
-            secrets.end_write(&key("s")),
-            is_unexplained,
-            "{shown:?} {written:?}"
-        );
-        assert!(!secrets.defer_change(&key("s")), "it ended");
-    }
-}
-
-#[test]
-fn a_change_after_the_write_is_not_explained_by_it() {
-    let mut secrets = Secrets::default();
-    secrets.expect_write(key("s"));
-    secrets.record_write(key("s"), &secret("9"));
-    assert!(secrets.upsert(key("s"), &secret("10"), true) && secrets.defer_change(&key("s")));
-    assert!(secrets.end_write(&key("s")));
-}
-
-#[test]
 fn a_list_that_began_before_our_write_does_not_undo_it() {
     let mut secrets = Secrets::default();
     secrets.begin_relist("");

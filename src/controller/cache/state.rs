@@ -10,7 +10,7 @@ use super::ledger::{Changes, Place};
 use super::limits::CacheLimits;
 use super::namespaces::Namespaces;
 use super::notices::Notices;
-use super::requests::{CachedObject, Requests, SpecFingerprint};
+use super::requests::{CachedObject, CachedRequest, Requests, SecretWrite, SpecFingerprint};
 use super::secrets::Secrets;
 use crate::api::ObjectKey;
 use crate::kubernetes::secret_summary::SecretSummary;
@@ -177,15 +177,26 @@ impl State {
     pub(super) fn upsert_secret(&mut self, key: ObjectKey, summary: &SecretSummary) -> bool {
         let key = self.intern_secret(key);
         let is_claimed = self.claims.key(&key).is_some();
-        self.secrets.upsert(key.clone(), summary, is_claimed)
-            && (self.claims.is_contended(&key) || !self.secrets.defer_change(&key))
+        self.secrets.upsert(key.clone(), summary, is_claimed) && !self.defer_change(&key)
     }
 
-    /// Expects a write of the Secret that the request `key` claims, if it claims one. Returns the Secret.
-    pub(super) fn expect_write(&mut self, key: &ObjectKey) -> Option<ObjectKey> {
-        let target = self.requests.get(key)?.fingerprint.target.clone()?;
-        self.secrets.expect_write(target.clone());
-        Some(target)
+    /// Leaves a change of the Secret `target` to the reconcile that may have made it, if there is one and nobody else claims the Secret.
+    fn defer_change(&mut self, target: &ObjectKey) -> bool {
+        let Some(cached) = self.sole_claimant_mut(target) else {
+            return false;
+        };
+        let is_expected = cached.secret_write != SecretWrite::None;
+        if is_expected {
+            cached.secret_write = SecretWrite::Unexplained;
+        }
+        is_expected
+    }
+
+    /// The request that claims the Secret `target`, if only one does.
+    fn sole_claimant_mut(&mut self, target: &ObjectKey) -> Option<&mut CachedRequest> {
+        let mut claimants = self.claims.of(target);
+        let only = claimants.next().filter(|_| claimants.next().is_none())?;
+        self.requests.get_mut(only)
     }
 
     /// The requests that a change of the Secret `target` concerns, which was as `before`.
@@ -202,7 +213,12 @@ impl State {
     /// Stores our own write until the watch shows it, so that a lagging watch never causes a second issue.
     pub(super) fn record_secret_write(&mut self, key: ObjectKey, summary: &SecretSummary) {
         let key = self.intern_secret(key);
-        self.secrets.record_write(key, summary);
+        if self.secrets.record_write(key.clone(), summary)
+            && let Some(cached) = self.sole_claimant_mut(&key)
+            && cached.secret_write == SecretWrite::Unexplained
+        {
+            cached.secret_write = SecretWrite::Expected;
+        }
     }
 
     /// The key of a Secret as it is stored, if it is, so that its text is in memory once.
@@ -213,19 +229,15 @@ impl State {
 
     /// Enters what the request `key` counts for. Returns the other requests whose place in memory changed with it.
     fn account(&mut self, key: &ObjectKey, fingerprint: &SpecFingerprint, cost: u32) -> Vec<ObjectKey> {
-        let mut affected = Vec::new();
-        if let Some(known) = self.requests.get(key) {
-            if known.cost == cost && known.fingerprint.is_of(fingerprint) {
-                return affected;
-            }
-            if !known.fingerprint.is_of(fingerprint) {
-                let changes = self.budget.remove(&known.fingerprint.claimant(key), known.cost);
-                affected = self.apply(changes, key);
-            }
-        }
         let known = self.requests.get(key);
         let before = known.filter(|known| known.fingerprint.is_of(fingerprint));
         let before = before.map(|known| known.cost);
+        if before == Some(cost) {
+            return Vec::new();
+        }
+        let recreated = known.filter(|_| before.is_none());
+        let changes = recreated.map(|known| self.budget.remove(&known.fingerprint.claimant(key), known.cost));
+        let mut affected = self.apply(changes.unwrap_or_default(), key);
         let others = self
             .requests
             .claimants()

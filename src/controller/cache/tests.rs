@@ -131,11 +131,65 @@ fn the_other_claimants_are_affected_when_a_secret_is_free() {
 }
 
 #[test]
+fn a_change_during_a_reconcile_is_explained_by_its_write_alone() {
+    // What the watch shows during the reconcile, the answer to the write, and whether that explains it.
+    for (shown, written, is_unexplained) in [
+        (vec![9], Some(9), false),
+        (vec![8], Some(9), false),
+        (vec![8, 9], Some(9), false),
+        (vec![9, 10], Some(9), true),
+        (vec![10], Some(9), true),
+        (vec![9], None, true),
+        (vec![], Some(9), false),
+        (vec![], None, false),
+    ] {
+        let cache = Cache::default();
+        upsert(&cache, &request("a", "1", "s", 0));
+        let a = key("a");
+        let expected = cache.expect_write(&a);
+        for version in &shown {
+            let reconciles = cache.upsert_secret(key("s"), &naming("a", "1", *version));
+            assert!(!reconciles, "it waits: {shown:?}");
+        }
+        if let Some(version) = written {
+            cache.record_secret_write(key("s"), &naming("a", "1", version));
+        }
+        assert_eq!(expected.end(), is_unexplained, "{shown:?} {written:?}");
+        assert!(cache.upsert_secret(key("s"), &naming("a", "1", 11)), "it ended");
+    }
+}
+
+#[test]
+fn a_change_after_the_write_is_not_explained_by_it() {
+    let cache = Cache::default();
+    upsert(&cache, &request("a", "1", "s", 0));
+    let a = key("a");
+    let expected = cache.expect_write(&a);
+    cache.record_secret_write(key("s"), &naming("a", "1", 9));
+    assert!(!cache.upsert_secret(key("s"), &naming("a", "1", 10)));
+    assert!(expected.end());
+}
+
+#[test]
+fn a_change_that_waits_is_not_lost_to_another_claimant() {
+    let cache = Cache::default();
+    upsert(&cache, &request("a", "1", "s", 0));
+    let (a, b) = (key("a"), key("b"));
+    let of_a = cache.expect_write(&a);
+    assert!(!cache.upsert_secret(key("s"), &naming("a", "1", 1)), "it waits");
+    upsert(&cache, &request("b", "2", "s", 100));
+    let of_b = cache.expect_write(&b);
+    assert!(!of_b.end(), "it is not b's");
+    assert!(of_a.end());
+}
+
+#[test]
 fn a_change_during_a_reconcile_waits_for_its_end_unless_others_claim_the_secret() {
     let cache = Cache::default();
     upsert(&cache, &request("a", "1", "s", 0));
-    assert!(!cache.expect_write(&key("unknown")).end());
-    let expected = cache.expect_write(&key("a"));
+    let (a, unknown) = (key("a"), key("unknown"));
+    assert!(!cache.expect_write(&unknown).end());
+    let expected = cache.expect_write(&a);
     assert!(!cache.upsert_secret(key("s"), &naming("a", "1", 1)), "it waits");
     assert!(
         cache.upsert_secret(key("t"), &naming("b", "2", 2)),
@@ -143,13 +197,13 @@ fn a_change_during_a_reconcile_waits_for_its_end_unless_others_claim_the_secret(
     );
     assert!(expected.end(), "no write explains it");
     assert!(cache.upsert_secret(key("s"), &naming("a", "1", 3)), "it ended");
-    drop(cache.expect_write(&key("a")));
+    drop(cache.expect_write(&a));
     assert!(
         cache.upsert_secret(key("s"), &naming("a", "1", 4)),
         "it was cancelled"
     );
 
-    let expected = cache.expect_write(&key("a"));
+    let expected = cache.expect_write(&a);
     cache.record_secret_write(key("s"), &naming("a", "1", 6));
     assert!(
         !cache.upsert_secret(key("s"), &naming("a", "1", 6)),
@@ -158,7 +212,7 @@ fn a_change_during_a_reconcile_waits_for_its_end_unless_others_claim_the_secret(
     assert!(!expected.end());
 
     upsert(&cache, &request("b", "2", "s", 100));
-    let expected = cache.expect_write(&key("a"));
+    let expected = cache.expect_write(&a);
     assert!(
         cache.upsert_secret(key("s"), &naming("b", "2", 7)),
         "the other learns of it"
