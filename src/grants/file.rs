@@ -83,11 +83,15 @@ fn check_shape(path: &str, field: &str, value: &Value) -> Result<(), String> {
     );
     match value {
         Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
-            let path = format!("{path}.{}", quote_bounded(name).trim_matches('"'));
-            if field == "matchLabels" && value.is_null() {
-                return Err(format!("{path} is null: give the label a value, or leave it out"));
+            let path = format!("{path}.{}", quote_bounded(name));
+            match field {
+                // Its keys are labels, no fields. Other values are serde's to check.
+                "matchLabels" if value.is_null() => {
+                    Err(format!("{path} is null: give the label a value, or leave it out"))
+                }
+                "matchLabels" => Ok(()),
+                _ => check_list(&path, name, value),
             }
-            check_list(&path, name, value)
         }),
         // Not set.
         Value::Null if field == "namespaceSelector" || field == "matchLabels" => Ok(()),
@@ -152,6 +156,8 @@ mod tests {
             "[{namespace: shop, namespaceSelector: null, allNamespaces: null}]",
             "[{namespaceSelector: {matchLabels: null, matchExpressions: [{key: a, operator: Exists, values: null}]}}]",
             "[{namespaceSelector: {matchLabels: {team: shop}, matchExpressions: []}}]",
+            // Labels with the names of fields.
+            "[{namespaceSelector: {matchLabels: {from: a, to: b, matchLabels: c, namespaceSelector: d, matchExpressions: e}}}]",
         ] {
             whole(good, to).unwrap();
         }

@@ -199,3 +199,29 @@ async fn child_whose_identity_is_refused() {
     );
     assert_eq!(google.count(Endpoint::GenerateIdToken), 0);
 }
+
+#[tokio::test]
+async fn keys_that_cannot_be_used_are_no_reason_to_be_another_identity() {
+    // As a Secret has them that was made with `echo`.
+    let variables = [
+        ("AWS_ACCESS_KEY_ID", KEY),
+        ("AWS_SECRET_ACCESS_KEY", concat!("unusable", "\n")),
+    ];
+    in_process("aws::child_whose_keys_cannot_be_used", &variables).await;
+}
+
+#[tokio::test]
+#[ignore = "run by keys_that_cannot_be_used_are_no_reason_to_be_another_identity"]
+async fn child_whose_keys_cannot_be_used() {
+    let google = google_and_aws().await;
+    let file = File::with(&as_aws(&google));
+    let minter = Minter::new(config(&google, &file.0)).expect("a client");
+    let error = rejected(&minter, &asking(CALLER)).await;
+    let shown = format!("{error} {error:?}");
+    assert!(
+        shown.contains("AWS_SECRET_ACCESS_KEY") && shown.contains("line break"),
+        "{shown}"
+    );
+    assert!(!shown.contains("unusable"), "{shown}");
+    assert_eq!(google.count(Endpoint::Ec2Metadata), 0);
+}

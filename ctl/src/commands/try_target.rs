@@ -29,6 +29,9 @@ use crate::output::age::relative;
 use crate::output::table;
 use crate::output::{self, printable, redacted};
 
+/// Why a token is not sent where one of the spec's audience may be.
+const ANOTHER_AUDIENCE: &str = "the Secret's token is not of the spec's audience";
+
 /// Time between two reads of the pod.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -99,6 +102,11 @@ pub(crate) async fn run(args: TryArgs) -> Result<ExitCode> {
     let url = destination(args.url.as_deref(), &object.spec.audience, args.any_host)?;
     let (answer, token) = match &args.from_pod {
         Some(image) => {
+            // The Secret cannot be read here; the status says whose its token is.
+            let status = object.status.as_ref().and_then(|status| status.token.as_ref());
+            if let Some(issued) = status.and_then(|token| token.audience.as_deref()) {
+                destination(args.url.as_deref(), issued, args.any_host).context(ANOTHER_AUDIENCE)?;
+            }
             let headers: Vec<String> = args.headers.iter().map(header_line).collect();
             let call = PodCall {
                 image,
@@ -115,8 +123,7 @@ pub(crate) async fn run(args: TryArgs) -> Result<ExitCode> {
         None => {
             let token = read_token(&client, &object, &secret).await?;
             // A Secret that is behind the spec has a token of another audience.
-            destination(args.url.as_deref(), &token.claims().aud, args.any_host)
-                .context("the Secret's token is not of the spec's audience")?;
+            destination(args.url.as_deref(), &token.claims().aud, args.any_host).context(ANOTHER_AUDIENCE)?;
             (call(&args, &url, &token).await?, Some(token))
         }
     };

@@ -80,7 +80,7 @@ impl Manifests {
             "Namespace" if api == "v1" => {
                 #[derive(Deserialize)]
                 struct Labels(Option<BTreeMap<String, String>>);
-                let labels: Labels = decode("Namespace", &name, object["metadata"]["labels"].take())?;
+                let labels: Labels = decode("Namespace", &name, object["metadata"]["labels"].clone())?;
                 self.namespaces.insert(name, labels.0.unwrap_or_default());
             }
             "ConfigMap" if api == "v1" => {
@@ -89,7 +89,14 @@ impl Manifests {
                     self.config_maps.push(decode("ConfigMap", &name, object)?);
                 }
             }
-            "List" | "IdTokenRequestList" | "IdTokenGrantList" if depth < MAX_LISTS => {
+            "List" | "IdTokenRequestList" | "IdTokenGrantList" if depth >= MAX_LISTS => {
+                return Err(ManifestsError::Object {
+                    kind: "List",
+                    name: redacted(&name),
+                    problem: format!("more than {MAX_LISTS} Lists in each other"),
+                });
+            }
+            "List" | "IdTokenRequestList" | "IdTokenGrantList" => {
                 if let Value::Array(items) = object["items"].take() {
                     for item in items {
                         self.add_object(item, depth + 1)?;
@@ -179,5 +186,18 @@ mod tests {
         assert!(add("{{ .Values.name }}: [").starts_with("it is neither YAML nor JSON"));
         let error = add(&REQUEST.replace("https://a", "[]"));
         assert!(error.starts_with("IdTokenRequest billing: "), "{error}");
+        let nested = (0..=MAX_LISTS).fold(REQUEST.to_owned(), |inner, _| {
+            let items: Value = serde_saphyr::from_str(&inner).unwrap();
+            serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [items]}).to_string()
+        });
+        assert!(add(&nested).contains("Lists in each other"));
+    }
+
+    #[test]
+    fn metadata_that_is_no_object_is_no_reason_to_panic() {
+        for metadata in ["foo", "[]", "[a]", "7", "null"] {
+            let namespace = format!("{{apiVersion: v1, kind: Namespace, metadata: {metadata}}}");
+            let _ = Manifests::default().add(&namespace);
+        }
     }
 }

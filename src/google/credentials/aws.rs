@@ -79,19 +79,19 @@ impl AwsSource {
         client: &EndpointClient,
         audience: &str,
     ) -> Result<Zeroizing<String>, Error> {
-        let mut region = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"));
-        let mut credentials = credentials_of_environment();
-        if region.is_none() || credentials.is_none() {
-            let session = self.session(client).await?;
-            if region.is_none() {
-                region = Some(self.region(client, session.as_ref()).await?);
-            }
-            if credentials.is_none() {
-                credentials = Some(self.role_credentials(client, session.as_ref()).await?);
-            }
-        }
-        let (Some(region), Some(credentials)) = (region, credentials) else {
-            return Err(no_subject_token("there are no credentials of AWS"));
+        let region = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"));
+        let credentials = credentials_of_environment()?;
+        let session = match (&region, &credentials) {
+            (Some(_), Some(_)) => None,
+            _ => self.session(client).await?,
+        };
+        let region = match region {
+            Some(region) => region,
+            None => self.region(client, session.as_ref()).await?,
+        };
+        let credentials = match credentials {
+            Some(credentials) => credentials,
+            None => self.role_credentials(client, session.as_ref()).await?,
         };
         let (url, host) = self
             .request_url(&region)
@@ -226,11 +226,22 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn credentials_of_environment() -> Option<AwsCredentials> {
-    checked(AwsCredentials {
-        access_key_id: variable("AWS_ACCESS_KEY_ID")?,
-        secret_access_key: variable("AWS_SECRET_ACCESS_KEY")?.into(),
+/// None if the variables are not both set. If they are set and cannot be used, no other identity takes their place.
+fn credentials_of_environment() -> Result<Option<AwsCredentials>, Error> {
+    let (Some(access_key_id), Some(secret)) =
+        (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"))
+    else {
+        return Ok(None);
+    };
+    let credentials = checked(AwsCredentials {
+        access_key_id,
+        secret_access_key: secret.into(),
         session_token: variable("AWS_SESSION_TOKEN").map(Zeroizing::new),
+    });
+    credentials.map(Some).ok_or_else(|| {
+        no_subject_token(
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_SESSION_TOKEN has a character that a header cannot have, such as a line break",
+        )
     })
 }
 
