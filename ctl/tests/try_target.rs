@@ -95,6 +95,14 @@ async fn each_front_end_is_recognized_and_the_token_stays_out_of_the_output() {
     issue(&world, "console", CLIENT, &console).await;
     issue(&world, "mute", CLIENT, &mute).await;
     issue(&world, "broken", AUDIENCE, "no token").await;
+    // The spec's audience was changed since the token was issued.
+    issue(
+        &world,
+        "behind",
+        &format!("{}/targets/run", google.url()),
+        &billing,
+    )
+    .await;
     let tokens = [billing.as_str(), console.as_str(), mute.as_str()];
 
     let call = |request: &str, name: &str, more: &[&str]| {
@@ -269,6 +277,7 @@ async fn each_front_end_is_recognized_and_the_token_stays_out_of_the_output() {
     refused(&["billing", &url], "is not the host of the audience");
     refused(&["billing", "http://billing-x.run.app"], "only https://");
     refused(&["console"], "is no https URL");
+    refused(&["behind"], "the Secret's token is not of the spec's audience");
     assert_eq!(google.counts(), before);
     world
         .run(&["try", "broken", &url, "--any-host", "-n", "shop"])
@@ -419,5 +428,21 @@ async fn a_pod_that_passes_restricted_calls_and_is_removed_in_any_case() {
         .run_as(&jane, &["try", "billing", "-n", "shop", "--from-pod=curl:test"])
         .exits(1)
         .warns("you may not create pods in namespace shop");
+
+    // The Secret is behind the spec, and its token is another service's.
+    let status = json!({"status": {"token": {"audience": "https://payroll-x.run.app"}}}).to_string();
+    let request = ["patch", "idtokenrequest", "billing", "-n", "shop"];
+    kubectl(
+        &[
+            &request[..],
+            &["--subresource=status", "--type=merge", "-p", &status],
+        ]
+        .concat(),
+    )
+    .await;
+    ended(start(&world))
+        .exits(2)
+        .warns("the Secret's token is not of the spec's audience");
+    assert_eq!(pods(&world).await, Vec::<Value>::new());
     world.cluster.stop().await.unwrap();
 }

@@ -105,7 +105,7 @@ pub(crate) async fn run(args: TryArgs) -> Result<ExitCode> {
             // The Secret cannot be read here; the status says whose its token is.
             let status = object.status.as_ref().and_then(|status| status.token.as_ref());
             if let Some(issued) = status.and_then(|token| token.audience.as_deref()) {
-                destination(args.url.as_deref(), issued, args.any_host).context(ANOTHER_AUDIENCE)?;
+                destination(Some(url.as_str()), issued, args.any_host).context(ANOTHER_AUDIENCE)?;
             }
             let headers: Vec<String> = args.headers.iter().map(header_line).collect();
             let call = PodCall {
@@ -123,7 +123,7 @@ pub(crate) async fn run(args: TryArgs) -> Result<ExitCode> {
         None => {
             let token = read_token(&client, &object, &secret).await?;
             // A Secret that is behind the spec has a token of another audience.
-            destination(args.url.as_deref(), &token.claims().aud, args.any_host).context(ANOTHER_AUDIENCE)?;
+            destination(Some(url.as_str()), &token.claims().aud, args.any_host).context(ANOTHER_AUDIENCE)?;
             (call(&args, &url, &token).await?, Some(token))
         }
     };
