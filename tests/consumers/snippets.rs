@@ -1,6 +1,6 @@
 //! The snippets of `examples/snippets`: each program goes on running while the token is renewed, and must call with the new one.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -15,24 +15,12 @@ const SNIPPETS: [(&str, &[&str], &str); 6] = [
     ("call.sh", &["sh"], "dash"),
     ("call.py", &["python3"], "python3"),
     ("call.go", &["go", "run"], "golang-go"),
-    ("Call.java", &["java"], "openjdk-17-jdk-headless"),
+    ("Call.java", &["java"], "default-jdk-headless"),
     ("call.mjs", &["node"], "nodejs"),
     ("call.rb", &["ruby"], "ruby"),
 ];
 /// Files that nothing here can run.
 const NOT_RUN: [&str; 1] = ["call.ps1"];
-
-/// The program that runs a snippet. Where it is missing, it is installed if the project's checks need it, and otherwise left out.
-fn runtime(program: &'static str, package: &'static str) -> Result<Option<PathBuf>> {
-    if packages::find(program).is_none() {
-        if std::env::var("IDTOKEN_REQUIRE_REFEREES").as_deref() != Ok("1") {
-            eprintln!("left out: there is no {program}");
-            return Ok(None);
-        }
-        packages::install(&[(program, package)], Progress::Stderr)?;
-    }
-    Ok(packages::find(program))
-}
 
 fn start(scene: &Scene, file: &str, program: &Path, arguments: &[&str]) -> Result<Process> {
     let text = std::fs::read_to_string(example::folder().join("snippets").join(file))?;
@@ -74,7 +62,10 @@ async fn snippets_call_with_the_token_of_the_moment() -> Result<()> {
     let mut scene = Scene::new("../idtokenrequest.yaml").await?;
     let mut running = Vec::new();
     for (file, command, package) in SNIPPETS {
-        let found = tokio::task::spawn_blocking(move || runtime(command[0], package)).await??;
+        let found = tokio::task::spawn_blocking(move || {
+            packages::find_or_skip((command[0], package), Progress::Stderr)
+        })
+        .await??;
         if let Some(program) = found {
             running.push((file, start(&scene, file, &program, &command[1..])?));
         }

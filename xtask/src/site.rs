@@ -50,10 +50,7 @@ pub(crate) async fn run(output: &Output, shots: bool) -> Result<()> {
         Ok(folder) => folder.join("mdbook"),
         Err(error) => crate::unavailable(output, &format!("{error:#}")),
     };
-    let mermaid = match mermaid::fetch(output).await {
-        Ok(file) => file,
-        Err(error) => crate::unavailable(output, &format!("{error:#}")),
-    };
+    let mermaid = mermaid::fetch(output).await?;
 
     let step = output.begin("pages");
     let count = write(&folder, &mermaid)?;

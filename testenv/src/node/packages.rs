@@ -1,5 +1,6 @@
 //! Programs from packages of Debian and Ubuntu.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,6 +41,27 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
+}
+
+/// The path of a program that a test needs. Where it is missing, it is installed if the project's checks need it
+/// (`IDTOKEN_REQUIRE_REFEREES=1`); otherwise a line says that the test is skipped.
+///
+/// # Errors
+/// When it is needed and cannot be installed.
+pub fn find_or_skip(package: Package, progress: Progress) -> Result<Option<PathBuf>> {
+    if std::env::var_os("IDTOKEN_REQUIRE_REFEREES").is_some_and(|value| value == "1") {
+        install(&[package], progress)?;
+    }
+    let found = find(package.0);
+    if found.is_none() {
+        // Not eprintln!: libtest captures that, and nobody would know.
+        writeln!(
+            std::io::stderr(),
+            "SKIPPED: {} is missing, which a test needs",
+            package.0
+        )?;
+    }
+    Ok(found)
 }
 
 /// Installs the missing ones of `programs` with apt-get. Blocks. Needs root.

@@ -25,6 +25,6 @@ gcloud() {
 }
 aws() { call aws "$@" && echo https://oidc.eks.example.com/id/1; }
 az() { call az "$@" && echo https://oidc.aks.example.com/1/; }
-for program in vault cosign gh docker kind crane skopeo terraform; do
+for program in vault cosign gh docker kind crane; do
   eval "$program() { call $program \"\$@\"; }"
 done

@@ -119,8 +119,12 @@ pub(super) fn tools() -> Result<PathBuf> {
         );
         let link = dir.join(program.file_name().unwrap_or_default());
         if std::fs::read_link(&link).ok().as_deref() != Some(&program) {
-            // Another process may do the same: whichever is last, the link is whole.
-            let new = dir.join(format!(".{}", std::process::id()));
+            // Another thread or process may do the same: whichever is last, the link is whole.
+            let new = dir.join(format!(
+                ".{}.{:?}",
+                std::process::id(),
+                std::thread::current().id()
+            ));
             symlink(&program, &new)?;
             std::fs::rename(&new, &link)?;
         }

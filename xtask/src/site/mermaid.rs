@@ -18,10 +18,10 @@ const DIGEST: &str =
     "UlIZrRariB11TY1RtTgUWp65tphtBv4CSq7vyS2ZZ2TgoMjs2nloq+wFqxiwcxlhHUvs7DPGgMjs2aeQxz5h9g==";
 const FILE: &str = "package/dist/mermaid.min.js";
 
-/// Fetches the script, unless it is there. Its path.
+/// Fetches the script, unless it is there. Its path. Without npm or its registry, this machine cannot build the site, and the process ends.
 ///
 /// # Errors
-/// When npm is missing or fails, or the package is another one.
+/// When the package is another one than was chosen, or cannot be written.
 pub(super) async fn fetch(output: &Output) -> Result<PathBuf> {
     let folder = idtoken_testenv::target_dir()
         .join("xtask")
@@ -37,9 +37,10 @@ pub(super) async fn fetch(output: &Output) -> Result<PathBuf> {
         .arg(&folder)
         .arg(format!("mermaid@{VERSION}"))
         .current_dir(&folder);
-    cargo::run(npm, &step, |_| ())
-        .await
-        .context("npm, a part of Node.js, cannot fetch Mermaid, which draws the diagrams")?;
+    if let Err(error) = cargo::run(npm, &step, |_| ()).await {
+        let error = error.context("npm, a part of Node.js, cannot fetch Mermaid, which draws the diagrams");
+        crate::unavailable(output, &format!("{error:#}"));
+    }
     let package =
         std::fs::read(folder.join(format!("mermaid-{VERSION}.tgz"))).context("npm wrote no package")?;
     let text = extract(&package, DIGEST)?;
