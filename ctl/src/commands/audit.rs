@@ -58,7 +58,7 @@ struct Output {
 /// The caller may not list the grants, requests, policies or bindings, or the grants file cannot be used.
 pub(crate) async fn run(args: AuditArgs) -> Result<ExitCode> {
     let client = KubeClient::connect(&args.cluster)?;
-    let (policies, bindings) = client.admission_policies().await?;
+    let (policies, bindings) = client.admission_policies(admission_policy::LABEL).await?;
     let coverage = admission_policy::coverage(&policies, &bindings);
     let requests = match args.all_namespaces {
         true => client.all_requests().await?,

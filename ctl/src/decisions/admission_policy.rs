@@ -75,7 +75,8 @@ fn last_changed(meta: &ObjectMeta) -> Option<Timestamp> {
     Some(times.map(|time| time.0).fold(created, Timestamp::max))
 }
 
-fn is_bound_by(binding: &ValidatingAdmissionPolicyBinding, policy: &str) -> bool {
+/// Whether a binding has the policy of this name deny in all namespaces, without conditions.
+pub(crate) fn is_bound_by(binding: &ValidatingAdmissionPolicyBinding, policy: &str) -> bool {
     let spec = &binding.spec;
     let denies = spec.validation_actions.iter().any(|action| action == "Deny");
     let everywhere = spec.match_resources.as_ref().is_none_or(|resources| {

@@ -13,6 +13,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 use kube::ResourceExt;
 use serde_json::Value;
 
+use crate::decisions::admission_policy;
 use crate::decisions::checkup::{Check, Seen, some};
 use crate::decisions::diagnosis::is_ready;
 use crate::decisions::doctor_release::{self, Release};
@@ -107,14 +108,10 @@ pub(crate) fn policies(
         Err(why) => return Check::unseen(AREA, why),
     };
     let is_bound = |policy: &ValidatingAdmissionPolicy| {
-        bindings.iter().any(|binding| {
-            binding.spec.policy_name == policy.name_any()
-                && binding
-                    .spec
-                    .validation_actions
-                    .iter()
-                    .any(|action| action == "Deny")
-        })
+        let name = policy.name_any();
+        bindings
+            .iter()
+            .any(|binding| admission_policy::is_bound_by(binding, &name))
     };
     let missing: Vec<String> = POLICIES
         .iter()

@@ -7,9 +7,6 @@ use jiff::Timestamp;
 use crate::decisions::checkup::{Check, some};
 use crate::output::age::age;
 
-/// Most bytes of a scrape that are looked at.
-const MAX_SCRAPE: usize = 4 * 1024 * 1024;
-
 /// Clock skews that are worth a look, and that break tokens, in seconds.
 const SKEW: (f64, f64) = (10.0, 60.0);
 
@@ -23,11 +20,7 @@ pub(crate) struct Sample {
 
 /// The samples of the operator's own metrics in Prometheus' text format. Lines that cannot be read are left out.
 pub(crate) fn parse(text: &str) -> Vec<Sample> {
-    let end = (0..=text.len().min(MAX_SCRAPE))
-        .rev()
-        .find(|end| text.is_char_boundary(*end))
-        .unwrap_or(0);
-    text[..end].lines().filter_map(sample).collect()
+    text.lines().filter_map(sample).collect()
 }
 
 fn sample(line: &str) -> Option<Sample> {
@@ -80,17 +73,13 @@ fn labels(text: &str) -> Option<(BTreeMap<String, String>, &str)> {
 
 /// Whether the replica reconciles.
 pub(crate) fn leads(samples: &[Sample]) -> bool {
-    samples
-        .iter()
-        .any(|sample| sample.name == "idtoken_leader" && sample.value > 0.0)
+    named(samples, "idtoken_leader").any(|sample| sample.value > 0.0)
 }
 
 /// The version that runs, as the replica itself says it.
 pub(crate) fn version(samples: &[Sample]) -> Option<&str> {
-    let mut infos = samples
-        .iter()
-        .filter(|sample| sample.name == "idtoken_build_info");
-    infos.next().map(|sample| label(sample, "version"))
+    let info = named(samples, "idtoken_build_info").next();
+    info.map(|sample| label(sample, "version"))
 }
 
 /// The checks of the leader's metrics.
@@ -99,10 +88,8 @@ pub(crate) fn checks(samples: &[Sample], now: Timestamp) -> Vec<Check> {
     checks.extend(egress(samples));
     checks.push(watches(samples));
     checks.extend(namespaces(samples));
-    if samples
-        .iter()
-        .any(|sample| sample.name == "idtoken_grants_file_failing_since_timestamp_seconds")
-    {
+    let failing_file = "idtoken_grants_file_failing_since_timestamp_seconds";
+    if named(samples, failing_file).next().is_some() {
         checks.push(Check::failure(
             "grants file",
             "it cannot be used: its last good content is in force",

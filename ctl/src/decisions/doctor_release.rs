@@ -74,16 +74,23 @@ pub(crate) fn port(deployment: &Deployment) -> i32 {
         .map_or(8080, |port| port.container_port)
 }
 
-/// Reads the flags, of which the last of a kind counts.
+/// Reads the flags. Namespaces add up; of other flags the last counts.
 pub(crate) fn flags(deployment: &Deployment) -> ReleaseFlags {
     let mut found = ReleaseFlags::default();
     let (mut lease_name, mut lease_namespace) = (None, deployment.namespace());
     let arguments = container(deployment).and_then(|container| container.args.as_ref());
-    for argument in arguments.into_iter().flatten() {
-        let (flag, value) = argument.split_once('=').unwrap_or((argument, "true"));
+    let mut arguments = arguments.into_iter().flatten().map(String::as_str).peekable();
+    while let Some(argument) = arguments.next() {
+        let (flag, value) = match argument.split_once('=') {
+            Some(both) => both,
+            None => {
+                let value = arguments.next_if(|next| !next.starts_with('-'));
+                (argument, value.unwrap_or("true"))
+            }
+        };
         let value = value.to_owned();
         match flag {
-            "--namespace" => found.namespaces = value.split(',').map(str::to_owned).collect(),
+            "--namespace" => found.namespaces.extend(value.split(',').map(str::to_owned)),
             "--selector" => found.selector = Some(value),
             "--lease-name" => lease_name = Some(value),
             "--lease-namespace" => lease_namespace = Some(value),

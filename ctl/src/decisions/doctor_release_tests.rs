@@ -171,6 +171,17 @@ fn flags_say_whom_a_release_serves() {
         None
     );
     assert!(read(&["run"]).namespaces.is_empty());
+    // The flag may be repeated, and a value may be an argument of its own.
+    let several = [
+        "run",
+        "--namespace=shop,yard",
+        "--namespace",
+        "mall",
+        "--leader-elect",
+        "--lease-name=x",
+    ];
+    assert_eq!(read(&several).namespaces, ["shop", "yard", "mall"]);
+    assert_eq!(read(&several).lease, Some(("ops".to_owned(), "x".to_owned())));
 }
 
 #[test]

@@ -21,7 +21,6 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::args::ClusterArgs;
-use crate::decisions::admission_policy;
 use crate::decisions::grant_sets;
 use crate::decisions::secret_view::SecretView;
 use crate::kubernetes::error::{ApiError, classify};
@@ -124,12 +123,13 @@ impl KubeClient {
         self.names::<Namespace>(None, "namespaces").await
     }
 
-    /// Lists the admission policies with the label of the bundled one, and all bindings.
+    /// Lists the admission policies with a label, and all bindings.
     ///
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn admission_policies(
         &self,
+        label: &str,
     ) -> Result<
         (
             Vec<ValidatingAdmissionPolicy>,
@@ -137,7 +137,7 @@ impl KubeClient {
         ),
         ApiError,
     > {
-        let labelled = ListParams::default().labels(admission_policy::LABEL);
+        let labelled = ListParams::default().labels(label);
         let policies = self
             .list_decoded(None, labelled)
             .await

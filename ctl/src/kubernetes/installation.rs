@@ -21,6 +21,7 @@ use crate::decisions::doctor_metrics::{self, Sample};
 use crate::decisions::doctor_release::{Release, flags, is_operator, pod_selector, port};
 use crate::kubernetes::client::{KubeClient, decode};
 use crate::kubernetes::error::{ApiError, classify};
+use crate::output;
 
 /// Label of the chart's objects, unless its name is overridden.
 const CHART: &str = "app.kubernetes.io/name=idtoken-operator";
@@ -68,12 +69,8 @@ impl KubeClient {
         Vec<ValidatingAdmissionPolicy>,
         Vec<ValidatingAdmissionPolicyBinding>,
     )> {
-        let labelled = ListParams::default().labels(POLICY_LABEL);
-        let policies = self.seen(None, labelled, "validatingadmissionpolicies").await?;
-        let bindings = self
-            .seen(None, ListParams::default(), "validatingadmissionpolicybindings")
-            .await?;
-        Ok((policies, bindings))
+        let found = self.admission_policies(POLICY_LABEL).await;
+        found.map_err(|error| why(&error))
     }
 
     /// The labels of all namespaces.
@@ -103,8 +100,15 @@ impl KubeClient {
             None => ListParams::default().labels(CHART),
         };
         let all: Vec<Deployment> = self.seen(namespace, params, "deployments").await?;
+        let all: Vec<_> = all.into_iter().filter(is_operator).collect();
+        if all.len() > MAX_RELEASES {
+            output::notice(format_args!(
+                "only {MAX_RELEASES} of {} Deployments with the operator's labels are read: name its namespace with --operator-namespace",
+                all.len()
+            ));
+        }
         let mut releases = Vec::new();
-        for deployment in all.into_iter().filter(is_operator).take(MAX_RELEASES) {
+        for deployment in all.into_iter().take(MAX_RELEASES) {
             releases.push(self.release(deployment).await);
         }
         Ok(releases)
@@ -173,22 +177,23 @@ impl KubeClient {
 
     /// The Prometheus operator's objects with the chart's labels, by kind; none if the cluster has no such kind.
     pub(crate) async fn monitors(&self) -> Seen<Option<Vec<String>>> {
-        let mut found = Vec::new();
+        let (mut found, mut is_installed) = (Vec::new(), false);
         for resource in ["servicemonitors", "podmonitors", "prometheusrules"] {
             let path = format!("/apis/monitoring.coreos.com/v1/{resource}?labelSelector={CHART}&limit=20");
             match self.get_json(&path).await {
                 Ok(list) => {
+                    is_installed = true;
                     let items = list["items"].as_array();
                     found.extend(items.into_iter().flatten().map(|item| {
                         let text = |field: &str| item["metadata"][field].as_str().unwrap_or_default();
                         format!("{resource} {}/{}", text("namespace"), text("name"))
                     }));
                 }
-                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
-                Err(error) => return Err(why(&classify("list", "servicemonitors", None, None, &error))),
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(why(&classify("list", resource, None, None, &error))),
             }
         }
-        Ok(Some(found))
+        Ok(is_installed.then_some(found))
     }
 
     async fn seen<K: Resource<DynamicType = ()> + serde::de::DeserializeOwned>(
