@@ -155,11 +155,12 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         grants_file::install(read, &grants, &metrics);
     }
     let config = kubernetes::config().await?;
-    let mut compared = None;
-    let elector = match args.leader.leader_elect {
-        true => {
-            let election = election_settings(&args.leader, &settings, &config, &random)?;
-            compared = Some((election.clone(), fence.clone()));
+    let election = match args.leader.leader_elect {
+        true => Some(election_settings(&args.leader, &settings, &config, &random)?),
+        false => None,
+    };
+    let elector = match election.clone() {
+        Some(election) => {
             let (config, fence, metrics, clock) =
                 (config.clone(), fence.clone(), metrics.clone(), clock.clone());
             let make = move || {
@@ -169,7 +170,7 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
             };
             Some(ElectorThread::start(make).await?)
         }
-        false => None,
+        None => None,
     };
     // Everything else writes by this client, so no write bypasses the fence.
     let writes = fence.clone();
@@ -231,12 +232,10 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     let certificates = ctx.clone();
     let (client, metrics, clock) = (ctx.client.clone(), ctx.metrics.clone(), ctx.clock.clone());
     let follow_overlaps = async move {
-        match compared {
-            Some((election, fence)) => {
-                leader::follow_overlaps(client, election, fence, overlaps, metrics, clock).await
-            }
-            None => std::future::pending().await,
-        }
+        let Some(election) = election else {
+            return std::future::pending().await;
+        };
+        leader::follow_overlaps(client, election, fence, overlaps, metrics, clock).await
     };
     tokio::select! {
         biased;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::{constant_time, digest, hmac};
+use aws_lc_rs::{constant_time, hmac};
 use axum::http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::call::Call;
 use crate::clock::now;
+use crate::keys::sha256;
 use crate::policy::Secret;
 use crate::provider::WorkloadIdentityProvider;
 use crate::response::{self, Failure, HandlerResult, Request};
@@ -149,10 +150,9 @@ fn signer<'a>(
             ("Action".to_owned(), "GetCallerIdentity".to_owned()),
             ("Version".to_owned(), "2011-06-15".to_owned()),
         ];
-    let is_aws = host.starts_with("sts.") && host.ends_with(".amazonaws.com");
-    let is_at_aws =
-        url.scheme() == "https" && is_aws && url.path() == "/" && headers.get("host") == Some(&host);
-    if request.method != "POST" || !is_asked || !is_at_aws {
+    // Whose host it is shows with the region that was signed, below.
+    let is_at_host = url.scheme() == "https" && url.path() == "/" && headers.get("host") == Some(&host);
+    if request.method != "POST" || !is_asked || !is_at_host {
         return None;
     }
 
@@ -188,10 +188,10 @@ fn signer<'a>(
     for name in &names {
         canonical += &format!("{name}:{}\n", headers.get(*name)?.trim());
     }
-    canonical += &format!("\n{}\n{}", names.join(";"), sha256_hex(b""));
+    canonical += &format!("\n{}\n{}", names.join(";"), hex(&sha256(b"")));
     let to_sign = format!(
         "AWS4-HMAC-SHA256\n{time}\n{scope}\n{}",
-        sha256_hex(canonical.as_bytes())
+        hex(&sha256(canonical.as_bytes()))
     );
     let mut signature = format!("AWS4{}", key.secret.0).into_bytes();
     let parts: Vec<&str> = scope.split('/').collect();
@@ -209,10 +209,6 @@ fn signer<'a>(
     constant_time::verify_slices_are_equal(hex(&signature).as_bytes(), given.as_bytes())
         .is_ok()
         .then_some(key)
-}
-
-fn sha256_hex(content: &[u8]) -> String {
-    hex(digest::digest(&digest::SHA256, content).as_ref())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -38,11 +38,7 @@ pub(crate) async fn handle(call: &mut Call, request: &Request, resource: &Accoun
         );
     }
     if request.method != Method::POST {
-        return Err(response::text(
-            StatusCode::NOT_FOUND,
-            "The requested URL was not found on this server.",
-        )
-        .into());
+        return Err(response::not_found().into());
     }
     let caller = caller?;
     let body = body?;

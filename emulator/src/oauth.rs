@@ -46,11 +46,7 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
     }
     let overrides = call.apply_faults().await?;
     if request.method != Method::POST {
-        return Err(response::text(
-            StatusCode::NOT_FOUND,
-            "The requested URL was not found on this server.",
-        )
-        .into());
+        return Err(response::not_found().into());
     }
     match field("grant_type") {
         JWT_BEARER => match assertion {
@@ -248,11 +244,7 @@ pub(crate) async fn workforce(call: &mut Call, request: &Request) -> HandlerResu
     call.record_account(client_id);
     let overrides = call.apply_faults().await?;
     if request.method != Method::POST {
-        return Err(response::text(
-            StatusCode::NOT_FOUND,
-            "The requested URL was not found on this server.",
-        )
-        .into());
+        return Err(response::not_found().into());
     }
     if field("grant_type") != "refresh_token" {
         let description = format!("Invalid grant_type: {}", field("grant_type"));

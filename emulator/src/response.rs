@@ -80,6 +80,14 @@ pub(crate) fn json(status: StatusCode, value: &Value) -> Response {
     body(status, JSON, value.to_string())
 }
 
+/// The answer to a path or method that Google does not serve.
+pub(crate) fn not_found() -> Response {
+    text(
+        StatusCode::NOT_FOUND,
+        "The requested URL was not found on this server.",
+    )
+}
+
 /// A plain-text response.
 pub(crate) fn text(status: StatusCode, message: impl Into<String>) -> Response {
     body(status, "text/plain; charset=utf-8", message.into())

@@ -158,11 +158,7 @@ async fn dispatch(call: &mut Call, request: &Request) -> HandlerResult {
             let message = "Requested entity was not found: the emulator has no such API or method.";
             Err(response::api_error(StatusCode::NOT_FOUND, message, &[]).into())
         }
-        _ => Err(response::text(
-            StatusCode::NOT_FOUND,
-            "The requested URL was not found on this server.",
-        )
-        .into()),
+        _ => Err(response::not_found().into()),
     }
 }
 

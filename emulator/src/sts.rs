@@ -32,11 +32,7 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
     }
     let overrides = call.apply_faults().await?;
     if request.method != Method::POST {
-        return Err(response::text(
-            StatusCode::NOT_FOUND,
-            "The requested URL was not found on this server.",
-        )
-        .into());
+        return Err(response::not_found().into());
     }
     if request.header("authorization").is_some() {
         return Err(oauth_error(
@@ -87,7 +83,8 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
     }
 
     let state = &call.state;
-    let bearer = verify(call, &field).await?;
+    let is_aws_request = field("subject_token_type") == AWS_REQUEST;
+    let bearer = verify(call, field("audience"), field("subject_token"), is_aws_request).await?;
     call.record_principal(&bearer.principal);
     let lifetime = (bearer.expires - now())
         .min(MAX_LIFETIME)
@@ -107,9 +104,12 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
     Ok(response::json(StatusCode::OK, &answer))
 }
 
-async fn verify<'f>(call: &Call, field: &impl Fn(&str) -> &'f str) -> Result<subject_token::Bearer, Failure> {
-    let (audience, token) = (field("audience"), field("subject_token"));
-    let is_aws_request = field("subject_token_type") == AWS_REQUEST;
+async fn verify(
+    call: &Call,
+    audience: &str,
+    token: &str,
+    is_aws_request: bool,
+) -> Result<subject_token::Bearer, Failure> {
     let policy = call.state.policy();
     let cache = &call.state.issuer_keys;
     let unknown = || {

@@ -141,6 +141,7 @@ impl Case {
                 let longest = statistics.longest_after_outage;
                 // The peak of the recovery itself is wanted.
                 let next = back + longest.div_ceil(MINUTE) as usize;
+                let next = next.min(statistics.minted.len() - 120);
                 vec![
                     ("longest expired after it, s", seconds(longest), most),
                     ("peak minute of the first hour / mean", peak_of(next), 5.0),

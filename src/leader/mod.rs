@@ -17,7 +17,7 @@
 //!
 //! Each release writes what it reconciles on its Lease, so that the leader can report another release that serves some of the same requests.
 //!
-//! May import [`crate::clock`], [`crate::metrics`] the errors of [`crate::kubernetes`] and [`crate::shard`]. Knows nothing of requests.
+//! May import the clock, the metrics, the shard, and the answers and errors of [`crate::kubernetes`]. Knows nothing of requests.
 
 mod claim;
 mod elector;

@@ -134,36 +134,33 @@ pub async fn follow_overlaps(
     let mut others = Others::default();
     let mut last_logged: Option<String> = None;
     loop {
-        let (limit, mut refused) = (settings.renew_deadline, None);
-        let mut found = Ok(Vec::new());
-        if fence.is_open() {
-            let is_everywhere = !settings.shard.is_namespaced();
-            found = match is_everywhere {
-                true => everywhere.list_of_releases(limit).await,
-                false => beside.list_of_releases(limit).await,
-            };
-            if let Err(error) = &found
-                && is_everywhere
-                && status_code(error) == Some(403)
-            {
-                refused = Some(problem(error));
-                found = beside.list_of_releases(limit).await;
+        let limit = settings.renew_deadline;
+        let mut failed = None;
+        let leases = match (fence.is_open(), settings.shard.is_namespaced()) {
+            (false, _) => {
+                others = Others::default();
+                Ok(Vec::new())
             }
-        } else {
-            others = Others::default();
-        }
-        let failed = match found {
-            Ok(leases) => {
-                let found = others.see(&settings, leases, clock.boot());
-                overlaps.set(&found, clock.now(), &metrics);
-                None
-            }
-            Err(error) => Some(problem(&error)),
+            (true, true) => beside.list_of_releases(limit).await,
+            (true, false) => match everywhere.list_of_releases(limit).await {
+                Err(error) if status_code(&error) == Some(403) => {
+                    failed = Some(problem(&error));
+                    beside.list_of_releases(limit).await
+                }
+                answer => answer,
+            },
         };
-        let failed = refused.or(failed);
+        match leases {
+            Ok(leases) => overlaps.set(
+                &others.see(&settings, leases, clock.boot()),
+                clock.now(),
+                &metrics,
+            ),
+            Err(error) => failed = failed.or_else(|| Some(problem(&error))),
+        }
         if let Some(failed) = failed.as_ref().filter(|_| failed != last_logged) {
             tracing::warn!(
-                "the Leases of other releases cannot be listed, so an overlap is not reported: {failed}"
+                "not all Leases of other releases can be listed, so an overlap may not be reported: {failed}"
             );
         }
         last_logged = failed;

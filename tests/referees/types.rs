@@ -209,7 +209,7 @@ impl Sent {
     }
 }
 
-/// What both sign alike. The signature itself, which contains the time, is verified by the emulator.
+/// What both send alike. The signature itself, which contains the time, is verified by the emulator.
 #[derive(Debug, PartialEq)]
 struct SignedRequest {
     url: String,

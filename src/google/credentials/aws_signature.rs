@@ -3,10 +3,11 @@
 //!
 //! Written here, on the HMAC of aws-lc-rs: the crates of the AWS SDK that sign bring a runtime of their own, for requests of every shape.
 
-use aws_lc_rs::{digest, hmac};
+use aws_lc_rs::hmac;
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
+use super::source::sha256;
 use crate::text::hex;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
@@ -58,7 +59,7 @@ pub(super) fn sign(
     for (name, value) in &headers {
         canonical.extend([name, ":", value.as_str(), "\n"]);
     }
-    canonical.extend(["\n", names.as_str(), "\n", &sha256_hex(b"")]);
+    canonical.extend(["\n", names.as_str(), "\n", &hex(&sha256(b""))]);
 
     // The service is the first label of the host; a FIPS endpoint is the same service.
     let service = request.host.split('.').next().unwrap_or_default();
@@ -66,7 +67,7 @@ pub(super) fn sign(
     let scope = format!("{date}/{}/{service}/aws4_request", request.region);
     let to_sign = format!(
         "{ALGORITHM}\n{time}\n{scope}\n{}",
-        sha256_hex(canonical.as_bytes())
+        hex(&sha256(canonical.as_bytes()))
     );
     let secret = Zeroizing::new(format!("AWS4{}", credentials.secret_access_key.as_str()));
     let key = [date.as_str(), request.region, service, "aws4_request"]
@@ -85,10 +86,6 @@ pub(super) fn sign(
 fn hmac_sha256(key: &[u8], message: &str) -> Zeroizing<Vec<u8>> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key);
     Zeroizing::new(hmac::sign(&key, message.as_bytes()).as_ref().to_vec())
-}
-
-fn sha256_hex(content: &[u8]) -> String {
-    hex(digest::digest(&digest::SHA256, content).as_ref())
 }
 
 #[cfg(test)]
@@ -141,5 +138,28 @@ mod tests {
                 ("Authorization", expected.as_str())
             );
         }
+    }
+
+    #[test]
+    fn each_header_is_signed() {
+        let credentials = AwsCredentials {
+            access_key_id: "accessKeyID".to_owned(),
+            secret_access_key: "secret".to_owned().into(),
+            session_token: Some("sessionTok".to_owned().into()),
+        };
+        let request = UnsignedRequest {
+            region: "us-east-2",
+            host: "sts.us-east-2.amazonaws.com",
+            query: "Action=GetCallerIdentity&Version=2011-06-15",
+            headers: vec![("x-goog-cloud-target-resource", "//iam.googleapis.com/p")],
+        };
+        let headers = sign(
+            request,
+            &credentials,
+            "2020-08-11T06:55:22Z".parse().expect("a time"),
+        );
+        let (_, authorization) = headers.last().expect("a header");
+        let signed = "SignedHeaders=host;x-amz-date;x-amz-security-token;x-goog-cloud-target-resource,";
+        assert!(authorization.contains(signed), "{}", authorization.as_str());
     }
 }

@@ -36,7 +36,7 @@ pub(crate) enum CredentialFileError {
         universe: String,
     },
     #[error(
-        "its {field} leads to {host:?}, which is not EC2's metadata server at 169.254.169.254 or fd00:ec2::254; if that is \
+        "its {field} leads to {host:?}, and not by http to EC2's metadata server at 169.254.169.254 or fd00:ec2::254; if that is \
          intended, allow that host with the operator's flag --allowed-credential-host"
     )]
     NotEc2 { field: &'static str, host: String },
