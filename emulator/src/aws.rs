@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::{constant_time, hmac};
 use axum::http::{Method, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::aws_keys::{Aws, AwsAccessKey};
 use crate::call::Call;
 use crate::clock::now;
 use crate::keys::sha256;
-use crate::policy::Secret;
 use crate::provider::WorkloadIdentityProvider;
 use crate::response::{self, Failure, HandlerResult, Request};
 use crate::subject_token::{Bearer, ExchangeError, invalid_grant, mapped};
@@ -19,56 +19,6 @@ use crate::subject_token::{Bearer, ExchangeError, invalid_grant, mapped};
 const MAX_CLOCK_SKEW: i64 = 15 * 60;
 /// How long Google's access token for an AWS identity is valid, in seconds.
 const LIFETIME: i64 = 3600;
-
-/// What AWS knows, and EC2's metadata server returns.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Aws {
-    /// The keys that sign requests.
-    pub access_keys: Vec<AwsAccessKey>,
-    /// The availability zone of the instance. Default `us-east-2b`.
-    pub zone: String,
-    /// The ID of the access key that the instance's role has. Absent: the instance has no role.
-    pub instance_access_key: Option<String>,
-    /// Whether the metadata server answers only within a session (version 2). Default true.
-    pub requires_session: bool,
-}
-
-impl Default for Aws {
-    fn default() -> Self {
-        Self {
-            access_keys: Vec::new(),
-            zone: "us-east-2b".into(),
-            instance_access_key: None,
-            requires_session: true,
-        }
-    }
-}
-
-/// An access key of AWS'.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct AwsAccessKey {
-    /// Its ID.
-    pub id: String,
-    /// Its secret.
-    pub secret: Secret,
-    /// The session token of temporary credentials.
-    #[serde(default)]
-    pub session_token: Option<Secret>,
-    /// `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION` or `arn:aws:iam::ACCOUNT:user/NAME`.
-    pub arn: String,
-}
-
-impl AwsAccessKey {
-    fn account(&self) -> &str {
-        self.arn.split(':').nth(4).unwrap_or_default()
-    }
-
-    fn role(&self) -> &str {
-        self.arn.split('/').nth(1).unwrap_or_default()
-    }
-}
 
 /// A signed request, as Google's libraries write it.
 #[derive(Deserialize)]

@@ -36,11 +36,13 @@
 
 mod admin;
 mod aws;
+mod aws_keys;
 mod call;
 mod call_log;
 mod cel;
 mod clock;
 mod faults;
+mod front_end;
 mod handle;
 mod iam_credentials;
 mod issue;
@@ -56,6 +58,7 @@ mod proxy;
 mod proxy_ca;
 mod response;
 mod routing;
+mod secret;
 mod server;
 mod service_account;
 mod state;
@@ -64,14 +67,15 @@ mod subject_token;
 mod target;
 mod tokens;
 
-pub use aws::{Aws, AwsAccessKey};
+pub use aws_keys::{Aws, AwsAccessKey};
 pub use call_log::{CallRecord, Endpoint};
 pub use faults::{Fault, FaultKind, RetryAfter, WrongToken};
 pub use handle::{EmulatorHandle, Options};
 pub use issue::GOOGLE_ISSUER;
 pub use keys::{Jwk, Jwks, SigningKey};
-pub use policy::{MetadataServer, OauthClient, Policy, Project, RefreshToken, Secret};
+pub use policy::{MetadataServer, OauthClient, Policy, Project, RefreshToken};
 pub use provider::{GkeCluster, IssuerKeys, WorkloadIdentityProvider};
+pub use secret::Secret;
 pub use service_account::{
     AccountKey, Binding, OPEN_ID_TOKEN_CREATOR, ServiceAccount, TOKEN_CREATOR, WORKLOAD_IDENTITY_USER,
 };

@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::aws::Aws;
+use crate::aws_keys::Aws;
 use crate::provider::{GkeCluster, WorkloadIdentityProvider};
+use crate::secret::Secret;
 use crate::service_account::ServiceAccount;
 use crate::target::Target;
 
@@ -129,17 +130,6 @@ pub struct RefreshToken {
     /// A revoked token fails with `invalid_grant`.
     #[serde(default)]
     pub revoked: bool,
-}
-
-/// Text that `Debug` redacts.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(pub String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[redacted]")
-    }
 }
 
 impl Policy {

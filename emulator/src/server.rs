@@ -17,7 +17,7 @@ use crate::call::Call;
 use crate::call_log::Endpoint;
 use crate::response::{self, Failure, HandlerResult, HttpResponse, Request};
 use crate::state::EmulatorState;
-use crate::{admin, aws, iam_credentials, metadata, oauth, routing, sts, target};
+use crate::{admin, aws, front_end, iam_credentials, metadata, oauth, routing, sts};
 
 /// The maximum size of a request's body.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -117,10 +117,10 @@ async fn respond(
     }
     if let Some(rest) = request
         .path
-        .strip_prefix(target::PREFIX)
+        .strip_prefix(front_end::PREFIX)
         .filter(|_| host.is_none())
     {
-        return Ok(target::handle(&state, &request, rest));
+        return Ok(front_end::handle(&state, &request, rest));
     }
     let route = routing::route(&request.path, host);
     let mut call = Call::begin(state, route.endpoint, &request, host);

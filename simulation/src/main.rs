@@ -63,5 +63,13 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
-    scenarios::run_all(&Arguments::parse())
+    let arguments = Arguments::parse();
+    let are_goals = |scenario: &Scenario| *scenario == Scenario::Goals;
+    if arguments.scenarios.iter().any(are_goals) {
+        goals::run_all(&arguments)?;
+    }
+    match !arguments.scenarios.is_empty() && arguments.scenarios.iter().all(are_goals) {
+        true => Ok(()),
+        false => scenarios::run_all(&arguments),
+    }
 }

@@ -7,7 +7,6 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::Arguments;
-use crate::goals;
 use crate::simulation::{InitialState, Settings, Simulation};
 use crate::statistics::{Statistics, mean, peak};
 use crate::time::{HOUR, MINUTE, SECOND, START, Time};
@@ -182,9 +181,6 @@ const HEAD: [&str; 13] = [
 
 /// Runs the requested scenarios on all processors, and prints the table.
 pub(crate) fn run_all(arguments: &Arguments) -> Result<()> {
-    if arguments.scenarios.contains(&Scenario::Goals) {
-        return goals::run_all(arguments);
-    }
     let runs = all_runs(arguments);
     print_table(&HEAD, in_parallel(&runs, Run::run))
 }
