@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use crate::args::{ClusterArgs, GrantsFileArgs, OutputFormat, ReleaseArgs};
 use crate::decisions::admission_policy::{self, PolicyCoverage};
-use crate::decisions::grant_sets::{self, GrantSet};
+use crate::decisions::grant_sets::GrantSet;
 use crate::decisions::invalid_grants::{InvalidGrant, invalid};
 use crate::decisions::unverified_requests::{UnverifiedRequest, unverified};
-use crate::kubernetes::client::KubeClient;
+use crate::kubernetes::client::{KubeClient, with_notices};
 use crate::output::table;
 use crate::output::{self, redacted};
 
@@ -68,25 +68,12 @@ pub(crate) async fn run(args: AuditArgs) -> Result<ExitCode> {
     let listed = client.grants().await?;
     let mut grants = args.grants_file.read()?;
     grants.extend(listed.decoded);
-    match client
+    let found = client
         .release_grants(args.release.operator_namespace.as_deref())
-        .await
-    {
-        Ok(maps) => {
-            let found = grant_sets::of_config_maps(maps);
-            found.problems.iter().for_each(output::notice);
-            grants.extend(found.sets.into_iter().flat_map(GrantSet::named));
-        }
-        Err(error) => output::notice(format_args!(
-            "grants of the chart's values are not checked: {}",
-            redacted(&error.to_string())
-        )),
-    }
+        .await;
+    grants.extend(with_notices(found).into_iter().flat_map(GrantSet::named));
     let invalid = invalid(&grants, listed.undecodable);
-    let code = match unverified.is_empty() && invalid.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    };
+    let code = output::exit_code(unverified.is_empty() && invalid.is_empty());
     match args.output {
         OutputFormat::Json => output::json(&Output::new(coverage, unverified, invalid))?,
         OutputFormat::Yaml => output::yaml(&Output::new(coverage, unverified, invalid))?,

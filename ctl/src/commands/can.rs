@@ -10,7 +10,7 @@ use idtoken_operator::shell::quote;
 use serde::Serialize;
 
 use crate::args::{ClusterArgs, GrantsFileArgs, ManifestArgs, OutputFormat, ReleaseArgs};
-use crate::decisions::grant_sets::{self, ConfigMapRef, Decision, GrantSet, Origin};
+use crate::decisions::grant_sets::{self, Decision, GrantSet, Origin};
 use crate::decisions::manifests::Manifests;
 use crate::decisions::near_misses::{Labels, Mismatch, NearMiss};
 use crate::decisions::requested_token::{needs_no_grant, token_spec};
@@ -65,8 +65,8 @@ struct Verdict {
     delegates: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     grant: Option<GrantRef>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    config_map: Option<ConfigMapRef>,
+    #[serde(rename = "configMap", skip_serializing_if = "Origin::is_named")]
+    origin: Origin,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     misses: Vec<NearMiss>,
     /// Why there is neither yes nor no.
@@ -114,8 +114,7 @@ pub(crate) async fn run(args: CanArgs) -> Result<ExitCode> {
             .release_grants(args.release.operator_namespace.as_deref())
             .await
         {
-            Ok(maps) => {
-                let found = grant_sets::of_config_maps(maps);
+            Ok(found) => {
                 found.problems.iter().for_each(output::notice);
                 sets.extend(found.sets);
                 None
@@ -175,7 +174,7 @@ fn run_files(args: &CanArgs) -> Result<ExitCode> {
         OutputFormat::Yaml => output::yaml(&all)?,
         OutputFormat::Text => output::print(verdicts.iter().map(text).collect::<String>())?,
     }
-    Ok(exit_code(allowed))
+    Ok(output::exit_code(allowed))
 }
 
 fn file_verdict(args: &CanArgs, found: &Manifests, sets: &[GrantSet], request: &IdTokenRequest) -> Verdict {
@@ -245,19 +244,9 @@ fn verdict(decision: Decision, namespace: &str, name: Option<String>, token: &To
         audience: Some(token.audience.clone()),
         delegates: token.source.delegates().to_vec(),
         grant,
-        config_map: match origin {
-            Origin::ConfigMap(map) => Some(map),
-            Origin::Named => None,
-        },
+        origin,
         misses,
         problem: None,
-    }
-}
-
-fn exit_code(allowed: bool) -> ExitCode {
-    match allowed {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
     }
 }
 
@@ -274,7 +263,7 @@ fn print_one(args: &CanArgs, namespace: &str, verdict: &Verdict, unread: Option<
             output::print(shown)?;
         }
     }
-    Ok(exit_code(verdict.allowed))
+    Ok(output::exit_code(verdict.allowed))
 }
 
 fn text(verdict: &Verdict) -> String {
@@ -303,21 +292,11 @@ fn text(verdict: &Verdict) -> String {
             .unwrap_or("the source's account"),
     );
     match &verdict.grant {
-        Some(grant) => {
-            let origin = verdict
-                .config_map
-                .clone()
-                .map_or(Origin::Named, Origin::ConfigMap);
-            let kind = match origin {
-                Origin::Named => "IdTokenGrant",
-                Origin::ConfigMap(_) => "grant",
-            };
-            format!(
-                "yes: {request}{kind} {} allows {}\n",
-                redacted(&format!("{}{origin}", grant.name)),
-                redacted(&what)
-            )
-        }
+        Some(grant) => format!(
+            "yes: {request}{} allows {}\n",
+            redacted(&verdict.origin.grant(&grant.name)),
+            redacted(&what)
+        ),
         None => format!(
             "no: {request}no IdTokenGrant allows {}\n{}",
             redacted(&what),

@@ -49,10 +49,7 @@ pub(crate) async fn run(args: DoctorArgs) -> Result<ExitCode> {
         OutputFormat::Yaml => output::yaml(&report)?,
         OutputFormat::Text => output::print(text(&checks))?,
     }
-    Ok(match ok {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    })
+    Ok(output::exit_code(ok))
 }
 
 async fn checks(client: &KubeClient, namespace: Option<&str>) -> Vec<Check> {
@@ -108,8 +105,7 @@ async fn grants(
     let listed = client.grants().await.map_err(|error| error.to_string())?;
     let mut grants = listed.decoded;
     match client.release_grants(namespace).await {
-        Ok(maps) => {
-            let found = grant_sets::of_config_maps(maps);
+        Ok(found) => {
             let problem = |problem| Check::failure(AREA, problem, "Correct the chart's value grants");
             checks.extend(found.problems.iter().map(problem));
             grants.extend(found.sets.into_iter().flat_map(grant_sets::GrantSet::named));

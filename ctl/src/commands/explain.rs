@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::args::{ClusterArgs, OutputFormat, ReleaseArgs};
 use crate::decisions::diagnosis::{self, Difference, TokenState};
-use crate::decisions::grant_sets::{self, Origin};
+use crate::decisions::grant_sets::Origin;
 use crate::decisions::{release_grants, remediation};
 use crate::kubernetes::client::KubeClient;
 use crate::output::age::{age, relative};
@@ -69,8 +69,7 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
     if release_grants::matter(&object) {
         let namespace = args.release.operator_namespace.as_deref();
         match client.release_grants(namespace).await {
-            Ok(maps) => {
-                let found = grant_sets::of_config_maps(maps);
+            Ok(found) => {
                 grant_origin = release_grants::origin(&object, &found.sets);
                 let labels = client.namespace_labels().await.ok();
                 steps.extend(release_grants::step(&object, &found.sets, &labels));
@@ -78,10 +77,7 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode> {
             Err(error) => steps.extend(release_grants::unread(&object, &error.to_string())),
         }
     }
-    let code = match diagnosis::is_ready(&object, now) {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    };
+    let code = output::exit_code(diagnosis::is_ready(&object, now));
     let explanation = Explanation {
         object,
         secret,

@@ -11,7 +11,7 @@ use crate::args::{ClusterArgs, ReleaseArgs};
 use crate::decisions::grant_manifest;
 use crate::decisions::grant_sets::{self, Decision, GrantSet, Origin};
 use crate::decisions::requested_token::{needs_no_grant, token_spec, with_resolved_account};
-use crate::kubernetes::client::KubeClient;
+use crate::kubernetes::client::{KubeClient, with_notices};
 use crate::output;
 
 /// Flags of `grant`.
@@ -79,16 +79,15 @@ async fn current_authorization(client: &KubeClient, release: &ReleaseArgs, token
         origin: Origin::default(),
         grants,
     }];
-    let maps = client.release_grants(release.operator_namespace.as_deref()).await;
-    sets.extend(grant_sets::of_config_maps(maps.unwrap_or_default()).sets);
+    let found = client.release_grants(release.operator_namespace.as_deref()).await;
+    sets.extend(with_notices(found));
     let labels = client.namespace_labels().await.ok();
     match grant_sets::decide(&sets, &client.namespace, &labels, token) {
         Decision::Allowed(grant, origin) => {
-            let name = output::redacted(&format!("{}{origin}", grant.name));
-            match origin {
-                Origin::Named => format!("IdTokenGrant {name} already allows it"),
-                Origin::ConfigMap(_) => format!("grant {name} already allows it"),
-            }
+            format!(
+                "{} already allows it",
+                output::redacted(&origin.grant(&grant.name))
+            )
         }
         Decision::Denied(_) => "no IdTokenGrant allows it yet".to_owned(),
         Decision::Unknown(names) => format!(

@@ -133,10 +133,7 @@ pub(crate) async fn run(args: TryArgs) -> Result<ExitCode> {
         OutputFormat::Json => output::json(&report.json())?,
         OutputFormat::Yaml => output::yaml(&report.json())?,
     }
-    Ok(match report.succeeded() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    })
+    Ok(output::exit_code(report.succeeded()))
 }
 
 async fn read_token(client: &KubeClient, object: &IdTokenRequest, secret: &str) -> Result<IdToken> {

@@ -19,7 +19,8 @@ pub(crate) const LABEL: &str = "idtoken.dev/config=grants";
 const KEY: &str = "grants.yaml";
 
 /// Where grants come from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub(crate) enum Origin {
     /// IdTokenGrants, or the file of `--grants-file`: the grant's name says which.
     #[default]
@@ -42,6 +43,19 @@ impl fmt::Display for Origin {
             Self::Named => Ok(()),
             Self::ConfigMap(map) => write!(f, " of ConfigMap {}/{}", map.namespace, map.name),
         }
+    }
+}
+
+impl Origin {
+    /// Whether the grant's name says where it is.
+    pub(crate) fn is_named(&self) -> bool {
+        *self == Self::Named
+    }
+
+    /// Kind, name and place of the grant with this name.
+    pub(crate) fn grant(&self, name: &str) -> String {
+        let kind = if self.is_named() { "IdTokenGrant" } else { "grant" };
+        format!("{kind} {name}{self}")
     }
 }
 

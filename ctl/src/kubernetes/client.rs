@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::args::ClusterArgs;
-use crate::decisions::grant_sets;
+use crate::decisions::grant_sets::{self, GrantSet, ReleaseGrants};
 use crate::decisions::secret_view::SecretView;
 use crate::kubernetes::error::{ApiError, classify};
 use crate::kubernetes::{connection, kubeconfig};
@@ -62,6 +62,23 @@ impl Grants {
             ));
         }
         self.decoded
+    }
+}
+
+/// The grants of releases that can be used, with a notice for what cannot.
+pub(crate) fn with_notices(found: Result<ReleaseGrants, ApiError>) -> Vec<GrantSet> {
+    match found {
+        Ok(found) => {
+            found.problems.iter().for_each(output::notice);
+            found.sets
+        }
+        Err(error) => {
+            let error = output::redacted(&error.to_string());
+            output::notice(format_args!(
+                "grants of the chart's values are not checked: {error}"
+            ));
+            Vec::new()
+        }
     }
 }
 
@@ -191,7 +208,7 @@ impl KubeClient {
     ///
     /// # Errors
     /// [`ApiError`].
-    pub(crate) async fn release_grants(&self, namespace: Option<&str>) -> Result<Vec<ConfigMap>, ApiError> {
+    pub(crate) async fn release_grants(&self, namespace: Option<&str>) -> Result<ReleaseGrants, ApiError> {
         let params = ListParams::default()
             .labels(grant_sets::LABEL)
             .limit(MAX_RELEASES);
@@ -209,7 +226,7 @@ impl KubeClient {
             ));
         }
         let maps: Result<Vec<ConfigMap>, kube::Error> = page.items.into_iter().map(decode).collect();
-        maps.map_err(failed)
+        Ok(grant_sets::of_config_maps(maps.map_err(failed)?))
     }
 
     /// Gets the labels of the namespace.

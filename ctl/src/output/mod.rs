@@ -7,6 +7,7 @@ pub(crate) mod table;
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use idtoken_operator::text;
@@ -68,6 +69,14 @@ fn yaml_text(value: &impl Serialize) -> Result<String> {
 fn json_text(value: &impl Serialize) -> Result<String> {
     let json = serde_json::to_string_pretty(value)?;
     Ok(format!("{}\n", text::printable_json(&json)))
+}
+
+/// The exit code of a command whose answer is yes or no.
+pub(crate) fn exit_code(yes: bool) -> ExitCode {
+    match yes {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
 }
 
 /// Writes a line beside the result to standard error.
