@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::go_module::{GoModule, GoTool};
-use crate::{Process, Progress, RunDir};
+use crate::{Process, Progress, PythonEnvironment, RunDir};
 
 /// Prometheus v0.316.0 (3.16), and promtool.
 pub const PROMETHEUS: GoModule = GoModule {
@@ -70,6 +70,27 @@ pub const CADDY: GoModule = GoModule {
     }],
 };
 
+/// Reads the recipes of `docs/connecting-services.md` by the code of Alertmanager v0.34.1, vmagent v1.147.0, Argo CD notifications v0.5.0 and
+/// Envoy's API v1.40.0. Its go.mod has the versions of Prometheus', so that their common packages are compiled once.
+pub const RECIPES: GoModule = GoModule {
+    name: "recipes",
+    go_mod: include_str!("../tools/recipes/go.mod"),
+    go_sum: include_str!("../tools/recipes/go.sum"),
+    files: &[("main.go", include_str!("../tools/recipes/main.go"))],
+    ldflags: "-s -w",
+    tags: "",
+    tools: &[GoTool {
+        name: "recipes",
+        package: ".",
+    }],
+};
+
+/// The MCP SDK for Python, and PowerShell's grammar.
+pub const RECIPES_IN_PYTHON: PythonEnvironment = PythonEnvironment {
+    name: "recipes",
+    requirements: include_str!("../tools/recipes/requirements.txt"),
+};
+
 const CRDS: GoModule = GoModule {
     name: "crds",
     go_mod: include_str!("../tools/crds/go.mod"),
@@ -107,7 +128,7 @@ const KINDS: [(&str, &str); 7] = [
 /// # Errors
 /// When Go is missing, too old or fails.
 pub fn build_all(progress: Progress) -> Result<()> {
-    for module in [CRDS, PROMETHEUS, KUBE_STATE_METRICS, OTELCOL, CADDY] {
+    for module in [CRDS, PROMETHEUS, KUBE_STATE_METRICS, OTELCOL, CADDY, RECIPES] {
         let names: Vec<_> = module.tools.iter().map(|tool| tool.name).collect();
         module.build(&names, progress)?;
     }
@@ -164,5 +185,13 @@ mod tests {
                 .contains("extension/bearertokenauthextension v0.165.0\n")
         );
         assert!(CADDY.go_mod.contains("github.com/caddyserver/caddy/v2 v2.11.9 "));
+        for module in [
+            "github.com/prometheus/alertmanager v0.34.1\n",
+            "github.com/VictoriaMetrics/VictoriaMetrics v1.147.0\n",
+            "github.com/argoproj/notifications-engine v0.5.0\n",
+            "github.com/envoyproxy/go-control-plane/envoy v1.40.0\n",
+        ] {
+            assert!(RECIPES.go_mod.contains(module), "{module}");
+        }
     }
 }

@@ -14,6 +14,7 @@ mod manifests;
 mod opentelemetry;
 mod projected;
 mod prometheus;
+mod recipes;
 mod scene;
 mod service;
 mod snippets;

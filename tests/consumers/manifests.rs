@@ -47,7 +47,7 @@ fn pages_of_docs() -> Result<Vec<PathBuf>> {
 }
 
 /// The fenced blocks of YAML, each with the line that it begins on.
-fn yaml_blocks(page: &str) -> Vec<(usize, String)> {
+pub(crate) fn yaml_blocks(page: &str) -> Vec<(usize, String)> {
     let mut blocks = Vec::new();
     let mut block: Option<(usize, String)> = None;
     for (index, line) in page.lines().enumerate() {

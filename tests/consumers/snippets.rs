@@ -19,8 +19,8 @@ const SNIPPETS: [(&str, &[&str], &str); 6] = [
     ("call.mjs", &["node"], "nodejs"),
     ("call.rb", &["ruby"], "ruby"),
 ];
-/// Files that nothing here can run.
-const NOT_RUN: [&str; 1] = ["call.ps1"];
+/// Files that `recipes.rs` parses or runs.
+const NOT_RUN: [&str; 2] = ["call.ps1", "mcp_client.py"];
 
 fn start(scene: &Scene, file: &str, program: &Path, arguments: &[&str]) -> Result<Process> {
     let text = std::fs::read_to_string(example::folder().join("snippets").join(file))?;

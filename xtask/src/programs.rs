@@ -16,7 +16,7 @@ pub(crate) enum Programs {
     Chart,
     /// crane and actionlint
     Tools,
-    /// Prometheus, kube-state-metrics, OpenTelemetry Collector, Caddy and controller-gen
+    /// Prometheus, kube-state-metrics, OpenTelemetry Collector, Caddy, controller-gen and what reads recipes
     Consumers,
     /// The rest of Kubernetes, containerd, the CNI plugins and CoreDNS
     Node,
@@ -33,7 +33,7 @@ impl Programs {
             Self::Chart => "Helm 3, Helm 4 and kubeconform",
             Self::Tools => "crane and actionlint",
             Self::Consumers => {
-                "Prometheus, kube-state-metrics, OpenTelemetry Collector, Caddy and controller-gen"
+                "Prometheus, kube-state-metrics, OpenTelemetry Collector, Caddy, controller-gen and what reads recipes"
             }
             Self::Node => "Kubernetes, containerd, the CNI plugins and CoreDNS",
         }
