@@ -91,7 +91,7 @@ pub struct RunArgs {
     #[arg(long, env = "IDTOKEN_MAX_WATCHES_PER_CONNECTION", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=100), help_heading = "Operation")]
     pub max_watches_per_connection: u16,
 
-    /// Longest time for one reconcile to get a token, and again to write it, in seconds. The wait for a turn does not count.
+    /// Longest time for one reconcile to get a token, and again to write it, in seconds. The wait for a permit does not count.
     #[arg(long, env = "IDTOKEN_RECONCILE_TIMEOUT", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Operation")]
     pub reconcile_timeout: u64,
 

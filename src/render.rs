@@ -119,7 +119,7 @@ pub(crate) fn is_request(owner: &OwnerReference) -> bool {
 }
 
 /// How the annotation on a Secret names a value of the annotation that asks for a renewal: by its hash, since a value can be too long.
-pub fn hash_of_renewal(value: &str) -> String {
+pub fn renew_request_hash(value: &str) -> String {
     hash::versioned("v1", &[value.to_owned()])
 }
 
@@ -187,7 +187,7 @@ pub fn render(request: &ValidRequest, token: &IdToken) -> Result<Rendered, Rende
         type_: target.type_.clone(),
         owner: (target.creation_policy == CreationPolicy::Owner).then_some(owner),
         uid: request.uid.clone(),
-        handled_renew: request.renew_request.as_deref().map(hash_of_renewal),
+        handled_renew: request.renew_request.as_deref().map(renew_request_hash),
     })
 }
 
@@ -248,7 +248,7 @@ impl Rendered {
         Metadata {
             identity,
             labels: &self.labels,
-            annotations: self.noted(),
+            annotations: self.all_annotations(),
             owner_references: None,
         }
     }
@@ -256,7 +256,7 @@ impl Rendered {
     /// The merge patch that makes `content` ours in full: what we once wrote and want no more goes, what others wrote stays.
     pub fn replace(&self, content: &SecretContent, adopted: bool) -> Value {
         let mut patch = json!(self.renew(&content.summary.uid, &content.summary.resource_version));
-        for field in stale_fields(self, content) {
+        for field in orphaned_fields(self, content) {
             let (kind, key) = field.split_once(':').unwrap_or_default();
             match kind {
                 "data" => patch["data"][key] = Value::Null,
@@ -268,14 +268,14 @@ impl Rendered {
             patch["metadata"]["annotations"][annotations::ADOPT] = Value::Null;
             patch["metadata"]["annotations"][annotations::ADOPTED] = "true".into();
         }
-        if let Some(owners) = self.owners(content, adopted) {
+        if let Some(owners) = self.desired_owners(content, adopted) {
             patch["metadata"]["ownerReferences"] = json!(owners);
         }
         patch
     }
 
     /// The ownerReferences as they should be; none where they are so already.
-    fn owners(&self, content: &SecretContent, adopted: bool) -> Option<Vec<OwnerReference>> {
+    fn desired_owners(&self, content: &SecretContent, adopted: bool) -> Option<Vec<OwnerReference>> {
         let current = content.meta.owner_references.as_deref().unwrap_or_default();
         let others = current.iter().filter(|owner| !is_request(owner));
         let own = self
@@ -293,9 +293,9 @@ impl Rendered {
         (!right).then(|| others.chain(own).cloned().collect())
     }
 
-    /// The annotations and what is written beside them only: the renewal that was asked for can be ahead of the Secret, which is then
-    /// as it should be all the same.
-    fn noted(&self) -> BTreeMap<&str, &str> {
+    /// All annotations, and the renewal that was handled. Drift detection leaves that out: the request may ask for a renewal that the Secret
+    /// has not seen yet.
+    fn all_annotations(&self) -> BTreeMap<&str, &str> {
         let all = self
             .annotations
             .iter()
@@ -322,15 +322,15 @@ impl Rendered {
             .or_else(|| text(&content.meta.labels, &self.labels, "labels"))
             .or_else(|| text(&content.meta.annotations, &self.annotations, "annotations"))
             .or_else(|| {
-                self.owners(content, false)
+                self.desired_owners(content, false)
                     .map(|_| "metadata.ownerReferences".to_owned())
             })
-            .or_else(|| stale_fields(self, content).into_iter().next())
+            .or_else(|| orphaned_fields(self, content).into_iter().next())
     }
 }
 
 /// What `content` says we wrote and `rendered` holds no more.
-fn stale_fields(rendered: &Rendered, content: &SecretContent) -> BTreeSet<String> {
+fn orphaned_fields(rendered: &Rendered, content: &SecretContent) -> BTreeSet<String> {
     let wanted: BTreeSet<&str> = rendered
         .annotations
         .get(annotations::OWNED)

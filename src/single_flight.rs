@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::clock::{BootTime, Clock};
+use crate::sync::lock;
 
 /// A fetched value, and when it is to be replaced.
 pub struct Fetched<V> {
@@ -32,7 +33,7 @@ impl<V> Fetched<V> {
     }
 }
 
-/// How long no fetch is made after one that failed: of the failures in a row before it, and its error.
+/// The backoff after a failed fetch, from the number of failures in a row before it and its error.
 pub type BackoffPolicy<E> = fn(u32, &E) -> Duration;
 
 /// One value for many callers. A failure is shared with all callers that waited for the fetch: otherwise each of them would fetch in
@@ -164,7 +165,7 @@ impl<V, E: Clone> SingleFlight<V, E> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<V, E>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -243,7 +244,7 @@ impl<K: Eq + Hash + Clone, V, E: Clone> SingleFlightCache<K, V, E> {
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<K, Arc<SingleFlight<V, E>>>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slots)
     }
 
     /// The value of `key`: the cached one, or else what `fetch` gives.

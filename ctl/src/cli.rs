@@ -81,7 +81,7 @@ pub(crate) enum Command {
     /// Call the target with the Secret's token, and say what its answer means
     ///
     /// Prints who answered (Google's front end, Identity-Aware Proxy, the application), the status, the row of docs/targets.md that
-    /// fits, and the command that mends it. Never prints the token or the answer's body.
+    /// fits, and the command that fixes it. Never prints the token or the answer's body.
     ///
     /// Calls https:// only, except for loopback addresses, follows no redirect, and sends the token to no other host than the audience's
     /// without --any-host. You need permission to get the request and its Secret; with --from-pod to create, get and delete pods instead.
@@ -104,11 +104,10 @@ pub(crate) enum Command {
     /// Exits with 0 if there are none and 1 if there are some.
     Audit(AuditArgs),
 
-    /// Check whether the operator's installation is well
+    /// Check whether the operator's installation works
     ///
-    /// Looks at the definitions, the operator's Deployments, pods and Leases, the leader's metrics (its last tokens and refusals, egress,
-    /// clock and watches), the admission policies, the grants, the requests and the Prometheus objects, and says what to do about each
-    /// trouble. Calls nothing but the API server, and writes nothing.
+    /// Checks the CRDs, the operator's Deployments, pods and Leases, the leader's metrics (its last tokens and rejections, egress, clock
+    /// and watches), the admission policies, the grants, the requests and the Prometheus objects, and says how to fix each problem. Calls nothing but the API server, and writes nothing.
     ///
     /// Works with any rights, and says what it could not see. For the metrics you need permission to get pods/proxy.
     ///

@@ -119,7 +119,7 @@ async fn run_a_pod(world: &World, address: IpAddr, port: u16) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_installation_is_looked_at_from_nothing_to_well() {
+async fn an_installation_is_checked_from_nothing_to_well() {
     let world = World::start().await;
     let doctor = |code: i32, more: &[&str]| {
         let args = [&["doctor", "-o", "json"], more].concat();

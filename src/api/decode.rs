@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn little_of_a_long_error_is_looked_at() {
+    fn little_of_a_long_error_is_read() {
         let long = "ä".repeat(200_000);
         let error = refused::<IdTokenRequestSpec>(&json!({"audience": "a", "includeEmail": long}));
         assert!(

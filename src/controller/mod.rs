@@ -43,7 +43,7 @@ pub const MAX_WAITING_RECONCILES: usize = 2 * MAX_WAITING;
 /// How often federated access tokens that have expired are removed.
 const FEDERATED_TOKENS_SWEEP: Duration = Duration::from_secs(10);
 
-/// A watch ended, which none does by itself: the caches would go stale unnoticed.
+/// A task of a watch ended. None returns by itself, so the caches would go stale unnoticed.
 #[derive(Debug, thiserror::Error)]
 #[error("a watch of the Kubernetes API ended: {0}; exiting, so that the operator is restarted")]
 pub struct WatchEnded(String);

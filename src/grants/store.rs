@@ -52,7 +52,8 @@ struct State {
     file_keys: Vec<String>,
     file_problem: Option<FileProblem>,
     /// By name.
-    objects: HashMap<String, GrantObject>,
+    /// In the order of their names, so that statuses are written in the same order each time.
+    objects: BTreeMap<String, GrantObject>,
     /// Last sign of life of each [`WatchKind`]; none if there is no such watch.
     heartbeats: [Option<Timestamp>; 2],
 }

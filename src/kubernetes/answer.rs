@@ -134,12 +134,12 @@ impl Frames {
     }
 }
 
-/// One's turn to have a large object in memory.
+/// A permit to have a large object in memory.
 #[derive(Debug, Default)]
 pub(super) struct LargeObject(Option<SemaphorePermit<'static>>);
 
 impl LargeObject {
-    /// Waits for a turn if an object of `bytes` is large, and gives the turn back if it is not.
+    /// Waits for a permit if an object of `bytes` is large, and releases the permit if it is not.
     pub(super) async fn hold(&mut self, bytes: usize) {
         if bytes <= LARGE {
             self.0 = None;

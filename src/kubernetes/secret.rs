@@ -31,7 +31,7 @@ pub struct SecretContent {
     /// Of its metadata: labels, annotations, owners, UID and resourceVersion.
     pub meta: ObjectMeta,
     /// The field manager other than ours that changed it last, if its managedFields can be decoded.
-    pub last_manager: Option<String>,
+    pub last_field_manager: Option<String>,
     /// Its type.
     pub type_: String,
     /// Whether its data is immutable.
@@ -76,7 +76,7 @@ struct WireMetadata<'a> {
 }
 
 /// The field manager other than ours that changed the object last. A client can write here what it likes: what cannot be decoded is as none.
-fn last_manager(managed_fields: &RawValue) -> Option<String> {
+fn last_field_manager(managed_fields: &RawValue) -> Option<String> {
     #[derive(Deserialize)]
     struct Entry {
         #[serde(default)]
@@ -113,7 +113,7 @@ impl SecretContent {
         Ok(Self {
             summary: SecretSummary::from(&meta),
             meta,
-            last_manager: read.managed_fields.and_then(last_manager),
+            last_field_manager: read.managed_fields.and_then(last_field_manager),
             type_: secret.type_.unwrap_or_default(),
             immutable: secret.immutable.unwrap_or(false),
             data: data

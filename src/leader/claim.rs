@@ -180,7 +180,7 @@ impl Claim {
         self.observed.as_ref()
     }
 
-    /// Empty if nobody holds it.
+    /// Empty if the Lease is free.
     pub(super) fn holder(&self) -> &str {
         self.observed
             .as_ref()

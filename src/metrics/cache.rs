@@ -16,9 +16,9 @@ pub struct CacheUsage {
     /// Bytes that all Secrets count for.
     pub secrets: usize,
     /// How often a request was seen of which nothing is kept.
-    pub requests_left_out: u64,
+    pub requests_dropped: u64,
     /// How often a Secret was seen of which nothing is kept.
-    pub secrets_left_out: u64,
+    pub secrets_dropped: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -29,20 +29,20 @@ struct KindLabels {
 #[derive(Debug)]
 pub(super) struct CacheMetrics {
     bytes: Family<KindLabels, Gauge>,
-    left_out: Family<KindLabels, Counter>,
+    dropped: Family<KindLabels, Counter>,
 }
 
 impl CacheMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let all = Self {
             bytes: Family::default(),
-            left_out: Family::default(),
+            dropped: Family::default(),
         };
         let help = "Bytes that count toward the limits of memory: of served requests, each with its Secret; of markers of requests that \
                     are not served for lack of memory; of all Secrets that are kept";
         registry.register("cache_bytes", help, all.bytes.clone());
         let help = "How often a request or a Secret was seen of which nothing was kept for lack of memory";
-        registry.register("cache_left_out", help, all.left_out.clone());
+        registry.register("cache_dropped", help, all.dropped.clone());
         all
     }
 
@@ -57,10 +57,10 @@ impl CacheMetrics {
             gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
         for (kind, times) in [
-            ("requests", usage.requests_left_out),
-            ("secrets", usage.secrets_left_out),
+            ("requests", usage.requests_dropped),
+            ("secrets", usage.secrets_dropped),
         ] {
-            let counter = self.left_out.get_or_create_owned(&KindLabels { kind });
+            let counter = self.dropped.get_or_create_owned(&KindLabels { kind });
             counter.inc_by(times.saturating_sub(counter.get()));
         }
     }

@@ -111,7 +111,7 @@ async fn anothers_controller_keeps_its_secret() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_immutable_secret_is_told() -> Result<()> {
+async fn an_immutable_secret_is_reported() -> Result<()> {
     let world = World::new().await?;
     world.granted("shop").await?;
     let issued = world.issued("shop", "billing", json!({})).await?;
@@ -248,7 +248,7 @@ async fn an_older_request_does_not_take_the_secret_that_a_younger_one_holds() ->
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_made_anew_takes_its_old_secret_back() -> Result<()> {
+async fn a_recreated_request_takes_its_old_secret_back() -> Result<()> {
     let world = World::new().await?;
     world.granted("shop").await?;
     world.issued("shop", "billing", json!({})).await?;

@@ -285,7 +285,7 @@ async fn a_renamed_target_takes_its_old_secret_away() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fight_over_a_field_is_given_up_and_told() -> Result<()> {
+async fn a_fight_over_a_field_is_reported() -> Result<()> {
     let world = World::new().await?;
     world.granted("shop").await?;
     world.issued("shop", "billing", template()).await?;

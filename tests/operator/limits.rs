@@ -153,9 +153,9 @@ async fn flood_of_secrets(world: &World, namespace: &str) -> Result<()> {
             .await?;
     }
     world
-        .wait("Secrets were left out", async || {
+        .wait("Secrets were dropped", async || {
             Ok(world
-                .metric(r#"idtoken_cache_left_out_total{kind="secrets"}"#)
+                .metric(r#"idtoken_cache_dropped_total{kind="secrets"}"#)
                 .await?
                 > 0.0)
         })

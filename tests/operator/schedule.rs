@@ -117,7 +117,7 @@ async fn tokens_of_seconds_are_kept_and_of_days_are_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_clock_is_told() -> Result<()> {
+async fn a_wrong_clock_is_reported() -> Result<()> {
     let world = World::new().await?;
     world.granted("shop").await?;
     world.issued("shop", "right", json!({})).await?;

@@ -145,7 +145,7 @@ fn text(checks: &[Check]) -> String {
     }
     let count = |level: Level| checks.iter().filter(|check| check.level == level).count();
     text.push_str(&format!(
-        "\n{} well, {} to look at, {} failed, {} not seen\n",
+        "\n{} ok, {} warnings, {} failed, {} unknown\n",
         count(Level::Ok),
         count(Level::Warning),
         count(Level::Failure),
@@ -171,7 +171,7 @@ mod tests {
         assert!(text.contains("?   pods       not seen: you may not\n"), "{text}");
         assert!(text.contains("  ✗ releases: none\n    install one\n"), "{text}");
         assert!(
-            text.ends_with("1 well, 1 to look at, 1 failed, 1 not seen\n"),
+            text.ends_with("1 ok, 1 warnings, 1 failed, 1 unknown\n"),
             "{text}"
         );
     }

@@ -47,7 +47,7 @@ impl Check {
         Self::new(area, Level::Ok, message, "")
     }
 
-    /// It works, but someone should look at it.
+    /// It works, but needs attention.
     pub(crate) fn warning(area: &'static str, message: impl AsRef<str>, fix: impl AsRef<str>) -> Self {
         Self::new(area, Level::Warning, message, fix)
     }
@@ -57,7 +57,7 @@ impl Check {
         Self::new(area, Level::Failure, message, fix)
     }
 
-    /// It could not be looked at.
+    /// It could not be checked.
     pub(crate) fn unseen(area: &'static str, why: impl AsRef<str>) -> Self {
         let message = format!("not seen: {}", why.as_ref());
         Self::new(area, Level::Unseen, message, "")

@@ -297,7 +297,7 @@ pub(crate) fn prometheus(found: &Seen<Option<Vec<String>>>) -> Check {
         Ok(None) => Check::ok(AREA, "the cluster has no Prometheus operator"),
         Ok(Some(objects)) if objects.is_empty() => Check::warning(
             AREA,
-            "no ServiceMonitor, PodMonitor or PrometheusRule of the operator: nobody is told of what fails",
+            "no ServiceMonitor, PodMonitor or PrometheusRule of the operator: failures raise no alert",
             "metrics.serviceMonitor.enabled and metrics.prometheusRule.enabled, with the labels that your Prometheus selects",
         ),
         Ok(Some(objects)) => Check::ok(AREA, some(objects)),

@@ -249,7 +249,7 @@ fn leader(release: &Release, now: Timestamp) -> Option<Check> {
     };
     let spec = lease.spec.clone().unwrap_or_default();
     let Some(holder) = spec.holder_identity.filter(|holder| !holder.is_empty()) else {
-        let message = format!("nobody holds the Lease {namespace}/{name}");
+        let message = format!("the Lease {namespace}/{name} has no holder");
         return Some(Check::failure(AREA, message, fix));
     };
     let duration = SignedDuration::from_secs(spec.lease_duration_seconds.unwrap_or(15).into());

@@ -1,4 +1,4 @@
-//! Pure: the row of an answer and what is known of the call → the command that mends it.
+//! Pure: the row of an answer and what is known of the call → the command that fixes it.
 
 use idtoken_operator::shell::quote;
 use url::Url;

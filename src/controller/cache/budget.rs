@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::claims::Claimant;
-use super::ledger::{Changes, Ledger, Place, to_usize};
+use super::ledger::{Admission, Changes, Ledger, to_usize};
 use super::limits::CacheLimits;
 
 /// What requests take of the memory for them.
@@ -14,8 +14,8 @@ use super::limits::CacheLimits;
 pub(super) struct Budget {
     limits: CacheLimits,
     kept: Kept,
-    /// How often a request was left out altogether, without those of a ledger that is in use.
-    left_out: u64,
+    /// How often a request was dropped, without those of a ledger that is in use.
+    dropped: u64,
 }
 
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Budget {
         Self {
             limits,
             kept: Kept::Sums(HashMap::new(), 0),
-            left_out: 0,
+            dropped: 0,
         }
     }
 
@@ -106,11 +106,11 @@ impl Budget {
         }
     }
 
-    /// What is known of the request.
-    pub(super) fn place(&self, request: &Claimant) -> Place {
+    /// Whether the request is admitted.
+    pub(super) fn admission(&self, request: &Claimant) -> Admission {
         match &self.kept {
-            Kept::Ordered(ledger) => ledger.place(request),
-            Kept::Sums(..) => Place::Admitted,
+            Kept::Ordered(ledger) => ledger.admission(request),
+            Kept::Sums(..) => Admission::Admitted,
         }
     }
 
@@ -130,14 +130,14 @@ impl Budget {
         }
     }
 
-    /// What the admitted requests count for, how many wait, and how often one was left out altogether.
+    /// What the admitted requests count for, how many wait, and how often one was dropped.
     pub(super) fn usage(&self) -> (usize, usize, u64) {
         match &self.kept {
             Kept::Ordered(ledger) => {
-                let (used, waiting, left_out) = ledger.usage();
-                (used, waiting, self.left_out + left_out)
+                let (used, waiting, dropped) = ledger.usage();
+                (used, waiting, self.dropped + dropped)
             }
-            Kept::Sums(_, total) => (*total, 0, self.left_out),
+            Kept::Sums(_, total) => (*total, 0, self.dropped),
         }
     }
 
@@ -146,8 +146,8 @@ impl Budget {
         if let Kept::Ordered(ledger) = &self.kept
             && let Some(sums) = ledger.sums_with_room()
         {
-            let (used, _, left_out) = ledger.usage();
-            self.left_out += left_out;
+            let (used, _, dropped) = ledger.usage();
+            self.dropped += dropped;
             self.kept = Kept::Sums(sums, used);
         }
     }

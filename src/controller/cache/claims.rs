@@ -78,8 +78,8 @@ impl Claims {
         self.0.get(target).is_some_and(|claimants| claimants.len() > 1)
     }
 
-    /// The winner of the Secret `target`, which names `named` if it is there. A status is proof; what the Secret says decides between requests
-    /// whose statuses say the same. A request that was recreated holds the Secret that names it still.
+    /// The winner of the Secret `target`. `named` is the request in the Secret's annotations, if the Secret exists. A status is proof; between
+    /// equal statuses the annotations decide. A recreated request keeps the Secret that names it.
     pub(super) fn winner(&self, target: &ObjectKey, named: Option<Named<'_>>) -> Option<&Claimant> {
         let claimants = self.0.get(target)?;
         let first = claimants.first()?;

@@ -101,7 +101,7 @@ impl ForeignSecrets {
         shares
     }
 
-    /// Whether the Secret `key` is as it was when it was added: at this resourceVersion, or neither there nor added if that is none.
+    /// Whether the Secret `key` is unchanged since it was added: at this resourceVersion. With none: whether it is not tracked.
     pub(crate) fn is_current(&self, key: &ObjectKey, resource_version: Option<&String>) -> bool {
         let known = lock(&self.known);
         known.secrets.get(key).map(|foreign| &foreign.resource_version) == resource_version

@@ -4,7 +4,7 @@
 //! the first of a namespace that does not fit, no other of that namespace is admitted; after the first that does not fit the total, no
 //! other at all. So a newcomer never takes the place of an older request, and the same requests are admitted after a restart.
 //!
-//! Those that wait are known by a marker each. If there are too many of these too, the youngest are left out altogether.
+//! Those that wait are known by a marker each. If there are too many of these too, the youngest are dropped.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,8 +23,8 @@ pub(super) struct Ledger {
     waiting: usize,
     /// The oldest that waits for lack of memory in all.
     closed: Option<Claimant>,
-    /// How often a request was left out altogether.
-    left_out: u64,
+    /// How often a request was dropped.
+    dropped: u64,
 }
 
 #[derive(Debug, Default)]
@@ -34,19 +34,19 @@ struct Namespace {
     waiting: BTreeMap<Claimant, u32>,
     /// Whether one was admitted whose spec is not known any more.
     has_readmitted: bool,
-    /// Whether one was left out altogether since the last relist began.
-    has_left_out: bool,
+    /// Whether one was dropped since the last relist began.
+    has_dropped: bool,
 }
 
-/// What is known of a request here.
+/// Whether the ledger admits a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Admission {
     /// It is served.
     Admitted,
     /// A marker is kept of it.
     Waiting(Limit),
     /// Nothing is kept of it.
-    LeftOut,
+    Dropped,
 }
 
 /// What a change did to requests.
@@ -55,7 +55,7 @@ pub(super) struct Changes {
     /// They were admitted, and wait now.
     pub(super) demoted: Vec<(ObjectKey, Limit)>,
     /// Nothing is kept of them any more.
-    pub(super) left_out: Vec<ObjectKey>,
+    pub(super) dropped: Vec<ObjectKey>,
 }
 
 impl Ledger {
@@ -126,7 +126,7 @@ impl Ledger {
         };
         self.settle(name, may_admit, &mut changes);
         let is_empty = |namespace: &Namespace| {
-            namespace.admitted.is_empty() && namespace.waiting.is_empty() && !namespace.has_left_out
+            namespace.admitted.is_empty() && namespace.waiting.is_empty() && !namespace.has_dropped
         };
         if self.namespaces.get(name).is_some_and(is_empty) {
             self.namespaces.remove(name);
@@ -135,16 +135,16 @@ impl Ledger {
     }
 
     /// What is known of the request.
-    pub(super) fn place(&self, request: &Claimant) -> Place {
+    pub(super) fn admission(&self, request: &Claimant) -> Admission {
         if self.waiting == 0 {
-            return Place::Admitted;
+            return Admission::Admitted;
         }
         match self.namespaces.get(request.request.namespace()) {
-            Some(namespace) if namespace.admitted.contains_key(request) => Place::Admitted,
+            Some(namespace) if namespace.admitted.contains_key(request) => Admission::Admitted,
             Some(namespace) if namespace.waiting.contains_key(request) => {
-                Place::Waiting(self.exceeded(namespace))
+                Admission::Waiting(self.exceeded(namespace))
             }
-            _ => Place::LeftOut,
+            _ => Admission::Dropped,
         }
     }
 
@@ -153,9 +153,9 @@ impl Ledger {
         self.namespaces.retain(|name, namespace| {
             if is_in_scope(name, scope) {
                 namespace.has_readmitted = false;
-                namespace.has_left_out = false;
+                namespace.has_dropped = false;
             }
-            !namespace.admitted.is_empty() || !namespace.waiting.is_empty() || namespace.has_left_out
+            !namespace.admitted.is_empty() || !namespace.waiting.is_empty() || namespace.has_dropped
         });
     }
 
@@ -166,14 +166,14 @@ impl Ledger {
         let mut namespaces = self.namespaces.iter();
         namespaces.any(|(name, namespace)| {
             let may_have_more =
-                namespace.has_left_out && has_room && namespace.waiting.len() < limits.namespace / MARKER;
+                namespace.has_dropped && has_room && namespace.waiting.len() < limits.namespace / MARKER;
             is_in_scope(name, scope) && (namespace.has_readmitted || may_have_more)
         })
     }
 
-    /// What the admitted requests count for, how many wait, and how often one was left out altogether.
+    /// What the admitted requests count for, how many wait, and how often one was dropped.
     pub(super) fn usage(&self) -> (usize, usize, u64) {
-        (self.used, self.waiting, self.left_out)
+        (self.used, self.waiting, self.dropped)
     }
 
     /// What the requests of each namespace count for, if none waits or is to be listed again, and an eighth of each limit is free.
@@ -183,7 +183,7 @@ impl Ledger {
             return None;
         }
         let sums = self.namespaces.iter().map(|(name, namespace)| {
-            let is_settled = !namespace.has_readmitted && !namespace.has_left_out;
+            let is_settled = !namespace.has_readmitted && !namespace.has_dropped;
             (is_settled && namespace.used <= limits.namespace / 8 * 7).then(|| (name.clone(), namespace.used))
         });
         sums.collect()
@@ -224,7 +224,7 @@ impl Ledger {
         while let Some((next, cost)) = self.next() {
             if self.used + to_usize(cost) <= limits.total {
                 self.admit(&next, cost);
-                // It was demoted by this very change: nothing happened to it.
+                // The same change demoted it, so that nothing changes for it.
                 changes.demoted.retain(|(key, _)| *key != next.request);
                 continue;
             }
@@ -242,7 +242,7 @@ impl Ledger {
         self.bound_markers(name, changes);
     }
 
-    /// Whether [`Self::closed`] still holds after a change in the namespace `name` that freed nothing: there is none, or it waits in another
+    /// Whether [`Self::closed`] is still valid after a change in the namespace `name` that freed no memory: it is unset, or waits in another
     /// namespace.
     fn is_closed_outside(&self, name: &str) -> bool {
         self.closed.as_ref().is_none_or(|closed| {
@@ -308,7 +308,7 @@ impl Ledger {
             while namespace.waiting.len() > limits.namespace / MARKER {
                 leave_out(namespace, changes);
                 self.waiting -= 1;
-                self.left_out += 1;
+                self.dropped += 1;
             }
         }
         while self.waiting > limits.total / MARKER {
@@ -319,7 +319,7 @@ impl Ledger {
             let Some(namespace) = most else { return };
             leave_out(namespace, changes);
             self.waiting -= 1;
-            self.left_out += 1;
+            self.dropped += 1;
         }
     }
 }
@@ -327,8 +327,8 @@ impl Ledger {
 fn leave_out(namespace: &mut Namespace, changes: &mut Changes) {
     if let Some((request, _)) = namespace.waiting.pop_last() {
         changes.demoted.retain(|(key, _)| *key != request.request);
-        changes.left_out.push(request.request);
-        namespace.has_left_out = true;
+        changes.dropped.push(request.request);
+        namespace.has_dropped = true;
     }
 }
 

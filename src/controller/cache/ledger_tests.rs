@@ -25,8 +25,8 @@ fn request(namespace: &str, created: i64, uid: &str) -> Claimant {
     }
 }
 
-fn place(ledger: &Ledger, namespace: &str, created: i64, uid: &str) -> Place {
-    ledger.place(&request(namespace, created, uid))
+fn admission(ledger: &Ledger, namespace: &str, created: i64, uid: &str) -> Admission {
+    ledger.admission(&request(namespace, created, uid))
 }
 
 #[test]
@@ -39,25 +39,25 @@ fn the_oldest_of_a_namespace_are_served() {
     // A newcomer waits.
     assert_eq!(put(&mut ledger, 10, "new").demoted.len(), 1);
     assert_eq!(
-        place(&ledger, "evil", 10, "new"),
-        Place::Waiting(Limit::Namespace)
+        admission(&ledger, "evil", 10, "new"),
+        Admission::Waiting(Limit::Namespace)
     );
     // An older one takes the place of the youngest.
     let changes = put(&mut ledger, 5, "b");
     assert_eq!(changes.demoted, [(ObjectKey::new("evil", "z"), Limit::Namespace)]);
     for uid in ["a", "b", "c"] {
-        assert_eq!(place(&ledger, "evil", 5, uid), Place::Admitted, "{uid}");
+        assert_eq!(admission(&ledger, "evil", 5, uid), Admission::Admitted, "{uid}");
     }
     // Another namespace has its own limit.
     ledger.put(request("shop", 99, "s"), 30 * UNIT);
-    assert_eq!(place(&ledger, "shop", 99, "s"), Place::Admitted);
+    assert_eq!(admission(&ledger, "shop", 99, "s"), Admission::Admitted);
     // What goes makes place for the next, whose spec has to be read again.
     assert!(!ledger.needs_relist(""));
     ledger.remove(&request("evil", 5, "a"));
-    assert_eq!(place(&ledger, "evil", 9, "z"), Place::Admitted);
+    assert_eq!(admission(&ledger, "evil", 9, "z"), Admission::Admitted);
     assert_eq!(
-        place(&ledger, "evil", 10, "new"),
-        Place::Waiting(Limit::Namespace)
+        admission(&ledger, "evil", 10, "new"),
+        Admission::Waiting(Limit::Namespace)
     );
     assert!(ledger.needs_relist("evil") && ledger.needs_relist("") && !ledger.needs_relist("shop"));
     ledger.begin_relist("evil");
@@ -78,15 +78,22 @@ fn a_newcomer_takes_no_place_of_an_older_request_elsewhere() {
             "{changes:?}"
         );
         assert!(
-            matches!(place(&ledger, namespace, 9, uid), Place::Waiting(_)),
+            matches!(admission(&ledger, namespace, 9, uid), Admission::Waiting(_)),
             "{uid}"
         );
     }
-    assert_eq!(place(&ledger, "shop", 1, "old"), Place::Admitted);
-    assert_eq!(place(&ledger, "more", 9, "d"), Place::Waiting(Limit::Total));
+    assert_eq!(admission(&ledger, "shop", 1, "old"), Admission::Admitted);
+    assert_eq!(
+        admission(&ledger, "more", 9, "d"),
+        Admission::Waiting(Limit::Total)
+    );
     ledger.remove(&request("evil", 2, "a"));
     for (namespace, uid) in [("evil", "c"), ("more", "d"), ("shop", "e")] {
-        assert_eq!(place(&ledger, namespace, 9, uid), Place::Admitted, "{uid}");
+        assert_eq!(
+            admission(&ledger, namespace, 9, uid),
+            Admission::Admitted,
+            "{uid}"
+        );
     }
 }
 
@@ -96,17 +103,17 @@ fn a_smaller_one_does_not_overtake_a_larger_one() {
     ledger.put(request("shop", 1, "a"), 6 * UNIT);
     ledger.put(request("shop", 2, "large"), 6 * UNIT);
     ledger.put(request("shop", 3, "small"), UNIT);
-    let waits = Place::Waiting(Limit::Namespace);
-    assert_eq!(place(&ledger, "shop", 2, "large"), waits);
-    assert_eq!(place(&ledger, "shop", 3, "small"), waits);
+    let waits = Admission::Waiting(Limit::Namespace);
+    assert_eq!(admission(&ledger, "shop", 2, "large"), waits);
+    assert_eq!(admission(&ledger, "shop", 3, "small"), waits);
     // It shrinks.
     ledger.put(request("shop", 2, "large"), 3 * UNIT);
-    assert_eq!(place(&ledger, "shop", 2, "large"), Place::Admitted);
-    assert_eq!(place(&ledger, "shop", 3, "small"), Place::Admitted);
+    assert_eq!(admission(&ledger, "shop", 2, "large"), Admission::Admitted);
+    assert_eq!(admission(&ledger, "shop", 3, "small"), Admission::Admitted);
     // One that is served grows.
     let changes = ledger.put(request("shop", 1, "a"), 9 * UNIT);
     assert_eq!(changes.demoted.len(), 2);
-    assert_eq!(place(&ledger, "shop", 1, "a"), Place::Admitted);
+    assert_eq!(admission(&ledger, "shop", 1, "a"), Admission::Admitted);
 }
 
 #[test]
@@ -120,8 +127,11 @@ fn markers_have_a_limit_too() {
     for created in 0..4 {
         ledger.put(request("evil", created, &created.to_string()), huge);
     }
-    assert_eq!(place(&ledger, "evil", 2, "2"), Place::Waiting(Limit::Namespace));
-    assert_eq!(place(&ledger, "evil", 3, "3"), Place::LeftOut);
+    assert_eq!(
+        admission(&ledger, "evil", 2, "2"),
+        Admission::Waiting(Limit::Namespace)
+    );
+    assert_eq!(admission(&ledger, "evil", 3, "3"), Admission::Dropped);
     assert!(!ledger.needs_relist(""), "there is no room");
     // In all: the namespace with most has to give.
     for created in 0..3 {
@@ -129,7 +139,9 @@ fn markers_have_a_limit_too() {
     }
     let known = |ledger: &Ledger, namespace: &str| {
         (0..4)
-            .filter(|created| place(ledger, namespace, *created, &created.to_string()) != Place::LeftOut)
+            .filter(|created| {
+                admission(ledger, namespace, *created, &created.to_string()) != Admission::Dropped
+            })
             .count()
     };
     assert_eq!(known(&ledger, "evil") + known(&ledger, "more"), 5);
@@ -138,7 +150,7 @@ fn markers_have_a_limit_too() {
     ledger.remove(&request("evil", 0, "0"));
     assert!(
         ledger.needs_relist("evil"),
-        "a relist shows those that were left out"
+        "a relist shows those that were dropped"
     );
     ledger.begin_relist("");
     assert!(!ledger.needs_relist(""));
@@ -216,10 +228,10 @@ proptest! {
                 }
             };
             let after = served(&all, limits);
-            let admitted = |request: &&Claimant| ledger.place(request) == Place::Admitted;
+            let admitted = |request: &&Claimant| ledger.admission(request) == Admission::Admitted;
             let found: BTreeSet<_> = all.keys().filter(admitted).cloned().collect();
             prop_assert_eq!(&found, &after);
-            prop_assert_eq!(changes.left_out, []);
+            prop_assert_eq!(changes.dropped, []);
             // The demoted are those that were served and no longer are.
             let told: BTreeSet<_> = changes.demoted.into_iter().map(|(key, _)| key).collect();
             let other = |request: &&Claimant| changed.as_ref() != Some(*request) ;

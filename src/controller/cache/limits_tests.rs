@@ -152,7 +152,7 @@ fn beyond_the_limit_of_markers_nothing_is_kept_and_a_relist_brings_it_back() {
     }
     let known = cache.len().0;
     assert_eq!(known + forgotten, count);
-    assert!(forgotten > 0 && cache.usage().requests_left_out >= forgotten as u64);
+    assert!(forgotten > 0 && cache.usage().requests_dropped >= forgotten as u64);
     assert!(
         (0..known).all(|n| cache.has_request(&key(&name(n)))),
         "the oldest are known"
@@ -195,7 +195,7 @@ fn secrets_that_no_request_claims_have_a_limit_and_what_is_absent_is_read() {
     }
     let usage = cache.usage();
     assert!(usage.secrets <= MIB / 8 && usage.secrets > MIB / 16, "{usage:?}");
-    assert_eq!(cache.len().1 as u64 + usage.secrets_left_out, 1000);
+    assert_eq!(cache.len().1 as u64 + usage.secrets_dropped, 1000);
     assert_eq!(cache.end_secret_relist(""), []);
     assert!(cache.secret(&bare(0)).is_some() && !cache.may_lack_secret(&bare(0)));
     assert!(cache.secret(&bare(999)).is_none() && cache.may_lack_secret(&bare(999)));

@@ -57,8 +57,8 @@ pub struct ExpectedWrite<'a> {
 }
 
 impl ExpectedWrite<'_> {
-    /// Expects the write no more. Returns whether the watch showed a change of the Secret meanwhile that was not ours: the request is to be
-    /// reconciled again.
+    /// Stops expecting the write. Returns whether the watch showed another client's change of the Secret meanwhile: the request must be
+    /// requeued.
     pub fn end(self) -> bool {
         self.set(SecretWrite::None) == SecretWrite::Unexplained
     }
@@ -104,7 +104,7 @@ impl Cache {
     ///
     /// - itself, if anything but its status changed;
     /// - those that win or lose a Secret by it;
-    /// - those that are not served any more because it takes their place. The cache may keep nothing of these.
+    /// - those that are no longer served because it displaces them. The cache may keep nothing of these.
     pub fn upsert_request(&self, object: IdTokenRequest) -> Vec<ObjectKey> {
         let (metadata, status) = (object.metadata, object.status.map(trim_status));
         let object = IdTokenRequest {
@@ -335,14 +335,14 @@ impl Cache {
     /// What is kept, and what not.
     pub fn usage(&self) -> CacheUsage {
         let state = self.lock();
-        let (requests, markers, requests_left_out) = state.budget.usage();
-        let (secrets, secrets_left_out) = state.secrets.usage();
+        let (requests, markers, requests_dropped) = state.budget.usage();
+        let (secrets, secrets_dropped) = state.secrets.usage();
         CacheUsage {
             requests,
             markers: markers * MARKER,
             secrets,
-            requests_left_out,
-            secrets_left_out,
+            requests_dropped,
+            secrets_dropped,
         }
     }
 }

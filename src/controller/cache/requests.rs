@@ -94,13 +94,13 @@ pub enum Standing {
     Current,
 }
 
-/// What a change of the spec, of a renew request or of an accepted subject changes.
+/// Changes whenever the spec, the renew annotation or the accepted subject changes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SpecFingerprint {
     pub(super) uid: Arc<str>,
     pub(super) generation: i64,
     /// The values of the annotations that request a renewal and accept a subject; none if it has neither. Most requests have neither.
-    asked: Option<Box<[Option<Box<str>>; 2]>>,
+    requested: Option<Box<[Option<Box<str>>; 2]>>,
     /// As [`Claimant::created`].
     pub(super) created: i64,
     /// The Secret that the request claims; none if the request is not served.
@@ -111,11 +111,11 @@ impl SpecFingerprint {
     /// The fingerprint of the request with this metadata, which claims the Secret `target`.
     pub(super) fn new(meta: &ObjectMeta, target: Option<ObjectKey>) -> Self {
         let annotation = |key: &str| Some(meta.annotations.as_ref()?.get(key)?.as_str().into());
-        let asked = [annotations::RENEW, annotations::ACCEPT_SUBJECT].map(annotation);
+        let requested = [annotations::RENEW, annotations::ACCEPT_SUBJECT].map(annotation);
         Self {
             uid: meta.uid.as_deref().unwrap_or_default().into(),
             generation: meta.generation.unwrap_or_default(),
-            asked: asked.iter().any(Option::is_some).then(|| Box::new(asked)),
+            requested: requested.iter().any(Option::is_some).then(|| Box::new(requested)),
             created: meta
                 .creation_timestamp
                 .as_ref()

@@ -17,18 +17,18 @@ pub(super) struct Secrets {
     /// The highest resourceVersion that the watch has shown, by namespace.
     highest_seen_version: HashMap<String, String>,
     relists: Relists,
-    /// What may be kept before Secrets are left out that no request claims.
+    /// What may be kept before Secrets are dropped that no request claims.
     limits: CacheLimits,
     /// Bytes of all.
     used: usize,
     /// Bytes by namespace.
     used_in: HashMap<Box<str>, usize>,
-    /// The namespaces of Secrets that were left out.
-    left_out_in: HashSet<Box<str>>,
+    /// The namespaces of Secrets that were dropped.
+    dropped_in: HashSet<Box<str>>,
     /// The same since the last relist began.
-    left_out_since: HashSet<Box<str>>,
-    /// How often a Secret was left out.
-    left_out: u64,
+    dropped_since: HashSet<Box<str>>,
+    /// How often a Secret was dropped.
+    dropped: u64,
 }
 
 #[derive(Debug)]
@@ -55,12 +55,12 @@ impl Secrets {
         for (_, cached) in self.all.iter_mut().filter(|(key, _)| key.is_in(scope)) {
             cached.awaiting_watch = false;
         }
-        self.left_out_since
+        self.dropped_since
             .retain(|namespace| !is_in_scope(namespace, scope));
     }
 
     /// Stores a Secret as a watch or list shows it. Returns whether it was unknown: false after our own write. One that no request claims is
-    /// left out if there is no room for it.
+    /// dropped if there is no room for it.
     pub(super) fn upsert(&mut self, key: ObjectKey, summary: &SecretSummary, is_claimed: bool) -> bool {
         let version = summary.resource_version.as_str();
         self.observe_version(key.namespace(), version);
@@ -106,15 +106,15 @@ impl Secrets {
         for (key, cached) in &gone {
             self.free(key, cached);
         }
-        // Only now is it known that the Secrets were shown again that were left out before.
-        let since = &self.left_out_since;
-        self.left_out_in
+        // Only now is it known that the Secrets were shown again that were dropped before.
+        let since = &self.dropped_since;
+        self.dropped_in
             .retain(|namespace| !is_in_scope(namespace, scope) || since.contains(namespace));
         let unpacked = |(key, cached): (ObjectKey, CachedSecret)| Some((key, cached.summary.unpack()?));
         gone.into_iter().filter_map(unpacked).collect()
     }
 
-    /// No request claims the Secret any more: it is left out if there is no room for it.
+    /// No request claims the Secret any more: it is dropped if there is no room for it.
     pub(super) fn release(&mut self, key: &ObjectKey) {
         let is_over = self.used > self.limits.total || self.used_by(key.namespace()) > self.limits.namespace;
         if is_over && self.all.contains_key(key) {
@@ -125,8 +125,8 @@ impl Secrets {
 
     /// Whether the Secret may exist although it is not cached, for lack of memory.
     pub(super) fn may_lack(&self, key: &ObjectKey) -> bool {
-        !self.left_out_in.is_empty()
-            && self.left_out_in.contains(key.namespace())
+        !self.dropped_in.is_empty()
+            && self.dropped_in.contains(key.namespace())
             && !self.all.contains_key(key)
     }
 
@@ -136,9 +136,9 @@ impl Secrets {
         self.all.values().map(|cached| cached.summary.bytes()).sum()
     }
 
-    /// Bytes of all, and how often one was left out.
+    /// Bytes of all, and how often one was dropped.
     pub(super) fn usage(&self) -> (usize, u64) {
-        (self.used, self.left_out)
+        (self.used, self.dropped)
     }
 
     /// Removes a Secret that the watch shows as deleted at `resource_version`, unless the cached one was written later.
@@ -150,8 +150,8 @@ impl Secrets {
         }
     }
 
-    /// Stores our own write until the watch shows it, so that a lagging watch never causes a second issue. Returns whether it explains what the
-    /// watch has shown so far: that is this write, or was there when it was made.
+    /// Stores our own write until the watch shows it, so that a lagging watch never causes a second issue. Returns whether all that the watch
+    /// has shown so far is this write or older.
     pub(super) fn record_write(&mut self, key: ObjectKey, summary: &SecretSummary) -> bool {
         // If the watch is past our write and shows no Secret, another client deleted it before the response reached us.
         let seen = match self.all.get(&key) {
@@ -228,9 +228,9 @@ impl Secrets {
     }
 
     fn leave_out(&mut self, key: &ObjectKey) {
-        self.left_out += 1;
-        self.left_out_in.insert(key.namespace().into());
-        self.left_out_since.insert(key.namespace().into());
+        self.dropped += 1;
+        self.dropped_in.insert(key.namespace().into());
+        self.dropped_since.insert(key.namespace().into());
     }
 
     fn observe_version(&mut self, namespace: &str, resource_version: &str) {

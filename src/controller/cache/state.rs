@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::budget::Budget;
 use super::claims::{Claimant, Claims, Named};
-use super::ledger::{Changes, Place};
+use super::ledger::{Admission, Changes};
 use super::limits::CacheLimits;
 use super::namespaces::Namespaces;
 use super::notices::Notices;
@@ -75,13 +75,13 @@ impl State {
         let recorded = claim.as_ref().is_some_and(|(_, recorded)| *recorded);
         let mut fingerprint = SpecFingerprint::new(meta, None);
         let mut affected = self.account(&key, &fingerprint, cost);
-        let (claim, object) = match self.budget.place(&fingerprint.claimant(&key)) {
-            Place::Admitted => (claim, object),
-            Place::Waiting(limit) => {
+        let (claim, object) = match self.budget.admission(&fingerprint.claimant(&key)) {
+            Admission::Admitted => (claim, object),
+            Admission::Waiting(limit) => {
                 let error = limit.error(self.budget.limits());
                 (None, object.into_marker(error))
             }
-            Place::LeftOut => {
+            Admission::Dropped => {
                 affected.extend(self.forget(&key));
                 affected.push(key);
                 return affected;
@@ -147,7 +147,7 @@ impl State {
         affected
     }
 
-    /// Removes a request. Returns those that are concerned by who wins its Secret now, and those whose place in memory changed with it.
+    /// Removes a request. Returns those that win or lose its Secret by that, and those that are admitted or dropped because memory changed.
     pub(super) fn remove_request(&mut self, key: &ObjectKey) -> Vec<ObjectKey> {
         let Some(cached) = self.requests.get(key) else {
             return Vec::new();
@@ -199,7 +199,7 @@ impl State {
         self.requests.get_mut(only)
     }
 
-    /// The requests that a change of the Secret `target` concerns, which was as `before`.
+    /// The requests that a change of the Secret `target` affects. `before` is its previous state.
     pub(super) fn affected_by_secret(
         &self,
         target: &ObjectKey,
@@ -247,7 +247,7 @@ impl State {
         affected
     }
 
-    /// Does to all requests but `key` what the budget says. Returns those that it concerns.
+    /// Applies the changes of the budget to all requests but `key`. Returns the affected requests.
     fn apply(&mut self, changes: Changes, key: &ObjectKey) -> Vec<ObjectKey> {
         let mut affected = Vec::new();
         for (demoted, limit) in changes.demoted.into_iter().filter(|(other, _)| other != key) {
@@ -257,9 +257,9 @@ impl State {
             }
             affected.push(demoted);
         }
-        for left_out in changes.left_out.iter().filter(|other| *other != key) {
-            affected.extend(self.forget(left_out));
-            affected.push(left_out.clone());
+        for dropped in changes.dropped.iter().filter(|other| *other != key) {
+            affected.extend(self.forget(dropped));
+            affected.push(dropped.clone());
         }
         affected
     }

@@ -61,7 +61,7 @@ struct Parts {
 }
 
 impl Marker {
-    /// Of `request`, whose status is left out if it is no usual one.
+    /// Of `request`, whose status is dropped if it is no usual one.
     pub(super) fn new(request: Unserved) -> Self {
         let Unserved {
             metadata,

@@ -132,14 +132,14 @@ impl Classify for IssueError {
 /// Why there is no token.
 #[derive(Clone, Debug, Error)]
 pub enum MintError {
-    /// Google refused, or did not answer.
+    /// Google rejected the call or did not respond.
     #[error(transparent)]
     Google(#[from] google::Error),
     /// What came back is not the token that was asked for. Nothing is written.
-    #[error("Google's answer was refused and not written: {0}")]
+    #[error("Google's response was rejected and not written: {0}")]
     Token(#[from] TokenError),
     /// The e-mail belongs to another account than before, which the author of the request may accept.
-    #[error("Google's answer was refused and not written: {error}; if that is intended: {command}")]
+    #[error("Google's response was rejected and not written: {error}; if that is intended: {command}")]
     SubjectChanged {
         /// Which account.
         error: TokenError,

@@ -25,10 +25,10 @@ use crate::single_flight::{Fetched, SingleFlightCache};
 use crate::token::{IdToken, unverified_claims};
 
 /// Longest time for which a federated access token is used again.
-const LONGEST_USE: Duration = Duration::from_secs(300);
+const MAX_REUSE: Duration = Duration::from_secs(300);
 
 /// Life that an access token must have left: more than a call may take, its wait for the limits included.
-const LEAST_LIFE: Duration = Duration::from_secs(60);
+const MIN_REMAINING: Duration = Duration::from_secs(60);
 
 /// Federated access tokens that are kept at once, of some 2 KiB each.
 const MAX_TOKENS: usize = 4096;
@@ -180,9 +180,9 @@ pub(crate) async fn federate(
             let token =
                 kubernetes_token(sources, &workload, &kubernetes.uid, &token_audience, operator).await?;
             let exchanged = sources.minter.exchange(&workload, &token).await?;
-            let life = exchanged.lifetime().saturating_sub(LEAST_LIFE);
+            let life = exchanged.lifetime().saturating_sub(MIN_REMAINING);
             let now = sources.clock.boot();
-            Ok::<_, MintError>(Fetched::for_lifetime(exchanged, life.min(LONGEST_USE), now))
+            Ok::<_, MintError>(Fetched::for_lifetime(exchanged, life.min(MAX_REUSE), now))
         })
         .await?;
     let asked = Impersonation {

@@ -50,7 +50,7 @@ impl History<'_> {
 
     /// Whether a dry run precedes the next issue: the last token could not be written, or the Kubernetes API failed the last attempt, as a
     /// quota, an admission policy and a webhook do.
-    pub(super) fn must_rehearse(&self) -> bool {
+    pub(super) fn needs_dry_run(&self) -> bool {
         let is_failed_write = |reason: &str| {
             matches!(
                 reason,
@@ -83,7 +83,7 @@ impl History<'_> {
             name: request.target.name.clone(),
             field: field.to_owned(),
             manager: content
-                .and_then(|content| content.last_manager.as_deref())
+                .and_then(|content| content.last_field_manager.as_deref())
                 .unwrap_or("another client")
                 .to_owned(),
             count,

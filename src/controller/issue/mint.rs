@@ -53,11 +53,11 @@ impl<'a> PreviousToken<'a> {
         })
     }
 
-    /// The unique ID that a token of `account` must have, if there was one of that account and `got` is not accepted instead. `is_spelled` says
-    /// whether the spec itself names the account.
-    fn subject(&self, account: &str, is_spelled: bool, got: &str) -> Option<&str> {
+    /// The pinned unique ID of `account`; none if nothing is pinned, or if the author accepted `got`. `is_named` says whether the spec names
+    /// the account.
+    fn subject(&self, account: &str, is_named: bool, got: &str) -> Option<&str> {
         let same_account = self.token.email.as_deref() == Some(account);
-        let same = same_account || (self.same_spec && is_spelled);
+        let same = same_account || (self.same_spec && is_named);
         let pinned = self.token.subject.as_deref();
         pinned.filter(|_| same && self.accepted != Some(got))
     }

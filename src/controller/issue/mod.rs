@@ -177,7 +177,7 @@ impl Issuer<'_> {
         let field = format!("data[{}]", request.target.key);
         history.check_repair_budget(request, repairs.then_some(field.as_str()), content)?;
         // No token is issued for a write that cannot land. Without such a failure before, a rehearsal would only double the writes.
-        if history.must_rehearse() || self.cache.fails_writes(&request.namespace) {
+        if history.needs_dry_run() || self.cache.fails_writes(&request.namespace) {
             Box::pin(self.dry_run(request, &observation, history.now)).await?;
         }
         let remaining = remaining.and_then(|remaining| remaining.try_into().ok());
@@ -210,7 +210,7 @@ impl Issuer<'_> {
             .secrets
             .write(request, &rendered, precondition, &may_write, permit);
         let (secret, grant) = Box::pin(write).await.inspect_err(|error| {
-            // Anything else is no failure of the API server, and shows without another token.
+            // Other errors are no failures of the API server, and are found without another token.
             if !error.is_failed_call() {
                 self.count_lost(request, lost);
             }

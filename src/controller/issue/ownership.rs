@@ -23,9 +23,9 @@ pub enum Ownership {
     Ours,
     /// That of an earlier request of this name, as after a restore from a backup. It is taken over, and never deleted before that.
     Inherited,
-    /// Somebody else's that is handed over by annotation.
+    /// Another client's that is handed over by annotation.
     Adopted,
-    /// Somebody else's.
+    /// Another client's.
     Foreign {
         /// Whose, and how to hand it over.
         why: String,

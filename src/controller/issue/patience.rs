@@ -66,7 +66,7 @@ impl<'a> Patience<'a> {
 mod tests {
     use super::*;
 
-    /// Whether an attempt is repeated that fails with `error` after so many seconds, the first of which began so many seconds earlier.
+    /// Whether an attempt that took `took` seconds and fails with `error` is repeated. The first attempt began `since_first` seconds ago.
     async fn repeats(error: KubeError, since_first: u64, took: u64) -> bool {
         let clock = Clock::system();
         let now = clock.monotonic();

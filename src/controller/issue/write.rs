@@ -36,7 +36,7 @@ const MAX_CONFLICTS: u32 = 4;
 /// Longest time for a write. An admission webhook may take 30 s, and the API server reports its failure after that.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// Asked before each attempt of a write: the grant that still allows it.
+/// Called before each attempt of a write. Returns the grant that still allows it.
 pub type MayWrite<'a> = dyn Fn() -> Result<Option<GrantRef>, IssueError> + Sync + 'a;
 
 /// Writes Secrets. Borrows what it needs.

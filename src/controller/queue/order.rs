@@ -85,7 +85,7 @@ impl Queue {
             if fewest.is_none_or(|(least, _)| held < least) {
                 fewest = Some((held, entry));
             }
-            // There are no more namespaces that hold one than there are permits, so this ends soon.
+            // At most as many namespaces hold a permit as there are permits, so the loop is short.
             if held == 0 {
                 break;
             }

@@ -84,7 +84,7 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
         break match decide(request, &secret, facts, snapshot.now) {
             // The planner never asks for a second read, which bounds the loop.
             Plan::Read if secret.is_read() => (Ok(Acted::Nothing(Outcome::Stale)), None),
-            // Boxed, as all that is longer than the reconcile itself: one that waits for Google holds what that takes and no more.
+            // Boxed, so that this future is small: a reconcile that waits for Google holds its current branch only.
             Plan::Read => match Box::pin(issuer.read(request, history, permit)).await {
                 Ok(read) => {
                     secret = read;

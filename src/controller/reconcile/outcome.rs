@@ -35,7 +35,7 @@ pub struct CurrentToken {
     pub unchanged: bool,
 }
 
-/// What a reconcile came to.
+/// The outcome of a reconcile.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// The Secret is as it should be.
@@ -70,7 +70,7 @@ pub struct Failure {
     pub reason: &'static str,
     /// What failed and what to do.
     pub message: String,
-    /// Whether only a user can end it.
+    /// Whether only a user can fix it.
     pub stalled: bool,
     /// The current token, if there is one: Ready stays True then.
     pub token: Option<CurrentToken>,
@@ -219,8 +219,8 @@ impl Failure {
 
 impl CurrentToken {
     /// The token in `secret` as the status shows it; none unless it is valid and what the spec asks for. `token` is the token itself if it is
-    /// at hand; otherwise `previous`, the status before, has what the Secret does not tell. The subject is always from there, since it pins
-    /// the account: only an answer of Google's may change it.
+    /// available. Otherwise `previous`, the status before, has what the Secret does not show. The subject is always from the status, since it
+    /// pins the account: only a response of Google's may change it.
     pub fn new(
         request: &ValidRequest,
         previous: &IdTokenRequestStatus,
@@ -278,7 +278,7 @@ impl CurrentToken {
         self
     }
 
-    /// The same once its subject was accepted by `accept`, the annotation, if it was: another time it is not.
+    /// Records that the annotation `accept` accepted this subject, so that it accepts it only once.
     pub fn consuming(mut self, accept: Option<&str>) -> Self {
         if let (Some(subject), Some(accept)) = (&self.token.subject, accept)
             && subject == accept

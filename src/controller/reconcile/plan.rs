@@ -26,7 +26,7 @@ pub struct Facts {
     pub backoff: Option<Backoff>,
     /// The resourceVersion of the Secret that the status records.
     pub recorded_version: Option<String>,
-    /// Whether the digest of the token that was written last is known, as it is not from a status of an older version.
+    /// Whether the digest of the last written token is known. A status of an older version lacks it.
     pub has_digest: bool,
     /// The last renewal by annotation that was handled.
     pub handled_renew: Option<String>,
@@ -163,8 +163,8 @@ pub fn decide<'f>(
     if is_unread && cause.is_some() && facts.needs_read {
         return Plan::Read;
     }
-    // A renewal is due in any case. Any other difference between the request and its Secret may come from a relist that has shown only one
-    // of them: after an outage the cluster may be another, as after a restore of etcd.
+    // A due renewal is safe during a relist. Any other difference may come from the relist itself, which may have shown only the request or
+    // only its Secret, as after a restore of etcd.
     let is_certain = matches!(
         cause,
         Some(IssueCause::Expired | IssueCause::Requested | IssueCause::Due)

@@ -66,7 +66,7 @@ impl Observed {
             content: SecretContent {
                 summary: summary.clone(),
                 meta: Default::default(),
-                last_manager: None,
+                last_field_manager: None,
                 type_: "Opaque".to_owned(),
                 immutable: false,
                 data: Default::default(),

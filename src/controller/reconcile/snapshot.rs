@@ -16,7 +16,7 @@ use crate::controller::issue::mint::accept_command;
 use crate::grants::policy::Denied;
 use crate::kubernetes::resource_version::is_older;
 use crate::kubernetes::secret_summary::SecretSummary;
-use crate::render::hash_of_renewal;
+use crate::render::renew_request_hash;
 use crate::request::token_source::check_allowed;
 use crate::request::{SourceSettings, TokenSource, ValidRequest, ValidateError, validate};
 use crate::schedule::backoff::{Backoff, BackoffKey};
@@ -208,7 +208,7 @@ impl Snapshot {
             .and_then(|secret| secret.handled_renew.as_deref());
         let renew = request.renew_request.as_ref();
         renew
-            .filter(|renew| written == Some(&hash_of_renewal(renew)))
+            .filter(|renew| written == Some(&renew_request_hash(renew)))
             .or(self.state.handled_renew.as_ref())
             .cloned()
             .or_else(|| self.status.last_handled_renew_request.clone())

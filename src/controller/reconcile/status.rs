@@ -81,8 +81,7 @@ pub fn still_accurate(previous: &IdTokenRequestStatus, generation: i64, outcome:
     })
 }
 
-/// Since when `status` has reported `reason` for this generation, as far as it tells: a process that starts anew does not begin to count
-/// anew. None if it reports another reason now.
+/// Since when `status` has reported `reason` for this generation, as far as it shows. A restarted process goes on counting. None if it reports another reason now.
 pub fn reported_since(status: &IdTokenRequestStatus, reason: &str, generation: i64) -> Option<Timestamp> {
     let is = |type_, wanted: &str| {
         status

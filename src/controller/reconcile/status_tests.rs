@@ -374,7 +374,7 @@ fn who_is_not_granted_for_long_is_stalled() {
 }
 
 #[test]
-fn a_process_that_starts_anew_does_not_count_anew() {
+fn a_restarted_process_goes_on_counting() {
     let denied = |stalled, token: Option<CurrentToken>| report(token, failure(reason::NOT_GRANTED, stalled));
     let since = |status: &IdTokenRequestStatus| reported_since(status, reason::NOT_GRANTED, 3);
     for token in [None, Some(current_token())] {

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn an_undecodable_status_is_left_out() {
+    fn an_undecodable_status_is_dropped() {
         let object = decode(json!({"audience": 7}), json!({"conditions": "none"}));
         assert_eq!(object.0.unwrap_err().status, None);
         // It was written by the operator, so the spec counts without it.

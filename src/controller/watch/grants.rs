@@ -127,7 +127,7 @@ mod tests {
         let long = |part: &str| part.repeat(5000 / part.len());
         for value in [
             long("hunter2"),
-            // What is cut off has the end of the value, and what is left has quotes of its own.
+            // The part that is cut off has the closing quote, and the rest has other quotes.
             long("hunter2\""),
             format!("{}\"{}", "h".repeat(4000), long("hunter2")),
             "hunter2\" hunter2".to_owned(),

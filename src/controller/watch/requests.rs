@@ -13,7 +13,8 @@ use crate::controller::watch::stream::{self, Event, Watched};
 use crate::controller::watch::sync_state::CacheKind;
 use crate::kubernetes::list_watch::Collection;
 
-/// How often at most the requests are listed again because memory was freed for some of which no spec is kept.
+/// How often it is checked whether freed memory calls for a relist. A request without memory has only a marker, so its spec must be listed
+/// again.
 const RELIST_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Watches the IdTokenRequests of the namespace `scope`, or of all if `scope` is empty.
@@ -26,6 +27,7 @@ pub(super) async fn watch(ctx: WatchContext, scope: String) {
     loop {
         let watching = stream::watch(&ctx, &requests, |event| handler.handle(event));
         tokio::select! {
+            biased;
             () = watching => return,
             // Then it is listed again.
             () = until_relist_is_needed(&ctx, &scope) => {}
@@ -84,7 +86,7 @@ impl<'a> Handler<'a> {
         for key in &ended.gone {
             ctx.metrics.remove_request(key, ctx.clock.now());
         }
-        pending_keys.extend(self.kept(ended.affected));
+        pending_keys.extend(self.still_cached(ended.affected));
         self.enqueue(pending_keys);
         ctx.mark_synced(self.cache());
     }
@@ -101,7 +103,7 @@ impl<'a> Handler<'a> {
         if object.meta().deletion_timestamp.is_some() {
             return self.evict(&key);
         }
-        self.kept(match object.0 {
+        self.still_cached(match object.0 {
             Ok(request) => ctx.cache.upsert_request(request),
             Err(unserved) => {
                 ctx.metrics.watch(MaybeDecoded::RESOURCE).count_undecodable();
@@ -110,8 +112,8 @@ impl<'a> Handler<'a> {
         })
     }
 
-    /// Those of `keys` of which the cache still keeps something. The others leave the metrics too.
-    fn kept(&self, mut keys: Vec<ObjectKey>) -> Vec<ObjectKey> {
+    /// The `keys` that are still cached. Removes the others from the metrics.
+    fn still_cached(&self, mut keys: Vec<ObjectKey>) -> Vec<ObjectKey> {
         let ctx = self.ctx;
         keys.retain(|key| {
             let is_kept = ctx.cache.has_request(key);
@@ -129,7 +131,7 @@ impl<'a> Handler<'a> {
         // The cache before the metrics: a reconcile in flight checks the cache after it has added the request to the metrics.
         let affected = ctx.cache.remove_request(key);
         ctx.metrics.remove_request(key, ctx.clock.now());
-        self.kept(affected)
+        self.still_cached(affected)
     }
 
     fn enqueue(&self, keys: impl IntoIterator<Item = ObjectKey>) {

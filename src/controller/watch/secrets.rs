@@ -62,8 +62,8 @@ pub(super) async fn watch(ctx: WatchContext, scope: String) {
     stream::watch(&ctx, &secrets, on_event).await;
 }
 
-/// Enqueues the request that the Secret names, and those whose target it is, which was as `before`. Each once: the first may be in flight
-/// when it is enqueued again, and would be reconciled twice.
+/// Enqueues the request that the Secret names, and its claimants. `before` is the Secret's previous state. Each request is enqueued once: one
+/// that is already in flight would be reconciled twice.
 fn enqueue(ctx: &WatchContext, key: &ObjectKey, named: Option<&str>, before: Option<&SecretSummary>) {
     let mut affected = ctx.cache.affected_by_secret(key, before);
     if let Some(request) = named.map(|named| ObjectKey::new(key.namespace(), named))

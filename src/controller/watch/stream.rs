@@ -1,6 +1,6 @@
 //! Lists and watches: how each goes on, when it is restarted, and what metrics and log say about it.
 //!
-//! An object that cannot be decoded is counted and left out; the list or watch goes on without it.
+//! An object that cannot be decoded is counted and dropped; the list or watch goes on without it.
 
 use std::time::Duration;
 
@@ -268,7 +268,7 @@ impl<F> Stream<'_, F> {
         Ok(())
     }
 
-    /// Passes on what the watch shows after `version`, which it moves on, until the watch ends.
+    /// Forwards the events of the watch after `version`, and advances `version`, until the watch ends.
     async fn follow<T: Watched>(&mut self, mut watch: Watch, version: &mut String) -> Result<(), kube::Error>
     where
         F: FnMut(Event<T>),
@@ -300,7 +300,7 @@ impl<F> Stream<'_, F> {
             self.metrics.count_undecodable();
             tracing::warn!(
                 resource,
-                "an object is larger than any that is read, or is no UTF-8, and is left out"
+                "object dropped: it is larger than the limit, or not UTF-8"
             );
             return None;
         };
@@ -309,12 +309,7 @@ impl<F> Stream<'_, F> {
                 self.metrics.count_undecodable();
                 let Identity { namespace, name, .. } = Identity::of(json);
                 let (namespace, name) = (redacted(&text(namespace), 63), redacted(&text(name), 253));
-                tracing::warn!(
-                    resource,
-                    namespace,
-                    name,
-                    "an object cannot be decoded, and is left out"
-                );
+                tracing::warn!(resource, namespace, name, "object dropped: it cannot be decoded");
             })
             .ok()
     }

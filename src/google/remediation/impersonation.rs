@@ -16,7 +16,7 @@ pub(crate) fn for_impersonation(
     account: &str,
     delegates: &[String],
 ) -> Error {
-    if let Some(advice) = quota_project::advice(&error, principal) {
+    if let Some(advice) = quota_project::remediation(&error, principal) {
         return error.with_remediation(advice);
     }
     let remediation = match error.reason() {

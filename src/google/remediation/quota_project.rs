@@ -14,7 +14,7 @@ const SET: &str =
     "gcloud auth application-default set-quota-project PROJECT_ID, or set GOOGLE_CLOUD_QUOTA_PROJECT";
 
 /// What to do if an API is off in the project, or the identity may not use it. None if the error is about something else.
-pub(crate) fn advice(error: &Error, principal: Option<&Principal>) -> Option<String> {
+pub(crate) fn remediation(error: &Error, principal: Option<&Principal>) -> Option<String> {
     let project = error.consumer()?;
     if error.is_quota_project_denied() {
         let member = principal.map_or("MEMBER".to_owned(), Principal::member);
@@ -58,7 +58,7 @@ mod tests {
         let user = Principal::User {
             email: "dev@example.com".to_owned(),
         };
-        advice(&error, Some(&user))
+        remediation(&error, Some(&user))
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl<'o> Jobs<'o> {
             }
             if reported.elapsed() >= STATUS_INTERVAL {
                 reported = Instant::now();
-                self.tell(&running);
+                self.report_running(&running);
             }
         }
         if let Some(job) = jobs.first() {
@@ -246,7 +246,7 @@ impl<'o> Jobs<'o> {
     }
 
     /// Prints the running jobs, with the last line of those whose output is not shown.
-    fn tell(&self, running: &[Running]) {
+    fn report_running(&self, running: &[Running]) {
         let all = self.before + self.begun.elapsed();
         for running in running {
             let log = running.process.log();
