@@ -214,9 +214,6 @@ impl RunArgs {
             reconcile_timeout: Duration::from_secs(self.reconcile_timeout),
             min_renew_interval: SignedDuration::from_secs(self.min_renew_interval.into()),
             concurrency: self.concurrency,
-            // A namespace has at most half of the calls of an endpoint in flight; as many wait, so that no slot stays idle.
-            max_in_flight_per_namespace: usize::from(self.concurrency)
-                .saturating_add(self.google.google_max_in_flight),
             cache_limits: CacheLimits::from_mib(self.max_cache_mib, self.max_namespace_cache_mib),
             shard: Shard::new(self.namespaces.clone(), self.selector.clone()),
             grants_file: self.grants_file.clone(),

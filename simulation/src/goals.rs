@@ -173,7 +173,7 @@ pub(crate) fn run_all(arguments: &Arguments) -> Result<()> {
         requests,
         shards: 1,
         namespaces: arguments.namespaces,
-        rate: arguments.google_rate,
+        rate: Some(arguments.google_rate),
         in_flight: arguments.google_max_in_flight.into(),
         concurrency: arguments.concurrency.into(),
         writes: arguments.writes,

@@ -43,10 +43,10 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "10,30,60")]
     outages: Vec<u64>,
     /// The operator's `--google-rate`.
-    #[arg(long)]
-    google_rate: Option<NonZeroU32>,
+    #[arg(long, default_value = "1000")]
+    google_rate: NonZeroU32,
     /// The operator's `--google-max-in-flight`.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 320, value_parser = clap::value_parser!(u16).range(1..))]
     google_max_in_flight: u16,
     /// The operator's `--concurrency`.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]

@@ -91,7 +91,7 @@ fn new_run(arguments: &Arguments, scenario: Scenario, requests: u32, shards: u16
             requests,
             shards,
             namespaces: arguments.namespaces,
-            rate: arguments.google_rate,
+            rate: Some(arguments.google_rate),
             in_flight: arguments.google_max_in_flight.into(),
             concurrency: arguments.concurrency.into(),
             writes: arguments.writes,

@@ -1,5 +1,8 @@
 //! The operator's promises, for many requests and for days.
 
+use std::num::NonZeroU32;
+
+use crate::goals::{Goal, cases};
 use crate::simulation::{InitialState, Settings, Simulation};
 use crate::statistics::{mean, peak};
 use crate::time::{DAY, HOUR, MINUTE, SECOND, START, Time};
@@ -13,8 +16,8 @@ fn settings(requests: u32, shards: u16) -> Settings {
         requests,
         shards,
         namespaces: 100,
-        rate: None,
-        in_flight: 32,
+        rate: NonZeroU32::new(1000),
+        in_flight: 320,
         concurrency: 32,
         writes: 20,
     }
@@ -219,6 +222,20 @@ fn no_token_expires_in_an_outage_shorter_than_the_remaining_lifetime() {
         let simulation = settled(settings(5_000, 2), upstream, 2 * HOUR);
         assert_eq!(simulation.statistics.expired, 0, "{how:?}");
         assert!(simulation.in_outages() > 0);
+    }
+}
+
+#[test]
+fn a_cold_start_takes_what_the_quota_leaves_and_no_outage_of_half_an_hour_costs_a_token_or_makes_a_peak() {
+    for case in cases(10_000) {
+        if !matches!(
+            case.goal,
+            Goal::Cold { requests: 10_000 } | Goal::ShortOutage | Goal::Hang
+        ) {
+            continue;
+        }
+        let figures = case.run(&settings(10_000, 1)).unwrap();
+        assert!(figures.are_reached(), "{case:?}: {:?}", figures.figures);
     }
 }
 

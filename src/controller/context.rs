@@ -31,8 +31,6 @@ pub struct Settings {
     pub min_renew_interval: SignedDuration,
     /// How many reconciles run at once. A reconcile that waits for Google does not count.
     pub concurrency: u16,
-    /// Most reconciles in flight of one namespace, those included that wait for Google.
-    pub max_in_flight_per_namespace: usize,
     /// How much memory requests and Secrets may take.
     pub cache_limits: CacheLimits,
     /// The requests that this operator is for.

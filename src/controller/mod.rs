@@ -77,14 +77,15 @@ pub async fn run(
 ) -> Result<(), WatchEnded> {
     let (requests, requests_receiver) = unbounded_channel();
     let (scopes, scopes_receiver) = unbounded_channel();
-    let in_flight = usize::from(ctx.settings.concurrency) + MAX_WAITING_RECONCILES;
+    let concurrency = usize::from(ctx.settings.concurrency);
+    let in_flight = concurrency + MAX_WAITING_RECONCILES;
     let limits = Limits {
         in_flight,
-        // Whatever the flags say, a fifth is for others.
-        in_flight_per_namespace: ctx
-            .settings
-            .max_in_flight_per_namespace
-            .min(in_flight - in_flight / 5),
+        in_flight_per_namespace: Arc::new({
+            let ctx = ctx.clone();
+            // Whatever the flags say, a fifth is for others.
+            move || (concurrency + ctx.minter.in_flight_limit()).min(in_flight - in_flight / 5)
+        }),
         permits: ctx.permits.clone(),
     };
     let mut worker = Worker::new(

@@ -119,7 +119,6 @@ fn context(client: Client) -> Context {
             reconcile_timeout: Duration::from_secs(10),
             min_renew_interval: jiff::SignedDuration::ZERO,
             concurrency: 1,
-            max_in_flight_per_namespace: 1,
             shard: Shard::default(),
             grants_file: None,
             sources: SourceSettings::default(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use url::Url;
 
-use super::vocabulary::{DEFAULT_UNIVERSE, GoogleConfig};
+use super::vocabulary::{DEFAULT_MAX_IN_FLIGHT, DEFAULT_RATE, DEFAULT_UNIVERSE, GoogleConfig};
 
 /// Google's endpoints, shared with `kubectl idtoken`. Proxies are taken from HTTPS_PROXY and NO_PROXY.
 #[derive(Clone, Debug, Args)]
@@ -37,12 +37,13 @@ pub struct GoogleArgs {
     #[arg(long, env = "IDTOKEN_GOOGLE_TIMEOUT", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub google_timeout: u64,
 
-    /// Calls a second for each endpoint; absent means no limit. Google's default quota is 1,000.
-    #[arg(long, env = "IDTOKEN_GOOGLE_RATE")]
-    pub google_rate: Option<NonZeroU32>,
+    /// The most calls a second for each endpoint; 0 means no limit. The default is Google's default quota.
+    #[arg(long, env = "IDTOKEN_GOOGLE_RATE", default_value_t = DEFAULT_RATE)]
+    pub google_rate: u32,
 
-    /// Calls in flight at once for each endpoint; one namespace gets at most half of them.
-    #[arg(long, env = "IDTOKEN_GOOGLE_MAX_IN_FLIGHT", default_value_t = 32)]
+    /// The most calls in flight at once for each endpoint. How many there are follows from how the endpoint answers; one namespace leaves a
+    /// fifth of them to others.
+    #[arg(long, env = "IDTOKEN_GOOGLE_MAX_IN_FLIGHT", default_value_t = DEFAULT_MAX_IN_FLIGHT)]
     pub google_max_in_flight: usize,
 
     /// Credential file, instead of GOOGLE_APPLICATION_CREDENTIALS.
@@ -81,7 +82,7 @@ impl From<GoogleArgs> for GoogleConfig {
             keys_url: args.google_keys_url,
             ca_file: args.ca_file,
             timeout: Duration::from_secs(args.google_timeout),
-            rate_per_second: args.google_rate,
+            rate_per_second: NonZeroU32::new(args.google_rate),
             max_in_flight: args.google_max_in_flight,
             credentials_file: args.credentials_file,
             allowed_credential_hosts: args.allowed_credential_hosts,

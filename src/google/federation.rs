@@ -87,6 +87,13 @@ impl Federation {
         all.collect()
     }
 
+    /// How many calls may be in flight to the provider that takes most.
+    pub(crate) fn limit(&self) -> usize {
+        let providers = lock(&self.providers);
+        let all = providers.values().map(|(_, own)| own.iam_credentials.limit());
+        all.max().unwrap_or_default()
+    }
+
     /// Exchanges the workload's own token for a federated access token.
     pub(crate) async fn exchange(
         &self,

@@ -30,13 +30,14 @@ pub use self::endpoints::sts::{FEDERATED_SCOPE, FederatedToken};
 pub use self::federation::is_rejected;
 pub use self::remediation::federation::check_subject;
 pub use self::signing_keys::SignatureError;
+pub use self::transport::adaptive_limit::{LimitMove, LimitMoves};
 pub use self::transport::endpoint_client::{CallRecord, Observer};
 pub use self::transport::limiter::{EndpointLoad, MAX_WAITING};
 pub use self::transport::response::parse_retry_after;
 pub use self::vocabulary::{
-    CallGate, CallPriority, ConfigError, DEFAULT_UNIVERSE, Endpoint, Error, ErrorClass, GoogleConfig,
-    IdentityProvider, MAX_RETRY_AFTER, MAX_SUBJECT_BYTES, ParseProviderError, Reason, SubjectToken,
-    Transport, Workload, check_endpoint, is_gke_pool,
+    CallGate, CallPriority, ConfigError, DEFAULT_MAX_IN_FLIGHT, DEFAULT_RATE, DEFAULT_UNIVERSE, Endpoint,
+    Error, ErrorClass, GoogleConfig, IdentityProvider, MAX_RETRY_AFTER, MAX_SUBJECT_BYTES,
+    ParseProviderError, Reason, SubjectToken, Transport, Workload, check_endpoint, is_gke_pool,
 };
 
 use self::credentials::adc::{Adc, Caller};
@@ -105,6 +106,13 @@ impl Minter {
             self.signing_keys.load(),
         ];
         own.into_iter().chain(self.federation.loads()).collect()
+    }
+
+    /// How many calls that issue tokens may be in flight to an endpoint at the moment: to the one that takes most.
+    #[must_use]
+    pub fn in_flight_limit(&self) -> usize {
+        let own = self.iam_credentials.limit().max(self.metadata.limit());
+        own.max(self.federation.limit())
     }
 
     /// Impersonates a service account with the operator's own identity. The token is parsed; compare it with the request by

@@ -198,6 +198,8 @@ fn loads_of_an_endpoint_are_added_up() {
         let load = |endpoint, in_flight, is_open, open_flows| EndpointLoad {
             endpoint,
             in_flight,
+            limit: 32,
+            limit_moves: [4, 1, 0, 0, 0],
             waiting: 1,
             is_open,
             open_flows,
@@ -213,6 +215,13 @@ fn loads_of_an_endpoint_are_added_up() {
         let iam = |series: &str| value(&text, &format!("idtoken_upstream_{series}"));
         assert_eq!(iam(r#"in_flight{endpoint="iamcredentials"}"#), Some(7.0));
         assert_eq!(iam(r#"waiting{endpoint="iamcredentials"}"#), Some(2.0));
+        assert_eq!(iam(r#"limit{endpoint="iamcredentials"}"#), Some(64.0));
+        let moves = |cause| {
+            iam(&format!(
+                r#"limit_moves_total{{endpoint="iamcredentials",cause="{cause}"}}"#
+            ))
+        };
+        assert_eq!((moves("grown"), moves("throttled")), (Some(8.0), Some(2.0)));
         assert_eq!(
             iam(r#"circuits_open{endpoint="iamcredentials",scope="endpoint"}"#),
             Some(1.0)

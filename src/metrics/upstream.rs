@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::histogram::seconds;
-use crate::google::EndpointLoad;
+use crate::google::{EndpointLoad, LimitMove};
 
 type Seconds<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -30,11 +31,19 @@ struct CircuitLabels {
     scope: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MoveLabels {
+    endpoint: &'static str,
+    cause: &'static str,
+}
+
 #[derive(Debug)]
 pub(super) struct Upstreams {
     seconds: Seconds<CallLabels>,
     wait_seconds: Seconds<EndpointLabels>,
     in_flight: Family<EndpointLabels, Gauge>,
+    limit: Family<EndpointLabels, Gauge>,
+    limit_moves: Family<MoveLabels, Counter>,
     waiting: Family<EndpointLabels, Gauge>,
     circuits_open: Family<CircuitLabels, Gauge>,
 }
@@ -45,6 +54,8 @@ impl Upstreams {
             seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
             wait_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
             in_flight: Family::default(),
+            limit: Family::default(),
+            limit_moves: Family::default(),
             waiting: Family::default(),
             circuits_open: Family::default(),
         };
@@ -55,6 +66,10 @@ impl Upstreams {
         registry.register_with_unit("upstream_wait", help, Unit::Seconds, all.wait_seconds.clone());
         let help = "Calls to Google's endpoints in flight";
         registry.register("upstream_in_flight", help, all.in_flight.clone());
+        let help = "How many calls to Google's endpoints may be in flight, by how the last ones ended";
+        registry.register("upstream_limit", help, all.limit.clone());
+        let help = "How often that limit moved, by what moved it";
+        registry.register("upstream_limit_moves", help, all.limit_moves.clone());
         let help = "Calls to Google's endpoints that wait for the rate limit or the in-flight cap";
         registry.register("upstream_waiting", help, all.waiting.clone());
         let help = "Open circuit breakers, which let only single probes through; scope is endpoint for all calls of an endpoint, \
@@ -81,6 +96,8 @@ impl Upstreams {
     /// Sets the gauges. If `loads` has an endpoint several times, its loads are summed.
     pub(super) fn collect(&self, loads: &[EndpointLoad]) {
         self.in_flight.clear();
+        self.limit.clear();
+        self.limit_moves.clear();
         self.waiting.clear();
         self.circuits_open.clear();
         let add = |gauge: &Gauge, count: usize| {
@@ -90,7 +107,13 @@ impl Upstreams {
             let endpoint = load.endpoint.as_str();
             let labels = EndpointLabels { endpoint };
             add(&self.in_flight.get_or_create(&labels), load.in_flight);
+            add(&self.limit.get_or_create(&labels), load.limit);
             add(&self.waiting.get_or_create(&labels), load.waiting);
+            for (cause, moves) in LimitMove::ALL.iter().zip(load.limit_moves) {
+                let cause = cause.as_str();
+                let labels = MoveLabels { endpoint, cause };
+                self.limit_moves.get_or_create(&labels).inc_by(moves);
+            }
             for (scope, open) in [
                 ("endpoint", usize::from(load.is_open)),
                 ("namespace", load.open_flows),

@@ -84,7 +84,7 @@ async fn the_operator_takes_its_arguments_with_all_values() -> Result<()> {
     assert_eq!(run.selector.as_deref(), Some("shard=a"));
     assert_eq!(run.leader.lease_name.as_deref(), Some("tokens"));
     assert_eq!(run.leader.lease_duration, 30);
-    assert_eq!(run.google.google_rate.map(u32::from), Some(100));
+    assert_eq!(run.google.google_rate, 100);
     assert_eq!(run.google.google_max_in_flight, 16);
     assert_eq!(run.google.universe_domain, "example-universe.com");
     assert_eq!(run.google.allowed_credential_hosts, ["169.254.169.254"]);

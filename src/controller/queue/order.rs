@@ -44,6 +44,19 @@ impl Queue {
         }
     }
 
+    /// Sets how many requests of each namespace may be in flight.
+    pub(crate) fn set_max_in_flight(&mut self, max_in_flight: usize) {
+        if std::mem::replace(&mut self.max_in_flight, max_in_flight) == max_in_flight {
+            return;
+        }
+        self.ready.clear();
+        for namespace in self.namespaces.values_mut() {
+            let has_room = namespace.in_flight < max_in_flight;
+            namespace.ready = namespace.order.first().filter(|_| has_room).cloned();
+            self.ready.extend(namespace.ready.clone());
+        }
+    }
+
     /// Adds `key`, due at `at`. If it waits already, the earlier time counts.
     pub(crate) fn push(&mut self, key: ObjectKey, at: Instant) {
         if self.in_flight.contains(&key) {
@@ -239,6 +252,27 @@ mod tests {
         assert_eq!(queue.pop(now, free), Some((key("c"), now)));
         queue.complete(&key("c"));
         assert!(queue.namespaces.is_empty() && queue.ready.is_empty(), "{queue:?}");
+    }
+
+    #[test]
+    fn a_limit_that_moves_applies_to_what_waits() {
+        let now = Instant::now();
+        let mut queue = Queue::new(1);
+        for name in ["a", "b", "c", "d"] {
+            queue.push(key(name), now);
+        }
+        let names = |queue: &mut Queue| {
+            let popped = std::iter::from_fn(|| queue.pop(now, free));
+            popped.map(|(key, _)| key.name().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&mut queue), ["a"]);
+        queue.set_max_in_flight(3);
+        assert_eq!(names(&mut queue), ["b", "c"]);
+        queue.set_max_in_flight(2);
+        queue.complete(&key("a"));
+        assert_eq!((names(&mut queue), queue.next()), (vec![], None));
+        queue.complete(&key("b"));
+        assert_eq!(names(&mut queue), ["d"]);
     }
 
     #[test]

@@ -20,16 +20,18 @@ use crate::metrics::Metrics;
 
 /// How often the loop sends a heartbeat.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the loop asks for the limit of a namespace at most.
+const LIMIT_INTERVAL: Duration = Duration::from_millis(50);
 /// Delay after which a reconcile that panicked is repeated.
 const PANIC_REQUEUE: Duration = Duration::from_secs(5);
 
 /// How many reconciles run at once.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Limits {
     /// Most reconciles in flight.
     pub(crate) in_flight: usize,
-    /// Most reconciles in flight of one namespace.
-    pub(crate) in_flight_per_namespace: usize,
+    /// Most reconciles in flight of one namespace. It follows how many calls Google takes at once: more would only wait for their turn.
+    pub(crate) in_flight_per_namespace: Arc<dyn Fn() -> usize + Send + Sync>,
     /// As many permits as reconciles may use the Kubernetes API at once.
     pub(crate) permits: Arc<Permits>,
 }
@@ -93,14 +95,14 @@ impl Worker {
     ) where
         F: Future<Output = Option<Duration>> + Send + 'static,
     {
-        let mut queue = Queue::new(self.limits.in_flight_per_namespace);
+        let mut queue = Queue::new((self.limits.in_flight_per_namespace)());
         let mut in_flight: HashMap<Id, (ObjectKey, Arc<Stopwatch>)> = HashMap::new();
         let mut stop = pin!(stop);
         let mut stopping = false;
         let mut ticks = interval(HEARTBEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let started = self.clock.monotonic();
-        let mut next_heartbeat = started;
+        let (mut next_heartbeat, mut next_limit) = (started, started);
         // What was received before is listed: a request that is in flight when it is received would be reconciled twice.
         while self.requests.try_recv().is_ok() {}
         while self.scopes.try_recv().is_ok() {}
@@ -109,6 +111,10 @@ impl Worker {
         }
         loop {
             let now = self.clock.monotonic();
+            if now >= next_limit {
+                next_limit = now + LIMIT_INTERVAL;
+                queue.set_max_in_flight((self.limits.in_flight_per_namespace)());
+            }
             while !stopping
                 && queue.in_flight() < self.limits.in_flight
                 && queue.next().is_some_and(|due| due <= now)

@@ -23,7 +23,7 @@ fn worker(limit: usize) -> (Worker, UnboundedSender<ObjectKey>, UnboundedSender<
         scopes_receiver,
         Limits {
             in_flight: limit,
-            in_flight_per_namespace: limit,
+            in_flight_per_namespace: Arc::new(move || limit),
             permits: Permits::new(limit, clock.clone()),
         },
         Liveness::new(Duration::from_millis(50), clock.monotonic()),

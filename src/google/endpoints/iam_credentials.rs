@@ -57,6 +57,11 @@ impl IamCredentials {
         Self { client }
     }
 
+    /// How many calls may be in flight at the moment.
+    pub(crate) fn limit(&self) -> usize {
+        self.client.limit()
+    }
+
     pub(crate) fn load(&self) -> EndpointLoad {
         self.client.load()
     }

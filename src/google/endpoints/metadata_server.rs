@@ -94,6 +94,11 @@ impl MetadataServer {
         self.client.set_observer(observer);
     }
 
+    /// How many calls may be in flight at the moment.
+    pub(crate) fn limit(&self) -> usize {
+        self.client.limit()
+    }
+
     pub(crate) fn load(&self) -> EndpointLoad {
         self.client.load()
     }

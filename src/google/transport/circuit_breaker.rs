@@ -64,8 +64,8 @@ struct Outage {
 }
 
 impl CircuitBreaker {
-    /// Whether a call may start now. `urgent` calls are not spread.
-    pub(crate) fn circuit(&self, now: Instant, urgent: bool) -> Circuit {
+    /// Whether a call may start now whose token is valid for `remaining`, or that has none.
+    pub(crate) fn circuit(&self, now: Instant, remaining: Option<Duration>) -> Circuit {
         if let Some(outage) = &self.outage {
             return match outage.next_probe > now {
                 true => Circuit::Open {
@@ -76,7 +76,11 @@ impl CircuitBreaker {
                 false => Circuit::Closed,
             };
         }
-        match self.recovery.as_ref().map(|recovery| recovery.pace(now, urgent)) {
+        match self
+            .recovery
+            .as_ref()
+            .map(|recovery| recovery.pace(now, remaining))
+        {
             None | Some(Pace::Now) => Circuit::Closed,
             Some(Pace::At(at)) => Circuit::Ramping(at),
             Some(Pace::Later) => Circuit::Spreading,
@@ -174,12 +178,14 @@ impl CircuitBreaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::google::transport::recovery::SPREAD;
+    use crate::google::transport::recovery::{RAMP, SPREAD};
 
     const FAILURE: LastFailure = LastFailure {
         reason: Reason::UpstreamUnavailable,
         status: Some(503),
     };
+
+    const HALF_AN_HOUR: Option<Duration> = Some(Duration::from_secs(30 * 60));
 
     fn seconds(seconds: f64) -> Duration {
         Duration::from_secs_f64(seconds)
@@ -198,7 +204,7 @@ mod tests {
             breaker.failed(now, FAILURE, None, true);
         }
         now += seconds(outage);
-        assert_eq!(breaker.circuit(now, false), Circuit::Closed);
+        assert_eq!(breaker.circuit(now, HALF_AN_HOUR), Circuit::Closed);
         breaker.started(now);
         breaker.answered(now, now);
         (breaker, now)
@@ -209,13 +215,13 @@ mod tests {
         let mut breaker = CircuitBreaker::default();
         let start = Instant::now();
         for _ in 0..FAILURES {
-            assert_eq!(breaker.circuit(start, true), Circuit::Closed);
+            assert_eq!(breaker.circuit(start, None), Circuit::Closed);
             breaker.failed(start, FAILURE, None, true);
         }
         let mut probes = Vec::new();
         for tenth in 0..600 {
             let now = start + Duration::from_millis(tenth * 100);
-            if breaker.circuit(now, true) == Circuit::Closed {
+            if breaker.circuit(now, None) == Circuit::Closed {
                 probes.push(tenth / 10);
                 breaker.started(now);
                 breaker.failed(now, FAILURE, None, true);
@@ -239,7 +245,7 @@ mod tests {
             let now = start + Duration::from_millis(tenth * 100);
             breaker.expedite_probe(start + seconds(16.0) - now);
             breaker.expedite_probe(seconds(1800.0));
-            if breaker.circuit(now, true) == Circuit::Closed {
+            if breaker.circuit(now, None) == Circuit::Closed {
                 probes.push(tenth / 10);
                 breaker.started(now);
                 breaker.failed(now, FAILURE, None, true);
@@ -251,7 +257,7 @@ mod tests {
         breaker.expedite_probe(seconds(1.0));
         let now = start + seconds(40.0);
         assert!(matches!(
-            breaker.circuit(now, true),
+            breaker.circuit(now, None),
             Circuit::Open {
                 server_requested: true,
                 ..
@@ -265,7 +271,7 @@ mod tests {
         let now = Instant::now();
         breaker.failed(now, FAILURE, Some(seconds(100.0)), true);
         breaker.failed(now, FAILURE, Some(seconds(5.0)), true);
-        let open = |breaker: &CircuitBreaker| match breaker.circuit(now, true) {
+        let open = |breaker: &CircuitBreaker| match breaker.circuit(now, None) {
             Circuit::Open {
                 until,
                 server_requested,
@@ -274,7 +280,7 @@ mod tests {
             _ => None,
         };
         assert_eq!(open(&breaker), Some((seconds(100.0), true)));
-        assert_eq!(breaker.circuit(now + seconds(100.0), true), Circuit::Closed);
+        assert_eq!(breaker.circuit(now + seconds(100.0), None), Circuit::Closed);
     }
 
     #[test]
@@ -292,22 +298,58 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_are_not_urgent_come_back_at_one_and_a_half_times_the_usual_rate() {
+    fn calls_whose_tokens_have_time_come_back_at_little_more_than_the_usual_rate() {
         let (mut breaker, start) = recovered(0.1, 600.0);
         let mut calls = 0;
         for tenth in 0..6000 {
             let now = start + Duration::from_millis(tenth * 100);
-            while breaker.circuit(now, false) == Circuit::Closed {
+            while breaker.circuit(now, HALF_AN_HOUR) == Circuit::Closed {
                 breaker.started(now);
                 calls += 1;
             }
         }
         // 10 a second were usual.
-        assert!((8000..=9200).contains(&calls), "{calls} calls in ten minutes");
+        assert!((8000..=8600).contains(&calls), "{calls} calls in ten minutes");
         let after = start + SPREAD;
-        assert_eq!(breaker.circuit(after, false), Circuit::Closed);
+        assert_eq!(breaker.circuit(after, HALF_AN_HOUR), Circuit::Closed);
         breaker.started(after);
         assert!(breaker.is_pristine(after));
+    }
+
+    #[test]
+    fn calls_are_spread_only_as_far_as_their_tokens_allow() {
+        let (mut breaker, start) = recovered(0.1, 600.0);
+        let now = start + RAMP;
+        while breaker.circuit(now, HALF_AN_HOUR) == Circuit::Closed {
+            breaker.started(now);
+        }
+        // How many calls more may start, by what their tokens have left.
+        let mut more = |left: f64| {
+            let mut calls = 0_u32;
+            while calls < 10_000 && breaker.circuit(now, Some(seconds(left))) == Circuit::Closed {
+                breaker.started(now);
+                calls += 1;
+            }
+            calls
+        };
+        assert_eq!([more(301.0), more(300.0)], [0, 0]);
+        // 14 a second, for up to three seconds.
+        let pressed = [more(240.0), more(180.0), more(120.0)];
+        assert!(pressed.iter().all(|calls| calls.abs_diff(14) <= 1), "{pressed:?}");
+        assert_eq!(more(119.9), 10_000);
+    }
+
+    #[test]
+    fn what_is_usual_is_known_before_an_hour_has_passed() {
+        let (mut rate, mut now) = (RateEstimate::default(), Instant::now());
+        for second in 1..3600 * 8_u32 {
+            (0..10).for_each(|_| rate.add(now));
+            now += seconds(1.0);
+            if second >= 60 {
+                let usual = rate.per_second();
+                assert!((9.5..=10.5).contains(&usual), "{usual} after {second} s");
+            }
+        }
     }
 
     #[test]
@@ -318,7 +360,7 @@ mod tests {
             let mut calls = 0;
             for thousandth in 0..1000 {
                 let now = start + Duration::from_secs(second.into()) + Duration::from_millis(thousandth);
-                if breaker.circuit(now, true) == Circuit::Closed {
+                if breaker.circuit(now, None) == Circuit::Closed {
                     breaker.started(now);
                     calls += 1;
                 }

@@ -14,6 +14,9 @@ use super::response::Response;
 use crate::clock::Clock;
 use crate::google::vocabulary::{CallPriority, Endpoint, Error, GoogleConfig};
 
+/// The shortest time limit of a call, whatever its token has left.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// One call that was made, or rejected by the limiter, for metrics. No field has an unbounded number of values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallRecord {
@@ -37,6 +40,8 @@ pub(crate) struct EndpointClient {
     base: Url,
     http: Http,
     limiter: Limiter,
+    /// The time limit of a call.
+    timeout: Duration,
     clock: Clock,
     observer: Option<Observer>,
 }
@@ -55,6 +60,7 @@ impl EndpointClient {
             base,
             http,
             limiter,
+            timeout: config.timeout,
             clock: config.clock.clone(),
             observer: None,
         }
@@ -71,6 +77,11 @@ impl EndpointClient {
     /// How much the endpoint has to do.
     pub(crate) fn load(&self) -> EndpointLoad {
         self.limiter.load()
+    }
+
+    /// How many calls may be in flight at the moment.
+    pub(crate) fn limit(&self) -> usize {
+        self.limiter.limit()
     }
 
     /// A URL below the base URL; each segment is percent-encoded, so that none can become two.
@@ -114,6 +125,10 @@ impl EndpointClient {
         let permit = self.limiter.acquire(priority).await.inspect_err(|error| {
             self.record(error.reason().as_str(), Duration::ZERO, self.since(began));
         })?;
+        let request = match priority.remaining_lifetime {
+            Some(remaining) => request.timeout(self.timeout.min(remaining / 4).max(MIN_TIMEOUT)),
+            None => request,
+        };
         let sent = self.clock.monotonic();
         let result = self.http.send(self.endpoint, request).await.and_then(|response| {
             if response.status.is_success() {

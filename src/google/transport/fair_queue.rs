@@ -1,24 +1,25 @@
 //! Pure: which call to an endpoint starts next. Calls wait in flows, one for each namespace; the flows take turns, and within a flow the
 //! call whose token expires first comes first. Whatever one flow does, be it many, slow or failing calls, costs the others at most one turn.
+//! How many are in flight is found by an [`AdaptiveLimit`]; a flow leaves a fifth of that to others.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::adaptive_limit::{AdaptiveLimit, LimitMove, LimitMoves};
 use super::circuit_breaker::{Circuit, CircuitBreaker, LastFailure};
+use crate::fair_share::may_take;
+use crate::google::vocabulary::Reason;
 
-/// A call without a valid token is ordered as if its token expired after this: behind tokens that are about to expire, and before all
-/// others.
-const MISSING_TOKEN_DEADLINE: Duration = Duration::from_secs(60);
-/// Calls whose token is valid for less than this, or that have none, are not spread after an outage.
-const URGENT_BELOW: Duration = Duration::from_secs(5 * 60);
 /// How far calls may run ahead of the rate limit.
 const BURST: Duration = Duration::from_secs(1);
 /// How long an idle flow is remembered.
 const FLOW_TTL: Duration = Duration::from_secs(3600);
 /// How long a call is deferred at least by the spreading after an outage; the caller adds its jitter.
 pub(crate) const SPREAD_DEFERRAL: Duration = Duration::from_secs(60);
+/// How long after a call of one flow a call of another may fail for the same cause.
+const SAME_CAUSE: Duration = Duration::from_secs(5);
 /// How long a call is deferred whose flow is full.
 pub(crate) const FULL_RETRY: Duration = Duration::from_secs(4);
 
@@ -27,7 +28,7 @@ pub(crate) const FULL_RETRY: Duration = Duration::from_secs(4);
 pub struct QueueLimits {
     /// Time between two calls at the highest rate; zero for no limit.
     pub interval: Duration,
-    /// Calls in flight at once.
+    /// The most calls in flight at once, whatever the endpoint takes.
     pub in_flight: usize,
     /// Calls that wait in one flow.
     pub waiting: usize,
@@ -74,8 +75,12 @@ pub enum CallResult {
 /// The decisions that are due, and when to poll again if nothing happens before.
 pub type Decisions = (Vec<(WaiterId, Decision)>, Option<Instant>);
 
+/// Names a flow for as long as it is remembered.
+type FlowId = u64;
+
 #[derive(Debug, Default)]
 struct Flow {
+    id: FlowId,
     /// By the time at which their token expires.
     waiting: BTreeSet<(Instant, WaiterId)>,
     in_flight: usize,
@@ -90,11 +95,16 @@ pub struct FairQueue {
     /// Flows with waiting calls, the next one first.
     order: VecDeque<String>,
     in_flight: usize,
+    limit: AdaptiveLimit,
     rate: Option<Instant>,
     breaker: CircuitBreaker,
     /// Flows whose last call failed, since the last answer to any flow.
     failing: HashSet<String>,
-    next_id: WaiterId,
+    /// The flow whose call failed last, and when.
+    last_failed: Option<(FlowId, Instant)>,
+    /// The flow whose call was answered last, and when; then the last one before it of another flow.
+    last_answered: [Option<(FlowId, Instant)>; 2],
+    next_id: u64,
 }
 
 impl FairQueue {
@@ -105,9 +115,12 @@ impl FairQueue {
             flows: HashMap::new(),
             order: VecDeque::new(),
             in_flight: 0,
+            limit: AdaptiveLimit::new(limits.in_flight),
             rate: None,
             breaker: CircuitBreaker::default(),
             failing: HashSet::new(),
+            last_failed: None,
+            last_answered: [None; 2],
             next_id: 0,
         }
     }
@@ -124,9 +137,16 @@ impl FairQueue {
     ) -> Result<WaiterId, Decision> {
         if !self.flows.contains_key(flow) {
             self.flows.retain(|_, flow| !flow.is_forgotten(now));
-            self.flows.insert(flow.to_owned(), Flow::default());
+            self.next_id += 1;
+            let id = self.next_id;
+            self.flows.insert(
+                flow.to_owned(),
+                Flow {
+                    id,
+                    ..Flow::default()
+                },
+            );
         }
-        let urgent = remaining.is_none_or(|remaining| remaining < URGENT_BELOW);
         let is_failing = self.failing.contains(flow);
         let Some(state) = self.flows.get_mut(flow) else {
             return Err(Decision::Defer { by: FULL_RETRY });
@@ -135,11 +155,11 @@ impl FairQueue {
             state.breaker.expedite_probe(remaining);
             self.breaker.expedite_probe(remaining);
         }
-        match decision(state.breaker.circuit(now, urgent), now) {
+        match decision(state.breaker.circuit(now, remaining), now) {
             None | Some(Ok(_)) => {}
             Some(Err(rejected)) => return Err(rejected),
         }
-        match decision(self.breaker.circuit(now, urgent), now) {
+        match decision(self.breaker.circuit(now, remaining), now) {
             None | Some(Ok(_)) => {}
             // The endpoint may work for a flow that has not failed, even if it fails for all others: its first call is the next probe.
             Some(Err(Decision::Reject { .. })) if !is_failing && state.is_idle() => {}
@@ -153,7 +173,8 @@ impl FairQueue {
         if state.waiting.is_empty() {
             self.order.push_back(flow.to_owned());
         }
-        let deadline = now + remaining.unwrap_or(MISSING_TOKEN_DEADLINE);
+        // Those without a valid token come first, in the order in which they came.
+        let deadline = now + remaining.unwrap_or_default();
         state.waiting.insert((deadline, id));
         Ok(id)
     }
@@ -171,28 +192,48 @@ impl FairQueue {
 
     /// Why no call may start, if it is not for the limits.
     pub fn rejection(&self, now: Instant) -> Option<Decision> {
-        decision(self.breaker.circuit(now, true), now)?.err()
+        decision(self.breaker.circuit(now, None), now)?.err()
     }
 
     /// A call that started at `started` has ended.
     pub fn complete(&mut self, now: Instant, flow: &str, started: Instant, result: CallResult) {
+        let in_flight = self.in_flight;
         self.in_flight = self.in_flight.saturating_sub(1);
         let state = self.flows.entry(flow.to_owned()).or_default();
         state.in_flight = state.in_flight.saturating_sub(1);
+        let id = state.id;
         match result {
             CallResult::Answered => {
                 state.breaker.answered(now, started);
                 self.breaker.answered(now, started);
                 self.failing.clear();
+                self.limit.answered(now, started, in_flight);
+                let [last, before] = self.last_answered;
+                let is_same = last.is_some_and(|(last, _)| last == id);
+                self.last_answered = [Some((id, now)), if is_same { before } else { last }];
             }
             CallResult::Failed { failure, retry_after } => {
                 state.breaker.failed(now, failure, retry_after, true);
                 self.failing.insert(flow.to_owned());
                 // A failure of one flow alone may be its own fault, and a pause that the server asked it for is its own.
                 self.breaker.failed(now, failure, None, self.failing.len() > 1);
+                if self.may_concern_all(id, now, started) {
+                    self.limit.failed(now, started, in_flight, failure.moves());
+                }
+                self.last_failed = Some((id, now));
             }
             CallResult::Cancelled => {}
         }
+    }
+
+    /// Whether the failure of a call that started at `started` may be the endpoint's rather than of its flow alone: another flow's call
+    /// failed just before, or none was answered since.
+    fn may_concern_all(&self, flow: FlowId, now: Instant, started: Instant) -> bool {
+        let another_failed = self
+            .last_failed
+            .is_some_and(|(last, at)| last != flow && now < at + SAME_CAUSE);
+        let mut answered = self.last_answered.iter().flatten();
+        another_failed || !answered.any(|(other, at)| *other != flow && *at >= started)
     }
 
     /// Decides on the waiting calls.
@@ -202,7 +243,8 @@ impl FairQueue {
         let mut soon = |at: Instant| wake = Some(wake.map_or(at, |wake| wake.min(at)));
         // Flows in a row of which nothing was decided.
         let mut passed = 0;
-        while passed < self.order.len() && self.in_flight < self.limits.in_flight {
+        let limit = self.limit.get();
+        while passed < self.order.len() && self.in_flight < limit {
             if let Some(rate) = self.rate.filter(|rate| *rate > now + BURST) {
                 soon(rate - BURST);
                 break;
@@ -214,18 +256,18 @@ impl FairQueue {
             let Some((deadline, id)) = state.waiting.first().copied() else {
                 continue;
             };
-            let urgent = deadline < now + URGENT_BELOW;
-            let own = decision(state.breaker.circuit(now, urgent), now);
-            let shared = decision(self.breaker.circuit(now, urgent), now);
-            // A flow may use at most half of the free slots, so that another flow can always start.
-            let full = state.in_flight > self.limits.in_flight - self.in_flight - 1;
+            let remaining = deadline.checked_duration_since(now);
+            let own = decision(state.breaker.circuit(now, remaining), now);
+            let shared = decision(self.breaker.circuit(now, remaining), now);
+            // A flow leaves a fifth to others, so that another flow can always start.
+            let full = !may_take(state.in_flight, limit - self.in_flight);
             let mut start = false;
             match (own, shared) {
                 _ if full => {}
                 (None, None) => start = true,
                 (Some(Err(rejected)), _) => decisions.push((id, rejected)),
                 (_, Some(Err(Decision::Reject { .. }))) if !self.failing.contains(&name) => {
-                    if let Circuit::Open { until, .. } = self.breaker.circuit(now, urgent) {
+                    if let Circuit::Open { until, .. } = self.breaker.circuit(now, remaining) {
                         soon(until);
                     }
                 }
@@ -259,6 +301,16 @@ impl FairQueue {
         self.in_flight
     }
 
+    /// How many calls may be in flight at the moment.
+    pub fn limit(&self) -> usize {
+        self.limit.get()
+    }
+
+    /// How often that moved, and why.
+    pub(crate) fn limit_moves(&self) -> LimitMoves {
+        self.limit.moves()
+    }
+
     /// Calls that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.flows.values().map(|flow| flow.waiting.len()).sum()
@@ -284,6 +336,16 @@ impl Flow {
     fn is_forgotten(&self, now: Instant) -> bool {
         let old = self.breaker.last().is_none_or(|last| last + FLOW_TTL < now);
         self.is_idle() && (old || (self.breaker.is_pristine(now) && self.breaker.last().is_none()))
+    }
+}
+
+impl LastFailure {
+    fn moves(self) -> LimitMove {
+        match (self.status, self.reason) {
+            (Some(429), _) => LimitMove::Throttled,
+            (_, Reason::UpstreamTimeout) => LimitMove::TimedOut,
+            _ => LimitMove::Failed,
+        }
     }
 }
 

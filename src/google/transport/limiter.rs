@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::adaptive_limit::LimitMoves;
 use super::circuit_breaker::LastFailure;
 use super::fair_queue::{CallResult, Decision, FairQueue, QueueLimits, WaiterId};
 use crate::clock::Clock;
@@ -20,6 +21,9 @@ use crate::sync::lock;
 /// Maximum queued calls of one flow. A caller that serves many flows must queue more than this, or one flow could fill its queue.
 pub const MAX_WAITING: usize = 512;
 
+/// The shortest time that a call may wait, whatever its token has left.
+const MIN_WAIT: Duration = Duration::from_secs(1);
+
 /// How much an endpoint has to do at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointLoad {
@@ -27,6 +31,10 @@ pub struct EndpointLoad {
     pub endpoint: Endpoint,
     /// Calls in flight.
     pub in_flight: usize,
+    /// How many may be in flight, by how the last calls ended.
+    pub limit: usize,
+    /// How often that limit moved, by [`LimitMove::ALL`](super::adaptive_limit::LimitMove::ALL).
+    pub limit_moves: LimitMoves,
     /// Calls that the rate limit and the in-flight cap hold back.
     pub waiting: usize,
     /// Whether the endpoint fails, so that all its calls but single probes are held back.
@@ -121,7 +129,11 @@ impl Limiter {
                 decision,
             }
         };
-        match timeout_at(enqueued + self.max_wait, &mut queued.decision).await {
+        // What the token has left is for further attempts too.
+        let max_wait = priority.remaining_lifetime.map_or(self.max_wait, |remaining| {
+            self.max_wait.min((remaining / 4).max(MIN_WAIT))
+        });
+        match timeout_at(enqueued + max_wait, &mut queued.decision).await {
             Ok(Ok(Decision::Admit)) => Ok(CallPermit {
                 shared: Arc::clone(&self.shared),
                 flow: priority.flow.to_owned(),
@@ -138,12 +150,19 @@ impl Limiter {
         }
     }
 
+    /// How many calls may be in flight at the moment.
+    pub(crate) fn limit(&self) -> usize {
+        self.shared.lock().queue.limit()
+    }
+
     /// How much the endpoint has to do.
     pub(crate) fn load(&self) -> EndpointLoad {
         let (state, now) = (self.shared.lock(), self.shared.clock.monotonic());
         EndpointLoad {
             endpoint: self.endpoint,
             in_flight: state.queue.in_flight(),
+            limit: state.queue.limit(),
+            limit_moves: state.queue.limit_moves(),
             waiting: state.queue.waiting(),
             is_open: state.queue.is_open(now),
             open_flows: state.queue.open_flows(now),
@@ -155,11 +174,8 @@ impl Limiter {
     }
 
     fn waited_too_long(&self) -> Error {
-        let message = format!(
-            "the operator's own rate limit and in-flight cap held this call back for {} s; raise them",
-            self.max_wait.as_secs_f64()
-        );
-        Error::new(self.endpoint, Reason::LocallyLimited, &message)
+        let message = "the operator's own rate limit and in-flight cap held this call back for as long as it may wait; raise them";
+        Error::new(self.endpoint, Reason::LocallyLimited, message)
     }
 }
 

@@ -3,6 +3,7 @@
 //! May import `vocabulary` only. Knows no endpoint's requests or responses except the bodies of errors, and retries nothing: the callers
 //! have a queue of their own.
 
+pub(crate) mod adaptive_limit;
 pub(crate) mod certificates;
 pub(crate) mod circuit_breaker;
 pub(crate) mod endpoint_client;

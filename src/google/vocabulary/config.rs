@@ -14,6 +14,11 @@ use crate::clock::Clock;
 /// The universe of the public Google Cloud.
 pub const DEFAULT_UNIVERSE: &str = "googleapis.com";
 
+/// The most calls a second for each endpoint: Google's default quota of a project.
+pub const DEFAULT_RATE: u32 = 1000;
+/// The most calls in flight at once for each endpoint. With answers in 200 ms, 200 make the default rate; a single namespace leaves a fifth.
+pub const DEFAULT_MAX_IN_FLIGHT: usize = 320;
+
 /// Settings of a [`Minter`](crate::google::Minter). `Default` is right for the public Google Cloud.
 #[derive(Clone, Debug)]
 pub struct GoogleConfig {
@@ -31,9 +36,9 @@ pub struct GoogleConfig {
     pub ca_file: Option<PathBuf>,
     /// The timeout of one call, from connecting to the last byte. Connecting alone may take half of it.
     pub timeout: Duration,
-    /// Calls started a second, for each endpoint; `None` is no limit.
+    /// The most calls started a second, for each endpoint; `None` is no limit.
     pub rate_per_second: Option<NonZeroU32>,
-    /// Calls in flight at once, for each endpoint; at least 1.
+    /// The most calls in flight at once, for each endpoint; at least 1. Fewer are, if the endpoint does not take so many.
     pub max_in_flight: usize,
     /// How long a call may wait for the rate limit and the in-flight cap before it fails.
     pub max_wait: Duration,
@@ -83,8 +88,8 @@ impl Default for GoogleConfig {
             keys_url: None,
             ca_file: None,
             timeout: Duration::from_secs(20),
-            rate_per_second: None,
-            max_in_flight: 32,
+            rate_per_second: NonZeroU32::new(DEFAULT_RATE),
+            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
             max_wait: Duration::from_secs(20),
             credentials_file: None,
             metadata_host: None,

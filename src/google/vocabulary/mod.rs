@@ -15,7 +15,10 @@ mod workload;
 
 pub(crate) use self::access_token::{AccessToken, SCOPE};
 pub use self::call_priority::CallPriority;
-pub use self::config::{CallGate, ConfigError, DEFAULT_UNIVERSE, GoogleConfig, check_endpoint};
+pub use self::config::{
+    CallGate, ConfigError, DEFAULT_MAX_IN_FLIGHT, DEFAULT_RATE, DEFAULT_UNIVERSE, GoogleConfig,
+    check_endpoint,
+};
 pub(crate) use self::config::{is_link_local, is_loopback};
 pub(crate) use self::error::MAX_MESSAGE_CHARS;
 pub use self::error::{Endpoint, Error, MAX_RETRY_AFTER};
