@@ -9,6 +9,9 @@ use crate::google::vocabulary::Reason;
 
 /// Failures in a row that open the circuit, where the server does not say how long to wait.
 pub(crate) const FAILURES: u32 = 5;
+/// How long calls must have failed in a row if they were refused with 429. That is longer than an answer takes: a quota that still admits some
+/// of the calls is no outage, and the limit of calls in flight follows it.
+const REFUSED_FOR: Duration = Duration::from_millis(500);
 const FIRST_PROBE: Duration = Duration::from_secs(1);
 /// Longest time between two probes.
 pub(crate) const LAST_PROBE: Duration = Duration::from_secs(10);
@@ -47,6 +50,8 @@ pub(crate) enum Circuit {
 #[derive(Debug, Default)]
 pub(crate) struct CircuitBreaker {
     failures: u32,
+    /// When the first of them was.
+    failing_since: Option<Instant>,
     outage: Option<Outage>,
     recovery: Option<Recovery>,
     rate: RateEstimate,
@@ -114,7 +119,7 @@ impl CircuitBreaker {
 
     /// A call that started at `started` was answered. A rejection is an answer too: what answers is not down.
     pub(crate) fn answered(&mut self, now: Instant, started: Instant) {
-        self.failures = 0;
+        (self.failures, self.failing_since) = (0, None);
         // The late answer to a call from before the outage says nothing about now.
         if self.outage.take_if(|outage| outage.since <= started).is_some() {
             self.recovery = Some(Recovery::new(now, &self.rate));
@@ -132,6 +137,8 @@ impl CircuitBreaker {
         may_open: bool,
     ) {
         self.failures = self.failures.saturating_add(1);
+        let failing_since = *self.failing_since.get_or_insert(now);
+        let is_down = failure.status != Some(429) || now >= failing_since + REFUSED_FOR;
         let until = retry_after.map(|after| now + after);
         match &mut self.outage {
             Some(outage) => {
@@ -141,7 +148,7 @@ impl CircuitBreaker {
                     outage.server_requested = true;
                 }
             }
-            None if until.is_some() || (may_open && self.failures >= FAILURES) => {
+            None if until.is_some() || (may_open && is_down && self.failures >= FAILURES) => {
                 self.outage = Some(Outage {
                     since: now,
                     last_probe: now,
@@ -230,6 +237,34 @@ mod tests {
         assert_eq!(probes, [1, 3, 7, 15, 25, 35, 45, 55]);
         assert!(breaker.is_open(start + seconds(65.0 + 179.0)));
         assert!(!breaker.is_open(start + seconds(65.0 + 181.0)));
+    }
+
+    #[test]
+    fn a_quota_that_still_admits_some_of_the_calls_is_no_outage() {
+        const REFUSED: LastFailure = LastFailure {
+            reason: Reason::QuotaExceeded,
+            status: Some(429),
+        };
+        let (mut breaker, mut now) = (CircuitBreaker::default(), Instant::now());
+        // Each 0.4 s a call is answered, and 39 between them are refused.
+        for call in 0..400 {
+            match call % 40 {
+                0 => breaker.answered(now, now),
+                _ => breaker.failed(now, REFUSED, None, true),
+            }
+            assert_eq!(breaker.circuit(now, None), Circuit::Closed, "call {call}");
+            now += Duration::from_millis(10);
+        }
+        // Then all are refused.
+        for _ in 0..20 {
+            breaker.failed(now, REFUSED, None, true);
+            now += Duration::from_millis(10);
+        }
+        assert!(breaker.is_open(now));
+        // Where nothing answers, five calls say so.
+        let mut breaker = CircuitBreaker::default();
+        (0..FAILURES).for_each(|_| breaker.failed(now, FAILURE, None, true));
+        assert!(breaker.is_open(now));
     }
 
     #[test]
