@@ -26,6 +26,8 @@
 //! ```
 
 mod apiserver;
+pub mod archive;
+mod artifact;
 mod audit;
 pub mod binaries;
 mod builder;
@@ -45,10 +47,12 @@ mod pki;
 mod ports;
 mod process;
 mod progress;
+mod publish;
 mod python;
 mod registry;
 mod wait;
 
+pub use artifact::Artifact;
 pub use audit::AuditEvent;
 pub use binaries::Assets;
 pub use control_plane::{ControlPlane, Snapshot};
@@ -59,6 +63,7 @@ pub use paths::{RunDir, target_dir};
 pub use ports::Port;
 pub use process::Process;
 pub use progress::Progress;
+pub use publish::{COSIGN, Publisher};
 pub use python::PythonEnvironment;
 pub use registry::{CRANE, Registry};
 pub use wait::{http_status, until};

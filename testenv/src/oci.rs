@@ -19,7 +19,7 @@ use tar::{EntryType, Header};
 use crate::digest::sha256;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// `ctr images import` and `kind load image-archive` name the image by this annotation.
@@ -171,27 +171,9 @@ impl Image {
             "RepoTags": [format!("{}:{}", self.repository, self.tag)],
             "Layers": [blob(&packed)],
         }]);
-        let mut entries = BTreeMap::from([
-            (
-                "oci-layout".to_owned(),
-                br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
-            ),
-            (
-                "index.json".to_owned(),
-                serde_json::to_vec(&self.index(&manifest))?,
-            ),
-            ("manifest.json".to_owned(), serde_json::to_vec(&docker)?),
-        ]);
-        for content in [config, manifest, packed] {
-            entries.insert(blob(&content), content);
-        }
-
-        let mut archive = tar::Builder::new(Vec::new());
-        for (path, content) in &entries {
-            self.append(&mut archive, path, 0o644, content)?;
-        }
-        let archive = archive.into_inner()?;
-        write_whole(to, &archive).with_context(|| format!("cannot write {}", to.display()))?;
+        let docker = ("manifest.json".to_owned(), serde_json::to_vec(&docker)?);
+        let entry = self.entry(&manifest);
+        write_layout(to, self.created, entry, [config, manifest, packed], Some(docker))?;
         Ok(written)
     }
 
@@ -206,11 +188,12 @@ impl Image {
         }
     }
 
-    fn index(&self, manifest: &[u8]) -> Value {
+    /// What the layout's index says of the image.
+    fn entry(&self, manifest: &[u8]) -> Value {
         let mut entry = descriptor(MANIFEST, manifest);
         entry["platform"] = json!({"architecture": self.arch.as_str(), "os": "linux"});
         entry["annotations"] = json!({CONTAINERD_NAME: self.containerd_name(), REF_NAME: self.tag});
-        json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]})
+        entry
     }
 
     fn manifest(&self, config: &[u8], layer: &[u8]) -> Value {
@@ -303,15 +286,44 @@ impl Image {
     }
 
     fn header(&self, kind: EntryType, mode: u32, size: u64) -> Header {
-        let mut header = Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_mode(mode);
-        header.set_size(size);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(u64::try_from(self.created.as_second()).unwrap_or(0));
-        header
+        header(self.created, kind, mode, size)
     }
+}
+
+/// Writes an OCI image layout with one manifest, which `entry` describes, as a tar.
+pub(crate) fn write_layout(
+    to: &Path,
+    created: Timestamp,
+    entry: Value,
+    blobs: [Vec<u8>; 3],
+    more: Option<(String, Vec<u8>)>,
+) -> Result<()> {
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]});
+    let layout = json!({"imageLayoutVersion": "1.0.0"});
+    let mut files = BTreeMap::from([
+        ("oci-layout".to_owned(), serde_json::to_vec(&layout)?),
+        ("index.json".to_owned(), serde_json::to_vec(&index)?),
+    ]);
+    files.extend(more);
+    files.extend(blobs.map(|content| (blob(&content), content)));
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, content) in &files {
+        let mut header = header(created, EntryType::Regular, 0o644, content.len() as u64);
+        archive.append_data(&mut header, path, content.as_slice())?;
+    }
+    write_whole(to, &archive.into_inner()?).with_context(|| format!("cannot write {}", to.display()))
+}
+
+/// Of root, with the time `created`.
+fn header(created: Timestamp, kind: EntryType, mode: u32, size: u64) -> Header {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(u64::try_from(created.as_second()).unwrap_or(0));
+    header
 }
 
 /// A path in a layer.
@@ -328,7 +340,7 @@ fn parents(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').map(|(at, _)| &path[..at])
 }
 
-fn descriptor(media_type: &str, content: &[u8]) -> Value {
+pub(crate) fn descriptor(media_type: &str, content: &[u8]) -> Value {
     json!({"mediaType": media_type, "digest": format!("sha256:{}", sha256(content)), "size": content.len()})
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::go_module::{GoModule, GoTool};
-use crate::{Port, Process, Progress, RunDir};
+use crate::{Port, Process, Progress, RunDir, http_status};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -33,7 +33,7 @@ pub struct Registry {
     address: String,
     process: Process,
     dir: RunDir,
-    _port: Port,
+    _port: Option<Port>,
 }
 
 impl Registry {
@@ -42,13 +42,33 @@ impl Registry {
     /// # Errors
     /// When Go is missing or fails, or the registry does not respond.
     pub async fn start(progress: Progress) -> Result<Self> {
+        let port = Port::reserve()?;
+        let address = format!("127.0.0.1:{}", port.number());
+        let mut registry = Self::start_at(address, progress).await?;
+        registry._port = Some(port);
+        Ok(registry)
+    }
+
+    /// Starts a registry at `address`, unless one answers there.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
+    pub async fn start_unless_there_is_one(address: &str, progress: Progress) -> Result<Option<Self>> {
+        if http_status(address, "/v2/").await.is_ok() {
+            return Ok(None);
+        }
+        Self::start_at(address.to_owned(), progress).await.map(Some)
+    }
+
+    async fn start_at(address: String, progress: Progress) -> Result<Self> {
         let tools = tokio::task::spawn_blocking(move || CRANE.build(&["crane"], progress)).await??;
         let crane = tools.join("crane");
         let dir = RunDir::create("registry")?;
-        let port = Port::reserve()?;
-        let address = format!("127.0.0.1:{}", port.number());
+        std::fs::create_dir(dir.path().join("blobs"))?;
         let mut command = Command::new(&crane);
-        command.args(["registry", "serve", "--address", &address]);
+        command
+            .args(["registry", "serve", "--address", &address, "--disk"])
+            .arg(dir.path().join("blobs"));
         let process = Process::spawn("registry", &command, dir.path())?;
         process.wait_for_http(&address, "/v2/", TIMEOUT).await?;
         Ok(Self {
@@ -56,8 +76,18 @@ impl Registry {
             address,
             process,
             dir,
-            _port: port,
+            _port: None,
         })
+    }
+
+    /// Its address: `127.0.0.1:PORT`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The file that it keeps a blob in, such as a layer: `digest` is `sha256:…`.
+    pub fn blob(&self, digest: &str) -> PathBuf {
+        self.dir.path().join("blobs").join(digest.replace(':', "/"))
     }
 
     /// Validates both forms of an archive and pushes it. Returns its name in this registry.
@@ -135,10 +165,13 @@ impl Registry {
         self.process.terminate(TIMEOUT).await.map(drop)
     }
 
-    fn crane(&self, args: &[&str]) -> Result<String> {
+    /// Runs crane, without the credentials of this machine.
+    ///
+    /// # Errors
+    /// When it fails: with its output.
+    pub fn crane(&self, args: &[&str]) -> Result<String> {
         let output = Command::new(&self.crane)
             .args(args)
-            // No credentials of this machine.
             .env("DOCKER_CONFIG", self.dir.path())
             .output()
             .context("cannot run crane")?;

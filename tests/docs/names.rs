@@ -32,7 +32,10 @@ const FLAGS_OF_OTHERS: [(&str, &[&str]); 11] = [
             "url",
         ],
     ),
-    ("cargo xtask release", &["arch", "sign-key", "snapshot"]),
+    (
+        "cargo xtask release",
+        &["arch", "cosign-key", "registry", "sign-key", "snapshot"],
+    ),
     ("cargo xtask site", &["shots"]),
     ("curl", &["header"]),
     ("docker build", &["build-arg"]),

@@ -213,6 +213,13 @@ fn nightly(commands: &Commands) -> Vec<Job> {
         },
         Job {
             after: vec!["start-with-10000-requests"],
+            ..commands.cargo(
+                "published-and-tampered-with",
+                "test --locked --package idtoken-operator --test release -- --ignored",
+            )
+        },
+        Job {
+            after: vec!["published-and-tampered-with"],
             shown: true,
             ..commands.xtask("emulator-image", "image --emulator --check")
         },

@@ -1,7 +1,8 @@
 //! `cargo xtask release`: everything that a release consists of, in one folder. Nothing leaves this machine.
 
-mod archive;
+mod artifacts;
 mod placeholders;
+mod publish;
 mod sbom;
 mod sign;
 mod versions;
@@ -11,12 +12,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use idtoken_testenv::{Progress, binaries, oci};
+use idtoken_testenv::archive::{self, Entry};
+use idtoken_testenv::oci;
 
 use crate::crds::shown;
 use crate::image::{self, Commit, ImageArch, ImageArgs, Program};
 use crate::progress::Output;
-use archive::Entry;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PLUGIN: &str = "kubectl-idtoken";
@@ -25,7 +26,7 @@ const PLUGIN: &str = "kubectl-idtoken";
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ReleaseArgs {
     /// The processors of the images and of the kubectl plugin.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [ImageArch::Amd64, ImageArch::Arm64])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [ImageArch::Amd64])]
     arch: Vec<ImageArch>,
     /// The SSH key that signs the checksums: a private key, or the public key of one that ssh-agent has.
     #[arg(long)]
@@ -36,6 +37,20 @@ pub(crate) struct ReleaseArgs {
     /// Only try it: take uncommitted changes and a CHANGELOG.md that does not have the version yet. Not to be published.
     #[arg(long)]
     snapshot: bool,
+    /// Push it to this registry, such as registry.example.com/platform, sign it, attest it, and verify that. At localhost it is only
+    /// tried: as a snapshot, signed with a key made for it, in a registry that is started where none answers.
+    #[arg(long)]
+    registry: Option<String>,
+    /// The private key of cosign that signs what is pushed; COSIGN_PASSWORD has its password.
+    #[arg(long, requires = "registry")]
+    cosign_key: Option<PathBuf>,
+}
+
+impl ReleaseArgs {
+    /// Whether it leaves this machine at no time.
+    fn is_tried(&self) -> bool {
+        self.snapshot || self.registry.as_deref().is_some_and(publish::is_local)
+    }
 }
 
 /// Makes the release.
@@ -44,7 +59,7 @@ pub(crate) struct ReleaseArgs {
 /// When the tree is not one to release, or a part of the release cannot be made or is not as it should be.
 pub(crate) async fn run(output: &Output, args: &ReleaseArgs) -> Result<()> {
     output.heading(&format!("idtoken-operator {VERSION}"));
-    placeholders::check(output, args.snapshot)?;
+    placeholders::check(output, args.is_tried())?;
     let notes = ready(output, args)?;
     let dist = idtoken_testenv::target_dir().join("dist").join(VERSION);
     if dist.exists() {
@@ -62,8 +77,8 @@ pub(crate) async fn run(output: &Output, args: &ReleaseArgs) -> Result<()> {
     }
     sbom::validate(output, &sboms).await?;
     output.heading("Chart and manifests");
-    chart(output, &dist).await?;
-    manifests(output, &commit, &dist)?;
+    artifacts::chart(output, &commit, &dist).await?;
+    artifacts::manifests(output, &commit, &dist)?;
     source(output, &dist)?;
     output.heading("Checksums");
     let sums = sign::checksums(&dist)?;
@@ -74,11 +89,15 @@ pub(crate) async fn run(output: &Output, args: &ReleaseArgs) -> Result<()> {
 
     output.heading(&format!("Made in {}", shown(&dist)));
     output.quote(&std::fs::read_to_string(&sums)?);
+    if let Some(registry) = &args.registry {
+        output.heading("Published");
+        return publish::run(output, &dist, registry, args.cosign_key.as_deref()).await;
+    }
     output.heading("What is left needs a network");
     if args.snapshot {
         output.line("  nothing: a snapshot is not published");
     } else {
-        output.quote(&next_steps(args));
+        output.quote(&next_steps());
     }
     Ok(())
 }
@@ -93,7 +112,7 @@ fn ready(output: &Output, args: &ReleaseArgs) -> Result<String> {
     versions::chart(VERSION, &read("charts/idtoken-operator/Chart.yaml")?)?;
     versions::dockerfile(VERSION, &read("Dockerfile")?, &read("rust-toolchain.toml")?)?;
     let notes = match versions::notes(VERSION, &read("CHANGELOG.md")?) {
-        Err(error) if args.snapshot => {
+        Err(error) if args.is_tried() => {
             output.warn(&format!("{error:#}"));
             String::new()
         }
@@ -116,7 +135,7 @@ fn ready(output: &Output, args: &ReleaseArgs) -> Result<String> {
             "there are changes that are not committed:\n{}",
             changes.trim_end()
         );
-        if !args.snapshot {
+        if !args.is_tried() {
             bail!(message);
         }
         output.warn(&message);
@@ -181,57 +200,6 @@ fn file_name(package: &str, arch: oci::Arch) -> String {
     format!("{package}-{VERSION}-linux-{}", arch.as_str())
 }
 
-async fn chart(output: &Output, dist: &Path) -> Result<()> {
-    let helm = tokio::task::spawn_blocking(|| binaries::HELM.build(&["helm"], Progress::Stderr)).await??;
-    let step = output.begin("chart");
-    let chart = crate::workspace().join("charts/idtoken-operator");
-    let done = Command::new(helm.join("helm"))
-        .arg("package")
-        .arg(&chart)
-        .arg("--destination")
-        .arg(dist)
-        .output()
-        .context("cannot run helm")?;
-    if !done.status.success() {
-        bail!(
-            "helm cannot package the chart: {}",
-            String::from_utf8_lossy(&done.stderr).trim()
-        );
-    }
-    step.done(&format!("idtoken-operator-{VERSION}.tgz is the chart"));
-    Ok(())
-}
-
-/// The definitions as one file, and what kubectl applies in place of the chart.
-fn manifests(output: &Output, commit: &Commit, dist: &Path) -> Result<()> {
-    let step = output.begin("manifests");
-    let workspace = crate::workspace();
-    let mut entries = Vec::new();
-    let mut crds = String::new();
-    for folder in ["crds", "config"] {
-        let mut paths: Vec<_> = std::fs::read_dir(workspace.join(folder))?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<Result<_>>()?;
-        paths.sort();
-        for path in paths {
-            let text =
-                std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            if folder == "crds" {
-                crds.push_str(&format!("---\n{text}"));
-            }
-            entries.push(Entry::text(
-                path.strip_prefix(&workspace)?.to_string_lossy(),
-                text,
-            ));
-        }
-    }
-    std::fs::write(dist.join(format!("idtoken-operator-{VERSION}-crds.yaml")), crds)?;
-    let name = format!("idtoken-operator-{VERSION}-manifests.tar.gz");
-    std::fs::write(dist.join(&name), archive::tar_gz(&entries, commit.time)?)?;
-    step.done(&format!("{name} and the definitions are written"));
-    Ok(())
-}
-
 /// The commit's files: whoever links the programs with another C library needs them (LGPL-2.1 §6).
 fn source(output: &Output, dist: &Path) -> Result<()> {
     let step = output.begin("source");
@@ -254,31 +222,12 @@ fn source(output: &Output, dist: &Path) -> Result<()> {
 }
 
 /// The commands that publish the release; docs/releasing.md explains them.
-fn next_steps(args: &ReleaseArgs) -> String {
-    let mut steps = format!(
+fn next_steps() -> String {
+    format!(
         "git tag --sign v{VERSION} --message 'idtoken-operator {VERSION}' && git push origin v{VERSION}\n\
-         # REGISTRY is where the images and the chart go, such as HOST/ORGANIZATION; crane login, helm registry login\n"
-    );
-    for name in ["idtoken-operator", "idtoken-emulator"] {
-        let mut parts = String::new();
-        for arch in &args.arch {
-            let arch = oci::Arch::from(*arch).as_str();
-            let part = format!("\"$REGISTRY/{name}:{VERSION}-{arch}\"");
-            steps.push_str(&format!(
-                "crane push {name}-{VERSION}-linux-{arch}.oci.tar {part}\n"
-            ));
-            parts.push_str(&format!(" --manifest {part}"));
-        }
-        steps.push_str(&format!(
-            "crane index append{parts} --tag \"$REGISTRY/{name}:{VERSION}\"\n\
-             cosign sign \"$REGISTRY/{name}@$(crane digest \"$REGISTRY/{name}:{VERSION}\")\"\n"
-        ));
-    }
-    steps.push_str(&format!(
-        "helm push idtoken-operator-{VERSION}.tgz \"oci://$REGISTRY/charts\"\n\
-         # and the files of this folder, with RELEASE-NOTES.md, to the page of the release"
-    ));
-    steps
+         # and then the workflow publishes it. Without the workflow, this command again with --registry and --cosign-key, and the files\n\
+         # of this folder, with RELEASE-NOTES.md, to the page of the release"
+    )
 }
 
 #[cfg(test)]
@@ -291,7 +240,7 @@ mod tests {
     #[test]
     fn the_manifests_are_those_of_the_tree() {
         let dir = RunDir::create("release").expect("a folder");
-        manifests(&Output::new(), &Commit::of_workspace(), dir.path()).expect("manifests");
+        artifacts::manifests(&Output::new(), &Commit::of_workspace(), dir.path()).expect("manifests");
         let crds = std::fs::read_to_string(dir.path().join(format!("idtoken-operator-{VERSION}-crds.yaml")));
         let crds = crds.expect("the definitions");
         let kinds: Vec<serde_json::Value> = crds
@@ -327,23 +276,5 @@ mod tests {
             names.contains("config/rbac.yaml") && names.contains("crds/idtokengrants.yaml"),
             "{names:?}"
         );
-    }
-
-    #[test]
-    fn the_next_steps_name_every_file_to_push() {
-        let args = ReleaseArgs {
-            arch: vec![ImageArch::Amd64, ImageArch::Arm64],
-            sign_key: None,
-            source: None,
-            snapshot: false,
-        };
-        let steps = next_steps(&args);
-        for name in ["idtoken-operator", "idtoken-emulator"] {
-            for arch in [oci::Arch::Amd64, oci::Arch::Arm64] {
-                let push = format!("crane push {}.oci.tar", file_name(name, arch));
-                assert!(steps.contains(&push), "{steps}");
-            }
-        }
-        assert!(steps.contains(&format!("helm push idtoken-operator-{VERSION}.tgz")));
     }
 }

@@ -1,13 +1,15 @@
 //! Archives that are the same for the same content.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use flate2::read::GzDecoder;
 use flate2::{Compression, GzBuilder};
 use jiff::Timestamp;
 
 /// A file.
-pub(crate) struct Entry {
+#[derive(Clone, Debug)]
+pub struct Entry {
     name: String,
     mode: u32,
     content: Vec<u8>,
@@ -15,7 +17,8 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// A program.
-    pub(crate) fn program(name: &str, content: Vec<u8>) -> Self {
+    #[must_use]
+    pub fn program(name: &str, content: Vec<u8>) -> Self {
         Self {
             name: name.to_owned(),
             mode: 0o755,
@@ -24,7 +27,7 @@ impl Entry {
     }
 
     /// A text.
-    pub(crate) fn text(name: impl Into<String>, content: String) -> Self {
+    pub fn text(name: impl Into<String>, content: String) -> Self {
         Self {
             name: name.into(),
             mode: 0o644,
@@ -37,7 +40,7 @@ impl Entry {
 ///
 /// # Errors
 /// When a name does not fit.
-pub(crate) fn tar_gz(entries: &[Entry], time: Timestamp) -> Result<Vec<u8>> {
+pub fn tar_gz(entries: &[Entry], time: Timestamp) -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     for entry in entries {
         let mut header = tar::Header::new_ustar();
@@ -53,7 +56,25 @@ pub(crate) fn tar_gz(entries: &[Entry], time: Timestamp) -> Result<Vec<u8>> {
     Ok(gzip.finish()?)
 }
 
+/// The same archive with the time `time` and of root.
+///
+/// # Errors
+/// When it is no compressed tar of texts.
+pub fn again(archive: &[u8], time: Timestamp) -> Result<Vec<u8>> {
+    let mut entries = Vec::new();
+    for entry in tar::Archive::new(GzDecoder::new(archive)).entries()? {
+        let mut entry = entry?;
+        let (path, mut text) = (entry.path()?.to_string_lossy().into_owned(), String::new());
+        entry
+            .read_to_string(&mut text)
+            .with_context(|| format!("{path} is no text"))?;
+        entries.push(Entry::text(path, text));
+    }
+    tar_gz(&entries, time)
+}
+
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
@@ -91,5 +112,14 @@ mod tests {
             "{listed}"
         );
         assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
+    fn the_time_of_an_archive_is_replaced_and_nothing_else() {
+        let entries = [Entry::text("b", "b".to_owned()), Entry::text("a", "a".to_owned())];
+        let at = |seconds| Timestamp::from_second(seconds).expect("a time");
+        let archive = |seconds| tar_gz(&entries, at(seconds)).expect("an archive");
+        assert_ne!(archive(1), archive(2));
+        assert_eq!(again(&archive(1), at(2)).expect("an archive"), archive(2));
     }
 }
