@@ -126,6 +126,20 @@ pub const ACTIONLINT: GoModule = GoModule {
     }],
 };
 
+/// krew v0.5.0, which installs plugins of kubectl.
+pub const KREW: GoModule = GoModule {
+    name: "krew",
+    go_mod: include_str!("../tools/krew/go.mod"),
+    go_sum: include_str!("../tools/krew/go.sum"),
+    files: &[],
+    ldflags: "-s -w",
+    tags: "",
+    tools: &[GoTool {
+        name: "krew",
+        package: "sigs.k8s.io/krew/cmd/krew",
+    }],
+};
+
 const REQUIRED: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
 
 /// The programs of a [`crate::ControlPlane`].
@@ -215,6 +229,7 @@ mod tests {
                 .go_mod
                 .contains("github.com/yannh/kubeconform v0.8.0 ")
         );
+        assert!(KREW.go_mod.contains("sigs.k8s.io/krew v0.5.0 "));
         assert!(ACTIONLINT.go_mod.contains("github.com/rhysd/actionlint v1.7.12 "));
         assert!(HELM.go_mod.contains(&format!("helm.sh/helm/v3 {HELM_VERSION} ")));
         assert!(HELM.ldflags.contains(&format!("version.version={HELM_VERSION} ")));

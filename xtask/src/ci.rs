@@ -220,11 +220,16 @@ fn nightly(commands: &Commands) -> Vec<Job> {
         },
         Job {
             after: vec!["published-and-tampered-with"],
+            ..commands.cargo("krew", "test --locked --package xtask --bins -- --ignored krew")
+        },
+        // The emulator's image is checked by it too.
+        Job {
+            after: vec!["krew"],
             shown: true,
-            ..commands.xtask("emulator-image", "image --emulator --check")
+            ..commands.xtask("release", "release --registry localhost:5005")
         },
         Job {
-            after: vec!["emulator-image"],
+            after: vec!["release"],
             shown: true,
             may_be_left_out: true,
             ..commands.xtask("e2e-as-released", "e2e --image-profile release")

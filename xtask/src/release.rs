@@ -1,6 +1,7 @@
 //! `cargo xtask release`: everything that a release consists of, in one folder. Nothing leaves this machine.
 
 mod artifacts;
+mod krew;
 mod placeholders;
 mod publish;
 mod sbom;
@@ -70,12 +71,15 @@ pub(crate) async fn run(output: &Output, args: &ReleaseArgs) -> Result<()> {
 
     output.heading("Programs and images");
     let commit = Commit::of_workspace();
-    let mut sboms = Vec::new();
+    let (mut sboms, mut plugins) = (Vec::new(), Vec::new());
     for arch in &args.arch {
         sboms.extend(images(output, args, *arch, &commit, &dist).await?);
         sboms.push(plugin(output, (*arch).into(), &commit, &dist).await?);
+        let archive = dist.join(format!("{}.tar.gz", file_name(PLUGIN, (*arch).into())));
+        plugins.push(((*arch).into(), archive));
     }
     sbom::validate(output, &sboms).await?;
+    krew::write(output, &plugins, &dist).await?;
     output.heading("Chart and manifests");
     artifacts::chart(output, &commit, &dist).await?;
     artifacts::manifests(output, &commit, &dist)?;

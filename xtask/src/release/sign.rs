@@ -24,14 +24,21 @@ pub(crate) fn checksums(dist: &Path) -> Result<PathBuf> {
     names.sort();
     let mut sums = String::new();
     for name in names {
-        let content = std::fs::read(dist.join(&name)).with_context(|| format!("cannot read {name}"))?;
-        let digest = digest::digest(&digest::SHA256, &content);
-        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        sums.push_str(&format!("{hex}  {name}\n"));
+        sums.push_str(&format!("{}  {name}\n", sha256(&dist.join(&name))?));
     }
     let path = dist.join(SUMS);
     std::fs::write(&path, sums)?;
     Ok(path)
+}
+
+/// The digest of a file, in hexadecimal digits.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn sha256(file: &Path) -> Result<String> {
+    let content = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let digest = digest::digest(&digest::SHA256, &content);
+    Ok(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Signs `file` to `file.sig` with an SSH key, and puts the public key beside it.
