@@ -23,8 +23,10 @@ pub(super) const MAX_OBJECT: usize = 16 << 20;
 const MAX_ERROR: usize = 256 << 10;
 /// Bytes of an object beyond which it counts as large.
 const LARGE: usize = 64 << 10;
-/// How many large objects are in memory at once.
-static LARGE_OBJECTS: Semaphore = Semaphore::const_new(2);
+/// How many large answers to calls are in memory at once.
+static LARGE_ANSWERS: Semaphore = Semaphore::const_new(2);
+/// How many large objects of lists and watches are. They do not wait for the calls, of which a tenant can cause many.
+static LARGE_ITEMS: Semaphore = Semaphore::const_new(2);
 /// Longest time for the start of an answer, and between two frames of it.
 pub(super) const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -39,7 +41,7 @@ pub(super) async fn send(client: &Client, call: http::Request<Vec<u8>>) -> Resul
     if !code.is_client_error() && !code.is_server_error() {
         return Ok(frames);
     }
-    let body = frames.collect(MAX_ERROR, &mut LargeObject::default()).await;
+    let body = frames.collect(MAX_ERROR, &mut LargeObject::answer()).await;
     // A proxy's answer, for example, is no Status. It is not quoted.
     let status = body
         .ok()
@@ -54,7 +56,7 @@ pub(super) async fn send(client: &Client, call: http::Request<Vec<u8>>) -> Resul
 /// The API server rejected the call, did not answer, or the answer is no text or too large.
 pub(crate) async fn text(client: &Client, call: http::Request<Vec<u8>>) -> Result<Text, kube::Error> {
     let mut frames = send(client, call).await?;
-    let mut large = LargeObject::default();
+    let mut large = LargeObject::answer();
     let body = frames.collect(MAX_OBJECT, &mut large).await?;
     let text = Zeroizing::new(String::from_utf8(body).map_err(|_| undecodable("it is no UTF-8"))?);
     Ok(Text { text, _large: large })
@@ -135,17 +137,32 @@ impl Frames {
 }
 
 /// A permit to have a large object in memory.
-#[derive(Debug, Default)]
-pub(super) struct LargeObject(Option<SemaphorePermit<'static>>);
+#[derive(Debug)]
+pub(super) struct LargeObject {
+    of: &'static Semaphore,
+    held: Option<SemaphorePermit<'static>>,
+}
 
 impl LargeObject {
+    /// Of the answer to a call.
+    fn answer() -> Self {
+        let of = &LARGE_ANSWERS;
+        Self { of, held: None }
+    }
+
+    /// Of a list or a watch.
+    pub(super) fn item() -> Self {
+        let of = &LARGE_ITEMS;
+        Self { of, held: None }
+    }
+
     /// Waits for a permit if an object of `bytes` is large, and releases the permit if it is not.
     pub(super) async fn hold(&mut self, bytes: usize) {
         if bytes <= LARGE {
-            self.0 = None;
-        } else if self.0.is_none() {
+            self.held = None;
+        } else if self.held.is_none() {
             // Fails only if the semaphore is closed, which it never is.
-            self.0 = LARGE_OBJECTS.acquire().await.ok();
+            self.held = self.of.acquire().await.ok();
         }
     }
 }

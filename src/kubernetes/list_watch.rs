@@ -68,7 +68,7 @@ impl Collection {
             received: 0,
             splitter: ItemSplitter::new(MAX_OBJECT),
             end: None,
-            large: LargeObject::default(),
+            large: LargeObject::item(),
             _turn: turn,
         })
     }
@@ -93,7 +93,7 @@ impl Collection {
             frames: start(client, call).await?,
             data: Bytes::new(),
             line: Vec::new(),
-            large: LargeObject::default(),
+            large: LargeObject::item(),
         })
     }
 }

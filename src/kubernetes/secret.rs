@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::GetParams;
 use kube::core::Request;
 use kube::{Client, Resource};
@@ -21,6 +21,8 @@ use crate::kubernetes::partial_metadata::metadata;
 use crate::kubernetes::secret_summary::SecretSummary;
 use crate::token::IdToken;
 
+/// Most bytes of the JSON of a Secret's owners: that of some 300.
+const MAX_OWNERS: usize = 64 << 10;
 /// Longest time for a read: no admission webhook is asked.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -30,6 +32,8 @@ pub struct SecretContent {
     pub summary: SecretSummary,
     /// Of its metadata: labels, annotations, owners, UID and resourceVersion.
     pub meta: ObjectMeta,
+    /// Whether it has more owners than are read. None is in `meta` then.
+    pub has_too_many_owners: bool,
     /// The field manager other than ours that changed it last, if its managedFields can be decoded.
     pub last_field_manager: Option<String>,
     /// Its type.
@@ -70,7 +74,8 @@ struct WireMetadata<'a> {
     labels: Option<BTreeMap<String, String>>,
     #[serde(borrow)]
     managed_fields: Option<&'a RawValue>,
-    owner_references: Option<Vec<OwnerReference>>,
+    #[serde(borrow)]
+    owner_references: Option<&'a RawValue>,
     resource_version: Option<String>,
     uid: Option<String>,
 }
@@ -102,16 +107,23 @@ impl SecretContent {
             serde_json::from_str(json).map_err(|_| KubeError::undecodable(verb, "secrets", namespace))?;
         let data = secret.data.unwrap_or_default();
         let read = secret.metadata;
+        let owners = read
+            .owner_references
+            .filter(|owners| owners.get().len() <= MAX_OWNERS);
+        let owners = owners.map(|owners| serde_json::from_str(owners.get()));
+        let owners = owners.transpose();
+        let owners = owners.map_err(|_| KubeError::undecodable(verb, "secrets", namespace))?;
         let meta = ObjectMeta {
             annotations: read.annotations,
             labels: read.labels,
-            owner_references: read.owner_references,
+            owner_references: owners,
             resource_version: read.resource_version,
             uid: read.uid,
             ..ObjectMeta::default()
         };
         Ok(Self {
             summary: SecretSummary::from(&meta),
+            has_too_many_owners: read.owner_references.is_some() && meta.owner_references.is_none(),
             meta,
             last_field_manager: read.managed_fields.and_then(last_field_manager),
             type_: secret.type_.unwrap_or_default(),

@@ -1,5 +1,7 @@
 //! Reads of Kubernetes ServiceAccounts, and tokens for them.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{GetParams, PostParams};
 use kube::core::Request;
@@ -12,6 +14,9 @@ use crate::api::annotations::GCP_SERVICE_ACCOUNT;
 use crate::kubernetes::answer::text;
 use crate::kubernetes::error::{KubeError, status_code};
 use crate::kubernetes::partial_metadata::metadata;
+
+/// Longest time for a call about a ServiceAccount or its token.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The metadata of a Kubernetes ServiceAccount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +40,8 @@ pub async fn read_service_account(
     let request = Request::new(ServiceAccount::url_path(&(), Some(namespace)))
         .get_metadata(name, &GetParams::default())
         .map_err(|error| kube_error(&kube::Error::BuildRequest(error)))?;
-    match text(client, request).await {
+    let call = text(client, request);
+    match KubeError::within(CALL_TIMEOUT, "get", "serviceaccounts", namespace, call).await? {
         Ok(json) => {
             let metadata =
                 metadata(&json).map_err(|_| KubeError::undecodable("get", "serviceaccounts", namespace))?;
@@ -90,7 +96,8 @@ pub async fn create_token(
             body.to_string().into_bytes(),
         )
         .map_err(|error| kube_error(&kube::Error::BuildRequest(error)))?;
-    match text(client, request).await {
+    let call = text(client, request);
+    match KubeError::within(CALL_TIMEOUT, verb, resource, namespace, call).await? {
         Ok(json) => {
             let issued: TokenRequest =
                 serde_json::from_str(&json).map_err(|_| KubeError::undecodable(verb, resource, namespace))?;

@@ -1,6 +1,9 @@
 //! Federation: tenants' Kubernetes ServiceAccounts, whose tokens the emulated Security Token Service verifies with the keys of the
 //! API server that made them.
 
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
 use anyhow::{Context, Result};
 use futures::{TryStreamExt, stream};
 use idtoken_emulator::{
@@ -321,6 +324,52 @@ async fn one_pool_that_hangs_does_not_delay_another() -> Result<()> {
     let started = std::time::Instant::now();
     world.issued("shop", "billing", federated("billing")).await?;
     assert!(started.elapsed().as_secs() < 30, "it waited for the other pool");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn token_requests_that_hang_take_few_connections_and_hold_up_no_neighbour() -> Result<()> {
+    /// More than the operator's permits, of each of two namespaces.
+    const REQUESTS: usize = 60;
+    let world = world(&[]).await?;
+    // It accepts connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("https://{}/", silent.local_addr()?);
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let accepted = Arc::clone(&calls);
+    std::thread::spawn(move || {
+        for stream in silent.incoming().flatten() {
+            accepted.lock().expect("no panic").push(stream);
+        }
+    });
+    let object = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "tokens.example.com"},
+        "webhooks": [{
+            "name": "tokens.example.com", "clientConfig": {"url": url}, "failurePolicy": "Fail", "timeoutSeconds": 30,
+            "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "namespaceSelector": {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["bank", "zoo"]}]},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["serviceaccounts/token"]}],
+        }],
+    });
+    world.cluster.apply(&object.to_string()).await?;
+    world.namespace("zoo").await?;
+    for namespace in ["bank", "zoo"] {
+        for number in 0..REQUESTS {
+            let name = format!("r{number}");
+            create_account(&world, namespace, &name, json!({})).await?;
+            world.request(namespace, &name, federated(&name)).await?;
+        }
+    }
+    let count = || calls.lock().expect("no panic").len();
+    world
+        .wait("token requests hang", async || Ok(count() >= 20))
+        .await?;
+    let before = count();
+    world.issued("shop", "billing", federated("billing")).await?;
+    let message = refused(&world, "bank", "r0", "KubernetesUnavailable").await?;
+    assert!(message.contains("webhook"), "{message}");
+    assert!(before <= 40, "{before} calls at once, with 32 permits");
     Ok(())
 }
 

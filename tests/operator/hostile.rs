@@ -1,6 +1,9 @@
 //! Objects of one namespace that cannot be decoded, or are as large as etcd takes, and their neighbour.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use idtoken_emulator::{Endpoint, Fault};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::Api;
 use serde_json::{Value, json};
@@ -124,6 +127,45 @@ async fn huge_objects_cost_neither_memory_nor_the_neighbour() -> Result<()> {
     }
     world.renewed("shop", "early", "now").await?;
     world.issued("shop", "read", json!({})).await?;
+    world.check_memory()?;
+    Ok(())
+}
+
+/// Labels of which each is small and all are 40,000.
+fn many_labels() -> Value {
+    let labels = (0..40_000).map(|number| (format!("l{number}"), json!("")));
+    let marks = [(
+        "app.kubernetes.io/managed-by".to_owned(),
+        json!("idtoken-operator"),
+    )];
+    labels.chain(marks).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_with_many_labels_take_no_memory_while_google_answers() -> Result<()> {
+    let world = World::new().await?;
+    world.granted("shop").await?;
+    world.granted("evil").await?;
+    world.issued("shop", "early", json!({})).await?;
+    let labels = many_labels();
+    let name = |number: usize| format!("wide-{number}");
+    for number in 0..64 {
+        // As a Secret that was restored from a backup: it is read, taken over and written.
+        let object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {
+            "name": name(number), "labels": labels, "annotations": {"idtoken.dev/request": name(number)},
+        }});
+        create(&world, "/api/v1/namespaces/evil/secrets", &object).await?;
+    }
+    let slow = Fault::delay(Duration::from_secs(5)).on(Endpoint::GenerateIdToken);
+    world.google.fault(slow)?;
+    for number in 0..64 {
+        world.request("evil", &name(number), json!({})).await?;
+    }
+    world.issued("shop", "meanwhile", json!({})).await?;
+    world.renewed("shop", "early", "now").await?;
+    for number in 0..64 {
+        world.ready("evil", &name(number)).await?;
+    }
     world.check_memory()?;
     Ok(())
 }

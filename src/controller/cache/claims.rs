@@ -1,7 +1,8 @@
 //! Which requests claim which Secret, and who wins it: the one that holds it. Age decides only for a Secret that nobody holds, so that no
 //! request takes a Secret away from another that still wants it.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::api::ObjectKey;
@@ -36,69 +37,143 @@ impl<'a> From<&'a SecretSummary> for Named<'a> {
     }
 }
 
-/// The claimants of each Secret, in order.
+/// The claimants of each Secret.
 #[derive(Debug, Default)]
-pub(super) struct Claims(HashMap<ObjectKey, Vec<Claimant>>);
+pub(super) struct Claims(HashMap<ObjectKey, Claimants>);
+
+/// Nearly every Secret has one claimant. A tenant can have tens of thousands of requests claim one, so no search goes through all of them.
+#[derive(Debug)]
+enum Claimants {
+    One(Box<Claimant>),
+    Many(Box<Many>),
+}
+
+#[derive(Debug, Default)]
+struct Many {
+    order: BTreeSet<Claimant>,
+    requests: HashMap<ObjectKey, Claimant>,
+    uids: HashMap<Arc<str>, ObjectKey>,
+}
+
+impl Many {
+    fn add(&mut self, claimant: Claimant) {
+        self.uids.insert(claimant.uid.clone(), claimant.request.clone());
+        self.requests.insert(claimant.request.clone(), claimant.clone());
+        self.order.insert(claimant);
+    }
+
+    fn remove(&mut self, request: &ObjectKey) -> Option<Claimant> {
+        let removed = self.requests.remove(request)?;
+        self.uids.remove(&removed.uid);
+        self.order.remove(&removed);
+        Some(removed)
+    }
+
+    /// The claimant that a Secret of `namespace` names.
+    fn named(
+        &self,
+        named: Named<'_>,
+        namespace: &str,
+        is_peer: impl Fn(&Claimant) -> bool,
+    ) -> Option<&Claimant> {
+        let by_uid = named.uid.and_then(|uid| self.requests.get(self.uids.get(uid)?));
+        by_uid.filter(|found| is_peer(found)).or_else(|| {
+            let found = self.requests.get(&ObjectKey::new(namespace, named.request?));
+            found.filter(|found| is_peer(found))
+        })
+    }
+}
+
+impl Claimants {
+    /// In order.
+    fn iter(&self) -> impl Iterator<Item = &Claimant> {
+        let (one, many) = match self {
+            Self::One(one) => (Some(&**one), None),
+            Self::Many(many) => (None, Some(&many.order)),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+}
 
 impl Claims {
     /// Adds a claim on the Secret `target`.
     pub(super) fn add(&mut self, target: ObjectKey, claimant: Claimant) {
-        // Nearly every Secret has one claimant.
-        let claimants = self.0.entry(target).or_insert_with(|| Vec::with_capacity(1));
-        let place = claimants.partition_point(|other| *other < claimant);
-        claimants.insert(place, claimant);
+        match self.0.entry(target) {
+            Entry::Vacant(entry) => {
+                entry.insert(Claimants::One(Box::new(claimant)));
+            }
+            Entry::Occupied(mut entry) => {
+                let mut many = match entry.insert(Claimants::Many(Box::default())) {
+                    Claimants::Many(many) => many,
+                    Claimants::One(one) => {
+                        let mut many = Box::<Many>::default();
+                        many.add(*one);
+                        many
+                    }
+                };
+                many.add(claimant);
+                entry.insert(Claimants::Many(many));
+            }
+        }
     }
 
     /// Removes the claim of `request` on the Secret `target`.
     pub(super) fn remove(&mut self, target: &ObjectKey, request: &ObjectKey) {
-        let Some(claimants) = self.0.get_mut(target) else {
-            return;
-        };
-        claimants.retain(|claimant| claimant.request != *request);
-        if claimants.is_empty() {
-            self.0.remove(target);
+        match self.0.get_mut(target) {
+            Some(Claimants::One(one)) if one.request == *request => {
+                self.0.remove(target);
+            }
+            Some(Claimants::Many(many)) => {
+                many.remove(request);
+                if many.order.len() <= 1
+                    && let Some(last) = many.order.pop_first()
+                {
+                    self.0.insert(target.clone(), Claimants::One(Box::new(last)));
+                }
+            }
+            Some(Claimants::One(_)) | None => {}
         }
     }
 
     /// Records whether the status of `request` records the Secret `target`.
     pub(super) fn set_recorded(&mut self, target: &ObjectKey, request: &ObjectKey, recorded: bool) {
-        let Some(claimants) = self.0.get_mut(target) else {
-            return;
-        };
-        if let Some(claimant) = claimants.iter_mut().find(|claimant| claimant.request == *request)
-            && claimant.unrecorded == recorded
-        {
-            claimant.unrecorded = !recorded;
-            claimants.sort();
+        match self.0.get_mut(target) {
+            Some(Claimants::One(one)) if one.request == *request => one.unrecorded = !recorded,
+            Some(Claimants::Many(many)) => {
+                if let Some(claimant) = many.remove(request) {
+                    many.add(Claimant {
+                        unrecorded: !recorded,
+                        ..claimant
+                    });
+                }
+            }
+            Some(Claimants::One(_)) | None => {}
         }
     }
 
     /// Whether several requests claim the Secret `target`.
     pub(super) fn is_contended(&self, target: &ObjectKey) -> bool {
-        self.0.get(target).is_some_and(|claimants| claimants.len() > 1)
+        matches!(self.0.get(target), Some(Claimants::Many(_)))
     }
 
     /// The winner of the Secret `target`. `named` is the request in the Secret's annotations, if the Secret exists. A status is proof; between
     /// equal statuses the annotations decide. A recreated request keeps the Secret that names it.
     pub(super) fn winner(&self, target: &ObjectKey, named: Option<Named<'_>>) -> Option<&Claimant> {
-        let claimants = self.0.get(target)?;
-        let first = claimants.first()?;
-        let peers = || {
-            claimants
-                .iter()
-                .take_while(|other| other.unrecorded == first.unrecorded)
-        };
-        let holder = named.and_then(|named| {
-            let by_uid = peers().find(|other| named.uid == Some(&other.uid));
-            by_uid.or_else(|| peers().find(|other| named.request == Some(other.request.name())))
-        });
-        Some(holder.unwrap_or(first))
+        match self.0.get(target)? {
+            Claimants::One(one) => Some(one),
+            Claimants::Many(many) => {
+                let first = many.order.first()?;
+                let is_peer = |other: &Claimant| other.unrecorded == first.unrecorded;
+                let holder = named.and_then(|named| many.named(named, target.namespace(), is_peer));
+                Some(holder.unwrap_or(first))
+            }
+        }
     }
 
     /// The claimants of the Secret `target`, in order.
     pub(super) fn of(&self, target: &ObjectKey) -> impl Iterator<Item = &ObjectKey> {
-        let claimants = self.0.get(target).into_iter().flatten();
-        claimants.map(|claimant| &claimant.request)
+        let claimants = self.0.get(target).map(Claimants::iter);
+        claimants.into_iter().flatten().map(|claimant| &claimant.request)
     }
 
     /// The key of a claimed Secret that equals `target`, whose text is then shared.

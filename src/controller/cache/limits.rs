@@ -17,7 +17,7 @@ pub(super) const MAX_MARKER: usize = 2048;
 /// Bytes that a Secret counts for besides its compact summary.
 pub(super) const SECRET: usize = 256;
 /// Most bytes of the compact summary of a Secret. One of ours has less than half of it.
-pub(super) const MAX_SECRET: usize = 2048;
+pub(super) const MAX_SECRET: usize = 1024;
 
 /// Most bytes that are kept of requests and Secrets, in all and of one namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

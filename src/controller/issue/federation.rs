@@ -11,13 +11,16 @@ use tokio::sync::OnceCell;
 
 use super::error::{FederationError, MintError};
 use crate::clock::Clock;
+use crate::controller::queue::permit::Permit;
 use crate::google::{
     self, CallPriority, FEDERATED_SCOPE, FederatedToken, IdentityProvider, Impersonation, Minter,
     SubjectToken, Workload, is_rejected,
 };
 use crate::grants::store::GrantStore;
 use crate::kubernetes::error::KubeError;
-use crate::kubernetes::service_account::{KubernetesServiceAccount, create_token, read_service_account};
+use crate::kubernetes::service_account::{
+    CALL_TIMEOUT, KubernetesServiceAccount, create_token, read_service_account,
+};
 use crate::request::syntax::is_service_account;
 use crate::request::{Federation, SourceSettings, ValidRequest};
 use crate::shell;
@@ -117,7 +120,8 @@ pub(crate) struct FederatedIdToken {
     pub(crate) account: String,
 }
 
-/// Gets the token that `request` asks for by `federation`.
+/// Gets the token that `request` asks for by `federation`. The permit is held for each call of the API server, and released while Google
+/// answers.
 ///
 /// # Errors
 /// The ServiceAccount is missing, not annotated or the operator's own; the API server or Google refused or did not answer.
@@ -126,6 +130,7 @@ pub(crate) async fn federate(
     request: &ValidRequest,
     federation: &Federation,
     priority: CallPriority<'_>,
+    permit: &mut Permit,
 ) -> Result<FederatedIdToken, MintError> {
     let settings = sources.settings;
     let (provider, token_audience) = federation.resolve(settings).map_err(MintError::Spec)?;
@@ -175,17 +180,23 @@ pub(crate) async fn federate(
         scope: FEDERATED_SCOPE,
     };
     google::check_subject(&workload)?;
+    // Another request may be at it already: its permit is not waited for with ours.
+    permit.release();
     let bearer = cached
         .get(&key, || async {
-            let token =
-                kubernetes_token(sources, &workload, &kubernetes.uid, &token_audience, operator).await?;
+            let token = kubernetes_token(sources, &workload, &kubernetes.uid, &token_audience, operator);
+            let token = permit.holding(token).await;
+            permit.release();
+            let token = token?;
             let exchanged = sources.minter.exchange(&workload, &token).await?;
             let life = exchanged.lifetime().saturating_sub(MIN_REMAINING);
             let now = sources.clock.boot();
             Ok::<_, MintError>(Fetched::for_lifetime(exchanged, life.min(MAX_REUSE), now))
         })
-        .await?;
-    let asked = Impersonation {
+        .await;
+    permit.acquire().await;
+    let bearer = bearer?;
+    let call = Impersonation {
         service_account: &account,
         audience: &request.token.audience,
         include_email: request.token.include_email,
@@ -194,7 +205,8 @@ pub(crate) async fn federate(
         request_reason: &request_reason,
         priority,
     };
-    match sources.minter.federate(&workload, &bearer, &asked).await {
+    let minted = permit.released_while(sources.minter.federate(&workload, &bearer, &call));
+    match minted.await {
         Ok(token) => Ok(FederatedIdToken { token, account }),
         Err(error) => {
             if is_rejected(&error) {
@@ -208,9 +220,10 @@ pub(crate) async fn federate(
 /// Asks the API server who the operator is: every user may, by the ClusterRole `system:basic-user`.
 async fn whoami(sources: &TokenSources<'_>) -> Result<Operator, KubeError> {
     let reviews: Api<SelfSubjectReview> = Api::all(sources.client.clone());
-    let review = reviews
-        .create(&PostParams::default(), &SelfSubjectReview::default())
-        .await
+    let (parameters, review) = (PostParams::default(), SelfSubjectReview::default());
+    let call = reviews.create(&parameters, &review);
+    let review = KubeError::within(CALL_TIMEOUT, "create", "selfsubjectreviews", "(none)", call)
+        .await?
         .map_err(|error| KubeError::new("create", "selfsubjectreviews", "(none)", &error))?;
     let username = review
         .status

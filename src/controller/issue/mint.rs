@@ -11,6 +11,7 @@ use super::federation as federate;
 use super::federation::TokenSources;
 use crate::api::annotations::ACCEPT_SUBJECT;
 use crate::api::v1alpha1::{IdTokenRequestStatus, TokenStatus};
+use crate::controller::queue::permit::Permit;
 use crate::google::{self, AttachedIdentity, CallPriority, Impersonation};
 use crate::kubernetes::secret_summary::SecretSummary;
 use crate::request::{TokenSource, ValidRequest};
@@ -70,15 +71,17 @@ pub fn accept_command(request: &ValidRequest, subject: &str) -> String {
     format!("kubectl annotate idtokenrequest {name} -n {namespace} {ACCEPT_SUBJECT}={subject} --overwrite")
 }
 
-/// Gets the token that `request` asks for. `remaining` is the remaining lifetime of the current token, if there is one.
+/// Gets the token that `request` asks for. `remaining` is the remaining lifetime of the current token, if there is one. The permit is released
+/// while Google answers, and held for each call of the API server.
 ///
 /// # Errors
 /// Google refused or did not answer, or what came back is not what was asked for.
-pub async fn mint(
+pub(crate) async fn mint(
     sources: &TokenSources<'_>,
     request: &ValidRequest,
     before: Option<PreviousToken<'_>>,
     remaining: Option<Duration>,
+    permit: &mut Permit,
 ) -> Result<VerifiedToken, MintError> {
     let spec = &request.token;
     let mut audience = spec.audience.clone();
@@ -90,44 +93,46 @@ pub async fn mint(
     };
     let token = match (&spec.source, spec.service_account.as_deref()) {
         (TokenSource::Impersonation { delegates }, Some(service_account)) => {
-            sources
-                .minter
-                .impersonate(&Impersonation {
-                    service_account,
-                    audience: &spec.audience,
-                    include_email: spec.include_email,
-                    include_organization_number: spec.include_organization_number,
-                    delegates,
-                    request_reason: &format!("{}/{}", request.namespace, request.name),
-                    priority,
-                })
-                .await?
+            let request_reason = format!("{}/{}", request.namespace, request.name);
+            let call = Impersonation {
+                service_account,
+                audience: &spec.audience,
+                include_email: spec.include_email,
+                include_organization_number: spec.include_organization_number,
+                delegates,
+                request_reason: &request_reason,
+                priority,
+            };
+            permit.released_while(sources.minter.impersonate(&call)).await?
         }
         (TokenSource::Federation(federation), _) => {
-            let federated = Box::pin(federate::federate(sources, request, federation, priority)).await?;
+            let federated =
+                Box::pin(federate::federate(sources, request, federation, priority, permit)).await?;
             requested = Some(federated.account);
             federated.token
         }
         (TokenSource::MetadataServer { licenses }, service_account) => {
             if service_account.is_none() {
-                attached = sources.minter.attached_account().await?;
+                attached = permit.released_while(sources.minter.attached_account()).await?;
                 sources
                     .grants
                     .authorize_account(request, attached.as_deref(), sources.clock.now())?;
             }
-            sources
-                .minter
-                .attached_identity(&AttachedIdentity {
-                    service_account,
-                    audience: &spec.audience,
-                    include_email: spec.include_email,
-                    licenses: *licenses,
-                    priority,
-                })
+            let call = AttachedIdentity {
+                service_account,
+                audience: &spec.audience,
+                include_email: spec.include_email,
+                licenses: *licenses,
+                priority,
+            };
+            permit
+                .released_while(sources.minter.attached_identity(&call))
                 .await?
         }
         (TokenSource::Developer, _) => {
-            let google::UserIdToken { token, client_id } = sources.minter.user_id_token(priority).await?;
+            let google::UserIdToken { token, client_id } = permit
+                .released_while(sources.minter.user_id_token(priority))
+                .await?;
             audience = client_id;
             token
         }

@@ -12,6 +12,7 @@ pub mod observation;
 pub mod ownership;
 mod patience;
 mod proof;
+mod relevant;
 pub mod write;
 
 use jiff::{SignedDuration, Timestamp};
@@ -89,10 +90,11 @@ impl Issuer<'_> {
         let target = request.target_key();
         let content = read_secret(self.secrets.client, target.namespace(), target.name()).await?;
         self.cache.mark_read(&request.key(), &request.uid);
-        let Some(content) = content else {
+        let Some(mut content) = content else {
             self.secrets.forget(&target);
             return Ok(Observation::Read(None));
         };
+        relevant::retain(&mut content, &request.target);
         let adopts = self.secrets.check_ownership(request, &content)?;
         let known = history.status.token.as_ref();
         let digest = match adopts {
@@ -182,9 +184,7 @@ impl Issuer<'_> {
         }
         let remaining = remaining.and_then(|remaining| remaining.try_into().ok());
         let previous = PreviousToken::of(request, observation.secret(), history.status);
-        let minted = permit
-            .released_while(Box::pin(mint::mint(&self.sources, request, previous, remaining)))
-            .await;
+        let minted = Box::pin(mint::mint(&self.sources, request, previous, remaining, permit)).await;
         let repeats = minted
             .as_ref()
             .is_ok_and(|minted| is_unchanged(request, &observation, cause, &minted.token));

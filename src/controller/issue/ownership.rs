@@ -63,7 +63,7 @@ pub fn may_delete(
 
 /// Whether another owner manages the Secret.
 pub fn has_foreign_controller(request: &ValidRequest, content: &SecretContent) -> bool {
-    foreign_controller(request, content).is_some()
+    content.has_too_many_owners || foreign_controller(request, content).is_some()
 }
 
 /// Decides whose the Secret is. `recorded` is the Secret in the request's status. `is_living` says whether a request with this UID exists.
@@ -74,6 +74,11 @@ pub fn ownership(
     is_living: impl Fn(&str) -> bool,
 ) -> Ownership {
     let secret = &content.summary;
+    if content.has_too_many_owners {
+        return Ownership::Foreign {
+            why: "has ownerReferences of more than 64 KiB; remove some of them, or choose another spec.target.name".to_owned(),
+        };
+    }
     // A request that is gone owns nothing.
     let controller = foreign_controller(request, content);
     let controller = controller.filter(|owner| !is_request(owner) || is_living(&owner.uid));

@@ -14,6 +14,7 @@ use super::error::IssueError;
 use super::observation::{Observation, Precondition};
 use super::ownership::{Ownership, may_delete, ownership};
 use super::patience::Patience;
+use super::relevant;
 use crate::api::v1alpha1::{GrantRef, SecretStatus};
 use crate::api::{FIELD_MANAGER, ObjectKey, conditions::reason};
 use crate::clock::Clock;
@@ -98,7 +99,10 @@ impl SecretWriter<'_> {
             precondition = loop {
                 patience.attempt();
                 match read_secret(self.client, target.namespace(), target.name()).await {
-                    Ok(Some(content)) => break Precondition::Read(Box::new(content)),
+                    Ok(Some(mut content)) => {
+                        relevant::retain(&mut content, &request.target);
+                        break Precondition::Read(Box::new(content));
+                    }
                     Ok(None) => {
                         self.cache.remove_secret(&target);
                         break Precondition::Unknown;

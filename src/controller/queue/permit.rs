@@ -209,7 +209,7 @@ impl Permit {
     }
 
     /// Waits for a permit, unless this one is held. The stopwatch stands still for as long.
-    async fn acquire(&mut self) {
+    pub(crate) async fn acquire(&mut self) {
         if self.is_held {
             return;
         }
@@ -234,7 +234,8 @@ impl Permit {
         self.is_held = true;
     }
 
-    fn release(&mut self) {
+    /// Gives the permit back until it is acquired again.
+    pub(crate) fn release(&mut self) {
         if std::mem::take(&mut self.is_held) {
             self.permits.put_back(&self.namespace);
         }

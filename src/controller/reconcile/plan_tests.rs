@@ -64,6 +64,7 @@ impl Observed {
             integrity,
             token: None,
             content: SecretContent {
+                has_too_many_owners: false,
                 summary: summary.clone(),
                 meta: Default::default(),
                 last_field_manager: None,
