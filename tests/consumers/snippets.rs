@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use idtoken_testenv::node::packages;
@@ -38,12 +39,15 @@ fn start(scene: &Scene, file: &str, program: &Path, arguments: &[&str]) -> Resul
     Process::spawn(file, &command, scene.dir.path())
 }
 
+/// Longest wait for the first call: `go run` compiles Go's standard library where nothing is cached.
+const FIRST: Duration = Duration::from_secs(600);
+
 /// Waits until the service has answered 200 to the file's calls with this token.
-async fn served(scene: &Scene, file: &str, token: &str, process: &Process) -> Result<()> {
+async fn served(scene: &Scene, file: &str, token: &str, process: &Process, limit: Duration) -> Result<()> {
     let (what, wanted) = (format!("GET /{file}"), format!("Bearer {token}"));
     until(
         &format!("{file} calls with the token of the Secret"),
-        SOON,
+        limit,
         async || {
             ensure!(process.try_wait()?.is_none(), "{file} has ended");
             let calls = scene.service.calls();
@@ -73,11 +77,11 @@ async fn snippets_call_with_the_token_of_the_moment() -> Result<()> {
     ensure!(running.len() >= 2, "this machine can run hardly any snippet");
     let first = scene.token().await?;
     for (file, process) in &running {
-        served(&scene, file, &first, process).await?;
+        served(&scene, file, &first, process, FIRST).await?;
     }
     let next = scene.rotate().await?;
     for (file, process) in &running {
-        served(&scene, file, &next, process).await?;
+        served(&scene, file, &next, process, SOON).await?;
     }
     Ok(())
 }
