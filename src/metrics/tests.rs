@@ -1,3 +1,6 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::*;
@@ -194,7 +197,9 @@ fn names_are_exported_on_demand_only() {
 #[test]
 fn loads_of_an_endpoint_are_added_up() {
     let metrics = Metrics::default();
-    metrics.register_load_collector(|| {
+    let is_used = Arc::new(AtomicBool::new(true));
+    let is_provider_used = Arc::clone(&is_used);
+    metrics.register_load_collector(move || {
         let load = |endpoint, in_flight, is_open, open_flows| EndpointLoad {
             endpoint,
             in_flight,
@@ -204,11 +209,14 @@ fn loads_of_an_endpoint_are_added_up() {
             is_open,
             open_flows,
         };
-        vec![
+        let mut loads = vec![
             load(Endpoint::IamCredentials, 2, true, 3),
-            load(Endpoint::IamCredentials, 5, false, 1),
             load(Endpoint::Sts, 0, false, 0),
-        ]
+        ];
+        if is_provider_used.load(Ordering::SeqCst) {
+            loads.push(load(Endpoint::IamCredentials, 5, false, 1));
+        }
+        loads
     });
     for _ in 0..2 {
         let text = scrape(&metrics, 0);
@@ -235,6 +243,15 @@ fn loads_of_an_endpoint_are_added_up() {
             Some(0.0)
         );
     }
+    // A counter never goes down.
+    is_used.store(false, Ordering::SeqCst);
+    let text = scrape(&metrics, 0);
+    let moves = r#"idtoken_upstream_limit_moves_total{endpoint="iamcredentials",cause="grown"}"#;
+    assert_eq!(value(&text, moves), Some(8.0));
+    assert_eq!(
+        value(&text, r#"idtoken_upstream_limit{endpoint="iamcredentials"}"#),
+        Some(32.0)
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Metrics of the calls to Google's endpoints.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -97,12 +98,12 @@ impl Upstreams {
     pub(super) fn collect(&self, loads: &[EndpointLoad]) {
         self.in_flight.clear();
         self.limit.clear();
-        self.limit_moves.clear();
         self.waiting.clear();
         self.circuits_open.clear();
         let add = |gauge: &Gauge, count: usize| {
             gauge.inc_by(i64::try_from(count).unwrap_or(i64::MAX));
         };
+        let mut all_moves: HashMap<MoveLabels, u64> = HashMap::new();
         for load in loads {
             let endpoint = load.endpoint.as_str();
             let labels = EndpointLabels { endpoint };
@@ -111,8 +112,7 @@ impl Upstreams {
             add(&self.waiting.get_or_create(&labels), load.waiting);
             for (cause, moves) in LimitMove::ALL.iter().zip(load.limit_moves) {
                 let cause = cause.as_str();
-                let labels = MoveLabels { endpoint, cause };
-                self.limit_moves.get_or_create(&labels).inc_by(moves);
+                *all_moves.entry(MoveLabels { endpoint, cause }).or_default() += moves;
             }
             for (scope, open) in [
                 ("endpoint", usize::from(load.is_open)),
@@ -121,6 +121,11 @@ impl Upstreams {
                 let labels = CircuitLabels { endpoint, scope };
                 add(&self.circuits_open.get_or_create(&labels), open);
             }
+        }
+        for (labels, moves) in all_moves {
+            // A provider of federation that is not used any more takes its moves with it. A counter never goes down.
+            let counter = self.limit_moves.get_or_create_owned(&labels);
+            counter.inc_by(moves.saturating_sub(counter.get()));
         }
     }
 }

@@ -85,6 +85,17 @@ impl Many {
 }
 
 impl Claimants {
+    fn add(&mut self, claimant: Claimant) {
+        if let Self::One(one) = self {
+            let mut many = Box::<Many>::default();
+            many.add((**one).clone());
+            *self = Self::Many(many);
+        }
+        if let Self::Many(many) = self {
+            many.add(claimant);
+        }
+    }
+
     /// In order.
     fn iter(&self) -> impl Iterator<Item = &Claimant> {
         let (one, many) = match self {
@@ -102,18 +113,7 @@ impl Claims {
             Entry::Vacant(entry) => {
                 entry.insert(Claimants::One(Box::new(claimant)));
             }
-            Entry::Occupied(mut entry) => {
-                let mut many = match entry.insert(Claimants::Many(Box::default())) {
-                    Claimants::Many(many) => many,
-                    Claimants::One(one) => {
-                        let mut many = Box::<Many>::default();
-                        many.add(*one);
-                        many
-                    }
-                };
-                many.add(claimant);
-                entry.insert(Claimants::Many(many));
-            }
+            Entry::Occupied(mut entry) => entry.get_mut().add(claimant),
         }
     }
 

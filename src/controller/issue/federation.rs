@@ -180,7 +180,7 @@ pub(crate) async fn federate(
         scope: FEDERATED_SCOPE,
     };
     google::check_subject(&workload)?;
-    // Another request may be at it already: its permit is not waited for with ours.
+    // Another request may fetch this token already. The wait for it holds no permit.
     permit.release();
     let bearer = cached
         .get(&key, || async {

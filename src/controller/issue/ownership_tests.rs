@@ -104,6 +104,12 @@ fn ownership_table() {
             unwritten,
         ),
         (
+            "all of our marks and more owners than are read",
+            json!({"ownerReferences": vec![json!({"apiVersion": "v1", "kind": "Pod", "name": "x".repeat(200), "uid": "u"}); 400]}),
+            recorded(),
+            "has ownerReferences of more than 64 KiB",
+        ),
+        (
             "our label and UID, another's name",
             notes(json!("other"), json!(request.uid)),
             None,

@@ -14,9 +14,6 @@ use super::response::Response;
 use crate::clock::Clock;
 use crate::google::vocabulary::{CallPriority, Endpoint, Error, GoogleConfig};
 
-/// The shortest time limit of a call, whatever its token has left.
-const MIN_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// One call that was made, or rejected by the limiter, for metrics. No field has an unbounded number of values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallRecord {
@@ -125,10 +122,7 @@ impl EndpointClient {
         let permit = self.limiter.acquire(priority).await.inspect_err(|error| {
             self.record(error.reason().as_str(), Duration::ZERO, self.since(began));
         })?;
-        let request = match priority.remaining_lifetime {
-            Some(remaining) => request.timeout(self.timeout.min(remaining / 4).max(MIN_TIMEOUT)),
-            None => request,
-        };
+        let request = request.timeout(priority.time_limit(self.timeout));
         let sent = self.clock.monotonic();
         let result = self.http.send(self.endpoint, request).await.and_then(|response| {
             if response.status.is_success() {

@@ -21,9 +21,6 @@ use crate::sync::lock;
 /// Maximum queued calls of one flow. A caller that serves many flows must queue more than this, or one flow could fill its queue.
 pub const MAX_WAITING: usize = 512;
 
-/// The shortest time that a call may wait, whatever its token has left.
-const MIN_WAIT: Duration = Duration::from_secs(1);
-
 /// How much an endpoint has to do at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointLoad {
@@ -129,10 +126,7 @@ impl Limiter {
                 decision,
             }
         };
-        // What the token has left is for further attempts too.
-        let max_wait = priority.remaining_lifetime.map_or(self.max_wait, |remaining| {
-            self.max_wait.min((remaining / 4).max(MIN_WAIT))
-        });
+        let max_wait = priority.time_limit(self.max_wait);
         match timeout_at(enqueued + max_wait, &mut queued.decision).await {
             Ok(Ok(Decision::Admit)) => Ok(CallPermit {
                 shared: Arc::clone(&self.shared),

@@ -11,10 +11,19 @@ pub struct CallPriority<'a> {
     pub remaining_lifetime: Option<Duration>,
 }
 
+/// The shortest part of a token's remaining life that a call is given.
+const LEAST: Duration = Duration::from_secs(1);
+
 impl CallPriority<'_> {
     /// Calls of the operator itself, for its own credentials.
     pub const OPERATOR: Self = Self {
         flow: "",
         remaining_lifetime: None,
     };
+
+    /// The longest time for a step of the call, at most `limit`: a quarter of what the token has left, so that further attempts have time.
+    pub(crate) fn time_limit(&self, limit: Duration) -> Duration {
+        self.remaining_lifetime
+            .map_or(limit, |remaining| limit.min((remaining / 4).max(LEAST)))
+    }
 }
