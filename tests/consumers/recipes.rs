@@ -1,12 +1,11 @@
 //! The recipes of `docs/connecting-services.md` for programs that are not built here: the programs' own code reads them, and calls with the
 //! token where it calls at all.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use idtoken_testenv::{Process, Progress, RunDir, clean_command, consumers, until};
+use idtoken_testenv::{Process, Progress, RunDir, clean_command, consumers, or_skip};
 use serde_json::{Value, json};
 
 use crate::example;
@@ -56,20 +55,10 @@ fn script(name: &str) -> PathBuf {
 /// Python with the packages of the recipes; None, which is said, where it cannot be had and need not be.
 async fn python() -> Result<Option<PathBuf>> {
     let environment = || consumers::RECIPES_IN_PYTHON.build(Progress::Stderr);
-    match tokio::task::spawn_blocking(environment).await? {
-        Ok(python) => Ok(Some(python)),
-        Err(error) if std::env::var_os("IDTOKEN_REQUIRE_REFEREES").is_some_and(|value| value == "1") => {
-            Err(error)
-        }
-        Err(error) => {
-            // Not eprintln!: libtest captures that, and nobody would know.
-            writeln!(
-                std::io::stderr(),
-                "SKIPPED: recipes in Python and PowerShell: {error:#}"
-            )?;
-            Ok(None)
-        }
-    }
+    or_skip(
+        "Python with the packages of the recipes",
+        tokio::task::spawn_blocking(environment).await?,
+    )
 }
 
 fn spawn(name: &str, program: &Path, arguments: &[&Path], dir: &Path) -> Result<Process> {
@@ -93,22 +82,6 @@ async fn taken(program: &Path, kind: &str, recipe: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the service has answered 200 to `what` with this token.
-async fn served(scene: &Scene, what: &str, token: &str, process: &Process) -> Result<()> {
-    let wanted = format!("Bearer {token}");
-    let seen = async || {
-        ensure!(process.try_wait()?.is_none(), "{} has ended", process.name());
-        let calls = scene.service.calls();
-        let served = |call: &crate::service::Call| {
-            call.what == what && call.status == 200 && call.authorization == wanted
-        };
-        Ok(calls.iter().any(served).then_some(()))
-    };
-    until(&format!("{} calls with the token", process.name()), SOON, seen)
-        .await
-        .with_context(|| process.log_tail())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alertmanager_and_vmagent_call_with_the_token_of_the_moment() -> Result<()> {
     let program = built(consumers::RECIPES, "recipes").await?;
@@ -129,11 +102,11 @@ async fn alertmanager_and_vmagent_call_with_the_token_of_the_moment() -> Result<
     }
     let first = scene.token().await?;
     for (what, process) in &running {
-        served(&scene, what, &first, process).await?;
+        scene.served_at(what, &first, process, SOON).await?;
     }
     let next = scene.rotate().await?;
     for (what, process) in &running {
-        served(&scene, what, &next, process).await?;
+        scene.served_at(what, &next, process, SOON).await?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::common::{World, token};
 use crate::example::{self, MOUNT};
-use crate::service::Service;
+use crate::service::{Call, Service};
 use crate::volume::Volume;
 
 /// How long a program may take to use a new token.
@@ -102,10 +102,35 @@ impl Scene {
 
     /// Waits until the service has answered 200 to this token twice: the first call may have begun before a change.
     pub(crate) async fn served(&self, token: &str, program: &Process) -> Result<()> {
+        self.until_called(program, SOON, || self.service.served(token) >= 2)
+            .await
+    }
+
+    /// Waits until the service has answered 200 to a call `what`, such as `GET /prices`, with this token.
+    pub(crate) async fn served_at(
+        &self,
+        what: &str,
+        token: &str,
+        program: &Process,
+        limit: Duration,
+    ) -> Result<()> {
+        let wanted = format!("Bearer {token}");
+        let is_it = |call: &Call| call.what == what && call.status == 200 && call.authorization == wanted;
+        self.until_called(program, limit, || self.service.calls().iter().any(is_it))
+            .await
+    }
+
+    /// Waits until the calls of the program are as they should be.
+    async fn until_called(
+        &self,
+        program: &Process,
+        limit: Duration,
+        is_called: impl Fn() -> bool,
+    ) -> Result<()> {
         let what = format!("{} calls with the token that the Secret holds", program.name());
-        let seen = until(&what, SOON, async || {
+        let seen = until(&what, limit, async || {
             ensure!(program.try_wait()?.is_none(), "{} has ended", program.name());
-            Ok((self.service.served(token) >= 2).then_some(()))
+            Ok(is_called().then_some(()))
         });
         seen.await.with_context(|| {
             let calls = self.service.calls();

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use idtoken_testenv::node::packages;
-use idtoken_testenv::{Process, Progress, clean_command, until};
+use idtoken_testenv::{Process, Progress, clean_command};
 
 use crate::example;
 use crate::scene::{SOON, Scene};
@@ -42,25 +42,6 @@ fn start(scene: &Scene, file: &str, program: &Path, arguments: &[&str]) -> Resul
 /// Longest wait for the first call: `go run` compiles Go's standard library where nothing is cached.
 const FIRST: Duration = Duration::from_secs(600);
 
-/// Waits until the service has answered 200 to the file's calls with this token.
-async fn served(scene: &Scene, file: &str, token: &str, process: &Process, limit: Duration) -> Result<()> {
-    let (what, wanted) = (format!("GET /{file}"), format!("Bearer {token}"));
-    until(
-        &format!("{file} calls with the token of the Secret"),
-        limit,
-        async || {
-            ensure!(process.try_wait()?.is_none(), "{file} has ended");
-            let calls = scene.service.calls();
-            let served = |call: &crate::service::Call| {
-                call.what == what && call.status == 200 && call.authorization == wanted
-            };
-            Ok(calls.iter().any(served).then_some(()))
-        },
-    )
-    .await
-    .with_context(|| process.log_tail())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snippets_call_with_the_token_of_the_moment() -> Result<()> {
     let mut scene = Scene::new("../idtokenrequest.yaml").await?;
@@ -77,11 +58,15 @@ async fn snippets_call_with_the_token_of_the_moment() -> Result<()> {
     ensure!(running.len() >= 2, "this machine can run hardly any snippet");
     let first = scene.token().await?;
     for (file, process) in &running {
-        served(&scene, file, &first, process, FIRST).await?;
+        scene
+            .served_at(&format!("GET /{file}"), &first, process, FIRST)
+            .await?;
     }
     let next = scene.rotate().await?;
     for (file, process) in &running {
-        served(&scene, file, &next, process, SOON).await?;
+        scene
+            .served_at(&format!("GET /{file}"), &next, process, SOON)
+            .await?;
     }
     Ok(())
 }

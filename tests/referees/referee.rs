@@ -1,13 +1,12 @@
 //! The referees: programs on Google's client libraries, built at pinned versions, with one command line.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 use idtoken_emulator::EmulatorHandle;
-use idtoken_testenv::{GoModule, GoTool, Progress, PythonEnvironment, RunDir};
+use idtoken_testenv::{GoModule, GoTool, Progress, PythonEnvironment, RunDir, or_skip};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -56,23 +55,14 @@ impl Referee {
                 Language::Go => vec![GO.build(&["referee"], Progress::Stderr)?.join("referee")],
             })
         });
-        let required = std::env::var_os("IDTOKEN_REQUIRE_REFEREES").is_some_and(|value| value == "1");
-        match program.await? {
-            Ok(program) => Ok(Some(Self {
-                program,
-                variables: BTreeMap::new(),
-                dir: RunDir::create("referee")?,
-            })),
-            Err(error) if required => Err(error.context(format!("the referee in {language:?} is required"))),
-            Err(error) => {
-                // Not eprintln!: libtest captures that, and nobody would know.
-                writeln!(
-                    std::io::stderr(),
-                    "SKIPPED: there is no referee in {language:?} (IDTOKEN_REQUIRE_REFEREES=1 makes this a failure): {error:#}"
-                )?;
-                Ok(None)
-            }
-        }
+        let Some(program) = or_skip(&format!("referee in {language:?}"), program.await?)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            program,
+            variables: BTreeMap::new(),
+            dir: RunDir::create("referee")?,
+        }))
     }
 
     /// Gives it an environment variable.

@@ -14,7 +14,7 @@ use axum::response::Response;
 use idtoken_testenv::archive::{self, Entry};
 use idtoken_testenv::node::packages;
 use idtoken_testenv::oci::{Arch, File, Image};
-use idtoken_testenv::{Artifact, Progress, Publisher, Registry, RunDir, binaries};
+use idtoken_testenv::{Artifact, Progress, Publisher, Registry, RunDir, binaries, sha256};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -524,14 +524,12 @@ fn curl(registry: &Registry, method: &str, path: &str, kind: &str, content: &[u8
     Ok(())
 }
 
-fn sha256(content: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, content);
-    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+fn digest(content: &[u8]) -> String {
+    format!("sha256:{}", sha256(content))
 }
 
 fn put(registry: &Registry, repository: &str, content: &[u8]) -> Result<String> {
-    let digest = sha256(content);
+    let digest = digest(content);
     let name = repository.split_once('/').context("a repository")?.1;
     curl(
         registry,
@@ -544,7 +542,7 @@ fn put(registry: &Registry, repository: &str, content: &[u8]) -> Result<String> 
 }
 
 fn put_manifest(registry: &Registry, repository: &str, tag: Option<&str>, manifest: &str) -> Result<String> {
-    let digest = sha256(manifest.as_bytes());
+    let digest = digest(manifest.as_bytes());
     let name = repository.split_once('/').context("a repository")?.1;
     let kind: Value = serde_json::from_str(manifest)?;
     let kind = kind["mediaType"].as_str().context("a media type")?;

@@ -1,13 +1,13 @@
 //! Programs from packages of Debian and Ubuntu.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::builder::run;
 use crate::progress::{Progress, Step};
+use crate::skip::{is_all_required, or_skip};
 
 /// A program and its package.
 pub type Package = (&'static str, &'static str);
@@ -49,19 +49,10 @@ pub fn find(program: &str) -> Option<PathBuf> {
 /// # Errors
 /// When it is needed and cannot be installed.
 pub fn find_or_skip(package: Package, progress: Progress) -> Result<Option<PathBuf>> {
-    if std::env::var_os("IDTOKEN_REQUIRE_REFEREES").is_some_and(|value| value == "1") {
+    if is_all_required() {
         install(&[package], progress)?;
     }
-    let found = find(package.0);
-    if found.is_none() {
-        // Not eprintln!: libtest captures that, and nobody would know.
-        writeln!(
-            std::io::stderr(),
-            "SKIPPED: {} is missing, which a test needs",
-            package.0
-        )?;
-    }
-    Ok(found)
+    or_skip(package.0, find(package.0).context("it is not installed"))
 }
 
 /// Installs the missing ones of `programs` with apt-get. Blocks. Needs root.

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use aws_lc_rs::digest;
 
 use crate::progress::Output;
 
@@ -37,8 +36,7 @@ pub(crate) fn checksums(dist: &Path) -> Result<PathBuf> {
 /// When it cannot be read.
 pub(crate) fn sha256(file: &Path) -> Result<String> {
     let content = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let digest = digest::digest(&digest::SHA256, &content);
-    Ok(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(idtoken_testenv::sha256(&content))
 }
 
 /// Signs `file` to `file.sig` with an SSH key, and puts the public key beside it.
