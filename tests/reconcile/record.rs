@@ -15,6 +15,8 @@ const REWRITE: &str = "IDTOKEN_RECORD";
 /// Times of these fields are of the moment of the call.
 const MOMENTS: [&str; 3] = ["lastTransitionTime", "eventTime", "lastObservedTime"];
 const DIGEST: &str = "idtoken.dev/token-digest";
+/// The label of the token that a write is tried with.
+const PLACEHOLDER: &str = "placeholder";
 
 /// A token that was written to a Secret.
 #[derive(Clone, Debug)]
@@ -50,7 +52,9 @@ impl Tokens {
                 .filter(|token| token.label.starts_with(label))
                 .count();
             self.0.push(Token {
+                // Placeholders differ only in the second in which they are made, so a number would differ from run to run.
                 label: match same {
+                    _ if label == PLACEHOLDER => label.to_owned(),
                     0 => label.to_owned(),
                     _ => format!("{label} {}", same + 1),
                 },
@@ -163,7 +167,7 @@ pub(crate) fn text(about: &str, old: &Value, calls: &[Call], end: &[(String, Val
     let mut text = format!("# {about}\n");
     for call in calls {
         let label = match call.path.contains("dryRun") {
-            true => "placeholder",
+            true => PLACEHOLDER,
             false => "new",
         };
         tokens.add(label, &call.body);
