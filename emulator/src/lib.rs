@@ -29,7 +29,7 @@
 //! ```
 //!
 //! The flow of a call: `server` accepts it and `routing` finds its endpoint. The endpoint (`metadata`, `iam_credentials`, `sts` with
-//! `subject_token` and `aws`, `oauth`) records the call in the call log, applies the faults that match it, then validates it strictly and
+//! `subject_token`, `aws` and `x509`, `oauth`) records the call in the call log, applies the faults that match it, then validates it strictly and
 //! responds; `issue` mints. `target` answers as services behind Google's front ends do. `admin` offers over HTTP what
 //! [`EmulatorHandle`] offers in-process. Clients whose endpoints are fixed come
 //! through the `proxy`, which responds as Google's hosts with certificates of `proxy_ca`.
@@ -66,6 +66,7 @@ mod sts;
 mod subject_token;
 mod target;
 mod tokens;
+mod x509;
 
 pub use aws_keys::{Aws, AwsAccessKey};
 pub use call_log::{CallRecord, Endpoint};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cel::{Accessor, Condition};
 use crate::keys::Jwks;
+use crate::x509;
 
 /// Where an issuer's public keys are. `jwksJson` takes precedence over `jwksUrl`; without both, OIDC discovery finds them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -32,7 +33,7 @@ impl IssuerKeys {
     }
 }
 
-/// An OIDC or AWS provider of a workload identity pool.
+/// A provider of a workload identity pool: of OIDC, AWS or X.509.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkloadIdentityProvider {
@@ -47,6 +48,9 @@ pub struct WorkloadIdentityProvider {
     /// The account of an AWS provider, whose subject tokens are signed requests.
     #[serde(default)]
     pub aws_account_id: Option<String>,
+    /// The PEM of the certificate authorities of an X.509 provider, whose subject tokens are certificates that the client has shown.
+    #[serde(default)]
+    pub x509_trust_anchors: Option<String>,
     /// The subject tokens' `aud`. Empty: the provider's name with or without `https:`.
     #[serde(default)]
     pub allowed_audiences: Vec<String>,
@@ -70,6 +74,7 @@ impl WorkloadIdentityProvider {
             disabled: false,
             issuer: issuer.into(),
             aws_account_id: None,
+            x509_trust_anchors: None,
             allowed_audiences: Vec::new(),
             keys: IssuerKeys {
                 jwks_json: Some(jwks_json.into()),
@@ -91,11 +96,30 @@ impl WorkloadIdentityProvider {
         }
     }
 
+    /// A provider for the certificates of an authority, with `google.subject` from the common name.
+    #[must_use]
+    pub fn x509(name: impl Into<String>, trust_anchors: impl Into<String>) -> Self {
+        Self {
+            x509_trust_anchors: Some(trust_anchors.into()),
+            keys: IssuerKeys::default(),
+            attribute_mapping: BTreeMap::from([("google.subject".into(), "assertion.subject.dn.cn".into())]),
+            ..Self::new(name, "", "")
+        }
+    }
+
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
+        let kinds = [
+            !self.issuer.is_empty(),
+            self.aws_account_id.is_some(),
+            self.x509_trust_anchors.is_some(),
+        ];
         ensure!(
-            self.issuer.is_empty() == self.aws_account_id.is_some(),
-            "a provider has either an issuer or an awsAccountId"
+            kinds.into_iter().filter(|is| *is).count() == 1,
+            "a provider has one of issuer, awsAccountId and x509TrustAnchors"
         );
+        if let Some(pem) = &self.x509_trust_anchors {
+            x509::anchors(pem).context("x509TrustAnchors")?;
+        }
         let parts: Vec<&str> = self.name.split('/').collect();
         let [
             "",

@@ -19,7 +19,7 @@ use crate::call_log::{CallRecord, Endpoint};
 use crate::proxy_ca::ProxyCa;
 use crate::response::{self, HttpResponse};
 use crate::routing::{self, ACCOUNTS_HOST};
-use crate::server;
+use crate::server::{self, Tunnel};
 use crate::state::EmulatorState;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,7 +69,12 @@ async fn serve_as(host: &str, upgrade: OnUpgrade, proxy: &Proxy) -> anyhow::Resu
         .await
         .map_err(|_| anyhow::anyhow!("no TLS handshake within {} s", HANDSHAKE_TIMEOUT.as_secs()))?
         .map_err(|error| anyhow::anyhow!("{error}: does the client trust the test CA?"))?;
-    server::serve_connection(stream, proxy.state.clone(), Some(host)).await;
+    let certificates = stream.get_ref().1.peer_certificates();
+    let tunnel = Tunnel {
+        host,
+        client_certificate: certificates.and_then(|chain| chain.first().cloned()),
+    };
+    server::serve_connection(stream, proxy.state.clone(), Some(&tunnel)).await;
     Ok(())
 }
 

@@ -14,6 +14,8 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 
+use crate::{routing, x509};
+
 /// Validity of the certificates, in days. Stays below the limit of the strictest clients: Apple's accept 825 days from a CA that
 /// the user has added (<https://support.apple.com/en-us/103769>).
 const VALIDITY_DAYS: i64 = 398;
@@ -71,10 +73,13 @@ impl ProxyCa {
             .context("cannot sign a certificate")?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)?;
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let builder = if routing::asks_for_certificates(host) {
+            builder.with_client_cert_verifier(Arc::new(x509::AnyClient))
+        } else {
+            builder.with_no_client_auth()
+        };
+        let mut config = builder.with_single_cert(vec![certificate.der().clone()], key)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }

@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
+use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 
 /// An HTTP response.
@@ -18,6 +19,8 @@ pub(crate) struct Request {
     pub(crate) query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
+    /// The certificate that the client has shown, and whose key it has.
+    pub(crate) client_certificate: Option<CertificateDer<'static>>,
 }
 
 impl Request {

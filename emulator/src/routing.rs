@@ -86,6 +86,11 @@ pub(crate) fn is_google_host(host: &str, universe: &str) -> bool {
             .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
 }
 
+/// Whether it is one of the hosts of mutual TLS, `SERVICE.mtls.UNIVERSE`.
+pub(crate) fn asks_for_certificates(host: &str) -> bool {
+    host.split('.').nth(1) == Some("mtls")
+}
+
 /// Whether Google serves the endpoint at this host. A service's regional and mutual-TLS hosts (`sts.europe-west1.rep.…`,
 /// `iamcredentials.mtls.…`) serve it too.
 fn is_served_at(host: &str, endpoint: Endpoint, path: &str) -> bool {

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -67,16 +68,26 @@ async fn serve_direct(stream: TcpStream, state: Arc<EmulatorState>) {
     }
 }
 
-/// Serves the requests of one connection, as `host` if it came through the proxy. Returns the stream if the connection failed or an
-/// injected fault resets it.
-pub(crate) async fn serve_connection<S>(stream: S, state: Arc<EmulatorState>, host: Option<&str>) -> Option<S>
+/// How a connection came through the proxy.
+pub(crate) struct Tunnel<'a> {
+    /// The host to respond as.
+    pub(crate) host: &'a str,
+    pub(crate) client_certificate: Option<CertificateDer<'static>>,
+}
+
+/// Serves the requests of one connection. Returns the stream if the connection failed or an injected fault resets it.
+pub(crate) async fn serve_connection<S>(
+    stream: S,
+    state: Arc<EmulatorState>,
+    tunnel: Option<&Tunnel<'_>>,
+) -> Option<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(move |request: axum::http::Request<Incoming>| {
         let state = state.clone();
         async move {
-            match respond(state, request.map(Body::new), host).await {
+            match respond(state, request.map(Body::new), tunnel).await {
                 Ok(response) => Ok(response),
                 Err(Failure::Response(response)) => Ok(*response),
                 Err(Failure::Reset) => Err(ResetConnection),
@@ -92,8 +103,9 @@ where
 async fn respond(
     state: Arc<EmulatorState>,
     request: axum::http::Request<Body>,
-    host: Option<&str>,
+    tunnel: Option<&Tunnel<'_>>,
 ) -> HandlerResult {
+    let host = tunnel.map(|tunnel| tunnel.host);
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
         return Ok(response::text(
@@ -107,6 +119,7 @@ async fn respond(
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: parts.headers,
         body: body.to_vec(),
+        client_certificate: tunnel.and_then(|tunnel| tunnel.client_certificate.clone()),
     };
     if let Some(path) = request
         .path

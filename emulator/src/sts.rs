@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::http::{Method, StatusCode};
+use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 
 use crate::aws;
@@ -12,12 +13,15 @@ use crate::clock::{now, seconds};
 use crate::response::{self, Failure, HandlerResult, Request};
 use crate::subject_token;
 use crate::tokens::Grant;
+use crate::x509;
 
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const AWS_REQUEST: &str = "urn:ietf:params:aws:token-type:aws4_request";
-const SUBJECT_TYPES: [&str; 3] = [
+const CERTIFICATE: &str = "urn:ietf:params:oauth:token-type:mtls";
+const SUBJECT_TYPES: [&str; 4] = [
     AWS_REQUEST,
+    CERTIFICATE,
     "urn:ietf:params:oauth:token-type:jwt",
     "urn:ietf:params:oauth:token-type:id_token",
 ];
@@ -83,8 +87,12 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
     }
 
     let state = &call.state;
-    let is_aws_request = field("subject_token_type") == AWS_REQUEST;
-    let bearer = verify(call, field("audience"), field("subject_token"), is_aws_request).await?;
+    let subject = Subject {
+        kind: field("subject_token_type"),
+        token: field("subject_token"),
+        client_certificate: request.client_certificate.as_ref(),
+    };
+    let bearer = verify(call, field("audience"), &subject).await?;
     call.record_principal(&bearer.principal);
     let lifetime = (bearer.expires - now())
         .min(MAX_LIFETIME)
@@ -104,12 +112,19 @@ pub(crate) async fn handle(call: &mut Call, request: &Request) -> HandlerResult 
     Ok(response::json(StatusCode::OK, &answer))
 }
 
+/// What a caller proves its identity with.
+struct Subject<'a> {
+    kind: &'a str,
+    token: &'a str,
+    client_certificate: Option<&'a CertificateDer<'static>>,
+}
+
 async fn verify(
     call: &Call,
     audience: &str,
-    token: &str,
-    is_aws_request: bool,
+    subject: &Subject<'_>,
 ) -> Result<subject_token::Bearer, Failure> {
+    let token = subject.token;
     let policy = call.state.policy();
     let cache = &call.state.issuer_keys;
     let unknown = || {
@@ -129,9 +144,18 @@ async fn verify(
         let mut providers = policy.workload_identity_providers.iter();
         let provider = providers.find(|provider| provider.name == audience && !provider.disabled);
         let provider = provider.ok_or_else(unknown)?;
-        match &provider.aws_account_id {
-            Some(account_id) if is_aws_request => aws::bearer(&policy.aws, provider, account_id, token),
-            None if !is_aws_request => subject_token::federated(cache, provider, token).await,
+        match (
+            &provider.aws_account_id,
+            &provider.x509_trust_anchors,
+            subject.kind,
+        ) {
+            (Some(account_id), None, AWS_REQUEST) => aws::bearer(&policy.aws, provider, account_id, token),
+            (None, Some(anchors), CERTIFICATE) => {
+                x509::bearer(provider, anchors, subject.client_certificate, token)
+            }
+            (None, None, kind) if ![AWS_REQUEST, CERTIFICATE].contains(&kind) => {
+                subject_token::federated(cache, provider, token).await
+            }
             _ => {
                 let description = "The subject_token_type does not match the type of the provider.";
                 return Err(oauth_error("invalid_request", description));

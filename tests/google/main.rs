@@ -4,11 +4,14 @@
 
 mod attached;
 mod aws;
+mod certificate;
 mod credentials;
 mod hardening;
 mod identity;
 mod impersonation;
 mod limits;
+#[path = "../common/pki.rs"]
+mod pki;
 mod proxy;
 mod quota;
 mod support;

@@ -186,7 +186,7 @@ pub(crate) async fn rejected(minter: &Minter, request: &Impersonation<'_>) -> Er
 }
 
 /// All variables from which this library or Google's takes credentials, a proxy or certificates.
-const VARIABLES: [&str; 19] = [
+const VARIABLES: [&str; 20] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -204,6 +204,7 @@ const VARIABLES: [&str; 19] = [
     "SSL_CERT_DIR",
     "CLOUDSDK_CONFIG",
     "GCE_METADATA_HOST",
+    "GOOGLE_API_CERTIFICATE_CONFIG",
     "GOOGLE_APPLICATION_CREDENTIALS",
     "GOOGLE_CLOUD_QUOTA_PROJECT",
 ];

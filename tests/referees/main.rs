@@ -7,6 +7,9 @@
 mod common;
 
 mod fetch;
+#[allow(dead_code)]
+#[path = "../common/pki.rs"]
+mod pki;
 mod referee;
 mod types;
 mod verify;

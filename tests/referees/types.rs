@@ -13,12 +13,19 @@ use serde_json::{Value, json};
 
 use crate::common::relay::Relay;
 use crate::common::{AUDIENCE, CALLER, LIMIT};
+use crate::pki::{Authority, Files};
 use crate::referee::{Referee, for_each_referee};
 
-for_each_referee!(a_workforce_user, an_aws_role_of_ec2, aws_keys_of_variables);
+for_each_referee!(
+    a_workforce_user,
+    an_aws_role_of_ec2,
+    aws_keys_of_variables,
+    a_certificate
+);
 
 const WORKFORCE: &str = "iam.googleapis.com/locations/global/workforcePools/staff";
 const POOL: &str = "iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p";
+const WORKLOAD: &str = "idtoken-operator";
 const ARN: &str = "arn:aws:sts::123456789012:assumed-role/operator/i-0123456789";
 const KEYS: [(&str, &str); 3] = [
     ("AWS_ACCESS_KEY_ID", "ASIAEXAMPLEEXAMPLE00"),
@@ -30,16 +37,20 @@ const KEYS: [(&str, &str); 3] = [
 struct World {
     google: EmulatorHandle,
     relay: Relay,
+    /// Who issues the certificates of workloads.
+    authority: Authority,
 }
 
 impl World {
     async fn new() -> Result<Self> {
         let user = format!("principal://{WORKFORCE}/subject/dev@corp.example");
+        let authority = Authority::new();
         let mut policy = Policy {
             service_accounts: vec![
                 ServiceAccount::new(CALLER)
                     .impersonated_by(&user)
-                    .impersonated_by(format!("principal://{POOL}/subject/{ARN}")),
+                    .impersonated_by(format!("principal://{POOL}/subject/{ARN}"))
+                    .impersonated_by(format!("principal://{POOL}/subject/{WORKLOAD}")),
             ],
             oauth_clients: vec![OauthClient {
                 client_id: "client".to_owned(),
@@ -50,10 +61,10 @@ impl World {
                     revoked: false,
                 }],
             }],
-            workload_identity_providers: vec![WorkloadIdentityProvider::aws(
-                format!("//{POOL}/providers/aws"),
-                "123456789012",
-            )],
+            workload_identity_providers: vec![
+                WorkloadIdentityProvider::aws(format!("//{POOL}/providers/aws"), "123456789012"),
+                WorkloadIdentityProvider::x509(format!("//{POOL}/providers/x509"), authority.pem()),
+            ],
             ..Policy::default()
         };
         policy.aws = Aws {
@@ -72,7 +83,11 @@ impl World {
         };
         let google = EmulatorHandle::start(policy, options).await?;
         let relay = Relay::start(google.address()).await?;
-        Ok(Self { google, relay })
+        Ok(Self {
+            google,
+            relay,
+            authority,
+        })
     }
 
     fn aws(&self) -> Value {
@@ -105,28 +120,43 @@ impl World {
         }
         let theirs = referee.run(&["impersonate", AUDIENCE, CALLER], "").await?;
         self.google.verify(&theirs)?;
+        self.ours(&path, variables).await?;
+        assert_eq!(self.principals()?.len(), 2);
+        self.sent()
+    }
+
+    /// Gets a token with our client.
+    async fn ours(&self, credentials: &str, variables: &[(&str, &str)]) -> Result<()> {
         let mut ours = tokio::process::Command::new(std::env::current_exe()?);
         ours.args(["--exact", "types::child_gets_a_token", "--ignored", "--nocapture"])
             .env_clear()
-            .env("TEST_CREDENTIALS", &path)
+            .env("TEST_CREDENTIALS", credentials)
             .env("TEST_GOOGLE", self.google.url())
             .envs(variables.iter().copied())
             .kill_on_drop(true);
         let output = tokio::time::timeout(LIMIT, ours.output()).await??;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success() && said.contains("1 passed"), "{said}");
+        Ok(())
+    }
 
+    /// Who got ID tokens: always the same identity.
+    fn principals(&self) -> Result<Vec<String>> {
         let calls = self.google.calls();
         let principals: Vec<_> = calls
             .iter()
             .filter(|call| call.endpoint == Endpoint::GenerateIdToken)
             .map(|call| call.principal.clone().context("a principal"))
             .collect::<Result<_>>()?;
-        assert_eq!(principals.len(), 2);
-        assert_eq!(
-            principals[0], principals[1],
-            "the library and the operator are the same identity"
+        ensure!(
+            principals.windows(2).all(|pair| pair[0] == pair[1]),
+            "the library and the operator are the same identity: {principals:?}"
         );
+        Ok(principals)
+    }
+
+    /// What the library has sent, and what our client has.
+    fn sent(&self) -> Result<(Sent, Sent)> {
         let sent = self.relay.questions();
         // To impersonate, Python's library exchanges once more, for the scope of IAM alone.
         let [theirs, .., ours] = &sent[..] else {
@@ -181,6 +211,12 @@ impl Sent {
                 .into_owned()
                 .collect(),
         })
+    }
+
+    /// Takes the list of certificates out of the form.
+    fn certificates(&mut self) -> Result<Vec<String>> {
+        let token = self.form.remove("subject_token").context("a subject token")?;
+        Ok(serde_json::from_str(&token)?)
     }
 
     /// Takes the signed request out of the form.
@@ -260,5 +296,50 @@ async fn aws_keys_of_variables(referee: Referee) -> Result<()> {
     assert_eq!(theirs.signed_request()?, signed);
     assert_eq!(theirs, ours);
     assert_eq!(world.google.count(Endpoint::Ec2Metadata), 0);
+    Ok(())
+}
+
+async fn a_certificate(referee: Referee) -> Result<()> {
+    let world = World::new().await?;
+    let files = Files::new();
+    let intermediate = world.authority.intermediate();
+    files.write_certificate(&intermediate, WORKLOAD);
+    files.write("chain.pem", &intermediate.pem());
+    let mut file = files.credentials(&format!("//{POOL}/providers/x509"));
+    file["credential_source"]["certificate"]["trust_chain_path"] = json!(files.path("chain.pem"));
+    let asked = ["impersonate", AUDIENCE, CALLER];
+    let referee = referee.with_proxy(&world.google)?;
+
+    // What both send is recorded without TLS, where no certificate can be shown: both are refused.
+    let mut plain = file.clone();
+    plain["token_url"] = json!(format!("http://{}/v1/token", world.relay.address()));
+    let path = referee.write("plain.json", &plain.to_string())?;
+    let referee = referee.with("GOOGLE_APPLICATION_CREDENTIALS", &path);
+    let complaint = referee.refused(&asked, "").await?;
+    ensure!(complaint.contains("client certificate"), "{complaint}");
+    ensure!(world.ours(&path, &[]).await.is_err(), "nothing was shown");
+    let (mut theirs, mut ours) = world.sent()?;
+    let chain = ours.certificates()?;
+    assert_eq!(chain.len(), 2);
+    assert_eq!((theirs.certificates()?, theirs), (chain, ours));
+
+    let path = referee.write("credentials.json", &file.to_string())?;
+    let referee = referee.with("GOOGLE_APPLICATION_CREDENTIALS", &path);
+    let theirs = referee.run(&asked, "").await?;
+    world.google.verify(&theirs)?;
+    let ca = referee.write("proxy-ca.pem", world.google.proxy_ca_pem().context("no proxy")?)?;
+    let proxy = world.google.proxy_url().context("no proxy")?;
+    world
+        .ours(&path, &[("HTTPS_PROXY", proxy), ("SSL_CERT_FILE", &ca)])
+        .await?;
+    let workload = format!("principal://{POOL}/subject/{WORKLOAD}");
+    assert_eq!(world.principals()?, [workload.clone(), workload]);
+    let calls = world.google.calls();
+    let exchanges = calls
+        .iter()
+        .filter(|call| call.endpoint == Endpoint::SecurityToken && call.status == Some(200));
+    for call in exchanges {
+        assert_eq!(call.host.as_deref(), Some("sts.mtls.googleapis.com"));
+    }
     Ok(())
 }

@@ -243,7 +243,7 @@ impl Adc {
             Err(_) => None,
         };
         let subject = match &state.loaded {
-            Some(loaded) => loaded.subject_identity().await,
+            Some(loaded) => loaded.subject_identity(&self.config.clock).await,
             None => None,
         };
         let changed = (file.is_some() && file != state.file)
@@ -258,7 +258,7 @@ impl Adc {
         state.file = file.or(state.file.take());
         match content.and_then(|content| self.parse(content.as_deref().map(Vec::as_slice))) {
             Ok(loaded) => {
-                state.subject = loaded.subject_identity().await;
+                state.subject = loaded.subject_identity(&self.config.clock).await;
                 let loaded = Arc::new(loaded);
                 state.loaded = Some(Arc::clone(&loaded));
                 (state.backoff, state.failures) = (None, 0);

@@ -3,8 +3,7 @@
 //! (<https://cloud.google.com/iam/docs/workload-identity-federation-with-other-clouds>).
 
 use reqwest::header::HeaderValue;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
@@ -48,6 +47,20 @@ struct RoleCredentials {
     access_key_id: String,
     secret_access_key: Zeroizing<String>,
     token: Option<Zeroizing<String>>,
+}
+
+/// A signed request, as the Security Token Service takes it.
+#[derive(Serialize)]
+struct SignedRequest<'a> {
+    url: &'a str,
+    method: &'a str,
+    headers: Vec<Header<'a>>,
+}
+
+#[derive(Serialize)]
+struct Header<'a> {
+    key: &'a str,
+    value: &'a str,
 }
 
 impl AwsSource {
@@ -102,13 +115,14 @@ impl AwsSource {
             query: QUERY,
             headers: vec![("x-goog-cloud-target-resource", audience)],
         };
-        let headers: Vec<_> = sign(request, &credentials, client.clock().now())
-            .iter()
-            .map(|(key, value)| json!({"key": key, "value": value.as_str()}))
-            .collect();
-        let request = json!({"url": url, "method": "POST", "headers": headers}).to_string();
-        let encoded: String = form_urlencoded::byte_serialize(request.as_bytes()).collect();
-        Ok(Zeroizing::new(encoded.replace('+', "%20")))
+        let headers = sign(request, &credentials, client.clock().now());
+        let headers = headers.iter().map(|(key, value)| Header { key, value });
+        let request = SignedRequest {
+            url: &url,
+            method: "POST",
+            headers: headers.collect(),
+        };
+        Ok(encoded(&request))
     }
 
     /// The URL to sign a request for, as the file has it, and its host; `None` if that is no endpoint of AWS' for `GetCallerIdentity`.
@@ -220,6 +234,21 @@ impl AwsSource {
             _ => error,
         })
     }
+}
+
+/// The percent-encoded JSON of a request. No buffer grows, because that would leave a copy of its content in freed memory.
+fn encoded(request: &SignedRequest<'_>) -> Zeroizing<String> {
+    let values = request.headers.iter().map(|header| header.value.len());
+    // Names, keys and punctuation take a few hundred bytes, and no value has a character that JSON escapes.
+    let bytes = 2048 + request.url.len() + values.sum::<usize>();
+    let mut json = Zeroizing::new(Vec::with_capacity(bytes));
+    // Writing to memory does not fail.
+    let _ = serde_json::to_writer(&mut *json, request);
+    let mut encoded = Zeroizing::new(String::with_capacity(3 * bytes));
+    for part in form_urlencoded::byte_serialize(&json) {
+        encoded.push_str(if part == "+" { "%20" } else { part });
+    }
+    encoded
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -55,7 +55,11 @@ pub(super) fn sign(
 
     let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
     let names = names.join(";");
-    let mut canonical = Zeroizing::new(format!("POST\n/\n{}\n", request.query));
+    // As long as it becomes: a text that grows leaves a copy of its content in freed memory.
+    let lines = headers.iter().map(|(name, value)| name.len() + value.len() + 2);
+    let length = request.query.len() + names.len() + lines.sum::<usize>() + 128;
+    let mut canonical = Zeroizing::new(String::with_capacity(length));
+    canonical.extend(["POST\n/\n", request.query, "\n"]);
     for (name, value) in &headers {
         canonical.extend([name, ":", value.as_str(), "\n"]);
     }

@@ -1,22 +1,22 @@
 //! An identity of a workload or workforce pool: the subject token that another identity provider issued, from a file or a URL,
-//! or an AWS identity (<https://google.aip.dev/auth/4117>). No executable is ever run for it.
+//! an AWS identity, or an X.509 certificate (<https://google.aip.dev/auth/4117>). No executable is ever run for it.
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
-use tokio::io::AsyncReadExt as _;
 use url::Url;
 use zeroize::Zeroizing;
 
 use super::allowed_hosts::checked_url;
 use super::aws::{AwsSource, RawAws};
+use super::certificate::{CertificateSource, ClientCertificate, RawCertificate};
 use super::file_error::CredentialFileError;
-use super::source::{no_subject_token, sha256};
+use super::source::{no_subject_token, read_bounded, sha256};
 use crate::google::transport::endpoint_client::EndpointClient;
-use crate::google::transport::http::MAX_RESPONSE_BYTES;
 use crate::google::vocabulary::{CallPriority, Error, GoogleConfig};
 use crate::token::unverified_claims;
 
@@ -43,6 +43,7 @@ enum SubjectSource {
         format: Format,
     },
     Aws(AwsSource),
+    Certificate(CertificateSource),
 }
 
 /// The format of the subject token.
@@ -73,7 +74,7 @@ pub(crate) struct RawSource {
     regional_cred_verification_url: Option<String>,
     region_url: Option<String>,
     imdsv2_session_token_url: Option<String>,
-    certificate: Option<Value>,
+    certificate: Option<RawCertificate>,
     format: Option<RawFormat>,
 }
 
@@ -97,11 +98,19 @@ impl ExternalAccount {
         })
     }
 
+    /// The certificate by which the workload is known; `None` if it has a subject token of another kind.
+    pub(super) async fn certificate(&self, now: Timestamp) -> Result<Option<ClientCertificate>, Error> {
+        match &self.source {
+            SubjectSource::Certificate(source) => source.read(now).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Gets the subject token. It is not cached, because its issuer rotates it.
-    pub(crate) async fn subject_token(&self, client: &EndpointClient) -> Result<Zeroizing<String>, Error> {
+    pub(super) async fn subject_token(&self, client: &EndpointClient) -> Result<Zeroizing<String>, Error> {
         let token = match &self.source {
             SubjectSource::File { path, format } => {
-                let content = read(path).await.map_err(|error| {
+                let content = read_bounded(path).await.map_err(|error| {
                     no_subject_token(&format!("the file {} cannot be read: {error}", path.display()))
                 })?;
                 format.read(&content)
@@ -116,22 +125,30 @@ impl ExternalAccount {
                 format.read(&response.body)
             }
             SubjectSource::Aws(source) => return source.subject_token(client, &self.audience).await,
+            SubjectSource::Certificate(source) => {
+                let certificate = source.read(client.clock().now()).await?;
+                return Ok(certificate.subject_token.into());
+            }
         };
         token.map_err(no_subject_token)
     }
 
     /// A digest of whom the subject token is for. A JWT that is rotated stays the same workload's; of another format, each token counts as
-    /// another's. `None` if it is in no file, or cannot be read.
-    pub(crate) async fn subject_identity(&self) -> Option<[u8; 32]> {
+    /// another's, as does each certificate. `None` if it is in no file, or cannot be used at `now`.
+    pub(crate) async fn subject_identity(&self, now: Timestamp) -> Option<[u8; 32]> {
         #[derive(Deserialize)]
         struct Claims {
             iss: String,
             sub: String,
         }
-        let SubjectSource::File { path, format } = &self.source else {
-            return None;
+        let (path, format) = match &self.source {
+            SubjectSource::File { path, format } => (path, format),
+            SubjectSource::Certificate(source) => {
+                return source.read(now).await.ok().map(|read| sha256(&read.leaf));
+            }
+            SubjectSource::Url { .. } | SubjectSource::Aws(_) => return None,
         };
-        let token = format.read(&read(path).await.ok()?).ok()?;
+        let token = format.read(&read_bounded(path).await.ok()?).ok()?;
         Some(match unverified_claims::<Claims>(&token) {
             Some(Claims { iss, sub }) => sha256(format!("{iss} {sub}").as_bytes()),
             None => sha256(token.as_bytes()),
@@ -143,8 +160,13 @@ fn subject_source(source: RawSource, config: &GoogleConfig) -> Result<SubjectSou
     if source.executable.is_some() {
         return Err(CredentialFileError::Executable);
     }
-    if source.certificate.is_some() {
-        return Err(CredentialFileError::Unsupported("an X.509 certificate"));
+    if let Some(certificate) = source.certificate {
+        if source.file.is_some() || source.url.is_some() || source.environment_id.is_some() {
+            return Err(CredentialFileError::Unsupported(
+                "a certificate and another subject token in its credential_source",
+            ));
+        }
+        return CertificateSource::new(certificate).map(SubjectSource::Certificate);
     }
     if let Some(environment_id) = source.environment_id {
         let raw = RawAws {
@@ -210,15 +232,6 @@ impl Format {
             .filter(|token| !token.is_empty())
             .ok_or("what came does not have the format in credential_source")
     }
-}
-
-async fn read(path: &PathBuf) -> std::io::Result<Zeroizing<Vec<u8>>> {
-    let file = tokio::fs::File::open(path).await?;
-    let mut content = Zeroizing::new(Vec::with_capacity(8 * 1024));
-    file.take(MAX_RESPONSE_BYTES as u64)
-        .read_to_end(&mut content)
-        .await?;
-    Ok(content)
 }
 
 #[cfg(test)]

@@ -1,13 +1,18 @@
 //! Fetches the operator's access token, with credentials of each type.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use reqwest::Client;
 use serde::{Deserialize, Serialize};
+use url::Url;
 use zeroize::Zeroizing;
 
+use super::certificate::ClientCertificate;
 use super::external_account::ExternalAccount;
 use super::file::{Credential, ImpersonatedAccount};
+use super::source::unavailable;
 use crate::google::endpoints::oauth2;
 use crate::google::remediation::quota_project;
 use crate::google::transport::endpoint_client::{EndpointClient, Observer};
@@ -98,8 +103,12 @@ impl TokenFetcher {
 
     /// The token exchange of RFC 8693: <https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token>.
     async fn exchange(&self, account: &ExternalAccount) -> Result<AccessToken, Error> {
-        let subject_token = account.subject_token(&self.client).await?;
-        let http = self.client.http_for(&account.token_url);
+        let certificate = account.certificate(self.client.clock().now()).await?;
+        let http = self.http(certificate.as_ref(), &account.token_url)?;
+        let subject_token = match certificate {
+            Some(certificate) => certificate.subject_token.into(),
+            None => account.subject_token(&self.client).await?,
+        };
         let mut form = vec![
             ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
             ("audience", &account.audience),
@@ -129,6 +138,15 @@ impl TokenFetcher {
         ))
     }
 
+    /// The HTTP client for a URL, which shows the certificate, if there is one, to a server that asks for it.
+    fn http(&self, certificate: Option<&ClientCertificate>, url: &Url) -> Result<Client, Error> {
+        let Some(certificate) = certificate else {
+            return Ok(self.client.http_for(url));
+        };
+        let client = self.client.http_as(Arc::clone(&certificate.key), url);
+        client.map_err(|error| unavailable(&format!("mutual TLS cannot be set up: {error}")))
+    }
+
     /// `generateAccessToken`:
     /// <https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateAccessToken>.
     async fn impersonate(
@@ -136,7 +154,11 @@ impl TokenFetcher {
         account: &ImpersonatedAccount,
         source: &AccessToken,
     ) -> Result<AccessToken, Error> {
-        let http = self.client.http_for(&account.url);
+        let certificate = match account.source.external_account() {
+            Some(account) => account.certificate(self.client.clock().now()).await?,
+            None => None,
+        };
+        let http = self.http(certificate.as_ref(), &account.url)?;
         let request = http.post(account.url.clone()).json(&GenerateRequest {
             scope: [SCOPE],
             lifetime: format!("{}s", account.lifetime.as_secs()),

@@ -35,14 +35,11 @@ pub(crate) enum Credential {
 }
 
 impl Credential {
-    /// A digest of whom the subject token is for; `None` if there is none in a file, or it cannot be read.
-    pub(crate) async fn subject_identity(&self) -> Option<[u8; 32]> {
+    /// The pool's identity that it is, or that it impersonates with.
+    pub(super) fn external_account(&self) -> Option<&ExternalAccount> {
         match self {
-            Self::ExternalAccount(account) => account.subject_identity().await,
-            Self::Impersonated(account) => match &account.source {
-                Self::ExternalAccount(account) => account.subject_identity().await,
-                _ => None,
-            },
+            Self::ExternalAccount(account) => Some(account),
+            Self::Impersonated(account) => account.source.external_account(),
             Self::ServiceAccount(_) | Self::AuthorizedUser(_) | Self::WorkforceUser(_) => None,
         }
     }

@@ -222,7 +222,17 @@ fn errors_say_what_is_not_supported() {
         (json!({"type": "unheard_of"}), "external_account_authorized_user"),
         (workforce(&[("token_url", json!(""))]), "token_url"),
         (workforce(&[("client_secret", Value::Null)]), "client_secret"),
-        (source(json!({"certificate": {}})), "X.509"),
+        (source(json!({"certificate": {}})), "certificate_config_location"),
+        (
+            source(
+                json!({"certificate": {"use_default_certificate_config": true, "certificate_config_location": "/c"}}),
+            ),
+            "both",
+        ),
+        (
+            source(json!({"certificate": {"certificate_config_location": "/c"}, "file": "/t"})),
+            "another subject token",
+        ),
         (source(json!({})), "credential_source"),
         (
             source(json!({"file": "/t", "format": {"type": "json"}})),

@@ -73,9 +73,10 @@ impl LoadedCredential {
         }
     }
 
-    /// Whom the subject token is for, as [`Credential::subject_identity`].
-    pub(super) async fn subject_identity(&self) -> Option<[u8; 32]> {
-        self.credential.as_ref()?.subject_identity().await
+    /// Whom the subject token is for, as [`ExternalAccount::subject_identity`](super::external_account::ExternalAccount::subject_identity).
+    pub(super) async fn subject_identity(&self, clock: &Clock) -> Option<[u8; 32]> {
+        let account = self.credential.as_ref()?.external_account()?;
+        account.subject_identity(clock.now()).await
     }
 
     /// The identity, as it was at most `max_age` ago.

@@ -6,6 +6,7 @@ pub(crate) mod adc;
 pub(crate) mod allowed_hosts;
 pub(crate) mod aws;
 pub(crate) mod aws_signature;
+pub(crate) mod certificate;
 pub(crate) mod external_account;
 pub(crate) mod fetch;
 pub(crate) mod file;

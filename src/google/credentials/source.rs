@@ -1,6 +1,6 @@
 //! Where the operator's credentials are, and their content.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
 use tokio::io::AsyncReadExt as _;
@@ -33,13 +33,10 @@ impl Source {
     /// Decides by the settings and the environment, as <https://google.aip.dev/auth/4110> says.
     pub(crate) fn find(config: &GoogleConfig) -> Self {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let gcloud = set("CLOUDSDK_CONFIG")
-            .map(PathBuf::from)
-            .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".config/gcloud")));
         match (
             &config.credentials_file,
             set("GOOGLE_APPLICATION_CREDENTIALS"),
-            gcloud,
+            gcloud_folder(),
         ) {
             (Some(path), ..) => Self::File(path.clone()),
             (None, Some(path), _) => Self::File(path.into()),
@@ -75,6 +72,26 @@ impl Source {
             .map_err(unreadable)?;
         Ok(Some(content))
     }
+}
+
+/// gcloud's folder of configuration.
+pub(crate) fn gcloud_folder() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    set("CLOUDSDK_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".config/gcloud")))
+}
+
+/// Reads a file that credentials name, of at most [`MAX_FILE_BYTES`].
+pub(crate) async fn read_bounded(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    let file = tokio::fs::File::open(path).await?;
+    let mut content = Zeroizing::new(Vec::with_capacity(8 * 1024));
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content).await?;
+    if content.len() as u64 > MAX_FILE_BYTES {
+        let message = "it is longer than 64 KiB";
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(content)
 }
 
 /// The error of credentials that cannot be used before a user changes them.

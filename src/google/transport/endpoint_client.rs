@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder};
+use rustls::sign::CertifiedKey;
 use tokio::time::Instant;
 use url::Url;
 
@@ -12,7 +13,7 @@ use super::http::Http;
 use super::limiter::{EndpointLoad, Limiter};
 use super::response::Response;
 use crate::clock::Clock;
-use crate::google::vocabulary::{CallPriority, Endpoint, Error, GoogleConfig};
+use crate::google::vocabulary::{CallPriority, ConfigError, Endpoint, Error, GoogleConfig};
 
 /// One call that was made, or rejected by the limiter, for metrics. No field has an unbounded number of values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +100,11 @@ impl EndpointClient {
     /// The HTTP client for another URL.
     pub(crate) fn http_for(&self, url: &Url) -> Client {
         self.http.client(url)
+    }
+
+    /// The HTTP client for another URL that shows a certificate to a server which asks for one.
+    pub(crate) fn http_as(&self, certificate: Arc<CertifiedKey>, url: &Url) -> Result<Client, ConfigError> {
+        self.http.client_as(certificate, url)
     }
 
     /// Waits for the limiter, sends the request, and turns an unsuccessful response of a Google API into an error.

@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{Client, RequestBuilder};
+use reqwest::{Client, ClientBuilder, RequestBuilder};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -57,6 +60,7 @@ pub(crate) struct Http {
 struct Clients {
     proxied: Client,
     direct: Client,
+    tls: ClientConfig,
     /// The certificates that they trust.
     trusted: ContentId,
 }
@@ -64,30 +68,38 @@ struct Clients {
 impl Clients {
     fn new(certificates: &Certificates, content: &Content, timeout: Duration) -> Result<Self, ConfigError> {
         let tls = certificates.tls_config(content)?;
-        let builder = || {
-            Client::builder()
-                .tls_backend_preconfigured(tls.clone())
-                .redirect(reqwest::redirect::Policy::none())
-                .retry(reqwest::retry::never())
-                .referer(false)
-                .user_agent(USER_AGENT)
-                .timeout(timeout)
-                .connect_timeout(timeout / 2)
-                // Shorter than the idle timeout of Google's front ends, so that a renewal does not find a dead connection.
-                .pool_idle_timeout(Duration::from_secs(60))
-                .tcp_keepalive(Duration::from_secs(30))
-        };
-        let build = |builder: reqwest::ClientBuilder| {
-            builder
-                .build()
-                .map_err(|error| ConfigError::Client(text::error_chain(&error.without_url())))
-        };
         Ok(Self {
-            proxied: build(builder())?,
-            direct: build(builder().no_proxy())?,
+            proxied: build(builder(tls.clone(), timeout))?,
+            direct: build(builder(tls.clone(), timeout).no_proxy())?,
+            tls,
             trusted: content.id(),
         })
     }
+}
+
+fn builder(tls: ClientConfig, timeout: Duration) -> ClientBuilder {
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .user_agent(USER_AGENT)
+        .timeout(timeout)
+        .connect_timeout(timeout / 2)
+        // Shorter than the idle timeout of Google's front ends, so that a renewal does not find a dead connection.
+        .pool_idle_timeout(Duration::from_secs(60))
+        .tcp_keepalive(Duration::from_secs(30))
+}
+
+fn build(builder: ClientBuilder) -> Result<Client, ConfigError> {
+    builder
+        .build()
+        .map_err(|error| ConfigError::Client(text::error_chain(&error.without_url())))
+}
+
+/// Whether calls to a URL stay on this machine or link.
+fn stays_here(url: &Url) -> bool {
+    is_loopback(url) || is_link_local(url)
 }
 
 impl Http {
@@ -143,11 +155,25 @@ impl Http {
     /// The client for a URL. A call that stays on this machine or link never goes through a proxy: the proxy would get its own
     /// identity from its own metadata server.
     pub(crate) fn client(&self, url: &Url) -> Client {
-        if is_loopback(url) || is_link_local(url) {
+        if stays_here(url) {
             self.direct()
         } else {
             lock(&self.clients).proxied.clone()
         }
+    }
+
+    /// As [`Self::client`], and it shows a certificate to a server which asks for one. It is made anew, with connections of its own.
+    pub(crate) fn client_as(&self, own: Arc<CertifiedKey>, url: &Url) -> Result<Client, ConfigError> {
+        let mut tls = lock(&self.clients).tls.clone();
+        tls.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(own));
+        // A session without the certificate, or with a former one, must not be resumed.
+        tls.resumption = Resumption::disabled();
+        let builder = builder(tls, self.timeout);
+        build(if stays_here(url) {
+            builder.no_proxy()
+        } else {
+            builder
+        })
     }
 
     /// The client that never goes through a proxy.
