@@ -15,6 +15,7 @@ use tokio::time::sleep;
 pub mod cache;
 mod context;
 mod grant_counts;
+mod identity;
 pub mod issue;
 mod queue;
 pub mod reconcile;
@@ -97,7 +98,8 @@ pub async fn run(
         ctx.clock.clone(),
     );
     let mut watches = JoinSet::new();
-    spawn_watches(&ctx, Enqueuer::new(requests, scopes), &sync_state, &mut watches);
+    let enqueuer = Enqueuer::new(requests, scopes);
+    spawn_watches(&ctx, enqueuer.clone(), &sync_state, &mut watches);
     let mut shutdown = shutdown.boxed().shared();
     tokio::select! {
         // A shutdown is no error of a watch.
@@ -157,6 +159,7 @@ pub async fn run(
                 Some(Ok(()))
             }
             () = grant_counts.publish(&ctx.settings.shard) => Some(Ok(())),
+            () = identity::follow(&ctx.minter, &ctx.cache, &enqueuer) => Some(Ok(())),
         };
         // No reconcile of this term is left when the next term starts, or the Lease is released.
         worker.cancel_all().await;

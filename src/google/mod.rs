@@ -258,6 +258,12 @@ impl Minter {
         self.federation.generate_id_token(workload, bearer, request).await
     }
 
+    /// How often the operator's identity has changed, as far as calls and [`Self::principal`] have seen.
+    #[must_use]
+    pub fn identity_changes(&self) -> u64 {
+        self.adc.changes()
+    }
+
     /// The e-mail or name of the operator's own identity; `None` if nothing says who it is, or the metadata server does not answer.
     pub async fn principal(&self) -> Option<String> {
         let caller = self.adc.caller(&self.metadata).await.ok()?;

@@ -119,6 +119,8 @@ async fn child_that_changes_its_identity() {
             (member(DELEGATE), Some(200))
         ]
     );
+    // The first identity is no change.
+    assert_eq!(operator.minter.identity_changes(), 2);
 }
 
 #[tokio::test]

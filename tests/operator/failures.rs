@@ -8,6 +8,42 @@ use serde_json::json;
 
 use crate::common::{CALLER, GHOST, LIMIT, LOCKED, OPERATOR, Setup, World, condition, has, is_ready};
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_of_a_former_identity_is_not_waited_for() -> Result<()> {
+    let world = World::with(Setup {
+        operator: false,
+        ..Setup::default()
+    })
+    .await?;
+    let mut policy = world.google.policy();
+    policy.metadata_server.service_account = Some(LOCKED.to_owned());
+    world.google.set_policy(policy)?;
+    world.start_operator().await?;
+    // Google asks for a wait that is longer than the test.
+    let wait = Fault::status_retry_after(403, RetryAfter::Seconds(600));
+    world.google.fault(wait.on(Endpoint::GenerateIdToken))?;
+    world.granted("shop").await?;
+    world.request("shop", "billing", json!({})).await?;
+    world
+        .until("shop", "billing", "it is refused", |object| {
+            has(object, "Ready", "False", "PermissionDenied")
+        })
+        .await?;
+    world.google.clear_faults();
+    // The operator gets credentials of another account, as gcloud writes them.
+    let folder = world.cluster.dir().join("home/.config/gcloud");
+    std::fs::create_dir_all(&folder)?;
+    let key = world.google.service_account_key(OPERATOR)?;
+    std::fs::write(
+        folder.join("application_default_credentials.json"),
+        key.to_string(),
+    )?;
+    world
+        .until("shop", "billing", "the new identity is used", is_ready)
+        .await?;
+    Ok(())
+}
+
 async fn impatient() -> Result<World> {
     World::with(Setup {
         flags: vec!["--google-timeout=2".into()],

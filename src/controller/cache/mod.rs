@@ -13,6 +13,7 @@
 mod budget;
 mod claims;
 mod compressed_request;
+mod failures;
 pub mod foreign_secrets;
 mod ledger;
 mod limits;

@@ -305,6 +305,11 @@ impl Requests {
         self.grants.retain(|grants| Arc::strong_count(grants) > 1);
     }
 
+    /// The requests with their states.
+    pub(super) fn states(&mut self) -> impl Iterator<Item = (&ObjectKey, &mut RequestState)> {
+        self.all.iter_mut().map(|(key, cached)| (key, &mut cached.state))
+    }
+
     /// Drops the state of all requests. The Secret of each is to be read before the next issue.
     pub(super) fn reset(&mut self) {
         for cached in self.all.values_mut() {

@@ -6,6 +6,7 @@
 //! A token belongs to an identity. Whatever names another one, a credential file, its subject token or the metadata server, gets a cache of
 //! its own, and that of the former identity is dropped.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub(crate) struct Adc {
     state: Mutex<State>,
     /// The current credentials, and when they were last compared with the file. To read them does not wait for a slow disk.
     current: SyncMutex<Option<(BootTime, Arc<LoadedCredential>)>>,
+    /// How often the identity has changed.
+    changes: Arc<AtomicU64>,
 }
 
 /// Who the operator is at the moment.
@@ -107,7 +110,13 @@ impl Adc {
             quota_project: quota_project()?,
             state: Mutex::default(),
             current: SyncMutex::default(),
+            changes: Arc::default(),
         })
+    }
+
+    /// How often the operator's identity has changed, as far as was seen.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_observer(&mut self, observer: Observer) {
@@ -258,6 +267,10 @@ impl Adc {
         state.file = file.or(state.file.take());
         match content.and_then(|content| self.parse(content.as_deref().map(Vec::as_slice))) {
             Ok(loaded) => {
+                // The first credentials are no change, unless there were none to be had.
+                if state.loaded.is_some() || state.failures > 0 {
+                    self.changes.fetch_add(1, Ordering::Relaxed);
+                }
                 state.subject = loaded.subject_identity(&self.config.clock).await;
                 let loaded = Arc::new(loaded);
                 state.loaded = Some(Arc::clone(&loaded));
@@ -288,12 +301,13 @@ impl Adc {
 
     fn parse(&self, content: Option<&[u8]>) -> Result<LoadedCredential, Error> {
         let Some(content) = content else {
-            return Ok(LoadedCredential::attached());
+            return Ok(LoadedCredential::attached(Arc::clone(&self.changes)));
         };
         let file = CredentialFile::parse(content, &self.config).map_err(|error| {
             unavailable(&format!("the operator's credential file cannot be used: {error}"))
         })?;
-        Ok(LoadedCredential::from_file(file, &self.config.clock))
+        let changes = Arc::clone(&self.changes);
+        Ok(LoadedCredential::from_file(file, &self.config.clock, changes))
     }
 }
 

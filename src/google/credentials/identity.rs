@@ -1,5 +1,6 @@
 //! Whose the loaded credentials are. Each identity has an access token of its own.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(super) struct LoadedCredential {
     identity: SyncMutex<Option<KnownIdentity>>,
     /// Held during a call of the metadata server, so that all who wait share it.
     lookup: Mutex<()>,
+    /// Counts the changes of the identity, of these credentials and those before.
+    changes: Arc<AtomicU64>,
 }
 
 /// The identity of credentials.
@@ -50,8 +53,9 @@ impl Identity {
 
 impl LoadedCredential {
     /// Those of the metadata server.
-    pub(super) fn attached() -> Self {
+    pub(super) fn attached(changes: Arc<AtomicU64>) -> Self {
         Self {
+            changes,
             credential: None,
             quota_project: None,
             identity: SyncMutex::default(),
@@ -60,12 +64,13 @@ impl LoadedCredential {
     }
 
     /// Those of a file.
-    pub(super) fn from_file(file: CredentialFile, clock: &Clock) -> Self {
+    pub(super) fn from_file(file: CredentialFile, clock: &Clock, changes: Arc<AtomicU64>) -> Self {
         let known = KnownIdentity {
             identity: Identity::new(file.principal, clock),
             read_at: None,
         };
         Self {
+            changes,
             credential: Some(file.credential),
             quota_project: file.quota_project,
             identity: SyncMutex::new(Some(known)),
@@ -110,6 +115,7 @@ impl LoadedCredential {
             Some(former) if former.principal == principal => Arc::clone(former),
             former => {
                 if former.is_some() {
+                    self.changes.fetch_add(1, Ordering::Relaxed);
                     tracing::info!(
                         "the operator's identity has changed: the former one's access token is dropped"
                     );

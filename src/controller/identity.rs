@@ -1,0 +1,39 @@
+//! The operator's identity at Google: a changed one ends the waits after refusals, which may be 10 minutes long.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::controller::cache::Cache;
+use crate::controller::queue::Enqueuer;
+use crate::google::Minter;
+
+/// How often the identity is looked at while a request waits after a refusal. The metadata server is asked once a minute at most.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Enqueues the requests that were refused once the operator's identity is another one. Never returns.
+pub(super) async fn follow(minter: &Minter, cache: &Cache, enqueuer: &Enqueuer) {
+    let mut seen = minter.identity_changes();
+    loop {
+        sleep(CHECK_INTERVAL).await;
+        // An operator without refusals makes no call for it.
+        if cache.has_refusals() {
+            minter.principal().await;
+        }
+        let changes = minter.identity_changes();
+        if changes == seen {
+            continue;
+        }
+        seen = changes;
+        let refused = cache.end_refusals();
+        if !refused.is_empty() {
+            tracing::info!(
+                requests = refused.len(),
+                "the operator's identity has changed, reconciling the requests that were refused"
+            );
+        }
+        for key in refused {
+            enqueuer.request(key);
+        }
+    }
+}
