@@ -110,10 +110,17 @@ pub struct GrantFrom {
 ]))]
 pub struct NamespaceSelector {
     /// Labels that a namespace must have, with exactly these values.
+    // Null is "nullable" so that the rule sees it: the API server drops another null without a word, and the rest selects more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend(
         "maxProperties" = 64,
-        "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE}
+        "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE, "nullable": true},
+        "x-kubernetes-validations" = [
+            {
+                "rule": "self.all(key, type(self[key]) == string)",
+                "message": "a label needs a value, and null is none; to select namespaces that have the label, use matchExpressions with Exists"
+            }
+        ]
     ))]
     pub match_labels: Option<BTreeMap<String, String>>,
 

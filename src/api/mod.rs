@@ -116,7 +116,10 @@ fn take_null_for_unset(schema: &mut JSONSchemaProps) {
         take_null_for_unset(items);
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        // A value of a map has no absence to mean: where it is nullable, a rule refuses null.
+        let nullable = values.nullable;
         take_null_for_unset(values);
+        values.nullable = nullable;
     }
 }
 

@@ -332,6 +332,21 @@ async fn invalid_grants_are_refused_by_field() -> Result<()> {
             "spec.from[0]",
         ),
         (json!({"from": [{"namespace": null}]}), "exactly one of namespace"),
+        (
+            json!({"from": [{"namespaceSelector": {"matchLabels": {"team": "shop", "tier": null}}}]}),
+            "a label needs a value",
+        ),
+        (
+            json!({"from": [{"namespaceSelector": {"matchLabels": {"tier": null},
+                "matchExpressions": [{"key": "team", "operator": "Exists"}]}}]}),
+            "a label needs a value",
+        ),
+        (
+            json!({"from": [{"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "NotIn", "values": [null]}]}}]}),
+            "values[0]",
+        ),
+        (changed(json!({"audiences": [null]})), "spec.to[0].audiences[0]"),
+        (changed(json!({"delegates": [null]})), "spec.to[0].delegates[0]"),
         (json!({"from": [{"namespace": "*"}]}), "spec.from[0].namespace"),
         (json!({"from": [{"namespace": ""}]}), "spec.from[0].namespace"),
     ];
