@@ -2,7 +2,8 @@
 //!
 //! [`Minter`] picks the flow; [`args`] are its flags. Imports go down this list only:
 //!
-//! 1. `signing_keys`: the signatures of tokens; `federation`: a tenant's access token; `credentials`: the operator's own.
+//! 1. `signing_keys`: the signatures of tokens; `federation`: a tenant's access token; `credentials`: the operator's own;
+//!    `self_impersonation`: the names that are rejected as the operator's own.
 //! 2. `endpoints`: one file for each of Google's APIs.
 //! 3. `remediation`: what to do about an error.
 //! 4. `transport`: admission, HTTP, responses.
@@ -16,6 +17,7 @@ mod credentials;
 mod endpoints;
 mod federation;
 mod remediation;
+mod self_impersonation;
 mod signing_keys;
 mod transport;
 mod vocabulary;
@@ -44,6 +46,7 @@ use self::credentials::adc::{Adc, Caller};
 use self::endpoints::iam_credentials::IamCredentials;
 use self::endpoints::metadata_server::MetadataServer;
 use self::federation::Federation;
+use self::self_impersonation::{reject_own, reject_unverifiable};
 use self::signing_keys::SigningKeys;
 use self::transport::endpoint_client::EndpointClient;
 use self::transport::http::Http;
@@ -277,54 +280,6 @@ fn is_about_caller(error: &Error) -> bool {
         Reason::InvalidArgument => false,
         Reason::CredentialsUnavailable => true,
         _ => error.class() == ErrorClass::Rejected,
-    }
-}
-
-fn reject_own<'n>(
-    principal: Option<&Principal>,
-    names: impl IntoIterator<Item = &'n str>,
-) -> Result<(), Error> {
-    match names
-        .into_iter()
-        .find(|name| principal.is_some_and(|principal| principal.is(name)))
-    {
-        Some(own) => {
-            let message = remediation::impersonation::self_impersonation(own);
-            Err(Error::new(
-                Endpoint::IamCredentials,
-                Reason::SelfImpersonation,
-                &message,
-            ))
-        }
-        None => Ok(()),
-    }
-}
-
-/// Rejects names of which it cannot be ruled out that they are the operator's own. The metadata server does not say the unique id of its
-/// account, and neither a delegate nor a token without e-mail shows whose it is.
-fn reject_unverifiable(principal: Option<&Principal>, request: &Impersonation<'_>) -> Result<(), Error> {
-    let is_id = |name: &str| matches!(Account::from_name(name), Account::UniqueId(_));
-    let by_email = request.delegates.iter().find(|name| !is_id(name));
-    if let Some(delegate) = by_email.filter(|_| principal.is_some_and(Principal::has_unknown_email)) {
-        let message = remediation::impersonation::cannot_rule_out_self_by_email(delegate);
-        return Err(Error::new(
-            Endpoint::IamCredentials,
-            Reason::SelfImpersonation,
-            &message,
-        ));
-    }
-    let hidden = std::iter::once(request.service_account).filter(|_| !request.include_email);
-    let mut names = hidden.chain(request.delegates.iter().map(String::as_str));
-    match names.find(|name| is_id(name) && principal.is_some_and(Principal::has_unknown_id)) {
-        Some(id) => {
-            let message = remediation::impersonation::cannot_rule_out_self(id);
-            Err(Error::new(
-                Endpoint::IamCredentials,
-                Reason::SelfImpersonation,
-                &message,
-            ))
-        }
-        None => Ok(()),
     }
 }
 
