@@ -26,6 +26,7 @@ pub const KUBERNETES: GoModule = GoModule {
         -X k8s.io/client-go/pkg/version.gitVersion=v1.37.2 \
         -X k8s.io/client-go/pkg/version.gitMajor=1 \
         -X k8s.io/client-go/pkg/version.gitMinor=37",
+    optimized: true,
     tools: &[
         GoTool {
             name: "etcd",
@@ -75,6 +76,7 @@ pub const HELM: GoModule = GoModule {
         -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 \
         -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=37",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "helm",
         package: "helm.sh/helm/v3/cmd/helm",
@@ -92,6 +94,7 @@ pub const HELM_4: GoModule = GoModule {
     files: &[],
     ldflags: "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "helm",
         package: "helm.sh/helm/v4/cmd/helm",
@@ -106,6 +109,7 @@ pub const KUBECONFORM: GoModule = GoModule {
     files: &[],
     ldflags: "-s -w -X main.version=v0.8.0",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "kubeconform",
         package: "github.com/yannh/kubeconform/cmd/kubeconform",
@@ -120,6 +124,7 @@ pub const ACTIONLINT: GoModule = GoModule {
     files: &[],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "actionlint",
         package: "github.com/rhysd/actionlint/cmd/actionlint",
@@ -134,6 +139,7 @@ pub const KREW: GoModule = GoModule {
     files: &[],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "krew",
         package: "sigs.k8s.io/krew/cmd/krew",

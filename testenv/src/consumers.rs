@@ -16,6 +16,7 @@ pub const PROMETHEUS: GoModule = GoModule {
     ldflags: "-s -w",
     // The tests need only static targets, and the service discovery of all clouds is most of the build.
     tags: "remove_all_sd",
+    optimized: false,
     tools: &[
         GoTool {
             name: "prometheus",
@@ -28,7 +29,7 @@ pub const PROMETHEUS: GoModule = GoModule {
     ],
 };
 
-/// kube-state-metrics v2.18.0.
+/// kube-state-metrics v2.20.0.
 pub const KUBE_STATE_METRICS: GoModule = GoModule {
     name: "kube-state-metrics",
     go_mod: include_str!("../tools/kube-state-metrics/go.mod"),
@@ -36,6 +37,7 @@ pub const KUBE_STATE_METRICS: GoModule = GoModule {
     files: &[],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "kube-state-metrics",
         package: "k8s.io/kube-state-metrics/v2",
@@ -50,6 +52,7 @@ pub const OTELCOL: GoModule = GoModule {
     files: &[("main.go", include_str!("../tools/otelcol/main.go"))],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "otelcol",
         package: ".",
@@ -64,6 +67,7 @@ pub const CADDY: GoModule = GoModule {
     files: &[],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "caddy",
         package: "github.com/caddyserver/caddy/v2/cmd/caddy",
@@ -79,6 +83,7 @@ pub const RECIPES: GoModule = GoModule {
     files: &[("main.go", include_str!("../tools/recipes/main.go"))],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "recipes",
         package: ".",
@@ -98,6 +103,7 @@ const CRDS: GoModule = GoModule {
     files: &[],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "controller-gen",
         package: "sigs.k8s.io/controller-tools/cmd/controller-gen",
@@ -177,7 +183,7 @@ mod tests {
         assert!(
             KUBE_STATE_METRICS
                 .go_mod
-                .contains("k8s.io/kube-state-metrics/v2 v2.18.0 ")
+                .contains("k8s.io/kube-state-metrics/v2 v2.20.0 ")
         );
         assert!(
             OTELCOL

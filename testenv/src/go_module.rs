@@ -37,6 +37,8 @@ pub struct GoModule {
     pub ldflags: &'static str,
     /// The value of `go build -tags`, separated by commas.
     pub tags: &'static str,
+    /// Whether the compiler optimizes. Most programs do little in the tests, and compile in two thirds of the time without.
+    pub optimized: bool,
     /// The programs.
     pub tools: &'static [GoTool],
 }
@@ -80,8 +82,16 @@ impl GoModule {
         found.with_context(|| format!("the Go module {} has no program {name}", self.name))
     }
 
-    fn flags(&self) -> String {
-        format!("{} -tags={}", FLAGS.join(" "), self.tags)
+    fn flags(&self) -> Vec<String> {
+        // Of all packages. The linker would drop the debug information.
+        let compiler = match self.optimized {
+            true => "all=-dwarf=false",
+            false => "all=-N -l -dwarf=false",
+        };
+        let flags = FLAGS.map(str::to_owned).into_iter();
+        flags
+            .chain([format!("-tags={}", self.tags), format!("-gcflags={compiler}")])
+            .collect()
     }
 
     /// The sources that `go` reads, in the order of the hash.
@@ -91,7 +101,7 @@ impl GoModule {
     }
 
     fn hash(&self, go_version: &str) -> String {
-        let flags = self.flags();
+        let flags = self.flags().join(" ");
         let target = [std::env::consts::OS, std::env::consts::ARCH];
         let how = [self.ldflags, &flags, go_version, target[0], target[1]];
         hash(self.sources().chain(how))
@@ -111,7 +121,7 @@ impl GoModule {
         let mut command = go(sources);
         command
             .arg("build")
-            .args(self.flags().split(' '))
+            .args(self.flags())
             .arg(format!("-ldflags={}", self.ldflags))
             .arg("-o")
             .arg(&part);
@@ -206,8 +216,69 @@ fn minor(version: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+
+    /// The folders of all modules but three: that of Kubernetes is compiled with other flags, and those of cosign and krew in no run of CI.
+    fn common_modules() -> Vec<PathBuf> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let tools = std::fs::read_dir(root.join("tools")).unwrap();
+        let tools = tools.map(|entry| entry.unwrap().path());
+        let tools = tools.filter(|dir| {
+            !["cosign", "kubernetes", "krew"]
+                .iter()
+                .any(|name| dir.ends_with(name))
+        });
+        let tests = ["kstatus", "referees/go", "e2e/go"].map(|dir| root.join("../tests").join(dir));
+        tools.chain(tests).collect()
+    }
+
+    /// The modules that a `go.mod` requires, and their versions.
+    fn requirements(dir: &Path) -> Vec<(String, String)> {
+        let text = std::fs::read_to_string(dir.join("go.mod")).unwrap();
+        let mut required = Vec::new();
+        let mut within = false;
+        for line in text.lines() {
+            within = (within || line == "require (") && line != ")";
+            let single = line.strip_prefix("require ");
+            let requirement = if within { Some(line) } else { single };
+            let mut words = requirement.unwrap_or_default().split_whitespace();
+            if let (Some(module), Some(version)) = (words.next(), words.next()) {
+                required.push((module.to_owned(), version.to_owned()));
+            }
+        }
+        required
+    }
+
+    /// A package is compiled once for all programs only where it and all that it imports have one version.
+    #[test]
+    fn common_packages_have_one_version() {
+        // Its API changed, and kube-state-metrics uses the old one.
+        let exceptions = [("kube-state-metrics", "github.com/KimMachineGun/automemlimit")];
+        let mut versions: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
+        for dir in common_modules() {
+            let all = requirements(&dir);
+            assert!(!all.is_empty(), "{} requires nothing", dir.display());
+            let exempt = |module: &str| {
+                exceptions
+                    .iter()
+                    .any(|(name, of)| dir.ends_with(name) && module == *of)
+            };
+            for (module, version) in all.into_iter().filter(|(module, _)| !exempt(module)) {
+                let users = versions.entry(module).or_default().entry(version).or_default();
+                users.push(dir.display().to_string());
+            }
+        }
+        versions.retain(|_, versions| versions.len() > 1);
+        assert!(
+            versions.is_empty(),
+            "each is compiled for each version. In the go.mod files with an older version write the newest, and run `go mod tidy`: \
+             {versions:#?}"
+        );
+    }
 
     #[test]
     fn reads_go_versions() {

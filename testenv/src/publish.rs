@@ -17,6 +17,7 @@ pub const COSIGN: GoModule = GoModule {
     files: &[],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "cosign",
         package: "github.com/sigstore/cosign/v3/cmd/cosign",

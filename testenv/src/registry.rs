@@ -20,6 +20,7 @@ pub const CRANE: GoModule = GoModule {
     files: &[],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "crane",
         package: "github.com/google/go-containerregistry/cmd/crane",

@@ -22,6 +22,7 @@ const KSTATUS: GoModule = GoModule {
     files: &[("main.go", include_str!("../kstatus/main.go"))],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "kstatus",
         package: ".",

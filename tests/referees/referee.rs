@@ -26,6 +26,7 @@ const GO: GoModule = GoModule {
     files: &[("main.go", include_str!("go/main.go"))],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "referee",
         package: ".",

@@ -18,6 +18,7 @@ const REFERENCE: GoModule = GoModule {
     files: &[("main.go", include_str!("../../bench/reference-go/main.go"))],
     ldflags: "-s -w",
     tags: "",
+    optimized: true,
     tools: &[GoTool {
         name: "reference",
         package: ".",

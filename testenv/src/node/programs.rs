@@ -17,6 +17,7 @@ const CONTAINERD: GoModule = GoModule {
     files: &[],
     ldflags: "-s -w -X github.com/containerd/containerd/v2/version.Version=v2.4.2",
     tags: "no_btrfs,no_devmapper,no_zfs",
+    optimized: false,
     tools: &[
         GoTool {
             name: "containerd",
@@ -41,6 +42,7 @@ const CNI: GoModule = GoModule {
     files: &[],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[
         GoTool {
             name: "bridge",
@@ -69,6 +71,7 @@ const COREDNS: GoModule = GoModule {
     files: &[("main.go", include_str!("../../tools/coredns/main.go"))],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "coredns",
         package: ".",

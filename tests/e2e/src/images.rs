@@ -31,6 +31,7 @@ const PROGRAMS: GoModule = GoModule {
     ],
     ldflags: "-s -w",
     tags: "",
+    optimized: false,
     tools: &[GoTool {
         name: "e2e",
         package: ".",
