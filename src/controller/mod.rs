@@ -25,7 +25,7 @@ pub use context::{Context, Settings};
 pub use queue::permit::Permits;
 
 use crate::api::ObjectKey;
-use crate::google::MAX_WAITING;
+use crate::google::{MAX_WAITING, Minter};
 use crate::leader::ElectorThread;
 use crate::liveness::Liveness;
 use grant_counts::GrantCounts;
@@ -128,6 +128,7 @@ pub async fn run(
     let keys = |scope: &Scope| match scope {
         Scope::All => ctx.cache.request_keys(""),
         Scope::Namespace(name) => ctx.cache.request_keys(name),
+        Scope::Recovered(namespaces) => ctx.cache.end_waits_for_google(namespaces, ctx.clock.now()),
     };
     let grant_counts = GrantCounts {
         client: ctx.client.clone(),
@@ -160,6 +161,7 @@ pub async fn run(
             }
             () = grant_counts.publish(&ctx.settings.shard) => Some(Ok(())),
             () = identity::follow(&ctx.minter, &ctx.cache, &enqueuer) => Some(Ok(())),
+            () = enqueue_recovered(&ctx.minter, &enqueuer) => Some(Ok(())),
         };
         // No reconcile of this term is left when the next term starts, or the Lease is released.
         worker.cancel_all().await;
@@ -180,6 +182,13 @@ async fn until_lease_lost(elector: &mut Option<ElectorThread>) {
     match elector {
         Some(elector) => elector.renew_until_lost().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Enqueues what failures of Google held back, when it may be tried again. Never returns.
+async fn enqueue_recovered(minter: &Minter, enqueuer: &Enqueuer) {
+    loop {
+        enqueuer.recovered(minter.recovered().await);
     }
 }
 

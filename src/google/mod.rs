@@ -22,6 +22,7 @@ mod signing_keys;
 mod transport;
 mod vocabulary;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fmt;
 
@@ -39,7 +40,7 @@ pub use self::transport::response::parse_retry_after;
 pub use self::vocabulary::{
     CallGate, CallPriority, ConfigError, DEFAULT_MAX_IN_FLIGHT, DEFAULT_RATE, DEFAULT_UNIVERSE, Endpoint,
     Error, ErrorClass, GoogleConfig, IdentityProvider, MAX_RETRY_AFTER, MAX_SUBJECT_BYTES,
-    ParseProviderError, Reason, SubjectToken, Transport, Workload, check_endpoint, is_gke_pool,
+    ParseProviderError, Reason, Recoveries, SubjectToken, Transport, Workload, check_endpoint, is_gke_pool,
 };
 
 use self::credentials::adc::{Adc, Caller};
@@ -61,6 +62,7 @@ pub struct Minter {
     iam_credentials: IamCredentials,
     federation: Federation,
     signing_keys: SigningKeys,
+    recoveries: Recoveries,
 }
 
 impl Minter {
@@ -80,6 +82,7 @@ impl Minter {
             federation: Federation::new(&config, http.clone())?,
             http,
             iam_credentials: IamCredentials::new(client),
+            recoveries: config.recoveries,
         })
     }
 
@@ -116,6 +119,12 @@ impl Minter {
     pub fn in_flight_limit(&self) -> usize {
         let own = self.iam_credentials.limit().max(self.metadata.limit());
         own.max(self.federation.limit())
+    }
+
+    /// Waits until calls may start again that were held back because an endpoint failed. Returns their flows; the one of the operator's own
+    /// calls stands for all.
+    pub async fn recovered(&self) -> BTreeSet<String> {
+        self.recoveries.next().await
     }
 
     /// Impersonates a service account with the operator's own identity. The token is parsed; compare it with the request by

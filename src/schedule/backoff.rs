@@ -49,6 +49,8 @@ pub struct Backoff {
     pub next: Timestamp,
     /// Whether a user has to act. The Secret is then read before the next attempt.
     pub needs_user_action: bool,
+    /// Whether Google failed and there is no valid token: the next attempt is due as soon as Google is back.
+    pub awaits_google: bool,
     /// What they depend on.
     pub key: BackoffKey,
 }
@@ -70,6 +72,8 @@ pub struct FailedAttempt {
     pub needs_user_action: bool,
     /// When the current token expires, if there is one.
     pub expires: Option<Timestamp>,
+    /// Whether Google failed, or the operator made no call because it fails.
+    pub is_googles: bool,
 }
 
 impl Backoff {
@@ -112,8 +116,20 @@ impl Backoff {
             at: now,
             next: now.saturating_add(delay).unwrap_or(now),
             needs_user_action: attempt.needs_user_action,
+            awaits_google: attempt.is_googles
+                && attempt.class == ErrorClass::Transient
+                && attempt.expires.is_none(),
             key,
         }
+    }
+
+    /// Google is back. Returns whether that ends the wait.
+    pub fn end(&mut self, now: Timestamp) -> bool {
+        let ends = self.awaits_google && self.next > now;
+        if ends {
+            self.next = now;
+        }
+        ends
     }
 }
 
@@ -278,6 +294,7 @@ mod tests {
             retry_after: Some(std::time::Duration::from_secs(300)),
             needs_user_action: false,
             expires: None,
+            is_googles: false,
         };
         let backoff = Backoff::next(None, attempt, key("a", 1), "uid", at(100));
         let next =
@@ -310,6 +327,7 @@ mod tests {
             retry_after: None,
             needs_user_action: false,
             expires: None,
+            is_googles: false,
         };
         let first = |since| Backoff::next(None, attempt(since), key(), "uid", at(1000));
         assert_eq!(first(None).since, at(1000));
@@ -323,6 +341,37 @@ mod tests {
             at(1100),
         );
         assert_eq!(second.since, at(100));
+    }
+
+    #[test]
+    fn google_is_waited_for_only_without_a_valid_token() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        for (is_googles, class, expires, ends) in [
+            (true, ErrorClass::Transient, None, true),
+            (true, ErrorClass::Transient, Some(2000), false),
+            (true, ErrorClass::Rejected, None, false),
+            (false, ErrorClass::Transient, None, false),
+        ] {
+            let attempt = FailedAttempt {
+                since: None,
+                reason: "Failed",
+                message: String::new(),
+                class,
+                retry_after: Some(std::time::Duration::from_secs(100)),
+                needs_user_action: false,
+                expires: expires.map(at),
+                is_googles,
+            };
+            let key = BackoffKey {
+                generation: 1,
+                renew: None,
+                grant: None,
+            };
+            let mut backoff = Backoff::next(None, attempt, key, "uid", at(1000));
+            assert_eq!(backoff.end(at(1050)), ends, "{class:?}, {expires:?}");
+            assert_eq!(backoff.next, at(if ends { 1050 } else { 1100 }));
+            assert!(!backoff.end(at(1200)), "it is over");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use idtoken_emulator::{Endpoint, Fault, RetryAfter, WrongToken};
 use idtoken_testenv::until;
-use jiff::Timestamp;
-use serde_json::json;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 
 use crate::common::{CALLER, GHOST, LIMIT, LOCKED, OPERATOR, Setup, World, condition, has, is_ready};
 
@@ -206,6 +206,88 @@ async fn ready_ends_with_the_token() -> Result<()> {
         "{counted} s of {in_use}"
     );
     assert_eq!(world.metric(open).await?, 0.0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_that_expired_come_back_when_google_does_and_not_when_their_own_wait_ends() -> Result<()> {
+    let world = World::with(Setup {
+        flags: vec!["--log-format=json".into()],
+        log: "info",
+        ..Setup::lifetime(12)
+    })
+    .await?;
+    world.granted("shop").await?;
+    for name in ["billing", "orders"] {
+        world.issued("shop", name, json!({})).await?;
+    }
+    world
+        .google
+        .fault(Fault::status(503).on(Endpoint::GenerateIdToken))?;
+    // When the request's own wait ends, as the last line on it says.
+    let next = || -> Option<Timestamp> {
+        let log = world.operator_log();
+        let lines = log.lines().rev();
+        let mut lines = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let last = lines.find(|line| line["name"] == "billing" && line["next"].is_string())?;
+        last["next"].as_str()?.parse().ok()
+    };
+    world
+        .wait("a request without a valid token waits for long", async || {
+            let long = SignedDuration::from_secs(40);
+            Ok(next().is_some_and(|next| next.duration_since(Timestamp::now()) > long))
+        })
+        .await?;
+    let next = next().context("the next attempt")?;
+    let held = world.get("shop", "billing").await?;
+    assert!(
+        has(&held, "Ready", "False", "UpstreamUnavailable"),
+        "{:?}",
+        held.status
+    );
+    world.google.clear_faults();
+    // An attempt of another request finds out.
+    world.renew("shop", "orders", "1").await?;
+    world.ready("shop", "billing").await?;
+    let (_, claims) = world.claims("shop", "billing").await?;
+    let issued = claims["iat"].as_i64().context("iat")?;
+    assert!(
+        issued < next.as_second(),
+        "issued at {issued}, its own wait ended at {next}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_hang_take_no_more_of_a_token_than_a_quarter_of_what_is_left() -> Result<()> {
+    // The time limit of a call is longer than what a token has left when it is renewed.
+    let world = World::with(Setup::lifetime(30)).await?;
+    world.granted("shop").await?;
+    let names: Vec<String> = (0..5).map(|n| format!("r-{n}")).collect();
+    for name in &names {
+        world.issued("shop", name, json!({})).await?;
+    }
+    let expired = "idtoken_served_expired_seconds_total";
+    assert_eq!(world.metric(expired).await?, 0.0);
+    world.google.fault(Fault::hang().on(Endpoint::GenerateIdToken))?;
+    for name in &names {
+        let object = world
+            .until("shop", name, "its renewal fails", |object| {
+                has(object, "RenewalFailing", "True", "UpstreamTimeout")
+            })
+            .await?;
+        assert!(is_ready(&object), "{:?}", object.status);
+    }
+    world.google.clear_faults();
+    for name in &names {
+        let object = world
+            .until("shop", name, "it is renewed", |object| {
+                has(object, "RenewalFailing", "False", "")
+            })
+            .await?;
+        assert!(is_ready(&object), "{:?}", object.status);
+    }
+    assert_eq!(world.metric(expired).await?, 0.0);
     Ok(())
 }
 

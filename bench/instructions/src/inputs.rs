@@ -132,6 +132,7 @@ impl Inputs {
                     at: at(ISSUED + 2390)?,
                     next: at(ISSUED + 2450)?,
                     needs_user_action: false,
+                    awaits_google: false,
                     key: BackoffKey {
                         generation: 3,
                         renew: None,

@@ -264,7 +264,8 @@ impl Simulation {
                 }
                 // Makes another entry of the same time stale.
                 request.wakeup = 0;
-                self.operators[usize::from(request.shard)].due.push_back(number);
+                let operator = &mut self.operators[usize::from(request.shard)];
+                operator.due.insert((request.expires.max(self.now), number));
                 request.shard
             };
             self.start_reconciles(shard)?;
@@ -310,7 +311,8 @@ impl Simulation {
                     let request = &mut self.requests[number as usize];
                     if request.shard == shard {
                         request.wakeup = 0;
-                        self.operators[usize::from(shard)].due.push_back(number);
+                        let rank = request.expires.max(self.now);
+                        self.operators[usize::from(shard)].due.insert((rank, number));
                     }
                 }
                 shard
@@ -336,7 +338,7 @@ impl Simulation {
             if operator.running >= max_running || operator.away > self.now {
                 return Ok(());
             }
-            let Some(number) = operator.due.pop_front() else {
+            let Some((_, number)) = operator.due.pop_first() else {
                 return Ok(());
             };
             operator.running += 1;

@@ -1,6 +1,6 @@
 //! The state of one operator.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use idtoken_operator::google::simulation::{FairQueue, MAX_WAITING, QueueLimits, WaiterId};
@@ -15,7 +15,8 @@ pub(super) struct Operator {
     pub(super) waiting: HashMap<WaiterId, u32>,
     /// When `queue` is polled next.
     pub(super) next_poll: Option<Time>,
-    pub(super) due: VecDeque<u32>,
+    /// Those that are due, by the end of their token; without a valid one by the time at which they were due, which is earlier.
+    pub(super) due: BTreeSet<(Time, u32)>,
     pub(super) running: usize,
     pub(super) writing: usize,
     /// Requests with a token to write, and when it was issued.
@@ -40,7 +41,7 @@ impl Operator {
             }),
             waiting: HashMap::new(),
             next_poll: None,
-            due: VecDeque::new(),
+            due: BTreeSet::new(),
             running: 0,
             writing: 0,
             to_write: VecDeque::new(),

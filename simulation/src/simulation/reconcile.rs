@@ -1,5 +1,6 @@
 //! One reconcile of an operator, from the permit to the two writes.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -151,9 +152,10 @@ impl Simulation {
         if operator.term != term {
             return Ok(shard);
         }
-        operator
-            .queue
-            .complete(now, &self.flows[flow], started, classify_result(error.as_ref()));
+        let result = classify_result(error.as_ref());
+        let recovered = operator.queue.complete(now, &self.flows[flow], started, result);
+        self.end_waits(shard, &recovered)?;
+        let operator = &mut self.operators[usize::from(shard)];
         match error {
             Some(error) => self.not_issued(number, &error)?,
             None if operator.writing < self.settings.concurrency => {
@@ -164,6 +166,23 @@ impl Simulation {
         }
         self.poll(shard)?;
         Ok(shard)
+    }
+
+    /// Ends the waits of the requests of these flows that have no valid token because Google failed, as the cache of an operator does.
+    fn end_waits(&mut self, shard: u16, flows: &[String]) -> Result<()> {
+        if flows.is_empty() {
+            return Ok(());
+        }
+        let (flows, now): (HashSet<_>, _) = (flows.iter().collect(), to_timestamp(self.now)?);
+        for number in 0..self.settings.requests {
+            let request = &mut self.requests[number as usize];
+            let is_meant = request.shard == shard && flows.contains(&self.flows[request.flow as usize]);
+            let backoff = request.backoff.as_mut().filter(|_| is_meant);
+            if backoff.is_some_and(|backoff| backoff.end(now)) {
+                self.schedule(number, self.now);
+            }
+        }
+        Ok(())
     }
 
     fn start_write(&mut self, number: u32, issued: Time, term: u16) {
@@ -243,6 +262,7 @@ impl Simulation {
                 retry_after: error.retry_after(),
                 needs_user_action: false,
                 expires: expiry,
+                is_googles: true,
             };
             let previous = request.backoff.as_deref();
             let is_new_reason = previous.is_none_or(|backoff| backoff.reason != attempt.reason);

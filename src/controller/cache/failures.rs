@@ -1,4 +1,8 @@
-//! Requests that wait after a refusal, and the end of all these waits at once.
+//! Requests that wait after a failure, and the end of all these waits at once.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
 
 use super::Cache;
 use super::request_state::RequestState;
@@ -25,5 +29,18 @@ impl Cache {
             key.clone()
         });
         refused.collect()
+    }
+
+    /// Ends the waits of the requests of these namespaces that have no valid token because Google failed, and returns these requests. An
+    /// empty name stands for all.
+    pub fn end_waits_for_google(&self, namespaces: &BTreeSet<String>, now: Timestamp) -> Vec<ObjectKey> {
+        let is_all = namespaces.contains("");
+        let mut inner = self.lock();
+        let ends = |(key, state): (&ObjectKey, &mut RequestState)| {
+            let backoff = state.backoff.as_mut();
+            let backoff = backoff.filter(|_| is_all || namespaces.contains(key.namespace()))?;
+            backoff.end(now).then(|| key.clone())
+        };
+        inner.requests.states().filter_map(ends).collect()
     }
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
@@ -8,7 +8,9 @@ use super::request_state::WrittenStatus;
 use super::*;
 use crate::api::annotations;
 use crate::api::v1alpha1::{IdTokenRequestStatus, SecretStatus};
+use crate::classify::ErrorClass;
 use crate::fixtures::{at, object};
+use crate::schedule::backoff::{Backoff, BackoffKey};
 
 fn key(name: &str) -> ObjectKey {
     ObjectKey::new("shop", name)
@@ -54,6 +56,47 @@ fn a_request_comes_back_as_it_was_last_shown() {
     assert_eq!(cache.request_keys("").len(), 2);
     cache.remove_request(&key("a"));
     assert_eq!(cache.request_keys(""), [ObjectKey::new("bank", "a")]);
+}
+
+#[test]
+fn google_being_back_ends_the_waits_of_the_namespaces_that_it_held_back() {
+    let cache = Cache::default();
+    let backoff = |awaits_google| Backoff {
+        reason: "UpstreamUnavailable",
+        message: String::new(),
+        class: ErrorClass::Transient,
+        attempts: 7,
+        since: at(0),
+        at: at(100),
+        next: at(200),
+        needs_user_action: false,
+        awaits_google,
+        key: BackoffKey {
+            generation: 1,
+            renew: None,
+            grant: None,
+        },
+    };
+    for (name, awaits_google) in [("expired", true), ("valid", false)] {
+        for namespace in ["shop", "bank"] {
+            let uid = format!("{namespace}-{name}");
+            let mut request = request(name, &uid, name, 0);
+            request.metadata.namespace = Some(namespace.into());
+            upsert(&cache, &request);
+            cache.update(&ObjectKey::new(namespace, name), &uid, |state| {
+                state.backoff = Some(Box::new(backoff(awaits_google)));
+            });
+        }
+    }
+    let ended =
+        |namespace: &str| cache.end_waits_for_google(&BTreeSet::from([namespace.to_owned()]), at(150));
+    assert_eq!(ended("none"), []);
+    assert_eq!(ended("shop"), [key("expired")]);
+    let next = |name| state(&cache, name).backoff.map(|backoff| backoff.next);
+    assert_eq!([next("expired"), next("valid")], [Some(at(150)), Some(at(200))]);
+    assert_eq!(ended("shop"), [], "they wait no longer");
+    // The operator's own calls hold back all.
+    assert_eq!(ended(""), [ObjectKey::new("bank", "expired")]);
 }
 
 #[test]

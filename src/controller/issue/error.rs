@@ -86,6 +86,11 @@ impl IssueError {
         matches!(self, Self::Kubernetes(error) if error.is_failed_call())
     }
 
+    /// Whether Google refused or did not answer a call, or the operator made none because Google fails.
+    pub fn is_googles(&self) -> bool {
+        matches!(self, Self::Mint(MintError::Google(_)))
+    }
+
     /// Whether the same attempt is repeated after a delay. Otherwise only a change of the request, the grants or the Secret helps, and each
     /// of these enqueues the request.
     pub fn is_retried(&self) -> bool {

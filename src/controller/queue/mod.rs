@@ -7,6 +7,9 @@ pub(crate) mod order;
 pub(crate) mod permit;
 pub(crate) mod worker;
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::api::ObjectKey;
@@ -18,6 +21,17 @@ pub(crate) enum Scope {
     All,
     /// The requests of a namespace.
     Namespace(String),
+    /// The requests of these namespaces that have no valid token because Google failed. An empty name stands for all.
+    Recovered(BTreeSet<String>),
+}
+
+/// When a request is reconciled again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Requeue {
+    /// After this time.
+    pub(crate) after: Duration,
+    /// How long its token is valid; none if it has no valid one.
+    pub(crate) token_left: Option<Duration>,
 }
 
 /// Sends the requests to reconcile to the queue.
@@ -42,6 +56,11 @@ impl Enqueuer {
     /// Enqueues every request.
     pub(crate) fn all(&self) {
         let _ = self.scopes.send(Scope::All);
+    }
+
+    /// Enqueues the requests of namespaces that have no valid token because Google failed.
+    pub(crate) fn recovered(&self, namespaces: BTreeSet<String>) {
+        let _ = self.scopes.send(Scope::Recovered(namespaces));
     }
 
     /// Enqueues the requests of a namespace.

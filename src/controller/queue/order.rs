@@ -1,7 +1,8 @@
 //! Pure: which request is reconciled next. Requests wait for their due time, the earliest first, and a request is in flight at most once.
 //! A namespace has a limit of requests in flight. Further ones wait here, where each costs the memory of its key, so that they take
 //! neither the slots of other namespaces nor the memory of reconciles that wait for Google. Among the namespaces with a request that is due,
-//! the one that holds the fewest permits is next.
+//! the one that holds the fewest permits is next. Within a namespace, requests without a valid token come first, then those whose token expires
+//! first: of a backlog, what can wait is last.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -17,15 +18,40 @@ pub(crate) struct Queue {
     namespaces: HashMap<Box<str>, Namespace>,
     /// The first request of each namespace that has less than its limit in flight.
     ready: BTreeSet<(Instant, ObjectKey)>,
-    due_times: HashMap<ObjectKey, Instant>,
+    turns: HashMap<ObjectKey, Turn>,
     in_flight: HashSet<ObjectKey>,
-    /// When the requests in flight that were pushed again are due.
-    requeued: HashMap<ObjectKey, Instant>,
+    /// The turns of the requests in flight that were pushed again.
+    requeued: HashMap<ObjectKey, Turn>,
+}
+
+/// When a request is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Turn {
+    /// From when on.
+    pub(crate) at: Instant,
+    /// When its token expires; none if it has no valid one, or that is not known.
+    pub(crate) expires: Option<Instant>,
+}
+
+impl Turn {
+    /// Now, whatever its token.
+    pub(crate) fn now(at: Instant) -> Self {
+        Self { at, expires: None }
+    }
+
+    /// The earlier, the sooner among those that are due: an expiry lies after the time at which a request without a valid token is due.
+    fn rank(self) -> Instant {
+        self.expires.unwrap_or(self.at)
+    }
 }
 
 #[derive(Debug, Default)]
 struct Namespace {
+    /// By the time at which they are due.
     order: BTreeSet<(Instant, ObjectKey)>,
+    /// Those that are due by `ranked_until`, by [`Turn::rank`].
+    ranked: BTreeSet<(Instant, ObjectKey)>,
+    ranked_until: Option<Instant>,
     /// The entry of this namespace in [`Queue::ready`].
     ready: Option<(Instant, ObjectKey)>,
     in_flight: usize,
@@ -38,7 +64,7 @@ impl Queue {
             max_in_flight,
             namespaces: HashMap::new(),
             ready: BTreeSet::new(),
-            due_times: HashMap::new(),
+            turns: HashMap::new(),
             in_flight: HashSet::new(),
             requeued: HashMap::new(),
         }
@@ -57,32 +83,36 @@ impl Queue {
         }
     }
 
-    /// Adds `key`, due at `at`. If it waits already, the earlier time counts.
-    pub(crate) fn push(&mut self, key: ObjectKey, at: Instant) {
+    /// Adds `key`. If it waits already, the earlier turn counts.
+    pub(crate) fn push(&mut self, key: ObjectKey, turn: Turn) {
         if self.in_flight.contains(&key) {
-            let requeued = self.requeued.entry(key).or_insert(at);
-            *requeued = at.min(*requeued);
+            let requeued = self.requeued.entry(key).or_insert(turn);
+            *requeued = turn.min(*requeued);
             return;
         }
-        let before = self.due_times.get(&key).copied();
-        if before.is_some_and(|before| before <= at) {
+        let before = self.turns.get(&key).copied();
+        if before.is_some_and(|before| before.at <= turn.at) {
             return;
         }
-        self.due_times.insert(key.clone(), at);
+        self.turns.insert(key.clone(), turn);
         if !self.namespaces.contains_key(key.namespace()) {
             self.namespaces
                 .insert(key.namespace().into(), Namespace::default());
         }
         self.change(&key.clone(), |namespace| {
             if let Some(before) = before {
-                namespace.order.remove(&(before, key.clone()));
+                namespace.remove(&key, before);
             }
-            namespace.order.insert((at, key));
+            if namespace.ranked_until.is_some_and(|until| turn.at <= until) {
+                namespace.ranked.insert((turn.rank(), key.clone()));
+            }
+            namespace.order.insert((turn.at, key));
         });
     }
 
     /// Pops a request that is due, with its due time; none if no request is due whose namespace may start one. It is of the namespace that
-    /// holds the fewest permits, and has been due longest. It counts as in flight until [`Queue::complete`].
+    /// holds the fewest permits, of those the one that has waited longest, and in that the first by its token. It counts as in flight until
+    /// [`Queue::complete`].
     ///
     /// `held` returns how many permits a namespace holds, or none if it may not take another.
     pub(crate) fn pop(
@@ -103,14 +133,18 @@ impl Queue {
                 break;
             }
         }
-        let (at, key) = fewest?.1.clone();
-        self.due_times.remove(&key);
+        let (_, (_, longest)) = fewest?;
+        let (_, key) = self
+            .namespaces
+            .get_mut(longest.namespace())?
+            .first(now, &self.turns)?;
+        let turn = self.turns.remove(&key)?;
         self.in_flight.insert(key.clone());
         self.change(&key, |namespace| {
-            namespace.order.pop_first();
+            namespace.remove(&key, turn);
             namespace.in_flight += 1;
         });
-        Some((key, at))
+        Some((key, turn.at))
     }
 
     /// `key` is no longer in flight.
@@ -118,8 +152,8 @@ impl Queue {
         if self.in_flight.remove(key) {
             self.change(key, |namespace| namespace.in_flight -= 1);
         }
-        if let Some(at) = self.requeued.remove(key) {
-            self.push(key.clone(), at);
+        if let Some(turn) = self.requeued.remove(key) {
+            self.push(key.clone(), turn);
         }
     }
 
@@ -130,8 +164,7 @@ impl Queue {
 
     /// When the next request is due after `now` whose namespace is below its limit.
     pub(crate) fn next_after(&self, now: Instant) -> Option<Instant> {
-        let earliest = (now + Duration::from_nanos(1), ObjectKey::new("", ""));
-        self.ready.range(earliest..).next().map(|(at, _)| *at)
+        self.ready.range(after(now)..).next().map(|(at, _)| *at)
     }
 
     /// How many requests are in flight.
@@ -166,6 +199,30 @@ impl Queue {
     }
 }
 
+impl Namespace {
+    /// The first by its token of the requests that are due, which is one at least.
+    fn first(&mut self, now: Instant, turns: &HashMap<ObjectKey, Turn>) -> Option<(Instant, ObjectKey)> {
+        let new = match self.ranked_until.replace(now) {
+            Some(until) => self.order.range(after(until)..),
+            None => self.order.range(..),
+        };
+        let new = new.take_while(|(at, _)| *at <= now);
+        let ranks = new.filter_map(|(_, key)| Some((turns.get(key)?.rank(), key.clone())));
+        self.ranked.extend(ranks);
+        self.ranked.first().cloned()
+    }
+
+    fn remove(&mut self, key: &ObjectKey, turn: Turn) {
+        self.order.remove(&(turn.at, key.clone()));
+        self.ranked.remove(&(turn.rank(), key.clone()));
+    }
+}
+
+/// The least entry of an order that is later than `at`.
+fn after(at: Instant) -> (Instant, ObjectKey) {
+    (at + Duration::from_nanos(1), ObjectKey::new("", ""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,10 +241,10 @@ mod tests {
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
         let mut queue = Queue::new(8);
-        queue.push(key("a"), at(10));
-        queue.push(key("a"), at(20));
-        queue.push(key("b"), at(15));
-        queue.push(key("b"), at(5));
+        queue.push(key("a"), Turn::now(at(10)));
+        queue.push(key("a"), Turn::now(at(20)));
+        queue.push(key("b"), Turn::now(at(15)));
+        queue.push(key("b"), Turn::now(at(5)));
         assert_eq!(queue.pop(now, free), None);
         assert_eq!((queue.next(), queue.due_count(at(7))), (Some(at(5)), 1));
         assert_eq!(queue.pop(at(12), free), Some((key("b"), at(5))));
@@ -199,10 +256,10 @@ mod tests {
     fn a_request_in_flight_waits_and_blocks_no_other() {
         let now = Instant::now();
         let mut queue = Queue::new(8);
-        queue.push(key("a"), now);
+        queue.push(key("a"), Turn::now(now));
         assert!(queue.pop(now, free).is_some());
-        queue.push(key("a"), now);
-        queue.push(key("b"), now);
+        queue.push(key("a"), Turn::now(now));
+        queue.push(key("b"), Turn::now(now));
         assert_eq!((queue.due_count(now), queue.in_flight()), (1, 1));
         assert_eq!(queue.pop(now, free), Some((key("b"), now)));
         assert_eq!(
@@ -221,10 +278,10 @@ mod tests {
         let now = Instant::now();
         let mut queue = Queue::new(2);
         for name in ["a", "b", "c", "d"] {
-            queue.push(key(name), now);
+            queue.push(key(name), Turn::now(now));
         }
         let later = now + Duration::from_secs(1);
-        queue.push(ObjectKey::new("bank", "e"), later);
+        queue.push(ObjectKey::new("bank", "e"), Turn::now(later));
         assert_eq!(queue.pop(now, free), Some((key("a"), now)));
         assert_eq!(queue.pop(now, free), Some((key("b"), now)));
         assert_eq!(
@@ -232,8 +289,8 @@ mod tests {
             (None, Some(later), 2)
         );
         // What is pushed while the namespace is at its limit waits in the order of due times as well.
-        queue.push(key("b"), now - Duration::from_secs(1));
-        queue.push(key("d"), now - Duration::from_secs(2));
+        queue.push(key("b"), Turn::now(now - Duration::from_secs(1)));
+        queue.push(key("d"), Turn::now(now - Duration::from_secs(2)));
         assert_eq!(queue.pop(later, free), Some((ObjectKey::new("bank", "e"), later)));
         queue.complete(&key("b"));
         assert_eq!(
@@ -255,11 +312,47 @@ mod tests {
     }
 
     #[test]
+    fn within_a_namespace_the_token_decides_and_between_them_the_wait() {
+        let start = Instant::now();
+        let seconds = |seconds| start + Duration::from_secs(seconds);
+        let mut queue = Queue::new(99);
+        let push = |queue: &mut Queue, key: ObjectKey, at, expires: Option<u64>| {
+            let expires = expires.map(seconds);
+            queue.push(
+                key,
+                Turn {
+                    at: seconds(at),
+                    expires,
+                },
+            );
+        };
+        push(&mut queue, key("far"), 1, Some(1800));
+        push(&mut queue, key("near"), 2, Some(100));
+        push(&mut queue, key("new"), 3, None);
+        push(&mut queue, key("later"), 50, None);
+        let name = |queue: &mut Queue, now| {
+            let popped = queue.pop(seconds(now), free);
+            popped.map(|(key, _)| key.name().to_owned())
+        };
+        assert_eq!(name(&mut queue, 10).as_deref(), Some("new"));
+        // What is pushed since, what is due since, and what is due earlier than before.
+        push(&mut queue, key("late"), 9, Some(50));
+        push(&mut queue, key("later"), 10, None);
+        push(&mut queue, key("due"), 12, None);
+        let order: Vec<_> = std::iter::from_fn(|| name(&mut queue, 12)).collect();
+        assert_eq!(order, ["later", "due", "late", "near", "far"]);
+        // New requests of one namespace do not keep the renewals of another waiting.
+        push(&mut queue, ObjectKey::new("bank", "renewal"), 20, Some(1800));
+        (0..5).for_each(|n| push(&mut queue, key(&format!("new-{n}")), 21 + n, None));
+        assert_eq!(name(&mut queue, 30).as_deref(), Some("renewal"));
+    }
+
+    #[test]
     fn a_limit_that_moves_applies_to_what_waits() {
         let now = Instant::now();
         let mut queue = Queue::new(1);
         for name in ["a", "b", "c", "d"] {
-            queue.push(key(name), now);
+            queue.push(key(name), Turn::now(now));
         }
         let names = |queue: &mut Queue| {
             let popped = std::iter::from_fn(|| queue.pop(now, free));
@@ -281,9 +374,12 @@ mod tests {
         let earlier = |seconds| now - Duration::from_secs(seconds);
         let mut queue = Queue::new(8);
         for (namespace, seconds) in [("full", 9), ("busy", 8), ("one", 7), ("none", 6), ("idle", 5)] {
-            queue.push(ObjectKey::new(namespace, "a"), earlier(seconds));
+            queue.push(ObjectKey::new(namespace, "a"), Turn::now(earlier(seconds)));
         }
-        queue.push(ObjectKey::new("later", "a"), now + Duration::from_secs(1));
+        queue.push(
+            ObjectKey::new("later", "a"),
+            Turn::now(now + Duration::from_secs(1)),
+        );
         let held = |namespace: &str| match namespace {
             "full" => None,
             "busy" => Some(9),

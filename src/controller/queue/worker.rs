@@ -12,9 +12,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::api::ObjectKey;
 use crate::clock::Clock;
-use crate::controller::queue::Scope;
-use crate::controller::queue::order::Queue;
+use crate::controller::queue::order::{Queue, Turn};
 use crate::controller::queue::permit::{Permit, Permits, Shares, Stopwatch};
+use crate::controller::queue::{Requeue, Scope};
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 
@@ -23,7 +23,10 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the loop asks for the limit of a namespace at most.
 const LIMIT_INTERVAL: Duration = Duration::from_millis(50);
 /// Delay after which a reconcile that panicked is repeated.
-const PANIC_REQUEUE: Duration = Duration::from_secs(5);
+const PANIC_REQUEUE: Requeue = Requeue {
+    after: Duration::from_secs(5),
+    token_left: None,
+};
 
 /// How many reconciles run at once.
 #[derive(Clone)]
@@ -44,7 +47,7 @@ pub(crate) struct Worker {
     liveness: Liveness,
     metrics: Arc<Metrics>,
     clock: Clock,
-    tasks: JoinSet<Option<Duration>>,
+    tasks: JoinSet<Option<Requeue>>,
 }
 
 impl Worker {
@@ -85,7 +88,7 @@ impl Worker {
 
     /// Reconciles all that `keys` lists, then what is received, until `stop` resolves and the reconciles in flight have finished.
     ///
-    /// `start` returns the reconcile of a request, which returns the delay after which it is requeued; none if the request is gone. It is
+    /// `start` returns the reconcile of a request, which returns when it is requeued; none if the request is gone. It is
     /// called with a permit, so that a request that waits costs the memory of its key only.
     pub(crate) async fn run<F>(
         &mut self,
@@ -93,7 +96,7 @@ impl Worker {
         start: impl Fn(&ObjectKey, Permit) -> Option<F>,
         stop: impl Future<Output = ()>,
     ) where
-        F: Future<Output = Option<Duration>> + Send + 'static,
+        F: Future<Output = Option<Requeue>> + Send + 'static,
     {
         let mut queue = Queue::new((self.limits.in_flight_per_namespace)());
         let mut in_flight: HashMap<Id, (ObjectKey, Arc<Stopwatch>)> = HashMap::new();
@@ -107,7 +110,7 @@ impl Worker {
         while self.requests.try_recv().is_ok() {}
         while self.scopes.try_recv().is_ok() {}
         for key in keys(&Scope::All) {
-            queue.push(key, started);
+            queue.push(key, Turn::now(started));
         }
         loop {
             let now = self.clock.monotonic();
@@ -157,17 +160,20 @@ impl Worker {
                     };
                     if let Some((key, _)) = in_flight.remove(&id) {
                         queue.complete(&key);
+                        let now = self.clock.monotonic();
                         // A time that the clock cannot represent is never reached.
-                        if let Some(at) = requeue.and_then(|delay| self.clock.monotonic().checked_add(delay)) {
-                            queue.push(key, at);
+                        let at = |requeue: Requeue| Some((now.checked_add(requeue.after)?, requeue.token_left));
+                        if let Some((at, left)) = requeue.and_then(at) {
+                            let expires = left.and_then(|left| now.checked_add(left));
+                            queue.push(key, Turn { at, expires });
                         }
                     }
                 }
-                Some(key) = self.requests.recv() => queue.push(key, self.clock.monotonic()),
+                Some(key) = self.requests.recv() => queue.push(key, Turn::now(self.clock.monotonic())),
                 Some(scope) = self.scopes.recv() => {
                     let now = self.clock.monotonic();
                     for key in keys(&scope) {
-                        queue.push(key, now);
+                        queue.push(key, Turn::now(now));
                     }
                 }
                 () = async { sleep_until(later.unwrap_or(now)).await }, if later.is_some() => {}

@@ -129,7 +129,10 @@ async fn a_panic_is_retried_and_a_stop_waits_for_reconciles_in_flight() {
             stop.notify_one();
             tokio::time::sleep(Duration::from_millis(200)).await;
             tries.fetch_add(1, Ordering::SeqCst);
-            Some(Duration::from_secs(1))
+            Some(Requeue {
+                after: Duration::from_secs(1),
+                token_left: None,
+            })
         })
     };
     worker.run(|_| vec![key("a")], start, stop.notified()).await;

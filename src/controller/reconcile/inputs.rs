@@ -143,6 +143,7 @@ impl Inputs {
                     retry_after: error.retry_after().max(pause),
                     needs_user_action: error.needs_user_action(),
                     expires,
+                    is_googles: error.is_googles(),
                 };
                 let previous = self.facts.backoff.as_ref();
                 let key = snapshot.backoff_key(self.grant.as_ref());

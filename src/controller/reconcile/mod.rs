@@ -33,6 +33,7 @@ use crate::controller::cache::request_state::HonouredRenewal;
 use crate::controller::context::{Context, Settings};
 use crate::controller::issue::observation::Observation;
 use crate::controller::issue::{IssueError, Issued};
+use crate::controller::queue::Requeue;
 use crate::controller::queue::permit::{Permit, Stopwatch};
 use crate::kubernetes::error::KubeError;
 use crate::request::ValidateError;
@@ -40,12 +41,12 @@ use crate::request::ValidateError;
 /// Numbers the reconciles of this process, for its log.
 static RECONCILES: AtomicU64 = AtomicU64::new(1);
 
-/// Reconciles one request. Returns the delay until the next reconcile, if not on a change only.
+/// Reconciles one request. Returns when it is reconciled again, if not on a change only.
 pub(super) fn reconcile(
     key: ObjectKey,
     ctx: Arc<Context>,
     mut permit: Permit,
-) -> impl Future<Output = Option<Duration>> + Send {
+) -> impl Future<Output = Option<Requeue>> + Send {
     // At the level of errors, so that each line of the reconcile has the number.
     let span = tracing::error_span!("reconcile", id = RECONCILES.fetch_add(1, Ordering::Relaxed));
     let reconcile = async move {
@@ -63,10 +64,16 @@ pub(super) fn reconcile(
         };
         let reconciled = attempted.unwrap_or_else(|error| aborted(&ctx, &snapshot, error));
         let requeue = publish::publish(&ctx, &snapshot, &reconciled, &mut permit, started).await;
-        match expected_write.end() {
-            true => Some(Duration::ZERO),
-            false => requeue,
-        }
+        let after = match expected_write.end() {
+            true => Duration::ZERO,
+            false => requeue?,
+        };
+        let token = reconciled.outcome.token();
+        let left = token.and_then(|token| token.remaining(ctx.clock.now()));
+        Some(Requeue {
+            after,
+            token_left: left.and_then(|left| left.try_into().ok()),
+        })
     };
     reconcile.instrument(span)
 }

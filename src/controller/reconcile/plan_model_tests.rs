@@ -528,6 +528,7 @@ impl World {
             retry_after: asked,
             needs_user_action: false,
             expires: expiry,
+            is_googles: false,
         };
         let retry = Backoff::next(before.as_ref(), attempt, basis, &request.uid, self.now);
         let delay = retry.next.duration_since(self.now);

@@ -152,6 +152,7 @@ fn retry(next: i64) -> Backoff {
         since: at(T0),
         next: at(next),
         needs_user_action: false,
+        awaits_google: false,
         key: BackoffKey {
             generation: 1,
             renew: None,

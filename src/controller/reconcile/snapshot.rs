@@ -261,6 +261,7 @@ mod tests {
             retry_after: None,
             needs_user_action: false,
             expires: None,
+            is_googles: false,
         };
         let failure = Backoff::next(None, attempt, key, "uid", at(0));
         for (value, ends) in [

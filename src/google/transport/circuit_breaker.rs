@@ -117,13 +117,25 @@ impl CircuitBreaker {
         self.rate.add(now);
     }
 
-    /// A call that started at `started` was answered. A rejection is an answer too: what answers is not down.
-    pub(crate) fn answered(&mut self, now: Instant, started: Instant) {
+    /// A call that started at `started` was answered. A rejection is an answer too: what answers is not down. Returns since when the circuit
+    /// was open, if it closes now.
+    pub(crate) fn answered(&mut self, now: Instant, started: Instant) -> Option<Instant> {
         (self.failures, self.failing_since) = (0, None);
         // The late answer to a call from before the outage says nothing about now.
-        if self.outage.take_if(|outage| outage.since <= started).is_some() {
-            self.recovery = Some(Recovery::new(now, &self.rate));
-            self.rate.skip_to(now);
+        let ended = self.outage.take_if(|outage| outage.since <= started)?;
+        self.recovery = Some(Recovery::new(now, &self.rate));
+        self.rate.skip_to(now);
+        Some(ended.since)
+    }
+
+    /// Closes if it opened after `since`: from then on the endpoint failed for all, and it no longer does. A wait that the server asked for
+    /// stays.
+    pub(crate) fn close_if_after(&mut self, since: Instant) {
+        let ended = self
+            .outage
+            .take_if(|outage| outage.since > since && !outage.server_requested);
+        if ended.is_some() {
+            (self.failures, self.failing_since) = (0, None);
         }
     }
 
@@ -249,7 +261,7 @@ mod tests {
         // Each 0.4 s a call is answered, and 39 between them are refused.
         for call in 0..400 {
             match call % 40 {
-                0 => breaker.answered(now, now),
+                0 => assert_eq!(breaker.answered(now, now), None),
                 _ => breaker.failed(now, REFUSED, None, true),
             }
             assert_eq!(breaker.circuit(now, None), Circuit::Closed, "call {call}");

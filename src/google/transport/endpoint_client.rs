@@ -51,6 +51,7 @@ impl EndpointClient {
             config.rate_per_second,
             config.max_in_flight,
             config.max_wait,
+            config.recoveries.clone(),
             config.clock.clone(),
         );
         Self {

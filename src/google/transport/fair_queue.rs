@@ -85,6 +85,8 @@ struct Flow {
     waiting: BTreeSet<(Instant, WaiterId)>,
     in_flight: usize,
     breaker: CircuitBreaker,
+    /// Whether a call of it failed or was rejected since its circuit, or the endpoint's, closed last.
+    is_held_back: bool,
 }
 
 /// The queue of one endpoint.
@@ -136,7 +138,10 @@ impl FairQueue {
         remaining: Option<Duration>,
     ) -> Result<WaiterId, Decision> {
         if !self.flows.contains_key(flow) {
-            self.flows.retain(|_, flow| !flow.is_forgotten(now));
+            // In an outage no flow is forgotten: its end is told to each.
+            if !self.breaker.is_open(now) {
+                self.flows.retain(|_, flow| !flow.is_forgotten(now));
+            }
             self.next_id += 1;
             let id = self.next_id;
             self.flows.insert(
@@ -157,13 +162,13 @@ impl FairQueue {
         }
         match decision(state.breaker.circuit(now, remaining), now) {
             None | Some(Ok(_)) => {}
-            Some(Err(rejected)) => return Err(rejected),
+            Some(Err(rejected)) => return Err(state.turn_away(rejected)),
         }
         match decision(self.breaker.circuit(now, remaining), now) {
             None | Some(Ok(_)) => {}
             // The endpoint may work for a flow that has not failed, even if it fails for all others: its first call is the next probe.
             Some(Err(Decision::Reject { .. })) if !is_failing && state.is_idle() => {}
-            Some(Err(rejected)) => return Err(rejected),
+            Some(Err(rejected)) => return Err(state.turn_away(rejected)),
         }
         if state.waiting.len() >= self.limits.waiting {
             return Err(Decision::Defer { by: FULL_RETRY });
@@ -195,8 +200,15 @@ impl FairQueue {
         decision(self.breaker.circuit(now, None), now)?.err()
     }
 
-    /// A call that started at `started` has ended.
-    pub fn complete(&mut self, now: Instant, flow: &str, started: Instant, result: CallResult) {
+    /// A call that started at `started` has ended. Returns the flows that failures held back, and whose calls may start again.
+    pub fn complete(
+        &mut self,
+        now: Instant,
+        flow: &str,
+        started: Instant,
+        result: CallResult,
+    ) -> Vec<String> {
+        let mut recovered = Vec::new();
         let in_flight = self.in_flight;
         self.in_flight = self.in_flight.saturating_sub(1);
         let state = self.flows.entry(flow.to_owned()).or_default();
@@ -204,8 +216,20 @@ impl FairQueue {
         let id = state.id;
         match result {
             CallResult::Answered => {
-                state.breaker.answered(now, started);
-                self.breaker.answered(now, started);
+                let closed = state.breaker.answered(now, started);
+                if closed.is_some() && std::mem::take(&mut state.is_held_back) {
+                    recovered.push(flow.to_owned());
+                }
+                // What failed for all was no flow's own fault.
+                if let Some(since) = self.breaker.answered(now, started) {
+                    for (name, flow) in &mut self.flows {
+                        flow.breaker
+                            .close_if_after(since.checked_sub(SAME_CAUSE).unwrap_or(since));
+                        if !flow.breaker.is_open(now) && std::mem::take(&mut flow.is_held_back) {
+                            recovered.push(name.clone());
+                        }
+                    }
+                }
                 self.failing.clear();
                 self.limit.answered(now, started, in_flight);
                 let [last, before] = self.last_answered;
@@ -214,6 +238,7 @@ impl FairQueue {
             }
             CallResult::Failed { failure, retry_after } => {
                 state.breaker.failed(now, failure, retry_after, true);
+                state.is_held_back = true;
                 self.failing.insert(flow.to_owned());
                 // A failure of one flow alone may be its own fault, and a pause that the server asked it for is its own.
                 self.breaker.failed(now, failure, None, self.failing.len() > 1);
@@ -224,6 +249,7 @@ impl FairQueue {
             }
             CallResult::Cancelled => {}
         }
+        recovered
     }
 
     /// Whether the failure of a call that started at `started` may be the endpoint's rather than of its flow alone: another flow's call
@@ -265,13 +291,13 @@ impl FairQueue {
             match (own, shared) {
                 _ if full => {}
                 (None, None) => start = true,
-                (Some(Err(rejected)), _) => decisions.push((id, rejected)),
+                (Some(Err(rejected)), _) => decisions.push((id, state.turn_away(rejected))),
                 (_, Some(Err(Decision::Reject { .. }))) if !self.failing.contains(&name) => {
                     if let Circuit::Open { until, .. } = self.breaker.circuit(now, remaining) {
                         soon(until);
                     }
                 }
-                (_, Some(Err(rejected))) => decisions.push((id, rejected)),
+                (_, Some(Err(rejected))) => decisions.push((id, state.turn_away(rejected))),
                 (Some(Ok(at)), _) | (_, Some(Ok(at))) => soon(at),
             }
             if start {
@@ -329,6 +355,12 @@ impl FairQueue {
 }
 
 impl Flow {
+    /// `decision`, which starts no call of the flow.
+    fn turn_away(&mut self, decision: Decision) -> Decision {
+        self.is_held_back |= matches!(decision, Decision::Reject { .. });
+        decision
+    }
+
     fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.in_flight == 0
     }

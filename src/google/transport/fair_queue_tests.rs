@@ -107,7 +107,7 @@ fn a_flow_that_fails_beside_others_that_work_lowers_no_limit_but_two_do() {
     assert_eq!(starts(&mut queue, start).len(), 12);
     let now = start + Duration::from_millis(200);
     queue.complete(now, "good", start, CallResult::Answered);
-    (0..4).for_each(|_| queue.complete(now, "bad", start, FAILED));
+    (0..4).for_each(|_| drop(queue.complete(now, "bad", start, FAILED)));
     assert_eq!(queue.limit(), 32);
     queue.complete(now, "worse", start, FAILED);
     assert_eq!(queue.limit(), 8);
@@ -125,7 +125,7 @@ fn a_flow_that_works_closes_the_circuit_though_others_fail() {
     }
     assert_eq!(starts(&mut queue, now).len(), 8);
     for flow in ["bad", "worse"] {
-        (0..4).for_each(|_| queue.complete(now, flow, now, FAILED));
+        (0..4).for_each(|_| drop(queue.complete(now, flow, now, FAILED)));
     }
     assert!(queue.enqueue(now, "bad", minutes(30)).is_err());
     let good = queue.enqueue(now, "good", minutes(30)).unwrap();
@@ -164,6 +164,54 @@ fn an_outage_for_all_costs_a_probe_each_ten_seconds() {
         }
     }
     assert!((100..=170).contains(&calls), "{calls} calls in 25 minutes");
+}
+
+#[test]
+fn the_end_of_an_outage_is_told_to_each_flow_that_it_held_back() {
+    let mut now = Instant::now();
+    let mut queue = queue(32);
+    let start = |queue: &mut FairQueue, now: Instant, flow: &str, calls: usize| {
+        (0..calls).for_each(|_| assert!(queue.enqueue(now, flow, None).is_ok()));
+        assert_eq!(starts(queue, now).len(), calls, "{flow}");
+    };
+    let fail = |queue: &mut FairQueue, now: Instant, flow: &str, calls: usize| {
+        (0..calls).for_each(|_| assert!(queue.complete(now, flow, now, FAILED).is_empty()));
+    };
+    let answer = |queue: &mut FairQueue, now: Instant, flow: &str| {
+        let mut recovered = queue.complete(now, flow, now, CallResult::Answered);
+        recovered.sort();
+        recovered
+    };
+    // One flow fails by itself, while another is answered.
+    start(&mut queue, now, "own", 5);
+    start(&mut queue, now, "good", 2);
+    assert!(answer(&mut queue, now, "good").is_empty());
+    fail(&mut queue, now, "own", 5);
+    assert!(answer(&mut queue, now, "good").is_empty());
+    // Then calls of others fail too, and further ones are rejected.
+    now += Duration::from_secs(60);
+    start(&mut queue, now, "a", 6);
+    start(&mut queue, now, "b", 6);
+    fail(&mut queue, now, "a", 6);
+    now += Duration::from_secs(1);
+    fail(&mut queue, now, "b", 6);
+    for flow in ["a", "b"] {
+        assert!(queue.enqueue(now, flow, None).is_err(), "{flow}");
+    }
+    queue.enqueue(now, "good", None).unwrap();
+    now = queue.poll(now).1.unwrap();
+    assert_eq!(starts(&mut queue, now).len(), 1);
+    assert_eq!(answer(&mut queue, now, "good"), ["a", "b"]);
+    // Their circuits are closed with that of the endpoint, and they are told once.
+    for flow in ["a", "b"] {
+        now += Duration::from_secs(1);
+        start(&mut queue, now, flow, 1);
+        assert!(answer(&mut queue, now, flow).is_empty());
+    }
+    // The one that failed by itself is told when a call of its own is answered.
+    now += Duration::from_secs(1);
+    start(&mut queue, now, "own", 1);
+    assert_eq!(answer(&mut queue, now, "own"), ["own"]);
 }
 
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ use super::adaptive_limit::LimitMoves;
 use super::circuit_breaker::LastFailure;
 use super::fair_queue::{CallResult, Decision, FairQueue, QueueLimits, WaiterId};
 use crate::clock::Clock;
-use crate::google::vocabulary::{CallPriority, Endpoint, Error, ErrorClass, Reason};
+use crate::google::vocabulary::{CallPriority, Endpoint, Error, ErrorClass, Reason, Recoveries};
 use crate::sync::lock;
 
 /// Maximum queued calls of one flow. A caller that serves many flows must queue more than this, or one flow could fill its queue.
@@ -51,6 +51,7 @@ pub(crate) struct Limiter {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    recoveries: Recoveries,
     clock: Clock,
 }
 
@@ -86,6 +87,7 @@ impl Limiter {
         rate_per_second: Option<NonZeroU32>,
         max_in_flight: usize,
         max_wait: Duration,
+        recoveries: Recoveries,
         clock: Clock,
     ) -> Self {
         let queue = FairQueue::new(QueueLimits {
@@ -102,6 +104,7 @@ impl Limiter {
                     waiting: HashMap::new(),
                     timer: None,
                 }),
+                recoveries,
                 clock,
             }),
         }
@@ -249,10 +252,11 @@ impl Shared {
 
     fn complete(self: &Arc<Self>, flow: &str, started: Instant, result: CallResult) {
         let mut state = self.lock();
-        state
-            .queue
-            .complete(self.clock.monotonic(), flow, started, result);
+        let now = self.clock.monotonic();
+        let recovered = state.queue.complete(now, flow, started, result);
         self.wake_admitted(&mut state);
+        drop(state);
+        self.recoveries.add(recovered);
     }
 }
 

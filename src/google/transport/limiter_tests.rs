@@ -6,6 +6,7 @@ fn limiter(rate: Option<u32>, in_flight: usize, max_wait: Duration) -> Limiter {
         rate.and_then(NonZeroU32::new),
         in_flight,
         max_wait,
+        Recoveries::default(),
         Clock::system(),
     )
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use url::{Host, Url};
 
+use super::recoveries::Recoveries;
 use super::transport::Transport;
 use crate::clock::Clock;
 
@@ -51,6 +52,8 @@ pub struct GoogleConfig {
     pub allowed_credential_hosts: Vec<String>,
     /// Checked right before each call; absent means that calls are always allowed.
     pub call_gate: Option<CallGate>,
+    /// Hears which flows may call again after an endpoint failed.
+    pub recoveries: Recoveries,
     /// The clocks; the machine's by default.
     pub clock: Clock,
     /// How calls leave the process; the network by default.
@@ -95,6 +98,7 @@ impl Default for GoogleConfig {
             metadata_host: None,
             allowed_credential_hosts: Vec::new(),
             call_gate: None,
+            recoveries: Recoveries::default(),
             clock: Clock::system(),
             transport: Transport::network(),
         }

@@ -10,6 +10,7 @@ mod identity_provider;
 mod principal;
 mod quota_project;
 mod reason;
+mod recoveries;
 mod transport;
 mod workload;
 
@@ -26,6 +27,7 @@ pub use self::identity_provider::{IdentityProvider, MAX_SUBJECT_BYTES, ParseProv
 pub(crate) use self::principal::Principal;
 pub(crate) use self::quota_project::QuotaProject;
 pub use self::reason::Reason;
+pub use self::recoveries::Recoveries;
 pub use self::transport::Transport;
 pub use self::workload::{SubjectToken, Workload};
 pub use crate::classify::ErrorClass;
