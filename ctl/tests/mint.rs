@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::{AUDIENCE, CALLER, FAR, ME, Outcome, finish, google, plugin};
-use idtoken_emulator::EmulatorHandle;
+use idtoken_emulator::{EmulatorHandle, Endpoint};
 
 fn home(test: &str) -> PathBuf {
     let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(test);
@@ -75,6 +75,14 @@ async fn mints_with_a_key_file() {
         .env("GOOGLE_APPLICATION_CREDENTIALS", &key);
     let outcome = finish(&mut command).exits(0);
     assert_eq!(outcome.json()["email"], CALLER);
+    // The call counts for the user's project, which only this header names.
+    finish(command.env("GOOGLE_CLOUD_QUOTA_PROJECT", "mine")).exits(0);
+    let calls = google.calls().into_iter();
+    let counted: Vec<_> = calls
+        .filter(|call| call.endpoint == Endpoint::GenerateIdToken)
+        .map(|call| call.user_project)
+        .collect();
+    assert_eq!(counted, [None, Some("mine".to_owned())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

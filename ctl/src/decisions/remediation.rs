@@ -236,6 +236,12 @@ fn for_reason(reason: &str, message: &str, args: &CommandArgs) -> String {
         "ExchangeRefused" => "Google's Security Token Service rejects the exchange; the message quotes its error and has the command that \
              shows the provider."
             .to_owned(),
+        "ApiDisabled" | "PermissionDenied" if message.contains("set-quota-project") => format!(
+            "The calls of the operator's identity count for a project in which the API is off, or which it may not use. Name another one, by \
+             gcloud auth application-default set-quota-project PROJECT_ID or the operator's variable GOOGLE_CLOUD_QUOTA_PROJECT, or run \
+             the other command of the message, if it has one; then: {}",
+            args.renew()
+        ),
         "PermissionDenied" if !message.contains("add-iam-policy-binding") => format!(
             "Google's message names another cause than a missing binding, such as a perimeter or an organization's policy, which no binding \
              changes: whoever administers that can allow the call; then: {}",
@@ -259,8 +265,8 @@ fn for_reason(reason: &str, message: &str, args: &CommandArgs) -> String {
         "ServiceAccountNotFound" => {
             format!("Correct spec.serviceAccount, or create the account: gcloud iam service-accounts describe {account}")
         }
-        "ApiDisabled" => "Enable the API in the project of the operator's identity: gcloud services enable \
-             iamcredentials.googleapis.com --project=PROJECT_ID"
+        "ApiDisabled" => "Enable the API in the project that the message names, by its command: gcloud services enable API \
+             --project=PROJECT_ID"
             .to_owned(),
         "InvalidArgument" => format!("Google rejects a value of the spec; the message says which: {}", args.edit()),
         "CredentialsRejected" | "CredentialsUnavailable" => {

@@ -135,6 +135,41 @@ fn a_binding_is_advised_only_where_the_message_has_one() {
 }
 
 #[test]
+fn a_quota_project_is_named_where_the_message_says_so() {
+    let advice = |reason: &str, message: &str| {
+        let mut refused = condition("Ready", "False", reason);
+        refused["message"] = message.into();
+        steps(json!([refused])).remove(0)
+    };
+    let set =
+        "gcloud auth application-default set-quota-project PROJECT_ID, or set GOOGLE_CLOUD_QUOTA_PROJECT";
+    let denied = format!(
+        "The operator's identity may not use the quota project mine. Let it: gcloud projects add-iam-policy-binding mine \
+         --member=user:dev@example.com --role=roles/serviceusage.serviceUsageConsumer. Or name another project: {set}."
+    );
+    let of_gcloud = format!("Name a project in which iamcredentials.googleapis.com is enabled: {set}.");
+    for (reason, message) in [("ApiDisabled", &of_gcloud), ("PermissionDenied", &denied)] {
+        let advice = advice(reason, message);
+        assert!(
+            advice.contains("gcloud auth application-default set-quota-project PROJECT_ID"),
+            "{advice}"
+        );
+        assert!(
+            !advice.contains("services enable") && !advice.contains("OpenIdTokenCreator"),
+            "{advice}"
+        );
+    }
+    let other = advice(
+        "ApiDisabled",
+        "gcloud services enable sts.googleapis.com --project=1",
+    );
+    assert!(
+        other.contains("gcloud services enable") && other.contains("the message names"),
+        "{other}"
+    );
+}
+
+#[test]
 fn another_account_of_the_same_email_is_accepted_by_the_command() {
     let advice = |message: &str| {
         let mut refused = condition("RenewalFailing", "True", "TokenSubjectChanged");
