@@ -73,12 +73,14 @@ impl World {
         })
     }
 
-    /// Installs or upgrades the release.
-    async fn release(&self, grants: &Value) -> Result<()> {
+    /// Installs or upgrades the release, which trusts the cluster's authority so many times in addition.
+    async fn release(&self, grants: &Value, certificates: usize) -> Result<()> {
+        let bundle = std::fs::read_to_string(self.cluster.ca_file())?.repeat(certificates);
         let google = format!("http://{}", self.google.address());
         let values = json!({
             "replicaCount": 2,
             "grants": grants,
+            "caBundle": {"inline": bundle},
             "google": {
                 "workloadIdentityFederation": {"provider": PROVIDER, "serviceAccount": OPERATOR},
                 "iamCredentialsUrl": google,
@@ -257,7 +259,7 @@ fn request(name: &str, audience: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_install_brings_a_token_two_replicas_share_the_work_and_grants_change() -> Result<()> {
     let world = World::new().await?;
-    world.release(&grant("https://billing-x.run.app")).await?;
+    world.release(&grant("https://billing-x.run.app"), 1).await?;
     let first = world.start("first").await?;
     let second = world.start("second").await?;
 
@@ -296,15 +298,16 @@ async fn one_install_brings_a_token_two_replicas_share_the_work_and_grants_chang
     })
     .await?;
 
-    // Other grants arrive in the mounted file, and the Deployment is left alone.
+    // Other grants and certificates arrive in the mounted files, and the Deployment is left alone.
     let before = world.object("deployment/idtoken-operator").await?;
-    world.release(&grant("https://other.example.com")).await?;
+    world.release(&grant("https://other.example.com"), 2).await?;
     let after = world.object("deployment/idtoken-operator").await?;
     assert_eq!(before["spec"], after["spec"]);
     world
         .mount(&after["spec"]["template"]["spec"], &other.root)
         .await?;
     world.until_ready("denied", "True", &[&other]).await?;
+    other.process.wait_for_line("CA file reloaded", LIMIT).await?;
     Ok(())
 }
 

@@ -1,15 +1,18 @@
 //! What deployment tools make of a request: kstatus, Argo CD's health script, `kubectl wait`, and applying it again.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use futures::TryStreamExt;
 use idtoken_emulator::{Endpoint, Fault};
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use idtoken_testenv::{GoModule, GoTool, Progress};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
 use serde_json::{Value, json};
 
 use crate::common::{AUDIENCE, CALLER, Setup, World, condition, has};
@@ -29,9 +32,8 @@ const KSTATUS: GoModule = GoModule {
     }],
 };
 
-/// What kstatus and Argo CD say of the request as the API server has it, and Argo CD's message.
-async fn health(world: &World, name: &str) -> Result<(String, String, String)> {
-    let object = world.get("shop", name).await?;
+/// What kstatus and Argo CD say of the request, and Argo CD's message.
+async fn health(object: &IdTokenRequest) -> Result<(String, String, String)> {
     let dir = tokio::task::spawn_blocking(|| KSTATUS.build(&["kstatus"], Progress::Quiet)).await??;
     let mut child = Command::new(dir.join("kstatus"))
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/argocd/health.lua"))
@@ -39,7 +41,7 @@ async fn health(world: &World, name: &str) -> Result<(String, String, String)> {
         .stdout(Stdio::piped())
         .spawn()?;
     let mut stdin = child.stdin.take().context("no stdin")?;
-    stdin.write_all(&serde_json::to_vec(&object)?)?;
+    stdin.write_all(&serde_json::to_vec(object)?)?;
     drop(stdin);
     let output = child.wait_with_output()?;
     ensure!(output.status.success(), "kstatus ended with {}", output.status);
@@ -50,7 +52,7 @@ async fn health(world: &World, name: &str) -> Result<(String, String, String)> {
 
 /// Holds what both say against what is expected, and gives Argo CD's message.
 async fn expect(world: &World, name: &str, kstatus: &str, argo: &str) -> Result<String> {
-    let (found, health, message) = health(world, name).await?;
+    let (found, health, message) = health(&world.get("shop", name).await?).await?;
     assert_eq!(
         (found.as_str(), health.as_str()),
         (kstatus, argo),
@@ -225,6 +227,60 @@ async fn who_is_not_granted_for_long_has_failed_and_a_grant_ends_it() -> Result<
     world.grant("shop").await?;
     world.ready("shop", "billing").await?;
     expect(&world, "billing", "Current", "Healthy").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_in_the_same_apply_is_no_failure_in_between() -> Result<()> {
+    let world = World::new().await?;
+    world.namespace("shop").await?;
+    let requests = world.requests("shop");
+    let list = requests.list(&ListParams::default()).await?;
+    let begin = list.metadata.resource_version.context("no version")?;
+    // The first one is denied before the grant, which comes last, as if each object took long.
+    world.request("shop", "first", json!({})).await?;
+    world
+        .until("shop", "first", "it is denied", |object| {
+            has(object, "Ready", "False", "NotGranted")
+        })
+        .await?;
+    let (api, name) = (
+        "idtoken.dev/v1alpha1",
+        json!({"name": "second", "namespace": "shop"}),
+    );
+    let second = json!({"apiVersion": api, "kind": "IdTokenRequest", "metadata": name,
+        "spec": {"audience": AUDIENCE, "serviceAccount": CALLER}});
+    let grant = json!({"apiVersion": api, "kind": "IdTokenGrant", "metadata": {"name": "shop"},
+        "spec": {"from": [{"namespace": "shop"}], "to": [{"serviceAccounts": [CALLER], "audiences": [AUDIENCE]}]}});
+    world.cluster.apply(&format!("{second}\n---\n{grant}")).await?;
+    let mut last = BTreeMap::new();
+    for name in ["first", "second"] {
+        let ready = world.ready("shop", name).await?;
+        last.insert(name.to_owned(), ready.resource_version().context("no version")?);
+    }
+
+    // All that a tool which watches can have seen.
+    let mut said: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+    let events = requests.watch(&WatchParams::default(), &begin).await?;
+    let mut events = std::pin::pin!(events);
+    while !last.is_empty() {
+        let event = events.try_next().await?.context("the watch has ended")?;
+        let (WatchEvent::Added(object) | WatchEvent::Modified(object)) = event else {
+            anyhow::bail!("{event:?}");
+        };
+        let (kstatus, argo, _) = health(&object).await?;
+        let all = said.entry(object.name_any()).or_default();
+        all.push((kstatus, argo));
+        all.dedup();
+        last.retain(|name, version| {
+            *name != object.name_any() || object.resource_version().as_ref() != Some(version)
+        });
+    }
+    let right = [("InProgress", "Progressing"), ("Current", "Healthy")];
+    let right = right.map(|(kstatus, argo)| (kstatus.to_owned(), argo.to_owned()));
+    for (name, all) in said {
+        assert_eq!(all, right, "{name}");
+    }
     Ok(())
 }
 

@@ -448,9 +448,9 @@ async fn until_working(operator: &Operator) -> Result<()> {
     .await
 }
 
-/// A rollout to other namespaces, from a version that named the Lease after them.
+/// A rollout to other namespaces and another selector, from a version that named the Lease after both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rollout_that_changes_the_namespaces_has_one_leader_and_leaves_one_lease() -> Result<()> {
+async fn a_rollout_that_changes_the_scope_has_one_leader_and_leaves_one_lease() -> Result<()> {
     const FOUND: &str = "found a Lease of the same Deployment under another name";
     let from = json!([{"namespace": "shop"}, {"namespace": "yard"}]);
     let to = json!([{"serviceAccounts": [CALLER], "audiences": [AUDIENCE]}]);
@@ -472,7 +472,7 @@ async fn a_rollout_that_changes_the_namespaces_has_one_leader_and_leaves_one_lea
         anyhow::Ok(all.items.into_iter().filter_map(holder).collect::<Vec<_>>())
     };
     let (before, after) = (
-        ["--namespace=shop"],
+        ["--namespace=shop", "--selector=!canary"],
         ["--namespace=shop,yard", "--lease-name=tokens"],
     );
     let old = member(&world, "6d8f9c7b5d-x2k4q", &before).await?;
