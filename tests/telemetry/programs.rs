@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use idtoken_testenv::consumers::{KUBE_STATE_METRICS, PROMETHEUS};
-use idtoken_testenv::{GoModule, Port, Process, Progress};
-use serde_json::{Value, json};
+use idtoken_testenv::{GoModule, Port, Process, Progress, Prometheus};
+use serde_json::json;
 
 use crate::common::LIMIT;
 
@@ -38,73 +38,15 @@ pub(crate) async fn promtool(args: &[&str], dir: &Path, input: Option<&Path>) ->
     Ok(text)
 }
 
-/// A Prometheus that scrapes every second.
-pub(crate) struct Prometheus {
-    process: Process,
-    address: String,
-    client: reqwest::Client,
-}
-
-impl Prometheus {
-    /// Starts Prometheus with the shipped alerts; `jobs` are names and addresses.
-    pub(crate) async fn start(dir: &Path, jobs: &[(&str, &str)]) -> Result<Self> {
-        let job = |(name, address): &(&str, &str)| json!({"job_name": name, "honor_labels": true, "static_configs": [{"targets": [address]}]});
-        let config = json!({
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-            "rule_files": [file("alerts.yaml")],
-            "scrape_configs": jobs.iter().map(job).collect::<Vec<_>>(),
-        });
-        let path = dir.join("prometheus.yml");
-        std::fs::write(&path, config.to_string())?;
-        let mut command = Command::new(built(PROMETHEUS, "prometheus").await?);
-        command
-            .arg(format!("--config.file={}", path.display()))
-            .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
-            .arg("--web.listen-address=127.0.0.1:0")
-            .current_dir(dir)
-            .env("NO_PROXY", "*");
-        let process = Process::spawn("prometheus", &command, dir)?;
-        let line = process.wait_for_line("Listening on", LIMIT).await?;
-        let address = line.split("address=").nth(1);
-        let address = address.and_then(|rest| rest.split_whitespace().next());
-        let address = address
-            .context("Prometheus does not say where it listens")?
-            .to_owned();
-        Ok(Self {
-            process,
-            address,
-            client: reqwest::Client::builder().no_proxy().build()?,
-        })
-    }
-
-    /// Calls the API of Prometheus, and returns the data.
-    pub(crate) async fn api(&self, path: &str, query: &[(&str, &str)]) -> Result<Value> {
-        let url = format!("http://{}/api/v1/{path}", self.address);
-        let answer: Value = self.client.get(url).query(query).send().await?.json().await?;
-        if answer["status"] != "success" {
-            bail!(
-                "{path} {query:?}: {}\n{}",
-                answer["error"],
-                self.process.log_tail()
-            );
-        }
-        Ok(answer["data"].clone())
-    }
-
-    /// The present series of a query, each with its labels and value.
-    pub(crate) async fn query(&self, expr: &str) -> Result<Vec<(Value, f64)>> {
-        let data = self.api("query", &[("query", expr)]).await?;
-        let series = |series: &Value| {
-            let value = series["value"][1].as_str().and_then(|text| text.parse().ok());
-            (series["metric"].clone(), value.unwrap_or(f64::NAN))
-        };
-        Ok(data["result"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(series)
-            .collect())
-    }
+/// Starts a Prometheus that scrapes every second, with the shipped alerts. `jobs` are names and addresses.
+pub(crate) async fn prometheus(dir: &Path, jobs: &[(&str, &str)]) -> Result<Prometheus> {
+    let job = |(name, address): &(&str, &str)| json!({"job_name": name, "honor_labels": true, "static_configs": [{"targets": [address]}]});
+    let config = json!({
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "rule_files": [file("alerts.yaml")],
+        "scrape_configs": jobs.iter().map(job).collect::<Vec<_>>(),
+    });
+    Prometheus::start(dir, &config).await
 }
 
 /// A kube-state-metrics with the shipped configuration.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use idtoken_emulator::{Endpoint, Fault};
-use idtoken_testenv::{RunDir, until};
+use idtoken_testenv::{Prometheus, RunDir, until};
 use regex::Regex;
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use crate::alerts::alerts;
 use crate::common::{CALLER, LIMIT, LOCKED, Setup, World, has};
 use crate::dashboard::{dashboard, queries};
 use crate::page::{documented, read, scraped};
-use crate::programs::{KubeStateMetrics, Prometheus, promtool};
+use crate::programs::{KubeStateMetrics, prometheus, promtool};
 
 /// Shorter than the 15 minutes of the alerts.
 const LIFETIME: u64 = 600;
@@ -112,7 +112,7 @@ async fn run() -> Result<Run> {
         ("idtoken-operator", operator.as_str()),
         ("kube-state-metrics", exporter.address.as_str()),
     ];
-    let prometheus = Prometheus::start(dir.path(), &jobs).await?;
+    let prometheus = prometheus(dir.path(), &jobs).await?;
     Ok(Run {
         prometheus,
         exporter,

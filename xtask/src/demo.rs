@@ -1,5 +1,6 @@
 //! `cargo xtask demo`: the operator at work, from nothing to a renewed token.
 
+mod dashboard;
 mod environment;
 mod picture;
 mod token;
@@ -22,6 +23,21 @@ const LIFETIME: Duration = Duration::from_secs(20);
 
 const NAMESPACE: &str = "shop";
 const NAME: &str = "billing";
+
+/// Serves several teams for five minutes, and writes a picture of the dashboard to `file`.
+///
+/// # Errors
+/// When a program fails. Everything that was started is stopped.
+pub(crate) async fn record(output: &Output, file: &Path) -> Result<()> {
+    output.heading("Building");
+    let built = cargo::build_programs(output).await?;
+    let assets = programs::control_plane(output).await?;
+    output.heading("Starting");
+    let environment = Environment::start(output, assets, &built, dashboard::LIFETIME).await?;
+    dashboard::record(output, &environment, file).await?;
+    output.heading("Stopping");
+    environment.stop(output).await
+}
 
 /// Runs the demo; with `keep` until it is interrupted. Writes a picture of it where `picture` names a file.
 ///

@@ -60,6 +60,10 @@ enum Task {
         /// Write a picture of this run, as SVG. docs/demo.svg is one.
         #[arg(long, value_name = "FILE")]
         picture: Option<PathBuf>,
+        /// Instead of the demo: serve several teams for five minutes, while a real Prometheus observes the operator, and draw the answers to
+        /// the dashboard's queries as SVG. docs/dashboard.svg is one.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "picture"])]
+        dashboard: Option<PathBuf>,
     },
     /// Run all tests: unit, protocol, and against a real API server. Suites run side by side, and what they need is built meanwhile.
     ///
@@ -161,7 +165,11 @@ async fn run(task: Task, output: &Output) -> Result<()> {
     match task {
         Task::Ci(args) => ci::run(output, &args).await,
         Task::Nightly(args) => ci::run_nightly(output, &args).await,
-        Task::Demo { keep, picture } => demo::run(output, keep, picture.as_deref()).await,
+        Task::Demo {
+            dashboard: Some(file),
+            ..
+        } => demo::record(output, &file).await,
+        Task::Demo { keep, picture, .. } => demo::run(output, keep, picture.as_deref()).await,
         Task::Test(args) => test::run(output, &args).await,
         Task::Programs { programs } => programs::run(output, &programs).await,
         Task::Bench { against, arguments } => bench::run(output, against.as_deref(), &arguments).await,

@@ -22,6 +22,8 @@ pub(crate) struct Environment {
     plugins: PathBuf,
     /// The emulator's URL.
     pub(crate) emulator_url: String,
+    /// Host and port where the operator serves its metrics.
+    pub(crate) metrics_address: String,
 }
 
 impl Environment {
@@ -95,12 +97,14 @@ impl Environment {
         let listen = listen.context("the operator does not say where it listens")?;
         operator.wait_for_http(listen, "/readyz", LIMIT).await?;
         step.done("the operator is ready, as a user with the rights of config/rbac.yaml only");
+        let metrics_address = listen.to_owned();
         Ok(Self {
             operator,
             emulator,
             cluster,
             plugins: programs.plugins.clone(),
             emulator_url,
+            metrics_address,
         })
     }
 
@@ -197,6 +201,11 @@ impl Environment {
             .map(Process::name)
     }
 
+    /// The folder of what runs.
+    pub(crate) fn dir(&self) -> &Path {
+        self.cluster.dir()
+    }
+
     /// The end of the operator's log.
     pub(crate) fn operator_log_tail(&self) -> String {
         self.operator.log_tail()
@@ -218,6 +227,10 @@ impl Environment {
         ));
         output.line(&format!("  export PATH={plugins}:{kubectl}:$PATH"));
         output.line("\n  kubectl get idtr -A -w                                   see it being renewed");
+        output.line(
+            "  kubectl idtoken explain billing -n shop                  its state, and what to do next",
+        );
+        output.line("  kubectl idtoken can billing -n shop                      the grant that allows it");
         output.line("  kubectl describe idtr billing -n shop                    conditions and events");
         output.line("  kubectl annotate idtr billing -n shop --overwrite idtoken.dev/renew=\"$(date +%s)\"   renew now");
         output.line("  kubectl delete idtokengrants --all                       the next renewal is denied");
