@@ -494,6 +494,36 @@ async fn proxies_are_those_of_kubectl() {
             .through(&format!("HTTPS_PROXY {url}"), &[asked], environment)
             .await;
     }
+    // A proxy by TLS is checked as the API server is: by the cluster's authority and name.
+    let file = |name: &str| world.cluster.dir().join(name);
+    let (certificate, key) = (file("apiserver.crt"), file("apiserver.key"));
+    let by_tls = world.proxy.by_tls(&certificate, &key).await;
+    for (user, asked) in [("", &connect), ("user:p%40ss@", &password)] {
+        let url = format!("https://{user}{by_tls}");
+        let configured = Setting::of(&with(&hidden, &format!("{CLUSTER}/proxy-url"), url.clone()));
+        world
+            .through(&format!("proxy-url {url}"), &[asked], configured)
+            .await;
+        let environment = Setting::of(&hidden).env("HTTPS_PROXY", url.clone());
+        world
+            .through(&format!("HTTPS_PROXY {url}"), &[asked], environment)
+            .await;
+    }
+    let wrong = format!("https://0.0.0.0:{}", by_tls.port());
+    let wrong = Setting::of(&with(&hidden, &format!("{CLUSTER}/proxy-url"), wrong));
+    world
+        .refused("a proxy of another name", "certificate", wrong)
+        .await;
+    let mut untrusted = hidden.clone();
+    untrusted["clusters"][0]["cluster"] =
+        json!({"server": world.server(UNRESOLVABLE), "proxy-url": format!("https://{by_tls}")});
+    world
+        .refused(
+            "a proxy of another authority",
+            "certificate",
+            Setting::of(&untrusted),
+        )
+        .await;
     let proxied = Setting::of(&hidden).env("HTTPS_PROXY", format!("http://{address}"));
     for other in [
         "127.0.0.1",

@@ -1,18 +1,24 @@
-//! A proxy by HTTP CONNECT and SOCKS5 that leads to one server, whatever the client asks for, and remembers what that was.
+//! A proxy by HTTP CONNECT, with and without TLS, and SOCKS5 that leads to one server, whatever the client asks for, and remembers what that was.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 type Asked = Arc<Mutex<BTreeSet<String>>>;
 
 /// A running proxy.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
+    server: SocketAddr,
     asked: Asked,
 }
 
@@ -29,7 +35,35 @@ impl Proxy {
                 tokio::spawn(async move { serve(client, server, &known).await.ok() });
             }
         });
-        Self { address, asked }
+        Self {
+            address,
+            server,
+            asked,
+        }
+    }
+
+    /// The same proxy at a further address, by TLS with the certificate and key of these files.
+    pub(crate) async fn by_tls(&self, certificate: &Path, key: &Path) -> SocketAddr {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).unwrap().collect();
+        let key = PrivateKeyDer::from_pem_file(key).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain.unwrap(), key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (server, asked) = (self.server, Arc::clone(&self.asked));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (acceptor, asked) = (acceptor.clone(), Arc::clone(&asked));
+                tokio::spawn(async move { serve(acceptor.accept(client).await?, server, &asked).await });
+            }
+        });
+        ([127, 0, 0, 1], port).into()
     }
 
     /// What was asked for since the last call: protocol, target and password.
@@ -38,7 +72,11 @@ impl Proxy {
     }
 }
 
-async fn serve(mut client: TcpStream, server: SocketAddr, asked: &Asked) -> io::Result<()> {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    mut client: S,
+    server: SocketAddr,
+    asked: &Asked,
+) -> io::Result<()> {
     let request = match client.read_u8().await? {
         5 => socks(&mut client).await?,
         first => connect(&mut client, first).await?,
@@ -48,7 +86,7 @@ async fn serve(mut client: TcpStream, server: SocketAddr, asked: &Asked) -> io::
     Ok(())
 }
 
-async fn connect(client: &mut TcpStream, first: u8) -> io::Result<String> {
+async fn connect<S: AsyncRead + AsyncWrite + Unpin>(client: &mut S, first: u8) -> io::Result<String> {
     let mut head = vec![first];
     while !head.ends_with(b"\r\n\r\n") {
         head.push(client.read_u8().await?);
@@ -69,7 +107,7 @@ async fn connect(client: &mut TcpStream, first: u8) -> io::Result<String> {
 }
 
 /// RFC 1928 and, for the password, RFC 1929.
-async fn socks(client: &mut TcpStream) -> io::Result<String> {
+async fn socks<S: AsyncRead + AsyncWrite + Unpin>(client: &mut S) -> io::Result<String> {
     let methods = bytes(client).await?;
     let mut password = String::new();
     if methods.contains(&2) {
@@ -97,7 +135,7 @@ async fn socks(client: &mut TcpStream) -> io::Result<String> {
 }
 
 /// A byte of length and as many bytes.
-async fn bytes(client: &mut TcpStream) -> io::Result<Vec<u8>> {
+async fn bytes<S: AsyncRead + Unpin>(client: &mut S) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; client.read_u8().await?.into()];
     client.read_exact(&mut bytes).await?;
     Ok(bytes)
