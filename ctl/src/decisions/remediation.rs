@@ -248,18 +248,20 @@ fn for_reason(reason: &str, message: &str, args: &CommandArgs) -> String {
             args.renew()
         ),
         "PermissionDenied" if args.federated => format!(
-            "Allow the Kubernetes ServiceAccount, as the principal in the message, to mint tokens of the account (a new binding takes up to \
+            "{}Allow the Kubernetes ServiceAccount, as the principal in the message, to mint tokens of the account (a new binding takes up to \
              7 minutes to take effect): gcloud iam service-accounts add-iam-policy-binding {account} --member=MEMBER \
              --role=roles/iam.serviceAccountOpenIdTokenCreator; then: {}",
+            likely(message),
             args.renew()
         ),
         "CredentialsRejected" if args.federated => {
             "The operator exchanges a new federated access token automatically at the next attempt.".to_owned()
         }
         "PermissionDenied" => format!(
-            "Allow the operator's Google identity, named in the message, to mint tokens of the account (a new binding takes up to 7 minutes \
+            "{}Allow the operator's Google identity, named in the message, to mint tokens of the account (a new binding takes up to 7 minutes \
              to take effect): gcloud iam service-accounts add-iam-policy-binding {account} --member=MEMBER \
              --role=roles/iam.serviceAccountOpenIdTokenCreator; then: {}",
+            likely(message),
             args.renew()
         ),
         "ServiceAccountNotFound" => {
@@ -302,6 +304,14 @@ fn for_reason(reason: &str, message: &str, args: &CommandArgs) -> String {
             mint(account)
         ),
         _ => format!("See the message above. To retry: {}", args.renew()),
+    }
+}
+
+/// What the advice about a binding begins with, if the message of the condition marks it as a guess.
+fn likely(message: &str) -> &'static str {
+    match message.contains("which is a guess") {
+        true => "Google names no permission, so this is a guess. ",
+        false => "",
     }
 }
 

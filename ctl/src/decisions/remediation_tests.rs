@@ -124,8 +124,19 @@ fn a_binding_is_advised_only_where_the_message_has_one() {
         refused["message"] = message.into();
         steps(json!([refused])).remove(0)
     };
+    let named =
+        "needs iam.serviceAccounts.getOpenIdToken on a: gcloud iam service-accounts add-iam-policy-binding a";
+    let certain = advice(named);
     assert!(
-        advice("… gcloud iam service-accounts add-iam-policy-binding a").contains("add-iam-policy-binding")
+        certain.starts_with("Allow ") && certain.contains("add-iam-policy-binding"),
+        "{certain}"
+    );
+    let guess = advice(&format!(
+        "Google names no permission; the likely cause, which is a guess: {named}"
+    ));
+    assert_eq!(
+        guess,
+        format!("Google names no permission, so this is a guess. {certain}")
     );
     let other = advice("Request is prohibited by organization's policy.");
     assert!(
