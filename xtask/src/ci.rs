@@ -199,6 +199,11 @@ fn nightly(commands: &Commands) -> Vec<Job> {
         },
         Job {
             after: vec!["instructions"],
+            shown: true,
+            ..commands.xtask("plan-rules", "plan-rules")
+        },
+        Job {
+            after: vec!["plan-rules"],
             ..commands.cargo(
                 "simulations",
                 "test --release --locked --package idtoken-simulation -- --ignored",

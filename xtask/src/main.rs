@@ -13,6 +13,7 @@ mod image;
 mod instructions;
 mod layers;
 mod manifests;
+mod plan_rules;
 mod programs;
 mod progress;
 mod release;
@@ -126,6 +127,8 @@ enum Task {
         #[arg(long)]
         shots: bool,
     },
+    /// Remove each rule of the planner alone, in a copy, and fail where its model test does not notice.
+    PlanRules,
     /// Run the end-to-end tests on a local Kubernetes node, as root.
     E2e(e2e::E2eArgs),
     /// Build the operator's container image as an OCI archive, without a container engine.
@@ -184,6 +187,7 @@ async fn run(task: Task, output: &Output) -> Result<()> {
         Task::Layers { write: true } => layers::write(output),
         Task::Deny { advisories } => deny::run(output, advisories).await,
         Task::Site { shots } => site::run(output, shots).await,
+        Task::PlanRules => plan_rules::run(output).await,
         Task::E2e(args) => e2e::run(output, &args).await,
         Task::Image(args) => image::run(output, &args).await.map(drop),
         Task::Release(args) => release::run(output, &args).await,

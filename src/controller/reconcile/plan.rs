@@ -132,10 +132,9 @@ pub fn decide<'f>(
         return Plan::Read;
     }
     let backoff = facts.backoff.as_ref().filter(|backoff| backoff.next > now);
-    let is_outdated_rendering = secret.is_some_and(|secret| {
-        secret.render_hash.as_ref() != Some(&request.render_hash)
-            || secret.request_uid.as_ref() != Some(&request.uid)
-    });
+    // The hash covers the UID: a recreated request owns the Secret again.
+    let is_outdated_rendering =
+        secret.is_some_and(|secret| secret.render_hash.as_ref() != Some(&request.render_hash));
     let cause = match issue_cause(request, observation, facts, now) {
         Ok(renewal) => match observation.integrity() {
             None if is_outdated_rendering || !is_untouched => return Plan::Read,

@@ -11,6 +11,7 @@ use super::*;
 use acts::{Action, Upstream, act};
 
 use crate::api::annotations as notes;
+use crate::api::conditions::reason;
 use crate::controller::issue::observation::{Expectations, ReadSecret};
 use crate::controller::reconcile::outcome::{Failure, STALLED_AFTER};
 use crate::fixtures::{apply, content, object, stored, token};
@@ -27,6 +28,8 @@ struct World {
     issued_at: Option<Timestamp>,
     honoured: Option<HonouredRenewal>,
     version: u64,
+    /// How often the request was created.
+    created: u64,
     spec: Value,
     renew: Option<String>,
     generation: i64,
@@ -43,6 +46,10 @@ struct World {
     granted: bool,
     status_lost: bool,
     rival: bool,
+    foreign: bool,
+    lacking: bool,
+    /// When the token expires that the source is said to return again, and until when.
+    repeats: Option<(Timestamp, Timestamp)>,
     standing: Standing,
     /// The Secret as the watch showed it, while another leader has written it since.
     behind: Option<Option<Value>>,
@@ -50,6 +57,14 @@ struct World {
     /// Since when no grant allows this generation of the request.
     denied: Option<(i64, Timestamp)>,
     mints: usize,
+}
+
+/// Why an attempt failed.
+enum Failed {
+    /// By what the source answered.
+    Upstream(Upstream),
+    /// Another client has the Secret.
+    Conflict,
 }
 
 /// What the Secret holds in truth, whatever its annotations say.
@@ -72,6 +87,7 @@ impl World {
             issued_at: None,
             honoured: None,
             version: 1,
+            created: 1,
             spec: json!({}),
             renew: None,
             generation: 1,
@@ -86,6 +102,9 @@ impl World {
             granted: true,
             status_lost: false,
             rival: false,
+            foreign: false,
+            lacking: false,
+            repeats: None,
             standing: Standing::Current,
             behind: None,
             next: None,
@@ -97,6 +116,7 @@ impl World {
     fn request(&self) -> Option<ValidRequest> {
         let mut object = object(self.spec.clone());
         object.metadata.generation = Some(self.generation);
+        object.metadata.uid = Some(format!("uid-{}", self.created));
         if let Some(renew) = &self.renew {
             object
                 .metadata
@@ -136,12 +156,27 @@ impl World {
                 self.behind = None;
             }
             Action::Delete => (self.secret, self.behind) = (None, None),
+            Action::Foreign(foreign) => {
+                if foreign {
+                    (self.secret, self.behind) = (None, None);
+                }
+                self.foreign = foreign;
+            }
+            Action::Lacking(lacking) => self.lacking = lacking,
             Action::Upstream(upstream) => self.upstream = upstream,
-            Action::Restart => {
-                self.retry = None;
-                self.unrecorded = None;
-                self.issued_at = None;
-                self.honoured = None;
+            Action::Restart => self.forget(),
+            Action::Recreate { with_status } => {
+                self.created += 1;
+                self.forget();
+                if !with_status {
+                    (self.recorded, self.digest, self.handled, self.denied) = (None, None, None, None);
+                }
+            }
+            Action::OlderVersion => self.lead_as_older_version(),
+            Action::Repeats(seconds) => {
+                let held = truth(self.secret.as_ref(), self.written.as_ref());
+                let until = self.now + SignedDuration::from_secs(seconds);
+                self.repeats = held.map(|(token, _)| (token.claims().exp, until));
             }
             Action::Clock(seconds) => {
                 let ahead = SignedDuration::from_secs(seconds);
@@ -157,20 +192,7 @@ impl World {
             }
             Action::StatusLost => self.status_lost = true,
             Action::Rival(rival) => self.rival = rival,
-            Action::Relist(relisting) => {
-                self.standing = if relisting {
-                    Standing::Relisting
-                } else {
-                    Standing::Current
-                };
-            }
-            Action::Outdated(outdated) => {
-                self.standing = if outdated {
-                    Standing::Outdated
-                } else {
-                    Standing::Current
-                };
-            }
+            Action::Standing(standing) => self.standing = standing,
             Action::OtherLeader => self.lead_elsewhere(),
             Action::Watch => self.behind = None,
             Action::Wait(seconds) => return self.pass(SignedDuration::from_secs(seconds)),
@@ -195,11 +217,36 @@ impl World {
         Ok(failure.retry_at)
     }
 
+    /// What this process does not know after a restart.
+    fn forget(&mut self) {
+        self.retry = None;
+        self.unrecorded = None;
+        self.issued_at = None;
+        self.honoured = None;
+    }
+
+    /// Of a Secret that is whole otherwise, an older version records also the times that no token has.
+    fn lead_as_older_version(&mut self) {
+        let read = self.request().map(|request| self.read(&request));
+        if read.and_then(|read| read.integrity()) == Some(Integrity::Intact) {
+            let mut secret = self.secret.take().unwrap();
+            apply(
+                &mut secret,
+                &json!({"metadata": {"annotations": {(notes::EXPIRES): "2999-01-01T00:00:00Z"}}}),
+            );
+            self.store(secret);
+            self.behind = None;
+            self.recorded = Some(self.version.to_string());
+        }
+        self.forget();
+        self.digest = None;
+    }
+
     /// What another leader does with the same rules: it reads the Secret and issues a token for it.
     fn lead_elsewhere(&mut self) {
         let Some(request) = self
             .request()
-            .filter(|request| self.granted && !self.rival && !request.suspend)
+            .filter(|request| self.granted && !self.rival && !self.foreign && !request.suspend)
         else {
             return;
         };
@@ -253,6 +300,9 @@ impl World {
             return Ok(None);
         };
         let denied = (!self.granted).then(denied);
+        let failed_by = |what: fn(&Backoff) -> bool| self.retry.as_ref().is_some_and(what);
+        let awaits_user = failed_by(|failure| failure.needs_user_action);
+        let was_conflicting = failed_by(|failure| failure.reason == reason::SECRET_CONFLICT);
         let basis = BackoffKey {
             generation: self.generation,
             renew: self.renew.clone(),
@@ -269,7 +319,7 @@ impl World {
             MINUTE,
             self.now,
         );
-        let facts = Facts {
+        let mut facts = Facts {
             standing: self.standing,
             winning_claimant: self.rival.then(|| "rival".to_owned()),
             needs_read: self.behind.is_some(),
@@ -279,25 +329,38 @@ impl World {
             has_digest: self.known_digest().is_some(),
             handled_renew: self.handled.clone(),
             timing: Timing {
-                source_repeats_until: None,
+                source_repeats_until: self.repeated().map(|(_, until)| until),
                 issued_at: self.issued_at,
                 deferred_until: requested_at.filter(|at| *at > self.now),
             },
             requested_at,
-            ..Facts::default()
+            awaits_user,
+            was_conflicting,
+            may_lack_secret: self.lacking,
         };
         let cached = match (self.standing, &self.behind) {
+            _ if self.lacking => None,
             (Standing::Relisting, _) => None,
             (_, Some(seen)) => seen.as_ref(),
             (_, None) => self.secret.as_ref(),
         };
-        let mut observation = Observation::Cached(cached.map(|secret| content(secret).summary));
+        let cached = cached.map(|secret| content(secret).summary);
+        let mut observation = Observation::Cached(cached.filter(|secret| secret.managed));
         let mut plan = decide(&request, &observation, &facts, self.now);
         if plan == Plan::Read {
-            observation = self.read(&request);
             self.behind = None;
+            if self.foreign {
+                return self.failed(&request, Failed::Conflict, retry, basis).map(Some);
+            }
+            observation = self.read(&request);
+            // A relist may end meanwhile.
+            facts = facts.after_read(match self.standing {
+                Standing::Relisting => Standing::Current,
+                standing => standing,
+            });
             plan = decide(&request, &observation, &facts, self.now);
         }
+        self.check_observed(&request, &observation, &facts, &plan)?;
         match plan {
             Plan::Read => return Err(TestCaseError::fail("read twice")),
             Plan::Suspended => {
@@ -308,7 +371,7 @@ impl World {
                 prop_assert!(!self.granted);
                 return self.check_denied(denied);
             }
-            Plan::Gone => return Err(TestCaseError::fail("the request exists")),
+            Plan::Gone => return Ok(None),
             Plan::Conflict(winner) => {
                 prop_assert!(self.rival && winner == "rival");
                 return Ok(None);
@@ -322,6 +385,12 @@ impl World {
                 let until = renewal.at;
                 prop_assert!(self.granted);
                 self.check_kept(&request, until)?;
+                prop_assert!(!self.is_requested(&request), "a requested renewal is due");
+                let deferred = self.honoured.as_ref().filter(|_| self.asks(&request));
+                prop_assert!(
+                    deferred.is_none_or(|honoured| until <= honoured.at + MINUTE),
+                    "a requested renewal is lost"
+                );
                 self.record(observation.secret());
                 self.retry = None;
                 return Ok(Some(until));
@@ -329,6 +398,10 @@ impl World {
             Plan::BackOff(backoff) => {
                 let until = backoff.next;
                 prop_assert!(until > self.now);
+                prop_assert!(
+                    self.foreign || !was_conflicting,
+                    "what a user set right is waited for"
+                );
                 prop_assert_eq!(Some(until), retry.map(|retry| retry.next));
                 return Ok(Some(until));
             }
@@ -346,7 +419,11 @@ impl World {
                 );
                 self.check_may_write(&request, &observation, is_certain)?;
                 self.check_mint(&request, cause)?;
-                let early = retry.as_ref().filter(|retry| retry.next > self.now);
+                prop_assert!(
+                    !self.foreign || !was_conflicting,
+                    "another client's Secret costs a token again"
+                );
+                let early = facts.backoff.as_ref().filter(|retry| retry.next > self.now);
                 prop_assert!(early.is_none(), "tried again before its time");
                 if let Some(value) = request
                     .renew_request
@@ -355,7 +432,11 @@ impl World {
                 {
                     self.honoured = honoured(value, self.now.as_second());
                 }
-                let (class, asked) = match self.upstream {
+                let failed = match self.upstream {
+                    Upstream::Ok if self.foreign => {
+                        self.mints += 1;
+                        Failed::Conflict
+                    }
                     Upstream::Ok => {
                         let token = token(&request, (self.now - self.ahead).as_second());
                         let claims = token.claims().clone();
@@ -372,18 +453,36 @@ impl World {
                         self.retry = None;
                         return Ok(Some(due_renewal(&request, timing, claims.iat, claims.exp).at));
                     }
-                    Upstream::Refused => (ErrorClass::Rejected, None),
-                    Upstream::Passing => (ErrorClass::Transient, None),
-                    Upstream::Asked(seconds) => (
-                        ErrorClass::Transient,
-                        Some(std::time::Duration::from_secs(seconds)),
-                    ),
+                    upstream => Failed::Upstream(upstream),
                 };
-                return self.failed(&request, class, asked, retry, basis).map(Some);
+                return self.failed(&request, failed, facts.backoff, basis).map(Some);
             }
         }
         let times = self.written.as_ref().map(|(token, _)| token.claims());
         Ok(times.map(|claims| due_renewal(&request, facts.timing, claims.iat, claims.exp).at))
+    }
+
+    /// Until when the source returns the token again that is there, which expires at the first time.
+    fn repeated(&self) -> Option<(Timestamp, Timestamp)> {
+        let (token, _) = truth(self.secret.as_ref(), self.written.as_ref())?;
+        self.repeats.filter(|(expires, _)| *expires == token.claims().exp)
+    }
+
+    /// Whether the annotation asks for a renewal that was not handled.
+    fn asks(&self, request: &ValidRequest) -> bool {
+        let value = request.renew_request.as_deref();
+        value.is_some() && value != self.handled.as_deref()
+    }
+
+    /// Whether it does, and another value was honoured no less than a minute ago.
+    fn is_requested(&self, request: &ValidRequest) -> bool {
+        let value = request.renew_request.as_deref();
+        let is_early = self.honoured.as_ref().is_some_and(|honoured| {
+            value != Some(&*honoured.value)
+                && honoured.at <= self.now
+                && self.now.duration_since(honoured.at) < MINUTE
+        });
+        self.asks(request) && !is_early
     }
 
     fn known_digest(&self) -> Option<&str> {
@@ -408,9 +507,12 @@ impl World {
             None => json!(rendered.create("shop", "billing")),
             Some(mut secret) => {
                 let seen = content(&secret);
-                let patch = match observation.integrity() {
-                    None => json!(rendered.renew(&seen.summary.uid, &seen.summary.resource_version)),
-                    Some(_) => rendered.replace(&seen, false),
+                let patch = match (observation.secret(), observation.integrity()) {
+                    (Some(_), None) => {
+                        json!(rendered.renew(&seen.summary.uid, &seen.summary.resource_version))
+                    }
+                    // A creation fails where there is a Secret, which is read then.
+                    _ => rendered.replace(&seen, false),
                 };
                 apply(&mut secret, &patch);
                 secret
@@ -428,6 +530,36 @@ impl World {
             self.recorded = seen.map(|secret| secret.resource_version.clone());
             self.digest = self.unrecorded.take().or(self.digest.take());
         }
+    }
+
+    /// Whatever the plan, it is made of what is there.
+    fn check_observed(
+        &self,
+        request: &ValidRequest,
+        observation: &Observation,
+        facts: &Facts,
+        plan: &Plan<'_>,
+    ) -> Result<(), TestCaseError> {
+        let is_gone = self.standing == Standing::Gone;
+        prop_assert_eq!(*plan == Plan::Gone, is_gone, "the request is {:?}", self.standing);
+        let is_whole = is_whole(observation, facts);
+        let holds_token = truth(self.secret.as_ref(), self.written.as_ref()).is_some();
+        prop_assert!(holds_token || !is_whole, "a token is reported that is not there");
+        let is_absent = observation.secret().is_none() && self.secret.is_some();
+        prop_assert!(
+            !self.lacking || !is_absent || matches!(plan, Plan::Gone | Plan::Conflict(_)),
+            "a Secret that memory has no place for is taken for absent"
+        );
+        if *plan == Plan::Suspended && !is_absent && self.behind.is_none() {
+            let is_intact = self.read(request).integrity() == Some(Integrity::Intact);
+            prop_assert!(is_whole || !is_intact, "a token that is there is not reported");
+        }
+        let is_held_up = self.standing == Standing::Relisting && *plan == Plan::Requeue;
+        prop_assert!(
+            !is_held_up || observation.integrity() != Some(Integrity::Intact),
+            "a relist holds up a renewal"
+        );
+        Ok(())
     }
 
     /// Nothing is written without a grant or a claim, while suspended, or by what may be stale.
@@ -483,25 +615,32 @@ impl World {
     }
 
     fn check_mint(&self, request: &ValidRequest, cause: IssueCause) -> Result<(), TestCaseError> {
-        let value = request.renew_request.as_deref();
-        let is_new = value.is_some() && value != self.handled.as_deref();
-        let minute = SignedDuration::from_secs(59)..;
-        let is_early = self.honoured.as_ref().is_some_and(|honoured| {
-            value != Some(&*honoured.value)
-                && honoured.at <= self.now
-                && !minute.contains(&self.now.duration_since(honoured.at))
-        });
-        let requested = is_new && !is_early;
         let needed = match truth(self.secret.as_ref(), self.written.as_ref()) {
             None => true,
             Some((token, hash)) => {
                 let claims = token.claims();
                 // The operator was restarted between its two writes, and Google's keys are out of reach in this world.
                 let is_unproven = self.known_digest() != Some(&token.digest());
+                let is_proven = !is_unproven && *hash == request.token_hash;
+                let is_expired = claims.exp <= self.now;
+                let is_renewed = matches!(cause, IssueCause::Requested | IssueCause::Due);
+                prop_assert!(
+                    !is_proven || !is_renewed || !is_expired,
+                    "{cause:?}: it is expired"
+                );
+                let repeated = self.repeated().filter(|_| cause == IssueCause::Due);
+                prop_assert!(
+                    repeated.is_none_or(|(_, until)| until <= self.now),
+                    "the source has no other token yet"
+                );
+                // Nothing tells the operator that there is a Secret: no status, no label.
+                let secret = content(self.secret.as_ref().unwrap()).summary;
+                let is_unknown = self.recorded.is_none() && !secret.managed;
                 is_unproven
+                    || is_unknown
                     || *hash != request.token_hash
                     || planned(request, claims.iat, claims.exp).at <= self.now
-                    || requested
+                    || self.is_requested(request)
             }
         };
         prop_assert!(needed, "{cause:?} is no reason for a token");
@@ -511,22 +650,34 @@ impl World {
     fn failed(
         &mut self,
         request: &ValidRequest,
-        class: ErrorClass,
-        asked: Option<std::time::Duration>,
+        failed: Failed,
         before: Option<Backoff>,
         basis: BackoffKey,
     ) -> Result<Timestamp, TestCaseError> {
+        let conflicts = matches!(failed, Failed::Conflict);
+        let (class, asked) = match failed {
+            Failed::Upstream(Upstream::Transient) => (ErrorClass::Transient, None),
+            Failed::Upstream(Upstream::Asked(seconds)) => (
+                ErrorClass::Transient,
+                Some(std::time::Duration::from_secs(seconds)),
+            ),
+            _ => (ErrorClass::Rejected, None),
+        };
         let held = truth(self.secret.as_ref(), self.written.as_ref());
         let expiry = held
             .filter(|(token, hash)| *hash == request.token_hash && token.claims().exp > self.now)
             .map(|(token, _)| token.claims().exp);
         let attempt = FailedAttempt {
             since: None,
-            reason: "Failed",
+            reason: if conflicts {
+                reason::SECRET_CONFLICT
+            } else {
+                "Failed"
+            },
             message: String::new(),
             class,
             retry_after: asked,
-            needs_user_action: false,
+            needs_user_action: conflicts,
             expires: expiry,
             is_googles: false,
         };
@@ -563,7 +714,6 @@ proptest! {
     #[test]
     fn promises_hold_whatever_happens(acts in prop::collection::vec(act(), 1..40)) {
         let mut world = World::new();
-        world.reconcile()?;
         for act in acts {
             world.act(act)?;
         }
@@ -573,19 +723,25 @@ proptest! {
         world.act(Action::Upstream(Upstream::Ok))?;
         world.act(Action::Grant(true))?;
         world.act(Action::Rival(false))?;
-        world.act(Action::Relist(false))?;
+        world.act(Action::Foreign(false))?;
+        world.act(Action::Lacking(false))?;
+        world.act(Action::Standing(Standing::Current))?;
         world.act(Action::Watch)?;
         world.pass(SignedDuration::from_mins(10))?;
         let request = world.request().unwrap();
-        let before = world.mints;
-        for _ in 0..6 {
+        let mut before = 0;
+        for hour in 0..=6 {
+            // The source may have returned one token again for as long as that is valid.
+            if hour == 1 {
+                before = world.mints;
+            }
             world.pass(SignedDuration::from_hours(1))?;
             let (token, hash) = truth(world.secret.as_ref(), world.written.as_ref()).unwrap();
             prop_assert_eq!(hash, &request.token_hash);
             prop_assert!(token.claims().exp > world.now);
         }
         let mints = world.mints - before;
-        prop_assert!((12..=16).contains(&mints), "{mints} tokens in six hours");
+        prop_assert!((11..=16).contains(&mints), "{mints} tokens in six hours");
         // A restart costs nothing.
         world.act(Action::Restart)?;
         prop_assert_eq!(world.mints - before, mints);

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::classify::ErrorClass;
 use crate::controller::issue::observation::ReadSecret;
-use crate::fixtures::{at, request};
+use crate::fixtures::{at, object, request};
 use crate::grants::policy::Remedy;
 use crate::kubernetes::secret::SecretContent;
+use crate::request::validate;
 use crate::schedule::backoff::BackoffKey;
 
 #[path = "plan_model_tests.rs"]
@@ -144,7 +145,7 @@ fn denied() -> Denied {
 
 fn retry(next: i64) -> Backoff {
     Backoff {
-        reason: "Refused",
+        reason: "Rejected",
         message: String::new(),
         class: ErrorClass::Rejected,
         attempts: 1,
@@ -300,12 +301,6 @@ fn cases() -> Vec<Case> {
                 o.integrity = Some(Integrity::Drifted);
             },
             expected: |_| Expected::Repair,
-            ..Case::default()
-        },
-        Case {
-            name: "restored from a backup",
-            change: |o| edit(o, |s| s.request_uid = Some("an-earlier-life".into())),
-            expected: |_| Expected::Read,
             ..Case::default()
         },
         Case {
@@ -589,6 +584,20 @@ fn a_secret_that_is_gone_from_the_cache_is_read_before_a_token_is_issued() {
     assert_eq!(decide(Observation::Cached(None), &facts), Expected::Read);
     assert_eq!(decide(Observation::Read(None), &facts), missing);
     assert_eq!(decide(Observation::Cached(None), &Facts::default()), missing);
+}
+
+#[test]
+fn a_recreated_request_owns_its_secret_again() {
+    let mut object = object(json!({}));
+    let recreated = validate(&object).unwrap();
+    object.metadata.uid = Some("an-earlier-life".to_owned());
+    let earlier = validate(&object).unwrap();
+    let observed = Observed::new(left(&earlier));
+    assert_eq!(observed.decide(&recreated, at(T0 + 60)), Expected::Read);
+    assert!(matches!(
+        observed.decide(&earlier, at(T0 + 60)),
+        Expected::Keep(_)
+    ));
 }
 
 #[test]
