@@ -1,12 +1,20 @@
 //! What the acts came to → the outcome.
 
+use jiff::Timestamp;
+
 use super::inputs::Inputs;
-use super::outcome::{CurrentToken, Outcome, Reconciled};
+use super::outcome::{CurrentToken, Failure, Outcome, Reconciled};
 use super::plan::Timing;
 use super::snapshot::Snapshot;
+use super::status::reported_since;
 use crate::api::conditions::reason;
+use crate::classify::{Classify, ErrorClass};
+use crate::controller::cache::Cache;
+use crate::controller::cache::request_state::{DeniedSince, HonouredRenewal};
 use crate::controller::issue::{IssueCause, IssueError, Issued, Issuer};
+use crate::grants::policy::Denied;
 use crate::kubernetes::error::KubeError;
+use crate::schedule::backoff::{Backoff, FailedAttempt, deferral, pause_after_lost_tokens};
 
 /// What was done to the Secret.
 pub(super) enum Acted {
@@ -60,7 +68,7 @@ pub(super) async fn conclude(
     };
     let outcome = match outcome {
         Ok(outcome) => delete_renamed(issuer, snapshot, &inputs, outcome).await,
-        Err(error) => inputs.failed(cache, snapshot, &error, token, clock.now()),
+        Err(error) => failed(&inputs, cache, snapshot, &error, token, clock.now()),
     };
     let succeeded = !matches!(
         outcome,
@@ -76,7 +84,7 @@ pub(super) async fn conclude(
     if is_known && !is_denied && snapshot.state.denied.is_some() {
         cache.update(&snapshot.key, snapshot.uid(), |state| state.denied = None);
     }
-    inputs.reconciled(outcome)
+    reconciled(inputs, outcome)
 }
 
 /// The token as it was stored. If the stored Secret is not what was written, a webhook changed it on the way.
@@ -124,11 +132,106 @@ async fn delete_renamed(
         return outcome;
     };
     let now = issuer.sources.clock.now();
-    match inputs.failed(issuer.cache, snapshot, &error.into(), Some(token), now) {
+    match failed(inputs, issuer.cache, snapshot, &error.into(), Some(token), now) {
         Outcome::Failed(mut failure) => {
             failure.old_secret_remains = true;
             Outcome::Failed(failure)
         }
         outcome => outcome,
+    }
+}
+
+/// The outcome of `error`. A failed attempt is counted in the request's state.
+pub(super) fn failed(
+    inputs: &Inputs,
+    cache: &Cache,
+    snapshot: &Snapshot,
+    error: &IssueError,
+    token: Option<CurrentToken>,
+    now: Timestamp,
+) -> Outcome {
+    let expires = token.as_ref().and_then(CurrentToken::expiry);
+    let remaining = token.as_ref().and_then(|token| token.remaining(now));
+    if let Some(by) = error.deferred_for() {
+        let delay = deferral(by, remaining, &inputs.request.uid, now);
+        let until = now.saturating_add(delay).unwrap_or(now);
+        return Outcome::Deferred { token, until };
+    }
+    match error {
+        IssueError::Gone => Outcome::Gone,
+        IssueError::Outdated => Outcome::Stale,
+        IssueError::Denied(denied) => {
+            let since = snapshot.denied_since(denied.reason(), now);
+            let generation = snapshot.generation();
+            if matches!(denied, Denied::NotGranted { .. }) {
+                cache.update(&snapshot.key, snapshot.uid(), |state| {
+                    state.denied = Some(Box::new(DeniedSince {
+                        generation,
+                        at: since,
+                    }));
+                });
+            }
+            Outcome::Failed(Failure::denied(denied, since, token, now))
+        }
+        error if error.is_retried() => {
+            let mut lost = 0;
+            cache.update(&snapshot.key, snapshot.uid(), |state| lost = state.lost_tokens);
+            // Only if this attempt has lost one: a dry run costs none.
+            let pause = (lost > snapshot.state.lost_tokens)
+                .then(|| pause_after_lost_tokens(lost, remaining))
+                .flatten();
+            // How long a refusal has lasted decides what is reported of it; anything else passes.
+            let since = reported_since(&snapshot.status, error.reason(), snapshot.generation());
+            let attempt = FailedAttempt {
+                since: since.filter(|_| error.class() == ErrorClass::Rejected),
+                reason: error.reason(),
+                message: error.to_string(),
+                class: error.class(),
+                retry_after: error.retry_after().max(pause),
+                needs_user_action: error.needs_user_action(),
+                expires,
+                is_googles: error.is_googles(),
+            };
+            let previous = inputs.facts.backoff.as_ref();
+            let key = snapshot.backoff_key(inputs.grant.as_ref());
+            let backoff = Backoff::next(previous, attempt, key, snapshot.uid(), now);
+            let failure = Failure::attempt(&backoff, token, now);
+            cache.update(&snapshot.key, snapshot.uid(), |state| {
+                state.backoff = Some(Box::new(backoff));
+            });
+            Outcome::Failed(failure)
+        }
+        error => Outcome::Failed(Failure::of(error, token)),
+    }
+}
+
+/// What the reconcile found out, for the status.
+pub(super) fn reconciled(inputs: Inputs, outcome: Outcome) -> Reconciled {
+    Reconciled {
+        outcome,
+        source: Some(inputs.request.token.source.name()),
+        grant: inputs.grant,
+        // Said again until the status could be written.
+        handled_renew: inputs.facts.handled_renew,
+    }
+}
+
+/// Notes that the renewal was honoured that the annotation asks for, if it asks for one. An attempt that was deferred was none.
+pub(super) fn note_renewal(
+    cache: &Cache,
+    snapshot: &Snapshot,
+    inputs: &Inputs,
+    issue: &Result<Issued, IssueError>,
+) {
+    let is_deferred = matches!(issue, Err(error) if error.deferred_for().is_some());
+    let value = inputs.request.renew_request.as_deref();
+    let pending = value.filter(|_| inputs.facts.requested_at.is_some() && !is_deferred);
+    if let Some(value) = pending {
+        cache.update(&snapshot.key, snapshot.uid(), |state| {
+            state.honoured_renew = Some(Box::new(HonouredRenewal {
+                value: value.into(),
+                at: snapshot.now,
+            }));
+        });
     }
 }

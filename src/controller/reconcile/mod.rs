@@ -6,6 +6,7 @@
 
 mod conclude;
 mod event;
+mod guard;
 mod inputs;
 mod log;
 pub mod outcome;
@@ -14,28 +15,26 @@ pub(crate) mod publish;
 mod snapshot;
 pub mod status;
 
-use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::FutureExt;
 use tracing::Instrument;
 
-use self::conclude::{Acted, conclude};
-use self::inputs::Inputs;
+use self::conclude::{Acted, conclude, note_renewal};
+use self::guard::{aborted, guarded};
+use self::inputs::{Inputs, authorize, validate};
 use self::outcome::{Failure, Outcome, Reconciled};
 use self::plan::{Plan, decide};
+use self::publish::publish;
 use self::snapshot::Snapshot;
 use crate::api::ObjectKey;
-use crate::controller::cache::request_state::HonouredRenewal;
-use crate::controller::context::{Context, Settings};
+use crate::controller::context::Context;
+use crate::controller::issue::IssueError;
 use crate::controller::issue::observation::Observation;
-use crate::controller::issue::{IssueError, Issued};
 use crate::controller::queue::Requeue;
-use crate::controller::queue::permit::{Permit, Stopwatch};
-use crate::kubernetes::error::KubeError;
+use crate::controller::queue::permit::Permit;
 use crate::request::ValidateError;
 
 /// Numbers the reconciles of this process, for its log.
@@ -60,10 +59,13 @@ pub(super) fn reconcile(
         let attempted = {
             // Pinned here: a future that is passed on by value is stored once more by each function.
             let attempt = pin!(attempt(&ctx, &snapshot, &mut permit));
-            guarded(&ctx, &stopwatch, attempt).await
+            guarded(ctx.settings.reconcile_timeout, &stopwatch, attempt).await
         };
-        let reconciled = attempted.unwrap_or_else(|error| aborted(&ctx, &snapshot, error));
-        let requeue = publish::publish(&ctx, &snapshot, &reconciled, &mut permit, started).await;
+        let reconciled = attempted.unwrap_or_else(|error| {
+            let gathered = gather(&ctx, &snapshot);
+            aborted(&ctx.cache, &snapshot, gathered, error, ctx.clock.now())
+        });
+        let requeue = publish(&ctx, &snapshot, &reconciled, &mut permit, started).await;
         let after = match expected_write.end() {
             true => Duration::ZERO,
             false => requeue?,
@@ -78,6 +80,16 @@ pub(super) fn reconcile(
     reconcile.instrument(span)
 }
 
+/// Validates and authorizes the request, and observes its Secret in the cache.
+fn gather(ctx: &Context, snapshot: &Snapshot) -> Result<(Inputs, Observation), ValidateError> {
+    let (cache, settings) = (&ctx.cache, &ctx.settings);
+    let request = validate(cache, &settings.sources, &settings.shard, snapshot)?;
+    let authorized = authorize(cache, &ctx.grants, snapshot, &request);
+    let secret = cache.secret(&request.target_key());
+    let inputs = Inputs::new(cache, snapshot, request, authorized, secret.as_ref());
+    Ok((inputs, Observation::Cached(secret)))
+}
+
 /// Plans and acts until the planner asks for nothing more.
 async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Reconciled {
     let (mut inputs, mut secret) = match gather(ctx, snapshot) {
@@ -85,12 +97,13 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
         Err(error) => return Reconciled::invalid(&error),
     };
     let (issuer, history) = (ctx.issuer(&snapshot.status), snapshot.history());
+    let nothing = |outcome| (Ok(Acted::Nothing(outcome)), None);
     let (acted, token) = loop {
         let Inputs { request, facts, .. } = &inputs;
         let token = || inputs.current_token(snapshot, &secret);
         break match decide(request, &secret, facts, snapshot.now) {
             // The planner never asks for a second read, which bounds the loop.
-            Plan::Read if secret.is_read() => (Ok(Acted::Nothing(Outcome::Stale)), None),
+            Plan::Read if secret.is_read() => nothing(Outcome::Stale),
             // Boxed, so that this future is small: a reconcile that waits for Google holds its current branch only.
             Plan::Read => match Box::pin(issuer.read(request, history, permit)).await {
                 Ok(read) => {
@@ -104,7 +117,7 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
                 let token = token();
                 let remaining = token.as_ref().and_then(|token| token.remaining(snapshot.now));
                 let issue = Box::pin(issuer.issue(request, secret, history, cause, remaining, permit)).await;
-                note_renewal(ctx, snapshot, &inputs, &issue);
+                note_renewal(&ctx.cache, snapshot, &inputs, &issue);
                 (issue.map(|issued| Acted::Issued(issued, cause)), token)
             }
             Plan::Repair => {
@@ -112,71 +125,17 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
                 let repair = Box::pin(issuer.repair(request, secret, history, permit));
                 (repair.await.map(Acted::Repaired), token)
             }
-            Plan::Keep(_) => (
-                Ok(Acted::Nothing(token().map_or(Outcome::Stale, Outcome::Kept))),
-                None,
-            ),
-            Plan::Suspended => (Ok(Acted::Nothing(Outcome::Suspended(token()))), None),
+            Plan::Keep(_) => nothing(token().map_or(Outcome::Stale, Outcome::Kept)),
+            Plan::Suspended => nothing(Outcome::Suspended(token())),
             Plan::BackOff(backoff) => {
                 let failure = Failure::waiting(backoff, token(), snapshot.now);
-                (Ok(Acted::Nothing(Outcome::Failed(failure))), None)
+                nothing(Outcome::Failed(failure))
             }
             Plan::Denied(denied) => (Err(IssueError::Denied(denied.clone())), token()),
             Plan::Conflict(owner) => (Err(IssueError::target_conflict(request, owner)), token()),
-            Plan::Requeue => (Ok(Acted::Nothing(Outcome::Stale)), None),
+            Plan::Requeue => nothing(Outcome::Stale),
             Plan::Gone => (Err(IssueError::Gone), None),
         };
     };
     Box::pin(conclude(&issuer, snapshot, inputs, acted, token)).await
-}
-
-/// Notes that the renewal was honoured that the annotation asks for, if it asks for one. An attempt that was deferred was none.
-fn note_renewal(ctx: &Context, snapshot: &Snapshot, inputs: &Inputs, issue: &Result<Issued, IssueError>) {
-    let is_deferred = matches!(issue, Err(error) if error.deferred_for().is_some());
-    let value = inputs.request.renew_request.as_deref();
-    let pending = value.filter(|_| inputs.facts.requested_at.is_some() && !is_deferred);
-    if let Some(value) = pending {
-        ctx.cache.update(&snapshot.key, snapshot.uid(), |state| {
-            state.honoured_renew = Some(Box::new(HonouredRenewal {
-                value: value.into(),
-                at: snapshot.now,
-            }));
-        });
-    }
-}
-
-/// Validates and authorizes the request, and observes its Secret.
-fn gather(ctx: &Context, snapshot: &Snapshot) -> Result<(Inputs, Observation), ValidateError> {
-    let Settings { sources, shard, .. } = &ctx.settings;
-    Inputs::gather(&ctx.cache, &ctx.grants, sources, shard, snapshot)
-}
-
-/// Bounds an attempt in time, and keeps a bug that one request meets from stopping all others. The locks of the caches outlive a panic.
-async fn guarded(
-    ctx: &Context,
-    stopwatch: &Stopwatch,
-    attempt: Pin<&mut impl Future<Output = Reconciled>>,
-) -> Result<Reconciled, KubeError> {
-    let limit = ctx.settings.reconcile_timeout;
-    let seconds = limit.as_secs();
-    match stopwatch
-        .limit(limit, AssertUnwindSafe(attempt).catch_unwind())
-        .await
-    {
-        Ok(Ok(reconciled)) => Ok(reconciled),
-        Ok(Err(_)) => Err(KubeError::Panicked),
-        Err(_) => Err(KubeError::TimedOut { seconds }),
-    }
-}
-
-/// What an attempt came to that was aborted: a failure of its own, with what is known without it.
-fn aborted(ctx: &Context, snapshot: &Snapshot, error: KubeError) -> Reconciled {
-    match gather(ctx, snapshot) {
-        Ok((inputs, secret)) => {
-            let token = inputs.current_token(snapshot, &secret);
-            let failure = inputs.failed(&ctx.cache, snapshot, &error.into(), token, ctx.clock.now());
-            inputs.reconciled(failure)
-        }
-        Err(error) => Reconciled::invalid(&error),
-    }
 }
