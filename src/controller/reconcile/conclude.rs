@@ -7,7 +7,6 @@ use super::outcome::{CurrentToken, Failure, Outcome, Reconciled};
 use super::plan::Timing;
 use super::snapshot::Snapshot;
 use super::status::reported_since;
-use crate::api::conditions::reason;
 use crate::classify::{Classify, ErrorClass};
 use crate::controller::cache::Cache;
 use crate::controller::cache::request_state::{DeniedSince, HonouredRenewal};
@@ -70,18 +69,11 @@ pub(super) async fn conclude(
         Ok(outcome) => delete_renamed(issuer, snapshot, &inputs, outcome).await,
         Err(error) => failed(&inputs, cache, snapshot, &error, token, clock.now()),
     };
-    let succeeded = !matches!(
-        outcome,
-        Outcome::Failed(_) | Outcome::Deferred { .. } | Outcome::Stale | Outcome::Gone
-    );
-    if succeeded && snapshot.state.backoff.is_some() {
+    let is_known = !matches!(outcome, Outcome::Deferred { .. } | Outcome::Stale | Outcome::Gone);
+    if is_known && outcome.failure().is_none() && snapshot.state.backoff.is_some() {
         cache.update(&snapshot.key, snapshot.uid(), |state| state.backoff = None);
     }
-    let is_denied = outcome
-        .failure()
-        .is_some_and(|failure| matches!(failure.reason, reason::NOT_GRANTED | reason::GRANTS_UNAVAILABLE));
-    let is_known = !matches!(outcome, Outcome::Deferred { .. } | Outcome::Stale | Outcome::Gone);
-    if is_known && !is_denied && snapshot.state.denied.is_some() {
+    if is_known && !matches!(outcome, Outcome::Denied(_)) && snapshot.state.denied.is_some() {
         cache.update(&snapshot.key, snapshot.uid(), |state| state.denied = None);
     }
     reconciled(inputs, outcome)
@@ -133,9 +125,9 @@ async fn delete_renamed(
     };
     let now = issuer.sources.clock.now();
     match failed(inputs, issuer.cache, snapshot, &error.into(), Some(token), now) {
-        Outcome::Failed(mut failure) => {
+        Outcome::Failed(mut failure, attempts) => {
             failure.old_secret_remains = true;
-            Outcome::Failed(failure)
+            Outcome::Failed(failure, attempts)
         }
         outcome => outcome,
     }
@@ -171,7 +163,7 @@ pub(super) fn failed(
                     }));
                 });
             }
-            Outcome::Failed(Failure::denied(denied, since, token, now))
+            Outcome::Denied(Failure::denied(denied, since, token, now))
         }
         error if error.is_retried() => {
             let mut lost = 0;
@@ -195,13 +187,13 @@ pub(super) fn failed(
             let previous = inputs.facts.backoff.as_ref();
             let key = snapshot.backoff_key(inputs.grant.as_ref());
             let backoff = Backoff::next(previous, attempt, key, snapshot.uid(), now);
-            let failure = Failure::attempt(&backoff, token, now);
+            let failure = Outcome::Failed(Failure::counted(&backoff, token, now), backoff.attempts);
             cache.update(&snapshot.key, snapshot.uid(), |state| {
                 state.backoff = Some(Box::new(backoff));
             });
-            Outcome::Failed(failure)
+            failure
         }
-        error => Outcome::Failed(Failure::of(error, token)),
+        error => Outcome::Waiting(Failure::of(error, token)),
     }
 }
 

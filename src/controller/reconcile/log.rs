@@ -17,6 +17,8 @@ struct LogLine {
     is_warning: bool,
     reason: &'static str,
     cause: Option<IssueCause>,
+    /// Attempts in a row that have failed, if one was made in this reconcile.
+    attempts: Option<u32>,
     message: String,
 }
 
@@ -41,7 +43,7 @@ pub(super) fn log(
                 reason = line.reason,
                 duration = (elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
                 cause = line.cause.map(tracing::field::debug),
-                attempts = outcome.failure().and_then(|failure| failure.attempts),
+                attempts = line.attempts,
                 expires = outcome
                     .token()
                     .and_then(CurrentToken::expiry)
@@ -59,11 +61,10 @@ pub(super) fn log(
 }
 
 fn log_line(outcome: &Outcome, published: &Result<bool, KubeError>) -> Option<LogLine> {
-    let has_acted = match outcome {
-        Outcome::Issued(..) | Outcome::Repaired(_) | Outcome::Unchanged(_) => true,
-        Outcome::Failed(failure) => failure.attempts.is_some(),
-        _ => false,
-    };
+    let has_acted = matches!(
+        outcome,
+        Outcome::Issued(..) | Outcome::Repaired(_) | Outcome::Unchanged(_) | Outcome::Failed(..)
+    );
     if !has_acted && matches!(published, Ok(false)) {
         return None;
     }
@@ -75,7 +76,9 @@ fn log_line(outcome: &Outcome, published: &Result<bool, KubeError>) -> Option<Lo
             "the metadata server returned the same token again",
         ),
         Outcome::Suspended(_) => (reason::SUSPENDED, "the request is suspended"),
-        Outcome::Failed(failure) => (failure.reason, failure.message.as_str()),
+        Outcome::Denied(failure) | Outcome::Waiting(failure) | Outcome::Failed(failure, _) => {
+            (failure.reason, failure.message.as_str())
+        }
         Outcome::Kept(_) | Outcome::Deferred { .. } | Outcome::Stale | Outcome::Gone => {
             (reason::RECONCILED, "the status is up to date again")
         }
@@ -92,6 +95,10 @@ fn log_line(outcome: &Outcome, published: &Result<bool, KubeError>) -> Option<Lo
             Outcome::Issued(_, cause) => Some(*cause),
             _ => None,
         },
+        attempts: match outcome {
+            Outcome::Failed(_, attempts) => Some(*attempts),
+            _ => None,
+        },
         message: match unpublished {
             Some(error) => format!("{message}; the status was not written: {error}"),
             None => message.to_owned(),
@@ -105,28 +112,30 @@ mod tests {
     use crate::controller::reconcile::outcome::Failure;
     use crate::fixtures::current_token;
 
-    fn failed(attempts: Option<u32>) -> Outcome {
-        Outcome::Failed(Failure {
+    fn failure() -> Failure {
+        Failure {
             reason: reason::NOT_GRANTED,
             message: "no grant".to_owned(),
-            attempts,
             ..Failure::default()
-        })
+        }
     }
 
     #[test]
     fn a_reconcile_that_did_nothing_logs_nothing() {
         assert_eq!(log_line(&Outcome::Kept(current_token()), &Ok(false)), None);
         assert_eq!(
-            log_line(&failed(None), &Ok(false)),
+            log_line(&Outcome::Waiting(failure()), &Ok(false)),
             None,
             "a known failure that is waited for"
         );
-        assert!(log_line(&failed(None), &Ok(true)).is_some(), "the status is news");
-        let line = log_line(&failed(Some(2)), &Ok(false)).unwrap();
+        assert!(
+            log_line(&Outcome::Waiting(failure()), &Ok(true)).is_some(),
+            "the status is news"
+        );
+        let line = log_line(&Outcome::Failed(failure(), 2), &Ok(false)).unwrap();
         assert_eq!(
-            (line.is_warning, line.reason, line.message.as_str()),
-            (true, "NotGranted", "no grant")
+            (line.is_warning, line.reason, line.attempts, line.message.as_str()),
+            (true, "NotGranted", Some(2), "no grant")
         );
     }
 
@@ -147,7 +156,7 @@ mod tests {
             "{}",
             line.message
         );
-        let line = log_line(&failed(None), &timed_out()).unwrap();
+        let line = log_line(&Outcome::Waiting(failure()), &timed_out()).unwrap();
         assert_eq!(line.reason, "NotGranted");
     }
 }

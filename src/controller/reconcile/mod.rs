@@ -128,8 +128,8 @@ async fn attempt(ctx: &Context, snapshot: &Snapshot, permit: &mut Permit) -> Rec
             Plan::Keep(_) => nothing(token().map_or(Outcome::Stale, Outcome::Kept)),
             Plan::Suspended => nothing(Outcome::Suspended(token())),
             Plan::BackOff(backoff) => {
-                let failure = Failure::waiting(backoff, token(), snapshot.now);
-                nothing(Outcome::Failed(failure))
+                let failure = Failure::counted(backoff, token(), snapshot.now);
+                nothing(Outcome::Waiting(failure))
             }
             Plan::Denied(denied) => (Err(IssueError::Denied(denied.clone())), token()),
             Plan::Conflict(owner) => (Err(IssueError::target_conflict(request, owner)), token()),

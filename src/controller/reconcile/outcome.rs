@@ -55,8 +55,12 @@ pub enum Outcome {
         /// When the next attempt is due.
         until: Timestamp,
     },
-    /// The wanted state was not reached.
-    Failed(Failure),
+    /// No grant allows the request, or the grants are unknown.
+    Denied(Failure),
+    /// Nothing was tried: an earlier failure is waited out, or only a change of the request, a grant or the Secret helps.
+    Waiting(Failure),
+    /// An attempt failed; the number says how many in a row have.
+    Failed(Failure, u32),
     /// Nothing was done, since what is cached may be stale.
     Stale,
     /// The request is gone, or its namespace is terminating.
@@ -74,8 +78,6 @@ pub struct Failure {
     pub stalled: bool,
     /// The current token, if there is one: Ready stays True then.
     pub token: Option<CurrentToken>,
-    /// How many attempts in a row have failed, if one was made in this reconcile.
-    pub attempts: Option<u32>,
     /// When the next attempt is due, if not on a change only.
     pub retry_at: Option<Timestamp>,
     /// Whether the Secret of the name in the previous status could not be deleted, so that the status has to keep that name.
@@ -105,7 +107,7 @@ impl Reconciled {
             ..Failure::default()
         };
         Self {
-            outcome: Outcome::Failed(failure),
+            outcome: Outcome::Waiting(failure),
             source: None,
             grant: None,
             handled_renew: None,
@@ -121,7 +123,9 @@ impl Outcome {
                 Some(token)
             }
             Self::Suspended(token) | Self::Deferred { token, .. } => token.as_ref(),
-            Self::Failed(failure) => failure.token.as_ref(),
+            Self::Denied(failure) | Self::Waiting(failure) | Self::Failed(failure, _) => {
+                failure.token.as_ref()
+            }
             Self::Stale | Self::Gone => None,
         }
     }
@@ -129,7 +133,7 @@ impl Outcome {
     /// The failure, if it is one.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Failed(failure) => Some(failure),
+            Self::Denied(failure) | Self::Waiting(failure) | Self::Failed(failure, _) => Some(failure),
             _ => None,
         }
     }
@@ -142,7 +146,7 @@ impl Outcome {
             }
             Self::Suspended(token) => token.as_ref()?.expiry(),
             Self::Deferred { until, .. } => Some(*until),
-            Self::Failed(failure) => {
+            Self::Denied(failure) | Self::Waiting(failure) | Self::Failed(failure, _) => {
                 let expiry = failure.token.as_ref().and_then(CurrentToken::expiry);
                 match (failure.retry_at, expiry) {
                     (Some(retry), Some(expiry)) => Some(retry.min(expiry)),
@@ -195,8 +199,8 @@ impl Failure {
         }
     }
 
-    /// The failure that `backoff` waits after.
-    pub fn waiting(backoff: &Backoff, token: Option<CurrentToken>, now: Timestamp) -> Self {
+    /// The failure that `backoff` counts last.
+    pub fn counted(backoff: &Backoff, token: Option<CurrentToken>, now: Timestamp) -> Self {
         let is_lasting = backoff.class == ErrorClass::Rejected && is_lasting(backoff.since, now);
         Self {
             reason: backoff.reason,
@@ -205,14 +209,6 @@ impl Failure {
             token,
             retry_at: Some(backoff.next),
             ..Self::default()
-        }
-    }
-
-    /// The attempt failed that `backoff` counts last.
-    pub fn attempt(backoff: &Backoff, token: Option<CurrentToken>, now: Timestamp) -> Self {
-        Self {
-            attempts: Some(backoff.attempts),
-            ..Self::waiting(backoff, token, now)
         }
     }
 }

@@ -108,7 +108,9 @@ fn ready(outcome: &Outcome) -> (&'static str, String) {
     match (outcome, outcome.token()) {
         (Outcome::Suspended(_), Some(token)) => (reason::SUSPENDED, holds(token)),
         (_, Some(token)) => (reason::ISSUED, holds(token)),
-        (Outcome::Failed(failure), None) => (failure.reason, failure.message.clone()),
+        (Outcome::Denied(failure) | Outcome::Waiting(failure) | Outcome::Failed(failure, _), None) => {
+            (failure.reason, failure.message.clone())
+        }
         (Outcome::Suspended(_), None) => (
             reason::SUSPENDED,
             "spec.suspend is true and the Secret holds no valid token for this spec".to_owned(),

@@ -35,7 +35,7 @@ fn of(outcome: Outcome) -> Reconciled {
 /// With a current token, if there is one, and with a failure, if there is one.
 fn report(token: Option<CurrentToken>, failure: Option<Failure>) -> Reconciled {
     of(match (token, failure) {
-        (token, Some(failure)) => Outcome::Failed(Failure { token, ..failure }),
+        (token, Some(failure)) => Outcome::Failed(Failure { token, ..failure }, 1),
         (Some(token), None) => Outcome::Kept(token),
         (None, None) => Outcome::Deferred {
             token: None,
@@ -341,7 +341,7 @@ fn who_is_not_granted_for_long_is_stalled() {
     };
     let minutes = |minutes: i64| T0 + 60 * minutes;
     let report = |since: i64, token, now: i64| {
-        of(Outcome::Failed(Failure::denied(
+        of(Outcome::Denied(Failure::denied(
             &denied,
             at(since),
             token,
