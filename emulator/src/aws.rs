@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::aws_keys::{Aws, AwsAccessKey};
 use crate::call::Call;
 use crate::clock::now;
-use crate::keys::sha256;
+use crate::keys::{hex, sha256};
 use crate::provider::WorkloadIdentityProvider;
 use crate::response::{self, Failure, HandlerResult, Request};
 use crate::subject_token::{Bearer, ExchangeError, invalid_grant, mapped};
@@ -159,10 +159,6 @@ fn signer<'a>(
     constant_time::verify_slices_are_equal(hex(&signature).as_bytes(), given.as_bytes())
         .is_ok()
         .then_some(key)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Handles the paths of EC2's metadata server, below `/latest/`.

@@ -150,10 +150,7 @@ impl SigningKey {
             .big_endian_without_leading_zero()
             .to_vec();
         // As long as Google's: 40 hexadecimal digits.
-        let kid = sha256(&modulus)[..20]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let kid = hex(&sha256(&modulus)[..20]);
         Self { pair, kid }
     }
 
@@ -236,6 +233,11 @@ pub(crate) fn random_text(bytes: usize) -> anyhow::Result<String> {
 /// The SHA-256 digest.
 pub(crate) fn sha256(bytes: &[u8]) -> Vec<u8> {
     digest::digest(&digest::SHA256, bytes).as_ref().to_vec()
+}
+
+/// `bytes` in hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn read_pem(text: &str) -> anyhow::Result<(String, Vec<u8>)> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use idtoken_testenv::{Process, Progress, RunDir, clean_command, consumers, or_skip};
+use idtoken_testenv::{Process, Progress, RunDir, clean_command, consumers, or_skip, sha256};
 use serde_json::{Value, json};
 
 use crate::example;
@@ -189,14 +189,7 @@ async fn an_mcp_client_calls_with_the_token_of_the_moment_in_one_session() -> Re
         let token = scene.token().await?;
         std::fs::write(&accepted, &token)?;
         // What the server's tool answers, and the client prints.
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
-        anyhow::Ok(
-            digest
-                .as_ref()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>(),
-        )
+        anyhow::Ok(sha256(token.as_bytes()))
     };
     let first = accept(&scene).await?;
     let server = spawn("server", &python, &[&script("mcp_server.py"), &accepted], &dir)?;
