@@ -1,6 +1,7 @@
 //! `cargo xtask ci` and `cargo xtask nightly`: every check of the project, side by side where that saves time.
 //!
-//! `ci` is what each change must pass. `nightly` has what takes long and seldom fails where `ci` passes; it is run before a release.
+//! `ci` is what each change must pass. `nightly` runs that, and then what takes long and seldom fails where `ci` passes; it is run before a
+//! release.
 
 mod jobs;
 
@@ -47,7 +48,7 @@ pub(crate) async fn run(output: &Output, args: &CiArgs) -> Result<()> {
         .await
 }
 
-/// Runs what takes long and is in no other run.
+/// Runs every check.
 ///
 /// # Errors
 /// When something fails: with its name; its output has been shown.
@@ -189,10 +190,13 @@ fn ci(commands: &Commands) -> Vec<Job> {
     ]
 }
 
-/// One after another: some measure.
+/// The jobs of CI and then the long ones, one after another: some measure.
 fn nightly(commands: &Commands) -> Vec<Job> {
-    vec![
+    let mut jobs = ci(commands);
+    let all_of_ci = jobs.iter().map(|job| job.name).collect();
+    jobs.extend([
         Job {
+            after: all_of_ci,
             shown: true,
             may_be_left_out: true,
             ..commands.xtask("instructions", "instructions")
@@ -244,7 +248,8 @@ fn nightly(commands: &Commands) -> Vec<Job> {
             may_be_left_out: true,
             ..commands.xtask("advisories", "deny --advisories")
         },
-    ]
+    ]);
+    jobs
 }
 
 #[cfg(test)]
@@ -254,13 +259,16 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn every_job_is_possible() {
-        let commands = Commands {
+    fn commands() -> Commands {
+        Commands {
             cargo: "cargo".to_owned(),
             xtask: "xtask".to_owned(),
-        };
-        for jobs in [ci(&commands), nightly(&commands)] {
+        }
+    }
+
+    #[test]
+    fn every_job_is_possible() {
+        for jobs in [ci(&commands()), nightly(&commands())] {
             for (index, job) in jobs.iter().enumerate() {
                 // A job waits only for jobs before it in the list, so there is no circle. A name occurs once.
                 assert!(jobs[..index].iter().all(|before| before.name != job.name));
@@ -280,6 +288,16 @@ mod tests {
     }
 
     #[test]
+    fn nightly_runs_ci_and_then_one_job_after_another() {
+        let (ci, nightly) = (ci(&commands()), nightly(&commands()));
+        let names: Vec<_> = ci.iter().map(|job| job.name).collect();
+        let (first, long) = nightly.split_at(ci.len());
+        assert!(first.iter().map(|job| job.name).eq(names.iter().copied()));
+        assert_eq!(long[0].after, names);
+        assert!(long.windows(2).all(|pair| pair[1].after == [pair[0].name]));
+    }
+
+    #[test]
     fn the_time_before_is_counted() {
         let ago = |seconds| CiArgs {
             jobs: Vec::new(),
@@ -296,10 +314,6 @@ mod tests {
 
     #[test]
     fn some_jobs_wait_for_no_other() {
-        let commands = || Commands {
-            cargo: "cargo".to_owned(),
-            xtask: "xtask".to_owned(),
-        };
         let names = ["tests", "demo"].map(str::to_owned);
         let jobs = only(ci(&commands()), &names).unwrap();
         assert_eq!(jobs.len(), 2);

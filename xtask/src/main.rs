@@ -51,7 +51,7 @@ struct Cli {
 enum Task {
     /// Run everything that a change must pass, and print how long each part took. .ci/run does this from a clean checkout.
     Ci(ci::CiArgs),
-    /// Run what takes long and seldom fails where ci passes: counts of instructions, long simulations, and so on.
+    /// Run the jobs of ci, and then what takes long and seldom fails where they pass: counts of instructions, long simulations, and so on.
     Nightly(ci::CiArgs),
     /// Show the operator at work: a real Kubernetes API server, an emulated Google, one token issued and renewed.
     Demo {
