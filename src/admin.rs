@@ -1,4 +1,7 @@
-//! `/livez`, `/readyz` and `/metrics` over HTTP, for every pod of the cluster.
+//! The operator's own port: `/livez`, `/readyz` and `/metrics` over HTTP, for every pod of the cluster.
+//!
+//! May import what it shows: the liveness, the metrics, the sync of the watches, the grants' freshness, and the Leases of other releases. Only
+//! reads: it calls no API, and no request changes what the operator does.
 
 mod connections;
 mod listener;

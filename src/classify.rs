@@ -1,4 +1,6 @@
 //! What an error means for the next attempt. Each error states its own consequence, and one place turns it into a status.
+//!
+//! Imports nothing. Never decides how long to wait: that is [`crate::schedule`]'s.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
 //! The command line: each flag has an environment variable of the same name.
+//!
+//! May import the settings that flags become, and the checks of their values. Reads no file and starts nothing: that is [`crate::app`]'s.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,6 @@
-//! How much of what all share one of them may use: permits, events. Pure.
+//! Pure: how much of what all share one of them may use, such as permits, calls and events.
+//!
+//! Imports nothing. Keeps no counts: its callers do.
 
 /// A user may hold at most this many times what is free: alone, all but a fifth.
 const HELD_PER_FREE: usize = 4;

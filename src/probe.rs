@@ -1,4 +1,6 @@
 //! `idtoken-operator probe`: requests one URL, for images without another program.
+//!
+//! May import [`crate::text`] only. Knows nothing of the operator that it asks.
 
 use std::time::Duration;
 

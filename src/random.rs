@@ -1,4 +1,6 @@
 //! Randomness. Code that needs it has a [`Random`], which `app.rs` makes, so that a run can be repeated.
+//!
+//! Imports nothing. No other file asks the system for random bytes.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,4 +1,7 @@
 //! Pure: token + template → the Secret, its patch, and what of it differs from one that was read.
+//!
+//! May import the request, the Secret as [`crate::kubernetes`] reads it, the schedule, and the ground. Makes no call, and never decides whether
+//! to write.
 
 use std::collections::{BTreeMap, BTreeSet};
 

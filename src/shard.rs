@@ -1,4 +1,6 @@
 //! Pure: the part of the cluster that this operator reconciles.
+//!
+//! May import the API's labels and [`crate::request`]. Makes no call, and knows nothing of who leads.
 
 use serde::{Deserialize, Serialize};
 

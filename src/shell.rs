@@ -1,4 +1,6 @@
 //! Quotes outside strings for the commands that error messages suggest.
+//!
+//! Imports nothing, and runs nothing.
 
 use std::borrow::Cow;
 

@@ -1,7 +1,7 @@
 //! Single flight: one caller fetches a value, and all others that want the same value wait for it.
 //!
-//! [`SingleFlight`] holds one value, [`SingleFlightCache`] one for each key. Both know nothing of what they hold. They judge its age by a
-//! clock that goes on while the machine sleeps, as the clock of whoever issued it does.
+//! [`SingleFlight`] holds one value, [`SingleFlightCache`] one for each key. Both know nothing of what they hold, and import the clock and
+//! the locks only. They judge its age by a clock that goes on while the machine sleeps, as the clock of whoever issued it does.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -1,4 +1,4 @@
-//! Locks whose poisoning is ignored.
+//! Locks whose poisoning is ignored. Imports nothing.
 //!
 //! A lock is poisoned when a thread panics while it holds the lock. What our locks guard is valid after each single operation on it, so a
 //! panic leaves nothing half done. To fail on a poisoned lock would turn the panic of one reconcile, which is caught and retried, into a

@@ -1,4 +1,6 @@
 //! Logs, on standard error: one line for each reconcile that did something or failed, as text or JSON.
+//!
+//! May import [`crate::text`] only, which makes each line safe to show. Never decides what a line says: its callers do.
 
 use std::io::Write;
 

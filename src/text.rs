@@ -1,4 +1,6 @@
 //! Makes outside text safe to show: redacts secrets, escapes control characters and bounds the length. Joins an error with its sources.
+//!
+//! Imports nothing. Never knows what a text means: its callers say how long it may be and whether it may hold secrets.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! A Google-signed ID token: parsed, checked against the request, and never shown.
+//! A Google-signed ID token: parsed, checked against the request, and never shown. May import [`crate::text`] only; reads no clock.
 //!
 //! The signature is not verified here: a token that comes from Google over TLS needs no such check, and any other is checked by Google's
 //! published keys ([`Minter::verify_signature`](crate::google::Minter::verify_signature)). The checks here ensure that it is the requested

@@ -1,4 +1,6 @@
 //! The command line. The flags of a command are beside the command.
+//!
+//! Imports all commands; only `main` imports it. Never decides, and never calls an API.
 
 use std::process::ExitCode;
 
