@@ -85,10 +85,10 @@ pub(super) async fn watch<T: Watched>(
         on_event,
     };
     loop {
-        match ctx.connections.place() {
-            Ok(place) => {
-                stream.list_and_watch::<T>(place.client()).await;
-                place.give_up();
+        match ctx.connections.slot() {
+            Ok(slot) => {
+                stream.list_and_watch::<T>(slot.client()).await;
+                slot.give_up();
             }
             Err(error) => stream.pause_after::<T>(&error, true).await,
         }
