@@ -62,9 +62,9 @@ pub struct Rendered {
 /// A Secret, or a merge patch of one, to be written as JSON. It borrows all and encodes while it is written: beside the JSON no copy of the
 /// token is made.
 #[derive(Serialize)]
-pub struct Body<'r> {
+pub struct SecretBody<'r> {
     #[serde(flatten)]
-    kind: Option<Kind<'r>>,
+    kind: Option<TypeFields<'r>>,
     metadata: Metadata<'r>,
     #[serde(serialize_with = "encoded")]
     data: &'r BTreeMap<String, Zeroizing<Vec<u8>>>,
@@ -73,7 +73,7 @@ pub struct Body<'r> {
 /// What only a whole Secret says.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Kind<'r> {
+struct TypeFields<'r> {
     api_version: &'static str,
     kind: &'static str,
     #[serde(rename = "type")]
@@ -84,7 +84,7 @@ struct Kind<'r> {
 #[serde(rename_all = "camelCase")]
 struct Metadata<'r> {
     #[serde(flatten)]
-    identity: Identity<'r>,
+    identity: ObjectIdentity<'r>,
     labels: &'r BTreeMap<String, String>,
     annotations: BTreeMap<&'r str, &'r str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,9 +94,9 @@ struct Metadata<'r> {
 /// Which Secret: a new one, or exactly that which was seen.
 #[derive(Serialize)]
 #[serde(untagged, rename_all_fields = "camelCase")]
-enum Identity<'r> {
+enum ObjectIdentity<'r> {
     New { name: &'r str, namespace: &'r str },
-    Seen { uid: &'r str, resource_version: &'r str },
+    Existing { uid: &'r str, resource_version: &'r str },
 }
 
 fn encoded<S: Serializer>(
@@ -220,26 +220,26 @@ impl Rendered {
     }
 
     /// The whole Secret, to be created.
-    pub fn create<'r>(&'r self, namespace: &'r str, name: &'r str) -> Body<'r> {
-        Body {
-            kind: Some(Kind {
+    pub fn create<'r>(&'r self, namespace: &'r str, name: &'r str) -> SecretBody<'r> {
+        SecretBody {
+            kind: Some(TypeFields {
                 api_version: "v1",
                 kind: "Secret",
                 type_: &self.type_,
             }),
             metadata: Metadata {
                 owner_references: Some(self.owner.as_slice()),
-                ..self.metadata(Identity::New { name, namespace })
+                ..self.metadata(ObjectIdentity::New { name, namespace })
             },
             data: &self.data,
         }
     }
 
     /// The merge patch (RFC 7396) that puts a new token into a Secret which is otherwise as we wrote it.
-    pub fn renew<'r>(&'r self, uid: &'r str, resource_version: &'r str) -> Body<'r> {
-        Body {
+    pub fn token_patch<'r>(&'r self, uid: &'r str, resource_version: &'r str) -> SecretBody<'r> {
+        SecretBody {
             kind: None,
-            metadata: self.metadata(Identity::Seen {
+            metadata: self.metadata(ObjectIdentity::Existing {
                 uid,
                 resource_version,
             }),
@@ -247,7 +247,7 @@ impl Rendered {
         }
     }
 
-    fn metadata<'r>(&'r self, identity: Identity<'r>) -> Metadata<'r> {
+    fn metadata<'r>(&'r self, identity: ObjectIdentity<'r>) -> Metadata<'r> {
         Metadata {
             identity,
             labels: &self.labels,
@@ -257,8 +257,8 @@ impl Rendered {
     }
 
     /// The merge patch that makes `content` ours in full: what we once wrote and want no more goes, what others wrote stays.
-    pub fn replace(&self, content: &SecretContent, adopted: bool) -> Value {
-        let mut patch = json!(self.renew(&content.summary.uid, &content.summary.resource_version));
+    pub fn full_patch(&self, content: &SecretContent, adopted: bool) -> Value {
+        let mut patch = json!(self.token_patch(&content.summary.uid, &content.summary.resource_version));
         for field in orphaned_fields(self, content) {
             let (kind, key) = field.split_once(':').unwrap_or_default();
             match kind {

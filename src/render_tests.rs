@@ -72,7 +72,7 @@ fn renew_is_bound_to_what_was_seen_and_gives_what_create_would() {
     let request = request(full());
     let mut secret = first(&request);
     let rendered = render(&request, &token(&request, T0 + 1800)).unwrap();
-    let patch = json!(rendered.renew("secret-10", "10"));
+    let patch = json!(rendered.token_patch("secret-10", "10"));
     assert_eq!(patch["metadata"]["uid"], "secret-10");
     assert_eq!(patch["metadata"]["resourceVersion"], "10");
     assert!(patch.get("type").is_none() && patch["metadata"].get("ownerReferences").is_none());
@@ -101,7 +101,7 @@ fn replace_leaves_what_is_foreign_and_takes_back_what_was_ours() {
     let rendered = render(&after, &token(&after, T0)).unwrap();
     let seen = content(&secret);
     assert!(rendered.drift(&seen).is_some());
-    let patch = rendered.replace(&seen, false);
+    let patch = rendered.full_patch(&seen, false);
     for (kind, key) in [
         ("/data", "jwt"),
         ("/data", "header"),
@@ -127,14 +127,14 @@ fn replace_leaves_what_is_foreign_and_takes_back_what_was_ours() {
     let seen = content(&secret);
     assert_eq!(rendered.drift(&seen), None);
     assert!(
-        rendered.replace(&seen, false)["metadata"]
+        rendered.full_patch(&seen, false)["metadata"]
             .get("ownerReferences")
             .is_none()
     );
 
     // And back: our own ownerReference joins theirs.
     let rendered = render(&before, &token(&before, T0)).unwrap();
-    apply(&mut secret, &rendered.replace(&seen, false));
+    apply(&mut secret, &rendered.full_patch(&seen, false));
     let owners = secret["metadata"]["ownerReferences"].as_array().unwrap();
     assert_eq!(owners.len(), 2);
     assert_eq!(owners[0], owner);
@@ -153,7 +153,7 @@ fn a_reserved_annotation_is_never_taken_for_stale() {
     .into();
     secret["metadata"]["annotations"][annotations::ADOPTED] = "true".into();
     let rendered = render(&request, &token(&request, T0)).unwrap();
-    let patch = rendered.replace(&content(&secret), false);
+    let patch = rendered.full_patch(&content(&secret), false);
     apply(&mut secret, &patch);
     assert_eq!(secret["metadata"]["annotations"][annotations::ADOPTED], "true");
     assert!(secret["data"].get("token").is_some());
@@ -171,7 +171,7 @@ fn an_owner_of_another_group_is_not_ours() {
     owners[0]["uid"] = "an-earlier-life".into();
     owners.push(other.clone());
     let rendered = render(&request, &token(&request, T0)).unwrap();
-    let patch = rendered.replace(&content(&secret), false);
+    let patch = rendered.full_patch(&content(&secret), false);
     apply(&mut secret, &patch);
     let owners = secret["metadata"]["ownerReferences"].as_array().unwrap();
     assert_eq!((owners.len(), &owners[0]), (2, &other));
@@ -188,7 +188,7 @@ fn a_stale_owner_of_a_restored_secret_is_replaced() {
         rendered.drift(&content(&secret)).as_deref(),
         Some("metadata.ownerReferences")
     );
-    let patch = rendered.replace(&content(&secret), false);
+    let patch = rendered.full_patch(&content(&secret), false);
     apply(&mut secret, &patch);
     assert_eq!(secret["metadata"]["ownerReferences"].as_array().unwrap().len(), 1);
     assert_eq!(secret["metadata"]["ownerReferences"][0]["uid"], UID);
@@ -203,7 +203,7 @@ fn an_adopted_secret_is_not_owned_and_the_permission_is_consumed() {
     });
     stored(&mut secret, 7);
     let rendered = render(&request, &token(&request, T0)).unwrap();
-    let patch = rendered.replace(&content(&secret), true);
+    let patch = rendered.full_patch(&content(&secret), true);
     assert_eq!(
         patch["metadata"]["annotations"].get(annotations::ADOPT),
         Some(&Value::Null)
@@ -222,7 +222,7 @@ fn an_adopted_secret_is_not_owned_and_the_permission_is_consumed() {
     assert_eq!(rendered.drift(&adopted), None);
     // A later write keeps it so.
     let later = render(&request, &token(&request, T0 + 1800)).unwrap();
-    apply(&mut secret, &later.replace(&adopted, false));
+    apply(&mut secret, &later.full_patch(&adopted, false));
     assert!(content(&secret).summary.adopted);
     assert_eq!(
         secret["metadata"]

@@ -157,7 +157,7 @@ impl<V, E: Clone> SingleFlight<V, E> {
 
     /// Drops the value that `is_rejected`, whose user got `error` for it. The backoff policy applies as after a failed fetch, so that
     /// values that are rejected again and again are not fetched without a pause.
-    pub fn reject(&self, is_rejected: impl FnOnce(&V) -> bool, error: &E) {
+    pub fn invalidate(&self, is_rejected: impl FnOnce(&V) -> bool, error: &E) {
         let mut state = self.state();
         if state.value.take_if(|cached| is_rejected(&cached.value)).is_some() {
             state.fail(error, self.backoff, self.clock.boot());

@@ -195,9 +195,9 @@ async fn only_the_rejected_value_is_dropped() {
     for (backoff, next) in [(spaced, Err(0)), (at_once, Ok("b"))] {
         let single = Single::new(backoff, Clock::system());
         assert_eq!(single.get(fetch("a")).await.as_deref(), Ok(&"a"));
-        single.reject(|value| *value == "b", &7);
+        single.invalidate(|value| *value == "b", &7);
         assert_eq!(single.get(fetch("b")).await.as_deref(), Ok(&"a"));
-        single.reject(|value| *value == "a", &0);
+        single.invalidate(|value| *value == "a", &0);
         assert_eq!(single.get(fetch("b")).await.map(|value| *value), next);
     }
 }

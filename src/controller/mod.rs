@@ -42,7 +42,7 @@ const STUCK_GRACE: Duration = Duration::from_secs(30);
 /// How many reconciles may wait for Google at once: more than the queue of one namespace holds.
 pub const MAX_WAITING_RECONCILES: usize = 2 * MAX_WAITING;
 /// How often federated access tokens that have expired are removed.
-const FEDERATED_TOKENS_SWEEP: Duration = Duration::from_secs(10);
+const EVICTION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A task of a watch ended. None returns by itself, so the caches would go stale unnoticed.
 #[derive(Debug, thiserror::Error)]
@@ -207,13 +207,13 @@ fn spawn_watches(ctx: &Context, enqueuer: Enqueuer, sync_state: &SyncState, task
         sync_state: sync_state.clone(),
     };
     watch::spawn(watch_ctx, ctx.settings.grants_file.clone(), tasks);
-    tasks.spawn(sweep(ctx.federated.clone()));
+    tasks.spawn(evict_expired(ctx.federated.clone()));
 }
 
-async fn sweep(tokens: Arc<FederatedTokens>) {
+async fn evict_expired(tokens: Arc<FederatedTokens>) {
     loop {
-        sleep(FEDERATED_TOKENS_SWEEP).await;
-        tokens.sweep();
+        sleep(EVICTION_INTERVAL).await;
+        tokens.evict_expired();
     }
 }
 

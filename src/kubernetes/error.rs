@@ -33,7 +33,7 @@ pub enum KubeError {
     #[error(
         "the API server rejected the call to {verb} {resource} in namespace {namespace} ({code}): {message}"
     )]
-    Refused {
+    Rejected {
         /// RBAC verb.
         verb: &'static str,
         /// Plural resource.
@@ -138,7 +138,7 @@ impl KubeError {
             kube::Error::Api(status)
                 if (400..500).contains(&status.code) && !matches!(status.code, 408 | 409 | 429) =>
             {
-                Self::Refused {
+                Self::Rejected {
                     verb,
                     resource,
                     namespace,
@@ -167,7 +167,7 @@ impl KubeError {
     pub fn is_failed_call(&self) -> bool {
         matches!(
             self,
-            Self::Forbidden { .. } | Self::Refused { .. } | Self::Unavailable { .. } | Self::NoAnswer { .. }
+            Self::Forbidden { .. } | Self::Rejected { .. } | Self::Unavailable { .. } | Self::NoAnswer { .. }
         )
     }
 
@@ -207,7 +207,7 @@ impl KubeError {
 impl Classify for KubeError {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Forbidden { .. } | Self::Refused { .. } => reason::KUBERNETES_REFUSED,
+            Self::Forbidden { .. } | Self::Rejected { .. } => reason::KUBERNETES_REFUSED,
             Self::Unavailable { .. } | Self::NoAnswer { .. } => reason::KUBERNETES_UNAVAILABLE,
             Self::TimedOut { .. } => reason::TIMED_OUT,
             Self::Panicked => reason::INTERNAL_ERROR,

@@ -195,7 +195,7 @@ fn verified(i: &Inputs, request: &ValidRequest) -> Option<IdToken> {
 fn patch(i: &Inputs, request: &ValidRequest, token: &IdToken) -> Option<String> {
     let rendered = render(request, token).ok()?;
     let uid = &i.content.summary.uid;
-    serde_json::to_string(&rendered.renew(uid, &i.content.summary.resource_version)).ok()
+    serde_json::to_string(&rendered.token_patch(uid, &i.content.summary.resource_version)).ok()
 }
 
 /// The patch of the status for `report`; none if the status is unchanged.

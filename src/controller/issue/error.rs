@@ -238,7 +238,7 @@ pub enum FederationError {
     #[error(
         "Kubernetes ServiceAccount {name} of namespace {namespace} is the operator's own, which nobody may federate: name another"
     )]
-    Own {
+    IsOperator {
         /// Its namespace.
         namespace: String,
         /// Its name.
@@ -269,7 +269,7 @@ impl FederationError {
         match self {
             Self::Missing { .. } => reason::KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND,
             Self::NotAnnotated { .. } => reason::SERVICE_ACCOUNT_NOT_ANNOTATED,
-            Self::Own { .. } => google::Reason::SelfImpersonation.as_str(),
+            Self::IsOperator { .. } => google::Reason::SelfImpersonation.as_str(),
             Self::TokenForbidden { .. } => reason::TOKEN_REQUEST_FORBIDDEN,
         }
     }

@@ -52,7 +52,7 @@ struct Key {
 #[derive(Debug)]
 pub struct FederatedTokens {
     tokens: SingleFlightCache<Key, FederatedToken, MintError>,
-    operator: OnceCell<Operator>,
+    operator: OnceCell<OperatorIdentity>,
 }
 
 impl FederatedTokens {
@@ -65,18 +65,18 @@ impl FederatedTokens {
     }
 
     /// Drops access tokens that are not used any more.
-    pub fn sweep(&self) {
+    pub fn evict_expired(&self) {
         self.tokens.evict_expired();
     }
 }
 
 /// The operator as the API server knows it.
 #[derive(Debug)]
-struct Operator {
+struct OperatorIdentity {
     username: String,
 }
 
-impl Operator {
+impl OperatorIdentity {
     fn is(&self, namespace: &str, name: &str) -> bool {
         self.service_account() == Some((namespace, name))
     }
@@ -88,7 +88,7 @@ impl Operator {
     }
 
     /// The option of `kubectl create rolebinding` that names it.
-    fn option(&self) -> String {
+    fn kubectl_subject_flag(&self) -> String {
         match self.service_account() {
             Some((namespace, name)) => format!("--serviceaccount={namespace}:{name}"),
             None => format!("--user={}", shell::quote(&self.username)),
@@ -141,7 +141,7 @@ pub(crate) async fn federate(
         .get_or_try_init(|| whoami(sources))
         .await?;
     if operator.is(namespace, name) {
-        return Err(FederationError::Own {
+        return Err(FederationError::IsOperator {
             namespace: namespace.clone(),
             name: name.clone(),
         }
@@ -218,7 +218,7 @@ pub(crate) async fn federate(
 }
 
 /// Asks the API server who the operator is: every user may, by the ClusterRole `system:basic-user`.
-async fn whoami(sources: &TokenSources<'_>) -> Result<Operator, KubeError> {
+async fn whoami(sources: &TokenSources<'_>) -> Result<OperatorIdentity, KubeError> {
     let reviews: Api<SelfSubjectReview> = Api::all(sources.client.clone());
     let (parameters, review) = (PostParams::default(), SelfSubjectReview::default());
     let call = reviews.create(&parameters, &review);
@@ -229,7 +229,7 @@ async fn whoami(sources: &TokenSources<'_>) -> Result<Operator, KubeError> {
         .status
         .and_then(|status| status.user_info?.username)
         .unwrap_or_default();
-    Ok(Operator { username })
+    Ok(OperatorIdentity { username })
 }
 
 /// The Google service account: the request's, or the one that the Kubernetes ServiceAccount is annotated with.
@@ -273,16 +273,16 @@ struct Claims {
     sub: String,
     aud: Vec<String>,
     #[serde(rename = "kubernetes.io")]
-    kubernetes: Bound,
+    kubernetes: KubernetesClaims,
 }
 
 #[derive(Deserialize)]
-struct Bound {
-    serviceaccount: Identity,
+struct KubernetesClaims {
+    serviceaccount: ServiceAccountClaim,
 }
 
 #[derive(Deserialize)]
-struct Identity {
+struct ServiceAccountClaim {
     uid: String,
 }
 
@@ -291,7 +291,7 @@ async fn kubernetes_token(
     workload: &Workload<'_>,
     uid: &str,
     audience: &str,
-    operator: &Operator,
+    operator: &OperatorIdentity,
 ) -> Result<SubjectToken, MintError> {
     let (namespace, name) = (workload.namespace, workload.name);
     let token = match create_token(sources.client, namespace, name, uid, audience).await {
@@ -308,7 +308,7 @@ async fn kubernetes_token(
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
                 message,
-                subject: operator.option(),
+                subject: operator.kubectl_subject_flag(),
             }
             .into());
         }

@@ -52,16 +52,19 @@ fn subjects_follow_the_template() {
 
 #[test]
 fn the_operator_knows_itself() {
-    let operator = |username: &str| Operator {
+    let operator = |username: &str| OperatorIdentity {
         username: username.into(),
     };
     let pod = operator("system:serviceaccount:idtoken-system:idtoken-operator");
     assert!(pod.is("idtoken-system", "idtoken-operator"));
     assert!(!pod.is("idtoken-system", "other") && !pod.is("shop", "idtoken-operator"));
-    assert_eq!(pod.option(), "--serviceaccount=idtoken-system:idtoken-operator");
+    assert_eq!(
+        pod.kubectl_subject_flag(),
+        "--serviceaccount=idtoken-system:idtoken-operator"
+    );
     let person = operator("jane doe");
     assert!(!person.is("jane", "doe"));
-    assert_eq!(person.option(), "--user='jane doe'");
+    assert_eq!(person.kubectl_subject_flag(), "--user='jane doe'");
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub fn accept_command(request: &ValidRequest, subject: &str) -> String {
 pub(crate) async fn mint(
     sources: &TokenSources<'_>,
     request: &ValidRequest,
-    before: Option<PreviousToken<'_>>,
+    previous: Option<PreviousToken<'_>>,
     remaining: Option<Duration>,
     permit: &mut Permit,
 ) -> Result<VerifiedToken, MintError> {
@@ -140,8 +140,8 @@ pub(crate) async fn mint(
     };
     let now = sources.clock.now();
     let requested = requested.as_deref();
-    let subject = before.as_ref().zip(requested).and_then(|(before, account)| {
-        before.subject(account, spec.service_account.is_some(), &token.claims().sub)
+    let subject = previous.as_ref().zip(requested).and_then(|(previous, account)| {
+        previous.subject(account, spec.service_account.is_some(), &token.claims().sub)
     });
     let wanted = Expected {
         audience: &audience,
@@ -214,8 +214,8 @@ mod tests {
             ..IdTokenRequestStatus::default()
         };
         let pinned = |request: &ValidRequest, status: &IdTokenRequestStatus, got: &str| {
-            let before = PreviousToken::of(request, None, status).unwrap();
-            before.subject(&account, true, got).map(str::to_owned)
+            let previous = PreviousToken::of(request, None, status).unwrap();
+            previous.subject(&account, true, got).map(str::to_owned)
         };
         let first = Some("1".to_owned());
         assert_eq!(pinned(&request, &status, "2"), first);

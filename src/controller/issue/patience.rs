@@ -107,7 +107,7 @@ mod tests {
             "the first failure after an outage"
         );
         assert!(!repeats(failing, 10, 10).await, "a webhook that hangs");
-        let refused = KubeError::Refused {
+        let refused = KubeError::Rejected {
             verb,
             resource,
             namespace,

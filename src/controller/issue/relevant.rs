@@ -119,8 +119,8 @@ mod tests {
         let mut few = content(&secret);
         retain(&mut few, &after.target);
         assert_eq!(rendered.drift(&few), rendered.drift(&all));
-        let patch = rendered.replace(&few, false);
-        assert_eq!(patch, rendered.replace(&all, false));
+        let patch = rendered.full_patch(&few, false);
+        assert_eq!(patch, rendered.full_patch(&all, false));
         // What the template no longer has is removed.
         for field in ["/data/old", "/metadata/annotations/old"] {
             assert_eq!(patch.pointer(field), Some(&Value::Null), "{field}");

@@ -131,7 +131,7 @@ impl SecretWriter<'_> {
         match precondition {
             Precondition::Unknown => self.create(request, rendered, false).await,
             Precondition::Untouched(secret) => {
-                let body = rendered.renew(&secret.uid, &secret.resource_version);
+                let body = rendered.token_patch(&secret.uid, &secret.resource_version);
                 self.patch(request, body, false).await
             }
             Precondition::Read(content) => self.replace(request, rendered, *content).await,
@@ -202,10 +202,11 @@ impl SecretWriter<'_> {
                 if content.type_ != rendered.type_() {
                     return Ok(());
                 }
-                self.patch(request, rendered.replace(content, adopts), true).await
+                self.patch(request, rendered.full_patch(content, adopts), true)
+                    .await
             }
             (None, Some(secret)) => {
-                let body = rendered.renew(&secret.uid, &secret.resource_version);
+                let body = rendered.token_patch(&secret.uid, &secret.resource_version);
                 self.patch(request, body, true).await
             }
             (None, None) => self.create(request, rendered, true).await,
@@ -215,7 +216,7 @@ impl SecretWriter<'_> {
                 name: request.target.name.clone(),
             }),
             // The API server does not call a webhook with side effects: only the write itself can show its answer.
-            Err(KubeError::Refused {
+            Err(KubeError::Rejected {
                 code: 400, message, ..
             }) if message.contains("does not support dry run") => Ok(()),
             other => other.map(drop),
@@ -265,7 +266,7 @@ impl SecretWriter<'_> {
         ensure_mutable(request, &content)?;
         if content.type_ == rendered.type_() {
             return self
-                .patch(request, rendered.replace(&content, adopts), false)
+                .patch(request, rendered.full_patch(&content, adopts), false)
                 .await;
         }
         self.delete(&request.namespace, &request.target.name, &content.summary)

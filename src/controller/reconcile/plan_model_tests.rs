@@ -509,10 +509,10 @@ impl World {
                 let seen = content(&secret);
                 let patch = match (observation.secret(), observation.integrity()) {
                     (Some(_), None) => {
-                        json!(rendered.renew(&seen.summary.uid, &seen.summary.resource_version))
+                        json!(rendered.token_patch(&seen.summary.uid, &seen.summary.resource_version))
                     }
                     // A creation fails where there is a Secret, which is read then.
-                    _ => rendered.replace(&seen, false),
+                    _ => rendered.full_patch(&seen, false),
                 };
                 apply(&mut secret, &patch);
                 secret

@@ -201,7 +201,7 @@ impl Adc {
     pub(crate) fn reject(&self, bearer: &Bearer, error: &Error) {
         // By value, because a metadata server may return the same token again.
         let is_rejected = |token: &AccessToken| token.secret == bearer.token.secret;
-        bearer.identity.cache.reject(is_rejected, error);
+        bearer.identity.cache.invalidate(is_rejected, error);
     }
 
     /// A new ID token of the user whose credentials the operator has.
