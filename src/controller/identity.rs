@@ -8,7 +8,7 @@ use crate::controller::cache::Cache;
 use crate::controller::queue::Enqueuer;
 use crate::google::Minter;
 
-/// How often the identity is looked at while a request waits after a refusal. The metadata server is asked once a minute at most.
+/// How often the identity is checked while a request waits after a rejection. The metadata server is called once a minute at most.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Enqueues the requests that were refused once the operator's identity is another one. Never returns.

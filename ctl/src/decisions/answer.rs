@@ -5,7 +5,7 @@ use url::Url;
 
 use crate::decisions::target_rows::Row;
 
-/// Most bytes of a body that are looked at.
+/// Most bytes of a body that are read.
 pub(crate) const MAX_BODY: usize = 64 * 1024;
 
 /// What a target answered. Anyone may have written it.
@@ -41,7 +41,7 @@ pub(crate) enum TargetKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Recognized {
     pub(crate) by: Answerer,
-    /// None if the page has no row for it, or there is nothing to mend.
+    /// None if the page has no row for it, or there is nothing to fix.
     pub(crate) row: Option<Row>,
 }
 

@@ -32,7 +32,7 @@ impl Level {
 /// A check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Check {
-    /// What was looked at.
+    /// What was checked.
     pub(crate) area: &'static str,
     pub(crate) level: Level,
     pub(crate) message: String,

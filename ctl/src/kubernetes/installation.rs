@@ -1,4 +1,4 @@
-//! Reads of an installation of the operator. Each failure is told by itself, so that the rest can be shown.
+//! Reads of an installation of the operator. Each failure is reported by itself, so that the rest can be shown.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +26,7 @@ use crate::output;
 /// Label of the chart's objects, unless its name is overridden.
 const CHART: &str = "app.kubernetes.io/name=idtoken-operator";
 
-/// Most releases, and most pods of one, that are looked at. Anyone may create a Deployment with the chart's labels.
+/// Most releases, and most pods of one, that are checked. Anyone may create a Deployment with the chart's labels.
 const MAX_RELEASES: usize = 10;
 const MAX_PODS: usize = 5;
 

@@ -1,4 +1,4 @@
-//! What the acts came to → the outcome.
+//! What was done → the outcome.
 
 use jiff::Timestamp;
 

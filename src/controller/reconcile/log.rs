@@ -1,4 +1,4 @@
-//! Pure: what a reconcile came to → its log line: one if it did something or failed, none otherwise. Then the line is logged.
+//! Pure: the outcome of a reconcile → its log line: one if it did something or failed, none otherwise. Then the line is logged.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Pure: what a reconcile came to. The status, the event, the log line and the requeue are functions of it.
+//! Pure: the outcome of a reconcile. The status, the event, the log line and the requeue are functions of it.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -87,7 +87,7 @@ pub struct Failure {
 /// What a reconcile found out, for the status.
 #[derive(Clone, Debug)]
 pub struct Reconciled {
-    /// What it came to.
+    /// Its outcome.
     pub outcome: Outcome,
     /// Name of the source; none if the spec is invalid.
     pub source: Option<&'static str>,

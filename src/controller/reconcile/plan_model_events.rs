@@ -22,7 +22,7 @@ pub(crate) enum Action {
     Spec(Value),
     /// A new value of the annotation that asks for a renewal.
     Renew(u8),
-    /// A merge patch of the Secret, by somebody else.
+    /// A merge patch of the Secret, by another client.
     Secret(Value),
     Delete,
     Upstream(Upstream),

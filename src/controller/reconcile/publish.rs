@@ -25,7 +25,7 @@ const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time for publishing, without the wait for a permit.
 pub(crate) const PUBLISH_TIMEOUT: Duration = STATUS_TIMEOUT.saturating_add(EVENT_TIMEOUT);
 
-/// Publishes what the reconcile came to. Returns the delay until the next reconcile, if not on a change only.
+/// Publishes the outcome of the reconcile. Returns the delay until the next reconcile, if not on a change only.
 pub(super) async fn publish(
     ctx: &Context,
     snapshot: &Snapshot,

@@ -1,4 +1,4 @@
-//! Pure: what a reconcile came to → the status.
+//! Pure: the outcome of a reconcile → the status.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
