@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail, ensure};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 
 use crate::cel::{Accessor, Condition};
 use crate::keys::Jwks;
-use crate::x509;
 
 /// Where an issuer's public keys are. `jwksJson` takes precedence over `jwksUrl`; without both, OIDC discovery finds them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -118,7 +120,7 @@ impl WorkloadIdentityProvider {
             "a provider has one of issuer, awsAccountId and x509TrustAnchors"
         );
         if let Some(pem) = &self.x509_trust_anchors {
-            x509::anchors(pem).context("x509TrustAnchors")?;
+            anchors(pem).context("x509TrustAnchors")?;
         }
         let parts: Vec<&str> = self.name.split('/').collect();
         let [
@@ -217,4 +219,14 @@ impl GkeCluster {
     pub fn audience(&self) -> String {
         format!("identitynamespace:{}:{}", self.workload_pool, self.name)
     }
+}
+
+/// The trust anchors of a PEM, at least one.
+pub(crate) fn anchors(pem: &str) -> anyhow::Result<RootCertStore> {
+    let mut anchors = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        anchors.add(certificate.context("it is not the PEM of certificates")?)?;
+    }
+    ensure!(!anchors.is_empty(), "it has no certificate");
+    Ok(anchors)
 }

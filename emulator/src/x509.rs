@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -16,7 +14,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, Sig
 use serde_json::{Map, Value, json};
 
 use crate::clock::now;
-use crate::provider::WorkloadIdentityProvider;
+use crate::provider::{WorkloadIdentityProvider, anchors};
 use crate::subject_token::{Bearer, ExchangeError, invalid_grant, mapped};
 
 /// How long Google's access token for a certificate is valid, in seconds.
@@ -71,16 +69,6 @@ impl ClientCertVerifier for AnyClient {
         let algorithms = default_provider().signature_verification_algorithms;
         algorithms.supported_schemes()
     }
-}
-
-/// The trust anchors of a PEM, at least one.
-pub(crate) fn anchors(pem: &str) -> anyhow::Result<RootCertStore> {
-    let mut anchors = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        anchors.add(certificate.context("it is not the PEM of certificates")?)?;
-    }
-    ensure!(!anchors.is_empty(), "it has no certificate");
-    Ok(anchors)
 }
 
 /// Verifies a list of certificates: its first is the one that the client has shown, and the rest leads from there to a trust anchor.
