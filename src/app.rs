@@ -31,11 +31,9 @@ pub enum AppError {
     /// The log filter cannot be parsed.
     #[error("--log is no filter such as info or info,hyper=debug: {0}")]
     Log(#[from] tracing_subscriber::filter::ParseError),
-    /// No cluster is configured.
-    #[error(
-        "no Kubernetes cluster is configured: set KUBECONFIG, or run in a pod with a ServiceAccount: {0}"
-    )]
-    Kubeconfig(#[from] kube::config::InferConfigError),
+    /// No cluster is configured, or its proxy cannot be used.
+    #[error(transparent)]
+    Cluster(#[from] kubernetes::ConfigError),
     /// The client of the cluster cannot be set up.
     #[error("the Kubernetes client cannot be set up: {0}")]
     Kubernetes(#[from] kube::Error),

@@ -1,7 +1,7 @@
 //! The clocks of the process. Code that needs the time takes it as an argument or has a [`Clock`], which `app.rs` makes, so that the
 //! operator can run on virtual time.
 //!
-//! May import [`crate::sync`] only. No other file reads a clock of the system.
+//! May import `crate::sync` only. No other file reads a clock of the system.
 
 #![allow(clippy::disallowed_methods, reason = "all other code reads the time here")]
 

@@ -1,6 +1,6 @@
 //! Whether the reconcile loop is alive: it sends heartbeats, and `/livez` fails once they stop or a reconcile is stuck.
 //!
-//! May import [`crate::sync`] only. Reads no clock, knows no request, and stops nothing: the kubelet restarts a process that is stuck.
+//! May import `crate::sync` only. Reads no clock, knows no request, and stops nothing: the kubelet restarts a process that is stuck.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request};
+use http::{Method, Request, Uri};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ClientBuilder, ConfigExt};
-use kube::config::InferConfigError;
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use thiserror::Error;
 use tower::filter::FilterLayer;
 use tower::{BoxError, ServiceBuilder};
+
+use super::proxy::proxy_url;
 
 /// Longest time until a response starts. The API server aborts what is not a watch after 60 seconds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -29,17 +32,79 @@ const STREAM_WINDOW: u32 = 128 << 10;
 /// hold up no other.
 const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 
+/// Why there is no configuration of a cluster.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// Neither a kubeconfig nor a ServiceAccount can be used.
+    #[error(
+        "no Kubernetes cluster is configured: set KUBECONFIG, or run in a pod with a ServiceAccount: {kubeconfig}; {in_cluster}"
+    )]
+    None {
+        /// What is wrong with the kubeconfig.
+        kubeconfig: KubeconfigError,
+        /// What is wrong with the ServiceAccount.
+        in_cluster: InClusterError,
+    },
+    /// The proxy to the API server cannot be used. Its URL is not shown, since it can contain a password.
+    #[error("the proxy of {0} cannot be used: its URL must begin with http:// or https://")]
+    Proxy(&'static str),
+}
+
 /// The configuration of the cluster, from KUBECONFIG or the pod's ServiceAccount.
 ///
 /// # Errors
-/// There is neither.
-pub async fn config() -> Result<Config, InferConfigError> {
-    let mut config = Config::infer().await?;
+/// There is neither, or the proxy cannot be used.
+pub async fn config() -> Result<Config, ConfigError> {
+    let mut config = match from_kubeconfig().await {
+        Ok((mut config, proxy)) => {
+            config.proxy_url = proxy_to(&config.cluster_url, proxy.as_deref())?;
+            config
+        }
+        Err(kubeconfig) => Config::incluster().map_err(|in_cluster| ConfigError::None {
+            kubeconfig,
+            in_cluster,
+        })?,
+    };
     // Retries of the client itself would ignore our deadlines and Retry-After.
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(IDLE_TIMEOUT);
     Ok(config)
+}
+
+/// The configuration of the kubeconfig's current context, and its own proxy.
+async fn from_kubeconfig() -> Result<(Config, Option<String>), KubeconfigError> {
+    let kubeconfig = Kubeconfig::read()?;
+    let current = kubeconfig.current_context.as_deref();
+    let context = kubeconfig
+        .contexts
+        .iter()
+        .find(|context| Some(&*context.name) == current);
+    let name = context
+        .and_then(|context| context.context.as_ref())
+        .map(|context| &context.cluster);
+    let cluster = kubeconfig
+        .clusters
+        .iter()
+        .find(|cluster| Some(&cluster.name) == name);
+    let proxy = cluster.and_then(|cluster| cluster.cluster.as_ref()?.proxy_url.clone());
+    let proxy = proxy.filter(|url| !url.is_empty());
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok((config, proxy))
+}
+
+/// The proxy to the API server. As in Go, a URL without a scheme is that of an HTTP proxy.
+fn proxy_to(server: &Uri, configured: Option<&str>) -> Result<Option<Uri>, ConfigError> {
+    let Some((source, url)) = proxy_url(server, configured, |name| std::env::var(name).ok()) else {
+        return Ok(None);
+    };
+    let url = match url.contains("://") {
+        true => url,
+        false => format!("http://{url}"),
+    };
+    let proxy: Option<Uri> = url.parse().ok();
+    let proxy = proxy.filter(|url| matches!(url.scheme_str(), Some("http" | "https")));
+    proxy.map(Some).ok_or(ConfigError::Proxy(source))
 }
 
 /// A client that calls `may_write` right before it sends a write, and fails with that error instead of sending it.

@@ -11,11 +11,13 @@ pub mod events;
 mod json_items;
 pub(crate) mod list_watch;
 pub mod partial_metadata;
+mod proxy;
 pub mod resource_version;
 pub mod secret;
 pub mod secret_summary;
 pub mod service_account;
 pub mod status;
 
-pub use client::{client, config};
+pub use client::{ConfigError, client, config};
 pub use connections::Connections;
+pub use proxy::proxy_url;

@@ -8,7 +8,7 @@ use idtoken_operator::api::crds;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
-use crate::common::{World, condition, has, is_ready, of};
+use crate::common::{Setup, World, condition, has, is_ready, of};
 
 fn message(object: &idtoken_operator::api::v1alpha1::IdTokenRequest, type_: &str) -> String {
     condition(object, type_)
@@ -425,5 +425,28 @@ async fn one_object_of_a_newer_version_stops_no_other() -> Result<()> {
         ])
         .await?;
     world.ready("shop", "newer").await.context("the corrected one")?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_of_the_environment_is_for_no_api_server_on_this_machine() -> Result<()> {
+    let world = World::with(Setup {
+        operator: false,
+        ..Setup::default()
+    })
+    .await?;
+    // Nobody listens there. Google's emulator is at loopback, which no call goes to a proxy for.
+    let nowhere = "http://127.0.0.1:1";
+    let google = world.google.address();
+    let env = [
+        ("HTTPS_PROXY", nowhere),
+        ("https_proxy", nowhere),
+        ("NO_PROXY", ""),
+        ("no_proxy", ""),
+    ];
+    let operator = world.replica(google, &world.kubeconfig, &[], &env).await?;
+    operator.ready().await?;
+    world.granted("shop").await?;
+    world.issued("shop", "billing", json!({})).await?;
     Ok(())
 }
