@@ -87,7 +87,7 @@ const OTHERS: &str = "
 | `GOOGLE_APPLICATION_CREDENTIALS` | The credential file, where `--credentials-file` is absent |
 | `GOOGLE_CLOUD_QUOTA_PROJECT` | The project whose quota the calls of the operator's own credentials count for, before the credential file's `quota_project_id`. Calls of `federation` never count for it |
 | `GCE_METADATA_HOST` | `host[:port]` of the metadata server, in place of `169.254.169.254` |
-| `HTTPS_PROXY`, `NO_PROXY` | The proxy for Google's endpoints. The metadata server and loopback are never asked through one |
+| `HTTPS_PROXY`, `NO_PROXY` | The proxy for Google's endpoints, and for the API server of a kubeconfig without a `proxy-url`. The metadata server and loopback are never asked through one |
 | `SSL_CERT_FILE` | The trusted certificates in place of the platform's; `--ca-file` adds to them |
 ";
 
