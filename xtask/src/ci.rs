@@ -148,7 +148,7 @@ fn ci(commands: &Commands) -> Vec<Job> {
         rustdoc,
         Job {
             after: vec!["compile-tests"],
-            nice: LATE,
+            nice: SOON,
             ..commands.xtask("compile-image", "image")
         },
         Job {
