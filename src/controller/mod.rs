@@ -15,17 +15,17 @@ use tokio::time::sleep;
 pub mod cache;
 mod context;
 mod grant_counts;
-mod identity;
 pub mod issue;
 mod queue;
 pub mod reconcile;
+mod waits;
 pub mod watch;
 
 pub use context::{Context, Settings};
 pub use queue::permit::Permits;
 
 use crate::api::ObjectKey;
-use crate::google::{MAX_WAITING, Minter};
+use crate::google::MAX_WAITING;
 use crate::leader::ElectorThread;
 use crate::liveness::Liveness;
 use grant_counts::GrantCounts;
@@ -125,10 +125,10 @@ pub async fn run(
         (is_served && ctx.cache.has_request(key))
             .then(|| reconcile::reconcile(key.clone(), ctx.clone(), permit))
     };
-    let keys = |scope: &Scope| match scope {
+    let keys = |scope| match scope {
         Scope::All => ctx.cache.request_keys(""),
-        Scope::Namespace(name) => ctx.cache.request_keys(name),
-        Scope::Recovered(namespaces) => ctx.cache.end_waits_for_google(namespaces, ctx.clock.now()),
+        Scope::Namespace(name) => ctx.cache.request_keys(&name),
+        Scope::Requests(keys) => keys,
     };
     let grant_counts = GrantCounts {
         client: ctx.client.clone(),
@@ -160,8 +160,8 @@ pub async fn run(
                 Some(Ok(()))
             }
             () = grant_counts.publish(&ctx.settings.shard) => Some(Ok(())),
-            () = identity::follow(&ctx.minter, &ctx.cache, &enqueuer) => Some(Ok(())),
-            () = enqueue_recovered(&ctx.minter, &enqueuer) => Some(Ok(())),
+            () = waits::follow_identity(&ctx.minter, &ctx.cache, &enqueuer) => Some(Ok(())),
+            () = waits::follow_recoveries(&ctx.minter, &ctx.cache, &ctx.clock, &enqueuer) => Some(Ok(())),
         };
         // No reconcile of this term is left when the next term starts, or the Lease is released.
         worker.cancel_all().await;
@@ -182,13 +182,6 @@ async fn until_lease_lost(elector: &mut Option<ElectorThread>) {
     match elector {
         Some(elector) => elector.renew_until_lost().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Enqueues what failures of Google held back, when it may be tried again. Never returns.
-async fn enqueue_recovered(minter: &Minter, enqueuer: &Enqueuer) {
-    loop {
-        enqueuer.recovered(minter.recovered().await);
     }
 }
 

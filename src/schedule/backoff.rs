@@ -73,7 +73,7 @@ pub struct FailedAttempt {
     /// When the current token expires, if there is one.
     pub expires: Option<Timestamp>,
     /// Whether Google failed, or the operator made no call because it fails.
-    pub is_googles: bool,
+    pub is_from_google: bool,
 }
 
 impl Backoff {
@@ -116,7 +116,7 @@ impl Backoff {
             at: now,
             next: now.saturating_add(delay).unwrap_or(now),
             needs_user_action: attempt.needs_user_action,
-            awaits_google: attempt.is_googles
+            awaits_google: attempt.is_from_google
                 && attempt.class == ErrorClass::Transient
                 && attempt.expires.is_none(),
             key,
@@ -294,7 +294,7 @@ mod tests {
             retry_after: Some(std::time::Duration::from_secs(300)),
             needs_user_action: false,
             expires: None,
-            is_googles: false,
+            is_from_google: false,
         };
         let backoff = Backoff::next(None, attempt, key("a", 1), "uid", at(100));
         let next =
@@ -327,7 +327,7 @@ mod tests {
             retry_after: None,
             needs_user_action: false,
             expires: None,
-            is_googles: false,
+            is_from_google: false,
         };
         let first = |since| Backoff::next(None, attempt(since), key(), "uid", at(1000));
         assert_eq!(first(None).since, at(1000));
@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn google_is_waited_for_only_without_a_valid_token() {
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
-        for (is_googles, class, expires, ends) in [
+        for (is_from_google, class, expires, ends) in [
             (true, ErrorClass::Transient, None, true),
             (true, ErrorClass::Transient, Some(2000), false),
             (true, ErrorClass::Rejected, None, false),
@@ -360,7 +360,7 @@ mod tests {
                 retry_after: Some(std::time::Duration::from_secs(100)),
                 needs_user_action: false,
                 expires: expires.map(at),
-                is_googles,
+                is_from_google,
             };
             let key = BackoffKey {
                 generation: 1,

@@ -262,7 +262,7 @@ impl Simulation {
                 retry_after: error.retry_after(),
                 needs_user_action: false,
                 expires: expiry,
-                is_googles: true,
+                is_from_google: true,
             };
             let previous = request.backoff.as_deref();
             let is_new_reason = previous.is_none_or(|backoff| backoff.reason != attempt.reason);

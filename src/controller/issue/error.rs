@@ -87,7 +87,7 @@ impl IssueError {
     }
 
     /// Whether Google refused or did not answer a call, or the operator made none because Google fails.
-    pub fn is_googles(&self) -> bool {
+    pub fn is_from_google(&self) -> bool {
         matches!(self, Self::Mint(MintError::Google(_)))
     }
 

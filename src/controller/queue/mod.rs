@@ -7,7 +7,6 @@ pub(crate) mod order;
 pub(crate) mod permit;
 pub(crate) mod worker;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -21,8 +20,8 @@ pub(crate) enum Scope {
     All,
     /// The requests of a namespace.
     Namespace(String),
-    /// The requests of these namespaces that have no valid token because Google failed. An empty name stands for all.
-    Recovered(BTreeSet<String>),
+    /// These requests.
+    Requests(Vec<ObjectKey>),
 }
 
 /// When a request is reconciled again.
@@ -58,9 +57,9 @@ impl Enqueuer {
         let _ = self.scopes.send(Scope::All);
     }
 
-    /// Enqueues the requests of namespaces that have no valid token because Google failed.
-    pub(crate) fn recovered(&self, namespaces: BTreeSet<String>) {
-        let _ = self.scopes.send(Scope::Recovered(namespaces));
+    /// Enqueues these requests at once.
+    pub(crate) fn requests(&self, keys: Vec<ObjectKey>) {
+        let _ = self.scopes.send(Scope::Requests(keys));
     }
 
     /// Enqueues the requests of a namespace.

@@ -134,10 +134,8 @@ impl Queue {
             }
         }
         let (_, (_, longest)) = fewest?;
-        let (_, key) = self
-            .namespaces
-            .get_mut(longest.namespace())?
-            .first(now, &self.turns)?;
+        let namespace = self.namespaces.get_mut(longest.namespace())?;
+        let key = namespace.first(now, &self.turns)?;
         let turn = self.turns.remove(&key)?;
         self.in_flight.insert(key.clone());
         self.change(&key, |namespace| {
@@ -201,7 +199,7 @@ impl Queue {
 
 impl Namespace {
     /// The first by its token of the requests that are due, which is one at least.
-    fn first(&mut self, now: Instant, turns: &HashMap<ObjectKey, Turn>) -> Option<(Instant, ObjectKey)> {
+    fn first(&mut self, now: Instant, turns: &HashMap<ObjectKey, Turn>) -> Option<ObjectKey> {
         let new = match self.ranked_until.replace(now) {
             Some(until) => self.order.range(after(until)..),
             None => self.order.range(..),
@@ -209,7 +207,7 @@ impl Namespace {
         let new = new.take_while(|(at, _)| *at <= now);
         let ranks = new.filter_map(|(_, key)| Some((turns.get(key)?.rank(), key.clone())));
         self.ranked.extend(ranks);
-        self.ranked.first().cloned()
+        self.ranked.first().map(|(_, key)| key.clone())
     }
 
     fn remove(&mut self, key: &ObjectKey, turn: Turn) {

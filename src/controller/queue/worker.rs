@@ -92,7 +92,7 @@ impl Worker {
     /// called with a permit, so that a request that waits costs the memory of its key only.
     pub(crate) async fn run<F>(
         &mut self,
-        keys: impl Fn(&Scope) -> Vec<ObjectKey>,
+        keys: impl Fn(Scope) -> Vec<ObjectKey>,
         start: impl Fn(&ObjectKey, Permit) -> Option<F>,
         stop: impl Future<Output = ()>,
     ) where
@@ -109,7 +109,7 @@ impl Worker {
         // What was received before is listed: a request that is in flight when it is received would be reconciled twice.
         while self.requests.try_recv().is_ok() {}
         while self.scopes.try_recv().is_ok() {}
-        for key in keys(&Scope::All) {
+        for key in keys(Scope::All) {
             queue.push(key, Turn::now(started));
         }
         loop {
@@ -172,7 +172,7 @@ impl Worker {
                 Some(key) = self.requests.recv() => queue.push(key, Turn::now(self.clock.monotonic())),
                 Some(scope) = self.scopes.recv() => {
                     let now = self.clock.monotonic();
-                    for key in keys(&scope) {
+                    for key in keys(scope) {
                         queue.push(key, Turn::now(now));
                     }
                 }

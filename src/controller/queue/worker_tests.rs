@@ -159,7 +159,7 @@ async fn cancelled_reconciles_are_gone_before_the_return() {
             None
         })
     };
-    let keys = |_: &Scope| (0..20).map(|n| key(&n.to_string())).collect();
+    let keys = |_: Scope| (0..20).map(|n| key(&n.to_string())).collect();
     let run = worker.run(keys, start, std::future::pending());
     assert!(timeout(Duration::from_secs(1), run).await.is_err());
     assert_eq!(in_flight.load(Ordering::SeqCst), 8);
@@ -193,7 +193,7 @@ async fn reconciles_that_hang_hold_up_no_other_namespace() {
         })
     };
     // Two namespaces have many that are due for longer.
-    let keys = |_: &Scope| {
+    let keys = |_: Scope| {
         let key = |n: u32| ObjectKey::new(if n.is_multiple_of(2) { "shop" } else { "zoo" }, &n.to_string());
         requests.send(ObjectKey::new("bank", "a")).unwrap();
         (0..100).map(key).collect()

@@ -182,7 +182,7 @@ pub(super) fn failed(
                 retry_after: error.retry_after().max(pause),
                 needs_user_action: error.needs_user_action(),
                 expires,
-                is_googles: error.is_googles(),
+                is_from_google: error.is_from_google(),
             };
             let previous = inputs.facts.backoff.as_ref();
             let key = snapshot.backoff_key(inputs.grant.as_ref());

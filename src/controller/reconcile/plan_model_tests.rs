@@ -679,7 +679,7 @@ impl World {
             retry_after: asked,
             needs_user_action: conflicts,
             expires: expiry,
-            is_googles: false,
+            is_from_google: false,
         };
         let retry = Backoff::next(before.as_ref(), attempt, basis, &request.uid, self.now);
         let delay = retry.next.duration_since(self.now);

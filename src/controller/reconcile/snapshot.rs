@@ -261,7 +261,7 @@ mod tests {
             retry_after: None,
             needs_user_action: false,
             expires: None,
-            is_googles: false,
+            is_from_google: false,
         };
         let failure = Backoff::next(None, attempt, key, "uid", at(0));
         for (value, ends) in [

@@ -1,9 +1,11 @@
-//! The operator's identity at Google: a changed one ends the waits after refusals, which may be 10 minutes long.
+//! Ends waits of requests before their time: after refusals, which may take 10 minutes, when the operator's identity at Google changes; after
+//! failures of Google, when Google answers again.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::clock::Clock;
 use crate::controller::cache::Cache;
 use crate::controller::queue::Enqueuer;
 use crate::google::Minter;
@@ -12,7 +14,7 @@ use crate::google::Minter;
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Enqueues the requests that were refused once the operator's identity is another one. Never returns.
-pub(super) async fn follow(minter: &Minter, cache: &Cache, enqueuer: &Enqueuer) {
+pub(super) async fn follow_identity(minter: &Minter, cache: &Cache, enqueuer: &Enqueuer) {
     let mut seen = minter.identity_changes();
     loop {
         sleep(CHECK_INTERVAL).await;
@@ -32,8 +34,14 @@ pub(super) async fn follow(minter: &Minter, cache: &Cache, enqueuer: &Enqueuer) 
                 "the operator's identity has changed, reconciling the requests that were refused"
             );
         }
-        for key in refused {
-            enqueuer.request(key);
-        }
+        enqueuer.requests(refused);
+    }
+}
+
+/// Enqueues the requests that have no valid token because Google failed, when calls may start again. Never returns.
+pub(super) async fn follow_recoveries(minter: &Minter, cache: &Cache, clock: &Clock, enqueuer: &Enqueuer) {
+    loop {
+        let namespaces = minter.recovered().await;
+        enqueuer.requests(cache.end_waits_for_google(&namespaces, clock.now()));
     }
 }
