@@ -40,6 +40,17 @@ pub struct Options {
     pub proxy: Option<SocketAddr>,
 }
 
+impl Options {
+    /// The default, with a proxy on a free port of the loopback interface.
+    #[must_use]
+    pub fn with_proxy() -> Self {
+        Self {
+            proxy: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {

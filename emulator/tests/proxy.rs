@@ -11,11 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn proxied() -> World {
-    let options = Options {
-        proxy: Some("127.0.0.1:0".parse().unwrap()),
-        ..Options::default()
-    };
-    start_with(options, |_| {}).await
+    start_with(Options::with_proxy(), |_| {}).await
 }
 
 fn by_proxy(world: &World) -> ClientBuilder {

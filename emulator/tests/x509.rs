@@ -45,12 +45,8 @@ async fn only_the_certificate_that_was_shown_counts() {
     let trusted = authority();
     let (billing, other) = (workload(&trusted, "billing"), workload(&trusted, "other"));
     let stranger = workload(&authority(), "billing");
-    let options = Options {
-        proxy: Some("127.0.0.1:0".parse().unwrap()),
-        ..Options::default()
-    };
     let anchors = trusted.pem();
-    let world = start_with(options, |policy| {
+    let world = start_with(Options::with_proxy(), |policy| {
         policy
             .workload_identity_providers
             .push(WorkloadIdentityProvider::x509(PROVIDER, anchors));

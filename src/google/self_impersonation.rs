@@ -16,14 +16,7 @@ pub(super) fn reject_own<'n>(
         .into_iter()
         .find(|name| principal.is_some_and(|principal| principal.is(name)))
     {
-        Some(own) => {
-            let message = self_impersonation(own);
-            Err(Error::new(
-                Endpoint::IamCredentials,
-                Reason::SelfImpersonation,
-                &message,
-            ))
-        }
+        Some(own) => Err(rejected(&self_impersonation(own))),
         None => Ok(()),
     }
 }
@@ -37,24 +30,16 @@ pub(super) fn reject_unverifiable(
     let is_id = |name: &str| matches!(Account::from_name(name), Account::UniqueId(_));
     let by_email = request.delegates.iter().find(|name| !is_id(name));
     if let Some(delegate) = by_email.filter(|_| principal.is_some_and(Principal::has_unknown_email)) {
-        let message = cannot_rule_out_self_by_email(delegate);
-        return Err(Error::new(
-            Endpoint::IamCredentials,
-            Reason::SelfImpersonation,
-            &message,
-        ));
+        return Err(rejected(&cannot_rule_out_self_by_email(delegate)));
     }
     let hidden = std::iter::once(request.service_account).filter(|_| !request.include_email);
     let mut names = hidden.chain(request.delegates.iter().map(String::as_str));
     match names.find(|name| is_id(name) && principal.is_some_and(Principal::has_unknown_id)) {
-        Some(id) => {
-            let message = cannot_rule_out_self(id);
-            Err(Error::new(
-                Endpoint::IamCredentials,
-                Reason::SelfImpersonation,
-                &message,
-            ))
-        }
+        Some(id) => Err(rejected(&cannot_rule_out_self(id))),
         None => Ok(()),
     }
+}
+
+fn rejected(message: &str) -> Error {
+    Error::new(Endpoint::IamCredentials, Reason::SelfImpersonation, message)
 }

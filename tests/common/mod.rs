@@ -186,8 +186,7 @@ impl World {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let options = idtoken_emulator::Options {
             lifetime: setup.lifetime,
-            proxy: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 0))),
-            ..idtoken_emulator::Options::default()
+            ..idtoken_emulator::Options::with_proxy()
         };
         let google = EmulatorHandle::start(policy(), options).await?;
         let relay = match setup.recorded {

@@ -1,12 +1,11 @@
 //! The operator as a workload with an X.509 certificate, by mutual TLS with the Security Token Service.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use idtoken_emulator::{EmulatorHandle, Endpoint, Options, TOKEN_CREATOR, WorkloadIdentityProvider};
+use idtoken_emulator::{EmulatorHandle, Endpoint, TOKEN_CREATOR, WorkloadIdentityProvider};
 use idtoken_operator::clock::VirtualClock;
 use idtoken_operator::google::{Error, ErrorClass, GoogleConfig, Minter};
 use jiff::Timestamp;
@@ -46,15 +45,7 @@ impl World {
                 *account = account.clone().bind(TOKEN_CREATOR, principal(WORKLOAD));
             }
         }
-        let options = Options {
-            proxy: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
-            ..Options::default()
-        };
-        let google = EmulatorHandle::start(policy, options)
-            .await
-            .expect("the emulator starts");
-        let proxy_ca = File::absent();
-        std::fs::write(&proxy_ca.0, google.proxy_ca_pem().expect("a CA")).expect("a file");
+        let (google, proxy_ca) = behind_proxy(policy).await;
         Self {
             google,
             proxy_ca,

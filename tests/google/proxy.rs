@@ -1,9 +1,8 @@
 //! Google's endpoints through the proxy of the environment, which has a certificate authority of its own.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use idtoken_emulator::{EmulatorHandle, Endpoint, Options};
+use idtoken_emulator::{EmulatorHandle, Endpoint};
 use idtoken_operator::google::{Error, ErrorClass, GoogleConfig, Minter};
 use serde_json::json;
 
@@ -13,16 +12,7 @@ use crate::support::*;
 async fn proxied() -> (EmulatorHandle, File) {
     let mut policy = policy();
     policy.metadata_server.service_account = Some(OPERATOR.to_owned());
-    let options = Options {
-        proxy: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
-        ..Options::default()
-    };
-    let google = EmulatorHandle::start(policy, options)
-        .await
-        .expect("the emulator starts");
-    let ca = File::absent();
-    std::fs::write(&ca.0, google.proxy_ca_pem().expect("a CA")).expect("the temporary folder can be written");
-    (google, ca)
+    behind_proxy(policy).await
 }
 
 /// A client configured by the environment that the parent has set; its endpoints are Google's own.

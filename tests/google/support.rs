@@ -57,6 +57,16 @@ pub(crate) fn refresh_token(user: &str) -> String {
     format!("1//0refresh-token-of-{user}")
 }
 
+/// Google behind a proxy, and the proxy's CA in a file.
+pub(crate) async fn behind_proxy(policy: Policy) -> (EmulatorHandle, File) {
+    let google = EmulatorHandle::start(policy, Options::with_proxy())
+        .await
+        .expect("the emulator starts");
+    let ca = File::absent();
+    std::fs::write(&ca.0, google.proxy_ca_pem().expect("a CA")).expect("the temporary folder can be written");
+    (google, ca)
+}
+
 /// A credential file with which the operator is `user`.
 pub(crate) fn acting_as(google: &EmulatorHandle, user: &str) -> Value {
     json!({

@@ -453,10 +453,7 @@ async fn wrong_tokens_are_never_written() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotated_ca_file_needs_no_restart() -> Result<()> {
-    let options = idtoken_emulator::Options {
-        proxy: Some(([127, 0, 0, 1], 0).into()),
-        ..idtoken_emulator::Options::default()
-    };
+    let options = idtoken_emulator::Options::with_proxy();
     let other = idtoken_emulator::EmulatorHandle::start(idtoken_emulator::Policy::default(), options).await?;
     let pem = other.proxy_ca_pem().context("no CA")?.to_owned();
     let path = std::env::temp_dir().join(format!("idtoken-operator-ca-{}.pem", std::process::id()));

@@ -1,8 +1,6 @@
 //! Google's libraries get tokens from the emulator, by every flow that they have: what they send, it understands, and what it
 //! answers, they understand.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context, Result};
 use idtoken_emulator::{
     EmulatorHandle, Endpoint, Fault, Options, Policy, ServiceAccount, SigningKey, TOKEN_CREATOR,
@@ -49,11 +47,10 @@ async fn google() -> Result<(EmulatorHandle, SigningKey)> {
         ..Policy::default()
     };
     policy.metadata_server.service_account = Some(OPERATOR.to_owned());
-    let options = Options {
-        proxy: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
-        ..Options::default()
-    };
-    Ok((EmulatorHandle::start(policy, options).await?, issuer))
+    Ok((
+        EmulatorHandle::start(policy, Options::with_proxy()).await?,
+        issuer,
+    ))
 }
 
 fn provider() -> String {

@@ -1,7 +1,6 @@
 //! Credential files of types that gcloud writes: the same file works with Google's library and with ours, and both ask for the same.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use idtoken_emulator::{
@@ -77,11 +76,7 @@ impl World {
             instance_access_key: Some(KEYS[0].1.to_owned()),
             ..Aws::default()
         };
-        let options = Options {
-            proxy: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
-            ..Options::default()
-        };
-        let google = EmulatorHandle::start(policy, options).await?;
+        let google = EmulatorHandle::start(policy, Options::with_proxy()).await?;
         let relay = Relay::start(google.address()).await?;
         Ok(Self {
             google,
