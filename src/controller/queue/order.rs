@@ -24,18 +24,18 @@ pub(crate) struct Queue {
     requeued: HashMap<ObjectKey, Turn>,
 }
 
-/// When a request is due.
+/// When a request is due, and its rank among those that are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Turn {
-    /// From when on.
+    /// When it is due.
     pub(crate) at: Instant,
     /// When its token expires; none if it has no valid one, or that is not known.
     pub(crate) expires: Option<Instant>,
 }
 
 impl Turn {
-    /// Now, whatever its token.
-    pub(crate) fn now(at: Instant) -> Self {
+    /// Due at `at`; nothing is known of its token.
+    pub(crate) fn at(at: Instant) -> Self {
         Self { at, expires: None }
     }
 
@@ -239,10 +239,10 @@ mod tests {
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
         let mut queue = Queue::new(8);
-        queue.push(key("a"), Turn::now(at(10)));
-        queue.push(key("a"), Turn::now(at(20)));
-        queue.push(key("b"), Turn::now(at(15)));
-        queue.push(key("b"), Turn::now(at(5)));
+        queue.push(key("a"), Turn::at(at(10)));
+        queue.push(key("a"), Turn::at(at(20)));
+        queue.push(key("b"), Turn::at(at(15)));
+        queue.push(key("b"), Turn::at(at(5)));
         assert_eq!(queue.pop(now, free), None);
         assert_eq!((queue.next(), queue.due_count(at(7))), (Some(at(5)), 1));
         assert_eq!(queue.pop(at(12), free), Some((key("b"), at(5))));
@@ -254,10 +254,10 @@ mod tests {
     fn a_request_in_flight_waits_and_blocks_no_other() {
         let now = Instant::now();
         let mut queue = Queue::new(8);
-        queue.push(key("a"), Turn::now(now));
+        queue.push(key("a"), Turn::at(now));
         assert!(queue.pop(now, free).is_some());
-        queue.push(key("a"), Turn::now(now));
-        queue.push(key("b"), Turn::now(now));
+        queue.push(key("a"), Turn::at(now));
+        queue.push(key("b"), Turn::at(now));
         assert_eq!((queue.due_count(now), queue.in_flight()), (1, 1));
         assert_eq!(queue.pop(now, free), Some((key("b"), now)));
         assert_eq!(
@@ -276,10 +276,10 @@ mod tests {
         let now = Instant::now();
         let mut queue = Queue::new(2);
         for name in ["a", "b", "c", "d"] {
-            queue.push(key(name), Turn::now(now));
+            queue.push(key(name), Turn::at(now));
         }
         let later = now + Duration::from_secs(1);
-        queue.push(ObjectKey::new("bank", "e"), Turn::now(later));
+        queue.push(ObjectKey::new("bank", "e"), Turn::at(later));
         assert_eq!(queue.pop(now, free), Some((key("a"), now)));
         assert_eq!(queue.pop(now, free), Some((key("b"), now)));
         assert_eq!(
@@ -287,8 +287,8 @@ mod tests {
             (None, Some(later), 2)
         );
         // What is pushed while the namespace is at its limit waits in the order of due times as well.
-        queue.push(key("b"), Turn::now(now - Duration::from_secs(1)));
-        queue.push(key("d"), Turn::now(now - Duration::from_secs(2)));
+        queue.push(key("b"), Turn::at(now - Duration::from_secs(1)));
+        queue.push(key("d"), Turn::at(now - Duration::from_secs(2)));
         assert_eq!(queue.pop(later, free), Some((ObjectKey::new("bank", "e"), later)));
         queue.complete(&key("b"));
         assert_eq!(
@@ -350,7 +350,7 @@ mod tests {
         let now = Instant::now();
         let mut queue = Queue::new(1);
         for name in ["a", "b", "c", "d"] {
-            queue.push(key(name), Turn::now(now));
+            queue.push(key(name), Turn::at(now));
         }
         let names = |queue: &mut Queue| {
             let popped = std::iter::from_fn(|| queue.pop(now, free));
@@ -372,11 +372,11 @@ mod tests {
         let earlier = |seconds| now - Duration::from_secs(seconds);
         let mut queue = Queue::new(8);
         for (namespace, seconds) in [("full", 9), ("busy", 8), ("one", 7), ("none", 6), ("idle", 5)] {
-            queue.push(ObjectKey::new(namespace, "a"), Turn::now(earlier(seconds)));
+            queue.push(ObjectKey::new(namespace, "a"), Turn::at(earlier(seconds)));
         }
         queue.push(
             ObjectKey::new("later", "a"),
-            Turn::now(now + Duration::from_secs(1)),
+            Turn::at(now + Duration::from_secs(1)),
         );
         let held = |namespace: &str| match namespace {
             "full" => None,

@@ -110,7 +110,7 @@ impl Worker {
         while self.requests.try_recv().is_ok() {}
         while self.scopes.try_recv().is_ok() {}
         for key in keys(Scope::All) {
-            queue.push(key, Turn::now(started));
+            queue.push(key, Turn::at(started));
         }
         loop {
             let now = self.clock.monotonic();
@@ -169,11 +169,11 @@ impl Worker {
                         }
                     }
                 }
-                Some(key) = self.requests.recv() => queue.push(key, Turn::now(self.clock.monotonic())),
+                Some(key) = self.requests.recv() => queue.push(key, Turn::at(self.clock.monotonic())),
                 Some(scope) = self.scopes.recv() => {
                     let now = self.clock.monotonic();
                     for key in keys(scope) {
-                        queue.push(key, Turn::now(now));
+                        queue.push(key, Turn::at(now));
                     }
                 }
                 () = async { sleep_until(later.unwrap_or(now)).await }, if later.is_some() => {}

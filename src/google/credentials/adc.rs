@@ -267,7 +267,7 @@ impl Adc {
         state.file = file.or(state.file.take());
         match content.and_then(|content| self.parse(content.as_deref().map(Vec::as_slice))) {
             Ok(loaded) => {
-                // The first credentials are no change, unless there were none to be had.
+                // The first credentials are no change, unless earlier attempts to load them failed.
                 if state.loaded.is_some() || state.failures > 0 {
                     self.changes.fetch_add(1, Ordering::Relaxed);
                 }

@@ -138,7 +138,7 @@ impl FairQueue {
         remaining: Option<Duration>,
     ) -> Result<WaiterId, Decision> {
         if !self.flows.contains_key(flow) {
-            // In an outage no flow is forgotten: its end is told to each.
+            // In an outage no flow is forgotten: when it ends, each that it held back is returned.
             if !self.breaker.is_open(now) {
                 self.flows.retain(|_, flow| !flow.is_forgotten(now));
             }
@@ -162,13 +162,13 @@ impl FairQueue {
         }
         match decision(state.breaker.circuit(now, remaining), now) {
             None | Some(Ok(_)) => {}
-            Some(Err(rejected)) => return Err(state.turn_away(rejected)),
+            Some(Err(rejected)) => return Err(state.record_rejection(rejected)),
         }
         match decision(self.breaker.circuit(now, remaining), now) {
             None | Some(Ok(_)) => {}
             // The endpoint may work for a flow that has not failed, even if it fails for all others: its first call is the next probe.
             Some(Err(Decision::Reject { .. })) if !is_failing && state.is_idle() => {}
-            Some(Err(rejected)) => return Err(state.turn_away(rejected)),
+            Some(Err(rejected)) => return Err(state.record_rejection(rejected)),
         }
         if state.waiting.len() >= self.limits.waiting {
             return Err(Decision::Defer { by: FULL_RETRY });
@@ -291,13 +291,13 @@ impl FairQueue {
             match (own, shared) {
                 _ if full => {}
                 (None, None) => start = true,
-                (Some(Err(rejected)), _) => decisions.push((id, state.turn_away(rejected))),
+                (Some(Err(rejected)), _) => decisions.push((id, state.record_rejection(rejected))),
                 (_, Some(Err(Decision::Reject { .. }))) if !self.failing.contains(&name) => {
                     if let Circuit::Open { until, .. } = self.breaker.circuit(now, remaining) {
                         soon(until);
                     }
                 }
-                (_, Some(Err(rejected))) => decisions.push((id, state.turn_away(rejected))),
+                (_, Some(Err(rejected))) => decisions.push((id, state.record_rejection(rejected))),
                 (Some(Ok(at)), _) | (_, Some(Ok(at))) => soon(at),
             }
             if start {
@@ -355,8 +355,8 @@ impl FairQueue {
 }
 
 impl Flow {
-    /// `decision`, which starts no call of the flow.
-    fn turn_away(&mut self, decision: Decision) -> Decision {
+    /// `decision`. If it rejects, the flow is held back.
+    fn record_rejection(&mut self, decision: Decision) -> Decision {
         self.is_held_back |= matches!(decision, Decision::Reject { .. });
         decision
     }

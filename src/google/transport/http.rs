@@ -162,7 +162,7 @@ impl Http {
         }
     }
 
-    /// As [`Self::client`], and it shows a certificate to a server which asks for one. It is made anew, with connections of its own.
+    /// As [`Self::client`], and it shows a certificate to a server which asks for one. Each call builds a new one, with connections of its own.
     pub(crate) fn client_as(&self, own: Arc<CertifiedKey>, url: &Url) -> Result<Client, ConfigError> {
         let mut tls = lock(&self.clients).tls.clone();
         tls.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(own));

@@ -52,7 +52,7 @@ pub struct GoogleConfig {
     pub allowed_credential_hosts: Vec<String>,
     /// Checked right before each call; absent means that calls are always allowed.
     pub call_gate: Option<CallGate>,
-    /// Hears which flows may call again after an endpoint failed.
+    /// Receives the flows that may call again after an endpoint failed.
     pub recoveries: Recoveries,
     /// The clocks; the machine's by default.
     pub clock: Clock,

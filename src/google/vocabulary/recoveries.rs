@@ -13,7 +13,7 @@ pub struct Recoveries(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Those of which nobody has heard yet. There are no more of them than flows.
+    /// Those that [`Recoveries::next`] has not returned yet: at most all flows.
     flows: Mutex<BTreeSet<String>>,
     added: Notify,
 }
