@@ -1,13 +1,14 @@
-//! The programs of Kubernetes, etcd and Helm: found in `KUBEBUILDER_ASSETS` or built.
+//! The programs of Kubernetes, etcd and Helm: found in `KUBEBUILDER_ASSETS`, downloaded or built.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::Progress;
 use crate::go_module::{GoModule, GoTool};
+use crate::published::Source;
+use crate::{Progress, paths};
 
-/// The Kubernetes version that is built.
+/// The Kubernetes version that is built. What is downloaded instead is the newest published patch of the same minor version.
 pub const KUBERNETES_VERSION: &str = "v1.37.2";
 
 /// etcd and the programs of Kubernetes, at the versions in `go.mod`. A build builds only the requested ones.
@@ -146,7 +147,7 @@ pub const KREW: GoModule = GoModule {
     }],
 };
 
-const REQUIRED: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
+pub(crate) const REQUIRED: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
 
 /// The programs of a [`crate::ControlPlane`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,22 +170,46 @@ impl Assets {
     }
 }
 
-/// The programs in `KUBEBUILDER_ASSETS` if it is set. Otherwise builds them with Go, once: about 5 minutes on two cores. Blocks.
-/// Several threads and processes may call this at once.
+/// The programs in `KUBEBUILDER_ASSETS` if it is set. Otherwise those that were built in the pinned version or downloaded before. Otherwise
+/// downloads what Kubernetes publishes for tests: the newest patch of the pinned minor version, checked by its SHA-512. Where that cannot
+/// be had, or `IDTOKEN_TESTENV_BUILD` is `1`, builds them with Go: about 5 minutes on two cores. Which of the two happens is known within
+/// seconds, and said in a line on stderr. Blocks. Several threads and processes may call this at once.
 ///
 /// # Errors
-/// When `KUBEBUILDER_ASSETS` lacks a program, or Go is missing, too old or fails.
+/// When `KUBEBUILDER_ASSETS` lacks a program; when they cannot be downloaded and Go is missing, too old or fails.
 pub fn locate(progress: Progress) -> Result<Assets> {
-    match std::env::var_os("KUBEBUILDER_ASSETS") {
-        Some(dir) if !dir.is_empty() => in_assets_dir(Path::new(&dir)),
-        _ => {
-            let build = KUBERNETES.build(&REQUIRED, progress);
-            let dir = build.context(
-                "etcd, kube-apiserver and kubectl cannot be built (KUBEBUILDER_ASSETS may name a folder with them)",
-            )?;
-            Ok(Assets::in_dir(&dir))
+    if let Some(dir) = std::env::var_os("KUBEBUILDER_ASSETS").filter(|dir| !dir.is_empty()) {
+        return in_assets_dir(Path::new(&dir));
+    }
+    let only_built = std::env::var_os("IDTOKEN_TESTENV_BUILD").is_some_and(|value| value == "1");
+    let published = (!only_built).then(Source::public);
+    let dir = match KUBERNETES.built(&REQUIRED) {
+        Some(dir) => dir,
+        None => downloaded_or_built(published, &paths::testenv_dir(), progress, || {
+            KUBERNETES.build(&REQUIRED, progress)
+        })?,
+    };
+    Ok(Assets::in_dir(&dir))
+}
+
+/// The folder of the programs: below `parent` if they are downloaded from `published`, otherwise what `build` returns.
+pub(crate) fn downloaded_or_built(
+    published: Option<Source>,
+    parent: &Path,
+    progress: Progress,
+    build: impl FnOnce() -> Result<PathBuf>,
+) -> Result<PathBuf> {
+    if let Some(published) = published {
+        match published.get(parent, progress) {
+            Ok(dir) => return Ok(dir),
+            Err(error) => progress.note(&format!(
+                "etcd, kube-apiserver and kubectl are built, since they cannot be downloaded: {error:#}"
+            )),
         }
     }
+    build().context(
+        "etcd, kube-apiserver and kubectl cannot be built (KUBEBUILDER_ASSETS may name a folder with them)",
+    )
 }
 
 fn in_assets_dir(dir: &Path) -> Result<Assets> {

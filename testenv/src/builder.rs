@@ -25,7 +25,7 @@ pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     digest
 }
 
-/// Waits until no other process builds `name`. Dropping the file releases the lock.
+/// Waits until no other process builds or downloads `name`. Dropping the file releases the lock.
 pub(crate) fn lock(path: &Path, name: &str, progress: Progress) -> Result<File> {
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut step = Step::new(progress);
@@ -33,7 +33,7 @@ pub(crate) fn lock(path: &Path, name: &str, progress: Progress) -> Result<File> 
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) => {
-                step.update(&format!("waiting for another process to build {name}"))
+                step.update(&format!("waiting for another process, which gets {name}"))
             }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));

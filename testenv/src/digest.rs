@@ -1,10 +1,14 @@
-//! SHA-256.
+//! Digests.
 
 use aws_lc_rs::digest;
 
-/// The digest of `content`, in hexadecimal digits.
+/// The SHA-256 of `content`, in hexadecimal digits.
 #[must_use]
 pub fn sha256(content: &[u8]) -> String {
-    let digest = digest::digest(&digest::SHA256, content);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(digest::digest(&digest::SHA256, content).as_ref())
+}
+
+/// In hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -51,13 +51,8 @@ impl GoModule {
     /// # Errors
     /// When a name is unknown, when Go is missing, too old or fails, or when the folder cannot be written.
     pub fn build(&self, names: &[&str], progress: Progress) -> Result<PathBuf> {
-        let tools = names
-            .iter()
-            .map(|name| self.tool(name))
-            .collect::<Result<Vec<_>>>()?;
-        let parent = paths::testenv_dir();
-        let sources = self.source_dir()?;
-        let dir = parent.join(format!("{}-{}", self.name, self.hash(&go_version(&sources)?)));
+        let tools = self.tools(names)?;
+        let (sources, dir) = self.folders()?;
         if missing(&dir, &tools).is_empty() {
             return Ok(dir);
         }
@@ -72,9 +67,26 @@ impl GoModule {
         Ok(dir)
     }
 
+    /// The folder of the programs `names` if all of them are built and Go can be asked for its version, which is part of the folder's name.
+    pub(crate) fn built(&self, names: &[&str]) -> Option<PathBuf> {
+        let (_, dir) = self.folders().ok()?;
+        missing(&dir, &self.tools(names).ok()?).is_empty().then_some(dir)
+    }
+
+    /// The working directory for `go`, and the folder of the programs.
+    fn folders(&self) -> Result<(PathBuf, PathBuf)> {
+        let sources = self.source_dir()?;
+        let name = format!("{}-{}", self.name, self.hash(&go_version(&sources)?));
+        Ok((sources, paths::testenv_dir().join(name)))
+    }
+
     /// The working directory for `go`, with go.mod and go.sum.
     pub(crate) fn source_dir(&self) -> Result<PathBuf> {
         write_sources(self, &paths::testenv_dir())
+    }
+
+    fn tools(&self, names: &[&str]) -> Result<Vec<GoTool>> {
+        names.iter().map(|name| self.tool(name)).collect()
     }
 
     fn tool(&self, name: &str) -> Result<GoTool> {

@@ -2,13 +2,15 @@
 //!
 //! [`ControlPlane::start`] runs etcd and kube-apiserver (with TLS, RBAC, audit log and a service-account issuer) in a
 //! folder and on ports of their own, so that several run at once. The binaries come from `KUBEBUILDER_ASSETS` if it
-//! is set; otherwise they are built once from their Go modules (see [`binaries`]). The crate's README lists its modules.
+//! is set. Otherwise those that Kubernetes publishes for tests are downloaded once; where they cannot be, they are built once from their
+//! Go modules (see [`binaries`]). The crate's README lists its modules.
 //!
 //! A child started through [`Process`] never outlives the process that started it, even if that is killed by SIGKILL.
 //!
 //! | Environment variable | Meaning |
 //! |---|---|
 //! | `KUBEBUILDER_ASSETS` | folder with `etcd`, `kube-apiserver` and `kubectl`: nothing is built |
+//! | `IDTOKEN_TESTENV_BUILD` | `1`: etcd, kube-apiserver and kubectl are built in exactly the pinned version, and not downloaded |
 //! | `IDTOKEN_TESTENV_KEEP` | `1`: folders of stopped control planes (logs, audit log, data) are kept |
 //! | `CARGO_TARGET_DIR` | folder for built binaries and run folders, below `testenv/` |
 //!
@@ -37,6 +39,7 @@ mod digest;
 mod environment;
 mod etcd;
 mod go_module;
+mod hosts;
 mod kubeconfig;
 mod kubectl;
 pub mod node;
@@ -49,6 +52,7 @@ mod process;
 mod progress;
 mod prometheus;
 mod publish;
+mod published;
 mod python;
 mod registry;
 mod skip;

@@ -9,8 +9,16 @@ pub enum Progress {
     /// On stderr: one line updated in place on a terminal, else one line every 15 s.
     #[default]
     Stderr,
-    /// Nowhere.
+    /// Nowhere. Only what is decided is said on stderr, in a line, such as whether programs are downloaded or built.
     Quiet,
+}
+
+impl Progress {
+    /// Writes a line, also if it is quiet.
+    pub(crate) fn note(self, text: &str) {
+        let step = Step::new(self);
+        step.write(&format!("{}testenv: {text}\n", step.clear()));
+    }
 }
 
 const LINE_INTERVAL: Duration = Duration::from_secs(15);
@@ -59,11 +67,15 @@ impl Step {
         if self.mode == Progress::Quiet || self.last_line.is_none() {
             return;
         }
-        let clear = if self.terminal { "\r\x1b[K" } else { "" };
         self.write(&format!(
-            "{clear}testenv: {what} after {} s\n",
+            "{}testenv: {what} after {} s\n",
+            self.clear(),
             self.started.elapsed().as_secs()
         ));
+    }
+
+    fn clear(&self) -> &'static str {
+        if self.terminal { "\r\x1b[K" } else { "" }
     }
 
     fn write(&self, text: &str) {
