@@ -53,7 +53,7 @@ pub(crate) async fn handle(call: &mut Call, request: &Request, resource: &Accoun
         .iter()
         .any(|scope| scope == CLOUD_PLATFORM || scope == IAM)
     {
-        return Err(insufficient_scope());
+        return Err(insufficient_scope(call.endpoint));
     }
     let policy = call.state.policy();
     let target = authorize(&policy, caller.principal, &resource.account, &requested)?;
@@ -213,19 +213,23 @@ fn lifetime(text: &str) -> Result<Option<std::time::Duration>, Failure> {
 /// Authenticates the caller by an access token issued here, or by a self-signed JWT of a service account.
 fn authenticate(call: &Call, request: &Request) -> Result<Grant, Failure> {
     let Some(header) = request.header("authorization") else {
+        let info = response::error_info("CREDENTIALS_MISSING", "googleapis.com", method(call.endpoint));
         return Err(unauthenticated(
             "Request is missing required authentication credential. Expected OAuth 2 access token, login cookie or \
              other valid authentication credential. See \
              https://developers.google.com/identity/sign-in/web/devconsole-project.",
-            "CREDENTIALS_MISSING",
+            info,
         ));
     };
     let rejected = || {
+        // Google's has no domain.
+        let mut info = response::error_info("ACCESS_TOKEN_TYPE_UNSUPPORTED", "", method(call.endpoint));
+        info.as_object_mut().map(|info| info.remove("domain"));
         unauthenticated(
             "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other \
              valid authentication credential. See \
              https://developers.google.com/identity/sign-in/web/devconsole-project.",
-            "ACCESS_TOKEN_TYPE_UNSUPPORTED",
+            info,
         )
     };
     let (scheme, token) = header.split_once(' ').ok_or_else(rejected)?;
@@ -337,17 +341,30 @@ fn denied(policy: &Policy, permission: Permission) -> Failure {
     response::api_error(StatusCode::FORBIDDEN, message, &details).into()
 }
 
-fn insufficient_scope() -> Failure {
-    let metadata = json!({"service": "iamcredentials.googleapis.com"});
-    let info = response::error_info("ACCESS_TOKEN_SCOPE_INSUFFICIENT", "googleapis.com", metadata);
+fn insufficient_scope(endpoint: Endpoint) -> Failure {
+    let info = response::error_info(
+        "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+        "googleapis.com",
+        method(endpoint),
+    );
     let message = "Request had insufficient authentication scopes.";
     response::api_error(StatusCode::FORBIDDEN, message, &[info]).into()
 }
 
-fn unauthenticated(message: &str, reason: &str) -> Failure {
-    let metadata = json!({"service": "iamcredentials.googleapis.com"});
-    let info = response::error_info(reason, "googleapis.com", metadata);
+fn unauthenticated(message: &str, info: Value) -> Failure {
     response::api_error(StatusCode::UNAUTHORIZED, message, &[info]).into()
+}
+
+/// How details of errors name the method that was called.
+fn method(endpoint: Endpoint) -> Value {
+    let name = match endpoint {
+        Endpoint::GenerateAccessToken => "GenerateAccessToken",
+        _ => "GenerateIdToken",
+    };
+    json!({
+        "service": "iamcredentials.googleapis.com",
+        "method": format!("google.iam.credentials.v1.IAMCredentials.{name}"),
+    })
 }
 
 fn failed_precondition(message: &str) -> Failure {
