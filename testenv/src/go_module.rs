@@ -80,6 +80,29 @@ impl GoModule {
         Ok((sources, paths::testenv_dir().join(name)))
     }
 
+    /// The folder of a module that go.mod requires, from the module cache or by GOPROXY. Blocks.
+    ///
+    /// # Errors
+    /// When Go is missing, the module cannot be had, or its content is another one than go.sum says.
+    pub(crate) fn download(&self, module: &str) -> Result<PathBuf> {
+        let sources = self.source_dir()?;
+        go_version(&sources)?;
+        let mut command = go(&sources);
+        command
+            .args(["mod", "download", "-json", module])
+            .env("GOFLAGS", "-mod=readonly");
+        let output = command.output().context("cannot run go")?;
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        match answer["Dir"].as_str().filter(|_| output.status.success()) {
+            Some(folder) => Ok(PathBuf::from(folder)),
+            None => bail!(
+                "go cannot download {module}, from the module cache or by GOPROXY: {}{}",
+                answer["Error"].as_str().unwrap_or_default(),
+                String::from_utf8_lossy(&output.stderr).trim(),
+            ),
+        }
+    }
+
     /// The working directory for `go`, with go.mod and go.sum.
     pub(crate) fn source_dir(&self) -> Result<PathBuf> {
         write_sources(self, &paths::testenv_dir())
@@ -290,6 +313,34 @@ mod tests {
             "each is compiled for each version. In the go.mod files with an older version write the newest, and run `go mod tidy`: \
              {versions:#?}"
         );
+    }
+
+    #[test]
+    fn a_module_is_only_what_its_sum_says() {
+        let module = |go_sum| GoModule {
+            name: "sums",
+            go_mod: include_str!("../tools/discovery/go.mod"),
+            go_sum,
+            files: &[],
+            ldflags: "",
+            tags: "",
+            optimized: false,
+            tools: &[],
+        };
+        let right = module(include_str!("../tools/discovery/go.sum"));
+        assert!(
+            right
+                .download("google.golang.org/api")
+                .unwrap()
+                .join("iam/v1/iam-api.json")
+                .is_file()
+        );
+        let wrong = module(
+            "google.golang.org/api v0.311.0 h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n\
+             google.golang.org/api v0.311.0/go.mod h1:x9+Bc6l3cH1HItpSGqV2mZnbM1bk1VmpLJMwKEtsmgg=\n",
+        );
+        let error = wrong.download("google.golang.org/api").unwrap_err().to_string();
+        assert!(error.contains("checksum mismatch"), "{error}");
     }
 
     #[test]
