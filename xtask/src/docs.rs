@@ -1,4 +1,5 @@
-//! The generated pages: docs/api.md from the CustomResourceDefinitions, docs/flags.md from the command line.
+//! The generated pages: docs/api.md from the CustomResourceDefinitions, docs/flags.md from the command line. And the generated tables of
+//! docs/conformance.md and docs/emulator.md, from the assertions.
 
 mod api;
 #[cfg(test)]
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::crds::{difference, shown};
 use crate::progress::Output;
 
-/// Writes both pages.
+/// Writes the pages.
 ///
 /// # Errors
 /// When a page cannot be written.
@@ -26,7 +27,7 @@ pub(crate) fn write(output: &Output) -> Result<()> {
     Ok(())
 }
 
-/// Compares both pages with the code.
+/// Compares the pages with the code.
 ///
 /// # Errors
 /// When a page is missing or outdated: with the first differences.
@@ -43,15 +44,24 @@ pub(crate) fn check(output: &Output) -> Result<()> {
             );
         }
     }
-    step.done("docs/api.md and docs/flags.md are up to date");
+    step.done("the generated pages and tables of docs/ are up to date");
     Ok(())
 }
 
 fn pages() -> Result<Vec<(PathBuf, String)>> {
     let docs = crate::workspace().join("docs");
+    let assertions = idtoken_conformance::all()?;
+    let read = |name: &str| {
+        let path = docs.join(name);
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", shown(&path)))
+    };
+    let conformance = idtoken_conformance::with_assertions(&read("conformance.md")?, &assertions)?;
+    let emulator = idtoken_conformance::with_behaviours(&read("emulator.md")?, &assertions)?;
     Ok(vec![
         (docs.join("api.md"), api::page()?),
         (docs.join("flags.md"), flags::page()?),
+        (docs.join("conformance.md"), conformance),
+        (docs.join("emulator.md"), emulator),
     ])
 }
 

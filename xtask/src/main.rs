@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use idtoken_conformance::ConformanceArgs;
 use progress::Output;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -71,6 +72,8 @@ enum Task {
     /// Tests with Google's own libraries need Python 3.10 or newer; without it they are skipped with a message, unless
     /// IDTOKEN_REQUIRE_REFEREES=1.
     Test(test::TestArgs),
+    /// Ask the emulator what the assertions about Google's protocol say.
+    Conformance(ConformanceArgs),
     /// Build the third-party programs that tests need: etcd, Kubernetes, Helm, Prometheus and so on. Needs Go.
     Programs {
         /// Which programs. Default: all.
@@ -95,7 +98,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Write docs/api.md from the CustomResourceDefinitions and docs/flags.md from the command line.
+    /// Write docs/api.md from the CustomResourceDefinitions, docs/flags.md from the command line, and the tables of docs/conformance.md
+    /// and docs/emulator.md from the assertions.
     Docs {
         /// Write nothing; fail if a page differs from the code.
         #[arg(long)]
@@ -142,6 +146,10 @@ async fn main() -> ExitCode {
     // One provider for every TLS client. Fails only if one is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = Cli::parse();
+    // It deletes what it made before it ends, also when it is interrupted.
+    if let Task::Conformance(args) = cli.task {
+        return idtoken_conformance::main(args).await;
+    }
     let output = Output::new();
     let result = tokio::select! {
         result = run(cli.task, &output) => result,
@@ -174,6 +182,7 @@ async fn run(task: Task, output: &Output) -> Result<()> {
         } => demo::record(output, &file).await,
         Task::Demo { keep, picture, .. } => demo::run(output, keep, picture.as_deref()).await,
         Task::Test(args) => test::run(output, &args).await,
+        Task::Conformance(_) => Ok(()),
         Task::Programs { programs } => programs::run(output, &programs).await,
         Task::Bench { against, arguments } => bench::run(output, against.as_deref(), &arguments).await,
         Task::Instructions(args) => instructions::run(output, &args).await,

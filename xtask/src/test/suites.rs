@@ -16,7 +16,7 @@ const TIMES: &str = "test-times.json";
 
 /// The third-party programs that suites need, and their minutes on two cores, which decide the order. Another suite needs all programs,
 /// unless it is one of unit tests, which need none.
-const KNOWN: [(&str, &[Programs], u64); 18] = {
+const KNOWN: [(&str, &[Programs], u64); 19] = {
     use Programs::{Chart, Consumers, ControlPlane, Tools};
     [
         ("idtoken-operator: operator", &[ControlPlane], 8),
@@ -38,6 +38,7 @@ const KNOWN: [(&str, &[Programs], u64); 18] = {
         ("idtoken-testenv: oci", &[Tools], 0),
         ("kubectl-idtoken: cluster", &[ControlPlane], 2),
         ("kubectl-idtoken: mint", &[], 0),
+        ("idtoken-conformance: conformance", &[], 1),
         ("idtoken-emulator: binary", &[], 0),
         ("documentation", &[], 1),
         ("idtoken-simulation: idtoken-simulation (bin)", &[], 2),

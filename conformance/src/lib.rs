@@ -1,0 +1,17 @@
+//! What the operator and the emulator take for Google's protocol: assertions, each with its source, that run against the emulator and against
+//! Google itself. The README has the modules.
+
+mod assertion;
+mod cli;
+mod emulated;
+mod engine;
+mod normal;
+mod page;
+mod source;
+mod world;
+
+pub use assertion::{Answer, Assertion, Request, Service, all};
+pub use cli::{ConformanceArgs, main};
+pub use emulated::{Checked, Emulated};
+pub use page::{NOT_RUN, with_assertions, with_behaviours};
+pub use source::Source;

@@ -1,0 +1,7 @@
+//! The suite against the emulator, and a whole run on a Google that is emulated.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod discovery;
+mod emulator;
+mod front;
