@@ -10,17 +10,33 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use crate::sync::lock;
 
-// A sleeping machine's CLOCK_MONOTONIC stands still on Linux, so a Lease that expired long ago would look valid after the machine wakes.
-#[cfg(target_os = "linux")]
-const BOOT_CLOCK: ClockId = ClockId::Boottime;
-// macOS counts sleep in CLOCK_MONOTONIC (man clock_gettime).
-#[cfg(not(target_os = "linux"))]
-const BOOT_CLOCK: ClockId = ClockId::Monotonic;
+/// The time since the machine started.
+#[cfg(unix)]
+fn since_boot() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    // A sleeping machine's CLOCK_MONOTONIC stands still on Linux, so a Lease that expired long ago would look valid after the machine wakes.
+    #[cfg(target_os = "linux")]
+    const BOOT_CLOCK: ClockId = ClockId::Boottime;
+    // macOS counts sleep in CLOCK_MONOTONIC (man clock_gettime).
+    #[cfg(not(target_os = "linux"))]
+    const BOOT_CLOCK: ClockId = ClockId::Monotonic;
+
+    let time = clock_gettime(BOOT_CLOCK);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or_default();
+    Duration::new(seconds, nanoseconds)
+}
+
+/// The time since the first call: only the operator compares it with that of other processes, and it runs on Unix.
+#[cfg(not(unix))]
+fn since_boot() -> Duration {
+    static FIRST: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    FIRST.elapsed()
+}
 
 /// A point in time, as the time since the machine started, including the time in which it slept. No one can set this clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,12 +105,7 @@ impl Clock {
     /// Monotonic time that goes on while the machine sleeps.
     pub fn boot(&self) -> BootTime {
         match &self.0 {
-            Source::System => {
-                let time = clock_gettime(BOOT_CLOCK);
-                let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-                let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or_default();
-                BootTime(Duration::new(seconds, nanoseconds))
-            }
+            Source::System => BootTime(since_boot()),
             Source::Virtual(clock) => clock.boot(),
         }
     }

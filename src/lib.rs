@@ -18,20 +18,29 @@
 // app.rs makes the clocks and the source of randomness, and passes them down.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+// The process, the loop and what only the operator needs run on Unix. What is below them is also linked into kubectl idtoken.
+#[cfg(unix)]
 pub mod admin;
 pub mod api;
+#[cfg(unix)]
 pub mod app;
 pub mod classify;
+#[cfg(unix)]
 pub mod cli;
 pub mod clock;
+#[cfg(unix)]
 pub mod controller;
 mod fair_share;
 pub mod google;
 pub mod grants;
 pub mod kubernetes;
+#[cfg(unix)]
 pub mod leader;
+#[cfg(unix)]
 pub mod liveness;
+#[cfg(unix)]
 pub mod metrics;
+#[cfg(unix)]
 pub mod probe;
 pub mod random;
 pub mod render;
@@ -41,6 +50,7 @@ pub mod shard;
 pub mod shell;
 pub mod single_flight;
 mod sync;
+#[cfg(unix)]
 pub mod telemetry;
 pub mod text;
 pub mod token;

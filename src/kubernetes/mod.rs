@@ -7,6 +7,7 @@ pub(crate) mod answer;
 mod client;
 mod connections;
 pub mod error;
+#[cfg(unix)]
 pub mod events;
 mod json_items;
 pub(crate) mod list_watch;
