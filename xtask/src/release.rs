@@ -196,7 +196,7 @@ async fn plugin(output: &Output, arch: oci::Arch, commit: &Commit, dist: &Path) 
 
 fn sbom(package: &str, program: &Program, arch: oci::Arch, commit: &Commit, dist: &Path) -> Result<PathBuf> {
     let path = dist.join(format!("{}.cdx.json", file_name(package, arch)));
-    sbom::write(package, image::triple(arch), &program.crates, commit.time, &path)?;
+    sbom::write(package, image::triple(arch), program, commit.time, &path)?;
     Ok(path)
 }
 

@@ -12,6 +12,7 @@ use idtoken_testenv::{Progress, PythonEnvironment};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::image::Program;
 use crate::progress::Output;
 
 /// CycloneDX' own library for Python, which knows the schema.
@@ -21,25 +22,27 @@ const PYTHON: PythonEnvironment = PythonEnvironment {
 };
 const VALIDATE: &str = include_str!("../../sbom/validate.py");
 
-/// Writes the SBOM of `package` to `to`. `compiled` is what cargo compiled for its program.
+/// Writes the SBOM of `package`, which is built as `program`, to `to`.
 ///
 /// # Errors
-/// When cargo fails, or that is something else.
+/// When cargo fails, the program was compiled with other crates, or it does not name its libraries.
 pub(crate) fn write(
     package: &str,
     target: &str,
-    compiled: &BTreeSet<Id>,
+    program: &Program,
     time: Timestamp,
     to: &Path,
 ) -> Result<()> {
     let crates = idtoken_image::crates(&crate::workspace(), package, target)?;
     let listed: BTreeSet<Id> = crates.iter().map(Crate::id).collect();
-    let other: Vec<_> = compiled.symmetric_difference(&listed).collect();
+    let other: Vec<_> = program.crates.symmetric_difference(&listed).collect();
     ensure!(
         other.is_empty(),
         "{package} is compiled with, or without, {other:?}"
     );
-    let sbom = sbom(package, &crates, time)?;
+    let path = &program.path;
+    let content = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let sbom = sbom(package, &crates, &libraries(&content)?, time)?;
     let text = serde_json::to_string_pretty(&sbom)?;
     std::fs::write(to, format!("{text}\n")).with_context(|| format!("cannot write {}", to.display()))
 }
@@ -69,7 +72,72 @@ pub(crate) async fn validate(output: &Output, sboms: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-fn sbom(package: &str, crates: &[Crate], time: Timestamp) -> Result<Value> {
+/// What is linked into a program and is no crate of cargo's: the program says which C library and which compiler.
+fn libraries(program: &[u8]) -> Result<[Value; 2]> {
+    // "GNU C Library (Debian GLIBC 2.36-9+deb12u14) stable release version 2.36.", for `gnu_get_libc_version`.
+    let (package, rest) = after(program, "GNU C Library (")
+        .and_then(|text| text.split_once(") stable release version "))
+        .context("the program does not name its C library")?;
+    let version = rest.split(['\n', '\0']).next().unwrap_or_default();
+    let glibc = library(
+        "glibc",
+        version.trim_end_matches('.'),
+        "GNU C Library",
+        "LGPL-2.1-or-later",
+        "gnu:glibc",
+        match package.split_once(" GLIBC ") {
+            Some((distribution @ ("Debian" | "Ubuntu"), version)) => format!(
+                "pkg:deb/{}/glibc@{}?arch=source",
+                distribution.to_lowercase(),
+                version.replace('+', "%2B")
+            ),
+            _ => format!("pkg:generic/glibc@{}", version.trim_end_matches('.')),
+        },
+    );
+    // "rustc version 1.95.0 (59807616e 2026-04-14)", in the section of comments.
+    let version = after(program, "rustc version ")
+        .and_then(|text| text.split_whitespace().next())
+        .context("the program does not name its compiler")?;
+    let description = "The Rust standard library";
+    let purl = format!("pkg:generic/rust-std@{version}");
+    let std = library(
+        "rust-std",
+        version,
+        description,
+        "MIT OR Apache-2.0",
+        "rust-lang:rust",
+        purl,
+    );
+    Ok([glibc, std])
+}
+
+/// The text that follows `words` where a program has them last, as its comments are.
+fn after<'p>(program: &'p [u8], words: &str) -> Option<&'p str> {
+    const LONGEST: usize = 200;
+    let found = program
+        .windows(words.len())
+        .rposition(|window| window == words.as_bytes())?;
+    let start = found + words.len();
+    let rest = &program[start..program.len().min(start + LONGEST)];
+    rest.utf8_chunks().next().map(|chunk| chunk.valid())
+}
+
+/// `cpe` is vendor and product (<https://nvd.nist.gov/products/cpe>), by which vulnerabilities are published.
+fn library(name: &str, version: &str, description: &str, license: &str, cpe: &str, purl: String) -> Value {
+    json!({
+        "type": "library",
+        "bom-ref": purl,
+        "name": name,
+        "version": version,
+        "description": description,
+        "scope": "required",
+        "licenses": [{"expression": license}],
+        "cpe": format!("cpe:2.3:a:{cpe}:{version}:*:*:*:*:*:*:*"),
+        "purl": purl,
+    })
+}
+
+fn sbom(package: &str, crates: &[Crate], libraries: &[Value], time: Timestamp) -> Result<Value> {
     let own = crates
         .iter()
         .find(|one| one.name == package)
@@ -78,15 +146,20 @@ fn sbom(package: &str, crates: &[Crate], time: Timestamp) -> Result<Value> {
         .iter()
         .filter(|one| one.name != package)
         .map(component)
+        .chain(libraries.iter().cloned())
         .collect();
     let mut program = component(own);
     program["type"] = json!("application");
     let dependencies: Vec<_> = crates
         .iter()
         .map(|one| {
-            let on: Vec<_> = one.dependencies.iter().map(reference).collect();
+            let mut on: Vec<_> = one.dependencies.iter().map(|id| json!(reference(id))).collect();
+            if one.name == package {
+                on.extend(libraries.iter().map(|library| library["bom-ref"].clone()));
+            }
             json!({"ref": reference(&one.id()), "dependsOn": on})
         })
+        .chain(libraries.iter().map(|library| json!({"ref": library["bom-ref"]})))
         .collect();
     Ok(json!({
         "$schema": "http://cyclonedx.org/schema/bom-1.5.schema.json",
@@ -130,6 +203,65 @@ mod tests {
     use idtoken_testenv::RunDir;
 
     const TARGET: &str = "x86_64-unknown-linux-gnu";
+    /// As they stand in a program that is linked on Debian 12.
+    const GLIBC: &str =
+        "\0GNU C Library (Debian GLIBC 2.36-9+deb12u14) stable release version 2.36.\nCopyright";
+    const RUSTC: &str =
+        "\0GCC: (Debian 12.2.0-14+deb12u1) 12.2.0\0rustc version 1.95.0 (59807616e 2026-04-14)\0";
+
+    fn program(dir: &Path, crates: BTreeSet<Id>) -> Program {
+        let path = dir.join("program");
+        std::fs::write(
+            &path,
+            [b"\x7fELF\xff", GLIBC.as_bytes(), b"\xff", RUSTC.as_bytes()].concat(),
+        )
+        .expect("a file");
+        Program { path, crates }
+    }
+
+    #[test]
+    fn the_c_library_and_the_standard_library_are_those_of_the_program() {
+        let text = |glibc: &str, rustc: &str| [b"\xff", glibc.as_bytes(), b"\xff", rustc.as_bytes()].concat();
+        let [glibc, std] = libraries(&text(GLIBC, RUSTC)).expect("libraries");
+        assert_eq!(
+            glibc["purl"],
+            "pkg:deb/debian/glibc@2.36-9%2Bdeb12u14?arch=source"
+        );
+        assert_eq!(glibc["cpe"], "cpe:2.3:a:gnu:glibc:2.36:*:*:*:*:*:*:*");
+        assert_eq!([&std["name"], &std["version"]], ["rust-std", "1.95.0"]);
+        let other = "GNU C Library (GNU libc) stable release version 2.41.\n";
+        let [glibc, _] = libraries(&text(other, RUSTC)).expect("libraries");
+        assert_eq!(glibc["purl"], "pkg:generic/glibc@2.41");
+        for without in [text("", RUSTC), text(GLIBC, ""), Vec::new()] {
+            assert!(libraries(&without).is_err());
+        }
+    }
+
+    #[test]
+    fn the_program_depends_on_them() {
+        let crates = idtoken_image::crates(&crate::workspace(), "kubectl-idtoken", TARGET).expect("crates");
+        let parts = libraries(&[GLIBC, RUSTC].concat().into_bytes()).expect("libraries");
+        let sbom = sbom("kubectl-idtoken", &crates, &parts, Timestamp::UNIX_EPOCH).expect("an SBOM");
+        let of = |name: &str| {
+            let mut all = sbom["dependencies"].as_array().into_iter().flatten();
+            all.find(|one| one["ref"].as_str().is_some_and(|id| id.contains(name)))
+                .expect("a component")
+                .clone()
+        };
+        for library in &parts {
+            assert!(
+                sbom["components"]
+                    .as_array()
+                    .is_some_and(|all| all.contains(library))
+            );
+            let on = of("kubectl-idtoken");
+            assert!(
+                on["dependsOn"]
+                    .as_array()
+                    .is_some_and(|on| on.contains(&library["bom-ref"]))
+            );
+        }
+    }
 
     #[tokio::test]
     async fn the_sboms_are_what_cyclonedx_wants() {
@@ -143,8 +275,8 @@ mod tests {
         for package in ["idtoken-operator", "idtoken-emulator", "kubectl-idtoken"] {
             let path = dir.path().join(format!("{package}.cdx.json"));
             let crates = idtoken_image::crates(&crate::workspace(), package, TARGET).expect("crates");
-            let crates = crates.iter().map(Crate::id).collect();
-            write(package, TARGET, &crates, Timestamp::UNIX_EPOCH, &path).expect("an SBOM");
+            let program = program(dir.path(), crates.iter().map(Crate::id).collect());
+            write(package, TARGET, &program, Timestamp::UNIX_EPOCH, &path).expect("an SBOM");
             sboms.push(path);
         }
         validate(&Output::new(), &sboms).await.expect("a verdict");
@@ -163,7 +295,10 @@ mod tests {
     fn a_program_made_of_something_else_is_refused() {
         let dir = RunDir::create("sbom").expect("a folder");
         let path = dir.path().join("a.cdx.json");
-        let more = BTreeSet::from([("left-pad".to_owned(), "1.0.0".to_owned())]);
+        let more = program(
+            dir.path(),
+            BTreeSet::from([("left-pad".to_owned(), "1.0.0".to_owned())]),
+        );
         let error =
             write("idtoken-operator", TARGET, &more, Timestamp::UNIX_EPOCH, &path).expect_err("refused");
         assert!(error.to_string().contains("left-pad"), "{error}");
