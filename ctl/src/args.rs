@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use idtoken_operator::api::group;
 use idtoken_operator::grants::file;
 use idtoken_operator::grants::index::Grant;
 use idtoken_operator::request::duration;
@@ -135,9 +136,16 @@ impl GrantsFileArgs {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Grants")]
 pub(crate) struct ReleaseArgs {
-    /// Namespace of the operator's release, whose ConfigMap has the chart's value grants [default: ConfigMaps with the label
-    /// idtoken.dev/config=grants in all namespaces]
-    #[arg(long, value_name = "NAMESPACE", env = "IDTOKEN_OPERATOR_NAMESPACE")]
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        env = "IDTOKEN_OPERATOR_NAMESPACE",
+        help = concat!(
+            "Namespace of the operator's release, whose ConfigMap has the chart's value grants [default: ConfigMaps with the label ",
+            group!("/config=grants"),
+            " in all namespaces]"
+        )
+    )]
     pub(crate) operator_namespace: Option<String>,
 }
 

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use idtoken_operator::api::group;
+
 use crate::commands::audit::{self, AuditArgs};
 use crate::commands::can::{self, CanArgs};
 use crate::commands::completion::{self, CompleteArgs, CompletionArgs};
@@ -74,10 +76,13 @@ pub(crate) enum Command {
     Can(CanArgs),
 
     /// Request a new token now
-    ///
-    /// Sets the annotation idtoken.dev/renew to the current time. You need permission to patch the request, to get it for
-    /// --wait, and to list requests for --all.
-    #[command(override_usage = "kubectl idtoken renew [OPTIONS] <NAME | --all>")]
+    #[command(
+        override_usage = "kubectl idtoken renew [OPTIONS] <NAME | --all>",
+        long_about = concat!(
+            "Request a new token now\n\nSets the annotation ", group!("/renew"), " to the current time. You need permission to patch \
+             the request, to get it for --wait, and to list requests for --all."
+        )
+    )]
     Renew(RenewArgs),
 
     /// Call the target with the Secret's token, and say what its answer means

@@ -1,56 +1,51 @@
 //! `IdTokenGrant`: which namespaces may use the operator's Google identity, for which accounts and audiences.
-#![expect(
-    clippy::duplicated_attributes,
-    reason = "each printcolumn has its own name, type and path"
-)]
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Allows namespaces to get tokens by the operator's own Google identity.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[kube(
-    group = "idtoken.dev",
-    version = "v1alpha1",
-    kind = "IdTokenGrant",
-    shortname = "idtg",
-    status = "IdTokenGrantStatus",
-    derive = "PartialEq",
-    doc = "Allows the namespaces in `from` to get ID tokens for the service accounts and audiences in `to` by the operator's own Google identity.",
-    printcolumn(name = "Namespaces", type_ = "string", json_path = ".spec.from[*].namespace"),
-    printcolumn(
-        name = "Service Accounts",
-        type_ = "string",
-        json_path = ".spec.to[*].serviceAccounts"
-    ),
-    printcolumn(
-        name = "Audiences",
-        type_ = "string",
-        json_path = ".spec.to[*].audiences",
-        priority = 1
-    ),
-    printcolumn(name = "Requests", type_ = "integer", json_path = ".status.allowedRequests"),
-    printcolumn(
-        name = "Problem",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Stalled\")].reason"
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
-)]
-#[serde(deny_unknown_fields)]
-pub struct IdTokenGrantSpec {
-    /// Who is allowed; any of these.
-    #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
-    pub from: Vec<GrantFrom>,
+with_group!(kind! {
+    #[kube(
+        kind = "IdTokenGrant",
+        shortname = "idtg",
+        status = "IdTokenGrantStatus",
+        derive = "PartialEq",
+        doc = "Allows the namespaces in `from` to get ID tokens for the service accounts and audiences in `to` by the operator's own Google identity.",
+        printcolumn(name = "Namespaces", type_ = "string", json_path = ".spec.from[*].namespace"),
+        printcolumn(
+            name = "Service Accounts",
+            type_ = "string",
+            json_path = ".spec.to[*].serviceAccounts"
+        ),
+        printcolumn(
+            name = "Audiences",
+            type_ = "string",
+            json_path = ".spec.to[*].audiences",
+            priority = 1
+        ),
+        printcolumn(name = "Requests", type_ = "integer", json_path = ".status.allowedRequests"),
+        printcolumn(
+            name = "Problem",
+            type_ = "string",
+            json_path = ".status.conditions[?(@.type==\"Stalled\")].reason"
+        ),
+        printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    )]
+    /// Allows namespaces to get tokens by the operator's own Google identity.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct IdTokenGrantSpec {
+        /// Who is allowed; any of these.
+        #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+        pub from: Vec<GrantFrom>,
 
-    /// What is allowed: a request must match every field of one of these entries.
-    #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
-    pub to: Vec<GrantTo>,
-}
+        /// What is allowed: a request must match every field of one of these entries.
+        #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+        pub to: Vec<GrantTo>,
+    }
+});
 
 /// What the operator reports about a grant.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -87,7 +82,7 @@ pub struct GrantFrom {
     pub namespace: Option<String>,
 
     /// Selects namespaces by their labels; a selector without a requirement selects none. Anyone who can edit a namespace's labels can give
-    /// the namespace this access: prefer labels under `grants.idtoken.dev/`.
+    #[doc = concat!("the namespace this access: prefer labels under `grants.", group!("/"), "`.")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<NamespaceSelector>,
 

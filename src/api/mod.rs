@@ -8,6 +8,34 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::CustomResourceExt;
 use serde_json::json;
 
+/// Passes the API group of both kinds on to another macro: `concat!` and the derive of a kind take no constant. This is its only place; the
+/// chart has it in `_helpers.tpl`.
+#[macro_export]
+macro_rules! with_group {
+    ($then:ident! { $($rest:tt)* }) => {
+        $then! { "idtoken.dev" $($rest)* }
+    };
+}
+pub use with_group;
+
+/// The API group with what follows it, as a literal.
+#[macro_export]
+macro_rules! group {
+    ($($after:literal)?) => {
+        $crate::api::with_group!(concat! { $(, $after)? })
+    };
+}
+pub use group;
+
+/// Makes a kind of a spec.
+macro_rules! kind {
+    ($group:literal #[kube($($kube:tt)*)] $($spec:tt)*) => {
+        #[derive(kube::CustomResource)]
+        #[kube(group = $group, version = "v1alpha1", $($kube)*)]
+        $($spec)*
+    };
+}
+
 pub mod conditions;
 mod decode;
 mod grant;
@@ -26,7 +54,7 @@ pub use decode::decode_spec;
 pub use object_key::{ObjectKey, is_in_scope};
 
 /// The API group of both kinds.
-pub const GROUP: &str = "idtoken.dev";
+pub const GROUP: &str = group!();
 
 /// The field manager of every write, as `managedFields` shows it.
 pub const FIELD_MANAGER: &str = "idtoken-operator";
@@ -40,50 +68,50 @@ pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const MANAGED_BY: &str = "idtoken-operator";
 
 /// Label on the Secrets of a shard that selects requests by labels: the name of the shard, so that each shard watches only its own.
-pub const LABEL_SHARD: &str = "idtoken.dev/shard";
+pub const LABEL_SHARD: &str = group!("/shard");
 /// Annotation of a Lease: which requests its release reconciles.
-pub const ANNOTATION_SCOPE: &str = "idtoken.dev/scope";
+pub const ANNOTATION_SCOPE: &str = group!("/scope");
 
 /// Prefix that no label or annotation of a template may have.
-pub const RESERVED_PREFIX: &str = "idtoken.dev/";
+pub const RESERVED_PREFIX: &str = group!("/");
 /// Recommended prefix of the namespace labels that a grant selects.
-pub const GRANT_LABEL_PREFIX: &str = "grants.idtoken.dev/";
+pub const GRANT_LABEL_PREFIX: &str = concat!("grants.", group!("/"));
 
 /// Annotations and labels of ours.
 pub mod annotations {
     /// On a Secret: name of the IdTokenRequest that owns it.
-    pub const REQUEST: &str = "idtoken.dev/request";
+    pub const REQUEST: &str = group!("/request");
     /// On a Secret: UID of the IdTokenRequest that wrote it.
-    pub const REQUEST_UID: &str = "idtoken.dev/request-uid";
+    pub const REQUEST_UID: &str = group!("/request-uid");
     /// On a Secret: versioned hash of all inputs of the token.
-    pub const TOKEN_HASH: &str = "idtoken.dev/token-hash";
+    pub const TOKEN_HASH: &str = group!("/token-hash");
     /// On a Secret: versioned hash of all inputs of the Secret's content besides the token.
-    pub const RENDER_HASH: &str = "idtoken.dev/render-hash";
+    pub const RENDER_HASH: &str = group!("/render-hash");
     /// On a Secret: the token's `iat`, RFC 3339.
-    pub const ISSUED: &str = "idtoken.dev/issue-time";
+    pub const ISSUED: &str = group!("/issue-time");
     /// On a Secret: the token's `exp`, RFC 3339.
-    pub const EXPIRES: &str = "idtoken.dev/expiration-time";
+    pub const EXPIRES: &str = group!("/expiration-time");
     /// On a Secret: fingerprint of the token, which shows whether another client changed it.
-    pub const DIGEST: &str = "idtoken.dev/token-digest";
+    pub const DIGEST: &str = group!("/token-digest");
     /// On a Secret: when the token is renewed, RFC 3339.
-    pub const RENEWS: &str = "idtoken.dev/renewal-time";
+    pub const RENEWS: &str = group!("/renewal-time");
     /// On a Secret: comma-separated names of the keys, labels and annotations that we wrote, so that those which the template no longer has
     /// can be removed.
-    pub const OWNED: &str = "idtoken.dev/owned-fields";
+    pub const OWNED: &str = group!("/owned-fields");
     /// On a Secret: the Secret was adopted, and stays when its request is deleted.
-    pub const ADOPTED: &str = "idtoken.dev/adopted";
+    pub const ADOPTED: &str = group!("/adopted");
     /// On a Secret: hash of the last handled value of [`RENEW`].
-    pub const HANDLED_RENEW: &str = "idtoken.dev/handled-renew-request";
+    pub const HANDLED_RENEW: &str = group!("/handled-renew-request");
     /// On an IdTokenRequest, by its author: any new value requests a new token now.
-    pub const RENEW: &str = "idtoken.dev/renew";
+    pub const RENEW: &str = group!("/renew");
     /// On an IdTokenRequest, by its author: the unique ID of the account that now has the e-mail of the former one. Its tokens are accepted from
     /// now on; once for each value.
-    pub const ACCEPT_SUBJECT: &str = "idtoken.dev/accept-subject";
+    pub const ACCEPT_SUBJECT: &str = group!("/accept-subject");
     /// On a Kubernetes ServiceAccount: the Google service account that it acts as on GKE
     /// (<https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity>).
     pub const GCP_SERVICE_ACCOUNT: &str = "iam.gke.io/gcp-service-account";
     /// On a foreign Secret, by its owner: the IdTokenRequest that may adopt it.
-    pub const ADOPT: &str = "idtoken.dev/adopt";
+    pub const ADOPT: &str = group!("/adopt");
 }
 
 /// Both CustomResourceDefinitions, as in `crds/` and as `idtoken-operator crds` prints them.

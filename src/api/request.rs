@@ -1,12 +1,7 @@
 //! `IdTokenRequest`: one token for one audience, kept valid in a Secret.
-#![expect(
-    clippy::duplicated_attributes,
-    reason = "each printcolumn has its own name, type and path"
-)]
 
 use std::collections::BTreeMap;
 
-use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -35,113 +30,113 @@ const MAX_SPEC_RULE: &str = "size(self.audience) \
     ? self.target.template.metadata.annotations.map(k, size(k) + size(self.target.template.metadata.annotations[k])).sum() : 0) \
     : 0) : 0) <= 16384";
 
-/// Keeps a Google-signed OIDC ID token for one audience in a Secret, and renews it before it expires.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[kube(
-    group = "idtoken.dev",
-    version = "v1alpha1",
-    kind = "IdTokenRequest",
-    namespaced,
-    status = "IdTokenRequestStatus",
-    shortname = "idtr",
-    derive = "PartialEq",
-    doc = "Keeps a Google-signed OIDC ID token for one audience in a Secret of the same name, and renews it before it expires.",
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
-    ),
-    printcolumn(name = "Audience", type_ = "string", json_path = ".spec.audience"),
-    printcolumn(
-        name = "Expires",
-        type_ = "string",
-        json_path = ".status.token.expirationTime"
-    ),
-    printcolumn(name = "Renews", type_ = "string", json_path = ".status.renewalTime"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(
-        name = "Service Account",
-        type_ = "string",
-        json_path = ".spec.serviceAccount",
-        priority = 1
-    ),
-    printcolumn(name = "Source", type_ = "string", json_path = ".status.source", priority = 1),
-    printcolumn(
-        name = "Secret",
-        type_ = "string",
-        json_path = ".status.secret.name",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
-        priority = 1
-    )
-)]
-#[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [
-    {
-        "rule": "has(self.serviceAccount) || (has(self.source) && (has(self.source.federation) || has(self.source.metadataServer) || has(self.source.developer)))",
-        "message": "serviceAccount is required by source.impersonation, which is used when source is absent",
-        "fieldPath": ".serviceAccount"
-    },
-    {
-        "rule": MAX_SPEC_RULE,
-        "message": "the texts of a spec have at most 16384 characters in all, the keys of spec.target.template included"
+with_group!(kind! {
+    #[kube(
+        kind = "IdTokenRequest",
+        namespaced,
+        status = "IdTokenRequestStatus",
+        shortname = "idtr",
+        derive = "PartialEq",
+        doc = "Keeps a Google-signed OIDC ID token for one audience in a Secret of the same name, and renews it before it expires.",
+        printcolumn(
+            name = "Ready",
+            type_ = "string",
+            json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+        ),
+        printcolumn(
+            name = "Reason",
+            type_ = "string",
+            json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
+        ),
+        printcolumn(name = "Audience", type_ = "string", json_path = ".spec.audience"),
+        printcolumn(
+            name = "Expires",
+            type_ = "string",
+            json_path = ".status.token.expirationTime"
+        ),
+        printcolumn(name = "Renews", type_ = "string", json_path = ".status.renewalTime"),
+        printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+        printcolumn(
+            name = "Service Account",
+            type_ = "string",
+            json_path = ".spec.serviceAccount",
+            priority = 1
+        ),
+        printcolumn(name = "Source", type_ = "string", json_path = ".status.source", priority = 1),
+        printcolumn(
+            name = "Secret",
+            type_ = "string",
+            json_path = ".status.secret.name",
+            priority = 1
+        ),
+        printcolumn(
+            name = "Message",
+            type_ = "string",
+            json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+            priority = 1
+        )
+    )]
+    /// Keeps a Google-signed OIDC ID token for one audience in a Secret, and renews it before it expires.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(rename_all = "camelCase")]
+    #[schemars(extend("x-kubernetes-validations" = [
+        {
+            "rule": "has(self.serviceAccount) || (has(self.source) && (has(self.source.federation) || has(self.source.metadataServer) || has(self.source.developer)))",
+            "message": "serviceAccount is required by source.impersonation, which is used when source is absent",
+            "fieldPath": ".serviceAccount"
+        },
+        {
+            "rule": MAX_SPEC_RULE,
+            "message": "the texts of a spec have at most 16384 characters in all, the keys of spec.target.template included"
+        }
+    ]))]
+    pub struct IdTokenRequestSpec {
+        /// Audience of the token, its `aud` claim, byte for byte: the URL of a Cloud Run service or function, an OAuth
+        /// client ID for IAP, or whatever the verifier requires.
+        #[schemars(length(min = 1, max = 2048), regex(pattern = r"^[!-~]+$"))]
+        pub audience: String,
+
+        /// Google service account of the token: its e-mail address or its numeric unique ID. May be absent only if the source
+        /// knows the account.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(
+            length(min = 1, max = 254),
+            regex(pattern = r"^([0-9]{1,32}|[a-z0-9][a-z0-9._-]*@[a-z0-9][a-z0-9.-]*[a-z0-9])$")
+        )]
+        pub service_account: Option<String>,
+
+        /// Whether the token carries the claims `email` and `email_verified`. Absent means true; Identity-Aware Proxy needs
+        /// them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub include_email: Option<bool>,
+
+        /// Whether the token carries the number of the Google Cloud organization, claim `google.organization_number`.
+        /// Absent means false.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub include_organization_number: Option<bool>,
+
+        /// Where the token comes from; exactly one. Absent means `impersonation`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub source: Option<Source>,
+
+        /// How long before its expiry the token is renewed, as a Go duration such as `30m`. Absent means half of the token's
+        /// lifetime. A value that is too large is reduced, and the Ready condition reports it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(
+            length(min = 2, max = 32),
+            regex(pattern = r"^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$")
+        )]
+        pub renew_before: Option<String>,
+
+        /// Stops issuing and renewing while true; the Secret keeps its token, which expires. Absent means false.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub suspend: Option<bool>,
+
+        /// The Secret that receives the token. Absent means a Secret of the request's name with the token under `token`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub target: Option<Target>,
     }
-]))]
-pub struct IdTokenRequestSpec {
-    /// Audience of the token, its `aud` claim, byte for byte: the URL of a Cloud Run service or function, an OAuth
-    /// client ID for IAP, or whatever the verifier requires.
-    #[schemars(length(min = 1, max = 2048), regex(pattern = r"^[!-~]+$"))]
-    pub audience: String,
-
-    /// Google service account of the token: its e-mail address or its numeric unique ID. May be absent only if the source
-    /// knows the account.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 254),
-        regex(pattern = r"^([0-9]{1,32}|[a-z0-9][a-z0-9._-]*@[a-z0-9][a-z0-9.-]*[a-z0-9])$")
-    )]
-    pub service_account: Option<String>,
-
-    /// Whether the token carries the claims `email` and `email_verified`. Absent means true; Identity-Aware Proxy needs
-    /// them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub include_email: Option<bool>,
-
-    /// Whether the token carries the number of the Google Cloud organization, claim `google.organization_number`.
-    /// Absent means false.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub include_organization_number: Option<bool>,
-
-    /// Where the token comes from; exactly one. Absent means `impersonation`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<Source>,
-
-    /// How long before its expiry the token is renewed, as a Go duration such as `30m`. Absent means half of the token's
-    /// lifetime. A value that is too large is reduced, and the Ready condition reports it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 2, max = 32),
-        regex(pattern = r"^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$")
-    )]
-    pub renew_before: Option<String>,
-
-    /// Stops issuing and renewing while true; the Secret keeps its token, which expires. Absent means false.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub suspend: Option<bool>,
-
-    /// The Secret that receives the token. Absent means a Secret of the request's name with the token under `token`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<Target>,
-}
+});
 
 /// Where a token comes from; exactly one field is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -303,7 +298,7 @@ pub struct Template {
 /// Labels and annotations of a Secret.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TemplateMetadata {
-    /// Labels of the Secret. Keys under `idtoken.dev/`, `kubernetes.io/` and `k8s.io/` are rejected, as are
+    #[doc = concat!("Labels of the Secret. Keys under `", group!("/"), "`, `kubernetes.io/` and `k8s.io/` are rejected, as are")]
     /// `app.kubernetes.io/managed-by` and labels by which other software trusts a Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend(
@@ -326,7 +321,7 @@ pub struct TemplateMetadata {
     ))]
     pub labels: Option<BTreeMap<String, String>>,
 
-    /// Annotations of the Secret. Keys under `idtoken.dev/`, `kubernetes.io/` and `k8s.io/` are rejected, as are those
+    #[doc = concat!("Annotations of the Secret. Keys under `", group!("/"), "`, `kubernetes.io/` and `k8s.io/` are rejected, as are those")]
     /// by which other software trusts a Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 4096}))]

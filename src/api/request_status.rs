@@ -33,7 +33,7 @@ pub struct IdTokenRequestStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal_time: Option<Time>,
 
-    /// The last handled value of the annotation `idtoken.dev/renew`.
+    #[doc = concat!("The last handled value of the annotation `", group!("/renew"), "`.")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_renew_request: Option<String>,
 
@@ -82,7 +82,7 @@ pub struct TokenStatus {
     /// The token's `sub` claim, the account's numeric unique ID. Once known, a token with another one is rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// The last value of the annotation `idtoken.dev/accept-subject` that was used. It is not used again.
+    #[doc = concat!("The last value of the annotation `", group!("/accept-subject"), "` that was used. It is not used again.")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted_subject: Option<String>,
     /// The first 32 hexadecimal digits of the token's SHA-256. A Secret that holds another token was changed, and gets a new one.

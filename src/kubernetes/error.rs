@@ -5,6 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::timeout;
 
+use crate::api::GROUP;
 use crate::api::conditions::reason;
 use crate::classify::{Classify, ErrorClass};
 use crate::text::{error_chain, redacted};
@@ -86,7 +87,8 @@ pub enum KubeError {
     /// The API server stored something else than was written.
     #[error(
         "the API server did not store Secret {name} as the operator wrote it: a mutating admission webhook changes the operator's annotations \
-         idtoken.dev/*; make it leave them alone"
+         {GROUP}/*; make it leave them alone",
+        GROUP = GROUP
     )]
     MutatedByWebhook {
         /// Name of the Secret.

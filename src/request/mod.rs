@@ -42,9 +42,9 @@ pub struct ValidRequest {
     pub suspend: bool,
     /// The Secret.
     pub target: TargetSpec,
-    /// Value of the annotation `idtoken.dev/renew`.
+    /// Value of the annotation [`annotations::RENEW`].
     pub renew_request: Option<String>,
-    /// Value of the annotation `idtoken.dev/accept-subject`.
+    /// Value of the annotation [`annotations::ACCEPT_SUBJECT`].
     pub accept_subject: Option<String>,
     /// Hash of all inputs of the token.
     pub token_hash: String,

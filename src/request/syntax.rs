@@ -1,11 +1,11 @@
 //! Pure: the names, keys and accounts that Kubernetes and Google accept.
 
-use crate::api::{LABEL_MANAGED_BY, RESERVED_PREFIX};
+use crate::api::{GROUP, LABEL_MANAGED_BY, RESERVED_PREFIX};
 use crate::request::reserved::is_below;
 use crate::token::Account;
 
 /// Domains that templates may not use, nor their subdomains, as prefixes of labels and annotations.
-const RESERVED_DOMAINS: [&str; 3] = ["idtoken.dev", "kubernetes.io", "k8s.io"];
+const RESERVED_DOMAINS: [&str; 3] = [GROUP, "kubernetes.io", "k8s.io"];
 
 /// Whether `text` is a numeric unique ID rather than an e-mail address.
 pub fn is_unique_id(text: &str) -> bool {

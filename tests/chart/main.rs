@@ -3,6 +3,7 @@
 
 mod cluster;
 mod conform;
+mod group;
 mod helm;
 mod lifecycle;
 mod metadata;

@@ -1,3 +1,8 @@
+{{/* The API group. This is its only place in the templates; the code has it in src/api/mod.rs. */}}
+{{- define "idtoken-operator.group" -}}
+idtoken.dev
+{{- end }}
+
 {{- define "idtoken-operator.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
 {{- end }}

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use idtoken_operator::api::annotations;
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
+use idtoken_operator::api::{GROUP, annotations};
 use idtoken_operator::shell::quote;
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -74,7 +74,7 @@ pub(crate) async fn run(args: RenewArgs) -> Result<ExitCode> {
         match client.annotate(&name, annotations::RENEW, &request_id).await {
             Ok(()) => {
                 output::print(format_args!(
-                    "idtokenrequest.idtoken.dev/{} renewal requested\n",
+                    "idtokenrequest.{GROUP}/{} renewal requested\n",
                     redacted(&name)
                 ))?;
                 pending.push(name);
@@ -110,7 +110,7 @@ async fn wait(
             match state {
                 Progress::Done => {
                     output::print(format_args!(
-                        "idtokenrequest.idtoken.dev/{} renewed\n",
+                        "idtokenrequest.{GROUP}/{} renewed\n",
                         redacted(&name)
                     ))?;
                 }

@@ -1,5 +1,6 @@
 //! Pure: the admission policies of a cluster → since when they check the authors of requests with source.federation.
 
+use idtoken_operator::api::group;
 use idtoken_operator::shell::quote;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::admissionregistration::v1::{
@@ -10,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::ResourceExt;
 
 /// Label, with its value, of the policy and its binding.
-pub(crate) const LABEL: &str = "idtoken.dev/admission-policy=federation-authors";
+pub(crate) const LABEL: &str = group!("/admission-policy=federation-authors");
 
 /// Time in which all API servers load a policy. Requests created sooner count as unchecked.
 pub(crate) const PROPAGATION: SignedDuration = SignedDuration::from_mins(1);
@@ -125,9 +126,9 @@ fn normalized(spec: &ValidatingAdmissionPolicySpec) -> ValidatingAdmissionPolicy
 
 fn bundled_policy() -> Option<ValidatingAdmissionPolicySpec> {
     let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(POLICIES).ok()?;
+    let (label, value) = LABEL.split_once('=')?;
     let own = documents.into_iter().find(|document| {
-        let label = &document["metadata"]["labels"]["idtoken.dev/admission-policy"];
-        document["kind"] == "ValidatingAdmissionPolicy" && label == "federation-authors"
+        document["kind"] == "ValidatingAdmissionPolicy" && document["metadata"]["labels"][label] == value
     })?;
     serde_json::from_value(own["spec"].clone()).ok()
 }

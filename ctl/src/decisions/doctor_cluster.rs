@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use idtoken_operator::api::conditions::READY;
+use idtoken_operator::api::group;
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use idtoken_operator::grants::index::Grant;
 use idtoken_operator::grants::selector::{NamespaceMatch, namespace_match};
@@ -19,7 +20,7 @@ use crate::decisions::diagnosis::is_ready;
 use crate::decisions::doctor_release::{self, Release};
 use crate::decisions::invalid_grants;
 
-/// Values of the label `idtoken.dev/admission-policy` of the policies that the chart brings.
+/// Values of the label [`POLICY_LABEL`] of the policies that the chart brings.
 const POLICIES: [&str; 4] = [
     "federation-authors",
     "namespace-labels",
@@ -28,7 +29,7 @@ const POLICIES: [&str; 4] = [
 ];
 
 /// Label of those policies and their bindings.
-pub(crate) const POLICY_LABEL: &str = "idtoken.dev/admission-policy";
+pub(crate) const POLICY_LABEL: &str = group!("/admission-policy");
 
 /// A request that is older than this should have a status.
 const NO_STATUS_AFTER: SignedDuration = SignedDuration::from_mins(2);

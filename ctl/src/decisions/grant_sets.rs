@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use idtoken_operator::api::group;
 use idtoken_operator::api::v1alpha1::GrantRef;
 use idtoken_operator::grants::file::parse_file;
 use idtoken_operator::grants::index::Grant;
@@ -13,7 +14,7 @@ use crate::decisions::near_misses::{self, Labels, NearMiss, Verdict};
 use crate::output::redacted;
 
 /// Label, with its value, of the ConfigMap that has the chart's value `grants`.
-pub(crate) const LABEL: &str = "idtoken.dev/config=grants";
+pub(crate) const LABEL: &str = group!("/config=grants");
 
 /// The key of that ConfigMap.
 const KEY: &str = "grants.yaml";

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use idtoken_operator::api::RESERVED_PREFIX;
 use idtoken_operator::api::v1alpha1::{GrantRef, IdTokenGrantSpec, IdTokenRequest};
 use idtoken_operator::grants::index::Grant;
 use idtoken_operator::text::error_chain;
@@ -67,7 +68,7 @@ impl Manifests {
         let field = |name: &str| object[name].as_str().unwrap_or_default().to_owned();
         let (api, kind) = (field("apiVersion"), field("kind"));
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let ours = api.starts_with("idtoken.dev/");
+        let ours = api.starts_with(RESERVED_PREFIX);
         match kind.as_str() {
             "IdTokenRequest" if ours => self.requests.push(decode("IdTokenRequest", &name, object)?),
             "IdTokenGrant" if ours => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use idtoken_operator::api::annotations::ACCEPT_SUBJECT;
+use idtoken_operator::api::annotations::{ACCEPT_SUBJECT, ADOPT};
 use idtoken_operator::api::conditions::{READY, RENEWAL_FAILING, STALLED, reason};
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
 use idtoken_operator::shell::quote;
@@ -167,7 +167,7 @@ fn for_reason(reason: &str, message: &str, args: &CommandArgs) -> String {
             .to_owned(),
         reason::SECRET_CONFLICT => format!(
             "Secret {secret} does not belong to the operator. Choose another spec.target.name, or let the request adopt it: kubectl annotate \
-             secret {secret} -n {namespace} idtoken.dev/adopt={name}"
+             secret {secret} -n {namespace} {ADOPT}={name}"
         ),
         reason::TARGET_CONFLICT => format!(
             "Another IdTokenRequest owns Secret {secret}. Set another spec.target.name in one of them: {}",

@@ -23,9 +23,10 @@ pub(crate) fn progress(object: &IdTokenRequest, request_id: &str) -> Progress {
         .as_ref()
         .and_then(|all| all.get(annotations::RENEW));
     if requested.map(String::as_str) != Some(request_id) {
-        return Progress::Failed(
-            "another client has changed the annotation idtoken.dev/renew meanwhile".to_owned(),
-        );
+        return Progress::Failed(format!(
+            "another client has changed the annotation {} meanwhile",
+            annotations::RENEW
+        ));
     }
     if object.spec.suspend.unwrap_or(false) {
         return Progress::Failed("it is suspended (spec.suspend)".to_owned());

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use idtoken_operator::api::GROUP;
 use idtoken_testenv::Prometheus;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -76,7 +77,7 @@ fn teams() -> String {
         documents.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": team}}));
         for index in 1..=requests {
             documents.push(json!({
-                "apiVersion": "idtoken.dev/v1alpha1",
+                "apiVersion": format!("{GROUP}/v1alpha1"),
                 "kind": "IdTokenRequest",
                 "metadata": {"name": format!("service-{index}"), "namespace": team},
                 "spec": {"audience": format!("https://service-{index}.example.com"), "serviceAccount": account},
@@ -89,7 +90,7 @@ fn teams() -> String {
         .map(|index| format!("https://service-{index}.example.com"))
         .collect();
     documents.push(json!({
-        "apiVersion": "idtoken.dev/v1alpha1",
+        "apiVersion": format!("{GROUP}/v1alpha1"),
         "kind": "IdTokenGrant",
         "metadata": {"name": "teams"},
         "spec": {"from": from, "to": [{"serviceAccounts": [account], "audiences": audiences}]},

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use idtoken_operator::api::annotations::RENEW;
 use idtoken_testenv::{Assets, ControlPlane, Options, Process, clean_command};
 use serde_json::Value;
 
@@ -232,7 +233,9 @@ impl Environment {
         );
         output.line("  kubectl idtoken can billing -n shop                      the grant that allows it");
         output.line("  kubectl describe idtr billing -n shop                    conditions and events");
-        output.line("  kubectl annotate idtr billing -n shop --overwrite idtoken.dev/renew=\"$(date +%s)\"   renew now");
+        output.line(&format!(
+            "  kubectl annotate idtr billing -n shop --overwrite {RENEW}=\"$(date +%s)\"   renew now"
+        ));
         output.line("  kubectl delete idtokengrants --all                       the next renewal is denied");
         output.line(&format!(
             "\n  the operator's log:  {}",
