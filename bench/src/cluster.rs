@@ -49,7 +49,7 @@ impl Cluster {
         }
         plane.wait_for_crds().await?;
         let policy = file("examples/demo/policy.yaml");
-        let google = Emulator::start(&arguments.emulator, &policy, arguments.answer, plane.dir()).await?;
+        let google = Emulator::start(&arguments.emulator, &policy, arguments.latency(), plane.dir()).await?;
         let admin = Api::new(&plane.admin_kubeconfig())?;
         let namespaces: Vec<String> = (0..arguments.namespaces.unwrap_or(1))
             .map(|n| format!("load-{n}"))

@@ -18,6 +18,8 @@ use crate::{Arguments, baseline_client, workload};
 const TIMEOUT: Duration = Duration::from_secs(900);
 /// How much more a request may cost among many requests than among few.
 const MAX_GROWTH: f64 = 1.1;
+/// How much longer a cold start may take with the slower answers of Google than with the fastest.
+const MAX_FOR_LATENCY: f64 = 1.15;
 /// The target of reconciles until a request is Ready.
 const MAX_RECONCILES: f64 = 2.0;
 /// Kinds of calls with fewer calls a request are not part of serving it.
@@ -80,40 +82,66 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
     ];
     sides.extend(others.into_iter().filter(|(_, program)| program.is_some()));
     let counts: BTreeSet<usize> = arguments.counts.iter().copied().collect();
-    let mut runs: BTreeMap<usize, Vec<Vec<Run>>> = counts
+    let nothing: BTreeMap<usize, Vec<Vec<Run>>> = counts
         .iter()
         .map(|&count| (count, vec![Vec::new(); sides.len()]))
         .collect();
+    let mut of_latencies: Vec<_> = arguments
+        .answer
+        .iter()
+        .map(|&latency| (arguments.with_latency(latency), nothing.clone()))
+        .collect();
     for pair in 0..arguments.pairs {
-        // Alternates sides and counts, so that changes of the machine over time affect all of them.
-        for (&count, runs) in &mut runs {
-            let mut order: Vec<usize> = (0..sides.len()).collect();
-            order.rotate_left(pair % sides.len());
-            for side in order {
-                let (name, program) = &sides[side];
-                let run = run_once(arguments, program.as_ref(), &template, count).await?;
-                report.progress(&format!(
-                    "cold start, {count} requests, pair {} of {}: {name} {:.1} s, CPU {:.1} s, API server and etcd {:.1} s, {:.1} MiB, {} tokens",
-                    pair + 1,
-                    arguments.pairs,
-                    run.seconds,
-                    run.cpu,
-                    run.servers,
-                    run.peak,
-                    run.minted
-                ));
-                runs[side].push(run);
+        // Alternates sides, counts and latencies, so that changes of the machine over time affect all of them.
+        for &count in &counts {
+            for (arguments, runs) in &mut of_latencies {
+                let mut order: Vec<usize> = (0..sides.len()).collect();
+                order.rotate_left(pair % sides.len());
+                for side in order {
+                    let (name, program) = &sides[side];
+                    let run = run_once(arguments, program.as_ref(), &template, count).await?;
+                    report.progress(&format!(
+                        "cold start, {count} requests, answers of {} ms, pair {} of {}: {name} {:.1} s, CPU {:.1} s, API server and etcd {:.1} s, {:.1} MiB, {} tokens",
+                        arguments.latency(),
+                        pair + 1,
+                        arguments.pairs,
+                        run.seconds,
+                        run.cpu,
+                        run.servers,
+                        run.peak,
+                        run.minted
+                    ));
+                    if let Some(runs) = runs.get_mut(&count) {
+                        runs[side].push(run);
+                    }
+                }
             }
         }
     }
-    for (&count, runs) in &runs {
-        record_comparison(report, count, &sides, runs);
-        record_costs(report, count, &runs[OPERATOR]);
+    for (arguments, runs) in &of_latencies {
+        report.at_latency(arguments.latency());
+        for (&count, runs) in runs {
+            record_comparison(report, count, &sides, runs);
+            record_costs(report, count, &runs[OPERATOR]);
+        }
+        if let (Some(few), Some(many)) = (runs.first_key_value(), runs.last_key_value())
+            && many.0 > few.0
+        {
+            record_growth(report, many, few);
+        }
     }
-    if let (Some(few), Some(many)) = (runs.first_key_value(), runs.last_key_value())
-        && many.0 > few.0
-    {
-        record_growth(report, many, few);
+    if let [(slow, of_slow), .., (fast, of_fast)] = &*of_latencies {
+        report.at_latency(slow.latency());
+        for (&count, runs) in of_slow {
+            let pairs = runs[OPERATOR].iter().zip(&of_fast[&count][OPERATOR]);
+            let ratio = median(pairs.map(|(slow, fast)| slow.seconds / fast.seconds));
+            report.at_most(
+                &format!("cold start of {count}"),
+                &format!("time, ratio to its own with answers of {} ms", fast.latency()),
+                Some(ratio),
+                MAX_FOR_LATENCY,
+            );
+        }
     }
     Ok(())
 }
@@ -175,6 +203,11 @@ fn record_comparison(
         ratio("operator", "reference", SECONDS),
         1.0,
     );
+    let slowest = of("operator").zip(of("reference")).map(|(ours, others)| {
+        let pairs = ours.iter().zip(others);
+        pairs.map(|(a, b)| a.seconds / b.seconds).fold(0.0, f64::max)
+    });
+    report.record(&scenario, "time, ratio to the reference, worst pair", slowest);
     report.at_most(
         &scenario,
         "CPU, ratio to the reference",

@@ -19,6 +19,7 @@ mod memory;
 mod namespaces;
 mod noisy;
 mod process;
+mod quota;
 mod ready_watch;
 mod report;
 mod restart;
@@ -71,15 +72,31 @@ struct Arguments {
     /// Number of grants, of which one allows the requests. Default: 1, and 1,000 for `spread`.
     #[arg(long, value_parser = at_least_one)]
     grants: Option<usize>,
-    /// Latency of Google's responses with an ID token, in milliseconds.
-    #[arg(long, default_value_t = 20)]
-    answer: u64,
+    /// Latencies of Google's responses with an ID token, in milliseconds, with a column of figures each. What does not depend on it is
+    /// measured with the first one only.
+    #[arg(long, value_delimiter = ',', default_value = "200,20")]
+    answer: Vec<u64>,
     /// Length of `idle` and `churn`, in seconds. Default: 60 for `idle` and 600 for `churn`.
     #[arg(long, value_parser = clap::value_parser!(u64).range(10..))]
     seconds: Option<u64>,
     /// File to write the figures to, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// Google's latency: the first one.
+    fn latency(&self) -> u64 {
+        self.answer.first().copied().unwrap_or_default()
+    }
+
+    /// The same with this latency only.
+    fn with_latency(&self, milliseconds: u64) -> Self {
+        Self {
+            answer: vec![milliseconds],
+            ..self.clone()
+        }
+    }
 }
 
 /// What to measure.
@@ -101,11 +118,13 @@ enum Scenario {
     Churn,
     /// The API server's cost of full updates, merge patches and server-side apply.
     Writes,
+    /// A cold start and an outage while Google enforces a quota.
+    Quota,
     /// What a neighbour notices of a namespace that attacks. Only if it is named.
     Noisy,
 }
 
-const ALL: [Scenario; 8] = [
+const ALL: [Scenario; 9] = [
     Scenario::Cold,
     Scenario::Spread,
     Scenario::Memory,
@@ -114,6 +133,7 @@ const ALL: [Scenario; 8] = [
     Scenario::Idle,
     Scenario::Churn,
     Scenario::Writes,
+    Scenario::Quota,
 ];
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -138,15 +158,25 @@ async fn main() -> Result<ExitCode> {
         let before = report.len();
         match scenario {
             Scenario::Cold => cold_start::measure(&arguments, &mut report).await?,
-            Scenario::Spread => namespaces::measure(&arguments, &mut report).await?,
+            Scenario::Spread | Scenario::Latency => {
+                for &latency in &arguments.answer {
+                    let arguments = arguments.with_latency(latency);
+                    report.at_latency(latency);
+                    match scenario {
+                        Scenario::Spread => namespaces::measure(&arguments, &mut report).await?,
+                        _ => latency::measure(&arguments, &mut report).await?,
+                    }
+                }
+            }
             Scenario::Memory => memory::measure(&arguments, &mut report).await?,
             Scenario::Restart => restart::measure(&arguments, &mut report).await?,
-            Scenario::Latency => latency::measure(&arguments, &mut report).await?,
             Scenario::Idle => idle::measure(&arguments, &mut report).await?,
             Scenario::Churn => churn::measure(&arguments, &mut report).await?,
             Scenario::Writes => writes::measure(&arguments, &mut report).await?,
+            Scenario::Quota => quota::measure(&arguments, &mut report).await?,
             Scenario::Noisy => noisy::measure(&arguments, &mut report).await?,
         }
+        report.at_latency(arguments.latency());
         // Written now, so that the figures are not lost if the next scenario fails.
         report.print(before);
         if let Some(file) = &arguments.json {

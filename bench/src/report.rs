@@ -10,6 +10,8 @@ use crate::{Arguments, host};
 /// The figures of all measurements so far.
 pub(crate) struct Report {
     rows: Vec<Row>,
+    /// Google's latency in the figures that are recorded, in milliseconds.
+    latency: u64,
     raw: serde_json::Map<String, Value>,
     settings: Value,
     host: Value,
@@ -18,6 +20,7 @@ pub(crate) struct Report {
 struct Row {
     scenario: String,
     figure: String,
+    latency: u64,
     value: f64,
     target: Option<Target>,
 }
@@ -51,20 +54,45 @@ impl Row {
         self.target.is_some_and(|target| !target.is_met(self.value))
     }
 
-    fn cells(&self) -> [String; 5] {
-        let verdict = match (self.target, self.is_missed()) {
-            (None, _) => "",
-            (Some(_), false) => "✓",
-            (Some(_), true) => "✗",
-        };
-        [
-            self.scenario.clone(),
-            self.figure.clone(),
-            number(self.value),
-            self.target.map(Target::text).unwrap_or_default(),
-            verdict.to_owned(),
-        ]
+    fn is_same_figure(&self, other: &Self) -> bool {
+        (&self.scenario, &self.figure) == (&other.scenario, &other.figure)
     }
+}
+
+/// The lines of a table: a head, and each figure with a column for each latency of Google.
+fn lines(rows: &[Row]) -> Vec<Vec<String>> {
+    let mut latencies: Vec<u64> = Vec::new();
+    let mut figures: Vec<&Row> = Vec::new();
+    for row in rows {
+        if !latencies.contains(&row.latency) {
+            latencies.push(row.latency);
+        }
+        if !figures.iter().any(|other| other.is_same_figure(row)) {
+            figures.push(row);
+        }
+    }
+    let columns = latencies.iter().map(|latency| format!("{latency} ms"));
+    let mut head = vec!["Scenario".to_owned(), "Figure".to_owned()];
+    head.extend(columns.chain(["Target".to_owned(), String::new()]));
+    let line = |figure: &&Row| {
+        let same = || rows.iter().filter(|row| row.is_same_figure(figure));
+        let target = same().find_map(|row| row.target);
+        let verdict = match target {
+            None => "",
+            Some(_) if same().any(Row::is_missed) => "✗",
+            Some(_) => "✓",
+        };
+        let mut line = vec![figure.scenario.clone(), figure.figure.clone()];
+        line.extend(latencies.iter().map(|latency| {
+            let row = same().find(|row| row.latency == *latency);
+            row.map(|row| number(row.value)).unwrap_or_default()
+        }));
+        line.extend([target.map(Target::text).unwrap_or_default(), verdict.to_owned()]);
+        line
+    };
+    let mut all = vec![head];
+    all.extend(figures.iter().map(line));
+    all
 }
 
 impl Report {
@@ -72,6 +100,7 @@ impl Report {
     pub(crate) fn new(arguments: &Arguments) -> Self {
         Self {
             rows: Vec::new(),
+            latency: arguments.latency(),
             raw: serde_json::Map::new(),
             settings: json!({
                 "counts": arguments.counts, "pairs": arguments.pairs, "namespaces": arguments.namespaces,
@@ -84,6 +113,11 @@ impl Report {
     /// Prints progress.
     pub(crate) fn progress(&self, text: &str) {
         eprintln!("… {text}");
+    }
+
+    /// The figures from now on are those of this latency of Google, in milliseconds.
+    pub(crate) fn at_latency(&mut self, milliseconds: u64) {
+        self.latency = milliseconds;
     }
 
     /// Records a figure without a target. Ignores an absent value.
@@ -106,6 +140,7 @@ impl Report {
         self.rows.push(Row {
             scenario: scenario.to_owned(),
             figure: figure.to_owned(),
+            latency: self.latency,
             value,
             target,
         });
@@ -113,7 +148,7 @@ impl Report {
 
     /// Records the single values behind a figure, for the JSON file.
     pub(crate) fn raw(&mut self, name: &str, value: Value) {
-        self.raw.insert(name.to_owned(), value);
+        self.raw.insert(format!("{name}, {} ms", self.latency), value);
     }
 
     /// The number of figures.
@@ -123,20 +158,29 @@ impl Report {
 
     /// Prints a table of the figures, beginning with the index `from`.
     pub(crate) fn print(&self, from: usize) {
-        let head = ["Scenario", "Figure", "Value", "Target", ""].map(str::to_owned);
-        let cells: Vec<_> = self.rows[from..].iter().map(Row::cells).collect();
-        let all = || std::iter::once(&head).chain(&cells);
-        let widths: [usize; 5] =
-            std::array::from_fn(|column| all().map(|row| row[column].chars().count()).max().unwrap_or(0));
+        let all = lines(&self.rows[from..]);
+        let columns = all.iter().map(Vec::len).max().unwrap_or_default();
+        let width = |column: usize| all.iter().map(|line| line[column].chars().count()).max();
+        let widths: Vec<usize> = (0..columns)
+            .map(|column| width(column).unwrap_or_default())
+            .collect();
+        // The figures stand right.
+        let is_value = |column: usize| (2..columns - 2).contains(&column);
         println!();
-        for (n, row) in all().enumerate() {
-            let [scenario, figure, value, target, verdict] = row;
-            let [a, b, c, d, e] = widths;
-            println!("| {scenario:a$} | {figure:b$} | {value:>c$} | {target:d$} | {verdict:e$} |");
+        for (n, line) in all.iter().enumerate() {
+            for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+                match is_value(column) {
+                    true => print!("| {cell:>width$} "),
+                    false => print!("| {cell:width$} "),
+                }
+            }
+            println!("|");
             if n == 0 {
-                let rule = |width: usize| "-".repeat(width + 2);
-                let (a, b, c, d, e) = (rule(a), rule(b), rule(c - 1), rule(d), rule(e));
-                println!("|{a}|{b}|{c}:|{d}|{e}|");
+                for (column, width) in widths.iter().enumerate() {
+                    let end = if is_value(column) { ":" } else { "-" };
+                    print!("|{}{end}", "-".repeat(width + 1));
+                }
+                println!("|");
             }
         }
         println!();
@@ -148,8 +192,14 @@ impl Report {
         let missed: Vec<_> = self.rows.iter().filter(|row| row.is_missed()).collect();
         println!("{} of {with_target} targets are met.", with_target - missed.len());
         for row in &missed {
-            let [scenario, figure, value, target, _] = row.cells();
-            println!("✗ {scenario}: {figure} is {value}, target {target}");
+            let (value, target) = (
+                number(row.value),
+                row.target.map(Target::text).unwrap_or_default(),
+            );
+            println!(
+                "✗ {}, {} ms: {} is {value}, target {target}",
+                row.scenario, row.latency, row.figure
+            );
         }
         missed.is_empty()
     }
@@ -164,7 +214,7 @@ impl Report {
             };
             let met = row.target.map(|target| target.is_met(row.value));
             json!({
-                "scenario": row.scenario, "figure": row.figure, "value": row.value,
+                "scenario": row.scenario, "figure": row.figure, "googleLatencyMilliseconds": row.latency, "value": row.value,
                 "atMost": most, "atLeast": least, "met": met,
             })
         };
@@ -212,6 +262,26 @@ mod tests {
         assert!(Target::AtMost(1.0).is_met(1.0) && !Target::AtMost(1.0).is_met(1.01));
         assert!(Target::AtLeast(1.0).is_met(1.0) && !Target::AtLeast(1.0).is_met(0.99));
         assert!(!Target::AtMost(1.0).is_met(f64::NAN) && !Target::AtLeast(1.0).is_met(f64::NAN));
+    }
+
+    #[test]
+    fn each_latency_has_a_column_and_one_that_misses_the_target_is_enough() {
+        let row = |figure: &str, latency, value| Row {
+            scenario: "cold".to_owned(),
+            figure: figure.to_owned(),
+            latency,
+            value,
+            target: Some(Target::AtMost(1.0)),
+        };
+        let rows = [row("time", 200, 1.5), row("CPU", 200, 0.5), row("time", 20, 0.25)];
+        assert_eq!(
+            lines(&rows),
+            [
+                ["Scenario", "Figure", "200 ms", "20 ms", "Target", ""],
+                ["cold", "time", "1.50", "0.25", "≤ 1", "✗"],
+                ["cold", "CPU", "0.50", "", "≤ 1", "✓"],
+            ]
+        );
     }
 
     #[test]

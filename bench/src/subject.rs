@@ -137,16 +137,27 @@ impl ProcessUnderTest {
 
     /// The sum of all series of a metric; none if there is no series yet.
     pub(crate) async fn metric(&self, name: &str) -> Result<Option<f64>> {
+        self.series(name, "").await
+    }
+
+    /// The number of requests that are not Ready.
+    pub(crate) async fn not_ready(&self) -> Result<f64> {
+        let count = self.series("idtoken_requests", "ready=\"False\"").await?;
+        Ok(count.unwrap_or_default())
+    }
+
+    /// The sum of the series of a metric whose labels contain `label`; none if there is none.
+    async fn series(&self, name: &str, label: &str) -> Result<Option<f64>> {
         let address = self.address()?;
         let url = format!("http://{address}/metrics");
         let text = self.http.get(url).send().await?.text().await?;
         let values = text.lines().filter_map(|line| {
             let rest = line.strip_prefix(name)?;
-            let value = match rest.strip_prefix('{') {
-                Some(labelled) => labelled.rsplit_once("} ")?.1,
-                None => rest.strip_prefix(' ')?,
+            let (labels, value) = match rest.strip_prefix('{') {
+                Some(labelled) => labelled.rsplit_once("} ")?,
+                None => ("", rest.strip_prefix(' ')?),
             };
-            value.parse::<f64>().ok()
+            labels.contains(label).then(|| value.parse::<f64>().ok())?
         });
         Ok(values.reduce(|sum, value| sum + value))
     }

@@ -94,6 +94,7 @@ impl Call {
         match matched.kind {
             None | Some(FaultKind::Delay { .. } | FaultKind::Lifetime { .. } | FaultKind::Clock { .. }) => {}
             Some(FaultKind::Token { wrong }) => overrides.wrong = Some(wrong),
+            Some(FaultKind::Quota(_)) => return Err(self.injected_error(429, None, None).into()),
             Some(FaultKind::Hang) => std::future::pending().await,
             Some(FaultKind::Reset) => return Err(Failure::Reset),
             Some(FaultKind::ApiDisabled) => return Err(api_disabled(policy.project.number).into()),

@@ -1,11 +1,12 @@
 //! Injected faults: what goes wrong, where, and how often.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::call_log::Endpoint;
+use crate::quota::{Quota, Used};
 
 /// A fault to inject. In JSON:
 /// `{"endpoint": "generateIdToken", "times": 2, "kind": {"type": "status", "code": 429}}`.
@@ -60,6 +61,8 @@ pub enum FaultKind {
     Hang,
     /// The connection is reset without a response.
     Reset,
+    /// 429 for calls beyond a quota.
+    Quota(Quota),
     /// The ID token in the response is wrong. Responses without an ID token stay as they are.
     Token {
         /// What is wrong.
@@ -177,6 +180,12 @@ impl Fault {
         Self::new(FaultKind::Reset)
     }
 
+    /// 429 for calls beyond `quota`.
+    #[must_use]
+    pub fn quota(quota: Quota) -> Self {
+        Self::new(FaultKind::Quota(quota))
+    }
+
     /// ID tokens from a clock that is `seconds` ahead, or behind if negative.
     #[must_use]
     pub fn clock(seconds: i64) -> Self {
@@ -213,12 +222,18 @@ impl Fault {
     /// Checks that the fault can be injected.
     ///
     /// # Errors
-    /// When the status is not an error or `times` is 0.
+    /// When the status is not an error, a quota admits nothing or `times` is 0.
     pub fn validate(&self) -> anyhow::Result<()> {
         if let FaultKind::Status { code, .. } = self.kind {
             anyhow::ensure!(
                 (400..600).contains(&code),
                 "a fault's status is 400 to 599, not {code}"
+            );
+        }
+        if let FaultKind::Quota(quota) = self.kind {
+            anyhow::ensure!(
+                quota.calls > 0 && quota.seconds > 0,
+                "a quota has at least 1 call in at least 1 second"
             );
         }
         anyhow::ensure!(
@@ -247,17 +262,17 @@ pub(crate) struct MatchedFault {
     pub(crate) kind: Option<FaultKind>,
 }
 
-/// The injected faults that still apply.
+/// The injected faults that still apply, each with what is used of its quota.
 #[derive(Default)]
-pub(crate) struct Faults(Mutex<Vec<Fault>>);
+pub(crate) struct Faults(Mutex<Vec<(Fault, Used)>>);
 
 impl Faults {
-    fn faults(&self) -> MutexGuard<'_, Vec<Fault>> {
+    fn faults(&self) -> MutexGuard<'_, Vec<(Fault, Used)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn inject(&self, fault: Fault) {
-        self.faults().push(fault);
+        self.faults().push((fault, Used::nothing(Instant::now())));
     }
 
     pub(crate) fn clear(&self) {
@@ -265,15 +280,19 @@ impl Faults {
     }
 
     pub(crate) fn pending(&self) -> Vec<Fault> {
-        self.faults().clone()
+        self.faults().iter().map(|(fault, _)| fault.clone()).collect()
     }
 
     /// The faults that match a call about an account with these `names`. Counts the call against their `times`.
     pub(crate) fn take_matching(&self, endpoint: Endpoint, names: &[&str]) -> MatchedFault {
         let mut matched = MatchedFault::default();
         let mut faults = self.faults();
-        for fault in faults.iter_mut().filter(|fault| fault.matches(endpoint, names)) {
+        for (fault, used) in faults
+            .iter_mut()
+            .filter(|(fault, _)| fault.matches(endpoint, names))
+        {
             match &fault.kind {
+                FaultKind::Quota(quota) if used.admit(*quota, Instant::now()) => continue,
                 FaultKind::Delay { millis } => matched.delay += Duration::from_millis(*millis),
                 FaultKind::Lifetime { seconds } => matched.lifetime = Some(Duration::from_secs(*seconds)),
                 FaultKind::Clock { seconds } => matched.clock = *seconds,
@@ -282,7 +301,7 @@ impl Faults {
             }
             fault.times = fault.times.map(|times| times - 1);
         }
-        faults.retain(|fault| fault.times != Some(0));
+        faults.retain(|(fault, _)| fault.times != Some(0));
         matched
     }
 }
@@ -290,6 +309,7 @@ impl Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quota::Enforcement;
 
     #[test]
     fn delays_add_up_and_the_first_error_wins() {
@@ -318,6 +338,32 @@ mod tests {
             faults.take_matching(Endpoint::Metadata, &["a@x", "12"]).kind,
             Some(FaultKind::Reset)
         );
+    }
+
+    #[test]
+    fn beyond_a_quota_calls_fail_and_within_it_other_faults_decide() {
+        let faults = Faults::default();
+        let quota = Quota {
+            calls: 2,
+            seconds: 3600,
+            by: Enforcement::Windows,
+        };
+        faults.inject(Fault::quota(quota).on(Endpoint::GenerateIdToken));
+        faults.inject(Fault::delay(Duration::from_millis(2)));
+        faults.inject(Fault::hang().times(1));
+        let kind = |endpoint| {
+            let matched = faults.take_matching(endpoint, &[]);
+            assert_eq!(matched.delay, Duration::from_millis(2), "all calls take as long");
+            matched.kind
+        };
+        assert_eq!(kind(Endpoint::GenerateIdToken), Some(FaultKind::Hang));
+        assert_eq!(kind(Endpoint::GenerateIdToken), None);
+        assert_eq!(kind(Endpoint::GenerateIdToken), Some(FaultKind::Quota(quota)));
+        assert_eq!(kind(Endpoint::GenerateAccessToken), None);
+        let json = r#"{"kind":{"type":"quota","calls":2,"seconds":3600,"by":"windows"},"endpoint":"generateIdToken"}"#;
+        let fault: Fault = serde_json::from_str(json).unwrap();
+        assert_eq!(fault, Fault::quota(quota).on(Endpoint::GenerateIdToken));
+        assert!(Fault::quota(Quota { calls: 0, ..quota }).validate().is_err());
     }
 
     #[test]

@@ -56,6 +56,7 @@ mod policy;
 mod provider;
 mod proxy;
 mod proxy_ca;
+mod quota;
 mod response;
 mod routing;
 mod secret;
@@ -76,6 +77,7 @@ pub use issue::GOOGLE_ISSUER;
 pub use keys::{Jwk, Jwks, SigningKey};
 pub use policy::{MetadataServer, OauthClient, Policy, Project, RefreshToken};
 pub use provider::{GkeCluster, IssuerKeys, WorkloadIdentityProvider};
+pub use quota::{Enforcement, Quota};
 pub use secret::Secret;
 pub use service_account::{
     AccountKey, Binding, OPEN_ID_TOKEN_CREATOR, ServiceAccount, TOKEN_CREATOR, WORKLOAD_IDENTITY_USER,
