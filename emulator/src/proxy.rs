@@ -69,12 +69,18 @@ async fn serve_as(host: &str, upgrade: OnUpgrade, proxy: &Proxy) -> anyhow::Resu
         .await
         .map_err(|_| anyhow::anyhow!("no TLS handshake within {} s", HANDSHAKE_TIMEOUT.as_secs()))?
         .map_err(|error| anyhow::anyhow!("{error}: does the client trust the test CA?"))?;
-    let certificates = stream.get_ref().1.peer_certificates();
+    let session = stream.get_ref().1;
     let tunnel = Tunnel {
-        host,
-        client_certificate: certificates.and_then(|chain| chain.first().cloned()),
+        host: host.into(),
+        client_certificate: session
+            .peer_certificates()
+            .and_then(|chain| chain.first().cloned()),
     };
-    server::serve_connection(stream, proxy.state.clone(), Some(&tunnel)).await;
+    if session.alpn_protocol() == Some(b"h2") {
+        server::serve_http2(stream, proxy.state.clone(), tunnel).await;
+    } else {
+        server::serve_connection(stream, proxy.state.clone(), Some(tunnel)).await;
+    }
     Ok(())
 }
 

@@ -80,7 +80,7 @@ impl ProxyCa {
             builder.with_no_client_auth()
         };
         let mut config = builder.with_single_cert(vec![certificate.der().clone()], key)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
 }

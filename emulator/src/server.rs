@@ -5,9 +5,9 @@ use std::sync::Arc;
 use axum::body::{Body, to_bytes};
 use axum::http::StatusCode;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::CertificateDer;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,6 +20,8 @@ use crate::response::{self, Failure, HandlerResult, HttpResponse, Request};
 use crate::state::EmulatorState;
 use crate::{admin, aws, front_end, iam_credentials, metadata, oauth, routing, sts};
 
+/// How many requests a connection of HTTP/2 has in flight at most, as at Google: <https://cloud.google.com/bigtable/docs/connection-pools>.
+const MAX_STREAMS: u32 = 100;
 /// The maximum size of a request's body.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
@@ -69,43 +71,61 @@ async fn serve_direct(stream: TcpStream, state: Arc<EmulatorState>) {
 }
 
 /// How a connection came through the proxy.
-pub(crate) struct Tunnel<'a> {
+#[derive(Clone)]
+pub(crate) struct Tunnel {
     /// The host to respond as.
-    pub(crate) host: &'a str,
+    pub(crate) host: Arc<str>,
     pub(crate) client_certificate: Option<CertificateDer<'static>>,
 }
 
-/// Serves the requests of one connection. Returns the stream if the connection failed or an injected fault resets it.
+/// Serves the requests of one connection by HTTP/1.1. Returns the stream if the connection failed or an injected fault resets it.
 pub(crate) async fn serve_connection<S>(
     stream: S,
     state: Arc<EmulatorState>,
-    tunnel: Option<&Tunnel<'_>>,
+    tunnel: Option<Tunnel>,
 ) -> Option<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let service = service_fn(move |request: axum::http::Request<Incoming>| {
-        let state = state.clone();
-        async move {
-            match respond(state, request.map(Body::new), tunnel).await {
-                Ok(response) => Ok(response),
-                Err(Failure::Response(response)) => Ok(*response),
-                Err(Failure::Reset) => Err(ResetConnection),
-            }
-        }
-    });
+    let service = service_fn(move |request| serve_request(state.clone(), request, tunnel.clone()));
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let error = (&mut connection).await.err()?;
     tracing::debug!(%error, "connection failed");
     Some(connection.into_parts().io.into_inner())
 }
 
+/// Serves the requests of one connection by HTTP/2.
+pub(crate) async fn serve_http2<S>(stream: S, state: Arc<EmulatorState>, tunnel: Tunnel)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let service = service_fn(move |request| serve_request(state.clone(), request, Some(tunnel.clone())));
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "connection failed");
+    }
+}
+
+async fn serve_request(
+    state: Arc<EmulatorState>,
+    request: axum::http::Request<Incoming>,
+    tunnel: Option<Tunnel>,
+) -> Result<HttpResponse, ResetConnection> {
+    match respond(state, request.map(Body::new), tunnel).await {
+        Ok(response) => Ok(response),
+        Err(Failure::Response(response)) => Ok(*response),
+        Err(Failure::Reset) => Err(ResetConnection),
+    }
+}
+
 async fn respond(
     state: Arc<EmulatorState>,
     request: axum::http::Request<Body>,
-    tunnel: Option<&Tunnel<'_>>,
+    tunnel: Option<Tunnel>,
 ) -> HandlerResult {
-    let host = tunnel.map(|tunnel| tunnel.host);
+    let host = tunnel.as_ref().map(|tunnel| &*tunnel.host);
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
         return Ok(response::text(
@@ -119,7 +139,9 @@ async fn respond(
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: parts.headers,
         body: body.to_vec(),
-        client_certificate: tunnel.and_then(|tunnel| tunnel.client_certificate.clone()),
+        client_certificate: tunnel
+            .as_ref()
+            .and_then(|tunnel| tunnel.client_certificate.clone()),
     };
     if let Some(path) = request
         .path
