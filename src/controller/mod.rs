@@ -39,7 +39,7 @@ use watch::sync_state::SyncState;
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 /// Added to the time limits of a reconcile before it counts as stuck.
 const STUCK_GRACE: Duration = Duration::from_secs(30);
-/// How many reconciles may wait for Google at once: more than the queue of one namespace holds.
+/// How many reconciles may wait for Google at once, as they do while it stands still: more than the queue of one namespace holds.
 pub const MAX_WAITING_RECONCILES: usize = 2 * MAX_WAITING;
 /// How often federated access tokens that have expired are removed.
 const EVICTION_INTERVAL: Duration = Duration::from_secs(10);
@@ -85,7 +85,11 @@ pub async fn run(
         in_flight_per_namespace: Arc::new({
             let ctx = ctx.clone();
             // Whatever the flags say, a fifth is for others.
-            move || (concurrency + ctx.minter.in_flight_limit()).min(in_flight - in_flight / 5)
+            move || (concurrency + ctx.minter.useful_callers()).min(in_flight - in_flight / 5)
+        }),
+        is_congested: Arc::new({
+            let ctx = ctx.clone();
+            move |namespace| ctx.minter.is_congested(namespace)
         }),
         permits: ctx.permits.clone(),
     };

@@ -87,10 +87,12 @@ impl Federation {
         all.collect()
     }
 
-    /// How many calls may be in flight to the provider that takes most.
-    pub(crate) fn limit(&self) -> usize {
+    /// How many callers are of use to the provider that takes most.
+    pub(crate) fn useful_callers(&self) -> usize {
         let providers = lock(&self.providers);
-        let all = providers.values().map(|(_, own)| own.iam_credentials.limit());
+        let all = providers
+            .values()
+            .map(|(_, own)| own.iam_credentials.useful_callers());
         all.max().unwrap_or_default()
     }
 

@@ -114,11 +114,22 @@ impl Minter {
         own.into_iter().chain(self.federation.loads()).collect()
     }
 
-    /// How many calls that issue tokens may be in flight to an endpoint at the moment: to the one that takes most.
+    /// How many callers that want a token are of use to an endpoint at the moment: to the one that takes most. More would only wait, here or for
+    /// the API server.
     #[must_use]
-    pub fn in_flight_limit(&self) -> usize {
-        let own = self.iam_credentials.limit().max(self.metadata.limit());
-        own.max(self.federation.limit())
+    pub fn useful_callers(&self) -> usize {
+        let own = self
+            .iam_credentials
+            .useful_callers()
+            .max(self.metadata.useful_callers());
+        own.max(self.federation.useful_callers())
+    }
+
+    /// Whether so many calls wait for their turn at the operator's own endpoints, of all flows or of this one, that another one would only
+    /// wait as well. Providers of federation have few callers each, and their own limits.
+    #[must_use]
+    pub fn is_congested(&self, flow: Option<&str>) -> bool {
+        self.iam_credentials.is_congested(flow) || self.metadata.is_congested(flow)
     }
 
     /// Waits until calls may start again that were held back because an endpoint failed. Returns their flows; the one of the operator's own
@@ -327,9 +338,8 @@ pub(crate) fn shown_credential_file(content: &[u8]) -> Option<String> {
 /// The limiter's decisions without the calls, for a simulation with its own clock and endpoints.
 pub mod simulation {
     pub use super::transport::circuit_breaker::LastFailure;
-    pub use super::transport::fair_queue::{
-        CallResult, Decision, Decisions, FairQueue, QueueLimits, WaiterId,
-    };
+    pub use super::transport::decision::{CallResult, Decision, Decisions, WaiterId};
+    pub use super::transport::fair_queue::{FairQueue, QueueLimits};
     pub use super::transport::limiter::{MAX_WAITING, classify_result, rejection_error};
 }
 

@@ -1,8 +1,10 @@
 //! Google's endpoints through the proxy of the environment, which has a certificate authority of its own.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use idtoken_emulator::{EmulatorHandle, Endpoint};
+use futures::{StreamExt, TryStreamExt};
+use idtoken_emulator::{EmulatorHandle, Endpoint, Fault};
 use idtoken_operator::google::{Error, ErrorClass, GoogleConfig, Minter};
 use serde_json::json;
 
@@ -167,6 +169,50 @@ async fn child_follows_its_certificates() {
     // A connection that was made by a certificate that is no longer trusted is not used any more.
     std::fs::copy(&wrong, &file).expect("a file");
     refused().await;
+}
+
+#[tokio::test]
+async fn more_calls_are_in_flight_than_a_connection_takes() {
+    let (google, ca) = proxied().await;
+    let key = File::with(&google.service_account_key(OPERATOR).expect("a key"));
+    let slow = Fault::delay(Duration::from_secs(1)).on(Endpoint::GenerateIdToken);
+    google.fault(slow).expect("a fault");
+    let variables = [
+        ("HTTPS_PROXY", google.proxy_url().expect("a proxy")),
+        ("TEST_CA_FILE", ca.path()),
+        ("TEST_CREDENTIALS", key.path()),
+    ];
+    let most = async {
+        let mut most = 0;
+        // A connection takes 100 calls at once.
+        while most <= 100 {
+            let calls = google.calls();
+            let in_flight = calls
+                .iter()
+                .filter(|call| call.endpoint == Endpoint::GenerateIdToken && call.status.is_none());
+            most = most.max(in_flight.count());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = most => {}
+        () = in_process("proxy::child_gets_many_tokens", &variables) => panic!("100 calls in flight at most"),
+    }
+}
+
+#[tokio::test]
+#[ignore = "run by more_calls_are_in_flight_than_a_connection_takes"]
+async fn child_gets_many_tokens() {
+    let minter = minter();
+    let flows: Vec<String> = (0..10).map(|flow| format!("flow-{flow}")).collect();
+    let tokens = flows.iter().cycle().take(1500).map(|flow| {
+        let mut request = asking(CALLER);
+        request.priority.flow = flow;
+        let minter = &minter;
+        async move { minter.impersonate(&request).await.map(drop) }
+    });
+    let tokens = futures::stream::iter(tokens).buffer_unordered(250);
+    tokens.try_for_each(|()| async { Ok(()) }).await.expect("tokens");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Pure: which request is reconciled next. Requests wait for their due time, the earliest first, and a request is in flight at most once.
 //! A namespace has a limit of requests in flight. Further ones wait here, where each costs the memory of its key, so that they take
 //! neither the slots of other namespaces nor the memory of reconciles that wait for Google. Among the namespaces with a request that is due,
-//! the one that holds the fewest permits is next. Within a namespace, requests without a valid token come first, then those whose token expires
+//! the one with the fewest in flight is next. Within a namespace, requests without a valid token come first, then those whose token expires
 //! first: of a backlog, what can wait is last.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -110,26 +110,29 @@ impl Queue {
         });
     }
 
-    /// Pops a request that is due, with its due time; none if no request is due whose namespace may start one. It is of the namespace that
-    /// holds the fewest permits, of those the one that has waited longest, and in that the first by its token. It counts as in flight until
-    /// [`Queue::complete`].
+    /// Pops a request that is due, with its due time; none if no request is due whose namespace may start one. It is of the namespace with
+    /// the fewest requests in flight, of those the one that has waited longest, and in that the first by its token. It counts as in flight
+    /// until [`Queue::complete`].
     ///
-    /// `held` returns how many permits a namespace holds, or none if it may not take another.
+    /// `may_start` says whether there is a permit for a namespace.
     pub(crate) fn pop(
         &mut self,
         now: Instant,
-        held: impl Fn(&str) -> Option<usize>,
+        may_start: impl Fn(&str) -> bool,
     ) -> Option<(ObjectKey, Instant)> {
         let mut fewest = None;
         for entry in self.ready.iter().take_while(|(at, _)| *at <= now) {
-            let Some(held) = held(entry.1.namespace()) else {
+            let namespace = entry.1.namespace();
+            let in_flight = self
+                .namespaces
+                .get(namespace)
+                .map_or(0, |namespace| namespace.in_flight);
+            if fewest.is_some_and(|(least, _)| in_flight >= least) || !may_start(namespace) {
                 continue;
-            };
-            if fewest.is_none_or(|(least, _)| held < least) {
-                fewest = Some((held, entry));
             }
-            // At most as many namespaces hold a permit as there are permits, so the loop is short.
-            if held == 0 {
+            fewest = Some((in_flight, entry));
+            // The loop is short: there are at most as many other namespaces as requests in flight.
+            if in_flight == 0 {
                 break;
             }
         }
@@ -230,8 +233,8 @@ mod tests {
     }
 
     /// Every namespace may start one.
-    fn free(_: &str) -> Option<usize> {
-        Some(0)
+    fn free(_: &str) -> bool {
+        true
     }
 
     #[test]
@@ -367,29 +370,29 @@ mod tests {
     }
 
     #[test]
-    fn the_namespace_with_the_fewest_permits_is_next() {
+    fn the_namespace_with_the_fewest_in_flight_is_next() {
         let now = Instant::now();
         let earlier = |seconds| now - Duration::from_secs(seconds);
         let mut queue = Queue::new(8);
-        for (namespace, seconds) in [("full", 9), ("busy", 8), ("one", 7), ("none", 6), ("idle", 5)] {
-            queue.push(ObjectKey::new(namespace, "a"), Turn::at(earlier(seconds)));
-        }
-        queue.push(
-            ObjectKey::new("later", "a"),
-            Turn::at(now + Duration::from_secs(1)),
-        );
-        let held = |namespace: &str| match namespace {
-            "full" => None,
-            "busy" => Some(9),
-            "one" => Some(1),
-            _ => Some(0),
+        let push = |queue: &mut Queue, namespace: &str, name: &str, at| {
+            queue.push(ObjectKey::new(namespace, name), Turn::at(at));
         };
-        let mut popped = Vec::new();
-        while let Some((key, _)) = queue.pop(now, held) {
-            popped.push(key.namespace().to_owned());
+        // What waits longest has a backlog, which is no reason to keep others waiting.
+        for name in ["a", "b", "c", "d"] {
+            push(&mut queue, "backlog", name, earlier(9));
         }
-        assert_eq!(popped, ["none", "idle", "one", "busy"]);
+        for (namespace, seconds) in [("full", 8), ("early", 7), ("late", 6)] {
+            push(&mut queue, namespace, "a", earlier(seconds));
+            push(&mut queue, namespace, "b", earlier(seconds));
+        }
+        push(&mut queue, "later", "a", now + Duration::from_secs(1));
+        let mut popped = Vec::new();
+        while let Some((key, _)) = queue.pop(now, |namespace| namespace != "full") {
+            popped.push(format!("{}/{}", key.namespace(), key.name()));
+        }
+        let expected = "backlog/a early/a late/a backlog/b early/b late/b backlog/c backlog/d";
+        assert_eq!(popped.join(" "), expected);
         assert_eq!(queue.next_after(now), Some(now + Duration::from_secs(1)));
-        assert_eq!(queue.next(), Some(earlier(9)));
+        assert_eq!(queue.next(), Some(earlier(8)));
     }
 }

@@ -47,10 +47,10 @@ impl<W> Shares<W> {
         }
     }
 
-    /// How many permits `namespace` holds, if it may take one more.
-    pub(crate) fn open_to(&self, namespace: &str) -> Option<usize> {
+    /// Whether `namespace` may take one more permit.
+    pub(crate) fn is_open_to(&self, namespace: &str) -> bool {
         let held = self.namespaces.get(namespace).map_or(0, |share| share.held);
-        may_take(held, self.free).then_some(held)
+        may_take(held, self.free)
     }
 
     fn share(&mut self, namespace: &str) -> &mut Share<W> {
@@ -69,7 +69,7 @@ impl<W> Shares<W> {
 
     /// Takes a permit for `namespace`. Returns whether there is one for it.
     fn take(&mut self, namespace: &str) -> bool {
-        if self.open_to(namespace).is_none() {
+        if !self.is_open_to(namespace) {
             return false;
         }
         let number = self.number();

@@ -28,6 +28,9 @@ const PANIC_REQUEUE: Requeue = Requeue {
     token_left: None,
 };
 
+/// Whether so many calls to Google wait for their turn, of all namespaces or of this one, that another reconcile would only wait as well.
+pub(crate) type IsCongested = dyn Fn(Option<&str>) -> bool + Send + Sync;
+
 /// How many reconciles run at once.
 #[derive(Clone)]
 pub(crate) struct Limits {
@@ -35,6 +38,8 @@ pub(crate) struct Limits {
     pub(crate) in_flight: usize,
     /// Most reconciles in flight of one namespace. It follows how many calls Google takes at once: more would only wait for their turn.
     pub(crate) in_flight_per_namespace: Arc<dyn Fn() -> usize + Send + Sync>,
+    /// While it holds, no reconcile is started.
+    pub(crate) is_congested: Arc<IsCongested>,
     /// As many permits as reconciles may use the Kubernetes API at once.
     pub(crate) permits: Arc<Permits>,
 }
@@ -118,11 +123,15 @@ impl Worker {
                 next_limit = now + LIMIT_INTERVAL;
                 queue.set_max_in_flight((self.limits.in_flight_per_namespace)());
             }
-            while !stopping
-                && queue.in_flight() < self.limits.in_flight
-                && queue.next().is_some_and(|due| due <= now)
-            {
-                let pop = |shares: &_| queue.pop(now, |namespace| Shares::open_to(shares, namespace));
+            let has_room = |queue: &Queue| {
+                queue.in_flight() < self.limits.in_flight && !(self.limits.is_congested)(None)
+            };
+            while !stopping && queue.next().is_some_and(|due| due <= now) && has_room(&queue) {
+                let pop = |shares: &Shares<_>| {
+                    queue.pop(now, |namespace| {
+                        shares.is_open_to(namespace) && !(self.limits.is_congested)(Some(namespace))
+                    })
+                };
                 let Some((key, due, permit)) = self.limits.permits.start(pop) else {
                     break;
                 };
@@ -146,9 +155,13 @@ impl Worker {
                 let oldest = in_flight.values().map(|(_, stopwatch)| stopwatch.start()).min();
                 self.liveness.heartbeat(now, oldest);
             }
-            let has_room = !stopping && queue.in_flight() < self.limits.in_flight;
-            let is_due = has_room && queue.next().is_some_and(|at| at <= now);
-            let later = has_room.then(|| queue.next_after(now)).flatten();
+            let is_due = !stopping && queue.next().is_some_and(|at| at <= now);
+            // Neither the end of a standstill nor that of a congestion is signalled.
+            let later = match queue.next_after(now) {
+                _ if stopping => None,
+                later if is_due => Some(later.map_or(next_limit, |later| later.min(next_limit))),
+                later => later,
+            };
             tokio::select! {
                 // A stop prevents further starts, and a finished reconcile frees its slot, before more is queued. Metrics can wait.
                 biased;
@@ -177,7 +190,7 @@ impl Worker {
                     }
                 }
                 () = async { sleep_until(later.unwrap_or(now)).await }, if later.is_some() => {}
-                // A request is due, and its namespace waits for a permit.
+                // A request is due, and its namespace may have waited for a permit.
                 () = self.limits.permits.freed(), if is_due => {}
                 _ = ticks.tick() => {
                     self.metrics.set_queue_depth(queue.due_count(self.clock.monotonic()), queue.in_flight());

@@ -1,5 +1,5 @@
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
@@ -24,6 +24,7 @@ fn worker(limit: usize) -> (Worker, UnboundedSender<ObjectKey>, UnboundedSender<
         Limits {
             in_flight: limit,
             in_flight_per_namespace: Arc::new(move || limit),
+            is_congested: Arc::new(|_| false),
             permits: Permits::new(limit, clock.clone()),
         },
         Liveness::new(Duration::from_millis(50), clock.monotonic()),
@@ -175,6 +176,38 @@ async fn a_standby_drops_what_it_receives() {
     let drained = timeout(Duration::from_millis(100), worker.drain_while_standby());
     assert!(drained.await.is_err());
     assert!(worker.requests.is_empty() && worker.scopes.is_empty());
+}
+
+#[tokio::test]
+async fn what_would_only_wait_for_google_waits_in_the_queue() {
+    let (mut worker, _requests, _scopes) = worker(8);
+    let is_over = Arc::new(AtomicBool::new(false));
+    worker.limits.is_congested = Arc::new({
+        let is_over = is_over.clone();
+        move |namespace| namespace == Some("shop") && !is_over.load(Ordering::SeqCst)
+    });
+    let (started, mut seen) = unbounded_channel();
+    let start = |key: &ObjectKey, _: Permit| {
+        started.send(key.clone()).unwrap();
+        Some(async { None })
+    };
+    let keys = |_: Scope| vec![key("a"), ObjectKey::new("bank", "b"), key("c")];
+    let running = worker.run(keys, start, std::future::pending());
+    let watching = async {
+        assert_eq!(seen.recv().await, Some(ObjectKey::new("bank", "b")));
+        // Nothing but the time says that it is over.
+        is_over.store(true, Ordering::SeqCst);
+        assert_eq!(seen.recv().await, Some(key("a")));
+        assert_eq!(seen.recv().await, Some(key("c")));
+    };
+    let first = async {
+        tokio::select! {
+            () = running => panic!("it was not stopped"),
+            () = watching => {}
+        }
+    };
+    timeout(LIMIT, first).await.expect("all are reconciled");
+    worker.cancel_all().await;
 }
 
 #[tokio::test]

@@ -57,9 +57,14 @@ impl IamCredentials {
         Self { client }
     }
 
-    /// How many calls may be in flight at the moment.
-    pub(crate) fn limit(&self) -> usize {
-        self.client.limit()
+    /// How many callers are of use at the moment.
+    pub(crate) fn useful_callers(&self) -> usize {
+        self.client.useful_callers()
+    }
+
+    /// Whether another call, of this flow or of any, would only wait for its turn.
+    pub(crate) fn is_congested(&self, flow: Option<&str>) -> bool {
+        self.client.is_congested(flow)
     }
 
     pub(crate) fn load(&self) -> EndpointLoad {

@@ -78,9 +78,14 @@ impl EndpointClient {
         self.limiter.load()
     }
 
-    /// How many calls may be in flight at the moment.
-    pub(crate) fn limit(&self) -> usize {
-        self.limiter.limit()
+    /// How many callers are of use at the moment.
+    pub(crate) fn useful_callers(&self) -> usize {
+        self.limiter.useful_callers()
+    }
+
+    /// Whether another call, of this flow or of any, would only wait for its turn.
+    pub(crate) fn is_congested(&self, flow: Option<&str>) -> bool {
+        self.limiter.is_congested(flow)
     }
 
     /// A URL below the base URL; each segment is percent-encoded, so that none can become two.
@@ -95,12 +100,12 @@ impl EndpointClient {
 
     /// The HTTP client for the base URL.
     pub(crate) fn http(&self) -> Client {
-        self.http.client(&self.base)
+        self.http.client(&self.base, self.limiter.in_flight())
     }
 
     /// The HTTP client for another URL.
     pub(crate) fn http_for(&self, url: &Url) -> Client {
-        self.http.client(url)
+        self.http.client(url, 0)
     }
 
     /// The HTTP client for another URL that shows a certificate to a server which asks for one.

@@ -9,17 +9,26 @@ use tokio::time::Instant;
 
 use super::adaptive_limit::{AdaptiveLimit, LimitMove, LimitMoves};
 use super::circuit_breaker::{Circuit, CircuitBreaker, LastFailure};
+use super::decision::{CallResult, Decision, Decisions, WaiterId};
+use super::flow::{Flow, FlowId, decision, rejection};
+use super::usage::Usage;
 use crate::fair_share::may_take;
 use crate::google::vocabulary::Reason;
 
 /// How far calls may run ahead of the rate limit.
 const BURST: Duration = Duration::from_secs(1);
-/// How long an idle flow is remembered.
-const FLOW_TTL: Duration = Duration::from_secs(3600);
-/// How long a call is deferred at least by the spreading after an outage; the caller adds its jitter.
-pub(crate) const SPREAD_DEFERRAL: Duration = Duration::from_secs(60);
 /// How long after a call of one flow a call of another may fail for the same cause.
 const SAME_CAUSE: Duration = Duration::from_secs(5);
+/// How many calls wait for the next probe while the endpoint fails for all: one each of flows that have not failed. All others are
+/// rejected at once, so that an outage holds few reconciles in flight.
+const PROBERS: usize = 8;
+/// An endpoint stands still if it has calls, and for this time none has started or ended.
+const STANDSTILL: Duration = Duration::from_secs(2);
+/// How many calls wait for their turn before the queue of the requests, where waiting costs less, holds back further ones: enough for
+/// the next turns to have callers.
+const CONGESTED: usize = 32;
+/// The same of one flow.
+const CONGESTED_FLOW: usize = 8;
 /// How long a call is deferred whose flow is full.
 pub(crate) const FULL_RETRY: Duration = Duration::from_secs(4);
 
@@ -34,61 +43,6 @@ pub struct QueueLimits {
     pub waiting: usize,
 }
 
-/// Names a waiting call.
-pub type WaiterId = u64;
-
-/// What happens to a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// It starts now.
-    Admit,
-    /// It cannot start: the endpoint does not answer, or asked for a pause.
-    Reject {
-        /// What failed.
-        last_failure: LastFailure,
-        /// How long the server asked to wait, if it did.
-        retry_after: Option<Duration>,
-    },
-    /// It is to come back later, though nothing is wrong.
-    Defer {
-        /// The shortest time to wait.
-        by: Duration,
-    },
-}
-
-/// How a call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallResult {
-    /// With an answer; a rejection is one.
-    Answered,
-    /// With a transient error.
-    Failed {
-        /// What failed.
-        failure: LastFailure,
-        /// How long the server asked to wait, if it did.
-        retry_after: Option<Duration>,
-    },
-    /// The caller did not wait for the answer.
-    Cancelled,
-}
-
-/// The decisions that are due, and when to poll again if nothing happens before.
-pub type Decisions = (Vec<(WaiterId, Decision)>, Option<Instant>);
-
-/// Names a flow for as long as it is remembered.
-type FlowId = u64;
-
-#[derive(Debug, Default)]
-struct Flow {
-    id: FlowId,
-    /// By the time at which their token expires.
-    waiting: BTreeSet<(Instant, WaiterId)>,
-    in_flight: usize,
-    breaker: CircuitBreaker,
-    /// Whether a call of it failed or was rejected since its circuit, or the endpoint's, closed last.
-    is_held_back: bool,
-}
-
 /// The queue of one endpoint.
 #[derive(Debug)]
 pub struct FairQueue {
@@ -96,7 +50,9 @@ pub struct FairQueue {
     flows: HashMap<String, Flow>,
     /// Flows with waiting calls, the next one first.
     order: VecDeque<String>,
+    waiting: usize,
     in_flight: usize,
+    usage: Usage,
     limit: AdaptiveLimit,
     rate: Option<Instant>,
     breaker: CircuitBreaker,
@@ -107,6 +63,10 @@ pub struct FairQueue {
     /// The flow whose call was answered last, and when; then the last one before it of another flow.
     last_answered: [Option<(FlowId, Instant)>; 2],
     next_id: u64,
+    /// When a call started or ended last.
+    moved: Option<Instant>,
+    /// Whether a circuit opened since the last poll, so that waiting calls are to be rejected.
+    has_opened: bool,
 }
 
 impl FairQueue {
@@ -116,7 +76,9 @@ impl FairQueue {
             limits,
             flows: HashMap::new(),
             order: VecDeque::new(),
+            waiting: 0,
             in_flight: 0,
+            usage: Usage::default(),
             limit: AdaptiveLimit::new(limits.in_flight),
             rate: None,
             breaker: CircuitBreaker::default(),
@@ -124,6 +86,8 @@ impl FairQueue {
             last_failed: None,
             last_answered: [None; 2],
             next_id: 0,
+            moved: None,
+            has_opened: false,
         }
     }
 
@@ -167,7 +131,8 @@ impl FairQueue {
         match decision(self.breaker.circuit(now, remaining), now) {
             None | Some(Ok(_)) => {}
             // The endpoint may work for a flow that has not failed, even if it fails for all others: its first call is the next probe.
-            Some(Err(Decision::Reject { .. })) if !is_failing && state.is_idle() => {}
+            Some(Err(Decision::Reject { .. }))
+                if !is_failing && state.is_idle() && self.order.len() < PROBERS => {}
             Some(Err(rejected)) => return Err(state.record_rejection(rejected)),
         }
         if state.waiting.len() >= self.limits.waiting {
@@ -181,6 +146,7 @@ impl FairQueue {
         // Those without a valid token come first, in the order in which they came.
         let deadline = now + remaining.unwrap_or_default();
         state.waiting.insert((deadline, id));
+        self.waiting += 1;
         Ok(id)
     }
 
@@ -189,7 +155,9 @@ impl FairQueue {
         let Some(state) = self.flows.get_mut(flow) else {
             return;
         };
+        let before = state.waiting.len();
         state.waiting.retain(|(_, other)| *other != id);
+        self.waiting -= before - state.waiting.len();
         if state.waiting.is_empty() {
             self.order.retain(|other| other != flow);
         }
@@ -197,7 +165,7 @@ impl FairQueue {
 
     /// Why no call may start, if it is not for the limits.
     pub fn rejection(&self, now: Instant) -> Option<Decision> {
-        decision(self.breaker.circuit(now, None), now)?.err()
+        rejection(self.breaker.circuit(now, None), now)
     }
 
     /// A call that started at `started` has ended. Returns the flows that failures held back, and whose calls may start again.
@@ -210,6 +178,8 @@ impl FairQueue {
     ) -> Vec<String> {
         let mut recovered = Vec::new();
         let in_flight = self.in_flight;
+        self.moved = Some(now);
+        self.usage.add(now, in_flight);
         self.in_flight = self.in_flight.saturating_sub(1);
         let state = self.flows.entry(flow.to_owned()).or_default();
         state.in_flight = state.in_flight.saturating_sub(1);
@@ -242,6 +212,7 @@ impl FairQueue {
                 self.failing.insert(flow.to_owned());
                 // A failure of one flow alone may be its own fault, and a pause that the server asked it for is its own.
                 self.breaker.failed(now, failure, None, self.failing.len() > 1);
+                self.has_opened |= state.breaker.is_open(now) || self.breaker.is_open(now);
                 if self.may_concern_all(id, now, started) {
                     self.limit.failed(now, started, in_flight, failure.moves());
                 }
@@ -264,7 +235,10 @@ impl FairQueue {
 
     /// Decides on the waiting calls.
     pub fn poll(&mut self, now: Instant) -> Decisions {
-        let mut decisions = Vec::new();
+        let mut decisions = match std::mem::take(&mut self.has_opened) {
+            true => self.reject_waiting(now),
+            false => Vec::new(),
+        };
         let mut wake: Option<Instant> = None;
         let mut soon = |at: Instant| wake = Some(wake.map_or(at, |wake| wake.min(at)));
         // Flows in a row of which nothing was decided.
@@ -304,7 +278,9 @@ impl FairQueue {
                 state.breaker.started(now);
                 self.breaker.started(now);
                 state.in_flight += 1;
+                self.usage.add(now, self.in_flight);
                 self.in_flight += 1;
+                self.moved = Some(now);
                 if !self.limits.interval.is_zero() {
                     self.rate = Some(self.rate.map_or(now, |rate| rate.max(now)) + self.limits.interval);
                 }
@@ -314,12 +290,38 @@ impl FairQueue {
             passed = if decided { 0 } else { passed + 1 };
             if decided {
                 state.waiting.remove(&(deadline, id));
+                self.waiting -= 1;
             }
             if !state.waiting.is_empty() {
                 self.order.push_back(name);
             }
         }
         (decisions, wake)
+    }
+
+    /// Rejects the waiting calls that circuits hold back, but for the next probes, whether or not there is room for further calls.
+    fn reject_waiting(&mut self, now: Instant) -> Vec<(WaiterId, Decision)> {
+        let mut decisions = Vec::new();
+        let mut probers = 0;
+        let shared = rejection(self.breaker.circuit(now, None), now);
+        for name in &self.order {
+            let Some(state) = self.flows.get_mut(name) else {
+                continue;
+            };
+            let own = rejection(state.breaker.circuit(now, None), now);
+            let Some(rejected) = own.or(shared) else { continue };
+            let may_probe = own.is_none() && !self.failing.contains(name) && probers < PROBERS;
+            probers += usize::from(may_probe);
+            let rest = state.waiting.iter().nth(usize::from(may_probe)).copied();
+            let rejects = rest.map_or_else(BTreeSet::new, |rest| state.waiting.split_off(&rest));
+            state.is_held_back |= !rejects.is_empty();
+            self.waiting -= rejects.len();
+            decisions.extend(rejects.into_iter().map(|(_, id)| (id, rejected)));
+        }
+        let flows = &self.flows;
+        self.order
+            .retain(|name| flows.get(name).is_some_and(|flow| !flow.waiting.is_empty()));
+        decisions
     }
 
     /// Calls in flight.
@@ -332,6 +334,12 @@ impl FairQueue {
         self.limit.get()
     }
 
+    /// How many callers are of use: as many as calls may be in flight, but at most twice as many as there were on average. What comes in a
+    /// burst waits elsewhere, such as for the API server.
+    pub(crate) fn useful_callers(&self) -> usize {
+        self.limit.get().min(self.usage.twice_the_average())
+    }
+
     /// How often that moved, and why.
     pub(crate) fn limit_moves(&self) -> LimitMoves {
         self.limit.moves()
@@ -339,7 +347,21 @@ impl FairQueue {
 
     /// Calls that wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.flows.values().map(|flow| flow.waiting.len()).sum()
+        self.waiting
+    }
+
+    /// Whether so many calls wait for their turn, of all flows or of this one, that another one would only wait as well. Never while the
+    /// endpoint stands still, so that those who wait for it keep nobody from starting who does not call it.
+    pub fn is_congested(&self, now: Instant, flow: Option<&str>) -> bool {
+        let stands_still = self.moved.is_some_and(|moved| moved + STANDSTILL <= now);
+        let (waiting, most) = match flow {
+            None => (self.waiting, CONGESTED),
+            Some(flow) => {
+                let flow = self.flows.get(flow);
+                (flow.map_or(0, |flow| flow.waiting.len()), CONGESTED_FLOW)
+            }
+        };
+        waiting >= most && !stands_still
     }
 
     /// Whether the endpoint fails, so that calls of all flows are held back.
@@ -354,23 +376,6 @@ impl FairQueue {
     }
 }
 
-impl Flow {
-    /// `decision`. If it rejects, the flow is held back.
-    fn record_rejection(&mut self, decision: Decision) -> Decision {
-        self.is_held_back |= matches!(decision, Decision::Reject { .. });
-        decision
-    }
-
-    fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.in_flight == 0
-    }
-
-    fn is_forgotten(&self, now: Instant) -> bool {
-        let old = self.breaker.last().is_none_or(|last| last + FLOW_TTL < now);
-        self.is_idle() && (old || (self.breaker.is_pristine(now) && self.breaker.last().is_none()))
-    }
-}
-
 impl LastFailure {
     fn moves(self) -> LimitMove {
         match (self.status, self.reason) {
@@ -378,23 +383,6 @@ impl LastFailure {
             (_, Reason::UpstreamTimeout) => LimitMove::TimedOut,
             _ => LimitMove::Failed,
         }
-    }
-}
-
-/// None: the call may start. Ok: it waits until then. Err: it does not wait.
-fn decision(circuit: Circuit, now: Instant) -> Option<Result<Instant, Decision>> {
-    match circuit {
-        Circuit::Closed => None,
-        Circuit::Ramping(at) => Some(Ok(at)),
-        Circuit::Spreading => Some(Err(Decision::Defer { by: SPREAD_DEFERRAL })),
-        Circuit::Open {
-            until,
-            last_failure,
-            server_requested,
-        } => Some(Err(Decision::Reject {
-            last_failure,
-            retry_after: server_requested.then(|| until.saturating_duration_since(now)),
-        })),
     }
 }
 

@@ -214,6 +214,59 @@ fn the_end_of_an_outage_is_told_to_each_flow_that_it_held_back() {
     assert_eq!(answer(&mut queue, now, "own"), ["own"]);
 }
 
+#[test]
+fn an_outage_is_waited_out_by_a_few_calls_and_rejects_all_others() {
+    let start = Instant::now();
+    let mut queue = queue(32);
+    let flow = |n: usize| format!("flow-{n}");
+    for n in 0..40 {
+        (0..5).for_each(|_| assert!(queue.enqueue(start, &flow(n), None).is_ok()));
+    }
+    assert_eq!(starts(&mut queue, start).len(), 32);
+    // The first calls time out, while as many as there may be still hang.
+    let now = start + Duration::from_secs(20);
+    (0..5).for_each(|n| drop(queue.complete(now, &flow(n), start, FAILED)));
+    assert!(queue.in_flight() > queue.limit());
+    let (decisions, _) = queue.poll(now);
+    let rejects = |(_, decision): &(WaiterId, Decision)| matches!(decision, Decision::Reject { .. });
+    assert!(decisions.iter().all(rejects), "{decisions:?}");
+    assert_eq!((decisions.len(), queue.waiting()), (200 - 32 - PROBERS, PROBERS));
+    // Nor does any of the others wait that come now.
+    for n in 0..100 {
+        assert!(queue.enqueue(now, &flow(n), minutes(30)).is_err(), "{n}");
+    }
+    // One of those that wait is the next probe. Its answer lets all flows call again.
+    (5..32).for_each(|n| drop(queue.complete(now, &flow(n), start, CallResult::Cancelled)));
+    let now = queue.poll(now).1.unwrap();
+    assert_eq!((starts(&mut queue, now).len(), queue.waiting()), (1, PROBERS - 1));
+    let probe = queue.flows.iter().find(|(_, flow)| flow.in_flight > 0);
+    let probe = probe.unwrap().0.clone();
+    assert_eq!(queue.complete(now, &probe, now, CallResult::Answered).len(), 100);
+}
+
+#[test]
+fn a_queue_with_many_waiting_calls_is_congested_until_the_endpoint_stands_still() {
+    let start = Instant::now();
+    let after = |seconds| start + Duration::from_secs(seconds);
+    let mut queue = queue(32);
+    let fill = |queue: &mut FairQueue, flow: &str, calls: usize| {
+        (0..calls).for_each(|_| assert!(queue.enqueue(start, flow, minutes(30)).is_ok()));
+        starts(queue, start).len()
+    };
+    assert_eq!(fill(&mut queue, "shop", 25 + CONGESTED_FLOW - 1), 25);
+    assert!(!queue.is_congested(start, Some("shop")));
+    assert_eq!(fill(&mut queue, "shop", 1), 0);
+    assert!(queue.is_congested(start, Some("shop")));
+    assert!(!queue.is_congested(start, Some("bank")) && !queue.is_congested(start, None));
+    fill(&mut queue, "bank", 15);
+    fill(&mut queue, "depot", 15);
+    assert!(queue.waiting() >= CONGESTED && queue.is_congested(after(1), None));
+    // Whoever waits for it must not keep those from starting who do not call it.
+    assert!(!queue.is_congested(after(2), None) && !queue.is_congested(after(2), Some("shop")));
+    queue.complete(after(3), "shop", start, CallResult::Answered);
+    assert!(queue.is_congested(after(4), None));
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Enqueue(&'static str, Option<u64>),
@@ -279,6 +332,7 @@ proptest! {
             prop_assert!(running.len() <= in_flight);
             prop_assert_eq!(running.len(), queue.in_flight());
             prop_assert_eq!(waiting.len(), queue.flows.values().map(|flow| flow.waiting.len()).sum::<usize>());
+            prop_assert_eq!(waiting.len(), queue.waiting());
             prop_assert!(wake.is_none_or(|wake| wake > now), "it would spin");
             // Nothing waits in vain: with all slots free something else holds the calls back, and that passes with time.
             prop_assert!(waiting.is_empty() || !running.is_empty() || wake.is_some());

@@ -55,10 +55,19 @@ pub(crate) struct Http {
     transport: Transport,
 }
 
-/// Two clients that differ in one thing: whether they use the proxy of the environment.
+/// Calls in flight that share a connection. By HTTP/2 a client has one connection to a host, and Google takes 100 calls on it
+/// (<https://cloud.google.com/bigtable/docs/connection-pools>): more would wait in the client.
+const CALLS_ON_A_CONNECTION: usize = 64;
+/// The most connections to a host: enough for the default of `--google-max-in-flight`.
+const MAX_CONNECTIONS: usize = 5;
+
+/// Clients that differ in one thing: whether they use the proxy of the environment.
 #[derive(Debug)]
 struct Clients {
-    proxied: Client,
+    /// Each with connections of its own.
+    proxied: Vec<Client>,
+    /// The next one of them.
+    next: usize,
     direct: Client,
     tls: ClientConfig,
     /// The certificates that they trust.
@@ -68,8 +77,13 @@ struct Clients {
 impl Clients {
     fn new(certificates: &Certificates, content: &Content, timeout: Duration) -> Result<Self, ConfigError> {
         let tls = certificates.tls_config(content)?;
+        let mut proxied = Vec::with_capacity(MAX_CONNECTIONS);
+        for _ in 0..MAX_CONNECTIONS {
+            proxied.push(build(builder(tls.clone(), timeout))?);
+        }
         Ok(Self {
-            proxied: build(builder(tls.clone(), timeout))?,
+            proxied,
+            next: 0,
             direct: build(builder(tls.clone(), timeout).no_proxy())?,
             tls,
             trusted: content.id(),
@@ -152,14 +166,16 @@ impl Http {
         Ok(())
     }
 
-    /// The client for a URL. A call that stays on this machine or link never goes through a proxy: the proxy would get its own
-    /// identity from its own metadata server.
-    pub(crate) fn client(&self, url: &Url) -> Client {
+    /// The client for a URL, to which so many calls are in flight. A call that stays on this machine or link never goes through a proxy: the
+    /// proxy would get its own identity from its own metadata server.
+    pub(crate) fn client(&self, url: &Url, in_flight: usize) -> Client {
         if stays_here(url) {
-            self.direct()
-        } else {
-            lock(&self.clients).proxied.clone()
+            return self.direct();
         }
+        let mut clients = lock(&self.clients);
+        let connections = 1 + in_flight / CALLS_ON_A_CONNECTION;
+        clients.next = (clients.next + 1) % connections.min(MAX_CONNECTIONS);
+        clients.proxied[clients.next].clone()
     }
 
     /// As [`Self::client`], and it shows a certificate to a server which asks for one. Each call builds a new one, with connections of its own.

@@ -13,7 +13,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::adaptive_limit::LimitMoves;
 use super::circuit_breaker::LastFailure;
-use super::fair_queue::{CallResult, Decision, FairQueue, QueueLimits, WaiterId};
+use super::decision::{CallResult, Decision, WaiterId};
+use super::fair_queue::{FairQueue, QueueLimits};
 use crate::clock::Clock;
 use crate::google::vocabulary::{CallPriority, Endpoint, Error, ErrorClass, Reason, Recoveries};
 use crate::sync::lock;
@@ -147,9 +148,20 @@ impl Limiter {
         }
     }
 
-    /// How many calls may be in flight at the moment.
-    pub(crate) fn limit(&self) -> usize {
-        self.shared.lock().queue.limit()
+    /// How many callers are of use at the moment: [`FairQueue::useful_callers`].
+    pub(crate) fn useful_callers(&self) -> usize {
+        self.shared.lock().queue.useful_callers()
+    }
+
+    /// Calls in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.shared.lock().queue.in_flight()
+    }
+
+    /// Whether another call would only wait: [`FairQueue::is_congested`].
+    pub(crate) fn is_congested(&self, flow: Option<&str>) -> bool {
+        let now = self.shared.clock.monotonic();
+        self.shared.lock().queue.is_congested(now, flow)
     }
 
     /// How much the endpoint has to do.

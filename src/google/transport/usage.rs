@@ -1,0 +1,63 @@
+//! Pure: how many calls to an endpoint are in flight on average.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Time constant of the average.
+const OVER: Duration = Duration::from_millis(500);
+/// Calls in flight of an endpoint of which nothing is known.
+const INITIAL: f64 = 16.0;
+
+/// The average of the calls in flight over the last half of a second.
+#[derive(Debug, Default)]
+pub(super) struct Usage {
+    average: f64,
+    until: Option<Instant>,
+}
+
+impl Usage {
+    /// So many calls were in flight until `now`, since the last time.
+    pub(super) fn add(&mut self, now: Instant, in_flight: usize) {
+        let since = self
+            .until
+            .replace(now)
+            .map_or(OVER, |until| now.saturating_duration_since(until));
+        let weight = 1.0 - (-since.as_secs_f64() / OVER.as_secs_f64()).exp();
+        self.average += (in_flight as f64 - self.average) * weight;
+    }
+
+    /// Twice as many calls as were in flight on average, so that their number can grow.
+    pub(super) fn twice_the_average(&self) -> usize {
+        (self.average.max(INITIAL) * 2.0) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_counts_for_little_and_steady_use_for_all() {
+        let mut usage = Usage::default();
+        let mut now = Instant::now();
+        assert_eq!(usage.twice_the_average(), 32);
+        // Bursts of 100 calls that are answered after 20 ms, twice in a second.
+        for _ in 0..10 {
+            usage.add(now, 0);
+            now += Duration::from_millis(20);
+            usage.add(now, 100);
+            now += Duration::from_millis(480);
+        }
+        assert_eq!(usage.twice_the_average(), 32);
+        // As many calls as callers are of use: the number doubles until the limit is what holds them back.
+        let mut counts = Vec::new();
+        for _ in 0..4 {
+            let in_flight = usage.twice_the_average();
+            now += Duration::from_secs(1);
+            usage.add(now, in_flight);
+            counts.push(usage.twice_the_average());
+        }
+        assert!(counts.is_sorted() && counts[3] > 250, "{counts:?}");
+    }
+}
