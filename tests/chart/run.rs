@@ -11,7 +11,7 @@ use idtoken_emulator::{
     EmulatorHandle, MetadataServer, Policy, ServiceAccount, WORKLOAD_IDENTITY_USER, WorkloadIdentityProvider,
 };
 use idtoken_operator::api::v1alpha1::IdTokenRequest;
-use idtoken_testenv::{ControlPlane, Process, until};
+use idtoken_testenv::{ControlPlane, Options, Port, Process, until};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::ServiceAccount as KubernetesServiceAccount;
 use kube::Api;
@@ -46,7 +46,10 @@ struct Pod {
 
 impl World {
     async fn new() -> Result<Self> {
-        let cluster = start().await?;
+        Self::on(start().await?).await
+    }
+
+    async fn on(cluster: ControlPlane) -> Result<Self> {
         let jwks = cluster.kubectl(["get", "--raw", "/openid/v1/jwks"]).await?;
         let policy = Policy {
             service_accounts: vec![
@@ -105,9 +108,9 @@ impl World {
     }
 
     /// A token of the pod's ServiceAccount.
-    async fn token(&self, account: &str, audiences: Value) -> Result<String> {
+    async fn token(&self, namespace: &str, account: &str, audiences: Value) -> Result<String> {
         let accounts: Api<KubernetesServiceAccount> =
-            Api::namespaced(self.cluster.client().await?, NAMESPACE);
+            Api::namespaced(self.cluster.client().await?, namespace);
         let request: TokenRequest =
             serde_json::from_value(json!({"spec": {"audiences": audiences, "expirationSeconds": 3600}}))?;
         let answer = accounts
@@ -116,12 +119,10 @@ impl World {
         answer.status.and_then(|status| status.token).context("no token")
     }
 
-    /// Writes the volumes below `root`, as a kubelet mounts them. What is in a file is left as it is, but for where it is.
-    async fn mount(&self, pod: &Value, root: &Path) -> Result<()> {
+    /// Writes the volumes of a container below `root`, as a kubelet mounts them. What is in a file is left as it is, but for where it is.
+    async fn mount(&self, namespace: &str, pod: &Value, container: &Value, root: &Path) -> Result<()> {
         let volumes = pod["volumes"].as_array().context("no volumes")?;
-        let mounts = pod["containers"][0]["volumeMounts"]
-            .as_array()
-            .context("no mounts")?;
+        let mounts = container["volumeMounts"].as_array().context("no mounts")?;
         for mount in mounts {
             let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]);
             let volume = volume.with_context(|| format!("no volume for {mount}"))?;
@@ -135,7 +136,7 @@ impl World {
             sources.extend(volume.get("configMap").map(|source| json!({"configMap": source})));
             ensure!(!sources.is_empty(), "{volume}");
             for source in sources {
-                for (name, content) in self.files(pod, &source).await? {
+                for (name, content) in self.files(namespace, pod, &source).await? {
                     // Whole at once.
                     let new = dir.join(format!("..{name}"));
                     std::fs::write(&new, content.replace(path, &dir.to_string_lossy()))?;
@@ -146,47 +147,80 @@ impl World {
         Ok(())
     }
 
-    async fn files(&self, pod: &Value, source: &Value) -> Result<BTreeMap<String, String>> {
+    async fn files(&self, namespace: &str, pod: &Value, source: &Value) -> Result<BTreeMap<String, String>> {
         if let Some(name) = source["configMap"]["name"].as_str() {
-            let map = self.object(&format!("configmap/{name}")).await?;
+            let map = get(&self.cluster, namespace, &format!("configmap/{name}")).await?;
+            let map = map.with_context(|| format!("there is no ConfigMap {name}"))?;
             return Ok(serde_json::from_value(map["data"].clone())?);
         }
         let token = &source["serviceAccountToken"];
         let path = token["path"].as_str().with_context(|| source.to_string())?;
         let account = pod["serviceAccountName"].as_str().context("no ServiceAccount")?;
-        let text = self.token(account, json!([token["audience"]])).await?;
+        let text = self.token(namespace, account, json!([token["audience"]])).await?;
         Ok(BTreeMap::from([(path.to_owned(), text)]))
+    }
+
+    /// A container of a pod as a command: its arguments and variables with `replaced` in them, its files below `root`, its ServiceAccount,
+    /// and nothing of whoever runs the tests.
+    async fn command(
+        &self,
+        program: &Path,
+        namespace: &str,
+        pod: &Value,
+        container: &Value,
+        root: &Path,
+        replaced: &[(&str, &str)],
+    ) -> Result<Command> {
+        self.mount(namespace, pod, container, root).await?;
+        let inside = format!("{}/etc/", root.display());
+        let text = |value: &Value| -> Result<String> {
+            let text = value.as_str().with_context(|| format!("{value} is no text"))?;
+            let paths = text.replace("/etc/", &inside);
+            Ok(replaced
+                .iter()
+                .fold(paths, |text, (from, to)| text.replace(from, to)))
+        };
+        let mut command = Command::new(program);
+        command.env_clear();
+        for arg in container["args"].as_array().context("no args")? {
+            command.arg(text(arg)?);
+        }
+        for variable in container["env"].as_array().into_iter().flatten() {
+            command.env(text(&variable["name"])?, text(&variable["value"])?);
+        }
+        if let Some(account) = pod["serviceAccountName"].as_str() {
+            ensure!(pod["automountServiceAccountToken"] != false);
+            let token = self.token(namespace, account, json!([])).await?;
+            command.env("KUBECONFIG", self.kubeconfig(root, &token)?);
+        }
+        Ok(command)
     }
 
     /// Starts the Deployment's pod and waits, as a kubelet does, for its startup and readiness probes.
     async fn start(&self, name: &'static str) -> Result<Pod> {
-        self.start_with(name, &[]).await
+        self.start_with(name, &[], &[]).await
     }
 
-    /// The same with further variables, which stand for what the pod would have of its node.
-    async fn start_with(&self, name: &'static str, env: &[(&str, &str)]) -> Result<Pod> {
+    /// The same with further variables, which stand for what the pod would have of its node, and with `replaced` in its arguments.
+    async fn start_with(
+        &self,
+        name: &'static str,
+        env: &[(&str, &str)],
+        replaced: &[(&str, &str)],
+    ) -> Result<Pod> {
         let deployment = self.object("deployment/idtoken-operator").await?;
         let pod = &deployment["spec"]["template"]["spec"];
         let container = &pod["containers"][0];
         let root = self.cluster.dir().join(name);
-        self.mount(pod, &root).await?;
-        let account = pod["serviceAccountName"].as_str().context("no ServiceAccount")?;
-        ensure!(pod["automountServiceAccountToken"] == true);
-        let kubeconfig = self.kubeconfig(name, &self.token(account, json!([])).await?)?;
-
-        let mut command = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));
-        // As in a container: nothing of whoever runs the tests. Each pod has an address of its own there.
+        let operator = Path::new(env!("CARGO_BIN_EXE_idtoken-operator"));
+        let mut command = self
+            .command(operator, NAMESPACE, pod, container, &root, replaced)
+            .await?;
+        // Each pod has an address of its own there.
         command
-            .env_clear()
             .env("HOSTNAME", name)
-            .env("KUBECONFIG", kubeconfig)
             .env("IDTOKEN_LISTEN", "127.0.0.1:0")
             .envs(env.iter().copied());
-        let inside = format!("{}/etc/", root.display());
-        for arg in container["args"].as_array().context("no args")? {
-            command.arg(arg.as_str().context("an arg is text")?.replace("/etc/", &inside));
-        }
-        ensure!(container.get("env").is_none(), "{container}");
         let process = Process::spawn(name, &command, self.cluster.dir())?;
         let line = process.wait_for_line("starting the operator", LIMIT).await?;
         let address = line.split("listen=").nth(1);
@@ -206,8 +240,9 @@ impl World {
         })
     }
 
-    fn kubeconfig(&self, name: &str, token: &str) -> Result<PathBuf> {
-        let path = self.cluster.dir().join(format!("{name}.kubeconfig"));
+    /// Beside the folder `root`.
+    fn kubeconfig(&self, root: &Path, token: &str) -> Result<PathBuf> {
+        let path = root.with_extension("kubeconfig");
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
             "clusters": [{"name": "c", "cluster":
@@ -303,8 +338,9 @@ async fn one_install_brings_a_token_two_replicas_share_the_work_and_grants_chang
     world.release(&grant("https://other.example.com"), 2).await?;
     let after = world.object("deployment/idtoken-operator").await?;
     assert_eq!(before["spec"], after["spec"]);
+    let pod = &after["spec"]["template"]["spec"];
     world
-        .mount(&after["spec"]["template"]["spec"], &other.root)
+        .mount(NAMESPACE, pod, &pod["containers"][0], &other.root)
         .await?;
     world.until_ready("denied", "True", &[&other]).await?;
     other.process.wait_for_line("CA file reloaded", LIMIT).await?;
@@ -324,7 +360,7 @@ async fn install_yaml_has_all_that_a_token_needs() -> Result<()> {
         ("GCE_METADATA_HOST", &metadata_server),
         ("HOME", "/nonexistent"),
     ];
-    let pod = world.start_with("installed", &env).await?;
+    let pod = world.start_with("installed", &env, &[]).await?;
 
     for example in ["grant", "idtokenrequest"] {
         let path = format!("{}/examples/{example}.yaml", env!("CARGO_MANIFEST_DIR"));
@@ -344,6 +380,58 @@ async fn install_yaml_has_all_that_a_token_needs() -> Result<()> {
     expected.push(json!({"kind": "Namespace"}));
     assert_eq!(kinds(&installed), kinds(&expected));
     assert!(!std::fs::read_to_string(file)?.contains("managed-by: Helm"));
+    Ok(())
+}
+
+/// What a kubelet would run of examples/try/, each container with its own arguments, files and ServiceAccount.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_apply_of_the_file_to_try_brings_a_token() -> Result<()> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let world = World::on(ControlPlane::start(Options::default()).await?).await?;
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/try/try.yaml");
+    world.cluster.kubectl(["apply", "-f", file]).await?;
+
+    // Of the pod's loopback there is one here for all.
+    let port = Port::reserve()?;
+    let address = format!("127.0.0.1:{}", port.number());
+    let replaced = [("127.0.0.1:8090", address.as_str())];
+    drop(port);
+    let deployment = world.object("deployment/idtoken-operator").await?;
+    let pod = &deployment["spec"]["template"]["spec"];
+    let program = Path::new(env!("CARGO_BIN_EXE_idtoken-operator")).with_file_name("idtoken-emulator");
+    ensure!(
+        program.is_file(),
+        "there is no idtoken-emulator: run cargo build --workspace"
+    );
+    let (sidecar, root) = (&pod["initContainers"][0], world.cluster.dir().join("emulator"));
+    ensure!(sidecar["restartPolicy"] == "Always");
+    let mut emulator = world
+        .command(&program, NAMESPACE, pod, sidecar, &root, &replaced)
+        .await?;
+    // It has no use for it.
+    emulator.env_remove("KUBECONFIG");
+    let emulator = Process::spawn("emulator", &emulator, world.cluster.dir())?;
+    emulator
+        .wait_for_http(&address, "/_emulator/healthz", LIMIT)
+        .await?;
+    let operator = world.start_with("tried", &[], &replaced).await?;
+
+    let job = get(&world.cluster, "shop", "job/example")
+        .await?
+        .context("no Job")?;
+    let (pod, root) = (&job["spec"]["template"]["spec"], world.cluster.dir().join("job"));
+    let kubectl = &world.cluster.assets().kubectl;
+    let kubectl = world
+        .command(kubectl, "shop", pod, &pod["containers"][0], &root, &[])
+        .await?;
+    let job = Process::spawn("job", &kubectl, world.cluster.dir())?;
+    ensure!(job.wait(LIMIT).await?.success(), "{}", job.log());
+
+    world.until_ready("billing", "True", &[&operator]).await?;
+    let secret = get(&world.cluster, "shop", "secret/billing").await?;
+    ensure!(secret.is_some_and(|secret| secret["data"]["token"].is_string()));
+    // What is there already does not matter.
+    world.cluster.kubectl(["apply", "-f", file]).await?;
     Ok(())
 }
 

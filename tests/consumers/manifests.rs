@@ -141,16 +141,17 @@ async fn pods_are_restricted(cluster: &ControlPlane, examples: &[PathBuf]) -> Re
         for document in documents {
             let spec = match document["kind"].as_str() {
                 Some("Pod") => &document["spec"],
-                Some("Deployment") => &document["spec"]["template"]["spec"],
+                Some("Deployment" | "Job") => &document["spec"]["template"]["spec"],
                 Some("CronJob") => &document["spec"]["jobTemplate"]["spec"]["template"]["spec"],
                 _ => continue,
             };
             let mut pod = json!({"apiVersion": "v1", "kind": "Pod",
                 "metadata": {"name": "pod", "namespace": "restricted"}, "spec": spec});
-            for container in pod["spec"]["containers"]
+            let containers = pod["spec"]["containers"]
                 .as_array()
-                .context("a pod has containers")?
-            {
+                .context("a pod has containers")?;
+            let sidecars = pod["spec"]["initContainers"].as_array();
+            for container in containers.iter().chain(sidecars.into_iter().flatten()) {
                 let context = &container["securityContext"];
                 ensure!(
                     context["readOnlyRootFilesystem"] == true,
@@ -172,6 +173,6 @@ async fn pods_are_restricted(cluster: &ControlPlane, examples: &[PathBuf]) -> Re
             checked += 1;
         }
     }
-    ensure!(checked >= 7, "only {checked} pods were found");
+    ensure!(checked >= 9, "only {checked} pods were found");
     Ok(())
 }

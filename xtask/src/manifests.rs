@@ -1,16 +1,20 @@
-//! The files that are generated from the chart: the schema and table of its values, and config/, manifests for kubectl and the tests.
+//! The files that are generated from the chart: the schema and table of its values, config/, manifests for kubectl and the tests, and
+//! examples/try/.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use idtoken_operator::api::GROUP;
 use idtoken_testenv::{Progress, binaries};
+use serde_json::Value;
 
 use crate::crds::{difference, shown, with_between};
 use crate::progress::Output;
 use crate::{values, values_schema};
 
 /// A file of config/: its templates and values.
+#[derive(Clone, Copy)]
 struct File {
     name: &'static str,
     about: &'static str,
@@ -21,6 +25,38 @@ struct File {
 }
 
 const OPERATOR: &[&str] = &["serviceaccount", "rbac"];
+
+/// Where the images are while the chart's values name no repository.
+const REGISTRY: &str = "registry.example.com";
+
+const INSTALL: File = File {
+    name: "install.yaml",
+    about: "Everything that the chart installs by default, in one file. Replace the image's registry.",
+    namespace: true,
+    templates: &[
+        "crds",
+        "serviceaccount",
+        "configmaps",
+        "rbac",
+        "roles",
+        "admission/federation-authors",
+        "admission/namespace-labels",
+        "admission/secret-writes",
+        "admission/token-requests",
+        "metrics/service",
+        "deployment",
+    ],
+    values: &[],
+};
+
+/// The chart's part of [`TRY`].
+const TRIED: File = File {
+    name: TRY,
+    about: "The operator, an emulated Google and a request, in one file for kubectl apply: docs/tutorial.md. Replace the images' registry.",
+    namespace: false,
+    ..INSTALL
+};
+const TRY: &str = "examples/try/try.yaml";
 
 const FILES: &[File] = &[
     File {
@@ -70,25 +106,7 @@ const FILES: &[File] = &[
         ],
         values: &[],
     },
-    File {
-        name: "install.yaml",
-        about: "Everything that the chart installs by default, in one file. Replace the image's registry.",
-        namespace: true,
-        templates: &[
-            "crds",
-            "serviceaccount",
-            "configmaps",
-            "rbac",
-            "roles",
-            "admission/federation-authors",
-            "admission/namespace-labels",
-            "admission/secret-writes",
-            "admission/token-requests",
-            "metrics/service",
-            "deployment",
-        ],
-        values: &["image.repository=registry.example.com/idtoken-operator"],
-    },
+    INSTALL,
 ];
 
 /// Paths and the content of the files.
@@ -134,7 +152,7 @@ pub(crate) async fn check(output: &Output) -> Result<()> {
     check_files(rendered(output).await?)?;
     output
         .begin("manifests")
-        .done("config/ and the schema and table of the chart's values are up to date");
+        .done("config/, examples/try/ and the schema and table of the chart's values are up to date");
     Ok(())
 }
 
@@ -158,10 +176,61 @@ async fn rendered(output: &Output) -> Result<Files> {
     let step = output.begin("helm");
     let helm = tokio::task::spawn_blocking(|| binaries::HELM.build(&["helm"], Progress::Stderr)).await??;
     step.done(&format!("helm {} is built", binaries::HELM_VERSION));
-    FILES
-        .iter()
-        .map(|file| render(&helm.join("helm"), file))
-        .collect()
+    let helm = helm.join("helm");
+    let values = std::fs::read_to_string(crate::workspace().join("charts/idtoken-operator/values.yaml"))?;
+    let registry = registry(&values)?;
+    let config = |file: &File| {
+        let path = crate::workspace().join("config").join(file.name);
+        Ok((path, render(&helm, file, &registry, None)?))
+    };
+    let mut files = FILES.iter().map(config).collect::<Result<Files>>()?;
+    files.push((crate::workspace().join(TRY), tried(&helm, &registry)?));
+    Ok(files)
+}
+
+/// The registry in the chart's values: an owner decides it there.
+fn registry(values: &str) -> Result<String> {
+    let values: Value = serde_saphyr::from_str(values).context("values.yaml")?;
+    let repository = values["image"]["repository"]
+        .as_str()
+        .context("values.yaml has no image.repository")?;
+    match repository {
+        "" => Ok(REGISTRY.to_owned()),
+        _ => repository
+            .strip_suffix("/idtoken-operator")
+            .map(str::to_owned)
+            .with_context(|| format!("{repository} does not end with /idtoken-operator")),
+    }
+}
+
+/// What install.yaml has, with a sidecar that emulates Google, and an example.
+fn tried(helm: &Path, registry: &str) -> Result<String> {
+    let workspace = crate::workspace();
+    let text = render(
+        helm,
+        &TRIED,
+        registry,
+        Some("xtask/src/manifests/try-values.yaml"),
+    )?;
+    let containers = "\n      containers:\n";
+    let (about, installed) = text.split_once("---\n").context("there are no objects")?;
+    let (head, tail) = installed
+        .split_once(containers)
+        .context("there is no Deployment")?;
+    let request = std::fs::read_to_string(workspace.join("examples/idtokenrequest.yaml"))?;
+    let request: String = request.lines().map(|line| format!("    {line}\n")).collect();
+    let sidecar = include_str!("manifests/try-sidecar.yaml")
+        .replace("REGISTRY", registry)
+        .replace("VERSION", env!("CARGO_PKG_VERSION"));
+    let after = include_str!("manifests/try-after.yaml")
+        .replace("KUBERNETES", binaries::KUBERNETES_VERSION)
+        .replace("GROUP", GROUP)
+        .replace("EXAMPLE", &request);
+    let before = include_str!("manifests/try-before.yaml");
+    let containers = containers.trim_start_matches('\n');
+    Ok(format!(
+        "{about}{before}---\n{head}\n{sidecar}{containers}{tail}{after}"
+    ))
 }
 
 /// The schema of the values, and the README with their table.
@@ -181,7 +250,8 @@ fn of_values() -> Result<Files> {
     ])
 }
 
-fn render(helm: &Path, file: &File) -> Result<(PathBuf, String)> {
+/// The text of a file, with the values of another one.
+fn render(helm: &Path, file: &File, registry: &str, values: Option<&str>) -> Result<String> {
     let chart = crate::workspace().join("charts/idtoken-operator");
     let mut command = Command::new(helm);
     command.args(["template", "idtoken-operator"]).arg(&chart).args([
@@ -189,15 +259,17 @@ fn render(helm: &Path, file: &File) -> Result<(PathBuf, String)> {
         "idtoken-system",
         "--kube-version",
         "1.30.0",
-        // Has to be set. Only install.yaml has an image, and another one.
         "--set",
-        "image.repository=none",
+        &format!("image.repository={registry}/idtoken-operator"),
     ]);
     for template in file.templates {
         command.args(["--show-only", &format!("templates/{template}.yaml")]);
     }
     for value in file.values {
         command.args(["--set", value]);
+    }
+    if let Some(values) = values {
+        command.arg("--values").arg(crate::workspace().join(values));
     }
     let done = command.output().context("cannot run helm")?;
     if !done.status.success() {
@@ -223,5 +295,22 @@ fn render(helm: &Path, file: &File) -> Result<(PathBuf, String)> {
             text.push('\n');
         }
     }
-    Ok((crate::workspace().join("config").join(file.name), text))
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registry_is_that_of_the_chart() {
+        let of = |repository: &str| registry(&format!("image: {{repository: {repository}}}")).ok();
+        assert_eq!(of("\"\"").as_deref(), Some(REGISTRY));
+        assert_eq!(
+            of("ghcr.io/owner/idtoken-operator").as_deref(),
+            Some("ghcr.io/owner")
+        );
+        assert_eq!(of("ghcr.io/owner/operator"), None);
+        assert_eq!(registry("image: {}").ok(), None);
+    }
 }
