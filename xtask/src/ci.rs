@@ -130,7 +130,7 @@ fn ci(commands: &Commands) -> Vec<Job> {
             nice: SOON,
             ..commands.xtask(
                 "programs-for-tests",
-                "programs control-plane chart tools consumers",
+                "programs control-plane controllers chart tools consumers",
             )
         },
         Job {

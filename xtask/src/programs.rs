@@ -10,8 +10,10 @@ use crate::progress::Output;
 /// Programs that are needed together, in the order of their builds: first what most tests wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Programs {
-    /// etcd, kube-apiserver, kubectl and kube-controller-manager
+    /// etcd, kube-apiserver and kubectl, downloaded where they can be
     ControlPlane,
+    /// kube-controller-manager
+    Controllers,
     /// Helm 3, Helm 4 and kubeconform
     Chart,
     /// crane and actionlint
@@ -24,12 +26,19 @@ pub(crate) enum Programs {
 
 impl Programs {
     /// What the suites of `cargo xtask test` need.
-    pub(crate) const OF_TESTS: [Self; 4] = [Self::ControlPlane, Self::Chart, Self::Tools, Self::Consumers];
+    pub(crate) const OF_TESTS: [Self; 5] = [
+        Self::ControlPlane,
+        Self::Controllers,
+        Self::Chart,
+        Self::Tools,
+        Self::Consumers,
+    ];
 
     /// The programs, for messages.
     pub(crate) const fn names(self) -> &'static str {
         match self {
-            Self::ControlPlane => "etcd, kube-apiserver, kubectl and kube-controller-manager",
+            Self::ControlPlane => "etcd, kube-apiserver and kubectl",
+            Self::Controllers => "kube-controller-manager",
             Self::Chart => "Helm 3, Helm 4 and kubeconform",
             Self::Tools => "crane and actionlint",
             Self::Consumers => {
@@ -50,14 +59,14 @@ impl Programs {
                 .try_for_each(|(module, program)| module.build(&[program], progress).map(drop))
         };
         match self {
-            Self::ControlPlane => {
-                binaries::locate(progress)?;
-                // A folder that the user named has it, or the test that needs it builds it.
-                if std::env::var_os("KUBEBUILDER_ASSETS").is_none_or(|dir| dir.is_empty()) {
-                    binaries::KUBERNETES.build(&["kube-controller-manager"], progress)?;
-                }
+            Self::ControlPlane => binaries::locate(progress).map(drop),
+            // A folder that the user named has it, or the test that needs it builds it.
+            Self::Controllers
+                if std::env::var_os("KUBEBUILDER_ASSETS").is_some_and(|dir| !dir.is_empty()) =>
+            {
                 Ok(())
             }
+            Self::Controllers => all(&[(binaries::KUBERNETES, "kube-controller-manager")]),
             Self::Chart => all(&[
                 (binaries::HELM, "helm"),
                 (binaries::HELM_4, "helm"),
@@ -70,10 +79,10 @@ impl Programs {
     }
 }
 
-/// Finds or builds etcd, kube-apiserver and kubectl.
+/// Finds, downloads or builds etcd, kube-apiserver and kubectl.
 ///
 /// # Errors
-/// When they can be neither found nor built.
+/// When they can be neither found, downloaded nor built.
 pub(crate) async fn control_plane(output: &Output) -> Result<binaries::Assets> {
     // The builder shows its own progress on stderr.
     let step = output.begin("etcd, kube-apiserver and kubectl");
@@ -99,7 +108,7 @@ pub(crate) async fn run(output: &Output, wanted: &[Programs]) -> Result<()> {
         // The builder shows its own progress on stderr.
         let step = output.begin(programs.names());
         tokio::task::spawn_blocking(move || programs.build(Progress::Stderr)).await??;
-        step.done(&format!("{} are built", programs.names()));
+        step.done(&format!("{}: ready", programs.names()));
     }
     Ok(())
 }

@@ -3,6 +3,9 @@
 mod runner;
 mod suites;
 
+use std::cmp::Reverse;
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, bail};
 use clap::Args;
 
@@ -11,6 +14,9 @@ use crate::progress::Output;
 use crate::{cargo, crds};
 use runner::{Builder, Runner};
 use suites::Suite;
+
+/// How many lines say what took the time.
+const LONGEST: usize = 10;
 
 /// Which tests, and how.
 #[derive(Clone, Debug, Args)]
@@ -38,7 +44,9 @@ pub(crate) async fn run(output: &Output, args: &TestArgs) -> Result<()> {
     // Without a filter, all programs are needed: their builds run beside rustc.
     let everything = filter.is_none() && !args.unit && !args.no_run;
     let early = everything.then(|| Builder::start(&Programs::OF_TESTS));
+    let started = Instant::now();
     let mut suites = compile(output, args.unit).await?;
+    let compiling = ("compiling the tests".to_owned(), started.elapsed());
     if args.no_run {
         return Ok(());
     }
@@ -51,7 +59,7 @@ pub(crate) async fn run(output: &Output, args: &TestArgs) -> Result<()> {
         bail!("no test ran: is the filter right?");
     }
     let builder = early.unwrap_or_else(|| {
-        let mut needed: Vec<Programs> = suites.iter().flat_map(|suite| suite.needs()).copied().collect();
+        let mut needed: Vec<Programs> = suites.iter().flat_map(Suite::needs).collect();
         needed.sort_unstable();
         needed.dedup();
         Builder::start(&needed)
@@ -59,6 +67,10 @@ pub(crate) async fn run(output: &Output, args: &TestArgs) -> Result<()> {
     let jobs = args.jobs.unwrap_or_else(usual_jobs).max(1);
     let count = suites.len();
     let totals = Runner::new(output, builder, jobs, filter).run(suites).await?;
+    output.line("\nWhat took the longest, most of it side by side:");
+    for line in longest(totals.took.iter().chain([&compiling])) {
+        output.line(&line);
+    }
     output.line(&format!("\n{count} suites"));
     output.line(&format!("{} passed, {} failed", totals.passed, totals.failed()));
     if totals.failed() > 0 {
@@ -68,6 +80,14 @@ pub(crate) async fn run(output: &Output, args: &TestArgs) -> Result<()> {
         bail!("no test ran: is the filter right?");
     }
     Ok(())
+}
+
+/// The longest of what took at least a second, as lines.
+fn longest<'t>(took: impl Iterator<Item = &'t (String, Duration)>) -> Vec<String> {
+    let mut took: Vec<_> = took.filter(|(_, time)| time.as_secs() > 0).collect();
+    took.sort_by_key(|(what, time)| (Reverse(*time), what));
+    let line = |(what, time): &&(String, Duration)| format!("  {:>7.1} s  {what}", time.as_secs_f64());
+    took.iter().take(LONGEST).map(line).collect()
 }
 
 /// As many as there are processors. A suite with an API server mostly waits, but tokens of 30 seconds expire where one more waits for a
@@ -96,11 +116,22 @@ async fn compile(output: &Output, unit: bool) -> Result<Vec<Suite>> {
 }
 
 fn matching(suites: Vec<Suite>, filter: &str) -> Result<Vec<Suite>> {
-    let mut found = Vec::new();
-    for suite in suites {
-        if suite.has(filter)? {
-            found.push(suite);
-        }
+    let found = suites.into_iter().map(|suite| suite.only(filter));
+    found.filter_map(Result::transpose).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_come_first() {
+        let took = [("a", 900), ("b", 2000), ("c", 61_000)];
+        let took = took.map(|(what, millis)| (what.to_owned(), Duration::from_millis(millis)));
+        assert_eq!(longest(took.iter()), ["     61.0 s  c", "      2.0 s  b"]);
+        let many: Vec<_> = (1..99)
+            .map(|time| (String::new(), Duration::from_secs(time)))
+            .collect();
+        assert_eq!(longest(many.iter()).len(), LONGEST);
     }
-    Ok(found)
 }

@@ -68,6 +68,8 @@ pub(super) struct Totals {
     pub(super) passed: u32,
     /// The tests that failed, and the suites that ended without a result.
     pub(super) failures: Vec<String>,
+    /// What programs and suites took.
+    pub(super) took: Vec<(String, Duration)>,
 }
 
 impl Totals {
@@ -159,12 +161,13 @@ impl<'r> Runner<'r> {
 
     fn add_built(&mut self, built: Built) {
         let (names, seconds) = (built.programs.names(), built.took.as_secs_f64());
+        self.totals.took.push((names.to_owned(), built.took));
         self.builder
             .waiting
             .retain(|programs| *programs != built.programs);
         let result = match built.result {
             Ok(folder) => {
-                self.output.passed(&format!("{names} are built ({seconds:.1} s)"));
+                self.output.passed(&format!("{names}: ready ({seconds:.1} s)"));
                 self.control_plane = self.control_plane.take().or(folder);
                 Ok(())
             }
@@ -180,8 +183,8 @@ impl<'r> Runner<'r> {
     fn next(&mut self, suites: &mut Vec<Suite>) -> Option<Suite> {
         let mut index = 0;
         while index < suites.len() {
-            let needs = suites[index].needs().iter();
-            let states: Vec<_> = needs.map(|need| self.built.get(need)).collect();
+            let needs = suites[index].awaits();
+            let states: Vec<_> = needs.iter().map(|need| self.built.get(need)).collect();
             if states.iter().any(|state| matches!(state, Some(Err(_)))) {
                 let suite = suites.remove(index);
                 let failure = format!("{}: a program that it needs cannot be built", suite.name);
@@ -212,6 +215,7 @@ impl<'r> Runner<'r> {
 
     fn report(&mut self, ended: &Running, success: bool) {
         let (name, took) = (&ended.suite.name, ended.started.elapsed());
+        self.totals.took.push((name.clone(), took));
         let log = ended.process.log();
         let passed: u32 = log.lines().filter_map(passed).sum();
         self.totals.passed += passed;
@@ -248,7 +252,7 @@ impl<'r> Runner<'r> {
             .collect();
         let building = self.builder.waiting.first();
         let building = building.map_or(String::new(), |programs| {
-            format!("; building {}", programs.names())
+            format!("; getting {}", programs.names())
         });
         step.progress(&format!(
             "{done} of {count} suites: {}{building}",
@@ -341,6 +345,58 @@ mod tests {
                 "idtoken-operator: google: a::b",
                 "idtoken-testenv: oci: a program that it needs cannot be built",
             ]
+        );
+    }
+
+    #[tokio::test]
+    async fn tests_that_need_no_program_do_not_wait_for_one() {
+        let dir = RunDir::create("runner").unwrap();
+        let ran = dir.path().join("ran");
+        let counted = "echo 'test result: ok. 1 passed; 0 failed'";
+        let all = vec![
+            suite(
+                &dir,
+                "idtoken-testenv: oci",
+                &format!("test -e {} && {counted}", ran.display()),
+            ),
+            suite(
+                &dir,
+                "kubectl-idtoken: mint",
+                &format!("touch {} && {counted}", ran.display()),
+            ),
+        ];
+        let (sender, results) = channel();
+        let (programs, took) = (Programs::Tools, Duration::from_secs(7));
+        // The build ends only after the other suite.
+        let build = async {
+            idtoken_testenv::until("the suite ran", Duration::from_secs(60), async || {
+                Ok(ran.exists().then_some(()))
+            })
+            .await
+            .unwrap();
+            let result = Ok(None);
+            sender
+                .send(Built {
+                    programs,
+                    took,
+                    result,
+                })
+                .unwrap();
+        };
+        let output = Output::new();
+        let builder = Builder {
+            results,
+            waiting: vec![programs],
+        };
+        let run = Runner::new(&output, builder, 1, Some("any")).run(all);
+        let (totals, ()) = tokio::join!(run, build);
+        let totals = totals.unwrap();
+        assert_eq!((totals.passed, totals.failed()), (2, 0));
+        let mut took: Vec<_> = totals.took.iter().map(|(name, _)| name.as_str()).collect();
+        took.sort_unstable();
+        assert_eq!(
+            took,
+            [programs.names(), "idtoken-testenv: oci", "kubectl-idtoken: mint"]
         );
     }
 

@@ -15,33 +15,66 @@ use crate::programs::Programs;
 const TIMES: &str = "test-times.json";
 
 /// The third-party programs that suites need, and their minutes on two cores, which decide the order. Another suite needs all programs,
-/// unless it is one of unit tests, which need none.
-const KNOWN: [(&str, &[Programs], u64); 19] = {
-    use Programs::{Chart, Consumers, ControlPlane, Tools};
+/// unless it is one of unit tests, which need none. A test that needs more than is said here builds it itself.
+const KNOWN: [(&str, &[Programs], u64); 33] = {
+    use Programs::{Chart, Consumers, ControlPlane, Controllers, Tools};
     [
-        ("idtoken-operator: operator", &[ControlPlane], 8),
+        ("idtoken-operator: operator", &[ControlPlane, Controllers], 8),
         ("idtoken-operator: chart", &[ControlPlane, Chart], 4),
         ("idtoken-operator: telemetry", &[ControlPlane, Consumers], 4),
         ("idtoken-operator: consumers", &[ControlPlane, Consumers], 3),
         ("idtoken-operator: specs", &[ControlPlane], 1),
-        (
-            "idtoken-operator: docs",
-            &[ControlPlane, Chart, Tools, Consumers],
-            2,
-        ),
+        ("idtoken-operator: docs", &[ControlPlane, Chart, Tools], 2),
         ("idtoken-operator: google", &[], 1),
-        ("idtoken-operator: referees", &[], 3),
+        ("idtoken-operator: reconcile", &[], 1),
+        ("idtoken-operator: referees", &[ControlPlane], 3),
         ("idtoken-operator: release", &[], 0),
         ("idtoken-operator: undecodable", &[], 0),
         ("idtoken-testenv: control_plane", &[ControlPlane], 2),
         ("idtoken-testenv: process", &[ControlPlane], 1),
         ("idtoken-testenv: oci", &[Tools], 0),
         ("kubectl-idtoken: cluster", &[ControlPlane], 2),
+        ("kubectl-idtoken: completion", &[ControlPlane], 0),
+        ("kubectl-idtoken: doctor", &[ControlPlane], 0),
+        ("kubectl-idtoken: kubectl", &[ControlPlane], 1),
+        ("kubectl-idtoken: manifests", &[], 0),
         ("kubectl-idtoken: mint", &[], 0),
+        ("kubectl-idtoken: try_target", &[ControlPlane], 1),
         ("idtoken-conformance: conformance", &[], 1),
         ("idtoken-emulator: binary", &[], 0),
+        ("idtoken-emulator: faults", &[], 0),
+        ("idtoken-emulator: iam_credentials", &[], 0),
+        ("idtoken-emulator: metadata", &[], 0),
+        ("idtoken-emulator: oauth", &[], 0),
+        ("idtoken-emulator: proxy", &[], 0),
+        ("idtoken-emulator: sts", &[], 0),
+        ("idtoken-emulator: target", &[], 0),
+        ("idtoken-emulator: x509", &[], 0),
         ("documentation", &[], 1),
         ("idtoken-simulation: idtoken-simulation (bin)", &[], 2),
+    ]
+};
+
+/// Programs that only some modules of a suite need.
+const OF_MODULES: [(&str, Programs, &[&str]); 8] = {
+    use Programs::{Chart, Consumers, ControlPlane, Controllers, Tools};
+    [
+        ("idtoken-operator: operator", Controllers, &["roles"]),
+        (
+            "idtoken-operator: chart",
+            ControlPlane,
+            &["conform", "lifecycle", "run"],
+        ),
+        ("idtoken-operator: telemetry", Consumers, &["alerts", "run"]),
+        (
+            "idtoken-operator: consumers",
+            Consumers,
+            &["caddy", "manifests", "opentelemetry", "prometheus", "recipes"],
+        ),
+        ("idtoken-operator: referees", ControlPlane, &["verify"]),
+        ("idtoken-operator: docs", ControlPlane, &["shell"]),
+        ("idtoken-operator: docs", Chart, &["shell"]),
+        ("idtoken-operator: docs", Tools, &["workflows"]),
     ]
 };
 
@@ -56,6 +89,8 @@ pub(super) struct Suite {
     executable: Option<PathBuf>,
     /// The folder of its package.
     folder: PathBuf,
+    /// Which of its tests run; none for all.
+    tests: Option<Vec<String>>,
 }
 
 impl Suite {
@@ -66,6 +101,7 @@ impl Suite {
             unit: false,
             executable: None,
             folder: crate::workspace(),
+            tests: None,
         }
     }
 
@@ -105,16 +141,40 @@ impl Suite {
             unit,
             executable: Some(executable.into()),
             folder: folder.to_owned(),
+            tests: None,
         })
     }
 
-    /// The third-party programs that it needs.
-    pub(super) fn needs(&self) -> &'static [Programs] {
-        match self.known() {
+    /// The third-party programs that those of its tests need that run.
+    pub(super) fn needs(&self) -> Vec<Programs> {
+        let needs: &[Programs] = match self.known() {
             Some((_, needs, _)) => needs,
             None if self.unit => &[],
             None => &Programs::OF_TESTS,
-        }
+        };
+        needs.iter().copied().filter(|need| self.uses(*need)).collect()
+    }
+
+    /// Those of [`Self::needs`] without which it does not start. For kube-controller-manager the one test that needs it waits itself, since it is
+    /// among the last of the longest suite.
+    pub(super) fn awaits(&self) -> Vec<Programs> {
+        let mut needs = self.needs();
+        needs.retain(|need| *need != Programs::Controllers);
+        needs
+    }
+
+    fn uses(&self, programs: Programs) -> bool {
+        let mut rows = OF_MODULES.iter();
+        let row = rows.find(|(suite, of, _)| *suite == self.name && *of == programs);
+        let (Some((_, _, modules)), Some(tests)) = (row, &self.tests) else {
+            return true;
+        };
+        let module = |test: &String| {
+            test.split("::")
+                .next()
+                .is_some_and(|name| modules.contains(&name))
+        };
+        tests.iter().any(module)
     }
 
     fn known(&self) -> Option<&'static (&'static str, &'static [Programs], u64)> {
@@ -137,17 +197,26 @@ impl Suite {
         command
     }
 
-    /// Whether it has a test with `filter` in its name.
+    /// The same suite with only those tests that have `filter` in their name; none where there is no such test.
     ///
     /// # Errors
     /// When it does not list its tests.
-    pub(super) fn has(&self, filter: &str) -> Result<bool> {
+    pub(super) fn only(self, filter: &str) -> Result<Option<Self>> {
         let output = self
             .command(Some(filter))
             .args(["--list", "--format", "terse"])
             .output()
             .with_context(|| format!("cannot run {}", self.name))?;
-        Ok(output.status.success() && !output.stdout.is_empty())
+        let listed = String::from_utf8_lossy(&output.stdout);
+        let tests: Vec<_> = listed
+            .lines()
+            .filter_map(|line| Some(line.strip_suffix(": test")?.to_owned()))
+            .collect();
+        let found = output.status.success() && !tests.is_empty();
+        Ok(found.then_some(Self {
+            tests: Some(tests),
+            ..self
+        }))
     }
 }
 
@@ -248,9 +317,90 @@ mod tests {
         let needs = |name: &str| suites.iter().find(|suite| suite.name == name).unwrap().needs();
         assert_eq!(needs(unit), []);
         assert_eq!(needs(mint), []);
-        assert_eq!(needs(operator), [Programs::ControlPlane]);
+        assert_eq!(needs(operator), [Programs::ControlPlane, Programs::Controllers]);
         // An unknown suite: no program is built while its tests wait.
         assert_eq!(needs(new), Programs::OF_TESTS);
+    }
+
+    #[test]
+    fn a_test_needs_no_program_of_other_tests() {
+        use Programs::{Chart, Consumers, ControlPlane, Controllers, Tools};
+        let needs = |name: &str, tests: &[&str]| {
+            let suite = Suite {
+                name: format!("idtoken-operator: {name}"),
+                tests: Some(tests.iter().map(|test| (*test).to_owned()).collect()),
+                ..Suite::documentation()
+            };
+            suite.needs()
+        };
+        assert_eq!(needs("operator", &["issue::first", "rolesx::a"]), [ControlPlane]);
+        assert_eq!(
+            needs("operator", &["issue::first", "roles::garbage"]),
+            [ControlPlane, Controllers]
+        );
+        assert_eq!(needs("telemetry", &["logs::each_outcome"]), [ControlPlane]);
+        assert_eq!(needs("docs", &["links::all"]), []);
+        assert_eq!(needs("docs", &["workflows::all"]), [Tools]);
+        assert_eq!(needs("chart", &["render::names"]), [Chart]);
+        assert_eq!(needs("consumers", &["curl::all"]), [ControlPlane]);
+        assert_eq!(needs("consumers", &["caddy::all"]), [ControlPlane, Consumers]);
+        assert_eq!(needs("referees", &["fetch::all"]), []);
+        let operator = Suite::for_tests("idtoken-operator: operator", PathBuf::new());
+        assert_eq!(operator.needs(), [ControlPlane, Controllers]);
+        assert_eq!(operator.awaits(), [ControlPlane]);
+        // The modules that are named exist.
+        for (suite, _, modules) in OF_MODULES {
+            let folder = suite.replace("idtoken-operator: ", "tests/");
+            for module in modules {
+                let module = crate::workspace().join(&folder).join(module);
+                assert!(
+                    module.is_dir() || module.with_extension("rs").is_file(),
+                    "{module:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_each_suite_needs_is_known() {
+        let root = crate::workspace();
+        let manifest = |folder: &Path| std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        let workspace = manifest(&root);
+        let members = workspace.split("members = [").nth(1).unwrap();
+        let members = members.split(']').next().unwrap().split('"').skip(1).step_by(2);
+        let mut unknown = Vec::new();
+        for folder in members.map(|member| root.join(member)) {
+            let manifest = manifest(&folder);
+            let name = manifest.split("[package]\nname = \"").nth(1).unwrap();
+            let package = name.split('"').next().unwrap();
+            for entry in std::fs::read_dir(folder.join("tests")).into_iter().flatten() {
+                let path = entry.unwrap().path();
+                let target = path.file_stem().unwrap().to_string_lossy();
+                let suite = path.join("main.rs").is_file() || path.extension().is_some_and(|end| end == "rs");
+                let name = format!("{package}: {target}");
+                if suite && !KNOWN.iter().any(|(known, _, _)| *known == name) {
+                    unknown.push(name);
+                }
+            }
+        }
+        assert!(
+            unknown.is_empty(),
+            "all programs are built for {unknown:?}: say in KNOWN what these need"
+        );
+    }
+
+    #[test]
+    fn finds_the_tests_with_a_name() {
+        let dir = idtoken_testenv::RunDir::create("suites").unwrap();
+        let program = dir.path().join("suite");
+        let list = "#!/bin/sh\ntest \"$1\" = nothing || printf 'a::first: test\\nb::other: test\\n'\n";
+        std::fs::write(&program, list).unwrap();
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, executable).unwrap();
+        let suite = Suite::for_tests("idtoken-operator: operator", program);
+        assert!(suite.clone().only("nothing").unwrap().is_none());
+        let found = suite.only("s").unwrap().unwrap();
+        assert_eq!(found.tests.unwrap(), ["a::first", "b::other"]);
     }
 
     #[test]
