@@ -3,26 +3,28 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::binaries::{KUBERNETES, KUBERNETES_VERSION};
 use crate::go_module::{GoModule, GoTool};
 use crate::{Progress, builder, paths, progress};
 
-/// The module of `version`, such as `v1.34.2`: the pinned one with the version replaced everywhere, and with the other requirements
-/// that `go mod tidy` finds, which needs the network the first time. Without etcd, which has versions of its own.
+/// The module of `version`, such as `v1.34.2`: the pinned one's tools, what that version's own go.mod replaces, and the other
+/// requirements that `go mod tidy` finds, which needs the network the first time. Without etcd, which has versions of its own.
 pub(super) fn module(version: &str, progress: Progress) -> Result<GoModule> {
-    let (minor, patch) = parse(version).with_context(|| {
-        format!(
-            "{version:?} is not a version of Kubernetes 1: write it as v1.34.2 (Go modules exist from v1.34 on)"
-        )
-    })?;
+    let (minor, patch) = parse(version)
+        .with_context(|| format!("{version:?} is not a version of Kubernetes 1: write it as v1.34.2"))?;
     let dir = paths::testenv_dir().join(format!("kubernetes-{version}-module"));
     let tidy = dir.join(".tidy");
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let _lock = builder::lock(&dir.join(".lock"), "the module of Kubernetes", progress)?;
     if !tidy.is_file() {
-        write(&dir.join("go.mod"), &requirements(version, minor, patch))?;
+        let own = own_go_mod(version, &dir)?;
+        write(
+            &dir.join("go.mod"),
+            &requirements(version, &format!("v0.{minor}.{patch}"), &own)?,
+        )?;
         write(&dir.join("go.sum"), "")?;
         let mut step = progress::Step::new(progress);
         let mut command = Command::new("go");
@@ -62,20 +64,55 @@ fn parse(version: &str) -> Option<(u32, u32)> {
     Some((minor.parse().ok()?, patch.parse().ok()?))
 }
 
-/// The pinned go.mod's tools and replacements, with Kubernetes as the only requirement.
-fn requirements(version: &str, minor: u32, patch: u32) -> String {
-    let staging = KUBERNETES_VERSION.replacen("v1.", "v0.", 1);
-    let mut text = format!("require k8s.io/kubernetes {version}\n\n");
-    let mut required = false;
-    for line in KUBERNETES.go_mod.lines() {
-        required |= line == "require (";
-        if !required && !line.contains("go.etcd.io/") {
-            text.push_str(&line.replace(&staging, &format!("v0.{minor}.{patch}")));
-            text.push('\n');
+/// The go.mod that this version of Kubernetes has itself.
+fn own_go_mod(version: &str, dir: &Path) -> Result<String> {
+    let output = Command::new("go")
+        .args([
+            "mod",
+            "download",
+            "-json",
+            &format!("k8s.io/kubernetes@{version}"),
+        ])
+        .current_dir(dir)
+        .env("GOWORK", "off")
+        .output()
+        .context("cannot run go")?;
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let Some(path) = said["GoMod"].as_str() else {
+        bail!(
+            "there is no Kubernetes {version}: {} {}",
+            said["Error"].as_str().unwrap_or_default(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    };
+    read(Path::new(path))
+}
+
+/// The pinned go.mod's tools, with Kubernetes as the only requirement. What Kubernetes has in its own folder `staging` are modules of the
+/// version `staging`. GODEBUG is that of the Go that the version was made for.
+fn requirements(version: &str, staging: &str, own: &str) -> Result<String> {
+    let go = own.lines().find_map(|line| line.strip_prefix("go 1."));
+    let go = go
+        .and_then(|rest| rest.split('.').next())
+        .context("its go.mod names no Go")?;
+    let mut text = String::new();
+    for line in KUBERNETES.go_mod.lines().take_while(|line| *line != "require (") {
+        let line = match line.starts_with("godebug ") {
+            true => format!("godebug default=go1.{go}"),
+            false => line.to_owned(),
+        };
+        if !line.contains("go.etcd.io/") {
+            text.push_str(&format!("{line}\n"));
         }
-        required &= line != ")";
     }
-    text
+    text.push_str(&format!("require k8s.io/kubernetes {version}\n\nreplace (\n"));
+    for line in own.lines() {
+        if let Some((name, _)) = line.trim().split_once(" => ./staging/") {
+            text.push_str(&format!("\t{name} => {name} {staging}\n"));
+        }
+    }
+    text.push_str(")\n");
+    Ok(text)
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -94,10 +131,17 @@ mod tests {
     fn versions_are_replaced_everywhere() {
         assert_eq!(parse("v1.34.2"), Some((34, 2)));
         assert_eq!(parse("1.34"), None);
-        let text = requirements("v1.34.2", 34, 2);
-        assert!(text.contains("require k8s.io/kubernetes v1.34.2\n"));
-        assert!(text.contains("\tk8s.io/api => k8s.io/api v0.34.2\n"));
-        assert!(text.contains("\tk8s.io/kubernetes/cmd/kubelet\n"));
+        let own = "module k8s.io/kubernetes\n\ngo 1.22.0\n\nreplace (\n\tk8s.io/api => ./staging/src/k8s.io/api\n\
+                   \tk8s.io/legacy-cloud-providers => ./staging/src/k8s.io/legacy-cloud-providers\n)\n";
+        let text = requirements("v1.30.14", "v0.30.14", own).unwrap();
+        assert!(text.contains("require k8s.io/kubernetes v1.30.14\n"));
+        assert!(text.contains("\tk8s.io/api => k8s.io/api v0.30.14\n"));
+        // The pinned version has none of that name.
+        assert!(text.contains("\tk8s.io/legacy-cloud-providers => k8s.io/legacy-cloud-providers v0.30.14\n"));
+        assert!(
+            text.contains("\tk8s.io/kubernetes/cmd/kubelet\n") && text.contains("godebug default=go1.22\n")
+        );
         assert!(!text.contains(".37.") && !text.contains("etcd") && !text.contains("indirect"));
+        assert!(requirements("v1.30.14", "v0.30.14", "").is_err());
     }
 }
