@@ -240,6 +240,11 @@ fn nightly(commands: &Commands) -> Vec<Job> {
         Job {
             after: vec!["release"],
             shown: true,
+            ..commands.xtask("release-again", "release --again")
+        },
+        Job {
+            after: vec!["release-again"],
+            shown: true,
             may_be_left_out: true,
             ..commands.xtask("e2e-as-released", "e2e --image-profile release")
         },

@@ -221,8 +221,14 @@ fn unavailable(output: &Output, why: &str) -> ! {
     std::process::exit(UNAVAILABLE);
 }
 
+/// The root of the workspace, where it is another than the one that this program was built in.
+const WORKSPACE: &str = "IDTOKEN_XTASK_WORKSPACE";
+
 /// The root of the workspace.
 fn workspace() -> PathBuf {
+    if let Some(other) = std::env::var_os(WORKSPACE) {
+        return other.into();
+    }
     let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_owned()
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask release`: everything that a release consists of, in one folder. Nothing leaves this machine.
 
+mod again;
 mod artifacts;
 mod krew;
 mod placeholders;
@@ -42,6 +43,9 @@ pub(crate) struct ReleaseArgs {
     /// tried: as a snapshot, signed with a key made for it, in a registry that is started where none answers.
     #[arg(long)]
     registry: Option<String>,
+    /// Make the release of target/dist again, in another folder, and fail if a file is other bytes.
+    #[arg(long, exclusive = true)]
+    again: bool,
     /// The private key of cosign that signs what is pushed; COSIGN_PASSWORD has its password.
     #[arg(long, requires = "registry")]
     cosign_key: Option<PathBuf>,
@@ -59,6 +63,10 @@ impl ReleaseArgs {
 /// # Errors
 /// When the tree is not one to release, or a part of the release cannot be made or is not as it should be.
 pub(crate) async fn run(output: &Output, args: &ReleaseArgs) -> Result<()> {
+    if args.again {
+        output.heading(&format!("idtoken-operator {VERSION}, once more"));
+        return again::run(output).await;
+    }
     output.heading(&format!("idtoken-operator {VERSION}"));
     placeholders::check(output, args.is_tried())?;
     let notes = ready(output, args)?;

@@ -9,7 +9,8 @@ use crate::progress::Output;
 
 /// What the signature is for, so that one made for something else does not pass (`ssh-keygen -Y sign -n`).
 const NAMESPACE: &str = "idtoken-operator-release";
-const SUMS: &str = "SHA256SUMS";
+/// The file of checksums.
+pub(super) const SUMS: &str = "SHA256SUMS";
 
 /// Writes SHA256SUMS of the folder's files, for `sha256sum --check`; gives its path.
 ///
