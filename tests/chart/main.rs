@@ -10,3 +10,4 @@ mod metadata;
 mod render;
 mod run;
 mod schemas;
+mod upgrade;

@@ -21,31 +21,32 @@ use serde_json::{Value, json};
 use crate::cluster::{LIMIT, get, start};
 use crate::helm::{CHART, Helm, NAMESPACE, Version};
 
-const PROVIDER: &str = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
+pub(crate) const PROVIDER: &str =
+    "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
 const PRINCIPAL: &str = "principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/subject/\
     system:serviceaccount:idtoken-system:idtoken-operator";
-const OPERATOR: &str = "operator@p.iam.gserviceaccount.com";
-const CALLER: &str = "caller@my-project.iam.gserviceaccount.com";
-const RELEASE: &str = "idtoken-operator";
+pub(crate) const OPERATOR: &str = "operator@p.iam.gserviceaccount.com";
+pub(crate) const CALLER: &str = "caller@my-project.iam.gserviceaccount.com";
+pub(crate) const RELEASE: &str = "idtoken-operator";
 
 /// A cluster with the chart in it, and Google's endpoints.
-struct World {
-    cluster: ControlPlane,
-    google: EmulatorHandle,
-    helm: Helm,
+pub(crate) struct World {
+    pub(crate) cluster: ControlPlane,
+    pub(crate) google: EmulatorHandle,
+    pub(crate) helm: Helm,
 }
 
 /// What a kubelet would have started.
-struct Pod {
-    process: Process,
-    address: String,
+pub(crate) struct Pod {
+    pub(crate) process: Process,
+    pub(crate) address: String,
     name: &'static str,
     /// Where its volumes are, in place of the container's root.
     root: PathBuf,
 }
 
 impl World {
-    async fn new() -> Result<Self> {
+    pub(crate) async fn new() -> Result<Self> {
         Self::on(start().await?).await
     }
 
@@ -208,13 +209,24 @@ impl World {
         env: &[(&str, &str)],
         replaced: &[(&str, &str)],
     ) -> Result<Pod> {
+        let operator = Path::new(env!("CARGO_BIN_EXE_idtoken-operator"));
+        self.start_program(operator, name, env, replaced).await
+    }
+
+    /// The same with the program of the Deployment's image.
+    pub(crate) async fn start_program(
+        &self,
+        program: &Path,
+        name: &'static str,
+        env: &[(&str, &str)],
+        replaced: &[(&str, &str)],
+    ) -> Result<Pod> {
         let deployment = self.object("deployment/idtoken-operator").await?;
         let pod = &deployment["spec"]["template"]["spec"];
         let container = &pod["containers"][0];
         let root = self.cluster.dir().join(name);
-        let operator = Path::new(env!("CARGO_BIN_EXE_idtoken-operator"));
         let mut command = self
-            .command(operator, NAMESPACE, pod, container, &root, replaced)
+            .command(program, NAMESPACE, pod, container, &root, replaced)
             .await?;
         // Each pod has an address of its own there.
         command
@@ -222,7 +234,7 @@ impl World {
             .env("IDTOKEN_LISTEN", "127.0.0.1:0")
             .envs(env.iter().copied());
         let process = Process::spawn(name, &command, self.cluster.dir())?;
-        let line = process.wait_for_line("starting the operator", LIMIT).await?;
+        let line = process.wait_for_line("listen", LIMIT).await?;
         let address = line.split("listen=").nth(1);
         // In JSON.
         let address = address.or_else(|| line.split("\"listen\":\"").nth(1));

@@ -88,7 +88,10 @@ pub(crate) async fn run(output: &Output, against: Option<&str>, arguments: &[Str
 }
 
 /// The operator of the commit `revision`, built once in its own folder.
-async fn checked_out(output: &Output, revision: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// When there is no such commit, or its operator cannot be built.
+pub(crate) async fn checked_out(output: &Output, revision: &str) -> Result<PathBuf> {
     let commit = git(&["rev-parse", "--verify", &format!("{revision}^{{commit}}")])?;
     let bench = target_dir().join("bench");
     let kept = bench.join(format!("operator-{commit}"));
@@ -97,15 +100,7 @@ async fn checked_out(output: &Output, revision: &str) -> Result<PathBuf> {
         return Ok(kept);
     }
     let sources = bench.join(&commit);
-    // A plain copy: git would list a work tree until it is pruned.
-    let archive = bench.join(format!("{commit}.tar"));
-    std::fs::create_dir_all(&sources).with_context(|| format!("cannot make {}", sources.display()))?;
-    git(&["archive", "--output", text(&archive)?, &commit])?;
-    let mut tar = Command::new("tar");
-    tar.args(["-xf", text(&archive)?, "-C", text(&sources)?]);
-    let unpacked = tar.status().context("cannot run tar")?;
-    ensure!(unpacked.success(), "tar cannot unpack {}", archive.display());
-    std::fs::remove_file(&archive)?;
+    unpack(&commit, &[], &sources)?;
     let built = release(
         output,
         &sources,
@@ -120,6 +115,21 @@ async fn checked_out(output: &Output, revision: &str) -> Result<PathBuf> {
         .context("cannot keep the other operator")?;
     std::fs::remove_dir_all(&sources)?;
     Ok(kept)
+}
+
+/// Writes the `paths` of a commit, or all, to the folder `to`. A plain copy: git would list a work tree until it is pruned.
+///
+/// # Errors
+/// When git or tar fails.
+pub(crate) fn unpack(commit: &str, paths: &[&str], to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    let archive = to.join("archive.tar");
+    git(&[&["archive", "--output", text(&archive)?, commit], paths].concat())?;
+    let mut tar = Command::new("tar");
+    tar.args(["-xf", text(&archive)?, "-C", text(to)?]);
+    let unpacked = tar.status().context("cannot run tar")?;
+    ensure!(unpacked.success(), "tar cannot unpack {}", archive.display());
+    std::fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))
 }
 
 fn text(path: &Path) -> Result<&str> {

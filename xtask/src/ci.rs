@@ -245,6 +245,11 @@ fn nightly(commands: &Commands) -> Vec<Job> {
         Job {
             after: vec!["release-again"],
             shown: true,
+            ..commands.xtask("upgrade", "upgrade")
+        },
+        Job {
+            after: vec!["upgrade"],
+            shown: true,
             may_be_left_out: true,
             ..commands.xtask("e2e-as-released", "e2e --image-profile release")
         },

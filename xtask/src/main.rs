@@ -19,6 +19,7 @@ mod progress;
 mod release;
 mod site;
 mod test;
+mod upgrade;
 mod values;
 mod values_schema;
 
@@ -133,6 +134,8 @@ enum Task {
     },
     /// Remove each rule of the planner alone, in a copy, and fail where its model test does not notice.
     PlanRules,
+    /// Upgrade from the chart and the operator of an earlier commit to these, and back, with 100 tokens that must outlive it.
+    Upgrade(upgrade::UpgradeArgs),
     /// Run the end-to-end tests on a local Kubernetes node, as root.
     E2e(e2e::E2eArgs),
     /// Build the operator's container image as an OCI archive, without a container engine.
@@ -196,6 +199,7 @@ async fn run(task: Task, output: &Output) -> Result<()> {
         Task::Layers { write: true } => layers::write(output),
         Task::Deny { advisories } => deny::run(output, advisories).await,
         Task::Site { shots } => site::run(output, shots).await,
+        Task::Upgrade(args) => upgrade::run(output, &args).await,
         Task::PlanRules => plan_rules::run(output).await,
         Task::E2e(args) => e2e::run(output, &args).await,
         Task::Image(args) => image::run(output, &args).await.map(drop),
