@@ -10,7 +10,7 @@ use clap::Args;
 use idtoken_e2e::{Settings, images};
 use idtoken_testenv::node::isolation::{self, Isolation};
 use idtoken_testenv::node::{NodePrograms, packages};
-use idtoken_testenv::{Progress, binaries};
+use idtoken_testenv::{CRANE, Progress, binaries};
 
 use crate::image::{self, ImageArgs};
 use crate::progress::Output;
@@ -71,16 +71,17 @@ pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
             .for_each(|archive| output.line(&format!("  {}", crds::shown(archive))));
         return Ok(());
     }
-    let step = output.begin("etcd, Kubernetes, containerd, the CNI plugins, CoreDNS and Helm");
+    let step = output.begin("etcd, Kubernetes, containerd, the CNI plugins, CoreDNS, Helm and crane");
     let version = args.kubernetes.clone();
     let build = move || {
+        CRANE.build(&["crane"], Progress::Stderr)?;
         anyhow::Ok((
             NodePrograms::build(version.as_deref(), Progress::Stderr)?,
             helm()?,
         ))
     };
     let (programs, helm) = tokio::task::spawn_blocking(build).await??;
-    step.done("etcd, Kubernetes, containerd, the CNI plugins, CoreDNS and Helm are built");
+    step.done("etcd, Kubernetes, containerd, the CNI plugins, CoreDNS, Helm and crane are built");
     let kubectl = programs.assets().kubectl;
     let kubectl = kubectl.parent().context("kubectl is in no folder")?;
     let path = path([built.plugins.clone(), kubectl.to_owned(), helm])?;

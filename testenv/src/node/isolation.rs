@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::cgroups;
+use super::{cgroups, network};
 
 /// Passes the name of the control group to the process inside.
 const CGROUP_VARIABLE: &str = "IDTOKEN_TESTENV_CGROUP";
@@ -201,10 +201,10 @@ pub(super) fn cgroup() -> Result<String> {
     std::env::var(CGROUP_VARIABLE).with_context(|| format!("{CGROUP_VARIABLE} is not set"))
 }
 
-/// Mounts private folders and settings over those that a node's programs write to.
+/// Mounts private folders and settings over those that a node's programs write to, and creates the node's addresses.
 ///
 /// # Errors
-/// When something cannot be mounted, or outside of the namespaces.
+/// When something cannot be mounted or created, or outside of the namespaces.
 pub fn enter() -> Result<()> {
     assert_entered()?;
     // kubelet's mounts must be visible in containers: mounts are shared from here on, within this namespace.
@@ -219,7 +219,7 @@ pub fn enter() -> Result<()> {
         std::fs::write(&file, format!("{value}\n")).context("cannot write to /run")?;
         mount(&["--bind", &file.to_string_lossy(), name])?;
     }
-    Ok(())
+    network::create_bridge()
 }
 
 fn mount(arguments: &[&str]) -> Result<()> {

@@ -17,7 +17,6 @@ pub mod packages;
 mod programs;
 mod runtime;
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -46,19 +45,15 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts everything, and waits until the node is Ready and pods are admitted. `images` are archives (OCI or docker) to import.
-    /// `sandbox` is the name of the one among them that holds a pod's namespaces.
+    /// Starts everything, and waits until the node is Ready and pods are admitted. `registry` is the address of one that speaks plain
+    /// HTTP; it stands for docker.io too. `sandbox` is the name of the image that holds a pod's namespaces.
     ///
     /// # Errors
     /// Outside of [`isolation`]; when a program does not start. The error then has the end of its log.
-    pub async fn start(programs: &NodePrograms, images: &[PathBuf], sandbox: &str) -> Result<Self> {
+    pub async fn start(programs: &NodePrograms, registry: &str, sandbox: &str) -> Result<Self> {
         isolation::assert_entered()?;
-        network::create_bridge()?;
         let cluster = control_plane::start(programs).await?;
-        let containerd = Containerd::start(programs, &cluster, sandbox).await?;
-        for image in images {
-            containerd.import(image).await?;
-        }
+        let containerd = Containerd::start(programs, &cluster, registry, sandbox).await?;
         let control = control_plane::start_controllers(programs, &cluster)?;
         let network = network::start(programs, &cluster).await?;
         let kubelet_command = kubelet::command(programs, &cluster)?;
@@ -79,14 +74,6 @@ impl Node {
     /// The control plane, with kubeconfigs and a client.
     pub fn cluster(&self) -> &ControlPlane {
         &self.cluster
-    }
-
-    /// Imports the images of an archive (OCI or docker).
-    ///
-    /// # Errors
-    /// When `ctr` fails. The error has its output.
-    pub async fn import(&self, archive: &Path) -> Result<()> {
-        self.containerd.import(archive).await
     }
 
     /// Stops kubelet and containerd. Containers keep running, as during an upgrade of a node's software.

@@ -27,11 +27,18 @@ impl Containerd {
     pub(super) async fn start(
         programs: &NodePrograms,
         cluster: &ControlPlane,
+        registry: &str,
         sandbox: &str,
     ) -> Result<Self> {
         let cni = network::cni(cluster)?;
         let path = cluster.dir().join("containerd.toml");
-        write_private(&path, &config(programs, &cni, sandbox))?;
+        let registries = cluster.dir().join("registries");
+        for host in [registry, "docker.io"] {
+            let dir = registries.join(host);
+            std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+            write_private(&dir.join("hosts.toml"), &plain_http(registry))?;
+        }
+        write_private(&path, &config(programs, &cni, &registries, sandbox))?;
         let mut command = Command::new(programs.containerd("containerd"));
         command.arg("--config").arg(&path);
         command.env("PATH", programs.path()?);
@@ -56,15 +63,6 @@ impl Containerd {
     pub(super) async fn restart(&self) -> Result<()> {
         *self.process.lock().await = Process::spawn("containerd", &self.command, &self.dir)?;
         self.wait_ready().await
-    }
-
-    /// Imports the images of an archive.
-    pub(super) async fn import(&self, archive: &Path) -> Result<()> {
-        let archive = archive.display().to_string();
-        self.ctr(&["images", "import", "--local", &archive])
-            .await
-            .with_context(|| format!("containerd cannot import the image {archive}"))
-            .map(drop)
     }
 
     async fn wait_ready(&self) -> Result<()> {
@@ -96,7 +94,18 @@ impl Containerd {
     }
 }
 
-fn config(programs: &NodePrograms, cni: &Path, sandbox: &str) -> String {
+/// <https://github.com/containerd/containerd/blob/main/docs/hosts.md>
+fn plain_http(registry: &str) -> String {
+    format!(
+        r#"server = "http://{registry}"
+
+[host."http://{registry}"]
+  capabilities = ["pull", "resolve"]
+"#
+    )
+}
+
+fn config(programs: &NodePrograms, cni: &Path, registries: &Path, sandbox: &str) -> String {
     let plugins = programs.cni();
     format!(
         r#"version = 3
@@ -109,6 +118,9 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
 
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
   sandbox = "{sandbox}"
+
+[plugins.'io.containerd.cri.v1.images'.registry]
+  config_path = "{}"
 
 [plugins.'io.containerd.cri.v1.runtime']
   # Without CAP_SYS_RESOURCE the score cannot be lowered.
@@ -124,6 +136,7 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
   SystemdCgroup = false
 "#,
+        registries.display(),
         plugins.display(),
         cni.display(),
     )

@@ -7,11 +7,13 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use idtoken_testenv::node::packages;
 use idtoken_testenv::oci::{Arch, File, Image};
-use idtoken_testenv::{GoModule, GoTool, Progress, consumers};
+use idtoken_testenv::{GoModule, GoTool, Progress, Registry, consumers};
 use jiff::Timestamp;
 
 use crate::release;
 
+/// Where docker.io has images whose names have no slash, as the tutorial's.
+pub(crate) const LIBRARY: &str = "library";
 /// Holds the suite's own programs, busybox and curl.
 pub(crate) const TOOLS: &str = "idtoken-e2e-tools:1";
 /// Prometheus alone.
@@ -38,9 +40,28 @@ const PROGRAMS: GoModule = GoModule {
     }],
 };
 
-/// The name by which containerd knows an image whose name has no host.
-pub(crate) fn in_containerd(name: &str) -> String {
-    format!("docker.io/library/{name}")
+/// The name of the image in an archive that [`build`], [`of_debug_build`] or [`rename`] made.
+pub(crate) fn name(archive: &Path) -> String {
+    let stem = archive.file_stem().unwrap_or_default().to_string_lossy();
+    let own = [TOOLS, PROMETHEUS, BUSYBOX].map(str::to_owned);
+    let released = match stem.strip_suffix("-next") {
+        Some(name) => format!("{name}:{}", release::NEXT),
+        None => format!("{stem}:{}", env!("CARGO_PKG_VERSION")),
+    };
+    let mut names = own.into_iter();
+    let found = names.find(|name| name.split(':').next() == Some(&stem));
+    found.unwrap_or(released)
+}
+
+/// Pushes the images to a registry, from which the cluster pulls them.
+///
+/// # Errors
+/// With crane's words.
+pub(crate) fn push(registry: &Registry, archives: &[PathBuf]) -> Result<()> {
+    for archive in archives {
+        registry.push(archive, &format!("{LIBRARY}/{}", name(archive)))?;
+    }
+    Ok(())
 }
 
 /// Writes the archives of both images to `dir`. Blocks.

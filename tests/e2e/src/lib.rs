@@ -18,12 +18,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use idtoken_testenv::RunDir;
 use idtoken_testenv::node::{Node, NodePrograms, isolation};
+use idtoken_testenv::{Progress, Registry, RunDir};
 
 use cluster::Cluster;
 use report::Report;
-use suite::Suite;
+use suite::{OwnNode, Suite};
 
 /// What the tests run with.
 #[derive(Clone, Debug)]
@@ -44,25 +44,24 @@ pub async fn run_on_node(settings: Settings, programs: &NodePrograms, images: &[
     isolation::enter()?;
     let scratch = RunDir::create("e2e")?;
     let report = Report::default();
+    let push = report.begin("a registry, with the images");
+    let registry = push.ended(pushed(images).await)?;
     let start = report.begin("a node: control plane, kubelet, containerd");
-    let node = match Node::start(programs, images, &images::in_containerd(images::TOOLS)).await {
-        Ok(node) => node,
-        Err(error) => {
-            start.failed();
-            return Err(error);
-        }
-    };
-    start.passed();
+    let library = format!("{}/{}", registry.address(), images::LIBRARY);
+    let sandbox = format!("{library}/{}", images::TOOLS);
+    let node = start.ended(Node::start(programs, registry.address(), &sandbox).await)?;
+    let own = OwnNode { node, registry };
+    let node = &own.node;
     let cluster = Cluster {
         kubeconfig: node.cluster().admin_kubeconfig(),
-        registry: None,
+        registry: Some(library),
         path: settings.path,
         workspace: settings.workspace,
         scratch: scratch.path().to_owned(),
     };
     let suite = Suite {
         cluster: &cluster,
-        node: Some(&node),
+        own: Some(&own),
         report: &report,
     };
     let result = suite.run().await;
@@ -79,6 +78,13 @@ pub async fn run_on_node(settings: Settings, programs: &NodePrograms, images: &[
         std::future::pending::<()>().await;
     }
     result
+}
+
+/// A registry that has the images.
+async fn pushed(archives: &[PathBuf]) -> Result<Registry> {
+    let registry = Registry::start(Progress::Quiet).await?;
+    images::push(&registry, archives)?;
+    Ok(registry)
 }
 
 /// Runs the tests on an existing cluster, whose nodes have the images or get them from `registry`.
@@ -107,7 +113,7 @@ pub async fn run_on_cluster(settings: Settings, context: &str, registry: Option<
     };
     let suite = Suite {
         cluster: &cluster,
-        node: None,
+        own: None,
         report: &report,
     };
     let result = suite.run().await;

@@ -1,6 +1,7 @@
 //! The operator's release, as helm makes, changes and removes it.
 
 use anyhow::{Context, Result, ensure};
+use idtoken_testenv::Registry;
 use serde_json::Value;
 
 use crate::google::{Google, PROVIDER};
@@ -8,6 +9,7 @@ use crate::suite::{NAMESPACE, Suite, condition, text};
 
 const RELEASE: &str = "idtoken-operator";
 const CHART: &str = "charts/idtoken-operator";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PODS: &str = "-l app.kubernetes.io/name=idtoken-operator,app.kubernetes.io/component!=test";
 /// The tag of an image that differs in its name alone.
 pub(crate) const NEXT: &str = "next";
@@ -22,17 +24,61 @@ pub(crate) async fn install(suite: &Suite<'_>, google: &Google) -> Result<()> {
     ];
     let values = suite.manifest("values.yaml", &words)?;
     std::fs::write(values_file(suite), values).context("cannot write the values")?;
+    if let Some(own) = suite.own {
+        push_chart(suite, &own.registry).await?;
+    }
     helm_install(suite).await?;
     let ready = pods(suite).await?;
     ensure!(ready.len() == 2, "there are {} pods of the operator", ready.len());
+    if let Some(own) = suite.own {
+        pulled(&own.registry, &format!("{image}:{VERSION}"), &ready)?;
+    }
+    Ok(())
+}
+
+/// Packages the chart and pushes it, as a release does.
+async fn push_chart(suite: &Suite<'_>, registry: &Registry) -> Result<()> {
+    let to = suite.cluster.scratch.display();
+    suite
+        .cluster
+        .helm(&format!("package {CHART} --destination {to}"))
+        .await?;
+    let package = format!("{to}/{RELEASE}-{VERSION}.tgz");
+    let charts = format!("oci://{}/charts", registry.address());
+    suite
+        .cluster
+        .helm(&format!("push {package} {charts} --plain-http"))
+        .await
+        .map(drop)
+}
+
+/// What Helm installs: the chart of the registry, where there is one of ours; else the folder.
+fn chart(suite: &Suite<'_>) -> String {
+    match suite.own {
+        Some(own) => format!(
+            "oci://{}/charts/{RELEASE} --version {VERSION} --plain-http",
+            own.registry.address()
+        ),
+        None => CHART.to_owned(),
+    }
+}
+
+/// The pods' image came from the registry: an image that is imported has no digest there.
+fn pulled(registry: &Registry, image: &str, pods: &[Value]) -> Result<()> {
+    let name = image.rsplit_once(':').map_or(image, |(name, _)| name);
+    let wanted = format!("{name}@{}", registry.digest(image)?);
+    for pod in pods {
+        let found = text(&pod["status"]["containerStatuses"][0]["imageID"]);
+        ensure!(found == wanted, "a pod runs {found}, and {wanted} was pushed");
+    }
     Ok(())
 }
 
 async fn helm_install(suite: &Suite<'_>) -> Result<()> {
-    let values = values_file(suite);
     let arguments = format!(
-        "install {RELEASE} {CHART} -n {NAMESPACE} -f {} --wait --timeout 10m",
-        values
+        "install {RELEASE} {} -n {NAMESPACE} -f {} --wait --timeout 10m",
+        chart(suite),
+        values_file(suite)
     );
     suite.cluster.helm(&arguments).await.map(drop)
 }
@@ -75,8 +121,10 @@ pub(crate) async fn test(suite: &Suite<'_>) -> Result<()> {
 }
 
 async fn upgrade_with(suite: &Suite<'_>, set: &str) -> Result<()> {
-    let arguments =
-        format!("upgrade {RELEASE} {CHART} -n {NAMESPACE} --reuse-values --set {set} --wait --timeout 10m");
+    let arguments = format!(
+        "upgrade {RELEASE} {} -n {NAMESPACE} --reuse-values --set {set} --wait --timeout 10m",
+        chart(suite)
+    );
     suite.cluster.helm(&arguments).await?;
     let what = "the operator's pods are the new ones";
     suite

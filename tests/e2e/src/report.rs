@@ -3,6 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
+
 /// How often a long case says that it goes on.
 const INTERVAL: Duration = Duration::from_secs(15);
 
@@ -97,19 +99,12 @@ impl Report {
 }
 
 impl Case<'_> {
-    /// It went well.
-    pub(crate) fn passed(self) {
-        self.end('✓');
-    }
-
-    /// It did not.
-    pub(crate) fn failed(self) {
-        self.end('✗');
-    }
-
-    fn end(self, mark: char) {
+    /// Says how it went, and gives that.
+    pub(crate) fn ended<T>(self, result: Result<T>) -> Result<T> {
+        let mark = if result.is_ok() { '✓' } else { '✗' };
         let took = self.started.elapsed();
         println!("{mark} {} ({:.1} s)", self.name, took.as_secs_f64());
         self.report.add(mark, &self.name, Some(took));
+        result
     }
 }

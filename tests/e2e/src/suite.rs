@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use idtoken_testenv::Registry;
 use idtoken_testenv::node::Node;
 use serde_json::Value;
 
@@ -19,10 +20,18 @@ pub(crate) const LIFETIME: Duration = Duration::from_secs(150);
 pub(crate) struct Suite<'a> {
     /// The cluster, by kubectl and helm.
     pub(crate) cluster: &'a Cluster,
-    /// The node, where it is ours to stop and start.
-    pub(crate) node: Option<&'a Node>,
+    /// The node, where it is ours.
+    pub(crate) own: Option<&'a OwnNode>,
     /// Prints how cases went.
     pub(crate) report: &'a Report,
+}
+
+/// A node of our own: to stop and start, and with a registry that pods and Helm pull from.
+pub(crate) struct OwnNode {
+    /// The node.
+    pub(crate) node: Node,
+    /// Where its images and the chart are.
+    pub(crate) registry: Registry,
 }
 
 impl Suite<'_> {
@@ -44,7 +53,7 @@ impl Suite<'_> {
             .case("Google is emulated in the cluster", google::start(self))
             .await?;
         self.case(
-            "helm install: two replicas, Pod Security restricted",
+            "helm install oci://: two replicas, Pod Security restricted",
             release::install(self, &google),
         )
         .await?;
@@ -78,9 +87,9 @@ impl Suite<'_> {
         .await?;
         self.case("a new image by rolling update", release::roll(self))
             .await?;
-        match self.node {
-            Some(node) => {
-                let restart = failures::restart_node(self, node);
+        match self.own {
+            Some(own) => {
+                let restart = failures::restart_node(self, &own.node);
                 self.case("kubelet and containerd stop and start", restart)
                     .await?;
             }
@@ -117,17 +126,13 @@ impl Suite<'_> {
             release::uninstall(self),
         )
         .await?;
-        match &self.cluster.registry {
-            None => {
-                self.case("docs/tutorial.md, as written", tutorial::run(self))
-                    .await
-            }
-            Some(_) => {
-                self.report
-                    .skipped("docs/tutorial.md", "its images have no registry");
-                Ok(())
-            }
+        if self.own.is_none() && self.cluster.registry.is_some() {
+            self.report
+                .skipped("docs/tutorial.md", "its images have no registry");
+            return Ok(());
         }
+        self.case("docs/tutorial.md, as written", tutorial::run(self))
+            .await
     }
 
     /// What is asked of the cluster before anything is made in it.
@@ -148,16 +153,7 @@ impl Suite<'_> {
 
     async fn case<T>(&self, name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
         let case = self.report.begin(name);
-        match work.await {
-            Ok(value) => {
-                case.passed();
-                Ok(value)
-            }
-            Err(error) => {
-                case.failed();
-                Err(error.context(name.to_owned()))
-            }
-        }
+        case.ended(work.await).with_context(|| name.to_owned())
     }
 
     /// A manifest of this suite, with words replaced.
