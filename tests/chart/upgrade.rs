@@ -232,8 +232,8 @@ async fn renew(world: &World, value: &str) -> Result<()> {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs an earlier commit's operator: in cargo xtask nightly"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_tokens_outlive_an_upgrade_and_a_downgrade() -> Result<()> {
     let earlier = std::env::var_os(EARLIER).map(PathBuf::from).context(EARLIER)?;
     let earlier_chart = earlier.join("charts/idtoken-operator");
