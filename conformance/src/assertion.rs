@@ -97,7 +97,7 @@ pub struct Assertion {
     pub section: Option<Service>,
 }
 
-/// A request. Its texts may have variables; [`crate::world::World`] has them.
+/// A request. Its texts may have variables, which `world.rs` gives values.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Request {
@@ -123,7 +123,7 @@ pub struct Request {
     pub twice: bool,
 }
 
-/// An answer in its normal form: see [`crate::normal`].
+/// An answer in its normal form, as `normal.rs` makes it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Answer {
