@@ -125,10 +125,10 @@ impl Minter {
         own.max(self.federation.useful_callers())
     }
 
-    /// Whether so many calls wait for their turn at the operator's own endpoints, of all flows or of this one, that another one would only
-    /// wait as well. Providers of federation have few callers each, and their own limits.
+    /// Whether so many calls of the flow wait for their turn at the operator's own endpoints that another one would only wait as well.
+    /// Providers of federation have few callers each, and their own limits.
     #[must_use]
-    pub fn is_congested(&self, flow: Option<&str>) -> bool {
+    pub fn is_congested(&self, flow: &str) -> bool {
         self.iam_credentials.is_congested(flow) || self.metadata.is_congested(flow)
     }
 

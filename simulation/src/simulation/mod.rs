@@ -333,11 +333,9 @@ impl Simulation {
     /// Starts reconciles of due requests while the operator has room.
     fn start_reconciles(&mut self, shard: u16) -> Result<()> {
         let max_running = self.settings.concurrency + MAX_WAITING_RECONCILES;
-        let now = self.instant(self.now);
         loop {
             let operator = &mut self.operators[usize::from(shard)];
-            let has_room = operator.running < max_running && !operator.queue.is_congested(now, None);
-            if !has_room || operator.away > self.now {
+            if operator.running >= max_running || operator.away > self.now {
                 return Ok(());
             }
             let Some((_, number)) = operator.due.pop_first() else {

@@ -28,9 +28,6 @@ const PANIC_REQUEUE: Requeue = Requeue {
     token_left: None,
 };
 
-/// Whether so many calls to Google wait for their turn, of all namespaces or of this one, that another reconcile would only wait as well.
-pub(crate) type IsCongested = dyn Fn(Option<&str>) -> bool + Send + Sync;
-
 /// How many reconciles run at once.
 #[derive(Clone)]
 pub(crate) struct Limits {
@@ -38,8 +35,8 @@ pub(crate) struct Limits {
     pub(crate) in_flight: usize,
     /// Most reconciles in flight of one namespace. It follows how many calls Google takes at once: more would only wait for their turn.
     pub(crate) in_flight_per_namespace: Arc<dyn Fn() -> usize + Send + Sync>,
-    /// While it holds, no reconcile is started.
-    pub(crate) is_congested: Arc<IsCongested>,
+    /// Whether so many of a namespace's calls to Google wait for their turn that another reconcile of it would only wait as well.
+    pub(crate) is_congested: Arc<dyn Fn(&str) -> bool + Send + Sync>,
     /// As many permits as reconciles may use the Kubernetes API at once.
     pub(crate) permits: Arc<Permits>,
 }
@@ -123,13 +120,13 @@ impl Worker {
                 next_limit = now + LIMIT_INTERVAL;
                 queue.set_max_in_flight((self.limits.in_flight_per_namespace)());
             }
-            let has_room = |queue: &Queue| {
-                queue.in_flight() < self.limits.in_flight && !(self.limits.is_congested)(None)
-            };
-            while !stopping && queue.next().is_some_and(|due| due <= now) && has_room(&queue) {
+            while !stopping
+                && queue.in_flight() < self.limits.in_flight
+                && queue.next().is_some_and(|due| due <= now)
+            {
                 let pop = |shares: &Shares<_>| {
                     queue.pop(now, |namespace| {
-                        shares.is_open_to(namespace) && !(self.limits.is_congested)(Some(namespace))
+                        shares.is_open_to(namespace) && !(self.limits.is_congested)(namespace)
                     })
                 };
                 let Some((key, due, permit)) = self.limits.permits.start(pop) else {

@@ -184,7 +184,7 @@ async fn what_would_only_wait_for_google_waits_in_the_queue() {
     let is_over = Arc::new(AtomicBool::new(false));
     worker.limits.is_congested = Arc::new({
         let is_over = is_over.clone();
-        move |namespace| namespace == Some("shop") && !is_over.load(Ordering::SeqCst)
+        move |namespace| namespace == "shop" && !is_over.load(Ordering::SeqCst)
     });
     let (started, mut seen) = unbounded_channel();
     let start = |key: &ObjectKey, _: Permit| {

@@ -99,8 +99,8 @@ impl MetadataServer {
         self.client.useful_callers()
     }
 
-    /// Whether another call, of this flow or of any, would only wait for its turn.
-    pub(crate) fn is_congested(&self, flow: Option<&str>) -> bool {
+    /// Whether another call of this flow would only wait for its turn.
+    pub(crate) fn is_congested(&self, flow: &str) -> bool {
         self.client.is_congested(flow)
     }
 

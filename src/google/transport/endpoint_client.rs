@@ -83,8 +83,8 @@ impl EndpointClient {
         self.limiter.useful_callers()
     }
 
-    /// Whether another call, of this flow or of any, would only wait for its turn.
-    pub(crate) fn is_congested(&self, flow: Option<&str>) -> bool {
+    /// Whether another call of this flow would only wait for its turn.
+    pub(crate) fn is_congested(&self, flow: &str) -> bool {
         self.limiter.is_congested(flow)
     }
 

@@ -24,11 +24,10 @@ const SAME_CAUSE: Duration = Duration::from_secs(5);
 const PROBERS: usize = 8;
 /// An endpoint stands still if it has calls, and for this time none has started or ended.
 const STANDSTILL: Duration = Duration::from_secs(2);
-/// How many calls wait for their turn before the queue of the requests, where waiting costs less, holds back further ones: enough for
-/// the next turns to have callers.
-const CONGESTED: usize = 32;
-/// The same of one flow.
+/// How many calls of a flow wait for their turn before further ones only take memory: enough for the next turns to have callers.
 const CONGESTED_FLOW: usize = 8;
+/// How many calls of all flows wait before a flow with one waiting call is congested.
+const CONGESTED: usize = 32;
 /// How long a call is deferred whose flow is full.
 pub(crate) const FULL_RETRY: Duration = Duration::from_secs(4);
 
@@ -350,16 +349,15 @@ impl FairQueue {
         self.waiting
     }
 
-    /// Whether so many calls wait for their turn, of all flows or of this one, that another one would only wait as well. Never while the
-    /// endpoint stands still, so that those who wait for it keep nobody from starting who does not call it.
-    pub fn is_congested(&self, now: Instant, flow: Option<&str>) -> bool {
+    /// Whether so many calls of the flow wait for their turn that another one would only wait as well. A flow without a waiting call is
+    /// never congested, however many of others wait: what it starts next may be no call. Nor is any while the endpoint stands still.
+    pub(crate) fn is_congested(&self, now: Instant, flow: &str) -> bool {
         let stands_still = self.moved.is_some_and(|moved| moved + STANDSTILL <= now);
-        let (waiting, most) = match flow {
-            None => (self.waiting, CONGESTED),
-            Some(flow) => {
-                let flow = self.flows.get(flow);
-                (flow.map_or(0, |flow| flow.waiting.len()), CONGESTED_FLOW)
-            }
+        let waiting = self.flows.get(flow).map_or(0, |flow| flow.waiting.len());
+        let most = if self.waiting >= CONGESTED {
+            1
+        } else {
+            CONGESTED_FLOW
         };
         waiting >= most && !stands_still
     }

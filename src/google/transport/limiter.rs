@@ -159,7 +159,7 @@ impl Limiter {
     }
 
     /// Whether another call would only wait: [`FairQueue::is_congested`].
-    pub(crate) fn is_congested(&self, flow: Option<&str>) -> bool {
+    pub(crate) fn is_congested(&self, flow: &str) -> bool {
         let now = self.shared.clock.monotonic();
         self.shared.lock().queue.is_congested(now, flow)
     }
