@@ -235,3 +235,35 @@ async fn a_secret_that_only_the_storage_refuses_costs_few_tokens() -> Result<()>
     world.check_memory()?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_waits_for_no_call_of_other_namespaces() -> Result<()> {
+    let world = World::with(Setup {
+        flags: vec!["--google-rate=1".to_owned()],
+        ..Setup::default()
+    })
+    .await?;
+    world.granted("shop").await?;
+    world.issued("shop", "billing", json!({})).await?;
+    let others: Vec<String> = (0..110).map(|number| format!("other-{number}")).collect();
+    for namespace in &others {
+        world.granted(namespace).await?;
+    }
+    let before = world.google.mint_count();
+    for namespace in &others {
+        world.request(namespace, "waits", json!({})).await?;
+    }
+    let meddling = json!({"metadata": {"ownerReferences": null}});
+    let meddled = world.meddle("shop", "billing", meddling).await?;
+    assert!(meddled.metadata.owner_references.is_none());
+    world
+        .wait("the Secret is repaired", async || {
+            let secret = world.secret("shop", "billing").await?;
+            Ok(secret.metadata.owner_references.is_some())
+        })
+        .await?;
+    // One call a second starts. The repair needs none, so it comes before most of them.
+    let called = world.google.mint_count() - before;
+    assert!(called < 55, "{called} of 110 tokens were issued before it");
+    Ok(())
+}
