@@ -322,14 +322,7 @@ mod tests {
         let builder = Builder { results, waiting };
         let results = [Ok(Some(PathBuf::from("/assets"))), Err("no Go".to_owned())];
         for (programs, result) in builder.waiting.iter().zip(results) {
-            let (programs, took) = (*programs, Duration::ZERO);
-            sender
-                .send(Built {
-                    programs,
-                    took,
-                    result,
-                })
-                .unwrap();
+            sender.send(built(*programs, Duration::ZERO, result)).unwrap();
         }
         let output = Output::new();
         let mut totals = Runner::new(&output, builder, 2, Some("any"))
@@ -346,6 +339,14 @@ mod tests {
                 "idtoken-testenv: oci: a program that it needs cannot be built",
             ]
         );
+    }
+
+    fn built(programs: Programs, took: Duration, result: Result<Option<PathBuf>, String>) -> Built {
+        Built {
+            programs,
+            took,
+            result,
+        }
     }
 
     #[tokio::test]
@@ -374,14 +375,7 @@ mod tests {
             })
             .await
             .unwrap();
-            let result = Ok(None);
-            sender
-                .send(Built {
-                    programs,
-                    took,
-                    result,
-                })
-                .unwrap();
+            sender.send(built(programs, took, Ok(None))).unwrap();
         };
         let output = Output::new();
         let builder = Builder {
