@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::process::Command;
 
-use idtoken_testenv::{Progress, binaries};
+use idtoken_testenv::{Assets, Progress};
 use serde_json::{Value, json};
 
 use crate::Arguments;
 
 /// The machine and the versions of the programs. Unknown values are null.
 pub(crate) fn describe(arguments: &Arguments) -> Value {
-    let assets = binaries::locate(Progress::default()).ok();
+    let assets = Assets::locate(Progress::default()).ok();
     let etcd = assets.as_ref().and_then(|assets| version(&assets.etcd));
     let apiserver = assets.as_ref().and_then(|assets| version(&assets.kube_apiserver));
     json!({

@@ -776,7 +776,7 @@ fn without_tls_no_credential_is_sent_and_a_timeout_ends_a_response() {
     let (url, requests) = unfinished();
     let server = format!("--server={url}");
     let flags = [&server, "--token=secret", "--as=jane", "--request-timeout=1s"];
-    let kubectl = idtoken_testenv::binaries::locate(idtoken_testenv::Progress::default())
+    let kubectl = idtoken_testenv::Assets::locate(idtoken_testenv::Progress::default())
         .unwrap()
         .kubectl;
     let mut kubectl = Command::new(kubectl);

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::apiserver::{self, ApiServer, Files};
 use crate::etcd::Etcd;
 use crate::pki::{self, Authority, write_private};
-use crate::{Assets, AuditEvent, Options, Process, RunDir, audit, binaries, kubeconfig};
+use crate::{Assets, AuditEvent, Options, Process, RunDir, audit, kubeconfig};
 
 /// A running control plane: etcd and kube-apiserver, with a folder of their own.
 ///
@@ -43,7 +43,7 @@ impl ControlPlane {
             Some(assets) => assets.clone(),
             None => {
                 let progress = options.progress;
-                tokio::task::spawn_blocking(move || binaries::locate(progress))
+                tokio::task::spawn_blocking(move || Assets::locate(progress))
                     .await
                     .context("the search for the binaries was cancelled")??
             }

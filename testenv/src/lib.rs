@@ -3,7 +3,7 @@
 //! [`ControlPlane::start`] runs etcd and kube-apiserver (with TLS, RBAC, audit log and a service-account issuer) in a
 //! folder and on ports of their own, so that several run at once. The binaries come from `KUBEBUILDER_ASSETS` if it
 //! is set. Otherwise those that Kubernetes publishes for tests are downloaded once; where they cannot be, they are built once from their
-//! Go modules (see [`binaries`]). The crate's README lists its modules.
+//! Go modules (see [`Assets::locate`]). The crate's README lists its modules.
 //!
 //! A child started through [`Process`] never outlives the process that started it, even if that is killed by SIGKILL.
 //!
@@ -30,6 +30,7 @@
 mod apiserver;
 pub mod archive;
 mod artifact;
+mod assets;
 mod audit;
 pub mod binaries;
 mod builder;
@@ -60,8 +61,8 @@ mod skip;
 mod wait;
 
 pub use artifact::Artifact;
+pub use assets::Assets;
 pub use audit::AuditEvent;
-pub use binaries::Assets;
 pub use control_plane::{ControlPlane, Snapshot};
 pub use digest::sha256;
 pub use discovery::discovery_document;

@@ -21,7 +21,7 @@ pub struct Options {
     pub apiserver_flags: Vec<String>,
     /// Further flags for etcd.
     pub etcd_flags: Vec<String>,
-    /// The binaries. Default: [`crate::binaries::locate`].
+    /// The binaries. Default: [`Assets::locate`].
     pub assets: Option<Assets>,
     /// Where builds of the binaries report progress.
     pub progress: Progress,

@@ -167,7 +167,7 @@ async fn holder() {
 
 #[tokio::test]
 async fn a_killed_parent_leaves_nothing() {
-    idtoken_testenv::binaries::locate(Default::default()).unwrap();
+    idtoken_testenv::Assets::locate(Default::default()).unwrap();
     let mut holder = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "holder", "--nocapture"])
         .env(HOLDER, "1")

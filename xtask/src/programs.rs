@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::ValueEnum;
 use idtoken_testenv::node::NodePrograms;
-use idtoken_testenv::{CRANE, GoModule, Progress, binaries, consumers};
+use idtoken_testenv::{Assets, CRANE, GoModule, Progress, binaries, consumers};
 
 use crate::progress::Output;
 
@@ -59,7 +59,7 @@ impl Programs {
                 .try_for_each(|(module, program)| module.build(&[program], progress).map(drop))
         };
         match self {
-            Self::ControlPlane => binaries::locate(progress).map(drop),
+            Self::ControlPlane => Assets::locate(progress).map(drop),
             // A folder that the user named has it, or the test that needs it builds it.
             Self::Controllers
                 if std::env::var_os("KUBEBUILDER_ASSETS").is_some_and(|dir| !dir.is_empty()) =>
@@ -83,10 +83,10 @@ impl Programs {
 ///
 /// # Errors
 /// When they can be neither found, downloaded nor built.
-pub(crate) async fn control_plane(output: &Output) -> Result<binaries::Assets> {
+pub(crate) async fn control_plane(output: &Output) -> Result<Assets> {
     // The builder shows its own progress on stderr.
     let step = output.begin("etcd, kube-apiserver and kubectl");
-    let assets = tokio::task::spawn_blocking(|| binaries::locate(Progress::Stderr)).await??;
+    let assets = tokio::task::spawn_blocking(|| Assets::locate(Progress::Stderr)).await??;
     let dir = assets.etcd.parent().unwrap_or(&assets.etcd);
     let dir = dir.strip_prefix(crate::workspace()).unwrap_or(dir);
     step.done(&format!(

@@ -114,7 +114,7 @@ impl Queue {
     /// the fewest requests in flight, of those the one that has waited longest, and in that the first by its token. It counts as in flight
     /// until [`Queue::complete`].
     ///
-    /// `may_start` says whether there is a permit for a namespace.
+    /// `may_start` says whether a namespace may start one.
     pub(crate) fn pop(
         &mut self,
         now: Instant,

@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::*;
-use crate::binaries::downloaded_or_built;
+use crate::assets::downloaded_or_built;
 
 /// What a server sends.
 #[derive(Clone)]

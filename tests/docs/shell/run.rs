@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use idtoken_emulator::{EmulatorHandle, MetadataServer, Policy, ServiceAccount};
-use idtoken_testenv::{ControlPlane, Options, Port, Process, Progress, RunDir, binaries, clean_command};
+use idtoken_testenv::{
+    Assets, ControlPlane, Options, Port, Process, Progress, RunDir, binaries, clean_command,
+};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
@@ -106,7 +108,7 @@ pub(super) fn tools() -> Result<PathBuf> {
     let built = Path::new(env!("CARGO_BIN_EXE_idtoken-operator"))
         .parent()
         .context("no folder")?;
-    let kubectl = binaries::locate(Progress::Stderr)?.kubectl;
+    let kubectl = Assets::locate(Progress::Stderr)?.kubectl;
     let helm = binaries::HELM.build(&["helm"], Progress::Stderr)?.join("helm");
     let dir = idtoken_testenv::target_dir().join("testenv/tools-of-pages");
     std::fs::create_dir_all(&dir)?;

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use idtoken_testenv::{Process, Progress, RunDir, binaries};
+use idtoken_testenv::{Assets, Process, Progress, RunDir};
 
 use super::suites::{Suite, Times};
 use crate::programs::Programs;
@@ -44,7 +44,7 @@ fn build(todo: &[Programs], sender: &Sender<Built>) {
         let started = Instant::now();
         let result = programs.build(Progress::Quiet).and_then(|()| match programs {
             Programs::ControlPlane => {
-                let assets = binaries::locate(Progress::Quiet)?;
+                let assets = Assets::locate(Progress::Quiet)?;
                 Ok(assets.etcd.parent().map(PathBuf::from))
             }
             _ => Ok(None),
