@@ -1,4 +1,4 @@
-//! The file of `--grants-file`: a YAML list of grants.
+//! The content of the grants file, a YAML list of grants: how large it may be, and how it is decoded.
 
 use std::path::Path;
 use std::sync::Arc;

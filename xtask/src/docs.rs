@@ -1,13 +1,14 @@
 //! The generated pages: docs/api.md from the CustomResourceDefinitions, docs/flags.md from the command line. And the generated tables of
-//! docs/conformance.md and docs/emulator.md, from the assertions.
+//! docs/conformance.md and docs/emulator.md, from the assertions, and of ARCHITECTURE.md, from the files.
 
 mod api;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod commands;
+mod files;
 mod flags;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -44,25 +45,31 @@ pub(crate) fn check(output: &Output) -> Result<()> {
             );
         }
     }
-    step.done("the generated pages and tables of docs/ are up to date");
+    step.done("the generated pages and tables are up to date");
     Ok(())
 }
 
 fn pages() -> Result<Vec<(PathBuf, String)>> {
-    let docs = crate::workspace().join("docs");
+    let root = crate::workspace();
+    let docs = root.join("docs");
     let assertions = idtoken_conformance::all()?;
-    let read = |name: &str| {
-        let path = docs.join(name);
-        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", shown(&path)))
-    };
-    let conformance = idtoken_conformance::with_assertions(&read("conformance.md")?, &assertions)?;
-    let emulator = idtoken_conformance::with_behaviours(&read("emulator.md")?, &assertions)?;
-    Ok(vec![
+    let read =
+        |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", shown(path)));
+    let paths = [
+        docs.join("conformance.md"),
+        docs.join("emulator.md"),
+        root.join("ARCHITECTURE.md"),
+    ];
+    let conformance = idtoken_conformance::with_assertions(&read(&paths[0])?, &assertions)?;
+    let emulator = idtoken_conformance::with_behaviours(&read(&paths[1])?, &assertions)?;
+    let architecture = files::with_table(&read(&paths[2])?, &root)?;
+    let texts = [conformance, emulator, architecture];
+    let mut pages: Vec<_> = paths.into_iter().zip(texts).collect();
+    pages.extend([
         (docs.join("api.md"), api::page()?),
         (docs.join("flags.md"), flags::page()?),
-        (docs.join("conformance.md"), conformance),
-        (docs.join("emulator.md"), emulator),
-    ])
+    ]);
+    Ok(pages)
 }
 
 /// A comment in Markdown, which is not rendered.
@@ -89,8 +96,6 @@ fn head(titles: &[&str]) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
-    use std::path::Path;
-
     use clap::CommandFactory;
 
     use super::*;

@@ -1,4 +1,5 @@
-//! The Secrets of other clients that block a request. Each is watched by its name, or read every minute, for as long as it blocks one.
+//! The Secrets of other clients that block a request: how many of them are watched, of a namespace and in all, and which are read every minute
+//! instead. Each is known for as long as it blocks a request.
 //!
 //! They have a lock of their own: no operation needs them and the [`Cache`](super::Cache) in one step.
 

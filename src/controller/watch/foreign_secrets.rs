@@ -1,5 +1,5 @@
-//! Secrets of others that are the target of a request. They do not have our label, so the watch of Secrets does not show when they are
-//! handed over or deleted: each is watched by its name for as long as it conflicts, or read every minute.
+//! Watches by name, or reads every minute, the Secrets of other clients that the cache lists. They do not have our label, so the watch of
+//! Secrets does not show when they are handed over or deleted.
 
 use std::collections::HashMap;
 use std::pin::pin;

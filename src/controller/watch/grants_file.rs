@@ -1,4 +1,4 @@
-//! The grants file: a mounted ConfigMap, for example.
+//! Reads the grants file, such as a mounted ConfigMap, again whenever it changes.
 
 use std::path::PathBuf;
 use std::sync::Arc;

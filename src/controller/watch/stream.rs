@@ -1,4 +1,4 @@
-//! Lists and watches: how each goes on, when it is restarted, and what metrics and log say about it.
+//! Lists and watches: the size of their pages, how each goes on, when it is restarted, and what metrics and log say about it.
 //!
 //! An object that cannot be decoded is counted and dropped; the list or watch goes on without it.
 
