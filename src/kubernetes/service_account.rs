@@ -1,4 +1,4 @@
-//! Reads of Kubernetes ServiceAccounts, and tokens for them.
+//! Reads of Kubernetes ServiceAccounts, and tokens for them with their audience and lifetime.
 
 use std::time::Duration;
 

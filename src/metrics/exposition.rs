@@ -1,4 +1,5 @@
-//! Pure: the text formats of a scrape. The registry writes OpenMetrics; a client that does not accept it gets the older text format.
+//! Pure: the text formats of a scrape, and which of them a client gets. The registry writes OpenMetrics; a client that does not accept it
+//! gets the older text format.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! Jitter that depends on a request's UID alone, so that a restart keeps it.
+//! Jitter that depends on a request's UID alone, so that a restart keeps it; its callers say how large it is.
 
 use jiff::SignedDuration;
 

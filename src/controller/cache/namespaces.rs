@@ -1,4 +1,4 @@
-//! The namespaces that are terminating, and those in which Secrets cannot be written.
+//! The namespaces that are terminating, and those in which Secrets cannot be written, as the last writes ended.
 
 use std::collections::HashMap;
 

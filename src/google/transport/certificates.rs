@@ -1,4 +1,4 @@
-//! The certificates that are trusted: the platform's, and those of a file in addition. Both can be replaced while the process runs.
+//! The certificates that are trusted: the platform's, and those of the CA file in addition. Both can be replaced while the process runs.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
