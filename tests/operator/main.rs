@@ -15,6 +15,7 @@ mod failures;
 mod federation;
 mod forged;
 mod fresh;
+mod full;
 mod hostile;
 mod issue;
 mod kstatus;

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use idtoken_emulator::Endpoint;
 use idtoken_testenv::until;
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use crate::common::{AUDIENCE, CALLER, LIMIT, Setup, World, condition, config, has, of, token};
@@ -175,6 +176,21 @@ async fn a_namespace_that_is_absent_or_lacks_rights_costs_the_others_nothing() -
     world.issued("farm", "first", json!({})).await?;
     not_served(&world, &[]).await?;
     assert_eq!(world.google.mint_count(), 5);
+
+    // It terminates: Kubernetes deletes its Secrets, none can be created, and the rights in it go too.
+    let terminate = ["delete", "namespace", "farm", "--wait=false"];
+    world.cluster.kubectl(terminate).await?;
+    world
+        .secrets("farm")
+        .delete("first", &DeleteParams::default())
+        .await?;
+    world.issued("shop", "third", json!({})).await?;
+    let rights = ["delete", "rolebindings", "--all", "--namespace=farm"];
+    world.cluster.kubectl(rights).await?;
+    world.stop_operator(false).await?;
+    world.start_operator().await?;
+    not_served(&world, &["farm"]).await?;
+    world.issued("yard", "third", json!({})).await?;
     Ok(())
 }
 

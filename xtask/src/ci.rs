@@ -223,6 +223,13 @@ fn nightly(commands: &Commands) -> Vec<Job> {
         Job {
             after: vec!["start-with-10000-requests"],
             ..commands.cargo(
+                "memory-filled-to-its-limits",
+                "test --locked --package idtoken-operator --test operator -- --ignored memory_that_is_filled",
+            )
+        },
+        Job {
+            after: vec!["memory-filled-to-its-limits"],
+            ..commands.cargo(
                 "published-and-tampered-with",
                 "test --locked --package idtoken-operator --test release -- --ignored",
             )

@@ -81,7 +81,14 @@ async fn publish_issuer(suite: &Suite<'_>) -> Result<()> {
     suite.cluster.apply(&binding.to_string()).await
 }
 
-async fn config_map(suite: &Suite<'_>, namespace: &str, name: &str, key: &str, value: &str) -> Result<()> {
+/// Applies a ConfigMap with one key.
+pub(crate) async fn config_map(
+    suite: &Suite<'_>,
+    namespace: &str,
+    name: &str,
+    key: &str,
+    value: &str,
+) -> Result<()> {
     let object = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": name, "namespace": namespace},

@@ -8,6 +8,7 @@ mod failures;
 mod federation;
 mod google;
 pub mod images;
+mod metadata;
 mod objects;
 mod release;
 mod report;

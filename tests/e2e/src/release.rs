@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use idtoken_testenv::Registry;
 use serde_json::Value;
 
-use crate::google::{Google, PROVIDER};
+use crate::google::{Google, PROVIDER, config_map};
 use crate::suite::{NAMESPACE, Suite, condition, text};
 
 const RELEASE: &str = "idtoken-operator";
@@ -120,7 +120,8 @@ pub(crate) async fn test(suite: &Suite<'_>) -> Result<()> {
     Ok(())
 }
 
-async fn upgrade_with(suite: &Suite<'_>, set: &str) -> Result<()> {
+/// `helm upgrade` with one more value.
+pub(crate) async fn upgrade_with(suite: &Suite<'_>, set: &str) -> Result<()> {
     let arguments = format!(
         "upgrade {RELEASE} {} -n {NAMESPACE} --reuse-values --set {set} --wait --timeout 10m",
         chart(suite)
@@ -155,6 +156,31 @@ pub(crate) async fn roll(suite: &Suite<'_>) -> Result<()> {
         );
     }
     suite.wait_ready("shop", "billing", "True").await.map(drop)
+}
+
+/// A CA is added to the bundle's ConfigMap: each pod reads it once kubelet has brought it, and is the same pod.
+pub(crate) async fn rotate_bundle(suite: &Suite<'_>) -> Result<()> {
+    let cluster = suite.cluster;
+    let read = async |name: &str, key: &str| -> Result<String> {
+        let map = cluster.get("configmap", name, NAMESPACE).await?;
+        Ok(text(&map["data"][key]))
+    };
+    let both = [
+        read("google-ca", "ca.crt").await?,
+        read("kube-root-ca.crt", "ca.crt").await?,
+    ];
+    config_map(suite, NAMESPACE, "google-ca", "ca.crt", &both.join("\n")).await?;
+    for pod in pods(suite).await? {
+        let name = text(&pod["metadata"]["name"]);
+        let what = format!("pod {name} has read the new bundle");
+        suite
+            .wait(&what, async || {
+                let log = cluster.kubectl(&format!("logs -n {NAMESPACE} {name}")).await?;
+                Ok(log.contains("CA file reloaded").then_some(()))
+            })
+            .await?;
+    }
+    Ok(())
 }
 
 /// No pod of the operator has logged a token, nor restarted.

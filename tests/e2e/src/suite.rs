@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::report::Report;
-use crate::{consumers, failures, federation, google, objects, release, tutorial};
+use crate::{consumers, failures, federation, google, metadata, objects, release, tutorial};
 
 /// How long the emulated Google's ID tokens live: three renewals of half of it fit into the suite's time, and the rest is
 /// enough for a kubelet on a slow machine. Google's live for an hour.
@@ -71,6 +71,11 @@ impl Suite<'_> {
         self.case("helm upgrade with other values", release::upgrade(self))
             .await?;
         self.case(
+            "a CA is added to the mounted bundle",
+            release::rotate_bundle(self),
+        )
+        .await?;
+        self.case(
             "a deleted request takes its Secret with it",
             objects::delete_request(self),
         )
@@ -121,6 +126,19 @@ impl Suite<'_> {
             release::uninstall_and_keep(self),
         )
         .await?;
+        match self.own {
+            Some(_) => {
+                self.case(
+                    "a pod named metadata.google.internal is not taken for Google's metadata server",
+                    metadata::impostor(self),
+                )
+                .await?;
+            }
+            None => self.report.skipped(
+                "a pod named metadata.google.internal is not taken for Google's metadata server",
+                "the node may have a metadata server",
+            ),
+        }
         self.case(
             "helm uninstall removes the CRDs where the values say so",
             release::uninstall(self),
