@@ -1,11 +1,11 @@
 //! Pure: grants by namespace, account and audience, so that the cost of a decision does not grow with the number of grants.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::api::v1alpha1::{GrantRef, IdTokenGrantSpec};
 use crate::grants::selector::{NamespaceMatch, Selector, namespace_match};
+use crate::grants::sorted_map::{SortedMap, reserve_first};
 use crate::request::syntax::is_unique_id;
 
 /// A grant.
@@ -17,7 +17,7 @@ pub struct Grant {
     pub spec: Arc<IdTokenGrantSpec>,
 }
 
-/// Labels of every namespace, by name.
+/// Labels of every namespace, by its name.
 pub type Namespaces = HashMap<String, BTreeMap<String, String>>;
 
 /// One entry of `spec.to`.
@@ -33,9 +33,9 @@ pub(crate) struct Entry {
 /// The entries for one account in the same namespaces, by audience.
 #[derive(Debug, Default)]
 struct Audiences {
-    exact: HashMap<String, Vec<Entry>>,
+    exact: SortedMap<Vec<Entry>>,
     /// By the text before the final `*`.
-    prefixes: BTreeMap<String, Vec<Entry>>,
+    prefixes: SortedMap<Vec<Entry>>,
 }
 
 /// A grant in the index.
@@ -43,7 +43,7 @@ struct Audiences {
 struct Indexed {
     grant: Arc<Grant>,
     /// The valid entries of its `spec.from`.
-    matches: Vec<NamespaceMatch>,
+    matches: Box<[NamespaceMatch]>,
 }
 
 /// All grants, by namespace, account and audience.
@@ -54,7 +54,8 @@ pub struct GrantIndex {
     entries: HashMap<NamespaceMatch, HashMap<String, Audiences>>,
     /// How many grants have the selector.
     selectors: HashMap<Arc<Selector>, usize>,
-    namespaces: Namespaces,
+    /// Labels of namespaces, by name.
+    namespaces: HashMap<Box<str>, SortedMap<Box<str>>>,
     /// By namespace, the selectors that select it.
     selected: HashMap<String, BTreeSet<Arc<Selector>>>,
 }
@@ -98,7 +99,9 @@ impl GrantIndex {
                             grant: grant.clone(),
                             to,
                         };
-                        audiences.entries_mut(audience).push(entry);
+                        let entries = audiences.entries_mut(audience);
+                        reserve_first(entries);
+                        entries.push(entry);
                     }
                 }
             }
@@ -140,8 +143,8 @@ impl GrantIndex {
     pub fn set_namespaces(&mut self, namespaces: Namespaces) {
         let known = self.namespaces.keys();
         let gone: Vec<String> = known
-            .filter(|name| !namespaces.contains_key(*name))
-            .cloned()
+            .filter(|name| !namespaces.contains_key(&***name))
+            .map(|name| name.to_string())
             .collect();
         for name in gone {
             self.set_namespace(&name, None);
@@ -153,6 +156,9 @@ impl GrantIndex {
 
     /// Sets the labels of one namespace, or removes the namespace. Returns whether anything changed.
     pub fn set_namespace(&mut self, name: &str, labels: Option<BTreeMap<String, String>>) -> bool {
+        let compact = |(key, value): (String, String)| (key.into(), value.into());
+        let labels: Option<SortedMap<Box<str>>> =
+            labels.map(|labels| labels.into_iter().map(compact).collect());
         if self.namespaces.get(name) == labels.as_ref() {
             return false;
         }
@@ -160,12 +166,15 @@ impl GrantIndex {
         let Some(labels) = labels else {
             return self.namespaces.remove(name).is_some();
         };
-        let selecting = self.selectors.keys().filter(|selector| selector.matches(&labels));
+        let selecting = self
+            .selectors
+            .keys()
+            .filter(|selector| selects(selector, &labels));
         let selected: BTreeSet<Arc<Selector>> = selecting.cloned().collect();
         if !selected.is_empty() {
             self.selected.insert(name.to_owned(), selected);
         }
-        self.namespaces.insert(name.to_owned(), labels);
+        self.namespaces.insert(name.into(), labels);
         true
     }
 
@@ -210,9 +219,9 @@ impl GrantIndex {
             return;
         }
         for (name, labels) in &self.namespaces {
-            if selector.matches(labels) {
+            if selects(selector, labels) {
                 self.selected
-                    .entry(name.clone())
+                    .entry(name.to_string())
                     .or_default()
                     .insert(selector.clone());
             }
@@ -238,8 +247,8 @@ impl GrantIndex {
 impl Audiences {
     fn entries_mut(&mut self, pattern: &str) -> &mut Vec<Entry> {
         match pattern.strip_suffix('*') {
-            Some(prefix) => self.prefixes.entry(prefix.to_owned()).or_default(),
-            None => self.exact.entry(pattern.to_owned()).or_default(),
+            Some(prefix) => self.prefixes.get_or_default(prefix),
+            None => self.exact.get_or_default(pattern),
         }
     }
 
@@ -248,8 +257,8 @@ impl Audiences {
         entries.retain(|entry| &*entry.key != key);
         if entries.is_empty() {
             match pattern.strip_suffix('*') {
-                Some(prefix) => drop(self.prefixes.remove(prefix)),
-                None => drop(self.exact.remove(pattern)),
+                Some(prefix) => self.prefixes.remove(prefix),
+                None => self.exact.remove(pattern),
             }
         }
     }
@@ -264,8 +273,7 @@ impl Audiences {
         let mut rest = audience;
         loop {
             candidates.lookups += 1;
-            let below = (Bound::Unbounded, Bound::Included(rest));
-            let Some((prefix, entries)) = self.prefixes.range::<str, _>(below).next_back() else {
+            let Some((prefix, entries)) = self.prefixes.last_up_to(rest) else {
                 return;
             };
             let common = common_prefix(rest, prefix);
@@ -282,6 +290,10 @@ impl Audiences {
     }
 }
 
+fn selects(selector: &Selector, labels: &SortedMap<Box<str>>) -> bool {
+    selector.matches(|key| labels.get(key).map(|value| &**value))
+}
+
 /// Length of the common prefix in bytes, rounded down to whole characters.
 fn common_prefix(a: &str, b: &str) -> usize {
     let same = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
@@ -289,7 +301,7 @@ fn common_prefix(a: &str, b: &str) -> usize {
 }
 
 /// Without duplicates. An invalid entry allows nothing.
-fn namespace_matches(grant: &Grant) -> Vec<NamespaceMatch> {
+fn namespace_matches(grant: &Grant) -> Box<[NamespaceMatch]> {
     let mut matches = Vec::new();
     for matched in grant
         .spec
@@ -301,7 +313,7 @@ fn namespace_matches(grant: &Grant) -> Vec<NamespaceMatch> {
             matches.push(matched);
         }
     }
-    matches
+    matches.into()
 }
 
 #[cfg(test)]

@@ -10,4 +10,5 @@ pub mod index;
 pub mod object;
 pub mod policy;
 pub mod selector;
+mod sorted_map;
 pub mod store;

@@ -53,7 +53,8 @@ impl GrantObject {
         Self {
             id,
             generation,
-            spec: spec.map(Arc::new),
+            // A copy has no spare capacity; a vector that was decoded has room for four.
+            spec: spec.map(|spec| Arc::new(spec.clone())),
             status,
             problem,
         }

@@ -1,7 +1,7 @@
 //! Pure: an entry of `spec.from` → the namespaces that it allows, or why it allows none. The rules of validity are those of Kubernetes
 //! (`LabelSelectorAsSelector`), except that a selector without a requirement selects nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -126,10 +126,10 @@ impl Selector {
         }
     }
 
-    /// Whether it selects a namespace with these labels.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    /// Whether it selects a namespace whose labels `label` returns by their keys.
+    pub fn matches<'l>(&self, label: impl Fn(&str) -> Option<&'l str>) -> bool {
         self.0.iter().all(|Requirement { key, condition }| {
-            let value = labels.get(key);
+            let value = label(key);
             match condition {
                 Condition::In(values) => value.is_some_and(|value| values.contains(value)),
                 Condition::NotIn(values) => value.is_none_or(|value| !values.contains(value)),

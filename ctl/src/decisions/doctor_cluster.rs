@@ -197,7 +197,9 @@ fn matched(grant: &Grant, namespaces: &Namespaces) -> usize {
         grant.spec.from.iter().any(|from| match namespace_match(from) {
             Ok(NamespaceMatch::All) => true,
             Ok(NamespaceMatch::Name(named)) => named == *name,
-            Ok(NamespaceMatch::Selector(selector)) => selector.matches(labels),
+            Ok(NamespaceMatch::Selector(selector)) => {
+                selector.matches(|key| labels.get(key).map(String::as_str))
+            }
             Err(_) => false,
         })
     };
