@@ -1,6 +1,7 @@
 //! Reads of Secrets. A body can hold a token, so it is wiped, and no error quotes it. Any client may have written the Secret: what is not
 //! read is not decoded.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -83,18 +84,18 @@ struct WireMetadata<'a> {
 /// The field manager other than ours that changed the object last. A client can write here what it likes: what cannot be decoded is as none.
 fn last_field_manager(managed_fields: &RawValue) -> Option<String> {
     #[derive(Deserialize)]
-    struct Entry {
-        #[serde(default)]
-        manager: String,
+    struct Entry<'a> {
+        #[serde(borrow, default)]
+        manager: Cow<'a, str>,
         /// RFC 3339 in UTC, so that the order of the text is that of the time.
-        #[serde(default)]
-        time: String,
+        #[serde(borrow, default)]
+        time: Cow<'a, str>,
     }
-    let entries: Vec<Entry> = serde_json::from_str(managed_fields.get()).ok()?;
+    let entries: Vec<Entry<'_>> = serde_json::from_str(managed_fields.get()).ok()?;
     let others = entries.into_iter().filter(|entry| entry.manager != FIELD_MANAGER);
     others
         .max_by(|a, b| a.time.cmp(&b.time))
-        .map(|entry| entry.manager)
+        .map(|entry| entry.manager.into_owned())
 }
 
 impl SecretContent {

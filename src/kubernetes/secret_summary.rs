@@ -36,8 +36,9 @@ pub struct SecretSummary {
 
 impl From<&ObjectMeta> for SecretSummary {
     fn from(meta: &ObjectMeta) -> Self {
-        let annotation = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key)).cloned();
-        let time = |key: &str| annotation(key).and_then(|text| text.parse().ok());
+        let found = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key));
+        let annotation = |key: &str| found(key).cloned();
+        let time = |key: &str| found(key).and_then(|text| text.parse().ok());
         let label = meta.labels.as_ref().and_then(|all| all.get(LABEL_MANAGED_BY));
         Self {
             uid: meta.uid.clone().unwrap_or_default(),
@@ -49,7 +50,7 @@ impl From<&ObjectMeta> for SecretSummary {
             token_fingerprint: annotation(annotations::DIGEST),
             issued_at: time(annotations::ISSUED),
             expires_at: time(annotations::EXPIRES),
-            adopted: annotation(annotations::ADOPTED).is_some(),
+            adopted: found(annotations::ADOPTED).is_some(),
             handled_renew: annotation(annotations::HANDLED_RENEW),
             managed: label.is_some_and(|value| value == MANAGED_BY),
         }
