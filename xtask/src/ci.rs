@@ -149,7 +149,7 @@ fn ci(commands: &Commands) -> Vec<Job> {
         Job {
             after: vec!["compile-tests"],
             nice: SOON,
-            ..commands.xtask("compile-image", "image")
+            ..commands.xtask("compile-image", "image --profile e2e")
         },
         Job {
             after: vec!["rustdoc", "compile-image"],
@@ -178,7 +178,7 @@ fn ci(commands: &Commands) -> Vec<Job> {
             needs: vec!["compile-image"],
             after: vec!["demo"],
             shown: true,
-            ..commands.xtask("image", "image --check")
+            ..commands.xtask("image", "image --profile e2e --check")
         },
         Job {
             needs: vec!["compile-tests"],
@@ -238,9 +238,14 @@ fn nightly(commands: &Commands) -> Vec<Job> {
             after: vec!["published-and-tampered-with"],
             ..commands.cargo("krew", "test --locked --package xtask --bins -- --ignored krew")
         },
-        // The emulator's image is checked by it too.
         Job {
             after: vec!["krew"],
+            shown: true,
+            ..commands.xtask("image-as-released", "image --check")
+        },
+        // The emulator's image is checked by it too.
+        Job {
+            after: vec!["image-as-released"],
             shown: true,
             ..commands.xtask("release", "release --registry localhost:5005")
         },
