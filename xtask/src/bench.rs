@@ -8,7 +8,7 @@ use idtoken_testenv::{GoModule, GoTool, Process, Progress, RunDir, target_dir};
 use serde_json::Value;
 
 use crate::progress::Output;
-use crate::{cargo, programs};
+use crate::{cargo, image, programs};
 
 /// A plain operator in Go, to compare with.
 const REFERENCE: GoModule = GoModule {
@@ -32,13 +32,9 @@ const REFERENCE: GoModule = GoModule {
 pub(crate) async fn run(output: &Output, against: Option<&str>, arguments: &[String]) -> Result<()> {
     output.heading("Building");
     let root = crate::workspace();
-    let ours = release(
-        output,
-        &root,
-        &["idtoken-operator", "idtoken-emulator", "idtoken-bench"],
-        None,
-    )
-    .await?;
+    let arch = idtoken_testenv::oci::Arch::of_this_machine()?;
+    let ours = image::build_static(output, "idtoken-operator", arch, image::RELEASE, &[]).await?;
+    let programs = release(output, &["idtoken-emulator", "idtoken-bench"]).await?;
     let other = match against {
         Some(revision) => Some(checked_out(output, revision).await?),
         None => None,
@@ -50,12 +46,12 @@ pub(crate) async fn run(output: &Output, against: Option<&str>, arguments: &[Str
     let assets = programs::control_plane(output).await?;
 
     output.heading("Measuring");
-    let mut command = Command::new(found(&ours, "idtoken-bench")?);
+    let mut command = Command::new(found(&programs, "idtoken-bench")?);
     command
         .arg("--operator")
-        .arg(found(&ours, "idtoken-operator")?)
+        .arg(&ours.path)
         .arg("--emulator")
-        .arg(found(&ours, "idtoken-emulator")?)
+        .arg(found(&programs, "idtoken-emulator")?)
         .arg("--reference")
         .arg(reference.join("reference"))
         .arg("--workspace")
@@ -101,16 +97,20 @@ pub(crate) async fn checked_out(output: &Output, revision: &str) -> Result<PathB
     }
     let sources = bench.join(&commit);
     unpack(&commit, &[], &sources)?;
-    let built = release(
-        output,
-        &sources,
-        &["idtoken-operator"],
-        Some(&bench.join("target")),
-    )
-    .await?;
+    // By its own command, with its own flags.
+    let step = output.begin("cargo xtask image");
+    let mut cargo = cargo::cargo();
+    cargo
+        .args(["run", "--locked", "--package", "xtask", "--", "image"])
+        .current_dir(&sources)
+        .env("CARGO_TARGET_DIR", bench.join("target"));
+    cargo::run(cargo, &step, |_| ()).await?;
+    step.done(&format!("the operator of {revision} is built as it is released"));
+    let triple = image::triple(idtoken_testenv::oci::Arch::of_this_machine()?);
+    let built = bench.join("target").join(triple).join("release/idtoken-operator");
     // Kept as a copy, since the next commit is built in the same folder. Renamed into place, so that an interrupted copy is not used.
     let copy = kept.with_extension("part");
-    std::fs::copy(found(&built, "idtoken-operator")?, &copy)
+    std::fs::copy(&built, &copy)
         .and_then(|_| std::fs::rename(&copy, &kept))
         .context("cannot keep the other operator")?;
     std::fs::remove_dir_all(&sources)?;
@@ -151,28 +151,18 @@ fn git(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// Release builds of `packages` of the workspace at `root`: name and path of each program.
-async fn release(
-    output: &Output,
-    root: &Path,
-    packages: &[&str],
-    target: Option<&Path>,
-) -> Result<Vec<(String, PathBuf)>> {
+/// Release builds of `packages`: name and path of each program.
+async fn release(output: &Output, packages: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let step = output.begin("cargo build --release");
     let mut cargo = cargo::cargo();
-    cargo
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "--bins",
-            "--message-format=json-render-diagnostics",
-        ])
-        .args(packages.iter().flat_map(|package| ["--package", package]))
-        .current_dir(root);
-    if let Some(target) = target {
-        cargo.arg("--target-dir").arg(target);
-    }
+    cargo.args([
+        "build",
+        "--release",
+        "--locked",
+        "--bins",
+        "--message-format=json-render-diagnostics",
+    ]);
+    cargo.args(packages.iter().flat_map(|package| ["--package", package]));
     let log = cargo::run(cargo, &step, |_| ()).await?;
     let built = log.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;

@@ -1,6 +1,7 @@
 //! `cargo xtask image`: builds the images as OCI archives, without a daemon. The Dockerfile builds the same images.
 
 mod check;
+mod flags;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -189,7 +190,7 @@ pub(crate) async fn build_static(
     if !flags.is_empty() {
         cargo.arg("--").args(flags);
     }
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", rustflags().join("\x1f"));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags::rustflags(arch)?.join("\x1f"));
     if arch != oci::Arch::of_this_machine()? {
         for (name, value) in cross_compiler(target) {
             if std::env::var_os(&name).is_none() {
@@ -265,27 +266,6 @@ pub(crate) fn triple(arch: oci::Arch) -> &'static str {
         oci::Arch::Amd64 => "x86_64-unknown-linux-gnu",
         oci::Arch::Arm64 => "aarch64-unknown-linux-gnu",
     }
-}
-
-/// Links statically, and keeps folders of this machine out of panic messages, so that other machines build the same bytes.
-fn rustflags() -> Vec<String> {
-    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
-    // rustc takes the last prefix that fits, and the workspace may be in the home folder.
-    let folders = [(cargo_home(), "/cargo"), (Some(crate::workspace()), "/src")];
-    for (folder, name) in folders {
-        if let Some(folder) = folder {
-            flags.push(format!("--remap-path-prefix={}={name}", folder.display()));
-        }
-    }
-    flags
-}
-
-/// Where cargo keeps the sources of crates.
-fn cargo_home() -> Option<PathBuf> {
-    let named = std::env::var_os("CARGO_HOME").filter(|home| !home.is_empty());
-    named
-        .map(PathBuf::from)
-        .or_else(|| Some(std::env::home_dir()?.join(".cargo")))
 }
 
 /// The linker and the C compiler for aws-lc, by their names in Debian and Ubuntu (package gcc-aarch64-linux-gnu and so on).

@@ -13,7 +13,8 @@ use object::elf;
 use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
 use serde_json::Value;
 
-use super::{Image, RELEASE, USER, audited, cargo_home, mebibytes};
+use super::flags::cargo_home;
+use super::{Image, RELEASE, USER, audited, mebibytes};
 use crate::programs;
 use crate::progress::Output;
 
