@@ -154,7 +154,7 @@ fn every_block_sets_its_variables_and_uses_flags_that_exist() -> Result<()> {
                 .any(|call| call.block == block.place && STAND_INS.contains(&call.words[0].as_str()));
             let is_run = RUNS.iter().any(|run| run.page == page && run.has(&block));
             let kind = match is_run {
-                _ if block.is_shown => "shown with their output, and parsed",
+                _ if block.is_shown => "parsed: they are shown with their output, or need what no test has",
                 _ if page == ON_THE_NODE => "run on the node of the end-to-end tests",
                 true if calls_others => "run, but for calls of clouds, registries or cargo, which are parsed",
                 true => "run, against an API server where they use one",

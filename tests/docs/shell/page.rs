@@ -8,7 +8,7 @@ pub(super) struct Block {
     pub(super) heading: String,
     /// What a shell reads: of a block with output, the commands after `$ `.
     pub(super) text: String,
-    /// Whether it has the output of its commands too, and so is not meant to be pasted.
+    /// Whether no test runs it: it has the output of its commands too (`console`), or needs what no test has (`bash`).
     pub(super) is_shown: bool,
     /// Whether it is a `values.yaml`.
     pub(super) is_values: bool,
@@ -35,14 +35,15 @@ pub(super) fn blocks(page: &str, text: &str) -> Vec<Block> {
             (Some(_), Some(_)) => {
                 let (language, line, block) = fence.take().unwrap();
                 let is_values = language == "yaml" && block.starts_with("# values.yaml\n");
-                let is_shown = language == "console";
+                let has_output = language == "console";
+                let is_shown = has_output || language == "bash";
                 if !is_values && !is_shown && language != "sh" {
                     continue;
                 }
                 found.push(Block {
                     place: format!("{page}:{line}"),
                     heading: heading.clone(),
-                    text: if is_shown { commands(&block) } else { block },
+                    text: if has_output { commands(&block) } else { block },
                     is_shown,
                     is_values,
                 });
@@ -68,7 +69,7 @@ fn commands(block: &str) -> String {
 
 #[test]
 fn blocks_of_a_page_are_read() {
-    let page = "# A\n```sh\na\n```\n## B `c`\n```console\n$ b \\\n  c\noutput\n```\n```yaml\n# values.yaml\nd: 1\n```\n```yaml\nno: 1\n```\n";
+    let page = "# A\n```sh\na\n```\n## B `c`\n```console\n$ b \\\n  c\noutput\n```\n```bash\ne\n```\n```yaml\n# values.yaml\nd: 1\n```\n```yaml\nno: 1\n```\n";
     let read: Vec<_> = blocks("p", page)
         .into_iter()
         .map(|block| {
@@ -95,7 +96,8 @@ fn blocks_of_a_page_are_read() {
         [
             block("p:3", "A", "a\n", false, false),
             block("p:7", "B `c`", "b \\\n  c\n", true, false),
-            block("p:12", "B `c`", "# values.yaml\nd: 1\n", false, true)
+            block("p:12", "B `c`", "e\n", true, false),
+            block("p:15", "B `c`", "# values.yaml\nd: 1\n", false, true)
         ]
     );
 }
