@@ -97,7 +97,7 @@ pub struct RunArgs {
     #[arg(long, env = "IDTOKEN_RECONCILE_TIMEOUT", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Operation")]
     pub reconcile_timeout: u64,
 
-    /// Shortest time between two renewals of a request that its annotation asks for, in seconds. An earlier one is deferred, not lost.
+    /// Shortest time between two renewals of a request by its annotation, in seconds. An earlier renewal is deferred, not lost.
     #[arg(
         long,
         env = "IDTOKEN_MIN_RENEW_INTERVAL",
