@@ -57,7 +57,7 @@ pub struct RunArgs {
     )]
     pub listen: SocketAddr,
 
-    /// Export metrics of each request by name, in addition to the counts. Each request adds three series, so not for many thousands.
+    /// Export metrics of each request by name, in addition to the counts. Each request adds three series, so do not set it for many thousands of requests.
     #[arg(
         long,
         env = "IDTOKEN_METRICS_PER_REQUEST",
@@ -111,11 +111,11 @@ pub struct RunArgs {
     #[arg(long, env = "IDTOKEN_MAX_CACHE_MIB", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Operation")]
     pub max_cache_mib: u32,
 
-    /// Most of that memory for one namespace, in MiB.
+    /// Most memory for the requests and Secrets of one namespace, in MiB.
     #[arg(long, env = "IDTOKEN_MAX_NAMESPACE_CACHE_MIB", default_value_t = 96, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Operation")]
     pub max_namespace_cache_mib: u32,
 
-    /// Namespace whose requests are reconciled; repeatable, absent means all. With it nothing is read cluster-wide, so grants come from --grants-file alone.
+    /// Namespace whose requests are reconciled; repeatable, absent means all. With this flag, nothing is read cluster-wide, so grants come from --grants-file alone.
     #[arg(
         long = "namespace",
         env = "IDTOKEN_NAMESPACES",
@@ -147,7 +147,7 @@ pub struct RunArgs {
     pub allowed_token_audiences: Vec<String>,
 
     /// The google.subject of a ServiceAccount, such as prod:{namespace}:{name} or {uid}, if the attribute mapping is not
-    /// google.subject=assertion.sub. Messages name the principal by it.
+    /// google.subject=assertion.sub. Messages name the principal by this subject.
     #[arg(long, env = "IDTOKEN_FEDERATION_SUBJECT_TEMPLATE", help_heading = "Sources")]
     pub federation_subject_template: Option<String>,
 

@@ -99,11 +99,11 @@ pub(crate) enum Command {
 
     /// List grants that grant nothing, and federation requests whose author no policy has checked
     ///
-    /// Listed are the parts of IdTokenGrants that are invalid for this version, which grants nothing by them. Run the plugin of the new
-    /// version before you upgrade the operator.
+    /// Lists the parts of IdTokenGrants that are invalid for this version. Such a part grants nothing. Run the plugin of the new version
+    /// before you upgrade the operator.
     ///
     /// The chart's admission policy lets a user write such a request only if the user may create tokens of its ServiceAccount.
-    /// The policy checks writes, not stored objects. Listed are the requests that were created before the policy was installed
+    /// The policy checks writes, not stored objects. So this command lists the requests that were created before the policy was installed
     /// or last changed. Only the creation time counts, because the API server sets it: an object does not prove who wrote it.
     ///
     /// You need permission to list idtokengrants, idtokenrequests, validatingadmissionpolicies and validatingadmissionpolicybindings.

@@ -254,12 +254,12 @@ pub struct Target {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Template>,
 
-    /// Whether the Secret is deleted with the request (`Owner`, also when absent) or stays (`Orphan`).
+    /// Whether the Secret is deleted with its request (`Owner`) or stays (`Orphan`). Absent means `Owner`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub creation_policy: Option<CreationPolicy>,
 }
 
-/// What happens to the Secret when its request is deleted.
+/// Whether the Secret is deleted with its request (`Owner`) or stays (`Orphan`). Absent means `Owner`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CreationPolicy {
     /// The Secret is deleted with the request, by an ownerReference.

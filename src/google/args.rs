@@ -41,8 +41,8 @@ pub struct GoogleArgs {
     #[arg(long, env = "IDTOKEN_GOOGLE_RATE", default_value_t = DEFAULT_RATE)]
     pub google_rate: u32,
 
-    /// The most calls in flight at once for each endpoint. How many there are follows from how the endpoint answers; one namespace leaves a
-    /// fifth of them to others.
+    /// The most calls in flight at once for each endpoint. The operator finds the present limit by how the endpoint answers. One namespace leaves
+    /// a fifth of the calls to others.
     #[arg(long, env = "IDTOKEN_GOOGLE_MAX_IN_FLIGHT", default_value_t = DEFAULT_MAX_IN_FLIGHT)]
     pub google_max_in_flight: usize,
 

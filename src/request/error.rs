@@ -53,8 +53,8 @@ pub enum ValidateError {
     },
     /// Older requests take the memory that the operator may use for requests.
     #[error(
-        "the operator is full: older requests {whose} take all of the {mib} MiB that --{flag} leaves for requests. The Secret stays as it \
-         is. Delete requests that are not needed, or raise --{flag} and the memory limit of the operator"
+        "the operator's cache is full: older requests {whose} take all of the {mib} MiB that --{flag} allows for requests. The Secret stays as \
+         it is. Delete requests that are not needed, or raise --{flag} and the memory limit of the operator"
     )]
     CacheFull {
         /// Which requests count.

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::jitter::{hash, scale};
 use crate::classify::ErrorClass;
 
-/// Longest delay after a rejection during the first hour: a new IAM binding takes up to 7 minutes to take effect
+/// Longest delay after a rejection during the first hour: a new IAM binding typically takes 2 minutes to take effect, or 7 and longer
 /// (<https://cloud.google.com/iam/docs/access-change-propagation>).
 const REJECTED_CAP_FIRST_HOUR: SignedDuration = SignedDuration::from_mins(2);
 const REJECTED_CAP_LATER: SignedDuration = SignedDuration::from_mins(10);

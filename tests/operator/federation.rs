@@ -197,7 +197,7 @@ async fn neither_namespace_gets_the_others_account() -> Result<()> {
         let message = refused(&world, namespace, "foreign", "PermissionDenied").await?;
         let member = principal(namespace, "billing");
         let bind = format!(
-            "{member} needs iam.serviceAccounts.getOpenIdToken on {foreign} (a new binding takes up to 7 minutes to take effect): gcloud iam \
+            "{member} needs iam.serviceAccounts.getOpenIdToken on {foreign} (a new binding can take 7 minutes or longer to take effect): gcloud iam \
              service-accounts add-iam-policy-binding {foreign} --member={member} \
              --role=roles/iam.serviceAccountOpenIdTokenCreator --project=p"
         );

@@ -243,13 +243,13 @@ fn for_reason(reason: &str, message: &str, args: &CommandArgs) -> String {
             args.renew()
         ),
         "PermissionDenied" if !message.contains("add-iam-policy-binding") => format!(
-            "Google's message names another cause than a missing binding, such as a perimeter or an organization's policy, which no binding \
-             changes: whoever administers that can allow the call; then: {}",
+            "Google's message names another cause than a missing binding, such as a perimeter or an organization's policy. No binding \
+             changes that. Whoever administers the perimeter or the policy can allow the call; then: {}",
             args.renew()
         ),
         "PermissionDenied" if args.federated => format!(
-            "{}Allow the Kubernetes ServiceAccount, as the principal in the message, to mint tokens of the account (a new binding takes up to \
-             7 minutes to take effect): gcloud iam service-accounts add-iam-policy-binding {account} --member=MEMBER \
+            "{}Allow the Kubernetes ServiceAccount, as the principal in the message, to mint tokens of the account (a new binding can take \
+             7 minutes or longer to take effect): gcloud iam service-accounts add-iam-policy-binding {account} --member=MEMBER \
              --role=roles/iam.serviceAccountOpenIdTokenCreator; then: {}",
             likely(message),
             args.renew()
@@ -258,8 +258,8 @@ fn for_reason(reason: &str, message: &str, args: &CommandArgs) -> String {
             "The operator exchanges a new federated access token automatically at the next attempt.".to_owned()
         }
         "PermissionDenied" => format!(
-            "{}Allow the operator's Google identity, named in the message, to mint tokens of the account (a new binding takes up to 7 minutes \
-             to take effect): gcloud iam service-accounts add-iam-policy-binding {account} --member=MEMBER \
+            "{}Allow the operator's Google identity, named in the message, to mint tokens of the account (a new binding can take 7 minutes \
+             or longer to take effect): gcloud iam service-accounts add-iam-policy-binding {account} --member=MEMBER \
              --role=roles/iam.serviceAccountOpenIdTokenCreator; then: {}",
             likely(message),
             args.renew()

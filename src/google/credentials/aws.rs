@@ -198,7 +198,7 @@ impl AwsSource {
             secret_access_key: role.secret_access_key,
             session_token: role.token.filter(|token| !token.is_empty()),
         })
-        .ok_or_else(|| unexpected("credentials that are none"))
+        .ok_or_else(|| unexpected("no valid credentials"))
     }
 
     async fn get(

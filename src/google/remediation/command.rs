@@ -35,7 +35,7 @@ pub(super) fn guess(advice: &str) -> String {
 /// The missing permission, and the command that grants it.
 pub(super) fn bind_openid(who: &str, account: &str, member: &str) -> String {
     format!(
-        "{who} needs {PERMISSION} on {} (a new binding takes up to 7 minutes to take effect): {}",
+        "{who} needs {PERMISSION} on {} (a new binding can take 7 minutes or longer to take effect): {}",
         printable(account, MAX_WORD_CHARS),
         bind(account, member, ROLE)
     )

@@ -72,7 +72,7 @@ pub(crate) fn for_exchange(error: Error, workload: &Workload<'_>, token: &Subjec
             update(provider, &format!("--issuer-uri={}", word(&token.issuer)))
         ),
         Reason::SubjectTokenStale => {
-            "Check the clock of the cluster's control plane: Google finds the Kubernetes token too old, which was just issued."
+            "Check the clock of the cluster's control plane: to Google the Kubernetes token is too old, although it was just issued."
                 .to_owned()
         }
         Reason::SubjectTokenUnverified => format!(

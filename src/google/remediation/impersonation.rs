@@ -135,7 +135,7 @@ mod tests {
         assert!(
             text.ends_with(
                 "the operator's identity op@o.iam.gserviceaccount.com needs iam.serviceAccounts.getOpenIdToken on \
-                 caller@p.iam.gserviceaccount.com (a new binding takes up to 7 minutes to take effect): gcloud iam \
+                 caller@p.iam.gserviceaccount.com (a new binding can take 7 minutes or longer to take effect): gcloud iam \
                  service-accounts add-iam-policy-binding caller@p.iam.gserviceaccount.com \
                  --member=serviceAccount:op@o.iam.gserviceaccount.com \
                  --role=roles/iam.serviceAccountOpenIdTokenCreator --project=p"

@@ -222,8 +222,9 @@ fn marks() -> String {
         (
             "IdTokenRequest",
             annotations::RENEW,
-            "Annotation: any new value of at most 256 bytes asks for a new token now, as `kubectl idtoken renew` does. It is honoured at most once a minute: a value \
-             that comes earlier waits until `status.renewalTime`. The last one that was honoured is in `status.lastHandledRenewRequest`.",
+            "Annotation: any new value of at most 256 bytes requests a new token now, as `kubectl idtoken renew` does. The operator honours the \
+             annotation at most once a minute: an earlier value waits until `status.renewalTime`. `status.lastHandledRenewRequest` has the last \
+             value that was honoured.",
         ),
         (
             "IdTokenRequest",
@@ -235,24 +236,31 @@ fn marks() -> String {
         (
             "Secret",
             annotations::ADOPT,
-            "Annotation: the name of the IdTokenRequest that may take over a Secret which the operator did not write. It is removed when \
-             that was done.",
+            "Annotation: the name of the IdTokenRequest that may take over a Secret which the operator did not write. The operator \
+             removes the annotation when it has taken the Secret over.",
         ),
         (
             "Namespace",
             grants.as_str(),
-            "Label: for `namespaceSelector` of grants; an admission policy keeps it for those who may bind grants.",
+            "Label: for `namespaceSelector` of grants. An admission policy reserves it for users who may bind grants.",
         ),
     ] {
         text.push_str(&row([on, &format!("`{name}`"), meaning]));
     }
-    text.push_str("\nWhat the operator writes on its Secrets, for reading only. These are annotations, but for the first two; what others change of them is put back:\n\n");
+    text.push_str(
+        "\nThe operator writes these labels and annotations on its Secrets. They are for reading only: if another client changes one, the \
+         operator restores it:\n\n",
+    );
     text.push_str(&head(&["Name", "Meaning"]));
     let managed = format!("{}: {}", api::LABEL_MANAGED_BY, api::MANAGED_BY);
+    let handled = format!(
+        "Hash of the last honoured value of the request's annotation `{}`.",
+        annotations::RENEW
+    );
     for (name, meaning) in [
         (
             managed.as_str(),
-            "Label: it is the operator's. `kubectl get secrets -A -l app.kubernetes.io/managed-by=idtoken-operator` finds them.",
+            "Label: the Secret is the operator's. `kubectl get secrets -A -l app.kubernetes.io/managed-by=idtoken-operator` finds them.",
         ),
         (
             api::LABEL_SHARD,
@@ -263,27 +271,24 @@ fn marks() -> String {
         (annotations::ISSUED, "The token's `iat`, RFC 3339."),
         (annotations::EXPIRES, "The token's `exp`, RFC 3339."),
         (annotations::RENEWS, "When the token is renewed, RFC 3339."),
-        (annotations::TOKEN_HASH, "Hash of what decides the token."),
+        (annotations::TOKEN_HASH, "Hash of the inputs of the token."),
         (
             annotations::RENDER_HASH,
-            "Hash of what decides how it is written.",
+            "Hash of the inputs of the Secret's content, except the token.",
         ),
         (
             annotations::DIGEST,
-            "Fingerprint of the token, by which a change of it is seen.",
+            "Fingerprint of the token, by which the operator notices a change of the token.",
         ),
         (
             annotations::OWNED,
-            "Which keys, labels and annotations are the operator's; others are left alone.",
+            "Which keys, labels and annotations are the operator's. The operator does not change others.",
         ),
         (
             annotations::ADOPTED,
             "The Secret was taken over, and stays when its request is deleted.",
         ),
-        (
-            annotations::HANDLED_RENEW,
-            "Hash of the last honoured value of the request's annotation.",
-        ),
+        (annotations::HANDLED_RENEW, handled.as_str()),
     ] {
         text.push_str(&row([&format!("`{name}`"), meaning]));
     }

@@ -22,8 +22,8 @@ pub(super) fn page() -> Result<String> {
     }
     let mut page = format!("# Flags of the operator\n\n{}\n", notice("src/cli.rs"));
     page.push_str(
-        "`idtoken-operator run FLAGS`. Each flag has an environment variable; a flag wins over it. Repeatable flags take a list with \
-         commas in their variable. What has no value is a switch, and off by default.\n",
+        "`idtoken-operator run` takes these flags. Each flag has an environment variable, and a flag takes precedence over its variable. For a \
+         repeatable flag, the variable has a list with commas. A flag without a value is a switch, and is off by default.\n",
     );
     for heading in headings {
         page.push_str(&format!("\n## {heading}\n\n"));
@@ -83,11 +83,11 @@ const OTHERS: &str = "
 
 | Variable | Meaning |
 |---|---|
-| `KUBECONFIG` | The cluster; absent means `~/.kube/config` or, in a pod, its ServiceAccount |
+| `KUBECONFIG` | The kubeconfig of the cluster; absent means `~/.kube/config` or, in a pod, its ServiceAccount |
 | `GOOGLE_APPLICATION_CREDENTIALS` | The credential file, where `--credentials-file` is absent |
 | `GOOGLE_CLOUD_QUOTA_PROJECT` | The project whose quota the calls of the operator's own credentials count for, before the credential file's `quota_project_id`. Calls of `federation` never count for it |
 | `GCE_METADATA_HOST` | `host[:port]` of the metadata server, in place of `169.254.169.254` |
-| `HTTPS_PROXY`, `NO_PROXY` | The proxy for Google's endpoints, and for the API server of a kubeconfig without a `proxy-url`. The metadata server and loopback are never asked through one |
+| `HTTPS_PROXY`, `NO_PROXY` | The proxy for Google's endpoints, and for the API server of a kubeconfig without a `proxy-url`. The metadata server and loopback are never called through a proxy |
 | `SSL_CERT_FILE` | The trusted certificates in place of the platform's; `--ca-file` adds to them |
 ";
 
