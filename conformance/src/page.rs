@@ -34,7 +34,7 @@ pub fn with_assertions(page: &str, assertions: &[Assertion]) -> Result<String> {
         .filter(|one| one.why_only_emulated().is_none())
         .count();
     let mut text = format!(
-        "{} assertions. {on_google} of them ask Google too; the others say why not.\n\n{}",
+        "{} assertions. {on_google} of them can be checked on Google too; the others say why not.\n\n{}",
         assertions.len(),
         counts(assertions)
     );
