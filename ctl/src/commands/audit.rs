@@ -155,7 +155,7 @@ fn grants_text(invalid: &[InvalidGrant]) -> String {
     text.push_str(&table::render(["GRANT", "FIELD", "PROBLEM"], &rows));
     if invalid.iter().any(|one| one.was_everything) {
         text.push_str(
-            "\nEarlier versions take a selector without a requirement for all namespaces. Correct these grants before you upgrade the \
+            "\nIn earlier versions, a selector without a requirement selects all namespaces. Correct these grants before you upgrade the \
              operator. If all namespaces are meant, this selects them in every version:\n\n  \
              namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: Exists}]}\n",
         );

@@ -132,7 +132,7 @@ pub(crate) fn policies(
         false => Check::warning(
             AREA,
             format!("absent, or not bound to deny: {}", some(&missing)),
-            "Set admissionPolicies.enabled, or apply config/admission.yaml; kubectl idtoken audit -A lists requests of before",
+            "Set admissionPolicies.enabled, or apply config/admission.yaml; kubectl idtoken audit -A lists the requests that are older",
         ),
     }
 }

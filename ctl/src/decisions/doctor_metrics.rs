@@ -142,7 +142,7 @@ fn mints(samples: &[Sample], now: Timestamp) -> Check {
             format!("{issued} issued{since}; refused: {}", some(&refused)),
             fix,
         ),
-        (false, true) => Check::ok(AREA, format!("none asked for{since}")),
+        (false, true) => Check::ok(AREA, format!("none requested{since}")),
         (false, false) => Check::failure(
             AREA,
             format!("none issued{since}; refused: {}", some(&refused)),
