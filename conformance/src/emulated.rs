@@ -54,7 +54,7 @@ impl Emulated {
         })?;
         let google = Arc::new(EmulatorHandle::start(policy(&jwks), Options::default()).await?);
         let endpoints = Endpoints::all_at(google.url());
-        let http = http()?;
+        let http = http(false)?;
         let form = [
             ("grant_type", "refresh_token"),
             ("client_id", CLIENT),

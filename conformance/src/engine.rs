@@ -26,21 +26,26 @@ pub(crate) async fn ask(world: &World, assertion: &Assertion) -> Result<Value> {
     Ok(answer)
 }
 
-/// How an answer differs from what the assertion expects. Of the headers, only those that it names are compared.
+/// How an answer differs from what the assertion expects.
 pub(crate) fn failures(assertion: &Assertion, answer: &Value) -> Vec<String> {
     let expected = json!({
         "status": assertion.answer.status,
         "headers": assertion.answer.headers,
         "body": assertion.answer.body,
     });
-    let mut found = answer.clone();
-    if let Some(headers) = found["headers"].as_object_mut() {
-        headers.retain(|name, _| assertion.answer.headers.contains_key(name));
-    }
-    let differences = normal::differences(&expected, &found).into_iter();
+    let differences = normal::differences(&expected, &compared(assertion, answer)).into_iter();
     differences
         .map(|(path, expected, found)| format!("{path}: expected {expected}, found {found}"))
         .collect()
+}
+
+/// What is compared of an answer: of its headers, only those that the assertion names.
+pub(crate) fn compared(assertion: &Assertion, answer: &Value) -> Value {
+    let mut compared = answer.clone();
+    if let Some(headers) = compared.get_mut("headers").and_then(Value::as_object_mut) {
+        headers.retain(|name, _| assertion.answer.headers.contains_key(name));
+    }
+    compared
 }
 
 async fn send(world: &World, assertion: &Assertion) -> Result<Raw> {

@@ -5,6 +5,8 @@ mod assertion;
 mod cli;
 mod emulated;
 mod engine;
+pub mod google;
+mod hosts;
 mod normal;
 mod page;
 mod source;

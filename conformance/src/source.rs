@@ -2,14 +2,7 @@
 
 use serde::Deserialize;
 
-/// Hosts of Google's own documentation, and of the standards that it follows.
-const DOCUMENTATION: [&str; 5] = [
-    "https://cloud.google.com/",
-    "https://developers.google.com/",
-    "https://docs.cloud.google.com/",
-    "https://google.aip.dev/",
-    "https://www.rfc-editor.org/",
-];
+use crate::hosts::DOCUMENTATION;
 
 /// A source, and what kind it is of.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

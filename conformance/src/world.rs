@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use crate::assertion::Service;
+use crate::hosts::{SCOPES, TOKEN_ENDPOINT};
 
 /// The subject of the tokens that the bindings are for.
 pub(crate) const SUBJECT: &str = "system:serviceaccount:shop:billing";
@@ -17,16 +18,13 @@ pub(crate) const ALLOWED_SUBJECTS: &str = "system:serviceaccount:";
 /// The issuer of subject tokens. Nobody has this name: the provider has the keys.
 pub(crate) const ISSUER: &str = "https://kubernetes.idtoken-conformance.invalid";
 
-const SCOPES: &str = "https://www.googleapis.com/auth/";
-const TOKEN_ENDPOINT: &str = "https://oauth2.googleapis.com/token";
-
 /// Where the services are: a base URL in which `{service}` stands for the first label of the host.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoints {
     /// The base URL of Google's APIs.
     pub(crate) base: String,
     /// The base URL of the metadata server, if there is one.
-    metadata: Option<String>,
+    pub(crate) metadata: Option<String>,
 }
 
 impl Endpoints {
@@ -38,11 +36,16 @@ impl Endpoints {
         }
     }
 
+    /// The base URL of a service.
+    pub(crate) fn of(&self, label: &str) -> String {
+        self.base.replace("{service}", label)
+    }
+
     /// The URL of a path with its query; none without a metadata server.
     pub(crate) fn url(&self, service: Service, path: &str) -> Result<Option<Url>> {
         let base = match service {
             Service::Metadata => self.metadata.clone(),
-            service => Some(self.base.replace("{service}", service.label())),
+            service => Some(self.of(service.label())),
         };
         let url = base.map(|base| Url::parse(&format!("{base}{path}")));
         url.transpose().context("the URL of a call")
@@ -53,6 +56,8 @@ impl Endpoints {
 pub(crate) enum Signer {
     /// By keys that the emulator makes.
     Emulator(Arc<EmulatorHandle>, Mutex<BTreeMap<String, Arc<SigningKey>>>),
+    /// By Google, with `signJwt`: no key leaves it.
+    Google,
 }
 
 /// The values and keys of one run.
@@ -130,6 +135,11 @@ impl World {
             .collect();
         names.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
         names
+    }
+
+    /// Asks for new tokens from now on.
+    pub(crate) fn forget_tokens(&self) {
+        lock(&self.tokens).clear();
     }
 
     /// Keeps a text out of every transcript.
@@ -278,6 +288,10 @@ impl World {
                 };
                 key.sign(claims)
             }
+            Signer::Google => {
+                let body = json!({"payload": claims.to_string()});
+                self.mint(email, "signJwt", &body, "signedJwt").await
+            }
         }
     }
 
@@ -287,15 +301,21 @@ impl World {
             .names
             .get(account)
             .with_context(|| format!("nobody is {account}"))?;
-        let path = format!("/v1/projects/-/serviceAccounts/{email}:generateAccessToken");
         let body = json!({"scope": [format!("{SCOPES}{scope}")]});
+        self.mint(email, "generateAccessToken", &body, "accessToken")
+            .await
+    }
+
+    /// What whoever runs it gets of an account by a method of the IAM Service Account Credentials API.
+    async fn mint(&self, email: &str, method: &str, body: &Value, field: &str) -> Result<String> {
+        let path = format!("/v1/projects/-/serviceAccounts/{email}:{method}");
         let url = self.url(Service::Iamcredentials, &path)?;
-        let request = self.http.post(url).bearer_auth(&self.runner).json(&body);
+        let request = self.http.post(url).bearer_auth(&self.runner).json(body);
         let answer: Value = request.send().await?.error_for_status()?.json().await?;
-        let token = answer["accessToken"]
-            .as_str()
-            .context("generateAccessToken answered no token")?;
-        Ok(token.to_owned())
+        let token = answer[field].as_str();
+        Ok(token
+            .with_context(|| format!("{method} answered no {field}"))?
+            .to_owned())
     }
 
     /// A federated access token of [`SUBJECT`].
@@ -337,17 +357,22 @@ impl World {
     }
 }
 
-/// The HTTP client of a run. It follows no redirect.
+/// The HTTP client of a run, through the system's proxy or not. It follows no redirect.
 ///
 /// # Errors
 /// When TLS cannot be set up.
-pub(crate) fn http() -> Result<reqwest::Client> {
+pub(crate) fn http(through_proxy: bool) -> Result<reqwest::Client> {
     // One provider for every TLS client. Fails only if one is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(std::time::Duration::from_secs(30));
-    Ok(builder.no_proxy().build()?)
+    let builder = if through_proxy {
+        builder
+    } else {
+        builder.no_proxy()
+    };
+    Ok(builder.build()?)
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

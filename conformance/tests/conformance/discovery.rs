@@ -43,11 +43,17 @@ impl Method<'_> {
 impl Discovery {
     /// Reads the documents.
     pub(crate) fn load() -> Self {
-        let services = ["iam", "iamcredentials", "sts"];
+        let services = [
+            ("iam", "iam", "v1"),
+            ("iamcredentials", "iamcredentials", "v1"),
+            ("sts", "sts", "v1"),
+            // At www, which has more than this document defines.
+            ("userinfo", "oauth2", "v2"),
+        ];
         Self(
             services
                 .into_iter()
-                .map(|name| (name, discovery_document(name, "v1").unwrap()))
+                .map(|(name, api, version)| (name, discovery_document(api, version).unwrap()))
                 .collect(),
         )
     }

@@ -94,7 +94,7 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
         }
         false => (None, Vec::new()),
     };
-    let (status, headers, answer) = shared.forward(parts, &path, &query, body).await;
+    let (status, headers, answer) = forward(&shared.http, &shared.upstream, parts, &path, &query, body).await;
     shared.record(method.as_ref(), &path, status, &wrong, &answer);
     let mut response = Response::new(Body::from(answer));
     *response.status_mut() = status;
@@ -102,31 +102,31 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     response
 }
 
-impl Shared {
-    async fn forward(
-        &self,
-        parts: axum::http::request::Parts,
-        path: &str,
-        query: &str,
-        body: Bytes,
-    ) -> (StatusCode, HeaderMap, Bytes) {
-        let query = if query.is_empty() {
-            String::new()
-        } else {
-            format!("?{query}")
-        };
-        let mut headers = parts.headers;
-        headers.remove(header::HOST);
-        headers.remove(header::CONTENT_LENGTH);
-        let request = self
-            .http
-            .request(parts.method, format!("{}{path}{query}", self.upstream));
-        let response = request.headers(headers).body(body).send().await.unwrap();
-        let (status, mut headers) = (response.status(), response.headers().clone());
-        headers.remove(header::TRANSFER_ENCODING);
-        (status, headers, response.bytes().await.unwrap())
-    }
+/// Sends a request on to `upstream`.
+pub(crate) async fn forward(
+    http: &reqwest::Client,
+    upstream: &str,
+    parts: axum::http::request::Parts,
+    path: &str,
+    query: &str,
+    body: Bytes,
+) -> (StatusCode, HeaderMap, Bytes) {
+    let query = if query.is_empty() {
+        String::new()
+    } else {
+        format!("?{query}")
+    };
+    let mut headers = parts.headers;
+    headers.remove(header::HOST);
+    headers.remove(header::CONTENT_LENGTH);
+    let request = http.request(parts.method, format!("{upstream}{path}{query}"));
+    let response = request.headers(headers).body(body).send().await.unwrap();
+    let (status, mut headers) = (response.status(), response.headers().clone());
+    headers.remove(header::TRANSFER_ENCODING);
+    (status, headers, response.bytes().await.unwrap())
+}
 
+impl Shared {
     fn record(
         &self,
         method: Option<&Method<'_>>,

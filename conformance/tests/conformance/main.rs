@@ -5,3 +5,5 @@
 mod discovery;
 mod emulator;
 mod front;
+mod google;
+mod scripted;
