@@ -106,7 +106,9 @@ impl SecretContent {
     pub fn decode(namespace: &str, verb: &'static str, json: &str) -> Result<Self, KubeError> {
         let secret: WireSecret<'_> =
             serde_json::from_str(json).map_err(|_| KubeError::undecodable(verb, "secrets", namespace))?;
-        let data = secret.data.unwrap_or_default();
+        let mut data = BTreeMap::new();
+        let entries = secret.data.into_iter().flatten();
+        data.extend(entries.map(|(key, value)| (key, Zeroizing::new(value.0))));
         let read = secret.metadata;
         let owners = read
             .owner_references
@@ -129,10 +131,7 @@ impl SecretContent {
             last_field_manager: read.managed_fields.and_then(last_field_manager),
             type_: secret.type_.unwrap_or_default(),
             immutable: secret.immutable.unwrap_or(false),
-            data: data
-                .into_iter()
-                .map(|(key, value)| (key, Zeroizing::new(value.0)))
-                .collect(),
+            data,
         })
     }
 
