@@ -153,7 +153,7 @@ async fn set_up_and_ask(
         ready(api, &world, member).await?;
         compare(api, &world, assertions).await
     };
-    // Nothing is created any more: it may be given up anywhere.
+    // Nothing is created from here on, so this can stop anywhere.
     tokio::select! {
         biased;
         error = api.interrupted() => Err(error),
