@@ -57,8 +57,8 @@ async fn filled(world: &World, kind: &str, limit: f64) -> Result<()> {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "minutes: sixty thousand objects"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_that_is_filled_to_every_default_stays_below_the_charts_limit() -> Result<()> {
     let world = World::with(Setup {
         log: "info",
