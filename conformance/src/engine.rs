@@ -28,19 +28,47 @@ pub(crate) async fn ask(world: &World, assertion: &Assertion) -> Result<Value> {
 
 /// How an answer differs from what the assertion expects.
 pub(crate) fn failures(assertion: &Assertion, answer: &Value) -> Vec<String> {
-    let expected = json!({
-        "status": assertion.answer.status,
-        "headers": assertion.answer.headers,
-        "body": assertion.answer.body,
-    });
-    let differences = normal::differences(&expected, &compared(assertion, answer)).into_iter();
+    let differences = normal::differences(&expected(assertion), &compared(assertion, answer)).into_iter();
     differences
         .map(|(path, expected, found)| format!("{path}: expected {expected}, found {found}"))
         .collect()
 }
 
+fn expected(assertion: &Assertion) -> Value {
+    json!({
+        "status": assertion.answer.status,
+        "headers": assertion.answer.headers,
+        "body": assertion.answer.body,
+    })
+}
+
+/// What two servers must answer alike: what is compared, but for what the assertion leaves open, such as the number of a project.
+pub(crate) fn common(assertion: &Assertion, answer: &Value) -> Value {
+    let mut common = compared(assertion, answer);
+    leave_open(&expected(assertion), &mut common);
+    common
+}
+
+fn leave_open(expected: &Value, found: &mut Value) {
+    match (expected, found) {
+        (Value::String(any), found) if any == normal::ANY => *found = expected.clone(),
+        (Value::Object(expected), Value::Object(found)) => {
+            for (name, expected) in expected {
+                if let Some(found) = found.get_mut(name) {
+                    leave_open(expected, found);
+                }
+            }
+        }
+        (Value::Array(expected), Value::Array(found)) => {
+            let pairs = expected.iter().zip(found);
+            pairs.for_each(|(expected, found)| leave_open(expected, found));
+        }
+        _ => {}
+    }
+}
+
 /// What is compared of an answer: of its headers, only those that the assertion names.
-pub(crate) fn compared(assertion: &Assertion, answer: &Value) -> Value {
+fn compared(assertion: &Assertion, answer: &Value) -> Value {
     let mut compared = answer.clone();
     if let Some(headers) = compared.get_mut("headers").and_then(Value::as_object_mut) {
         headers.retain(|name, _| assertion.answer.headers.contains_key(name));

@@ -254,7 +254,10 @@ impl Jwt {
     }
 }
 
-/// The fields in which two normal forms differ: path, expected and found. `<any>` in `expected` stands for any value.
+/// Stands for any value, where it is expected.
+pub(crate) const ANY: &str = "<any>";
+
+/// The fields in which two normal forms differ: path, expected and found. [`ANY`] in `expected` stands for any value.
 pub(crate) fn differences(expected: &Value, found: &Value) -> Vec<(String, String, String)> {
     let mut all = Vec::new();
     compare("", expected, found, &mut all);
@@ -264,7 +267,7 @@ pub(crate) fn differences(expected: &Value, found: &Value) -> Vec<(String, Strin
 fn compare(path: &str, expected: &Value, found: &Value, all: &mut Vec<(String, String, String)>) {
     let absent = || "absent".to_owned();
     match (expected, found) {
-        (Value::String(any), _) if any == "<any>" => {}
+        (Value::String(any), _) if any == ANY => {}
         (Value::Object(expected), Value::Object(found)) => {
             for (name, value) in expected {
                 let path = format!("{path}.{name}");

@@ -261,7 +261,7 @@ async fn compare(api: &Api<'_>, world: &World, assertions: &[Assertion]) -> Resu
 }
 
 fn row(assertion: &Assertion, emulated: &Value, google: &Value) -> Row {
-    let of = |answer| engine::compared(assertion, answer);
+    let of = |answer| engine::common(assertion, answer);
     Row {
         name: assertion.name.clone(),
         holds: engine::failures(assertion, google).is_empty(),
