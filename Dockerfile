@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 #
-# docker buildx build --platform linux/amd64,linux/arm64 --tag idtoken-operator .
+# docker buildx build --platform linux/amd64,linux/arm64 --push --tag registry.example.com/idtoken-operator .
 # docker buildx build --target idtoken-emulator --build-arg PACKAGE=idtoken-emulator --tag idtoken-emulator .
 #
 # The program is compiled on the builder's own processor for that of the image, so nothing is emulated. `cargo xtask image`
