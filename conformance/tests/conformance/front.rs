@@ -35,7 +35,7 @@ impl Front {
         let shared = Arc::new(Shared {
             discovery: tokio::task::spawn_blocking(Discovery::load).await.unwrap(),
             upstream: upstream.to_owned(),
-            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            http: http(),
             seen: Mutex::default(),
             wrong: Mutex::default(),
         });
@@ -100,6 +100,12 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+pub(crate) fn http() -> reqwest::Client {
+    // One provider for every TLS client. Fails only if one is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
 /// Sends a request on to `upstream`.

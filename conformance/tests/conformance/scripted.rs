@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::discovery::{Asked, Discovery};
-use crate::front::forward;
+use crate::front::{forward, http};
 
 pub(crate) const PROJECT: &str = "my-project";
 const NUMBER: u64 = 424_242;
@@ -95,8 +95,7 @@ impl Google {
             ("client_secret", "s"),
             ("refresh_token", "1//runner"),
         ];
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let request = http.post(format!("{}/token", emulator.url())).form(&form);
+        let request = http().post(format!("{}/token", emulator.url())).form(&form);
         let answer: Value = request.send().await.unwrap().json().await.unwrap();
         let runner = answer["access_token"].as_str().unwrap().to_owned();
         let discovery = tokio::task::spawn_blocking(Discovery::load).await.unwrap();
@@ -109,7 +108,7 @@ impl Google {
             script: Mutex::new(initial()),
             emulator,
             discovery,
-            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            http: http(),
             runner,
             interrupt,
             keys: Mutex::default(),
