@@ -15,7 +15,8 @@ use serde_json::json;
 use crate::common::{Setup, World, long, of, token};
 
 const COUNT: usize = 200;
-const LIFETIME: u64 = 30;
+/// A token is renewed when half of it is left, so that outage and pauses of a busy machine together may take 45 s.
+const LIFETIME: u64 = 90;
 const OUTAGE: Duration = Duration::from_secs(8);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -90,7 +91,7 @@ async fn no_secret_ever_holds_an_expired_token() -> Result<()> {
     // The count first: a token that is issued before the mark and written after it would be a write without a mint.
     let minted = world.google.mint_count();
     let start = world.mark().await?;
-    let time = long().unwrap_or(Duration::from_secs(60));
+    let time = long().unwrap_or(Duration::from_secs(150));
     let relay = world.relay.as_ref().context("a relay")?;
     // The lengths are what is tested.
     let outages = async {
@@ -110,7 +111,7 @@ async fn no_secret_ever_holds_an_expired_token() -> Result<()> {
     // The operator saw it so too.
     assert_eq!(world.metric("idtoken_served_expired_seconds_total").await?, 0.0);
     assert!(
-        f64::from(seen.looks) > time.as_secs_f64(),
+        seen.longest < Duration::from_secs(LIFETIME / 3),
         "the reader was too slow: {seen:?}"
     );
 
