@@ -261,7 +261,7 @@ async fn tokens_that_expired_come_back_when_google_does_and_not_when_their_own_w
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_hang_take_no_more_of_a_token_than_a_quarter_of_what_is_left() -> Result<()> {
     // The time limit of a call is longer than what a token has left when it is renewed.
-    let world = World::with(Setup::lifetime(30)).await?;
+    let world = World::with(Setup::lifetime(60)).await?;
     world.granted("shop").await?;
     let names: Vec<String> = (0..5).map(|n| format!("r-{n}")).collect();
     for name in &names {

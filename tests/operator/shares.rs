@@ -90,7 +90,7 @@ fn mints(world: &World, namespace: &str) -> usize {
 async fn webhooks_and_quotas_that_reject_in_three_namespaces_hold_up_no_neighbour() -> Result<()> {
     let world = World::with(Setup {
         log: "info",
-        ..Setup::lifetime(40)
+        ..Setup::lifetime(60)
     })
     .await?;
     // It accepts connections and says nothing.
