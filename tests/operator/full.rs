@@ -113,7 +113,7 @@ async fn memory_that_is_filled_to_every_default_stays_below_the_charts_limit() -
         Ok((dropped > 0.0).then_some(()))
     })
     .await?;
-    world.issued("shop", "late", json!({})).await?;
+    world.renewed("shop", "early", "while all is full").await?;
     world.check_memory()?;
 
     // Lists of all of it.
@@ -121,7 +121,6 @@ async fn memory_that_is_filled_to_every_default_stays_below_the_charts_limit() -
     world.start_operator().await?;
     filled(world, "requests", REQUESTS).await?;
     filled(world, "markers", MARKERS).await?;
-    world.renewed("shop", "early", "now").await?;
-    world.issued("shop", "later", json!({})).await?;
+    world.renewed("shop", "early", "after a restart").await?;
     world.check_memory()
 }
