@@ -79,9 +79,9 @@ func (l *IdTokenRequestList) DeepCopyObject() runtime.Object {
 
 type reconciler struct {
 	client.Client
-	http   *http.Client
-	google string
-	bearer string
+	http           *http.Client
+	iamCredentials string
+	bearer         string
 }
 
 func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
@@ -133,7 +133,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 func (r *reconciler) mint(ctx context.Context, spec Spec) (string, time.Time, error) {
 	body, _ := json.Marshal(map[string]any{"audience": spec.Audience, "includeEmail": true})
-	url := r.google + "/v1/projects/-/serviceAccounts/" + spec.ServiceAccount + ":generateIdToken"
+	url := r.iamCredentials + "/v1/projects/-/serviceAccounts/" + spec.ServiceAccount + ":generateIdToken"
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return "", time.Time{}, err
@@ -190,8 +190,8 @@ func run() error {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 50
-	r := &reconciler{Client: manager.GetClient(), http: &http.Client{Transport: transport, Timeout: 20 * time.Second}, google: os.Getenv("GOOGLE_URL")}
-	request, err := http.NewRequest(http.MethodGet, r.google+"/computeMetadata/v1/instance/service-accounts/default/token", nil)
+	r := &reconciler{Client: manager.GetClient(), http: &http.Client{Transport: transport, Timeout: 20 * time.Second}, iamCredentials: os.Getenv("IAM_CREDENTIALS_URL")}
+	request, err := http.NewRequest(http.MethodGet, "http://"+os.Getenv("GCE_METADATA_HOST")+"/computeMetadata/v1/instance/service-accounts/default/token", nil)
 	if err != nil {
 		return err
 	}

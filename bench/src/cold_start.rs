@@ -287,7 +287,7 @@ fn record_costs(report: &mut Report, count: usize, runs: &[Run]) {
     let names = [
         "connections to the API server",
         "watches over them (with HTTP/1.1 one connection each)",
-        "connections to Google, whose emulator speaks HTTP/1.1",
+        "connections to Google",
     ];
     for (n, name) in names.into_iter().enumerate() {
         let value = median(runs.iter().map(|run| run.connections[n]));

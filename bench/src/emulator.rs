@@ -1,15 +1,18 @@
 //! The emulator of Google's endpoints, as a process of its own.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use idtoken_testenv::Process;
+use idtoken_testenv::{Port, Process};
 use serde_json::{Value, json};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The IAM Service Account Credentials API.
+const IAM_CREDENTIALS: &str = "https://iamcredentials.googleapis.com";
 /// The account of the requested tokens.
 pub(crate) const ACCOUNT: &str = "caller@demo-project.iam.gserviceaccount.com";
 
@@ -22,13 +25,21 @@ pub(crate) struct Emulator {
     latency: u64,
     /// Its URL.
     pub(crate) url: String,
+    /// Where it responds as Google's hosts do, by TLS and HTTP/2.
+    proxy: Arc<Port>,
+    /// The CA of those hosts.
+    proxy_ca: PathBuf,
 }
 
 impl Emulator {
     /// Starts it. Each response with an ID token takes `latency` milliseconds.
     pub(crate) async fn start(program: &Path, policy: &Path, latency: u64, dir: &Path) -> Result<Self> {
         let mut command = Command::new(program);
+        let proxy = Port::reserve()?;
+        let proxy_ca = dir.join("google-ca.pem");
         command.arg("--policy").arg(policy).args(["--log", "error"]);
+        command.args(["--proxy", &format!("127.0.0.1:{}", proxy.number())]);
+        command.arg("--proxy-ca").arg(&proxy_ca);
         let process = Process::spawn("idtoken-emulator", &command, dir)?;
         let url = process.wait_for_line("http://", TIMEOUT).await?.trim().to_owned();
         let google = Self {
@@ -36,14 +47,11 @@ impl Emulator {
             http: reqwest::Client::builder().no_proxy().build()?,
             latency,
             url,
+            proxy: Arc::new(proxy),
+            proxy_ca,
         };
         google.inject_latency().await?;
         Ok(google)
-    }
-
-    /// `host:port`.
-    pub(crate) fn address(&self) -> &str {
-        self.url.trim_start_matches("http://")
     }
 
     /// Stops it.
@@ -112,10 +120,20 @@ impl Emulator {
         Ok((requested, minted))
     }
 
-    /// Its port.
-    pub(crate) fn port(&self) -> Result<u16> {
-        let port = self.url.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        port.context("the emulator's URL has no port")
+    /// The port of the connections that come from programs with [`Self::environment`].
+    pub(crate) fn port(&self) -> u16 {
+        self.proxy.number()
+    }
+
+    /// Environment variables by which a program takes it for Google.
+    pub(crate) fn environment(&self) -> [(&'static str, OsString); 5] {
+        [
+            ("HTTPS_PROXY", format!("http://127.0.0.1:{}", self.port()).into()),
+            ("NO_PROXY", "127.0.0.1".into()),
+            ("SSL_CERT_FILE", self.proxy_ca.clone().into()),
+            ("GCE_METADATA_HOST", self.url.trim_start_matches("http://").into()),
+            ("IAM_CREDENTIALS_URL", IAM_CREDENTIALS.into()),
+        ]
     }
 
     /// An access token of the operator's own account, from the metadata server.

@@ -50,28 +50,21 @@ impl Program {
         };
         let mut command = clean_command(path);
         // Hides the caller's gcloud credentials.
-        command.env("HOME", cluster.plane.dir());
+        command
+            .env("HOME", cluster.plane.dir())
+            .envs(cluster.google.environment());
         let name = match self {
             Self::Operator(_) => {
                 command
-                    .args([
-                        "run",
-                        "--listen",
-                        "127.0.0.1:0",
-                        "--iam-credentials-url",
-                        &cluster.google.url,
-                    ])
+                    .args(["run", "--listen", "127.0.0.1:0"])
                     .args(["--leader-elect", "--lease-namespace", "idtoken-system"])
                     .env("KUBECONFIG", cluster.operator_kubeconfig()?)
-                    .env("GCE_METADATA_HOST", cluster.google.address())
                     // A scenario asks for renewals again and again.
                     .env("IDTOKEN_MIN_RENEW_INTERVAL", "0");
                 "idtoken-operator"
             }
             Self::Reference(_) => {
-                command
-                    .env("KUBECONFIG", cluster.plane.admin_kubeconfig())
-                    .env("GOOGLE_URL", &cluster.google.url);
+                command.env("KUBECONFIG", cluster.plane.admin_kubeconfig());
                 "reference"
             }
         };
@@ -176,7 +169,7 @@ impl ProcessUnderTest {
     /// The number of its connections to the API server and to Google.
     pub(crate) fn connections(&self, cluster: &Cluster) -> Result<(usize, usize)> {
         let to = |port| connections(self.process.pid(), port);
-        Ok((to(cluster.admin.port()?)?, to(cluster.google.port()?)?))
+        Ok((to(cluster.admin.port()?)?, to(cluster.google.port())?))
     }
 
     /// Waits until it uses no more CPU.
