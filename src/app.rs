@@ -157,13 +157,14 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
         true => Some(election_settings(&args.leader, &settings, &config, &random)?),
         false => None,
     };
+    let clients = Arc::new(kubernetes::Clients::new(config)?);
     let elector = match election.clone() {
         Some(election) => {
-            let (config, fence, metrics, clock) =
-                (config.clone(), fence.clone(), metrics.clone(), clock.clone());
+            let (clients, fence, metrics, clock) =
+                (clients.clone(), fence.clone(), metrics.clone(), clock.clone());
             let make = move || {
                 // Its client is not fenced: it writes the Lease while the fence is closed.
-                let client = kubernetes::client(config, || Ok::<(), FenceClosed>(()))?;
+                let client = clients.client(|| Ok::<(), FenceClosed>(()))?;
                 Ok::<_, AppError>(Elector::new(client, election, fence, metrics, clock))
             };
             Some(ElectorThread::start(make).await?)
@@ -172,8 +173,8 @@ async fn run_operator(args: RunArgs) -> Result<(), AppError> {
     };
     // Everything else writes by this client, so no write bypasses the fence.
     let writes = fence.clone();
-    let client = kubernetes::client(config.clone(), move || writes.check())?;
-    let connect = move || kubernetes::client(config.clone(), || Err(FenceClosed));
+    let client = clients.client(move || writes.check())?;
+    let connect = move || clients.client(|| Err(FenceClosed));
     let connections = kubernetes::Connections::new(args.max_watches_per_connection.into(), connect);
     let listen_error = |source| AppError::Listen {
         address: listen.to_string(),

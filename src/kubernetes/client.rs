@@ -1,4 +1,4 @@
-//! The client of the Kubernetes API, with one HTTP/2 connection. All calls share one; watches have others ([`super::Connections`]).
+//! Clients of the Kubernetes API, each with one HTTP/2 connection. All calls share one; watches have others ([`super::Connections`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use rustls::ClientConfig;
 use thiserror::Error;
 use tower::filter::FilterLayer;
 use tower::{BoxError, ServiceBuilder};
@@ -107,55 +108,79 @@ fn proxy_to(server: &Uri, configured: Option<&str>) -> Result<Option<Uri>, Confi
     proxy.map(Some).ok_or(ConfigError::Proxy(source))
 }
 
-/// A client that calls `may_write` right before it sends a write, and fails with that error instead of sending it.
-///
-/// kube's own client speaks HTTP/1.1, which needs a connection with TLS buffers for each call in flight and each watch. It is used only
-/// where ours cannot be: behind a proxy, and if the certificate has another name than the address.
-///
-/// # Errors
-/// The credentials or certificates of `config` cannot be used.
-pub fn client<E: Into<BoxError>>(
+/// Makes clients of one cluster.
+pub struct Clients {
     config: Config,
-    may_write: impl Fn() -> Result<(), E> + Send + Sync + 'static,
-) -> Result<Client, kube::Error> {
-    // One type for all callers, so that the stack of services is compiled once.
-    build(config, Arc::new(move || may_write().map_err(Into::into)))
+    /// Shared, so that a further connection resumes a TLS session: it needs no signature, and neither side verifies one again
+    /// (RFC 8446, section 2.2). None where the clients are kube's own.
+    tls: Option<ClientConfig>,
 }
 
 type MayWrite = Arc<dyn Fn() -> Result<(), BoxError> + Send + Sync>;
 
-fn build(config: Config, may_write: MayWrite) -> Result<Client, kube::Error> {
-    let fence = fence_writes(may_write);
-    if config.proxy_url.is_some() || config.tls_server_name.is_some() {
-        return Ok(ClientBuilder::try_from(config)?.with_layer(&fence).build());
+impl Clients {
+    /// Clients with the credentials of `config`.
+    ///
+    /// kube's own client speaks HTTP/1.1, which needs a connection with TLS buffers for each call in flight and each watch. It is used only
+    /// where ours cannot be: behind a proxy, and if the certificate has another name than the address.
+    ///
+    /// # Errors
+    /// The credentials or certificates of `config` cannot be used.
+    pub fn new(config: Config) -> Result<Self, kube::Error> {
+        let is_kubes = config.proxy_url.is_some() || config.tls_server_name.is_some();
+        let tls = match is_kubes {
+            true => None,
+            false => Some(config.rustls_client_config()?),
+        };
+        Ok(Self { config, tls })
     }
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_connect_timeout(config.connect_timeout);
-    tcp.set_nodelay(true);
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(config.rustls_client_config()?)
-        .https_or_http()
-        .enable_all_versions()
-        .wrap_connector(tcp);
-    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .timer(TokioTimer::new())
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .http2_keep_alive_timeout(PING_TIMEOUT)
-        .http2_initial_stream_window_size(STREAM_WINDOW)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW)
-        .build(connector);
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer()?)
-        .layer(config.extra_headers_layer()?)
-        .timeout(RESPONSE_TIMEOUT)
-        .map_err(BoxError::from)
-        .service(http);
-    Ok(ClientBuilder::new(service, config.default_namespace)
-        .with_layer(&fence)
-        .build())
+
+    /// A client with a connection of its own. It calls `may_write` right before it sends a write, and fails with that error instead of
+    /// sending it.
+    ///
+    /// # Errors
+    /// The credentials or certificates of the configuration cannot be used.
+    pub fn client<E: Into<BoxError>>(
+        &self,
+        may_write: impl Fn() -> Result<(), E> + Send + Sync + 'static,
+    ) -> Result<Client, kube::Error> {
+        // One type for all callers, so that the stack of services is compiled once.
+        self.build(Arc::new(move || may_write().map_err(Into::into)))
+    }
+
+    fn build(&self, may_write: MayWrite) -> Result<Client, kube::Error> {
+        let (config, fence) = (self.config.clone(), fence_writes(may_write));
+        let Some(tls) = self.tls.clone() else {
+            return Ok(ClientBuilder::try_from(config)?.with_layer(&fence).build());
+        };
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_connect_timeout(config.connect_timeout);
+        tcp.set_nodelay(true);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(tcp);
+        let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .build(connector);
+        let service = ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(config.auth_layer()?)
+            .layer(config.extra_headers_layer()?)
+            .timeout(RESPONSE_TIMEOUT)
+            .map_err(BoxError::from)
+            .service(http);
+        Ok(ClientBuilder::new(service, config.default_namespace)
+            .with_layer(&fence)
+            .build())
+    }
 }
 
 /// A layer that lets a write pass only if `may_write` does. Reads always pass: a standby keeps its caches synced, too.
@@ -172,9 +197,66 @@ fn fence_writes(
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{HandshakeKind, ServerConfig, ServerConnection};
     use tower::{Layer, Service, ServiceExt};
 
     use super::*;
+
+    /// Answers one call on each of so many connections. Returns how their handshakes were.
+    fn serve(
+        listener: &TcpListener,
+        config: &Arc<ServerConfig>,
+        connections: usize,
+    ) -> Vec<Option<HandshakeKind>> {
+        let one = |_| {
+            let (mut tcp, _) = listener.accept().unwrap();
+            let mut tls = ServerConnection::new(config.clone()).unwrap();
+            let mut stream = rustls::Stream::new(&mut tls, &mut tcp);
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.extend(byte);
+            }
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+            stream.write_all(answer).unwrap();
+            stream.flush().unwrap();
+            tls.handshake_kind()
+        };
+        (0..connections).map(one).collect()
+    }
+
+    #[tokio::test]
+    async fn a_further_client_resumes_the_tls_session() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let issued = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+        let certificate = issued.cert.der().clone();
+        let server = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || serve(&listener, &Arc::new(server), 2));
+        let mut config = Config::new(url.parse().unwrap());
+        config.root_cert = Some(vec![certificate.to_vec()]);
+        let clients = Clients::new(config).unwrap();
+        for _ in 0..2 {
+            let client = clients.client(|| Ok::<(), BoxError>(())).unwrap();
+            let answer = client.request_text(Request::get("/version").body(Vec::new()).unwrap());
+            assert_eq!(answer.await.unwrap(), "{}");
+        }
+        let handshakes = server.join().unwrap();
+        assert_eq!(
+            handshakes,
+            [Some(HandshakeKind::Full), Some(HandshakeKind::Resumed)]
+        );
+    }
 
     #[tokio::test]
     async fn only_reads_pass_a_closed_fence() {

@@ -19,6 +19,6 @@ pub mod secret_summary;
 pub mod service_account;
 pub mod status;
 
-pub use client::{ConfigError, client, config};
+pub use client::{Clients, ConfigError, config};
 pub use connections::Connections;
 pub use proxy::proxy_url;
