@@ -242,7 +242,7 @@ impl Watch {
         self.large.hold(0).await;
         let mut is_too_large = false;
         loop {
-            let end = self.data.iter().position(|byte| *byte == b'\n');
+            let end = memchr::memchr(b'\n', &self.data);
             let part = self.data.split_to(end.unwrap_or(self.data.len()));
             is_too_large |= self.line.len() + part.len() > MAX_OBJECT;
             match is_too_large {

@@ -47,6 +47,10 @@ impl Watched for MaybeDecoded {
             },
         ))
     }
+
+    fn resource_version(&self) -> Option<&str> {
+        self.meta().resource_version.as_deref()
+    }
 }
 
 impl MaybeDecoded {

@@ -26,6 +26,11 @@ impl Watched for WatchedSecret {
             summary: SecretSummary::from(&meta),
         })
     }
+
+    fn resource_version(&self) -> Option<&str> {
+        let version = &self.summary.resource_version;
+        (!version.is_empty()).then_some(version)
+    }
 }
 
 /// Watches the Secrets with our label in the namespace `scope`, or in all if `scope` is empty.

@@ -40,6 +40,11 @@ pub(super) trait Watched: Sized {
     /// # Errors
     /// The JSON is no such object.
     fn decode(json: &str) -> Result<Self, serde_json::Error>;
+
+    /// `metadata.resourceVersion`, if it is decoded: then the JSON is not read once more for it.
+    fn resource_version(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// What a watch shows.
@@ -274,17 +279,24 @@ impl<F> Stream<'_, F> {
         F: FnMut(Event<T>),
     {
         while let Some((change, json)) = watch.next().await? {
-            let seen = json.map(|json| text(Identity::of(json).resource_version));
-            let event = match change {
-                Change::Bookmark => Some(Event::Bookmark),
-                Change::Deleted => self.decode(json).map(Event::Deleted),
-                Change::Added | Change::Modified | Change::Error => self.decode(json).map(Event::Applied),
+            let object: Option<T> = match change {
+                Change::Bookmark => None,
+                _ => self.decode(json),
             };
-            if let Some(seen) = seen.filter(|seen| !seen.is_empty()) {
-                *version = seen;
+            match object.as_ref().and_then(T::resource_version) {
+                Some(seen) => seen.clone_into(version),
+                None => {
+                    let seen = json.map(|json| text(Identity::of(json).resource_version));
+                    if let Some(seen) = seen.filter(|seen| !seen.is_empty()) {
+                        *version = seen;
+                    }
+                }
             }
-            if let Some(event) = event {
-                self.pass_on(event);
+            match (change, object) {
+                (Change::Bookmark, _) => self.pass_on::<T>(Event::Bookmark),
+                (Change::Deleted, Some(object)) => self.pass_on(Event::Deleted(object)),
+                (_, Some(object)) => self.pass_on(Event::Applied(object)),
+                (_, None) => {}
             }
             if json.is_none_or(|json| json.len() > TURN) {
                 tokio::task::yield_now().await;
