@@ -38,6 +38,7 @@ const MAX_CLAIM_CHARS: usize = 256;
 pub struct IdToken {
     raw: Zeroizing<String>,
     claims: Claims,
+    digest: String,
 }
 
 /// The claims of an ID token that the operator reads:
@@ -228,7 +229,9 @@ impl IdToken {
             TokenError::Malformed("its claims are not a JSON object with iss, aud, sub, iat and exp")
         })?;
         let claims = Claims::try_from(claims)?;
-        Ok(Self { raw, claims })
+        let digest = digest::digest(&digest::SHA256, raw.as_bytes());
+        let digest = text::hex(&digest.as_ref()[..16]);
+        Ok(Self { raw, claims, digest })
     }
 
     /// The token itself, for the code that writes it to a Secret.
@@ -258,9 +261,8 @@ impl IdToken {
 
     /// The first 32 hex digits of the token's SHA-256: nobody can make another token with the same, or guess the signature by it.
     #[must_use]
-    pub fn digest(&self) -> String {
-        let digest = digest::digest(&digest::SHA256, self.raw.as_bytes());
-        crate::text::hex(&digest.as_ref()[..16])
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// The difference between `iat` and `now` if it is more than two minutes. Positive if the local clock is behind Google's.

@@ -52,10 +52,11 @@ async fn replaced(world: &World, forged: &IdToken) -> Result<()> {
     world
         .wait("the token is replaced, and the status says so", async || {
             let held = token(&world.secret("shop", "billing").await?);
-            let digest = IdToken::parse(held.clone()).ok().map(|held| held.digest());
+            let parsed = IdToken::parse(held.clone()).ok();
+            let digest = parsed.as_ref().map(IdToken::digest);
             let is_reported = reported()
                 .await?
-                .is_some_and(|reported| reported.digest == digest);
+                .is_some_and(|reported| reported.digest.as_deref() == digest);
             Ok(is_reported && held != forged.expose() && world.google.verify(&held).is_ok())
         })
         .await?;

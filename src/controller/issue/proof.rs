@@ -25,11 +25,10 @@ pub(super) async fn written_digest(
         // This process wrote the Secret itself.
         Some(_) => None,
     };
-    let unproven = unproven.map(|token| (token.digest(), token));
-    if let Some((digest, token)) = unproven.filter(|(digest, _)| known != Some(digest)) {
+    if let Some(token) = unproven.filter(|token| known != Some(token.digest())) {
         let check = Box::pin(minter.verify_signature(&token));
         match permit.released_while(check).await {
-            Ok(()) => return Some(digest),
+            Ok(()) => return Some(token.digest().to_owned()),
             Err(error) => tracing::debug!(
                 namespace = request.namespace,
                 name = request.name,
