@@ -245,7 +245,7 @@ impl Minter {
         })
     }
 
-    /// A generic ID token of the user whose gcloud credentials the operator has. Only Cloud Run and Cloud Functions accept it, because
+    /// A generic ID token of the user whose gcloud credentials the operator has. At most Cloud Run and Cloud Functions accept it, since
     /// its audience is the OAuth client.
     ///
     /// # Errors
