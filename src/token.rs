@@ -5,6 +5,7 @@
 //! token, so that a wrong one is never written to a Secret.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -38,7 +39,7 @@ const MAX_CLAIM_CHARS: usize = 256;
 pub struct IdToken {
     raw: Zeroizing<String>,
     claims: Claims,
-    digest: String,
+    digest: OnceLock<String>,
 }
 
 /// The claims of an ID token that the operator reads:
@@ -229,9 +230,11 @@ impl IdToken {
             TokenError::Malformed("its claims are not a JSON object with iss, aud, sub, iat and exp")
         })?;
         let claims = Claims::try_from(claims)?;
-        let digest = digest::digest(&digest::SHA256, raw.as_bytes());
-        let digest = text::hex(&digest.as_ref()[..16]);
-        Ok(Self { raw, claims, digest })
+        Ok(Self {
+            raw,
+            claims,
+            digest: OnceLock::new(),
+        })
     }
 
     /// The token itself, for the code that writes it to a Secret.
@@ -262,7 +265,10 @@ impl IdToken {
     /// The first 32 hex digits of the token's SHA-256: nobody can make another token with the same, or guess the signature by it.
     #[must_use]
     pub fn digest(&self) -> &str {
-        &self.digest
+        self.digest.get_or_init(|| {
+            let digest = digest::digest(&digest::SHA256, self.raw.as_bytes());
+            text::hex(&digest.as_ref()[..16])
+        })
     }
 
     /// The difference between `iat` and `now` if it is more than two minutes. Positive if the local clock is behind Google's.
