@@ -209,10 +209,8 @@ impl IdToken {
         if !raw.is_ascii() {
             return Err(TokenError::Malformed("it holds characters outside ASCII"));
         }
-        let mut parts = raw.split('.');
-        let (Some(header), Some(payload), Some(signature), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let parts: Vec<&str> = raw.split('.').take(4).collect();
+        let [header, payload, signature] = parts[..] else {
             return Err(TokenError::Malformed(
                 "it does not have three dot-separated parts",
             ));
@@ -230,11 +228,8 @@ impl IdToken {
             TokenError::Malformed("its claims are not a JSON object with iss, aud, sub, iat and exp")
         })?;
         let claims = Claims::try_from(claims)?;
-        Ok(Self {
-            raw,
-            claims,
-            digest: OnceLock::new(),
-        })
+        let digest = OnceLock::new();
+        Ok(Self { raw, claims, digest })
     }
 
     /// The token itself, for the code that writes it to a Secret.
@@ -265,10 +260,8 @@ impl IdToken {
     /// The first 32 hex digits of the token's SHA-256: nobody can make another token with the same, or guess the signature by it.
     #[must_use]
     pub fn digest(&self) -> &str {
-        self.digest.get_or_init(|| {
-            let digest = digest::digest(&digest::SHA256, self.raw.as_bytes());
-            text::hex(&digest.as_ref()[..16])
-        })
+        let sha256 = || digest::digest(&digest::SHA256, self.raw.as_bytes());
+        self.digest.get_or_init(|| text::hex(&sha256().as_ref()[..16]))
     }
 
     /// The difference between `iat` and `now` if it is more than two minutes. Positive if the local clock is behind Google's.
