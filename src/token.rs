@@ -5,7 +5,6 @@
 //! token, so that a wrong one is never written to a Secret.
 
 use std::fmt;
-use std::sync::OnceLock;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -39,7 +38,6 @@ const MAX_CLAIM_CHARS: usize = 256;
 pub struct IdToken {
     raw: Zeroizing<String>,
     claims: Claims,
-    digest: OnceLock<String>,
 }
 
 /// The claims of an ID token that the operator reads:
@@ -209,8 +207,10 @@ impl IdToken {
         if !raw.is_ascii() {
             return Err(TokenError::Malformed("it holds characters outside ASCII"));
         }
-        let parts: Vec<&str> = raw.split('.').take(4).collect();
-        let [header, payload, signature] = parts[..] else {
+        let mut parts = raw.split('.');
+        let (Some(header), Some(payload), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(TokenError::Malformed(
                 "it does not have three dot-separated parts",
             ));
@@ -228,8 +228,7 @@ impl IdToken {
             TokenError::Malformed("its claims are not a JSON object with iss, aud, sub, iat and exp")
         })?;
         let claims = Claims::try_from(claims)?;
-        let digest = OnceLock::new();
-        Ok(Self { raw, claims, digest })
+        Ok(Self { raw, claims })
     }
 
     /// The token itself, for the code that writes it to a Secret.
@@ -259,9 +258,9 @@ impl IdToken {
 
     /// The first 32 hex digits of the token's SHA-256: nobody can make another token with the same, or guess the signature by it.
     #[must_use]
-    pub fn digest(&self) -> &str {
-        let sha256 = || digest::digest(&digest::SHA256, self.raw.as_bytes());
-        self.digest.get_or_init(|| text::hex(&sha256().as_ref()[..16]))
+    pub fn digest(&self) -> String {
+        let digest = digest::digest(&digest::SHA256, self.raw.as_bytes());
+        crate::text::hex(&digest.as_ref()[..16])
     }
 
     /// The difference between `iat` and `now` if it is more than two minutes. Positive if the local clock is behind Google's.

@@ -52,11 +52,10 @@ async fn replaced(world: &World, forged: &IdToken) -> Result<()> {
     world
         .wait("the token is replaced, and the status says so", async || {
             let held = token(&world.secret("shop", "billing").await?);
-            let parsed = IdToken::parse(held.clone()).ok();
-            let digest = parsed.as_ref().map(IdToken::digest);
+            let digest = IdToken::parse(held.clone()).ok().map(|held| held.digest());
             let is_reported = reported()
                 .await?
-                .is_some_and(|reported| reported.digest.as_deref() == digest);
+                .is_some_and(|reported| reported.digest == digest);
             Ok(is_reported && held != forged.expose() && world.google.verify(&held).is_ok())
         })
         .await?;

@@ -206,7 +206,7 @@ fn report(request: &ValidRequest, token: &IdToken, resource_version: &str) -> Re
                 audience: Some(claims.aud.clone()),
                 email: claims.email.clone(),
                 subject: Some(claims.sub.clone()),
-                digest: Some(token.digest().to_owned()),
+                digest: Some(token.digest()),
             },
             renewal: due_renewal(request, Timing::default(), claims.iat, claims.exp),
             unchanged: false,

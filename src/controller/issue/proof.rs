@@ -25,10 +25,11 @@ pub(super) async fn written_digest(
         // This process wrote the Secret itself.
         Some(_) => None,
     };
-    if let Some(token) = unproven.filter(|token| known != Some(token.digest())) {
+    let unproven = unproven.map(|token| (token.digest(), token));
+    if let Some((digest, token)) = unproven.filter(|(digest, _)| known != Some(digest)) {
         let check = Box::pin(minter.verify_signature(&token));
         match permit.released_while(check).await {
-            Ok(()) => return Some(token.digest().to_owned()),
+            Ok(()) => return Some(digest),
             Err(error) => tracing::debug!(
                 namespace = request.namespace,
                 name = request.name,

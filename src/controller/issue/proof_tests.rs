@@ -30,9 +30,9 @@ fn only_the_token_that_was_written_last_is_trusted() {
         assert_eq!(read.token.is_some(), read.integrity != Integrity::Damaged);
         read.integrity
     };
-    assert_eq!(integrity(&last, Some(last.digest())), Integrity::Intact);
+    assert_eq!(integrity(&last, Some(&last.digest())), Integrity::Intact);
     // Its annotations say what they should, and prove nothing.
-    assert_eq!(integrity(&other, Some(last.digest())), Integrity::Damaged);
+    assert_eq!(integrity(&other, Some(&last.digest())), Integrity::Damaged);
     assert_eq!(integrity(&last, Some(&last.fingerprint())), Integrity::Damaged);
     assert_eq!(integrity(&last, None), Integrity::Damaged);
 }

@@ -251,7 +251,7 @@ impl CurrentToken {
             token: TokenStatus {
                 issue_time: time(issued),
                 expiration_time: time(expires),
-                digest: token.map_or(known.digest, |token| Some(token.digest().to_owned())),
+                digest: token.map_or(known.digest, |token| Some(token.digest())),
                 subject: known.subject,
                 accepted_subject: known.accepted_subject,
                 audience: Some(match (&request.token.source, claims, known.audience) {

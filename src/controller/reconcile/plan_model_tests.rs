@@ -519,7 +519,7 @@ impl World {
             }
         };
         self.store(secret);
-        self.unrecorded = Some(token.digest().to_owned());
+        self.unrecorded = Some(token.digest());
         let written = self.secret.as_ref().map(|secret| content(secret).summary);
         self.record(written.as_ref());
     }
@@ -620,7 +620,7 @@ impl World {
             Some((token, hash)) => {
                 let claims = token.claims();
                 // The operator was restarted between its two writes, and Google's keys are out of reach in this world.
-                let is_unproven = self.known_digest() != Some(token.digest());
+                let is_unproven = self.known_digest() != Some(&token.digest());
                 let is_proven = !is_unproven && *hash == request.token_hash;
                 let is_expired = claims.exp <= self.now;
                 let is_renewed = matches!(cause, IssueCause::Requested | IssueCause::Due);
