@@ -151,7 +151,7 @@ pub struct RunArgs {
     #[arg(long, env = "IDTOKEN_FEDERATION_SUBJECT_TEMPLATE", help_heading = "Sources")]
     pub federation_subject_template: Option<String>,
 
-    /// Allow requests for generic ID tokens of the operator's gcloud user credentials, which at most Cloud Run and Cloud Functions accept.
+    /// Allow requests for generic ID tokens of the operator's gcloud user credentials, which only Cloud Run and Cloud Functions may accept.
     #[arg(long, env = "IDTOKEN_ALLOW_DEVELOPER_SOURCE", help_heading = "Sources")]
     pub allow_developer_source: bool,
 

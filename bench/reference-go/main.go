@@ -77,11 +77,13 @@ func (l *IdTokenRequestList) DeepCopyObject() runtime.Object {
 	return &out
 }
 
+// The IAM Service Account Credentials API.
+const iamCredentials = "https://iamcredentials.googleapis.com"
+
 type reconciler struct {
 	client.Client
-	http           *http.Client
-	iamCredentials string
-	bearer         string
+	http   *http.Client
+	bearer string
 }
 
 func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
@@ -133,7 +135,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 func (r *reconciler) mint(ctx context.Context, spec Spec) (string, time.Time, error) {
 	body, _ := json.Marshal(map[string]any{"audience": spec.Audience, "includeEmail": true})
-	url := r.iamCredentials + "/v1/projects/-/serviceAccounts/" + spec.ServiceAccount + ":generateIdToken"
+	url := iamCredentials + "/v1/projects/-/serviceAccounts/" + spec.ServiceAccount + ":generateIdToken"
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return "", time.Time{}, err
@@ -190,7 +192,7 @@ func run() error {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 50
-	r := &reconciler{Client: manager.GetClient(), http: &http.Client{Transport: transport, Timeout: 20 * time.Second}, iamCredentials: os.Getenv("IAM_CREDENTIALS_URL")}
+	r := &reconciler{Client: manager.GetClient(), http: &http.Client{Transport: transport, Timeout: 20 * time.Second}}
 	request, err := http.NewRequest(http.MethodGet, "http://"+os.Getenv("GCE_METADATA_HOST")+"/computeMetadata/v1/instance/service-accounts/default/token", nil)
 	if err != nil {
 		return err

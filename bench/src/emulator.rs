@@ -11,8 +11,6 @@ use idtoken_testenv::{Port, Process};
 use serde_json::{Value, json};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The IAM Service Account Credentials API.
-const IAM_CREDENTIALS: &str = "https://iamcredentials.googleapis.com";
 /// The account of the requested tokens.
 pub(crate) const ACCOUNT: &str = "caller@demo-project.iam.gserviceaccount.com";
 
@@ -126,13 +124,12 @@ impl Emulator {
     }
 
     /// Environment variables by which a program takes it for Google.
-    pub(crate) fn environment(&self) -> [(&'static str, OsString); 5] {
+    pub(crate) fn environment(&self) -> [(&'static str, OsString); 4] {
         [
             ("HTTPS_PROXY", format!("http://127.0.0.1:{}", self.port()).into()),
             ("NO_PROXY", "127.0.0.1".into()),
             ("SSL_CERT_FILE", self.proxy_ca.clone().into()),
             ("GCE_METADATA_HOST", self.url.trim_start_matches("http://").into()),
-            ("IAM_CREDENTIALS_URL", IAM_CREDENTIALS.into()),
         ]
     }
 

@@ -245,8 +245,8 @@ impl Minter {
         })
     }
 
-    /// A generic ID token of the user whose gcloud credentials the operator has. At most Cloud Run and Cloud Functions accept it, since
-    /// its audience is the OAuth client.
+    /// A generic ID token of the user whose gcloud credentials the operator has. Only Cloud Run and Cloud Functions may accept it,
+    /// since its audience is the OAuth client.
     ///
     /// # Errors
     /// [`Reason::NotUserCredentials`] if the operator's credentials are of another type; otherwise the error of the credentials or

@@ -111,8 +111,8 @@ fn proxy_to(server: &Uri, configured: Option<&str>) -> Result<Option<Uri>, Confi
 /// Makes clients of one cluster.
 pub struct Clients {
     config: Config,
-    /// Shared, so that a further connection resumes a TLS session: it needs no signature, and neither side verifies one again
-    /// (RFC 8446, section 2.2). None where the clients are kube's own.
+    /// Shared, so that a further connection resumes the TLS session of the first (RFC 8446, section 2.2). Then no signature is made or
+    /// verified. None where the clients are kube's own.
     tls: Option<ClientConfig>,
 }
 
@@ -127,8 +127,8 @@ impl Clients {
     /// # Errors
     /// The credentials or certificates of `config` cannot be used.
     pub fn new(config: Config) -> Result<Self, kube::Error> {
-        let is_kubes = config.proxy_url.is_some() || config.tls_server_name.is_some();
-        let tls = match is_kubes {
+        let needs_kubes_own = config.proxy_url.is_some() || config.tls_server_name.is_some();
+        let tls = match needs_kubes_own {
             true => None,
             false => Some(config.rustls_client_config()?),
         };
@@ -195,10 +195,9 @@ fn fence_writes(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use rustls::pki_types::PrivateKeyDer;
     use rustls::{HandshakeKind, ServerConfig, ServerConnection};
@@ -206,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers one call on each of so many connections. Returns how their handshakes were.
+    /// Answers one call on each of so many connections. Returns the kinds of their handshakes.
     fn serve(
         listener: &TcpListener,
         config: &Arc<ServerConfig>,

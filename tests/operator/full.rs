@@ -91,7 +91,9 @@ async fn memory_that_is_filled_to_every_default_stays_below_the_charts_limit() -
     filled(world, "markers", MARKERS).await?;
     make(SECRETS, async |namespace, n| {
         let annotations = json!({
-            "idtoken.dev/request": noise(n, 250), "idtoken.dev/request-uid": noise(n + 1, 250), "idtoken.dev/token-hash": noise(n + 2, 250),
+            "idtoken.dev/request": noise(n, 250),
+            "idtoken.dev/request-uid": noise(n + 1, 250),
+            "idtoken.dev/token-hash": noise(n + 2, 250),
         });
         let secret: Secret = serde_json::from_value(json!({
             "metadata": {

@@ -75,7 +75,7 @@ async fn an_outage_of_the_api_server_loses_nothing() -> Result<()> {
             })
             .await?;
         world.cluster.stop_apiserver().await?;
-        // All renewals of the first half fall due in the outage.
+        // All renewals of the first half fall due in the outage, and are tried in it.
         world
             .wait("all renewals are due", async || {
                 Ok(last < Some(Timestamp::now() - Duration::from_secs(2)))

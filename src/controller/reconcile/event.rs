@@ -39,8 +39,8 @@ pub(crate) fn between(previous: &IdTokenRequestStatus, next: &IdTokenRequestStat
         {
             let audience = next.token.as_ref().and_then(|token| token.audience.as_deref());
             let note = format!(
-                "The Secret holds a developer's token for the audience {}, an OAuth client, whatever spec.audience says: at \
-                 most Cloud Run and Cloud Functions accept it",
+                "The Secret holds a developer's token for the audience {}, an OAuth client, whatever spec.audience says: only Cloud \
+                 Run and Cloud Functions may accept it",
                 audience.unwrap_or_default()
             );
             Some(warning(reason::DEVELOPER_TOKEN, &note))

@@ -33,6 +33,10 @@ impl Watched for Version {
     fn decode(json: &str) -> Result<Self, serde_json::Error> {
         Ok(Self(metadata(json)?.resource_version))
     }
+
+    fn resource_version(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
 }
 
 /// How often a Secret is read that is not watched.

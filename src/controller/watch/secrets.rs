@@ -28,8 +28,7 @@ impl Watched for WatchedSecret {
     }
 
     fn resource_version(&self) -> Option<&str> {
-        let version = &self.summary.resource_version;
-        (!version.is_empty()).then_some(version)
+        Some(&self.summary.resource_version)
     }
 }
 

@@ -283,14 +283,12 @@ impl<F> Stream<'_, F> {
                 Change::Bookmark => None,
                 _ => self.decode(json),
             };
-            match object.as_ref().and_then(T::resource_version) {
-                Some(seen) => seen.clone_into(version),
-                None => {
-                    let seen = json.map(|json| text(Identity::of(json).resource_version));
-                    if let Some(seen) = seen.filter(|seen| !seen.is_empty()) {
-                        *version = seen;
-                    }
-                }
+            let seen = match object.as_ref().and_then(T::resource_version) {
+                Some(decoded) => Some(decoded.to_owned()),
+                None => json.map(|json| text(Identity::of(json).resource_version)),
+            };
+            if let Some(seen) = seen.filter(|seen| !seen.is_empty()) {
+                *version = seen;
             }
             match (change, object) {
                 (Change::Bookmark, _) => self.pass_on::<T>(Event::Bookmark),
