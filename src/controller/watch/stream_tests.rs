@@ -10,16 +10,24 @@ use super::*;
 use crate::kubernetes::Connections;
 use crate::sync::lock;
 
-/// The name of an object.
+/// The name of an object, and its version.
 #[derive(Debug)]
-struct Name(String);
+struct Name(String, Option<String>);
 
 impl Watched for Name {
     const RESOURCE: &'static str = "secrets";
 
     fn decode(json: &str) -> Result<Self, serde_json::Error> {
         let object: Value = serde_json::from_str(json)?;
-        serde_json::from_value(object["metadata"]["name"].clone()).map(Self)
+        let field = |name| object["metadata"][name].clone();
+        Ok(Self(
+            serde_json::from_value(field("name"))?,
+            serde_json::from_value(field("resourceVersion"))?,
+        ))
+    }
+
+    fn resource_version(&self) -> Option<&str> {
+        self.1.as_deref()
     }
 }
 
@@ -115,9 +123,9 @@ async fn run(answers: Vec<(u16, String)>) -> (Vec<String>, Vec<String>, String) 
     let mut events = Vec::new();
     let watching = watch(&ctx, &collection, |event: Event<Name>| {
         events.push(match event {
-            Event::Listed(Name(name)) => format!("listed {name}"),
-            Event::Applied(Name(name)) => format!("applied {name}"),
-            Event::Deleted(Name(name)) => format!("deleted {name}"),
+            Event::Listed(Name(name, _)) => format!("listed {name}"),
+            Event::Applied(Name(name, _)) => format!("applied {name}"),
+            Event::Deleted(Name(name, _)) => format!("deleted {name}"),
             other => format!("{other:?}"),
         });
     });
@@ -182,6 +190,17 @@ async fn the_version_of_an_object_that_cannot_be_decoded_counts() {
     let bad = json!({"metadata": {"name": 7, "resourceVersion": "11"}});
     let (_, calls, _) = run(vec![list(&[], ""), lines(&[("MODIFIED", bad)])]).await;
     assert_eq!(calls[2..], ["watch resourceVersion=11"]);
+}
+
+#[tokio::test]
+async fn a_watch_is_resumed_at_the_last_version_that_an_object_has() {
+    let events = [
+        ("ADDED", object("a", "11")),
+        ("MODIFIED", object("b", "12")),
+        ("DELETED", json!({"metadata": {"name": "c"}})),
+    ];
+    let (_, calls, _) = run(vec![list(&[], ""), lines(&events)]).await;
+    assert_eq!(calls[2..], ["watch resourceVersion=12"]);
 }
 
 #[tokio::test]
