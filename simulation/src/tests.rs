@@ -241,6 +241,15 @@ fn a_cold_start_takes_what_the_quota_leaves_and_no_outage_of_half_an_hour_costs_
 
 #[test]
 #[ignore = "takes minutes without optimization: cargo test --release -p idtoken-simulation -- --ignored"]
+fn all_goals_are_reached_with_a_hundred_thousand_requests() {
+    for case in cases(100_000) {
+        let figures = case.run(&settings(100_000, 1)).unwrap();
+        assert!(figures.are_reached(), "{case:?}: {:?}", figures.figures);
+    }
+}
+
+#[test]
+#[ignore = "takes minutes without optimization: cargo test --release -p idtoken-simulation -- --ignored"]
 fn a_day_of_a_million_requests() {
     assert_evenly_spread(1_000_000, 16, DAY);
 }

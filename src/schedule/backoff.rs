@@ -39,7 +39,7 @@ pub struct Backoff {
     pub message: String,
     /// Class of the last one.
     pub class: ErrorClass,
-    /// How many.
+    /// How many, since Google was back last.
     pub attempts: u32,
     /// When the first was.
     pub since: Timestamp,
@@ -123,8 +123,12 @@ impl Backoff {
         }
     }
 
-    /// Google is back. Returns whether that ends the wait.
+    /// Google is back. Returns whether that ends the wait. If the next attempt meets an exceeded quota, it is repeated soon, however many
+    /// failed before.
     pub fn end(&mut self, now: Timestamp) -> bool {
+        if self.awaits_google {
+            self.attempts = 0;
+        }
         let ends = self.awaits_google && self.next > now;
         if ends {
             self.next = now;
@@ -371,6 +375,41 @@ mod tests {
             assert_eq!(backoff.end(at(1050)), ends, "{class:?}, {expires:?}");
             assert_eq!(backoff.next, at(if ends { 1050 } else { 1100 }));
             assert!(!backoff.end(at(1200)), "it is over");
+        }
+    }
+
+    #[test]
+    fn a_refusal_after_an_outage_is_repeated_soon() {
+        let key = BackoffKey {
+            generation: 1,
+            renew: None,
+            grant: None,
+        };
+        let failed = |previous: Option<&Backoff>, now| {
+            let attempt = FailedAttempt {
+                since: None,
+                reason: "Failed",
+                message: String::new(),
+                class: ErrorClass::Transient,
+                retry_after: None,
+                needs_user_action: false,
+                expires: None,
+                is_from_google: true,
+            };
+            Backoff::next(previous, attempt, key.clone(), "uid", now)
+        };
+        let mut backoff = failed(None, Timestamp::UNIX_EPOCH);
+        for _ in 0..20 {
+            backoff = failed(Some(&backoff), backoff.next);
+        }
+        let now = backoff.at + SignedDuration::from_secs(1);
+        assert!(backoff.next > now + SignedDuration::from_mins(1));
+        // Whether it still waits or is already due.
+        for back in [now, backoff.next] {
+            let mut backoff = backoff.clone();
+            backoff.end(back);
+            let refused = failed(Some(&backoff), back);
+            assert_eq!(refused.next, back + MIN_DELAY);
         }
     }
 

@@ -143,6 +143,12 @@ impl AdaptiveLimit {
         }
     }
 
+    /// The endpoint is back after an outage. Where calls failed in it says nothing about what the endpoint takes now, so the limit grows fast
+    /// until a call fails. The outage's [`Recovery`](super::recovery::Recovery) bounds how fast calls come meanwhile.
+    pub(crate) fn recovered(&mut self) {
+        self.threshold = f64::INFINITY;
+    }
+
     /// Whether a call was sent at the limit that holds now.
     fn is_current(&self, started: Instant) -> bool {
         self.shrunk.is_none_or(|shrunk| started >= shrunk)

@@ -191,6 +191,7 @@ impl FairQueue {
                 }
                 // What failed for all was no flow's own fault.
                 if let Some(since) = self.breaker.answered(now, started) {
+                    self.limit.recovered();
                     for (name, flow) in &mut self.flows {
                         flow.breaker
                             .close_if_after(since.checked_sub(SAME_CAUSE).unwrap_or(since));

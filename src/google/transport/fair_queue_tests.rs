@@ -215,6 +215,33 @@ fn the_end_of_an_outage_is_told_to_each_flow_that_it_held_back() {
 }
 
 #[test]
+fn after_an_outage_the_limit_grows_as_fast_as_at_a_cold_start() {
+    let (mut queue, mut now) = (queue(256), Instant::now());
+    // A few calls at once, as of an operator that renews now and then. All fail.
+    for call in 0..10 {
+        let flow = ["a", "b"][call % 2];
+        if queue.enqueue(now, flow, None).is_ok() && !starts(&mut queue, now).is_empty() {
+            now += Duration::from_millis(100);
+            queue.complete(now, flow, now, FAILED);
+        }
+    }
+    assert!(queue.is_open(now));
+    assert_eq!(queue.limit(), 8);
+    now += LAST_PROBE;
+    // Seven seconds of answers after 200 ms, with more calls waiting than may start.
+    let mut started = VecDeque::new();
+    for _ in 0..7000 {
+        while queue.waiting() < 300 && queue.enqueue(now, "c", None).is_ok() {}
+        started.extend(starts(&mut queue, now).iter().map(|_| now));
+        now += Duration::from_millis(1);
+        while let Some(at) = started.pop_front_if(|at| *at + Duration::from_millis(200) <= now) {
+            queue.complete(now, "c", at, CallResult::Answered);
+        }
+    }
+    assert_eq!(queue.limit(), 256);
+}
+
+#[test]
 fn an_outage_is_waited_out_by_a_few_calls_and_rejects_all_others() {
     let start = Instant::now();
     let mut queue = queue(32);
