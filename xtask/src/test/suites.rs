@@ -1,6 +1,7 @@
 //! The suites: the test executables that cargo builds, the programs that each needs, and the order in which they start.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -54,6 +55,12 @@ const KNOWN: [(&str, &[Programs], u64); 33] = {
         ("idtoken-simulation: idtoken-simulation (bin)", &[], 2),
     ]
 };
+
+/// The suite that would run alone in the end. Its tests mostly wait, each for a control plane of its own, so half as many more of them run
+/// at once as there are processors.
+const LONGEST: &str = "idtoken-operator: operator";
+/// How many tests of a suite run at once: <https://doc.rust-lang.org/rustc/tests/index.html#--test-threads-num_threads>.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// Programs that only some modules of a suite need.
 const OF_MODULES: [(&str, Programs, &[&str]); 8] = {
@@ -194,6 +201,10 @@ impl Suite {
             .current_dir(&self.folder)
             .env("CARGO_MANIFEST_DIR", &self.folder)
             .args(filter);
+        if self.name == LONGEST && std::env::var_os(THREADS).is_none() {
+            let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+            command.env(THREADS, (cores + cores.div_ceil(2)).to_string());
+        }
         command
     }
 
@@ -256,12 +267,14 @@ impl Times {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Sorts suites into the order in which they start: first unit tests, which are quick and find most; then the longest.
+    /// Sorts suites into the order in which they start: first unit tests, which are quick and find most; then the longest; last the one that
+    /// cargo compiles, which waits while another cargo compiles.
     pub(super) fn sort(&self, suites: &mut [Suite]) {
         suites.sort_by_cached_key(|suite| {
             let known = suite.known().map(|(_, _, minutes)| minutes * 60);
             let seconds = self.0.get(&suite.name).copied().or(known).unwrap_or(60);
-            (!suite.unit, std::cmp::Reverse(seconds), suite.name.clone())
+            let order = (suite.executable.is_none(), !suite.unit);
+            (order, std::cmp::Reverse(seconds), suite.name.clone())
         });
     }
 }
@@ -309,8 +322,8 @@ mod tests {
             "idtoken-operator: new",
             "kubectl-idtoken: mint",
         );
-        assert_eq!(names(&suites), [unit, operator, "documentation", new, mint]);
-        times.add(&suites[4], Duration::from_secs(1000));
+        assert_eq!(names(&suites), [unit, operator, new, mint, "documentation"]);
+        times.add(&suites[3], Duration::from_secs(1000));
         times.sort(&mut suites);
         assert_eq!(names(&suites)[..2], [unit, mint]);
 
