@@ -16,8 +16,14 @@ use crate::{cargo, crds};
 /// Draws the diagrams, in colours that fit those of the page.
 const DIAGRAMS: &str = include_str!("site/diagrams.js");
 
-/// Room for the tables.
-const STYLE: &str = ":root { --content-max-width: 1100px; } table td, table th { padding: 3px 10px; }\n";
+/// Room for the tables, so that those with five columns fit beside the contents; and around the diagrams.
+const STYLE: &str = "\
+:root { --content-max-width: 1100px; }
+table { font-size: 0.85em; }
+table td, table th { padding: 3px 8px; }
+table code { overflow-wrap: anywhere; padding: 0.1em 0.2em; }
+.mermaid { margin: 1.2em 0; }
+";
 
 const CONFIGURATION: &str = r#"[book]
 title = "idtoken-operator"
