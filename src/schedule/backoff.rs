@@ -39,7 +39,7 @@ pub struct Backoff {
     pub message: String,
     /// Class of the last one.
     pub class: ErrorClass,
-    /// How many, since Google was back last.
+    /// How many. Counted from zero again when Google is back after an outage.
     pub attempts: u32,
     /// When the first was.
     pub since: Timestamp,
@@ -123,8 +123,8 @@ impl Backoff {
         }
     }
 
-    /// Google is back. Returns whether that ends the wait. If the next attempt meets an exceeded quota, it is repeated soon, however many
-    /// failed before.
+    /// Google is back. Returns whether that ends the wait. The failures in the outage no longer count: if the quota is exceeded in the
+    /// recovery, the next delay is short.
     pub fn end(&mut self, now: Timestamp) -> bool {
         if self.awaits_google {
             self.attempts = 0;
@@ -217,6 +217,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn key() -> BackoffKey {
+        BackoffKey {
+            generation: 1,
+            renew: None,
+            grant: None,
+        }
+    }
+
+    fn failed(class: ErrorClass) -> FailedAttempt {
+        FailedAttempt {
+            since: None,
+            reason: "Failed",
+            message: String::new(),
+            class,
+            retry_after: None,
+            needs_user_action: false,
+            expires: None,
+            is_from_google: class == ErrorClass::Transient,
+        }
+    }
+
     proptest! {
         #[test]
         fn retries_are_bounded(attempts in 1_u32..100, age in 0_i64..100_000, rejected: bool, left in proptest::option::of(1_i64..4000)) {
@@ -284,21 +309,14 @@ mod tests {
 
     #[test]
     fn an_annotation_ends_a_delay_once_a_renewal_may_be_honoured() {
-        let at = |seconds| Timestamp::from_second(seconds).unwrap();
         let key = |renew: &str, generation| BackoffKey {
             generation,
             renew: Some(renew.to_owned()),
             grant: None,
         };
         let attempt = FailedAttempt {
-            since: None,
-            reason: "Refused",
-            message: String::new(),
-            class: ErrorClass::Rejected,
             retry_after: Some(std::time::Duration::from_secs(300)),
-            needs_user_action: false,
-            expires: None,
-            is_from_google: false,
+            ..failed(ErrorClass::Rejected)
         };
         let backoff = Backoff::next(None, attempt, key("a", 1), "uid", at(100));
         let next =
@@ -317,21 +335,9 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_began_when_they_are_known_to_have_begun() {
-        let at = |seconds| Timestamp::from_second(seconds).unwrap();
-        let key = || BackoffKey {
-            generation: 1,
-            renew: None,
-            grant: None,
-        };
         let attempt = |since: Option<i64>| FailedAttempt {
             since: since.map(at),
-            reason: "Refused",
-            message: String::new(),
-            class: ErrorClass::Rejected,
-            retry_after: None,
-            needs_user_action: false,
-            expires: None,
-            is_from_google: false,
+            ..failed(ErrorClass::Rejected)
         };
         let first = |since| Backoff::next(None, attempt(since), key(), "uid", at(1000));
         assert_eq!(first(None).since, at(1000));
@@ -349,7 +355,6 @@ mod tests {
 
     #[test]
     fn google_is_waited_for_only_without_a_valid_token() {
-        let at = |seconds| Timestamp::from_second(seconds).unwrap();
         for (is_from_google, class, expires, ends) in [
             (true, ErrorClass::Transient, None, true),
             (true, ErrorClass::Transient, Some(2000), false),
@@ -357,21 +362,12 @@ mod tests {
             (false, ErrorClass::Transient, None, false),
         ] {
             let attempt = FailedAttempt {
-                since: None,
-                reason: "Failed",
-                message: String::new(),
-                class,
                 retry_after: Some(std::time::Duration::from_secs(100)),
-                needs_user_action: false,
                 expires: expires.map(at),
                 is_from_google,
+                ..failed(class)
             };
-            let key = BackoffKey {
-                generation: 1,
-                renew: None,
-                grant: None,
-            };
-            let mut backoff = Backoff::next(None, attempt, key, "uid", at(1000));
+            let mut backoff = Backoff::next(None, attempt, key(), "uid", at(1000));
             assert_eq!(backoff.end(at(1050)), ends, "{class:?}, {expires:?}");
             assert_eq!(backoff.next, at(if ends { 1050 } else { 1100 }));
             assert!(!backoff.end(at(1200)), "it is over");
@@ -380,27 +376,12 @@ mod tests {
 
     #[test]
     fn a_refusal_after_an_outage_is_repeated_soon() {
-        let key = BackoffKey {
-            generation: 1,
-            renew: None,
-            grant: None,
+        let next = |previous: Option<&Backoff>, now| {
+            Backoff::next(previous, failed(ErrorClass::Transient), key(), "uid", now)
         };
-        let failed = |previous: Option<&Backoff>, now| {
-            let attempt = FailedAttempt {
-                since: None,
-                reason: "Failed",
-                message: String::new(),
-                class: ErrorClass::Transient,
-                retry_after: None,
-                needs_user_action: false,
-                expires: None,
-                is_from_google: true,
-            };
-            Backoff::next(previous, attempt, key.clone(), "uid", now)
-        };
-        let mut backoff = failed(None, Timestamp::UNIX_EPOCH);
+        let mut backoff = next(None, at(0));
         for _ in 0..20 {
-            backoff = failed(Some(&backoff), backoff.next);
+            backoff = next(Some(&backoff), backoff.next);
         }
         let now = backoff.at + SignedDuration::from_secs(1);
         assert!(backoff.next > now + SignedDuration::from_mins(1));
@@ -408,7 +389,7 @@ mod tests {
         for back in [now, backoff.next] {
             let mut backoff = backoff.clone();
             backoff.end(back);
-            let refused = failed(Some(&backoff), back);
+            let refused = next(Some(&backoff), back);
             assert_eq!(refused.next, back + MIN_DELAY);
         }
     }

@@ -16,7 +16,7 @@ use crate::{cargo, crds};
 /// Draws the diagrams, in colours that fit those of the page.
 const DIAGRAMS: &str = include_str!("site/diagrams.js");
 
-/// Room for the tables, so that those with five columns fit beside the contents; and around the diagrams.
+/// Makes tables with five columns fit beside the contents, and leaves space around the diagrams.
 const STYLE: &str = "\
 :root { --content-max-width: 1100px; }
 table { font-size: 0.85em; }
