@@ -21,7 +21,7 @@ const STYLE: &str = "\
 :root { --content-max-width: 1100px; }
 table { font-size: 0.85em; }
 table td, table th { padding: 3px 8px; }
-table code { overflow-wrap: anywhere; padding: 0.1em 0.2em; }
+table code { padding: 0.1em 0.2em; }
 .mermaid { margin: 1.2em 0; }
 ";
 
