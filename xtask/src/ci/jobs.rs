@@ -19,6 +19,8 @@ const POLL: Duration = Duration::from_millis(200);
 const STATUS_INTERVAL: Duration = Duration::from_secs(60);
 /// Lines that are shown of a failed job's log.
 const MAX_LOG_LINES: usize = 400;
+/// Lines of it that are repeated under the summary: why the job failed.
+const MAX_LAST_LINES: usize = 20;
 /// Runs a command, and writes the processor time of it and its children to the file `$0`.
 const TIMED: &str = "\"$@\"; status=$?; times >\"$0\"; exit $status";
 
@@ -78,6 +80,8 @@ pub(super) struct Jobs<'o> {
     /// The time of the run before `begun`.
     before: Duration,
     rows: Vec<Row>,
+    /// The last lines of each failed job, by its name.
+    last_lines: Vec<(&'static str, String)>,
 }
 
 impl<'o> Jobs<'o> {
@@ -96,6 +100,7 @@ impl<'o> Jobs<'o> {
             begun: Instant::now(),
             before,
             rows: rows.into_iter().collect(),
+            last_lines: Vec::new(),
         }
     }
 
@@ -208,10 +213,11 @@ impl<'o> Jobs<'o> {
             _ => Outcome::Failed,
         };
         let log = ended.process.log();
-        if outcome == Outcome::Failed && !job.shown {
-            let lines: Vec<_> = log.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(MAX_LOG_LINES)..];
-            self.output.quote(&tail.join("\n"));
+        if outcome == Outcome::Failed {
+            if !job.shown {
+                self.output.quote(&last_lines(&log, MAX_LOG_LINES));
+            }
+            self.last_lines.push((job.name, last_lines(&log, MAX_LAST_LINES)));
         }
         if outcome == Outcome::LeftOut && !job.shown {
             self.output.quote(&log);
@@ -298,6 +304,10 @@ impl<'o> Jobs<'o> {
             minutes(self.before + self.begun.elapsed()),
             minutes(cpu)
         ));
+        for (name, lines) in &self.last_lines {
+            self.output.heading(&format!("The last lines of {name}"));
+            self.output.quote(lines);
+        }
         let failed = self.rows.iter().filter(|row| row.outcome.is_failure());
         let failed: Vec<&str> = failed.map(|row| row.name.as_str()).collect();
         if !failed.is_empty() {
@@ -317,6 +327,11 @@ enum State {
     Ready,
     Waiting,
     Useless,
+}
+
+fn last_lines(log: &str, count: usize) -> String {
+    let lines: Vec<_> = log.trim_end().lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 fn minutes(time: Duration) -> String {

@@ -232,7 +232,7 @@ impl<'r> Runner<'r> {
         let mut failed: Vec<String> = log
             .lines()
             .filter_map(failing)
-            .map(|test| format!("{name}: {test}"))
+            .map(|test| format!("{name}: {test}{}", panic(&log, test)))
             .collect();
         if failed.is_empty() {
             failed.push(format!("{name}: it exited without a result"));
@@ -274,6 +274,16 @@ fn passed(line: &str) -> Option<u32> {
 fn failing(line: &str) -> Option<&str> {
     let (name, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
     rest.contains("FAILED").then_some(name)
+}
+
+/// Where `test` panicked and the first line of why, as libtest shows it. Empty if it failed by its result.
+fn panic(log: &str, test: &str) -> String {
+    let begin = format!("thread '{test}' ");
+    let mut lines = log.lines().skip_while(|line| !line.starts_with(&begin));
+    let place = lines.next().and_then(|line| line.split_once(" panicked at "));
+    place.map_or_else(String::new, |(_, place)| {
+        format!(" at {place} {}", lines.next().unwrap_or_default())
+    })
 }
 
 #[cfg(test)]
@@ -418,6 +428,10 @@ mod tests {
         assert_eq!(passed(closing), Some(12));
         assert_eq!(passed("test result: FAILED. 3 passed; 1 failed"), Some(3));
         assert_eq!(passed("test a::b ... ok"), None);
+        let log =
+            "---- a::b stdout ----\n\nthread 'a::b' (7) panicked at tests/a.rs:1:2:\nno token\nnote: more\n";
+        assert_eq!(panic(log, "a::b"), " at tests/a.rs:1:2: no token");
+        assert_eq!(panic(log, "a"), "");
         assert_eq!(failing("test a::b ... FAILED"), Some("a::b"));
         assert_eq!(failing("test a::b ... ok"), None);
     }

@@ -81,6 +81,13 @@ async fn a_job_that_waits_for_none_is_refused() {
 }
 
 #[test]
+fn the_last_lines_of_a_log() {
+    assert_eq!(last_lines("a\nb\nc\n\n", 2), "b\nc");
+    assert_eq!(last_lines("a\n", 2), "a");
+    assert_eq!(last_lines("", 2), "");
+}
+
+#[test]
 fn reads_processor_time() {
     let dash = "0m0.000000s 0m0.000000s\n1m2.500000s 0m3.250000s\n";
     assert_eq!(processor_time(dash), Some(Duration::from_millis(65_750)));
