@@ -13,6 +13,8 @@ use crate::clock::Clock;
 use crate::fair_share::may_take;
 use crate::sync::lock;
 
+/// The spare permit starts nothing while as many reconciles wait for a permit: each of them holds a token in memory.
+const MAX_WAITING: usize = 32;
 /// The shortest sleep between two checks of a time limit.
 const LIMIT_STEP: Duration = Duration::from_millis(20);
 
@@ -26,6 +28,9 @@ pub(crate) struct Shares<W> {
     waiting: usize,
     /// Numbers what waits and what is served.
     next: u64,
+    /// Whether the one permit is free that only starts take, beyond their namespace's share. Without it a namespace would start nothing while
+    /// its tokens wait to be written, and its calls and writes would take turns.
+    has_spare: bool,
 }
 
 #[derive(Debug)]
@@ -38,17 +43,40 @@ struct Share<W> {
 }
 
 impl<W> Shares<W> {
-    fn new(free: usize) -> Self {
+    fn new(permits: usize) -> Self {
+        let has_spare = permits > 1;
         Self {
-            free,
+            free: permits - usize::from(has_spare),
             namespaces: HashMap::new(),
             waiting: 0,
             next: 1,
+            has_spare,
+        }
+    }
+
+    /// Whether a reconcile of `namespace` may start.
+    pub(crate) fn may_start(&self, namespace: &str) -> bool {
+        self.is_spare_open() || self.is_open_to(namespace)
+    }
+
+    fn is_spare_open(&self) -> bool {
+        self.has_spare && self.waiting < MAX_WAITING
+    }
+
+    /// Takes a permit for a start of `namespace`, which may be the spare one.
+    fn start(&mut self, namespace: &str) -> Held {
+        if self.take(namespace) {
+            Held::OfShare
+        } else if self.is_spare_open() {
+            self.has_spare = false;
+            Held::Spare
+        } else {
+            Held::None
         }
     }
 
     /// Whether `namespace` may take one more permit.
-    pub(crate) fn is_open_to(&self, namespace: &str) -> bool {
+    fn is_open_to(&self, namespace: &str) -> bool {
         let held = self.namespaces.get(namespace).map_or(0, |share| share.held);
         may_take(held, self.free)
     }
@@ -129,6 +157,14 @@ impl<W> Shares<W> {
     }
 }
 
+/// What a reconcile holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    None,
+    OfShare,
+    Spare,
+}
+
 /// The permits of all reconciles.
 #[derive(Debug)]
 pub struct Permits {
@@ -152,23 +188,23 @@ impl Permits {
         lock(&self.shares)
     }
 
-    /// The permit for the request that `pop` gives, if it gives one. `pop` may only give one whose namespace the shares are open to.
+    /// The permit for the request that `pop` gives, if it gives one. `pop` may only give one whose namespace may start one.
     pub(in crate::controller) fn start(
         self: &Arc<Self>,
         pop: impl FnOnce(&Shares<oneshot::Sender<()>>) -> Option<(ObjectKey, Instant)>,
     ) -> Option<(ObjectKey, Instant, Permit)> {
         let mut shares = self.lock();
         // Spares the search: no namespace may have one.
-        if shares.free == 0 {
+        if shares.free == 0 && !shares.is_spare_open() {
             return None;
         }
         let (key, due) = pop(&shares)?;
-        let is_held = shares.take(key.namespace());
+        let held = shares.start(key.namespace());
         drop(shares);
         let permit = Permit {
             permits: Arc::clone(self),
             namespace: key.namespace().into(),
-            is_held,
+            held,
             stopwatch: Arc::new(Stopwatch::new(self.clock.clone())),
         };
         Some((key, due, permit))
@@ -177,6 +213,11 @@ impl Permits {
     /// Waits until a permit was put back that nobody waited for.
     pub(super) async fn freed(&self) {
         self.freed.notified().await;
+    }
+
+    fn put_back_spare(&self) {
+        self.lock().has_spare = true;
+        self.freed.notify_one();
     }
 
     fn put_back(&self, namespace: &str) {
@@ -198,7 +239,7 @@ impl Permits {
 pub(crate) struct Permit {
     permits: Arc<Permits>,
     namespace: Box<str>,
-    is_held: bool,
+    held: Held,
     stopwatch: Arc<Stopwatch>,
 }
 
@@ -210,13 +251,13 @@ impl Permit {
 
     /// Waits for a permit, unless this one is held. The stopwatch stands still for as long.
     pub(crate) async fn acquire(&mut self) {
-        if self.is_held {
+        if self.held != Held::None {
             return;
         }
         let handed_out = {
             let mut shares = self.permits.lock();
             if shares.take(&self.namespace) {
-                self.is_held = true;
+                self.held = Held::OfShare;
                 return;
             }
             let (waiter, handed_out) = oneshot::channel();
@@ -231,13 +272,15 @@ impl Permit {
         };
         let _paused = self.stopwatch.pause();
         handed_out.permit().await;
-        self.is_held = true;
+        self.held = Held::OfShare;
     }
 
     /// Gives the permit back until it is acquired again.
     pub(crate) fn release(&mut self) {
-        if std::mem::take(&mut self.is_held) {
-            self.permits.put_back(&self.namespace);
+        match std::mem::replace(&mut self.held, Held::None) {
+            Held::None => {}
+            Held::OfShare => self.permits.put_back(&self.namespace),
+            Held::Spare => self.permits.put_back_spare(),
         }
     }
 

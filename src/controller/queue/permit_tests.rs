@@ -16,13 +16,23 @@ fn start(permits: &Arc<Permits>, namespace: &str) -> Option<Permit> {
     permits.start(pop).map(|(_, _, permit)| permit)
 }
 
+/// As `start`, and the spare permit will do.
+fn start_beyond_share(permits: &Arc<Permits>, namespace: &str) -> Option<Permit> {
+    let pop = |shares: &Shares<_>| {
+        let may_start = shares.may_start(namespace);
+        may_start.then(|| (ObjectKey::new(namespace, "a"), Instant::now()))
+    };
+    permits.start(pop).map(|(_, _, permit)| permit)
+}
+
 /// As many permits of `namespace` as it may have.
 fn all(permits: &Arc<Permits>, namespace: &str) -> Vec<Permit> {
     std::iter::from_fn(|| start(permits, namespace)).collect()
 }
 
+/// `count` permits for the shares of namespaces, and the spare one.
 fn permits(count: usize) -> Arc<Permits> {
-    Permits::new(count, Clock::system())
+    Permits::new(count + 1, Clock::system())
 }
 
 #[test]
@@ -46,6 +56,45 @@ fn a_namespace_whose_calls_hang_leaves_a_fifth_to_others() {
 }
 
 #[tokio::test]
+async fn tokens_that_wait_to_be_written_do_not_stop_the_starts() {
+    let permits = permits(5);
+    let mut held = all(&permits, "shop");
+    let mut called = start_beyond_share(&permits, "shop").expect("the spare permit");
+    assert!(start_beyond_share(&permits, "shop").is_none(), "there is one");
+    // Its call to Google ends, and it waits to write.
+    called.release();
+    let mut write = Box::pin(called.acquire());
+    assert!(futures::poll!(&mut write).is_pending());
+    let next = start_beyond_share(&permits, "shop").expect("the spare permit is back");
+    drop(held.pop());
+    timeout(LIMIT, write)
+        .await
+        .expect("a permit of the share, not the spare one");
+    assert!(start(&permits, "shop").is_none());
+    // It does not go to another namespace either, which has what the share leaves.
+    assert!(start(&permits, "bank").is_some());
+    drop((held, next));
+    assert!(permits.lock().has_spare);
+}
+
+#[test]
+fn no_start_is_beyond_the_share_while_many_wait() {
+    let permits = permits(5);
+    let held = all(&permits, "shop");
+    let waiting: Vec<_> = std::iter::repeat_with(|| {
+        let (waiter, _) = oneshot::channel();
+        permits.lock().wait("shop", waiter)
+    })
+    .take(MAX_WAITING)
+    .collect();
+    assert!(start_beyond_share(&permits, "shop").is_none());
+    assert!(start_beyond_share(&permits, "bank").is_some(), "it has its share");
+    assert!(permits.lock().cancel("shop", waiting[0]));
+    assert!(start_beyond_share(&permits, "shop").is_some());
+    drop(held);
+}
+
+#[tokio::test]
 async fn a_permit_goes_to_the_namespace_with_the_fewest() {
     let permits = permits(5);
     let mut held = all(&permits, "shop");
@@ -54,7 +103,7 @@ async fn a_permit_goes_to_the_namespace_with_the_fewest() {
         let mut permit = Permit {
             permits: Arc::clone(&permits),
             namespace: namespace.into(),
-            is_held: false,
+            held: Held::None,
             stopwatch: Arc::new(Stopwatch::new(Clock::system())),
         };
         async move {
@@ -113,7 +162,7 @@ async fn the_time_limit_of_a_reconcile_leaves_out_the_wait_for_a_permit() {
     }
     assert!(timeout(LIMIT, attempt).await.expect("it ends").is_ok());
     if let Some(other) = &mut other {
-        other.is_held = false;
+        other.held = Held::None;
     }
     let hang = stopwatch.limit(limit, permit.holding(std::future::pending::<()>()));
     assert!(timeout(LIMIT, hang).await.expect("it ends").is_err());
@@ -150,7 +199,7 @@ struct Model {
 impl Model {
     fn new(count: usize) -> Self {
         Self {
-            shares: Shares::new(count),
+            shares: Shares::new(count + 1),
             held: HashMap::new(),
             waiting: HashMap::new(),
         }

@@ -126,7 +126,7 @@ impl Worker {
             {
                 let pop = |shares: &Shares<_>| {
                     queue.pop(now, |namespace| {
-                        shares.is_open_to(namespace) && !(self.limits.is_congested)(namespace)
+                        shares.may_start(namespace) && !(self.limits.is_congested)(namespace)
                     })
                 };
                 let Some((key, due, permit)) = self.limits.permits.start(pop) else {
