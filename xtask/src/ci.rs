@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use jiff::Timestamp;
 
+use crate::e2e::tested::OLDEST;
 use crate::progress::Output;
 use jobs::{Job, Jobs};
 
@@ -267,6 +268,15 @@ fn nightly(commands: &Commands) -> Vec<Job> {
         },
         Job {
             after: vec!["e2e-as-released"],
+            shown: true,
+            may_be_left_out: true,
+            ..commands.xtask(
+                "e2e-on-the-oldest-kubernetes",
+                &format!("e2e --kubernetes {OLDEST}"),
+            )
+        },
+        Job {
+            after: vec!["e2e-on-the-oldest-kubernetes"],
             may_be_left_out: true,
             ..commands.xtask("advisories", "deny --advisories")
         },

@@ -1,5 +1,7 @@
 //! `cargo xtask e2e`: the end-to-end tests on a node of this machine, or on any cluster.
 
+pub(crate) mod tested;
+
 use std::ffi::OsString;
 use std::io::Read;
 use std::path::PathBuf;
@@ -38,6 +40,9 @@ pub(crate) struct E2eArgs {
     /// Another version of Kubernetes for the node, such as v1.34.2. Its modules are fetched the first time.
     #[arg(long, value_name = "VERSION", conflicts_with = "context")]
     kubernetes: Option<String>,
+    /// Write into docs/upgrade-policy.md that the tests passed on this version of Kubernetes.
+    #[arg(long, conflicts_with_all = ["context", "keep", "images"])]
+    record: bool,
 }
 
 /// Runs the tests.
@@ -145,7 +150,13 @@ async fn inside(args: &E2eArgs) -> Result<()> {
         let _ = ended.send(());
     });
     tokio::select! {
-        result = tests => result,
+        result = tests => {
+            let cases = result?;
+            if args.record {
+                tested::record(args.kubernetes.as_deref(), cases)?;
+            }
+            Ok(())
+        },
         _ = parent => bail!("the process that started the tests exited"),
     }
 }

@@ -37,11 +37,11 @@ pub struct Settings {
     pub keep: bool,
 }
 
-/// Starts a node in the namespaces that this process is the first of, and runs the tests on it.
+/// Starts a node in the namespaces that this process is the first of, and runs the tests on it. Returns how many cases passed.
 ///
 /// # Errors
 /// When something does not start, or a test fails.
-pub async fn run_on_node(settings: Settings, programs: &NodePrograms, images: &[PathBuf]) -> Result<()> {
+pub async fn run_on_node(settings: Settings, programs: &NodePrograms, images: &[PathBuf]) -> Result<usize> {
     isolation::enter()?;
     let scratch = RunDir::create("e2e")?;
     let report = Report::default();
@@ -78,7 +78,7 @@ pub async fn run_on_node(settings: Settings, programs: &NodePrograms, images: &[
         );
         std::future::pending::<()>().await;
     }
-    result
+    result.map(|()| report.passed())
 }
 
 /// A registry that has the images.
