@@ -264,7 +264,7 @@ fn nightly(commands: &Commands) -> Vec<Job> {
             after: vec!["upgrade"],
             shown: true,
             may_be_left_out: true,
-            ..commands.xtask("e2e-as-released", "e2e --image-profile release")
+            ..commands.xtask("e2e-as-released", "e2e --released")
         },
         Job {
             after: vec!["e2e-as-released"],

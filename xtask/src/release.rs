@@ -21,6 +21,8 @@ use crate::crds::shown;
 use crate::image::{self, Commit, ImageArch, ImageArgs, Program};
 use crate::progress::Output;
 
+pub(crate) use publish::JQ;
+
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PLUGIN: &str = "kubectl-idtoken";
 
@@ -55,6 +57,27 @@ pub(crate) struct ReleaseArgs {
 }
 
 impl ReleaseArgs {
+    /// Those of a release for this machine, which is only tried.
+    ///
+    /// # Errors
+    /// When there are no images for its processor.
+    pub(crate) fn tried() -> Result<Self> {
+        let arch = match oci::Arch::of_this_machine()? {
+            oci::Arch::Amd64 => ImageArch::Amd64,
+            oci::Arch::Arm64 => ImageArch::Arm64,
+        };
+        Ok(Self {
+            arch: vec![arch],
+            sign_key: None,
+            source: None,
+            tag: None,
+            snapshot: true,
+            registry: None,
+            again: false,
+            cosign_key: None,
+        })
+    }
+
     /// Whether it leaves this machine at no time.
     fn is_tried(&self) -> bool {
         match &self.registry {

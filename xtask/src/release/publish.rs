@@ -3,10 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use idtoken_testenv::node::packages::Package;
 use idtoken_testenv::{Progress, Publisher, Registry};
 
 use crate::crds::shown;
 use crate::progress::Output;
+
+/// What publish.sh needs of the machine beside Git and usual commands.
+pub(crate) const JQ: Package = ("jq", "jq");
 
 /// Whether a registry is on this machine, so that what is pushed to it is only tried.
 pub(super) fn is_local(registry: &str) -> bool {
