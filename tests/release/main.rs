@@ -311,23 +311,21 @@ fn the_provenance_names_commit_and_workflow(said: &str) -> Result<()> {
 
 fn helm_and_crane_pull_it(published: &Published) -> Result<()> {
     let chart = format!("oci://{}/charts/idtoken-operator", published.registry.address());
+    let digest = &published.built[&format!("charts/idtoken-operator:{VERSION}")];
+    let by_digest = format!("{chart}@{digest}");
     for helm in [binaries::HELM, binaries::HELM_4] {
         let helm = helm.build(&["helm"], Progress::Stderr)?.join("helm");
-        let mut command = published.publisher.command(&helm);
-        command.args([
-            "template",
-            "idtoken-operator",
-            &chart,
-            "--version",
-            VERSION,
-            "--plain-http",
-        ]);
-        command.args(["--set", "image.repository=registry.example.com/idtoken-operator"]);
-        let said = published.publisher.run(isolated(&mut command, published))?;
-        assert!(
-            said.contains(&format!("registry.example.com/idtoken-operator:{VERSION}")),
-            "{said}"
-        );
+        for chart in [&[chart.as_str(), "--version", VERSION][..], &[by_digest.as_str()]] {
+            let mut command = published.publisher.command(&helm);
+            command.args(["template", "idtoken-operator", "--plain-http"]);
+            command.args(chart);
+            command.args(["--set", "image.repository=registry.example.com/idtoken-operator"]);
+            let said = published.publisher.run(isolated(&mut command, published))?;
+            assert!(
+                said.contains(&format!("registry.example.com/idtoken-operator:{VERSION}")),
+                "{said}"
+            );
+        }
     }
     let files = published.dir.path().join("files.tar");
     published
