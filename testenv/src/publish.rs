@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::go_module::{GoModule, GoTool};
-use crate::{CRANE, Progress};
+use crate::{CRANE, Progress, binaries};
 
 /// cosign v3.1.3, which signs and verifies.
 pub const COSIGN: GoModule = GoModule {
@@ -36,7 +36,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Builds crane and cosign unless they are built. Blocks.
+    /// Builds crane, cosign and Helm unless they are built. Blocks.
     ///
     /// # Errors
     /// When Go is missing or fails.
@@ -45,6 +45,7 @@ impl Publisher {
         let tools = [
             CRANE.build(&["crane"], progress)?,
             COSIGN.build(&["cosign"], progress)?,
+            binaries::HELM.build(&["helm"], progress)?,
         ];
         let folders = tools.into_iter().chain(std::env::split_paths(&inherited));
         Ok(Self {
@@ -102,7 +103,7 @@ impl Publisher {
         self.run(command.args(["-c", &script]).current_dir(dist))
     }
 
-    /// A program with crane and cosign in its `PATH`.
+    /// A program with crane, cosign and Helm in its `PATH`.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let program = program.as_ref();
         let found = std::env::split_paths(&self.path)

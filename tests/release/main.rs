@@ -34,6 +34,9 @@ const GITHUB: [(&str, &str); 7] = [
     ("GITHUB_RUN_ATTEMPT", "1"),
 ];
 
+/// Of the registry, which asks for none.
+const PASSWORD: &str = "correct-horse";
+
 /// A published release, and who published it.
 struct Published {
     dir: RunDir,
@@ -58,7 +61,14 @@ impl Published {
         let key = publisher.key(&dir.path().join("key"))?;
         let dist = dir.path().join(VERSION);
         let built = release(root, &dist)?;
-        let table = publisher.publish(&dist, registry.address(), &key, &GITHUB)?;
+        let config = dir.path().join("docker");
+        let login = [
+            ("REGISTRY_USER", "robot"),
+            ("REGISTRY_PASSWORD", PASSWORD),
+            ("DOCKER_CONFIG", config.to_str().context("a folder's name")?),
+        ];
+        let variables = [&GITHUB[..], &login].concat();
+        let table = publisher.publish(&dist, registry.address(), &key, &variables)?;
         Ok(Some(Self {
             dir,
             registry,
@@ -160,6 +170,8 @@ async fn what_is_pushed_is_verified_and_pulled_and_what_is_tampered_with_is_refu
         return Ok(());
     };
     the_table_has_all_of_it(&published)?;
+    it_logs_in_to_the_registry(&published)?;
+    the_chart_names_the_registry(&published)?;
     let said = published.verify()?;
     the_provenance_names_commit_and_workflow(&said)?;
     helm_and_crane_pull_it(&published)?;
@@ -220,6 +232,45 @@ fn the_table_has_all_of_it(published: &Published) -> Result<()> {
     Ok(())
 }
 
+fn it_logs_in_to_the_registry(published: &Published) -> Result<()> {
+    use base64::Engine;
+    let config = std::fs::read(published.dir.path().join("docker/config.json"))?;
+    let config: Value = serde_json::from_slice(&config)?;
+    let given = base64::engine::general_purpose::STANDARD.encode(format!("robot:{PASSWORD}"));
+    assert_eq!(config["auths"][published.registry.address()]["auth"], given);
+    assert!(!published.table.contains(PASSWORD));
+    Ok(())
+}
+
+/// Where no registry is given. The charts are others: what the project's own names must not be asked here.
+fn the_chart_names_the_registry(published: &Published) -> Result<()> {
+    let package = published.dist().join(format!("idtoken-operator-{VERSION}.tgz"));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("xtask/release/publish.sh");
+    let chart = format!("apiVersion: v2\nname: idtoken-operator\nversion: {VERSION}\n");
+    let before = std::fs::read(&package)?;
+    // Nobody listens at the second.
+    for (repository, wanted) in [
+        ("idtoken-operator", "the chart names no registry"),
+        ("127.0.0.1:1/platform/idtoken-operator", "127.0.0.1:1/"),
+    ] {
+        let files = [
+            Entry::text("idtoken-operator/Chart.yaml", chart.clone()),
+            Entry::text(
+                "idtoken-operator/values.yaml",
+                format!("image: {{repository: {repository:?}}}\n"),
+            ),
+        ];
+        std::fs::write(&package, archive::tar_gz(&files, Timestamp::UNIX_EPOCH)?)?;
+        let mut command = published.publisher.command(&script);
+        let command = isolated(command.arg(published.dist()), published);
+        let said = published.publisher.run(command);
+        let said = said.expect_err("there is no registry").to_string();
+        ensure!(said.contains(wanted), "{said}");
+    }
+    std::fs::write(&package, before)?;
+    Ok(())
+}
+
 /// `said` is what cosign prints of each attestation: an envelope on a line.
 fn the_provenance_names_commit_and_workflow(said: &str) -> Result<()> {
     use base64::Engine;
@@ -260,23 +311,21 @@ fn the_provenance_names_commit_and_workflow(said: &str) -> Result<()> {
 
 fn helm_and_crane_pull_it(published: &Published) -> Result<()> {
     let chart = format!("oci://{}/charts/idtoken-operator", published.registry.address());
+    let digest = &published.built[&format!("charts/idtoken-operator:{VERSION}")];
+    let by_digest = format!("{chart}@{digest}");
     for helm in [binaries::HELM, binaries::HELM_4] {
         let helm = helm.build(&["helm"], Progress::Stderr)?.join("helm");
-        let mut command = published.publisher.command(&helm);
-        command.args([
-            "template",
-            "idtoken-operator",
-            &chart,
-            "--version",
-            VERSION,
-            "--plain-http",
-        ]);
-        command.args(["--set", "image.repository=registry.example.com/idtoken-operator"]);
-        let said = published.publisher.run(isolated(&mut command, published))?;
-        assert!(
-            said.contains(&format!("registry.example.com/idtoken-operator:{VERSION}")),
-            "{said}"
-        );
+        for chart in [&[chart.as_str(), "--version", VERSION][..], &[by_digest.as_str()]] {
+            let mut command = published.publisher.command(&helm);
+            command.args(["template", "idtoken-operator", "--plain-http"]);
+            command.args(chart);
+            command.args(["--set", "image.repository=registry.example.com/idtoken-operator"]);
+            let said = published.publisher.run(isolated(&mut command, published))?;
+            assert!(
+                said.contains(&format!("registry.example.com/idtoken-operator:{VERSION}")),
+                "{said}"
+            );
+        }
     }
     let files = published.dir.path().join("files.tar");
     published

@@ -1,16 +1,28 @@
 #!/usr/bin/env bash
 # Publishes what `cargo xtask release` made: pushes it to a registry, signs it, and attests what it is made of and by whom.
 #
-#   publish.sh FOLDER REGISTRY      such as: publish.sh target/dist/0.1.0 registry.example.com/platform
+#   publish.sh FOLDER [REGISTRY]    such as: publish.sh target/dist/0.1.0 registry.example.com/platform
 #
-# Needs crane, cosign, git and jq, and a login to the registry. Signs by the identity of the GitHub workflow that runs it, or with the
-# key that COSIGN_KEY names, and then without Sigstore's services. Prints a table of what it published, in Markdown.
+# Without REGISTRY, it is the one that the chart in FOLDER names. Needs crane, cosign, git, helm and jq (tools.sh builds crane, cosign and
+# helm), and a login to the registry, or REGISTRY_USER and REGISTRY_PASSWORD. Signs by the identity of the GitHub workflow that runs it, or
+# with the key that COSIGN_KEY names, and then without Sigstore's services. Prints a table of what it published, in Markdown.
 # docs/releasing.md has the commands that verify it.
 set -euo pipefail
 
 dist=$(cd "$1" && pwd)
-registry=$2
 version=${dist##*/}
+registry=${2:-}
+if [[ -z $registry ]]; then
+  repository=$(helm show values "$dist/idtoken-operator-$version.tgz" --jsonpath '{.image.repository}')
+  if [[ $repository != */* ]]; then
+    echo "the chart names no registry (image.repository): name one after the folder" >&2
+    exit 1
+  fi
+  registry=${repository%/*}
+fi
+if [[ -n ${REGISTRY_PASSWORD:-} ]]; then
+  crane auth login "${registry%%/*}" --username "$REGISTRY_USER" --password-stdin <<<"$REGISTRY_PASSWORD" >&2
+fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use jiff::Timestamp;
 
+use crate::e2e::tested::OLDEST;
 use crate::progress::Output;
 use jobs::{Job, Jobs};
 
@@ -263,10 +264,19 @@ fn nightly(commands: &Commands) -> Vec<Job> {
             after: vec!["upgrade"],
             shown: true,
             may_be_left_out: true,
-            ..commands.xtask("e2e-as-released", "e2e --image-profile release")
+            ..commands.xtask("e2e-as-released", "e2e --released")
         },
         Job {
             after: vec!["e2e-as-released"],
+            shown: true,
+            may_be_left_out: true,
+            ..commands.xtask(
+                "e2e-on-the-oldest-kubernetes",
+                &format!("e2e --kubernetes {OLDEST}"),
+            )
+        },
+        Job {
+            after: vec!["e2e-on-the-oldest-kubernetes"],
             may_be_left_out: true,
             ..commands.xtask("advisories", "deny --advisories")
         },
@@ -278,6 +288,7 @@ fn nightly(commands: &Commands) -> Vec<Job> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use clap::Parser;
+    use serde_json::Value;
 
     use super::*;
 
@@ -306,6 +317,44 @@ mod tests {
                     crate::Cli::try_parse_from(&job.command).unwrap();
                 }
             }
+        }
+    }
+
+    /// Each job of GitHub's workflows.
+    fn jobs_of_workflows() -> Vec<Value> {
+        let folder = crate::workspace().join(".github/workflows");
+        let files = std::fs::read_dir(folder).unwrap();
+        let texts = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+        let workflows = texts.map(|text| serde_saphyr::from_str::<Value>(&text).unwrap());
+        workflows
+            .flat_map(|workflow| workflow["jobs"].as_object().unwrap().clone())
+            .map(|(_, job)| job)
+            .collect()
+    }
+
+    #[test]
+    fn workflows_run_tasks_that_there_are() {
+        let mut found = Vec::new();
+        for job in jobs_of_workflows() {
+            for step in job["steps"].as_array().into_iter().flatten() {
+                let run = step["run"].as_str().unwrap_or_default();
+                for command in run.split("cargo xtask ").skip(1) {
+                    let words = command.lines().next().unwrap_or_default().split_whitespace();
+                    let cli = crate::Cli::try_parse_from(std::iter::once("xtask").chain(words));
+                    let cli = cli.unwrap_or_else(|error| panic!("{command}: {error}"));
+                    found.push(format!("{:?}", cli.task));
+                    if matches!(cli.task, crate::Task::Nightly(_)) {
+                        // The checkout has a single commit otherwise, and cargo xtask upgrade builds an earlier one.
+                        assert_eq!(job["steps"][0]["with"]["fetch-depth"], 0, "{job}");
+                    }
+                }
+            }
+        }
+        for task in ["Nightly(", "Deny { advisories: true }", "Release("] {
+            assert!(
+                found.iter().any(|found| found.starts_with(task)),
+                "{task}: {found:?}"
+            );
         }
     }
 

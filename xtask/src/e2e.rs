@@ -1,8 +1,10 @@
 //! `cargo xtask e2e`: the end-to-end tests on a node of this machine, or on any cluster.
 
+pub(crate) mod tested;
+
 use std::ffi::OsString;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
@@ -10,10 +12,11 @@ use clap::Args;
 use idtoken_e2e::{Settings, images};
 use idtoken_testenv::node::isolation::{self, Isolation};
 use idtoken_testenv::node::{NodePrograms, packages};
-use idtoken_testenv::{CRANE, Progress, binaries};
+use idtoken_testenv::{CRANE, Progress, Publisher, binaries};
 
 use crate::image::{self, ImageArgs};
 use crate::progress::Output;
+use crate::release::{self, ReleaseArgs};
 use crate::{cargo, crds};
 
 /// The command's arguments.
@@ -35,9 +38,16 @@ pub(crate) struct E2eArgs {
     /// e2e. Default: images of the debug build with its shared libraries.
     #[arg(long, value_name = "PROFILE")]
     image_profile: Option<String>,
+    /// Make a release, publish it to the node's registry, verify it by the commands of docs/releasing.md, and test what is published: the
+    /// chart and the images, by their digests.
+    #[arg(long, conflicts_with_all = ["context", "images", "image_profile"])]
+    released: bool,
     /// Another version of Kubernetes for the node, such as v1.34.2. Its modules are fetched the first time.
     #[arg(long, value_name = "VERSION", conflicts_with = "context")]
     kubernetes: Option<String>,
+    /// Write into docs/upgrade-policy.md that the tests passed on this version of Kubernetes.
+    #[arg(long, conflicts_with_all = ["context", "keep", "images"])]
+    record: bool,
 }
 
 /// Runs the tests.
@@ -54,8 +64,10 @@ pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
     }
     output.heading("Building");
     let step = output.begin("packages");
+    let mut needed = packages::NODE.to_vec();
+    needed.extend(args.released.then_some(release::JQ));
     if let Err(error) =
-        tokio::task::spawn_blocking(|| packages::install(&packages::NODE, Progress::Stderr)).await?
+        tokio::task::spawn_blocking(move || packages::install(&needed, Progress::Stderr)).await?
     {
         unavailable(output, &format!("{error:#}"));
     }
@@ -65,7 +77,7 @@ pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
     }
     let built = cargo::build_programs(output).await?;
     if args.images {
-        let archives = make_images(output, &built, args.image_profile.as_deref()).await?;
+        let archives = make_images(output, &built, args).await?;
         archives
             .iter()
             .for_each(|archive| output.line(&format!("  {}", crds::shown(archive))));
@@ -92,7 +104,12 @@ pub(crate) async fn run(output: &Output, args: &E2eArgs) -> Result<()> {
     }
     // Before the images: a run that waits for the lock must not overwrite them. Dropped last: it removes what the namespaces leave.
     let isolation = tokio::task::spawn_blocking(Isolation::new).await??;
-    make_images(output, &built, args.image_profile.as_deref()).await?;
+    if args.released {
+        release::make(output, &ReleaseArgs::tried()?).await?;
+        let workspace = crate::workspace();
+        tokio::task::spawn_blocking(move || Publisher::new(&workspace, Progress::Stderr)).await??;
+    }
+    make_images(output, &built, args).await?;
     output.heading("Testing");
     run_on_local_node(output, &isolation, path, args.keep).await
 }
@@ -136,7 +153,10 @@ async fn inside(args: &E2eArgs) -> Result<()> {
     let build = move || NodePrograms::build(version.as_deref(), Progress::Quiet);
     let programs = tokio::task::spawn_blocking(build).await??;
     let archives = images::archives(&image_dir())?;
-    let settings = settings(std::env::var_os("PATH").unwrap_or_default(), args.keep);
+    let settings = Settings {
+        released: args.released.then(release::dist),
+        ..settings(std::env::var_os("PATH").unwrap_or_default(), args.keep)
+    };
     let tests = idtoken_e2e::run_on_node(settings, &programs, &archives);
     let (ended, parent) = tokio::sync::oneshot::channel();
     // Not a blocking task of tokio: the runtime would wait for it at shutdown.
@@ -145,7 +165,13 @@ async fn inside(args: &E2eArgs) -> Result<()> {
         let _ = ended.send(());
     });
     tokio::select! {
-        result = tests => result,
+        result = tests => {
+            let cases = result?;
+            if args.record {
+                tested::record(args.kubernetes.as_deref(), cases)?;
+            }
+            Ok(())
+        },
         _ = parent => bail!("the process that started the tests exited"),
     }
 }
@@ -158,16 +184,34 @@ fn unavailable(output: &Output, why: &str) -> ! {
     );
 }
 
-/// Builds all images: the project's and those of the tests' pods. Without a profile, the project's images contain this workspace's
-/// debug build, which exists already. With a profile, they are those of `cargo xtask image`.
-async fn make_images(
-    output: &Output,
-    programs: &cargo::Programs,
-    profile: Option<&str>,
-) -> Result<Vec<PathBuf>> {
+/// Builds all images: the project's, unless it is a release that has them, and those of the tests' pods.
+async fn make_images(output: &Output, programs: &cargo::Programs, args: &E2eArgs) -> Result<Vec<PathBuf>> {
     let dir = image_dir();
     // Images of earlier runs may have other versions.
     let _ = std::fs::remove_dir_all(&dir);
+    let mut archives = Vec::new();
+    if !args.released {
+        archives = own_images(output, programs, args.image_profile.as_deref(), &dir).await?;
+    }
+    let step = output.begin("images");
+    let build = move || images::build(&dir, Progress::Stderr);
+    archives.extend(tokio::task::spawn_blocking(build).await??);
+    step.done(&format!(
+        "{} images are in {}",
+        archives.len(),
+        crds::shown(&image_dir())
+    ));
+    Ok(archives)
+}
+
+/// Builds the project's images. Without a profile, they contain this workspace's debug build, which exists already. With a profile, they
+/// are those of `cargo xtask image`.
+async fn own_images(
+    output: &Output,
+    programs: &cargo::Programs,
+    profile: Option<&str>,
+    dir: &Path,
+) -> Result<Vec<PathBuf>> {
     let mut archives = Vec::new();
     for (package, program) in [
         ("idtoken-operator", &programs.operator),
@@ -199,14 +243,6 @@ async fn make_images(
             archives.push(next);
         }
     }
-    let step = output.begin("images");
-    let build = move || images::build(&dir, Progress::Stderr);
-    archives.extend(tokio::task::spawn_blocking(build).await??);
-    step.done(&format!(
-        "{} images are in {}",
-        archives.len(),
-        crds::shown(&image_dir())
-    ));
     Ok(archives)
 }
 
@@ -222,6 +258,7 @@ fn settings(path: OsString, keep: bool) -> Settings {
     Settings {
         path,
         workspace: crate::workspace(),
+        released: None,
         keep,
     }
 }

@@ -21,6 +21,8 @@ use crate::crds::shown;
 use crate::image::{self, Commit, ImageArch, ImageArgs, Program};
 use crate::progress::Output;
 
+pub(crate) use publish::JQ;
+
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PLUGIN: &str = "kubectl-idtoken";
 
@@ -36,6 +38,9 @@ pub(crate) struct ReleaseArgs {
     /// URL of the sources, for the images' label org.opencontainers.image.source.
     #[arg(long)]
     source: Option<String>,
+    /// Fail unless this tag is that of the version, such as v0.1.0.
+    #[arg(long)]
+    tag: Option<String>,
     /// Only try it: take uncommitted changes and a CHANGELOG.md that does not have the version yet. Not to be published.
     #[arg(long)]
     snapshot: bool,
@@ -52,13 +57,42 @@ pub(crate) struct ReleaseArgs {
 }
 
 impl ReleaseArgs {
+    /// Those of a release for this machine, which is only tried.
+    ///
+    /// # Errors
+    /// When there are no images for its processor.
+    pub(crate) fn tried() -> Result<Self> {
+        let arch = match oci::Arch::of_this_machine()? {
+            oci::Arch::Amd64 => ImageArch::Amd64,
+            oci::Arch::Arm64 => ImageArch::Arm64,
+        };
+        Ok(Self {
+            arch: vec![arch],
+            sign_key: None,
+            source: None,
+            tag: None,
+            snapshot: true,
+            registry: None,
+            again: false,
+            cosign_key: None,
+        })
+    }
+
     /// Whether it leaves this machine at no time.
     fn is_tried(&self) -> bool {
-        self.snapshot || self.registry.as_deref().is_some_and(publish::is_local)
+        match &self.registry {
+            Some(registry) => publish::is_local(registry),
+            None => self.snapshot,
+        }
     }
 }
 
-/// Makes the release.
+/// The folder of the release.
+pub(crate) fn dist() -> PathBuf {
+    idtoken_testenv::target_dir().join("dist").join(VERSION)
+}
+
+/// Makes the release, and publishes it where a registry is named.
 ///
 /// # Errors
 /// When the tree is not one to release, or a part of the release cannot be made or is not as it should be.
@@ -67,10 +101,31 @@ pub(crate) async fn run(output: &Output, args: &ReleaseArgs) -> Result<()> {
         output.heading(&format!("idtoken-operator {VERSION}, once more"));
         return again::run(output).await;
     }
+    make(output, args).await?;
+    if let Some(registry) = &args.registry {
+        output.heading("Published");
+        return publish::run(output, &dist(), registry, args.cosign_key.as_deref()).await;
+    }
+    output.heading("What is left needs a network");
+    if args.snapshot {
+        output.line("  nothing: a snapshot is not published");
+    } else {
+        output.quote(&next_steps());
+    }
+    Ok(())
+}
+
+/// Makes the release in [`dist`].
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn make(output: &Output, args: &ReleaseArgs) -> Result<()> {
     output.heading(&format!("idtoken-operator {VERSION}"));
-    placeholders::check(output, args.is_tried())?;
+    if let Some(open) = placeholders::check(args.is_tried(), read)? {
+        output.warn(&open);
+    }
     let notes = ready(output, args)?;
-    let dist = idtoken_testenv::target_dir().join("dist").join(VERSION);
+    let dist = dist();
     if dist.exists() {
         std::fs::remove_dir_all(&dist).with_context(|| format!("cannot empty {}", dist.display()))?;
     }
@@ -101,26 +156,21 @@ pub(crate) async fn run(output: &Output, args: &ReleaseArgs) -> Result<()> {
 
     output.heading(&format!("Made in {}", shown(&dist)));
     output.quote(&std::fs::read_to_string(&sums)?);
-    if let Some(registry) = &args.registry {
-        output.heading("Published");
-        return publish::run(output, &dist, registry, args.cosign_key.as_deref()).await;
-    }
-    output.heading("What is left needs a network");
-    if args.snapshot {
-        output.line("  nothing: a snapshot is not published");
-    } else {
-        output.quote(&next_steps());
-    }
     Ok(())
+}
+
+/// A file of the workspace.
+fn read(path: &str) -> Result<String> {
+    let path = crate::workspace().join(path);
+    std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Refuses what must not be released; gives the release's notes.
 fn ready(output: &Output, args: &ReleaseArgs) -> Result<String> {
     let step = output.begin("the tree");
-    let workspace = crate::workspace();
-    let read = |path: &str| {
-        std::fs::read_to_string(workspace.join(path)).with_context(|| format!("cannot read {path}"))
-    };
+    if let Some(tag) = &args.tag {
+        versions::tag(VERSION, tag)?;
+    }
     versions::chart(VERSION, &read("charts/idtoken-operator/Chart.yaml")?)?;
     versions::dockerfile(VERSION, &read("Dockerfile")?, &read("rust-toolchain.toml")?)?;
     let notes = match versions::notes(VERSION, &read("CHANGELOG.md")?) {
@@ -132,7 +182,7 @@ fn ready(output: &Output, args: &ReleaseArgs) -> Result<String> {
     };
     let status = Command::new("git")
         .args(["status", "--porcelain"])
-        .current_dir(&workspace)
+        .current_dir(crate::workspace())
         .output()
         .context("cannot run git")?;
     let changes = String::from_utf8_lossy(&status.stdout);

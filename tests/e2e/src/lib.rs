@@ -11,6 +11,7 @@ pub mod images;
 mod metadata;
 mod objects;
 mod release;
+mod released;
 mod report;
 mod suite;
 mod tutorial;
@@ -33,25 +34,42 @@ pub struct Settings {
     pub path: OsString,
     /// The root of the workspace.
     pub workspace: PathBuf,
+    /// The folder of a release, whose chart and images are what is tested. Without one it is the workspace's chart, and the images are
+    /// among those that the tests get. Only for a node of our own.
+    pub released: Option<PathBuf>,
     /// Whether the cluster stays until Ctrl-C, also after a failure.
     pub keep: bool,
 }
 
-/// Starts a node in the namespaces that this process is the first of, and runs the tests on it.
+/// Starts a node in the namespaces that this process is the first of, and runs the tests on it. Returns how many cases passed.
 ///
 /// # Errors
 /// When something does not start, or a test fails.
-pub async fn run_on_node(settings: Settings, programs: &NodePrograms, images: &[PathBuf]) -> Result<()> {
+pub async fn run_on_node(settings: Settings, programs: &NodePrograms, images: &[PathBuf]) -> Result<usize> {
     isolation::enter()?;
     let scratch = RunDir::create("e2e")?;
     let report = Report::default();
     let push = report.begin("a registry, with the images");
     let registry = push.ended(pushed(images).await)?;
+    let released = match &settings.released {
+        Some(dist) => Some(released::publish(
+            &report,
+            &registry,
+            &settings.workspace,
+            dist,
+            scratch.path(),
+        )?),
+        None => None,
+    };
     let start = report.begin("a node: control plane, kubelet, containerd");
     let library = format!("{}/{}", registry.address(), images::LIBRARY);
     let sandbox = format!("{library}/{}", images::TOOLS);
     let node = start.ended(Node::start(programs, registry.address(), &sandbox).await)?;
-    let own = OwnNode { node, registry };
+    let own = OwnNode {
+        node,
+        registry,
+        released,
+    };
     let node = &own.node;
     let cluster = Cluster {
         kubeconfig: node.cluster().admin_kubeconfig(),
@@ -78,7 +96,7 @@ pub async fn run_on_node(settings: Settings, programs: &NodePrograms, images: &[
         );
         std::future::pending::<()>().await;
     }
-    result
+    result.map(|()| report.passed())
 }
 
 /// A registry that has the images.

@@ -5,11 +5,13 @@ use idtoken_testenv::Registry;
 use serde_json::Value;
 
 use crate::google::{Google, PROVIDER, config_map};
-use crate::suite::{NAMESPACE, Suite, condition, text};
+use crate::released::Released;
+use crate::suite::{NAMESPACE, OwnNode, Suite, condition, text};
 
 const RELEASE: &str = "idtoken-operator";
-const CHART: &str = "charts/idtoken-operator";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The chart's folder, and its name in a registry.
+pub(crate) const CHART: &str = "charts/idtoken-operator";
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PODS: &str = "-l app.kubernetes.io/name=idtoken-operator,app.kubernetes.io/component!=test";
 /// The tag of an image that differs in its name alone.
 pub(crate) const NEXT: &str = "next";
@@ -17,23 +19,35 @@ pub(crate) const NEXT: &str = "next";
 /// `helm install` with two replicas.
 pub(crate) async fn install(suite: &Suite<'_>, google: &Google) -> Result<()> {
     let image = suite.cluster.image("idtoken-operator");
+    let released = released(suite);
     let words = [
         ("IMAGE", image.as_str()),
+        ("DIGEST", released.map_or("", |released| released.image.as_str())),
         ("PROVIDER", PROVIDER),
         ("ISSUER", &google.issuer),
     ];
     let values = suite.manifest("values.yaml", &words)?;
     std::fs::write(values_file(suite), values).context("cannot write the values")?;
-    if let Some(own) = suite.own {
+    if let Some(own) = suite.own
+        && released.is_none()
+    {
         push_chart(suite, &own.registry).await?;
     }
     helm_install(suite).await?;
     let ready = pods(suite).await?;
     ensure!(ready.len() == 2, "there are {} pods of the operator", ready.len());
     if let Some(own) = suite.own {
-        pulled(&own.registry, &format!("{image}:{VERSION}"), &ready)?;
+        let pulled = pulled(&own.registry, &format!("{image}:{VERSION}"), &ready)?;
+        suite
+            .report
+            .note(format!("installed from {}; its pods run {pulled}", chart(suite)));
     }
     Ok(())
+}
+
+/// The release that is tested, if it is one.
+fn released<'s>(suite: &Suite<'s>) -> Option<&'s Released> {
+    suite.own.and_then(|own| own.released.as_ref())
 }
 
 /// Packages the chart and pushes it, as a release does.
@@ -55,23 +69,28 @@ async fn push_chart(suite: &Suite<'_>, registry: &Registry) -> Result<()> {
 /// What Helm installs: the chart of the registry, where there is one of ours; else the folder.
 fn chart(suite: &Suite<'_>) -> String {
     match suite.own {
+        Some(OwnNode {
+            released: Some(released),
+            ..
+        }) => format!("{} --plain-http", released.chart),
         Some(own) => format!(
-            "oci://{}/charts/{RELEASE} --version {VERSION} --plain-http",
+            "oci://{}/{CHART} --version {VERSION} --plain-http",
             own.registry.address()
         ),
         None => CHART.to_owned(),
     }
 }
 
-/// The pods' image came from the registry: an image that is imported has no digest there.
-fn pulled(registry: &Registry, image: &str, pods: &[Value]) -> Result<()> {
+/// The pods' image came from the registry: an image that is imported has no digest there. Returns its name and digest, which is that of the
+/// index where an image has one (containerd, `internal/cri/server/container_status.go`).
+fn pulled(registry: &Registry, image: &str, pods: &[Value]) -> Result<String> {
     let name = image.rsplit_once(':').map_or(image, |(name, _)| name);
     let wanted = format!("{name}@{}", registry.digest(image)?);
     for pod in pods {
         let found = text(&pod["status"]["containerStatuses"][0]["imageID"]);
         ensure!(found == wanted, "a pod runs {found}, and {wanted} was pushed");
     }
-    Ok(())
+    Ok(wanted)
 }
 
 async fn helm_install(suite: &Suite<'_>) -> Result<()> {
@@ -147,7 +166,7 @@ pub(crate) async fn upgrade(suite: &Suite<'_>) -> Result<()> {
 
 /// `helm upgrade` to another image: nothing is minted for that, and every request stays Ready.
 pub(crate) async fn roll(suite: &Suite<'_>) -> Result<()> {
-    upgrade_with(suite, &format!("image.tag={NEXT}")).await?;
+    upgrade_with(suite, &format!("image.tag={NEXT},image.digest=")).await?;
     for pod in pods(suite).await? {
         let image = text(&pod["spec"]["containers"][0]["image"]);
         ensure!(

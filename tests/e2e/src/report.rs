@@ -65,6 +65,11 @@ impl Report {
         println!("\n{heading}\n{text}");
     }
 
+    /// How many cases passed.
+    pub(crate) fn passed(&self) -> usize {
+        self.rows.borrow().iter().filter(|row| row.mark == '✓').count()
+    }
+
     /// The table of all cases so far.
     pub(crate) fn table(&self) {
         let rows = self.rows.borrow();

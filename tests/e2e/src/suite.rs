@@ -9,6 +9,7 @@ use idtoken_testenv::node::Node;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
+use crate::released::Released;
 use crate::report::Report;
 use crate::{consumers, failures, federation, google, metadata, objects, release, tutorial};
 
@@ -32,6 +33,8 @@ pub(crate) struct OwnNode {
     pub(crate) node: Node,
     /// Where its images and the chart are.
     pub(crate) registry: Registry,
+    /// The release that is tested, if it is one.
+    pub(crate) released: Option<Released>,
 }
 
 impl Suite<'_> {

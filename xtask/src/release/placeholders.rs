@@ -1,8 +1,6 @@
 //! Placeholders for what only an owner decides: names, addresses and contacts.
 
-use anyhow::{Context, Result, bail};
-
-use crate::progress::Output;
+use anyhow::{Result, bail};
 
 /// One thing to decide.
 struct Decision {
@@ -53,27 +51,23 @@ const DECISIONS: [Decision; 7] = [
     },
 ];
 
-/// Refuses a release while something is not decided; a snapshot only warns.
+/// Refuses a release while something is not decided; of what is only tried, returns a warning. `read` gives a file of the workspace.
 ///
 /// # Errors
 /// With what is not decided, and where it stands.
-pub(crate) fn check(output: &Output, snapshot: bool) -> Result<()> {
-    let open = open(|path| {
-        let path = crate::workspace().join(path);
-        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-    })?;
+pub(crate) fn check(tried: bool, read: impl Fn(&str) -> Result<String>) -> Result<Option<String>> {
+    let open = open(read)?;
     if open.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let message = format!(
         "an owner has not decided these yet (docs/releasing.md):\n  {}",
         open.join("\n  ")
     );
-    if !snapshot {
+    if !tried {
         bail!(message);
     }
-    output.warn(&message);
-    Ok(())
+    Ok(Some(message))
 }
 
 /// What is not decided, each with its file.
@@ -90,6 +84,45 @@ fn open(read: impl Fn(&str) -> Result<String>) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::Context;
+    use clap::Parser;
+
+    use crate::{Cli, Task};
+
+    /// What `cargo xtask release` with these arguments says of a tree whose files are all `text`.
+    fn said(arguments: &[&str], text: &str) -> Result<Option<String>> {
+        let all = [&["xtask", "release"], arguments].concat();
+        let Task::Release(args) = Cli::try_parse_from(all)?.task else {
+            bail!("another task");
+        };
+        check(args.is_tried(), |_| Ok(text.to_owned()))
+    }
+
+    #[test]
+    fn only_what_is_tried_may_have_placeholders() {
+        let (open, decided) = ("* maintainers@example.com\n", "* @acme/platform\n");
+        let listed = "\n  Who reviews changes: CODEOWNERS";
+        for arguments in [
+            &[][..],
+            &["--tag", "v0.1.0"],
+            &["--registry", "registry.example.com/localhost"],
+            &["--registry", "registry.example.com", "--snapshot"],
+        ] {
+            let error = said(arguments, open).expect_err("placeholders").to_string();
+            assert!(error.contains(listed), "{arguments:?}: {error}");
+            assert_eq!(said(arguments, decided).expect("all is decided"), None);
+        }
+        for arguments in [
+            &["--snapshot"][..],
+            &["--registry", "localhost:5000/platform"],
+            &["--registry", "localhost:5000", "--snapshot"],
+        ] {
+            let warning = said(arguments, open).expect("it is only tried");
+            let warning = warning.expect("a warning");
+            assert!(warning.contains(listed), "{arguments:?}: {warning}");
+            assert_eq!(said(arguments, decided).expect("all is decided"), None);
+        }
+    }
 
     #[test]
     fn a_placeholder_is_open_until_it_is_gone() {

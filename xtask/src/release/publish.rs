@@ -3,10 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use idtoken_testenv::node::packages::Package;
 use idtoken_testenv::{Progress, Publisher, Registry};
 
 use crate::crds::shown;
 use crate::progress::Output;
+
+/// What publish.sh needs of the machine beside Git and usual commands.
+pub(crate) const JQ: Package = ("jq", "jq");
 
 /// Whether a registry is on this machine, so that what is pushed to it is only tried.
 pub(super) fn is_local(registry: &str) -> bool {
@@ -58,6 +62,40 @@ pub(super) async fn run(output: &Output, dist: &Path, registry: &str, key: Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The workflow builds what publish.sh needs by a script of its own: by each module's only tool, without the modules' other programs.
+    #[test]
+    fn the_programs_that_publish_are_the_tools_of_their_modules() {
+        use idtoken_testenv::{COSIGN, CRANE, RunDir, binaries};
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = RunDir::create("tools").expect("a folder");
+        // In place of Go: says what it is to install where.
+        let go = dir.path().join("go");
+        std::fs::write(&go, "#!/bin/sh\necho \"$GOBIN $*\" >>\"$GOBIN/calls\"\n").expect("a file");
+        std::fs::set_permissions(&go, std::fs::Permissions::from_mode(0o755)).expect("a program");
+        let bin = dir.path().join("bin");
+        let done = std::process::Command::new(crate::workspace().join("xtask/release/tools.sh"))
+            .arg(&bin)
+            .env("PATH", crate::cargo::path_with(dir.path()).expect("a path"))
+            .output()
+            .expect("the script");
+        assert!(done.status.success(), "{done:?}");
+        let bin = bin.to_str().expect("a name");
+        assert_eq!(String::from_utf8_lossy(&done.stdout), format!("{bin}\n"));
+        let calls = std::fs::read_to_string(format!("{bin}/calls")).expect("calls");
+        let modules = [CRANE, COSIGN, binaries::HELM];
+        let wanted = modules.map(|module| format!("{bin} -C {} install tool\n", module.name));
+        assert_eq!(calls, wanted.concat());
+        for module in modules {
+            let tools: Vec<_> = module
+                .go_mod
+                .lines()
+                .filter_map(|line| line.strip_prefix("tool "))
+                .collect();
+            assert_eq!(tools, [module.tools[0].package]);
+        }
+    }
 
     #[test]
     fn only_registries_of_this_machine_are_local() {

@@ -3,6 +3,18 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+/// Checks the tag.
+///
+/// # Errors
+/// When it is another version's.
+pub(crate) fn tag(version: &str, tag: &str) -> Result<()> {
+    ensure!(
+        tag == format!("v{version}"),
+        "Cargo.toml has the version {version}, and the tag is {tag}"
+    );
+    Ok(())
+}
+
 /// Checks Chart.yaml.
 ///
 /// # Errors
@@ -87,6 +99,14 @@ pub(crate) fn notes(version: &str, changelog: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_of_another_version_is_refused() {
+        assert!(tag("1.2.3", "v1.2.3").is_ok());
+        for other in ["v1.2.4", "1.2.3", "v1.2.3-rc.1", ""] {
+            assert!(tag("1.2.3", other).is_err(), "{other}");
+        }
+    }
 
     #[test]
     fn a_chart_of_another_version_is_refused() {
