@@ -155,7 +155,7 @@ async fn each_part_of_the_spec_reaches_the_token_and_the_secret() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_are_renewed_in_time_with_two_writes_each() -> Result<()> {
-    let world = World::with(Setup::lifetime(20)).await?;
+    let world = World::with(Setup::lifetime(30)).await?;
     world.granted("shop").await?;
     let first = world.issued("shop", "billing", json!({})).await?;
     let start = world.mark().await?;
@@ -210,7 +210,7 @@ async fn tokens_are_renewed_in_time_with_two_writes_each() -> Result<()> {
         .collect();
     let late = mints[1].time_unix_ms - due.as_millisecond();
     assert!(
-        (0..5000).contains(&late),
+        (0..10_000).contains(&late),
         "renewed {late} ms after status.renewalTime"
     );
 

@@ -73,8 +73,9 @@ async fn what_the_status_says_is_what_happens() -> Result<()> {
             })
             .await?;
         let late = mints(&world, name)[1] - at.as_millisecond();
+        // Not before, and not after its token expired. A busy machine adds seconds.
         assert!(
-            (0..3000).contains(&late),
+            (0..10_000).contains(&late),
             "{name} was renewed {late} ms after its time"
         );
     }
