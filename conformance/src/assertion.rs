@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::source::Source;
 
-const FILES: [(Service, &str); 5] = [
+const FILES: [(Service, &str); 6] = [
     (
         Service::Iamcredentials,
         include_str!("../assertions/iam_credentials.yaml"),
@@ -21,6 +21,10 @@ const FILES: [(Service, &str); 5] = [
         include_str!("../assertions/metadata_server.yaml"),
     ),
     (Service::Www, include_str!("../assertions/keys.yaml")),
+    (
+        Service::Ec2,
+        include_str!("../assertions/ec2_metadata_server.yaml"),
+    ),
 ];
 
 /// What serves a request: a host of Google's, `SERVICE.googleapis.com`, or the metadata server.
@@ -39,6 +43,8 @@ pub enum Service {
     Metadata,
     /// The published keys.
     Www,
+    /// EC2's metadata server, which has the AWS identity that Google is shown.
+    Ec2,
 }
 
 impl Service {
@@ -52,6 +58,7 @@ impl Service {
             Self::Oauth2 => "oauth2",
             Self::Metadata => "metadata",
             Self::Www => "www",
+            Self::Ec2 => "ec2",
         }
     }
 
@@ -65,6 +72,20 @@ impl Service {
             Self::Oauth2 => "OAuth 2.0 token endpoint",
             Self::Metadata => "Metadata server",
             Self::Www => "Published keys",
+            Self::Ec2 => "EC2's metadata server",
+        }
+    }
+
+    /// The file of a section, in `assertions/`.
+    #[must_use]
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Iamcredentials => "iam_credentials.yaml",
+            Self::Sts | Self::Securetoken => "sts.yaml",
+            Self::Oauth2 => "oauth2.yaml",
+            Self::Metadata => "metadata_server.yaml",
+            Self::Www => "keys.yaml",
+            Self::Ec2 => "ec2_metadata_server.yaml",
         }
     }
 }
@@ -115,9 +136,12 @@ pub struct Request {
     /// A body of JSON.
     #[serde(default)]
     pub json: Option<Value>,
-    /// A body of a form. A value is a text, or `{signer, claims}`, which is signed to a JWT.
+    /// A body of a form. A value is a text, or `{signer, claims}`, which is signed to a subject token.
     #[serde(default)]
     pub form: Option<BTreeMap<String, Value>>,
+    /// Whether the client shows the certificate of a workload, at the host for that.
+    #[serde(default)]
+    pub certificate: bool,
     /// Whether it is asked twice, for the answers to be compared with each other.
     #[serde(default)]
     pub twice: bool,
@@ -134,6 +158,26 @@ pub struct Answer {
     pub headers: BTreeMap<String, String>,
     /// The whole body. `<any>` stands for any value.
     pub body: Value,
+}
+
+/// What the emulator does besides.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Behaviour {
+    /// What of the emulator's code does it, such as `fault delay`.
+    pub covers: Vec<String>,
+    /// The behaviour, in one sentence.
+    pub says: String,
+    /// How it is known that Google does so too; none if only the emulator does.
+    pub source: Source,
+}
+
+/// All of what the emulator does besides what assertions state.
+///
+/// # Errors
+/// When the file is malformed.
+pub fn behaviours() -> Result<Vec<Behaviour>> {
+    serde_saphyr::from_str(include_str!("../assertions/behaviours.yaml")).context("the behaviours")
 }
 
 impl Assertion {
@@ -199,7 +243,7 @@ mod tests {
         for assertion in all {
             let (method, path) = assertion.call();
             assert!(
-                matches!(method, "GET" | "POST") && path.starts_with('/'),
+                matches!(method, "GET" | "POST" | "PUT") && path.starts_with('/'),
                 "{}",
                 assertion.name
             );

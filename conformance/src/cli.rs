@@ -1,5 +1,6 @@
 //! The command line of `cargo xtask conformance`.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -34,18 +35,28 @@ pub struct ConformanceArgs {
 
 /// Runs the suite, and prints what failed.
 pub async fn main(args: ConformanceArgs) -> ExitCode {
-    match run(&args).await {
+    main_with(args, |_| {}).await
+}
+
+/// The same with another Google than the public one, which `prepare` sets.
+pub async fn main_with(args: ConformanceArgs, prepare: impl FnOnce(&mut Outside)) -> ExitCode {
+    match run(&args, prepare).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            let _ = writeln!(std::io::stderr(), "{error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(args: &ConformanceArgs) -> Result<()> {
+async fn run(args: &ConformanceArgs, prepare: impl FnOnce(&mut Outside)) -> Result<()> {
+    let outside = || {
+        let mut outside = Outside::new(interrupts()?);
+        prepare(&mut outside);
+        anyhow::Ok(outside)
+    };
     if let Some(project) = &args.cleanup {
-        return google::clean_up(&Outside::new(interrupts()?), project).await;
+        return google::clean_up(&outside()?, project).await;
     }
     let mut assertions = all()?;
     if let Some(filter) = &args.filter {
@@ -53,7 +64,7 @@ async fn run(args: &ConformanceArgs) -> Result<()> {
     }
     ensure!(!assertions.is_empty(), "no assertion has such a name");
     match &args.google {
-        Some(project) => on_google(args, project, &assertions).await,
+        Some(project) => on_google(args, outside()?, project, &assertions).await,
         None => on_emulator(&assertions).await,
     }
 }
@@ -76,19 +87,23 @@ async fn on_emulator(assertions: &[Assertion]) -> Result<()> {
     Ok(())
 }
 
-async fn on_google(args: &ConformanceArgs, project: &str, assertions: &[Assertion]) -> Result<()> {
-    let mut outside = Outside::new(interrupts()?);
+async fn on_google(
+    args: &ConformanceArgs,
+    mut outside: Outside,
+    project: &str,
+    assertions: &[Assertion],
+) -> Result<()> {
     if args.metadata_server {
         outside.ask_metadata_server();
     }
     let report = google::run(&outside, project, args.member.as_deref(), assertions).await?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let version = version(&root).await;
-    println!("{}", report.markdown(&version));
     // A page with a part of the assertions would look like one with all.
     if args.filter.is_none() {
         google::write_pages(&root, &report, &version)?;
     }
+    println!("{}", report.markdown(&version));
     ensure!(report.left.is_empty(), google::left(project, &report.left));
     ensure!(report.is_good(), "Google does not answer as the assertions say");
     Ok(())

@@ -1,19 +1,21 @@
 //! The world in the emulator: the same accounts, bindings and providers that `google/` sets up on Google.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use idtoken_emulator::{
-    EmulatorHandle, GkeCluster, IssuerKeys, Jwks, MetadataServer, OauthClient, Options, Policy, RefreshToken,
-    Secret, ServiceAccount, SigningKey, TOKEN_CREATOR, WorkloadIdentityProvider,
+    Aws, AwsAccessKey, EmulatorHandle, GkeCluster, IssuerKeys, Jwks, MetadataServer, OauthClient, Options,
+    Policy, RefreshToken, Secret, ServiceAccount, SigningKey, TOKEN_CREATOR, WorkloadIdentityProvider,
 };
 use serde_json::Value;
 
 use crate::assertion::{Assertion, Service};
+use crate::aws::AwsIdentity;
 use crate::engine;
+use crate::workload::Workload;
 use crate::world::{ALLOWED_SUBJECTS, Endpoints, ISSUER, SUBJECT, Signer, World, http};
 
 const PROJECT: &str = "idtoken-conformance";
@@ -25,6 +27,10 @@ const WORKFORCE_USER: &str =
 const CLIENT: &str = "conformance.apps.googleusercontent.com";
 const CLIENT_SECRET: &str = "conformance-client-secret";
 const REFRESH_TOKEN: &str = "1//conformance-refresh-token";
+const AWS_ACCOUNT: &str = "111122223333";
+const AWS_KEY: &str = "ASIAEXAMPLEEXAMPLE00";
+const AWS_SECRET: &str = "conformance-aws-secret";
+const AWS_SESSION: &str = "conformance-aws-session-token";
 const WORKFORCE_REFRESH_TOKEN: &str = "conformance-workforce-refresh-token";
 
 /// The emulator, and what assertions call its accounts.
@@ -52,7 +58,15 @@ impl Emulated {
         let jwks = serde_json::to_string(&Jwks {
             keys: vec![issuer.jwk()],
         })?;
-        let google = Arc::new(EmulatorHandle::start(policy(&jwks), Options::default()).await?);
+        let workload = Workload::generate()?;
+        let aws = AwsIdentity {
+            provider: provider(Policy::default().project.number, "aws"),
+            key: AWS_KEY.to_owned(),
+            secret: AWS_SECRET.to_owned(),
+            session: AWS_SESSION.to_owned(),
+        };
+        let policy = policy(&jwks, &workload, &aws);
+        let google = Arc::new(EmulatorHandle::start(policy, Options::with_proxy()).await?);
         let endpoints = Endpoints::all_at(google.url());
         let http = http(false)?;
         let form = [
@@ -67,6 +81,11 @@ impl Emulated {
         let runner = answer["access_token"].as_str().unwrap_or_default().to_owned();
         let signer = Signer::Emulator(google.clone(), Mutex::new(BTreeMap::new()));
         let mut world = World::new(endpoints, http, signer, runner, issuer).await?;
+        let (proxy, ca) = (google.proxy_url(), google.proxy_ca_pem());
+        let (proxy, ca) = proxy.zip(ca).context("the emulator has no proxy")?;
+        let client = workload.client(proxy, ca)?;
+        world.workload = Some((workload, client));
+        world.aws = Some(aws);
         for name in [
             "caller", "target", "stranger", "disabled", "delegate", "far", "attached",
         ] {
@@ -80,6 +99,10 @@ impl Emulated {
             ("projectNumber", policy.project.number.to_string()),
             ("provider", provider(policy.project.number, "main")),
             ("unreachable", provider(policy.project.number, "unreachable")),
+            ("awsProvider", provider(policy.project.number, "aws")),
+            ("otherAwsProvider", provider(policy.project.number, "other-aws")),
+            ("x509Provider", provider(policy.project.number, "x509")),
+            ("awsKey", AWS_KEY.to_owned()),
             ("issuer", ISSUER.to_owned()),
             ("cluster", CLUSTER.to_owned()),
             ("workloadPool", format!("{PROJECT}.svc.id.goog")),
@@ -90,6 +113,8 @@ impl Emulated {
         }
         let basic = STANDARD.encode(format!("{CLIENT}:{CLIENT_SECRET}"));
         for (name, secret) in [
+            ("awsSecret", AWS_SECRET),
+            ("awsSession", AWS_SESSION),
             ("clientSecret", CLIENT_SECRET),
             ("refreshToken", REFRESH_TOKEN),
             ("workforceClient", &basic),
@@ -97,6 +122,8 @@ impl Emulated {
         ] {
             world.name_secret(name, secret);
         }
+        // It is the same in each session, so that no transcript may show it from now on.
+        world.resolve("${ec2Session}").await?;
         Ok(Self { google, world })
     }
 
@@ -135,6 +162,31 @@ impl Emulated {
         })
     }
 
+    /// The emulator's endpoints that were called, as it writes their names.
+    #[must_use]
+    pub fn endpoints(&self) -> BTreeSet<String> {
+        let names = self.google.counts().into_keys();
+        names
+            .filter_map(|endpoint| Some(serde_json::to_value(endpoint).ok()?.as_str()?.to_owned()))
+            .collect()
+    }
+
+    /// A key file of the account `caller`, whose token endpoint is the emulator.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub fn key_file(&self) -> Result<Value> {
+        self.google.service_account_key(&email("caller"))
+    }
+
+    /// A text with the values of its variables.
+    ///
+    /// # Errors
+    /// When a variable has no value.
+    pub async fn resolve(&self, text: &str) -> Result<String> {
+        self.world.resolve(text).await
+    }
+
     /// What the run used and must not show: tokens, keys and secrets.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
@@ -164,7 +216,7 @@ fn provider(number: u64, name: &str) -> String {
     format!("//{}/providers/{name}", pool(number))
 }
 
-fn policy(jwks: &str) -> Policy {
+fn policy(jwks: &str, workload: &Workload, aws: &AwsIdentity) -> Policy {
     let mut policy = Policy::default();
     policy.project.id = PROJECT.to_owned();
     let number = policy.project.number;
@@ -196,7 +248,25 @@ fn policy(jwks: &str) -> Policy {
         jwks_url: Some("http://127.0.0.1:1/".to_owned()),
         ..IssuerKeys::default()
     };
-    policy.workload_identity_providers = vec![main, unreachable];
+    policy.workload_identity_providers = vec![
+        main,
+        unreachable,
+        WorkloadIdentityProvider::aws(provider(number, "aws"), AWS_ACCOUNT),
+        WorkloadIdentityProvider::aws(provider(number, "other-aws"), "444455556666"),
+        WorkloadIdentityProvider::x509(provider(number, "x509"), &workload.trust_anchor),
+    ];
+    policy.aws = Aws {
+        access_keys: vec![AwsAccessKey {
+            id: aws.key.clone(),
+            secret: Secret(aws.secret.clone()),
+            session_token: Some(Secret(aws.session.clone())),
+            arn: format!("arn:aws:sts::{AWS_ACCOUNT}:assumed-role/conformance/i-0123456789"),
+        }],
+        instance_access_key: Some(aws.key.clone()),
+        ..Aws::default()
+    };
+    // Nobody has a role on a project.
+    policy.user_projects = Some(Vec::new());
     policy.gke_clusters = vec![GkeCluster {
         name: CLUSTER.to_owned(),
         workload_pool: format!("{PROJECT}.svc.id.goog"),

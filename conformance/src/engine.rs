@@ -5,6 +5,7 @@ use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
 use crate::assertion::Assertion;
+use crate::hosts::MTLS_STS;
 use crate::normal::{self, Raw};
 use crate::world::World;
 
@@ -42,9 +43,9 @@ fn expected(assertion: &Assertion) -> Value {
     })
 }
 
-/// What two servers must answer alike: what is compared, but for what the assertion leaves open, such as the number of a project.
+/// What two servers must answer alike: all of it, with all headers, but for what the assertion leaves open, such as the number of a project.
 pub(crate) fn common(assertion: &Assertion, answer: &Value) -> Value {
-    let mut common = compared(assertion, answer);
+    let mut common = answer.clone();
     leave_open(&expected(assertion), &mut common);
     common
 }
@@ -67,7 +68,7 @@ fn leave_open(expected: &Value, found: &mut Value) {
     }
 }
 
-/// What is compared of an answer: of its headers, only those that the assertion names.
+/// What an assertion is about: of the headers, only those that it names.
 fn compared(assertion: &Assertion, answer: &Value) -> Value {
     let mut compared = answer.clone();
     if let Some(headers) = compared.get_mut("headers").and_then(Value::as_object_mut) {
@@ -80,8 +81,14 @@ async fn send(world: &World, assertion: &Assertion) -> Result<Raw> {
     let asked = &assertion.request;
     let (method, path) = assertion.call();
     let path = world.resolve(path).await?;
-    let url = world.url(assertion.service(), &path)?;
-    let mut request = world.http.request(method.parse()?, url);
+    let (http, url) = match asked.certificate {
+        true => {
+            let (_, client) = world.workload.as_ref().context("nobody has a certificate")?;
+            (client, url::Url::parse(&format!("{MTLS_STS}{path}"))?)
+        }
+        false => (&world.http, world.url(assertion.service(), &path)?),
+    };
+    let mut request = http.request(method.parse()?, url);
     for (name, value) in &asked.headers {
         request = request.header(name, world.resolve(value).await?);
     }

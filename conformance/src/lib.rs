@@ -2,6 +2,7 @@
 //! Google itself. The README has the modules.
 
 mod assertion;
+mod aws;
 mod cli;
 mod emulated;
 mod engine;
@@ -10,10 +11,11 @@ mod hosts;
 mod normal;
 mod page;
 mod source;
+mod workload;
 mod world;
 
-pub use assertion::{Answer, Assertion, Request, Service, all};
-pub use cli::{ConformanceArgs, main};
+pub use assertion::{Answer, Assertion, Behaviour, Request, Service, all, behaviours};
+pub use cli::{ConformanceArgs, main, main_with};
 pub use emulated::{Checked, Emulated};
 pub use page::{NOT_RUN, with_assertions, with_behaviours};
 pub use source::Source;

@@ -11,20 +11,31 @@
 //! | `expires_in` | `about 600`, in whole minutes |
 //! | the id, modulus and certificate of a key | `<kid>`, `<modulus>`, `<certificate>` |
 //! | equal elements of a list, one after another | one |
+//! | a header of an answer or a front end, not of the protocol | absent |
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use reqwest::header::{HeaderMap, HeaderName};
 use serde_json::{Map, Value, json};
 
 use crate::world::World;
 
-/// Headers that are compared. The others are of front ends.
-const HEADERS: [&str; 5] = [
-    "cache-control",
-    "content-type",
-    "metadata-flavor",
-    "retry-after",
-    "www-authenticate",
+/// Headers that say nothing of the protocol: they differ from answer to answer, or from front end to front end.
+const VOLATILE: [&str; 14] = [
+    "age",
+    "alt-svc",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "date",
+    "expires",
+    "keep-alive",
+    "last-modified",
+    "server-timing",
+    "transfer-encoding",
+    "vary",
+    "via",
+    "x-cloud-trace-context",
 ];
 /// Fields that hold a token.
 const TOKENS: [&str; 6] = [
@@ -41,7 +52,7 @@ const SKEW: i64 = 120;
 /// An answer as it came.
 pub(crate) struct Raw {
     pub(crate) status: u16,
-    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
 }
 
@@ -57,18 +68,7 @@ pub(crate) fn answer(world: &World, raw: &Raw) -> Value {
         Ok(json @ (Value::Object(_) | Value::Array(_))) => normal.value("", &json),
         _ => normal.text("", &text),
     };
-    let headers: Map<String, Value> = HEADERS
-        .into_iter()
-        .filter_map(|name| Some((name, raw.headers.get(name)?.to_str().ok()?)))
-        .map(|(name, value)| {
-            let value = match name {
-                "cache-control" => without_digits(value),
-                _ => normal.plain(value),
-            };
-            (name.to_owned(), Value::String(value))
-        })
-        .collect();
-    json!({"status": raw.status, "headers": headers, "body": body})
+    json!({"status": raw.status, "headers": normal.headers(&raw.headers), "body": body})
 }
 
 struct Normal<'w> {
@@ -77,6 +77,28 @@ struct Normal<'w> {
 }
 
 impl Normal<'_> {
+    /// All but the volatile ones. A header that occurs twice has both values.
+    fn headers(&self, headers: &HeaderMap) -> Map<String, Value> {
+        let names = headers.keys().map(HeaderName::as_str);
+        names
+            .filter(|name| !VOLATILE.contains(name))
+            .map(|name| {
+                let values = headers.get_all(name).iter();
+                let values: Vec<_> = values
+                    .map(|value| self.header(name, &String::from_utf8_lossy(value.as_bytes())))
+                    .collect();
+                (name.to_owned(), Value::String(values.join(", ")))
+            })
+            .collect()
+    }
+
+    fn header(&self, name: &str, value: &str) -> String {
+        match name {
+            "cache-control" => without_digits(value),
+            _ => self.plain(value),
+        }
+    }
+
     fn value(&self, name: &str, value: &Value) -> Value {
         match value {
             Value::Object(fields) => {

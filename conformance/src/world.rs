@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use url::Url;
 
 use crate::assertion::Service;
+use crate::aws::AwsIdentity;
 use crate::hosts::{SCOPES, TOKEN_ENDPOINT};
+use crate::workload::Workload;
 
 /// The subject of the tokens that the bindings are for.
 pub(crate) const SUBJECT: &str = "system:serviceaccount:shop:billing";
@@ -72,6 +74,9 @@ pub(crate) struct World {
     forger: SigningKey,
     /// The keys that Google publishes, or the emulator.
     pub(crate) published: Vec<Jwk>,
+    /// Who AWS knows, and a workload that has a certificate with a client that shows it: in the emulator only.
+    pub(crate) aws: Option<AwsIdentity>,
+    pub(crate) workload: Option<(Workload, reqwest::Client)>,
     names: BTreeMap<String, String>,
     secrets: Mutex<BTreeSet<String>>,
     tokens: Mutex<BTreeMap<String, String>>,
@@ -93,6 +98,8 @@ impl World {
             issuer,
             forger: SigningKey::generate()?,
             published: Vec::new(),
+            aws: None,
+            workload: None,
             names: BTreeMap::new(),
             secrets: Mutex::default(),
             tokens: Mutex::default(),
@@ -197,7 +204,14 @@ impl World {
                 let claims = self
                     .resolve_json(jwt.get("claims").unwrap_or(&Value::Null))
                     .await?;
-                self.sign(signer, &claims).await
+                let token = match signer {
+                    "aws" => self.aws.as_ref().map(|aws| aws.signed(&claims)),
+                    "certificate" => self.workload.as_ref().map(|(workload, _)| workload.list(&claims)),
+                    signer => return self.sign(signer, &claims).await,
+                };
+                let token = token.with_context(|| format!("nobody is {signer}"))?;
+                self.hide(&token);
+                Ok(token)
             }
             Value::String(text) => self.resolve(text).await,
             _ => bail!("a field of a form is a text or a JWT"),
@@ -222,6 +236,7 @@ impl World {
                 let claims = json!({"sub": email, "aud": null, "scope": format!("{SCOPES}cloud-platform")});
                 self.sign(account, &claims).await?
             }
+            ["ec2Session"] => self.ec2_session().await?,
             ["subject"] => self.sign("issuer", &Value::Null).await?,
             ["subject", "gke"] => {
                 let claims = json!({"iss": self.names["cluster"], "aud": [self.names["workloadPool"]]});

@@ -199,8 +199,12 @@ pub(crate) async fn metadata(call: &mut Call, request: &Request) -> HandlerResul
     match name.trim_start_matches('/') {
         "" => Ok(response::text(StatusCode::OK, key.role().to_owned())),
         name if name == key.role() => {
+            let now = jiff::Timestamp::from_second(now()).unwrap_or_default();
+            let expiration = now + jiff::SignedDuration::from_hours(6);
             let answer = json!({
                 "Code": "Success",
+                "LastUpdated": now.to_string(),
+                "Expiration": expiration.to_string(),
                 "Type": "AWS-HMAC",
                 "AccessKeyId": key.id,
                 "SecretAccessKey": key.secret.0,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::http::{HeaderValue, StatusCode, header};
-use serde_json::json;
 
 use crate::call_log::{CallRecord, Endpoint};
+use crate::denial;
 use crate::faults::{FaultKind, RetryAfter};
 use crate::issue::TokenOverrides;
 use crate::response::{self, Failure, Request};
@@ -97,7 +97,14 @@ impl Call {
             Some(FaultKind::Quota(_)) => return Err(self.injected_error(429, None, None).into()),
             Some(FaultKind::Hang) => std::future::pending().await,
             Some(FaultKind::Reset) => return Err(Failure::Reset),
-            Some(FaultKind::ApiDisabled) => return Err(api_disabled(policy.project.number).into()),
+            Some(FaultKind::ApiDisabled) => return Err(denial::api_disabled(policy.project.number).into()),
+            Some(FaultKind::Denied { by }) => {
+                let denied = match self.is_metadata() {
+                    true => denial::denied_on_gke(by, policy.project.number),
+                    false => denial::denied(by, policy.project.number),
+                };
+                return Err(denied.into());
+            }
             Some(FaultKind::Status {
                 code,
                 body,
@@ -109,6 +116,13 @@ impl Call {
         Ok(overrides)
     }
 
+    fn is_metadata(&self) -> bool {
+        matches!(
+            self.endpoint,
+            Endpoint::Metadata | Endpoint::MetadataIdentity | Endpoint::MetadataToken | Endpoint::Ec2Metadata
+        )
+    }
+
     /// The error of a fault, in the endpoint's own shape unless the fault has a body.
     fn injected_error(
         &self,
@@ -118,10 +132,6 @@ impl Call {
     ) -> response::HttpResponse {
         let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let reason = status.canonical_reason().unwrap_or("error");
-        let metadata = matches!(
-            self.endpoint,
-            Endpoint::Metadata | Endpoint::MetadataIdentity | Endpoint::MetadataToken | Endpoint::Ec2Metadata
-        );
         let oauth = matches!(
             self.endpoint,
             Endpoint::SecurityToken
@@ -132,7 +142,7 @@ impl Call {
         let mut response = match body {
             Some(body) if body.trim_start().starts_with('{') => response::body(status, response::JSON, body),
             Some(body) => response::text(status, body),
-            None if metadata => response::text(status, reason),
+            None if self.is_metadata() => response::text(status, reason),
             None if oauth && status.is_server_error() => {
                 response::oauth_error(status, "internal_failure", format!("{reason} (injected fault)"))
             }
@@ -164,25 +174,4 @@ fn generic_message(status: StatusCode) -> &'static str {
         503 => "The service is currently unavailable.",
         _ => "Internal error encountered.",
     }
-}
-
-fn api_disabled(project: u64) -> response::HttpResponse {
-    let url = format!(
-        "https://console.developers.google.com/apis/api/iamcredentials.googleapis.com/overview?project={project}"
-    );
-    let message = format!(
-        "IAM Service Account Credentials API has not been used in project {project} before or it is disabled. \
-         Enable it by visiting {url} then retry. If you enabled this API recently, wait a few minutes for the \
-         action to propagate to our systems and retry."
-    );
-    let help = json!({
-        "@type": "type.googleapis.com/google.rpc.Help",
-        "links": [{"description": "Google developers console API activation", "url": url}],
-    });
-    let info = response::error_info(
-        "SERVICE_DISABLED",
-        "googleapis.com",
-        json!({"service": "iamcredentials.googleapis.com", "consumer": format!("projects/{project}")}),
-    );
-    response::api_error(StatusCode::FORBIDDEN, message, &[help, info])
 }

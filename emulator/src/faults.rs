@@ -57,6 +57,11 @@ pub enum FaultKind {
     },
     /// 403: the IAM Service Account Credentials API is not enabled in the caller's project.
     ApiDisabled,
+    /// 403, for another reason than a permission that is missing. On the metadata server, in the words of GKE's.
+    Denied {
+        /// Who denies it.
+        by: DeniedBy,
+    },
     /// The call is accepted and gets no response.
     Hang,
     /// The connection is reset without a response.
@@ -78,6 +83,20 @@ pub enum FaultKind {
         /// Seconds. Negative: the clock is behind.
         seconds: i64,
     },
+}
+
+/// Why a call is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DeniedBy {
+    /// A perimeter of VPC Service Controls.
+    Perimeter,
+    /// A constraint of the organization's policy.
+    Constraint,
+    /// A project without billing.
+    Billing,
+    /// Google does not say.
+    Unknown,
 }
 
 /// The value of a `Retry-After` header (RFC 9110, 10.2.3).

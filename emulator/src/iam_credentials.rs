@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::call::Call;
 use crate::call_log::Endpoint;
 use crate::clock::now;
+use crate::denial;
 use crate::issue::IdTokenClaims;
 use crate::jwt::Jwt;
 use crate::policy::Policy;
@@ -41,6 +42,12 @@ pub(crate) async fn handle(call: &mut Call, request: &Request, resource: &Accoun
         return Err(response::not_found().into());
     }
     let caller = caller?;
+    let policy = call.state.policy();
+    if let (Some(project), Some(allowed)) = (request.header("x-goog-user-project"), &policy.user_projects)
+        && !allowed.iter().any(|name| name == project)
+    {
+        return Err(denial::user_project_denied(project).into());
+    }
     let body = body?;
     let requested = TokenRequest::parse(&body, call.endpoint)?;
     if resource.project != "-" {
@@ -55,7 +62,6 @@ pub(crate) async fn handle(call: &mut Call, request: &Request, resource: &Accoun
     {
         return Err(insufficient_scope(call.endpoint));
     }
-    let policy = call.state.policy();
     let target = authorize(&policy, caller.principal, &resource.account, &requested)?;
     if call.endpoint == Endpoint::GenerateAccessToken {
         let mut overrides = overrides;

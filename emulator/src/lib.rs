@@ -41,6 +41,7 @@ mod call;
 mod call_log;
 mod cel;
 mod clock;
+mod denial;
 mod faults;
 mod front_end;
 mod handle;
@@ -71,7 +72,7 @@ mod x509;
 
 pub use aws_keys::{Aws, AwsAccessKey};
 pub use call_log::{CallRecord, Endpoint};
-pub use faults::{Fault, FaultKind, RetryAfter, WrongToken};
+pub use faults::{DeniedBy, Fault, FaultKind, RetryAfter, WrongToken};
 pub use handle::{EmulatorHandle, Options};
 pub use issue::GOOGLE_ISSUER;
 pub use keys::{Jwk, Jwks, SigningKey};

@@ -36,6 +36,8 @@ pub struct Policy {
     pub oauth_clients: Vec<OauthClient>,
     /// Services behind Google's front ends, at `/targets/NAME`.
     pub targets: Vec<Target>,
+    /// The projects that callers may name in `X-Goog-User-Project`. Absent: any.
+    pub user_projects: Option<Vec<String>>,
     /// Whether a 403 for a missing permission has `details`. Google's often but not always has. Default true.
     pub error_details: bool,
 }
@@ -53,6 +55,7 @@ impl Default for Policy {
             gke_clusters: Vec::new(),
             oauth_clients: Vec::new(),
             targets: Vec::new(),
+            user_projects: None,
             error_details: true,
         }
     }

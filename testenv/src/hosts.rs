@@ -6,3 +6,8 @@ pub(crate) const ENVTEST_INDEX: &str =
 /// What the URL of each of these archives begins with.
 pub(crate) const ENVTEST_ARCHIVES: &str =
     "https://github.com/kubernetes-sigs/controller-tools/releases/download/";
+/// Where GitHub has the files of releases: the only places to which it may redirect.
+pub(crate) const ENVTEST_FILES: [&str; 2] = [
+    "https://release-assets.githubusercontent.com/",
+    "https://objects.githubusercontent.com/",
+];

@@ -5,6 +5,8 @@
 //! patches differ in no API. Another minor version is never taken: it has other APIs and defaults, so a test could pass with the one
 //! and fail with the other. Where the minor version is not published yet, the programs are built.
 //!
+//! A redirect is followed only to the hosts of the constants file. A server that stalls is given up.
+//!
 //! What is downloaded is kept in `target/testenv/envtest-<version>-<platform>-<first digits of its SHA-512>`, and asks no host again.
 
 #[cfg(test)]
@@ -20,6 +22,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aws_lc_rs::digest;
 use flate2::read::MultiGzDecoder;
+use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 use serde::Deserialize;
 use tar::EntryType;
@@ -30,6 +33,8 @@ use crate::{RunDir, builder, hosts};
 
 /// The folder of the programs in an archive.
 const FOLDER: &str = "controller-tools/envtest";
+/// Between hosts of one owner there is one.
+const MAX_REDIRECTS: usize = 3;
 const WHAT: &str = "etcd, kube-apiserver and kubectl";
 
 /// Where archives are published, and what is accepted from there.
@@ -39,6 +44,8 @@ pub(crate) struct Source {
     index: String,
     /// What the URL of each archive begins with.
     archives: String,
+    /// What the URL of a redirect begins with.
+    redirects: Vec<String>,
     /// Whether the proxy of the environment is used.
     proxy: bool,
     limits: Limits,
@@ -65,6 +72,7 @@ impl Source {
         Self {
             index: hosts::ENVTEST_INDEX.to_owned(),
             archives: hosts::ENVTEST_ARCHIVES.to_owned(),
+            redirects: hosts::ENVTEST_FILES.map(str::to_owned).to_vec(),
             proxy: true,
             limits: Limits {
                 connect: Duration::from_millis(1500),
@@ -153,17 +161,53 @@ impl Source {
             .user_agent("idtoken-testenv")
             .https_only(self.index.starts_with("https://"))
             .connect_timeout(self.limits.connect)
-            .read_timeout(self.limits.read);
+            .read_timeout(self.limits.read)
+            .redirect(self.redirects());
         if !self.proxy {
             builder = builder.no_proxy();
         }
         Ok(builder.build()?)
     }
 
+    /// A redirect leads only to where the archives are known to be: another host could have anything.
+    fn redirects(&self) -> Policy {
+        let allowed = self.redirects.clone();
+        Policy::custom(move |attempt| {
+            let url = attempt.url().as_str();
+            if allowed.iter().any(|allowed| url.starts_with(allowed))
+                && attempt.previous().len() <= MAX_REDIRECTS
+            {
+                return attempt.follow();
+            }
+            // The query may have a signature.
+            let shown = url.split('?').next().unwrap_or_default();
+            let refused = format!("it redirects to {shown}, which is not followed");
+            attempt.error(refused)
+        })
+    }
+
+    async fn send(&self, client: &Client, url: &str) -> Result<Response> {
+        let response = client.get(url).send().await.map_err(|error| self.named(error))?;
+        response.error_for_status().map_err(|error| self.named(error))
+    }
+
+    async fn chunk(&self, response: &mut Response) -> Result<Option<Vec<u8>>> {
+        let chunk = response.chunk().await.map_err(|error| self.named(error))?;
+        Ok(chunk.map(Vec::from))
+    }
+
+    /// An error that says so if a server stalls. The URL may have a signature, and is left out.
+    fn named(&self, error: reqwest::Error) -> anyhow::Error {
+        match error.is_timeout() && !error.is_connect() {
+            true => anyhow!("nothing came for {:?}", self.limits.read),
+            false => error.without_url().into(),
+        }
+    }
+
     async fn read_index(&self, client: &Client) -> Result<Index> {
-        let mut response = get(client, &self.index).await?;
+        let mut response = self.send(client, &self.index).await?;
         let mut text = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
+        while let Some(chunk) = self.chunk(&mut response).await? {
             text.extend(&chunk);
             within(text.len() as u64, self.limits.index_bytes)?;
         }
@@ -180,8 +224,8 @@ impl Source {
         let mut step = Step::new(progress);
         let mut out = File::create(file).with_context(|| format!("cannot write {}", file.display()))?;
         let mut digest = digest::Context::new(&digest::SHA512);
-        let (mut response, mut bytes) = (get(client, &archive.url).await?, 0);
-        while let Some(chunk) = response.chunk().await? {
+        let (mut response, mut bytes) = (self.send(client, &archive.url).await?, 0);
+        while let Some(chunk) = self.chunk(&mut response).await? {
             bytes += chunk.len() as u64;
             within(bytes, self.limits.archive_bytes)?;
             digest.update(&chunk);
@@ -200,10 +244,6 @@ impl Source {
         );
         Ok(bytes)
     }
-}
-
-async fn get(client: &Client, url: &str) -> Result<Response> {
-    Ok(client.get(url).send().await?.error_for_status()?)
 }
 
 fn within(bytes: u64, limit: u64) -> Result<()> {

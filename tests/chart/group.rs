@@ -50,6 +50,39 @@ fn the_code_has_the_group_once() -> Result<()> {
     Ok(())
 }
 
+/// kube-state-metrics reads no template, so that its configuration has the kind by hand.
+#[test]
+fn kube_state_metrics_is_told_of_the_kind_as_the_code_has_it() -> Result<()> {
+    use idtoken_operator::api::v1alpha1::IdTokenRequest;
+    use kube::Resource;
+
+    let text = std::fs::read_to_string(Path::new(CHART).join("files/kube-state-metrics.yaml"))?;
+    let configuration: Value = serde_saphyr::from_str(&text)?;
+    let resources = configuration["spec"]["resources"]
+        .as_array()
+        .context("resources")?;
+    let kinds: Vec<_> = resources
+        .iter()
+        .map(|resource| &resource["groupVersionKind"])
+        .collect();
+    let kind = serde_json::json!({
+        "group": IdTokenRequest::group(&()),
+        "version": IdTokenRequest::version(&()),
+        "kind": IdTokenRequest::kind(&()),
+    });
+    ensure!(kinds == [&kind], "{kinds:?} is not {kind}");
+    // The comment at its head says which rights that needs.
+    let plural = IdTokenRequest::plural(&());
+    let rights = text
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .collect::<String>();
+    for word in [GROUP, &*plural] {
+        ensure!(rights.contains(word), "the comment does not name {word}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_chart_with_another_group_names_only_that() -> Result<()> {
     const OTHER: &str = "tokens.acme.test";

@@ -61,7 +61,11 @@ fn pages() -> Result<Vec<(PathBuf, String)>> {
         root.join("ARCHITECTURE.md"),
     ];
     let conformance = idtoken_conformance::with_assertions(&read(&paths[0])?, &assertions)?;
-    let emulator = idtoken_conformance::with_behaviours(&read(&paths[1])?, &assertions)?;
+    let emulator = idtoken_conformance::with_behaviours(
+        &read(&paths[1])?,
+        &assertions,
+        &idtoken_conformance::behaviours()?,
+    )?;
     let architecture = files::with_table(&read(&paths[2])?, &root)?;
     let texts = [conformance, emulator, architecture];
     let mut pages: Vec<_> = paths.into_iter().zip(texts).collect();

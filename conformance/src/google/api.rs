@@ -60,12 +60,13 @@ impl Refused {
     }
 }
 
-/// Google, as whoever runs the suite reaches it from now on until the next interrupt.
+/// Google, as whoever runs the suite reaches it from now on until an interrupt: the next one, or the second one while something is deleted.
 pub(crate) struct Api<'o> {
     pub(crate) outside: &'o Outside,
     pub(crate) http: reqwest::Client,
     pub(crate) token: String,
     pub(crate) project: String,
+    /// So many end nothing.
     interrupts: u32,
 }
 
@@ -86,9 +87,9 @@ impl<'o> Api<'o> {
         })
     }
 
-    /// The same with a new token if there is one, until another interrupt.
-    pub(crate) async fn renewed(&self) -> Self {
-        let interrupts = *self.outside.interrupts.borrow();
+    /// The same with a new token if there is one, to delete by: of the interrupts from now on, the first ends nothing.
+    pub(crate) async fn to_delete(&self) -> Self {
+        let interrupts = *self.outside.interrupts.borrow() + 1;
         let token = self.outside.credential.token().await;
         Self {
             outside: self.outside,
@@ -111,16 +112,21 @@ impl<'o> Api<'o> {
 
     /// Returns when there is an interrupt.
     pub(crate) async fn interrupted(&self) -> anyhow::Error {
+        self.more_interrupts_than(self.interrupts).await;
+        anyhow::anyhow!(INTERRUPTED)
+    }
+
+    /// Returns when there is an interrupt after which only one more is wanted for the end.
+    pub(crate) async fn hurried(&self) {
+        self.more_interrupts_than(self.interrupts.saturating_sub(1)).await;
+    }
+
+    async fn more_interrupts_than(&self, count: u32) {
         let mut interrupts = self.outside.interrupts.clone();
-        let ended = interrupts
-            .wait_for(|count| *count > self.interrupts)
-            .await
-            .is_err();
-        if ended {
+        if interrupts.wait_for(|now| *now > count).await.is_err() {
             // Nobody is left who could interrupt.
             std::future::pending::<()>().await;
         }
-        anyhow::anyhow!(INTERRUPTED)
     }
 
     /// Says why, and waits.

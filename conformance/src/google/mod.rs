@@ -8,6 +8,7 @@ mod credential;
 mod report;
 mod resources;
 
+use std::io::Write;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -57,7 +58,8 @@ pub struct Outside {
     pub say: Box<dyn Fn(&str) + Send + Sync>,
     /// Waits.
     pub pause: Box<Pause>,
-    /// How often somebody wanted it to end. At the second time it deletes nothing more.
+    /// How often somebody wanted it to end. The first time ends what is done, and then what was created is deleted. The first time while it
+    /// deletes, it says what is left; the second time, it ends.
     pub interrupts: watch::Receiver<u32>,
 }
 
@@ -71,7 +73,8 @@ impl Outside {
                 metadata: None,
             },
             credential: Credential::find(),
-            say: Box::new(|line| eprintln!("{line}")),
+            // A terminal that was closed is no reason to leave something behind.
+            say: Box::new(|line| drop(writeln!(std::io::stderr(), "{line}"))),
             pause: Box::new(|pause| Box::pin(tokio::time::sleep(pause))),
             interrupts,
         }
@@ -111,7 +114,7 @@ pub async fn run(
     if let Err(error) = &result {
         api.say(&format!("{error:#}; deleting what was created"));
     }
-    let remaining = resources::tear_down(&api.renewed().await, made).await;
+    let remaining = resources::tear_down(&api.to_delete().await, made).await;
     match result {
         Ok(report) => Ok(Report {
             left: remaining,
@@ -130,7 +133,7 @@ pub async fn clean_up(outside: &Outside, project: &str) -> Result<()> {
     let api = Api::new(outside, project).await?;
     let found = resources::left_behind(&api).await?;
     api.say(&format!("{} to delete", found.len()));
-    let remaining = resources::tear_down(&api, found).await;
+    let remaining = resources::tear_down(&api.to_delete().await, found).await;
     ensure!(remaining.is_empty(), left(project, &remaining));
     Ok(())
 }

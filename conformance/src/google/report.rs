@@ -65,6 +65,23 @@ impl Report {
         self.left.is_empty() && self.rows.iter().all(|row| row.holds)
     }
 
+    /// Each field that differs. A header that differs alike in several answers is there once, with the number of the others.
+    fn differences(&self) -> Vec<(&Row, &(String, String, String), usize)> {
+        let mut all: Vec<(&Row, &(String, String, String), usize)> = Vec::new();
+        for row in &self.rows {
+            for field in &row.fields {
+                let is_alike = |(other, known, _): &&mut (&Row, &(String, String, String), usize)| {
+                    field.0.starts_with(".headers.") && *known == field && other.holds == row.holds
+                };
+                match all.iter_mut().find(is_alike) {
+                    Some((_, _, more)) => *more += 1,
+                    None => all.push((row, field, 0)),
+                }
+            }
+        }
+        all
+    }
+
     /// What pages and README say of the run.
     fn sentence(&self) -> String {
         format!("{RUN}{}.", self.date)
@@ -89,20 +106,20 @@ impl Report {
             let count = self.without_metadata;
             text.push_str(&format!(" {count} were not asked: there was no metadata server."));
         }
-        let mut fields = self
-            .rows
-            .iter()
-            .flat_map(|row| row.fields.iter().map(move |field| (row, field)))
-            .peekable();
-        if fields.peek().is_none() {
+        let differences = self.differences();
+        if differences.is_empty() {
             text.push_str(" No field differs from the emulator's answers.\n");
             return text;
         }
         text.push_str("\n\n| Assertion | Holds | Field | The emulator | Google |\n|---|---|---|---|---|\n");
-        for (row, (path, emulated, google)) in fields {
+        for (row, (path, emulated, google), more) in differences {
             let holds = if row.holds { "yes" } else { "no" };
+            let more = match more {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
             text.push_str(&format!(
-                "| `{}` | {holds} | {} | {} | {} |\n",
+                "| `{}`{more} | {holds} | {} | {} | {} |\n",
                 row.name,
                 code(path),
                 code(emulated),

@@ -154,13 +154,35 @@ async fn change(api: &Api<'_>, email: &str, method: &str, body: Value) -> Result
     api.patient(&call, CREATION_LIMIT).await.map(drop)
 }
 
-/// Deletes what was made, the last first. Returns what is left, and why.
-pub(crate) async fn tear_down(api: &Api<'_>, made: Vec<Made>) -> Vec<String> {
-    let mut left = Vec::new();
-    for made in made.into_iter().rev() {
-        match delete(api, &made).await {
-            Ok(()) => api.say(&format!("deleted {}", made.what)),
-            Err(error) => left.push(format!("{}: {error:#}", made.what)),
+/// Deletes what was made, the last first. Returns what is left, and why. The first interrupt ends nothing: what is still to be deleted is said.
+pub(crate) async fn tear_down(api: &Api<'_>, mut made: Vec<Made>) -> Vec<String> {
+    let (mut left, mut hurried) = (Vec::new(), false);
+    made.reverse();
+    for (place, next) in made.iter().enumerate() {
+        let mut deletion = std::pin::pin!(async {
+            tokio::select! {
+                biased;
+                error = api.interrupted() => Err(error),
+                result = delete(api, next) => result,
+            }
+        });
+        let deleted = loop {
+            tokio::select! {
+                biased;
+                () = api.hurried(), if !hurried => {
+                    hurried = true;
+                    let rest: Vec<_> = made[place..].iter().map(|made| made.what.clone()).collect();
+                    api.say(&format!(
+                        "interrupted; the deletion goes on, and another interrupt ends it. Still {}",
+                        super::left(&api.project, &rest)
+                    ));
+                }
+                deleted = &mut deletion => break deleted,
+            }
+        };
+        match deleted {
+            Ok(()) => api.say(&format!("deleted {}", next.what)),
+            Err(error) => left.push(format!("{}: {error:#}", next.what)),
         }
     }
     left

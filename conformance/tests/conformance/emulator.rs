@@ -66,6 +66,7 @@ async fn requests_and_answers_are_as_googles_discovery_documents_define_them() {
     let methods = [
         "iamcredentials.projects.serviceAccounts.generateAccessToken",
         "iamcredentials.projects.serviceAccounts.generateIdToken",
+        "iamcredentials.projects.serviceAccounts.getAllowedLocations",
         "sts.token",
     ];
     assert!(front.seen().iter().eq(methods), "{:?}", front.seen());

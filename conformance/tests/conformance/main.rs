@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod complete;
 mod discovery;
 mod emulator;
 mod front;
 mod google;
+mod interrupt;
+mod operator;
 mod scripted;
+mod source;

@@ -60,12 +60,37 @@ pub(crate) struct Script {
     pub(crate) keep: Option<&'static str>,
     /// Somebody interrupts at each deletion.
     pub(crate) hurry: bool,
+    /// The process that gets real signals, and which.
+    pub(crate) process: Option<u32>,
+    pub(crate) signals: Signals,
+    /// How many signals it got.
+    pub(crate) sent: usize,
     /// So many calls for tokens are answered as if no binding were known.
     pub(crate) early: usize,
-    /// Details of denials are left out.
+    /// Details of denials are left out, and answers have more headers.
     pub(crate) brief: bool,
     pub(crate) methods: BTreeSet<String>,
     pub(crate) wrong: Vec<String>,
+}
+
+/// The signals to a process; the first is for the calls in `interrupt`.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Signals {
+    #[default]
+    None,
+    One(&'static str),
+    /// And one at the first deletion, which is not answered before the process says that it goes on.
+    OneMore(&'static str),
+    /// And one at the second deletion, which is never answered.
+    Hang(&'static str),
+}
+
+/// What a call must wait for before it is answered.
+enum Hold {
+    Nothing,
+    /// The process has shown a line with this.
+    Line(&'static str),
+    Forever,
 }
 
 struct Shared {
@@ -75,6 +100,8 @@ struct Shared {
     http: reqwest::Client,
     runner: String,
     interrupt: watch::Sender<u32>,
+    /// What the process has shown.
+    shown: watch::Sender<String>,
     keys: Mutex<BTreeMap<String, Arc<SigningKey>>>,
 }
 
@@ -111,6 +138,7 @@ impl Google {
             http: http(),
             runner,
             interrupt,
+            shown: watch::Sender::default(),
             keys: Mutex::default(),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -130,12 +158,35 @@ impl Google {
     pub(crate) fn outside(&self) -> Outside {
         let mut outside = Outside::new(self.interrupts.clone());
         let metadata = self.shared.emulator.as_ref().map(EmulatorHandle::url);
-        outside.go_to(&format!("{}/{{service}}", self.url), metadata);
+        outside.go_to(&self.base(), metadata);
         outside.credential = Credential::Program(vec!["echo".to_owned(), self.shared.runner.clone()]);
         let said = self.said.clone();
         outside.say = Box::new(move |line| said.lock().unwrap().push(line.to_owned()));
         outside.pause = Box::new(|_| Box::pin(std::future::ready(())));
         outside
+    }
+
+    /// The URL of each service.
+    pub(crate) fn base(&self) -> String {
+        format!("{}/{{service}}", self.url)
+    }
+
+    /// The process has shown a line.
+    pub(crate) fn shown(&self, line: &str) {
+        self.shared.shown.send_modify(|shown| {
+            if !shown.is_empty() {
+                shown.push('\n');
+            }
+            shown.push_str(line);
+        });
+    }
+
+    pub(crate) fn all_shown(&self) -> String {
+        self.shared.shown.borrow().clone()
+    }
+
+    pub(crate) fn forget_shown(&self) {
+        self.shared.shown.send_replace(String::new());
     }
 
     pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
@@ -258,6 +309,32 @@ impl Script {
         )
     }
 
+    /// Sends the signal that this call is for, if any.
+    fn signal(&mut self, is_deletion: bool) -> Hold {
+        let place = match is_deletion {
+            true => self.deleted.len(),
+            false if self.interrupt.contains(&self.calls.len()) && self.deleted.is_empty() => 0,
+            false => return Hold::Nothing,
+        };
+        let (signal, hold) = match (self.signals, place) {
+            (Signals::One(signal) | Signals::OneMore(signal) | Signals::Hang(signal), 0) => {
+                (signal, Hold::Nothing)
+            }
+            (Signals::OneMore(signal) | Signals::Hang(signal), 1) => {
+                (signal, Hold::Line("interrupted; the deletion goes on"))
+            }
+            (Signals::Hang(signal), 2) => (signal, Hold::Forever),
+            _ => return Hold::Nothing,
+        };
+        let process = self.process.unwrap().to_string();
+        let killed = std::process::Command::new("kill")
+            .args(["-s", signal, &process])
+            .status();
+        assert!(killed.unwrap().success());
+        self.sent += 1;
+        hold
+    }
+
     /// The status that the script has for a call, if it is not the usual one.
     fn other(&mut self, key: &str, is_deletion: bool, interrupt: &watch::Sender<u32>) -> Option<u16> {
         if is_deletion {
@@ -291,11 +368,19 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let query = parts.uri.query().unwrap_or_default().to_owned();
     let key = format!("{} {path}", parts.method);
     let is_deletion = parts.method == "DELETE";
-    let other = shared
-        .script
-        .lock()
-        .unwrap()
-        .other(&key, is_deletion, &shared.interrupt);
+    let (other, hold) = {
+        let mut script = shared.script.lock().unwrap();
+        let other = script.other(&key, is_deletion, &shared.interrupt);
+        (other, script.signal(is_deletion))
+    };
+    match hold {
+        Hold::Nothing => {}
+        Hold::Line(line) => {
+            let mut shown = shared.shown.subscribe();
+            drop(shown.wait_for(|shown| shown.contains(line)).await.unwrap());
+        }
+        Hold::Forever => std::future::pending().await,
+    }
     let bearer = parts.headers.get(header::AUTHORIZATION);
     let bearer = bearer
         .and_then(|value| value.to_str().ok())
@@ -319,7 +404,12 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let Some(upstream) = shared.emulator.as_ref().map(EmulatorHandle::url) else {
         return refused(503, &bearer);
     };
-    let (status, headers, answer) = forward(&shared.http, upstream, parts, &path, &query, body).await;
+    let (status, mut headers, answer) = forward(&shared.http, upstream, parts, &path, &query, body).await;
+    if shared.script.lock().unwrap().brief {
+        for (name, value) in [("x-frame-options", "SAMEORIGIN"), ("alt-svc", "h3=\":443\"")] {
+            headers.insert(name, value.parse().unwrap());
+        }
+    }
     (status, headers, answer).into_response()
 }
 
@@ -407,6 +497,8 @@ fn policy(script: &Script) -> Policy {
     let mut policy = Policy {
         service_accounts: script.accounts.values().cloned().collect(),
         error_details: !script.brief,
+        // Nobody has a role on the project.
+        user_projects: Some(Vec::new()),
         oauth_clients: vec![OauthClient {
             client_id: "c".to_owned(),
             client_secret: Secret("s".to_owned()),

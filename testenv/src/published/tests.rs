@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use reqwest::Url;
 
 use super::*;
 use crate::assets::downloaded_or_built;
@@ -17,6 +18,12 @@ enum Answer {
     /// Half of it, and then it closes the connection.
     Half(Vec<u8>),
     Status(&'static str),
+    /// Half of it, and then nothing more.
+    Stall(Vec<u8>),
+    /// A byte of it now and then: never a stall, and never done in time.
+    Drip(Vec<u8>),
+    /// To this URL.
+    Redirect(String),
     /// Zeros, until the client closes the connection.
     Endless,
     /// Nothing.
@@ -35,6 +42,23 @@ impl Answer {
             Self::Half(body) => {
                 to.write_all(whole(body.len()).as_bytes())?;
                 to.write_all(&body[..body.len() / 2])
+            }
+            Self::Stall(body) => {
+                to.write_all(whole(body.len()).as_bytes())?;
+                to.write_all(&body[..body.len() / 2])?;
+                to.read_to_end(&mut Vec::new()).map(drop)
+            }
+            Self::Drip(body) => {
+                to.write_all(whole(body.len()).as_bytes())?;
+                for byte in body {
+                    to.write_all(&[byte])?;
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Ok(())
+            }
+            Self::Redirect(url) => {
+                let head = head("302 Found");
+                to.write_all(format!("{head}Location: {url}\r\nContent-Length: 0\r\n\r\n").as_bytes())
             }
             Self::Status(status) => {
                 to.write_all(format!("{}Content-Length: 0\r\n\r\n", head(status)).as_bytes())
@@ -82,6 +106,7 @@ impl Server {
         Source {
             index: format!("{}index.yaml", self.url),
             archives: self.url.clone(),
+            redirects: Vec::new(),
             proxy: false,
             limits: Limits {
                 index_bytes: 1 << 20,
@@ -372,6 +397,127 @@ fn no_network_is_no_wait() {
         let error = source(index).get(&parent, Progress::Quiet).unwrap_err();
         let error = format!("{error:#}");
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_redirect_leads_to_known_hosts_only() {
+    let archive = good();
+    let elsewhere = serving(archive.clone());
+    let file = format!("{}files/envtest.tar.gz", elsewhere.url);
+    let to = |url: String| {
+        let hash = sha512(&archive);
+        Server::start(
+            move |own| Answer::Whole(index(own, "v1.37.10", &hash, &[]).into_bytes()),
+            Answer::Redirect(url),
+        )
+    };
+    let get = |server: &Server, allowed: &[&String]| {
+        let (_run, parent) = parent();
+        let source = Source {
+            redirects: allowed.iter().copied().cloned().collect(),
+            ..server.source()
+        };
+        let got = source.get(&parent, Progress::Quiet);
+        assert_eq!(names(&parent).len(), usize::from(got.is_ok()));
+        got.map(drop).map_err(|error| format!("{error:#}"))
+    };
+    // The same content, with the right checksum: what counts is the host.
+    let server = to(format!("{file}?signature=secret"));
+    let lookalike = elsewhere
+        .url
+        .replace("http://127.0.0.1", "http://127.0.0.1.example");
+    let secure = elsewhere.url.replace("http:", "https:");
+    for allowed in [&[][..], &[&lookalike], &[&secure]] {
+        let error = get(&server, allowed).unwrap_err();
+        assert!(
+            error.contains(&format!("it redirects to {file}, which is not followed")),
+            "{error}"
+        );
+        assert!(!error.contains("secret") && error.lines().count() == 1, "{error}");
+        assert_eq!(elsewhere.requests(), [""; 0], "{allowed:?}");
+    }
+    assert_eq!(get(&server, &[&elsewhere.url]), Ok(()));
+    assert_eq!(elsewhere.requests(), ["/files/envtest.tar.gz?signature=secret"]);
+    // A refusal does not show the signature either.
+    let gone = Server::start(|_| Answer::Silence, Answer::Status("403 Forbidden"));
+    let refused = to(format!("{}files?signature=secret", gone.url));
+    let error = get(&refused, &[&gone.url]).unwrap_err();
+    assert!(
+        error.contains("403 Forbidden") && !error.contains("secret"),
+        "{error}"
+    );
+    // By a host that is allowed to one that is not, and in a circle.
+    let second = to(format!("{}again", server.url));
+    let error = get(&second, &[&server.url]).unwrap_err();
+    assert!(
+        error.contains(&format!("it redirects to {file}, which")),
+        "{error}"
+    );
+    let circle = to("again".to_owned());
+    let error = get(&circle, &[&circle.url]).unwrap_err();
+    assert!(error.contains("again, which is not followed"), "{error}");
+    assert!(circle.requests().len() < 10, "{:?}", circle.requests());
+    // An index that has moved.
+    let moved = Server::start(|_| Answer::Redirect(file.clone()), Answer::Silence);
+    let error = get(&moved, &[]).unwrap_err();
+    assert!(
+        error.contains("index of published archives cannot be read") && error.contains("not followed"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_public_is_https_to_the_end() {
+    let public = Source::public();
+    let urls = public.redirects.iter().chain([&public.index, &public.archives]);
+    for url in urls {
+        let parsed = Url::parse(url).unwrap();
+        let host = parsed.host_str().unwrap();
+        assert_eq!(parsed.scheme(), "https", "{url}");
+        assert!(
+            host == "github.com" || host.ends_with(".githubusercontent.com"),
+            "{url}"
+        );
+        // Otherwise another host could begin so.
+        assert!(url[8..].contains('/'), "{url}");
+    }
+    assert!(!public.redirects.is_empty());
+}
+
+#[test]
+fn a_stall_ends_with_an_error_that_says_so() {
+    let archive = good();
+    let hash = sha512(&archive);
+    let limits = Limits {
+        read: Duration::from_millis(150),
+        archive: Duration::from_millis(600),
+        ..Source::public().limits
+    };
+    for (answer, expected) in [
+        (Answer::Silence, "cannot be used: nothing came for 150ms"),
+        (
+            Answer::Stall(archive.clone()),
+            "cannot be used: nothing came for 150ms",
+        ),
+        // At least 100 bytes, which take a second.
+        (Answer::Drip(archive.clone()), "cannot be used: it takes too long"),
+    ] {
+        let hash = hash.clone();
+        let server = Server::start(
+            move |url| Answer::Whole(index(url, "v1.37.10", &hash, &[]).into_bytes()),
+            answer,
+        );
+        let source = Source {
+            limits,
+            ..server.source()
+        };
+        let (_run, parent) = parent();
+        let began = std::time::Instant::now();
+        let error = format!("{:#}", source.get(&parent, Progress::Quiet).unwrap_err());
+        assert!(error.contains(expected), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{error}");
+        assert_eq!(names(&parent), [""; 0], "{error}");
     }
 }
 
