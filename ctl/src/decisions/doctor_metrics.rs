@@ -10,6 +10,9 @@ use crate::output::age::age;
 /// Clock skews that are worth a look, and that break tokens, in seconds.
 const SKEW: (f64, f64) = (10.0, 60.0);
 
+/// Areas that the pods' own checks tell about too.
+pub(crate) const OF_HEALTH: [&str; 2] = ["grants file", "namespaces"];
+
 /// A sample of a metric.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Sample {
@@ -91,7 +94,7 @@ pub(crate) fn checks(samples: &[Sample], now: Timestamp) -> Vec<Check> {
     let failing_file = "idtoken_grants_file_failing_since_timestamp_seconds";
     if named(samples, failing_file).next().is_some() {
         checks.push(Check::failure(
-            "grants file",
+            OF_HEALTH[0],
             "it cannot be used: its last good content is in force",
             "docs/metrics.md#idtokengrantsfileinvalid; the operator's log names the error",
         ));
@@ -235,7 +238,7 @@ fn namespaces(samples: &[Sample]) -> Option<Check> {
         .collect();
     (!failing.is_empty()).then(|| {
         Check::failure(
-            "namespaces",
+            OF_HEALTH[1],
             format!("{} cannot be listed or watched", some(&failing)),
             "Run helm upgrade again, which creates the operator's Roles there, or take them out of watchNamespaces",
         )
