@@ -177,6 +177,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_real_operator_answers_is_read() {
+        // As a real operator answered: tests/telemetry/recorded.rs holds it up to date.
+        let answer = include_str!("../../tests/recorded/readyz.txt");
+        let found = checks("ops", &[pod("operator-a", answer)]);
+        assert_eq!(parse(answer).len(), answer.lines().count());
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].message.starts_with("grants-file: is no valid list of grants since "),
+            "{found:?}"
+        );
+    }
+
+    #[test]
     fn what_several_pods_say_is_shown_once_and_what_is_not_seen_is_told() {
         let text = |time: &str| format!("[+]caches ok\n[-]grants-file cannot be read since {time}, so\n");
         let two = [

@@ -287,6 +287,56 @@ mod tests {
         );
     }
 
+    /// As a real operator served it: tests/telemetry/recorded.rs holds it up to date.
+    const RECORDED: &str = include_str!("../../tests/recorded/metrics.txt");
+
+    #[test]
+    fn what_a_real_operator_serves_is_read() {
+        let samples = parse(RECORDED);
+        // The other metric of the namespaces is absent until one fails.
+        for name in [
+            "process_start_time_seconds",
+            "idtoken_leader",
+            "idtoken_build_info",
+            "idtoken_mint_total",
+            "idtoken_upstream_request_duration_seconds_count",
+            "idtoken_upstream_circuits_open",
+            "idtoken_clock_skew_seconds",
+            "idtoken_watches_failing",
+            "idtoken_grants_file_failing_since_timestamp_seconds",
+        ] {
+            assert!(named(&samples, name).next().is_some(), "{name}");
+        }
+        assert!(leads(&samples));
+        assert_eq!(version(&samples), Some(env!("CARGO_PKG_VERSION")));
+        let start = named(&samples, "process_start_time_seconds").next().unwrap().value;
+        let now = Timestamp::from_second(start as i64 + 3600).unwrap();
+        let found: Vec<(&str, Level, String)> = checks(&samples, now)
+            .into_iter()
+            .map(|check| (check.area, check.level, check.message))
+            .collect();
+        let told = |area: &'static str, level, message: &str| (area, level, message.to_owned());
+        assert_eq!(
+            found,
+            [
+                told(
+                    "tokens",
+                    Level::Warning,
+                    "1 issued since the leader started 1h ago; refused: PermissionDenied 1"
+                ),
+                told("clock", Level::Ok, "the operator's clock and Google's differ by 0 s"),
+                told("egress", Level::Ok, "iamcredentials: 2 of 2 calls answered"),
+                told("egress", Level::Ok, "metadata: 4 of 4 calls answered"),
+                told("watches", Level::Ok, "none fails"),
+                told(
+                    "grants file",
+                    Level::Failure,
+                    "it cannot be used: its last good content is in force"
+                ),
+            ]
+        );
+    }
+
     #[test]
     fn each_trouble_has_its_level() {
         let mint =
