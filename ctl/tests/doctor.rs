@@ -231,7 +231,9 @@ async fn an_installation_is_checked_from_nothing_to_well() {
         assert_eq!(
             levels(
                 &well,
-                &["replicas", "pods", "leader", "health", "tokens", "egress", "grants"]
+                &[
+                    "replicas", "pods", "leader", "health", "tokens", "egress", "grants"
+                ]
             ),
             pairs(&[
                 ("replicas", "Ok"),

@@ -26,10 +26,12 @@ fn series(text: &str) -> BTreeSet<String> {
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     let names = samples.filter_map(|line| Some(line.rsplit_once(' ')?.0));
     names
-        .map(|name| match DECIDING.iter().any(|known| name.starts_with(known)) {
-            true => name.to_owned(),
-            false => value.replace_all(name, "").into_owned(),
-        })
+        .map(
+            |name| match DECIDING.iter().any(|known| name.starts_with(known)) {
+                true => name.to_owned(),
+                false => value.replace_all(name, "").into_owned(),
+            },
+        )
         .collect()
 }
 
@@ -79,7 +81,10 @@ async fn the_recorded_answers_are_those_of_the_operator() -> Result<()> {
     let served = series(&metrics);
     let gone: Vec<_> = recorded.difference(&served).collect();
     let new: Vec<_> = served.difference(&recorded).collect();
-    assert!(gone.is_empty() && new.is_empty(), "gone {gone:?}, new {new:?}: {again}");
+    assert!(
+        gone.is_empty() && new.is_empty(),
+        "gone {gone:?}, new {new:?}: {again}"
+    );
     assert_eq!(
         timeless(&health),
         timeless(&read(&format!("{FOLDER}/readyz.txt"))),

@@ -164,7 +164,12 @@ mod tests {
                 "scope: overlaps with that of the release of Lease b",
                 "selectors that do not overlap",
             ),
-            ("[-]new-check <html>a body", Level::Failure, "new-check: it fails (operator-a)", "kubectl logs"),
+            (
+                "[-]new-check <html>a body",
+                Level::Failure,
+                "new-check: it fails (operator-a)",
+                "kubectl logs",
+            ),
         ] {
             let checks = checks("ops", &[pod("operator-a", &format!("[+]other ok\n{line}\n"))]);
             assert_eq!(checks.len(), 1, "{checks:?}");
@@ -184,7 +189,9 @@ mod tests {
         assert_eq!(parse(answer).len(), answer.lines().count());
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(
-            found[0].message.starts_with("grants-file: is no valid list of grants since "),
+            found[0]
+                .message
+                .starts_with("grants-file: is no valid list of grants since "),
             "{found:?}"
         );
     }
@@ -200,7 +207,10 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].message.ends_with("(a and 1 more)"), "{found:?}");
         let well = "[+]caches ok\n[+]grants-file ok\n";
-        let found = checks("ops", &[pod("a", well), ("b".to_owned(), Err("you may not".to_owned()))]);
+        let found = checks(
+            "ops",
+            &[pod("a", well), ("b".to_owned(), Err("you may not".to_owned()))],
+        );
         assert_eq!(
             found.iter().map(|check| check.level).collect::<Vec<_>>(),
             [Level::Ok, Level::Unseen]
@@ -220,6 +230,9 @@ mod tests {
         assert_eq!(found.len(), MAX_FAILING + 1);
         let hostile = format!("[-]namespace \u{1b}[2J{}\n", "x".repeat(5000));
         let found = checks("ops", &[pod("a", &hostile)]);
-        assert!(found[0].message.len() < 400 && !found[0].message.contains('\u{1b}'), "{found:?}");
+        assert!(
+            found[0].message.len() < 400 && !found[0].message.contains('\u{1b}'),
+            "{found:?}"
+        );
     }
 }

@@ -13,7 +13,11 @@ pub(crate) fn check(requests: &Seen<(Vec<IdTokenRequest>, usize)>, now: Timestam
     const AREA: &str = "tokens";
     let requests = &requests.as_ref().ok().filter(|(all, _)| !all.is_empty())?.0;
     let name = |request: &IdTokenRequest| {
-        format!("{}/{}", request.namespace().unwrap_or_default(), request.name_any())
+        format!(
+            "{}/{}",
+            request.namespace().unwrap_or_default(),
+            request.name_any()
+        )
     };
     let ago = |time: Timestamp| format!("{} ago", age(now.duration_since(time)));
     let issued = requests
@@ -30,7 +34,11 @@ pub(crate) fn check(requests: &Seen<(Vec<IdTokenRequest>, usize)>, now: Timestam
     };
     let failed = match failed {
         Some(((time, reason), request)) => {
-            format!("the last to begin failing is {}, {}: {reason}", name(request), ago(time))
+            format!(
+                "the last to begin failing is {}, {}: {reason}",
+                name(request),
+                ago(time)
+            )
         }
         None => "no request fails".to_owned(),
     };
@@ -50,7 +58,11 @@ fn failure(request: &IdTokenRequest) -> Option<(Timestamp, String)> {
     let failing = status
         .condition(RENEWAL_FAILING)
         .filter(|condition| condition.status == "True")
-        .or_else(|| status.condition(READY).filter(|condition| condition.status == "False"))?;
+        .or_else(|| {
+            status
+                .condition(READY)
+                .filter(|condition| condition.status == "False")
+        })?;
     Some((failing.last_transition_time.0, failing.reason.clone()))
 }
 
@@ -73,9 +85,7 @@ mod tests {
     #[test]
     fn the_last_mint_and_the_last_failure_have_their_times() {
         let now = "2026-01-15T12:00:00Z".parse().unwrap();
-        let condition = |type_: &str, status: &str, reason: &str, at: &str| {
-            json!([{"type": type_, "status": status, "reason": reason, "message": "", "lastTransitionTime": at}])
-        };
+        let condition = |type_: &str, status: &str, reason: &str, at: &str| json!([{"type": type_, "status": status, "reason": reason, "message": "", "lastTransitionTime": at}]);
         let all = vec![
             request("old", false, Some("2026-01-15T10:00:00Z"), &json!([])),
             request(
@@ -106,7 +116,10 @@ mod tests {
             told(all[..2].to_vec()).unwrap(),
             "the last was issued 5m ago, for shop/new; the last to begin failing is shop/new, 1h ago: QuotaExceeded"
         );
-        assert_eq!(told(all[3..].to_vec()).unwrap(), "no request has one yet; no request fails");
+        assert_eq!(
+            told(all[3..].to_vec()).unwrap(),
+            "no request has one yet; no request fails"
+        );
         assert_eq!(told(Vec::new()), None);
         assert_eq!(check(&Err("you may not".to_owned()), now), None);
     }

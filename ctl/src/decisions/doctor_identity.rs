@@ -73,7 +73,8 @@ pub(crate) fn check(
 
 fn federated(namespace: &str, account: &str, facts: &IdentityFacts) -> String {
     let subject = format!("system:serviceaccount:{namespace}:{account}");
-    let federation = format!("workload identity federation of ServiceAccount {account}, whose subject is {subject}");
+    let federation =
+        format!("workload identity federation of ServiceAccount {account}, whose subject is {subject}");
     match &facts.configuration {
         Some(Ok(Some(configuration))) => {
             let text = |field: &str| configuration[field].as_str().unwrap_or_default();
@@ -113,8 +114,10 @@ mod tests {
     use super::*;
 
     fn told(volumes: Value, file: bool, facts: &IdentityFacts) -> String {
-        let spec: PodSpec =
-            serde_json::from_value(json!({"serviceAccountName": "operator", "containers": [], "volumes": volumes})).unwrap();
+        let spec: PodSpec = serde_json::from_value(
+            json!({"serviceAccountName": "operator", "containers": [], "volumes": volumes}),
+        )
+        .unwrap();
         check("ops/idtoken-operator", "ops", Some(&spec), file, facts).message
     }
 
@@ -122,8 +125,11 @@ mod tests {
     fn the_identity_is_what_flags_and_configuration_say() {
         let none = IdentityFacts::default();
         let secret = json!([{"name": "google", "secret": {"secretName": "key"}}]);
-        assert!(told(secret, true, &none).contains("credential file of Secret key, which doctor does not read"));
-        let projected = json!([{"name": "google", "projected": {"sources": [{"configMap": {"name": "x-google"}}]}}]);
+        assert!(
+            told(secret, true, &none).contains("credential file of Secret key, which doctor does not read")
+        );
+        let projected =
+            json!([{"name": "google", "projected": {"sources": [{"configMap": {"name": "x-google"}}]}}]);
         let spec: PodSpec =
             serde_json::from_value(json!({"containers": [], "volumes": projected.clone()})).unwrap();
         assert_eq!(configuration_map(Some(&spec)), Some("x-google"));
@@ -131,18 +137,32 @@ mod tests {
         let url = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/op@p.iam.gserviceaccount.com:generateAccessToken";
         let configured = |more: Value| {
             let mut file = json!({"audience": provider});
-            file.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            file.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
             IdentityFacts {
                 configuration: Some(Ok(Some(file))),
                 annotation: None,
             }
         };
         let direct = told(projected.clone(), true, &configured(json!({})));
-        assert!(direct.contains("subject is system:serviceaccount:ops:operator, by iam.googleapis.com/projects/1"), "{direct}");
+        assert!(
+            direct
+                .contains("subject is system:serviceaccount:ops:operator, by iam.googleapis.com/projects/1"),
+            "{direct}"
+        );
         assert!(direct.ends_with("without an account of Google's"), "{direct}");
-        let account = told(projected.clone(), true, &configured(json!({"service_account_impersonation_url": url})));
-        assert!(account.contains(": op@p.iam.gserviceaccount.com: workload identity federation"), "{account}");
-        let hostile = json!({"service_account_impersonation_url": "x/serviceAccounts/a@\u{1b}[2J:generateAccessToken"});
+        let account = told(
+            projected.clone(),
+            true,
+            &configured(json!({"service_account_impersonation_url": url})),
+        );
+        assert!(
+            account.contains(": op@p.iam.gserviceaccount.com: workload identity federation"),
+            "{account}"
+        );
+        let hostile =
+            json!({"service_account_impersonation_url": "x/serviceAccounts/a@\u{1b}[2J:generateAccessToken"});
         let hostile = told(projected.clone(), true, &configured(hostile));
         assert!(hostile.ends_with("without an account of Google's"), "{hostile}");
         let unseen = IdentityFacts {
@@ -163,7 +183,10 @@ mod tests {
         };
         let email = "op@p.iam.gserviceaccount.com";
         let known = annotated(Ok(Some(email.to_owned())));
-        assert!(known.contains(email) && known.contains("ServiceAccount operator"), "{known}");
+        assert!(
+            known.contains(email) && known.contains("ServiceAccount operator"),
+            "{known}"
+        );
         assert!(annotated(Ok(None)).contains("has no annotation"));
         assert!(annotated(Ok(Some("none".to_owned()))).contains("is no e-mail address"));
         assert!(annotated(Err("you may not".to_owned())).ends_with("not seen: you may not"));

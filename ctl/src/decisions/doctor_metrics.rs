@@ -309,7 +309,10 @@ mod tests {
         }
         assert!(leads(&samples));
         assert_eq!(version(&samples), Some(env!("CARGO_PKG_VERSION")));
-        let start = named(&samples, "process_start_time_seconds").next().unwrap().value;
+        let start = named(&samples, "process_start_time_seconds")
+            .next()
+            .unwrap()
+            .value;
         let now = Timestamp::from_second(start as i64 + 3600).unwrap();
         let found: Vec<(&str, Level, String)> = checks(&samples, now)
             .into_iter()
@@ -324,7 +327,11 @@ mod tests {
                     Level::Warning,
                     "1 issued since the leader started 1h ago; refused: PermissionDenied 1"
                 ),
-                told("clock", Level::Ok, "the operator's clock and Google's differ by 0 s"),
+                told(
+                    "clock",
+                    Level::Ok,
+                    "the operator's clock and Google's differ by 0 s"
+                ),
                 told("egress", Level::Ok, "iamcredentials: 2 of 2 calls answered"),
                 told("egress", Level::Ok, "metadata: 4 of 4 calls answered"),
                 told("watches", Level::Ok, "none fails"),

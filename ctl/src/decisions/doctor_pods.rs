@@ -22,8 +22,7 @@ pub(crate) fn runs(pod: &Pod) -> bool {
 
 /// The checks of the pods of a release.
 pub(crate) fn checks(namespace: &str, pods: &[Pod]) -> Vec<Check> {
-    let is_meant =
-        |pod: &&Pod| pod.metadata.deletion_timestamp.is_none() && phase(pod) != "Succeeded";
+    let is_meant = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none() && phase(pod) != "Succeeded";
     pods.iter()
         .filter(is_meant)
         .flat_map(|pod| of_pod(namespace, pod))
@@ -47,7 +46,10 @@ fn of_pod(namespace: &str, pod: &Pod) -> Vec<Check> {
         checks.push(match condition(pod, "PodScheduled") {
             Some("False") => Check::failure(
                 AREA,
-                format!("{name} has no node: {}", word(condition_reason(pod, "PodScheduled"))),
+                format!(
+                    "{name} has no node: {}",
+                    word(condition_reason(pod, "PodScheduled"))
+                ),
                 describe,
             ),
             _ => Check::warning(
@@ -199,8 +201,18 @@ mod tests {
             "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
         });
         for (state, level, says, fix) in [
-            (crash, Level::Failure, "waits: CrashLoopBackOff, last for Error (exit code 1)", "--previous"),
-            (memory, Level::Failure, "last for OOMKilled (exit code 137)", "maxCacheMiB"),
+            (
+                crash,
+                Level::Failure,
+                "waits: CrashLoopBackOff, last for Error (exit code 1)",
+                "--previous",
+            ),
+            (
+                memory,
+                Level::Failure,
+                "last for OOMKilled (exit code 137)",
+                "maxCacheMiB",
+            ),
             (
                 json!({"state": {"waiting": {"reason": "ImagePullBackOff", "message": "401: <html>secret"}}}),
                 Level::Failure,

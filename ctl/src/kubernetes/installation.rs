@@ -133,7 +133,9 @@ impl KubeClient {
                 metrics.push((name, samples));
             }
         }
-        let identity = self.identity(&namespace, &deployment, flags.credentials_file).await;
+        let identity = self
+            .identity(&namespace, &deployment, flags.credentials_file)
+            .await;
         let selected = match &flags.selector {
             Some(selector) => Some(self.selected(selector).await),
             None => None,

@@ -37,7 +37,10 @@ impl KubeClient {
 
     /// The checks of itself that a pod answers, whether it is ready or not.
     pub(super) async fn health(&self, namespace: &str, pod: &str, port: i32) -> Seen<Vec<HealthLine>> {
-        match self.of_pod(namespace, pod, port, "readyz?verbose", MAX_HEALTH).await? {
+        match self
+            .of_pod(namespace, pod, port, "readyz?verbose", MAX_HEALTH)
+            .await?
+        {
             (200 | 503, text) => Ok(doctor_health::parse(&text)),
             (status, _) => Err(format!("it answers {status} to /readyz?verbose")),
         }
@@ -91,7 +94,13 @@ impl KubeClient {
         match found.and_then(decode::<PartialObjectMeta<ServiceAccount>>) {
             Ok(account) => Ok(account.annotations().get(GOOGLE_ACCOUNT).cloned()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-            Err(error) => Err(why(&classify("get", "serviceaccounts", Some(namespace), None, &error))),
+            Err(error) => Err(why(&classify(
+                "get",
+                "serviceaccounts",
+                Some(namespace),
+                None,
+                &error,
+            ))),
         }
     }
 
