@@ -1,4 +1,4 @@
-//! Pure: the answers of the operator's pods to `/readyz?verbose` → which of their own checks fail
+//! Pure: the answers of the operator's pods to `/readyz?verbose` → which of their own checks fail.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Pure: the statuses of requests → when the last token was issued, and when the last request began to fail. The metrics have counts and no times
+//! Pure: the statuses of requests → when the last token was issued, and when the last request began to fail. The metrics have counts and no times.
 
 use idtoken_operator::api::conditions::{READY, RENEWAL_FAILING};
 use idtoken_operator::api::v1alpha1::IdTokenRequest;

@@ -1,4 +1,4 @@
-//! Pure: the Deployment, the ServiceAccount and the credential configuration of a release → the operator's identity at Google
+//! Pure: the Deployment, the ServiceAccount and the credential configuration of a release → the operator's identity at Google.
 
 use k8s_openapi::api::core::v1::{PodSpec, Volume};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! Pure: pods of the operator → which are not ready or were restarted, and why
+//! Pure: pods of the operator → which are not ready or were restarted, and why.
 
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use kube::ResourceExt;

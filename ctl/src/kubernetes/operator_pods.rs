@@ -1,4 +1,4 @@
-//! What pods of the operator answer, through the API server, and who they are at Google
+//! What pods of the operator answer, through the API server, and who they are at Google.
 
 use std::time::Duration;
 
