@@ -25,6 +25,12 @@ pub(crate) fn command(row: Row, call: &Call<'_>) -> Result<String, &'static str>
     let url = call.url;
     let origin = format!("https://{}", url.host_str().unwrap_or_default());
     let run = RunService::of(url);
+    // A service that has let the token's audience pass is the audience's, by whatever name it was called.
+    let audience = Url::parse(call.audience).ok();
+    let passed = match (&run.service, &audience) {
+        (None, Some(audience)) => RunService::of(audience),
+        _ => RunService::of(url),
+    };
     let member = format!(
         "--member=serviceAccount:{}",
         word(call.account.unwrap_or("ACCOUNT"))
@@ -35,13 +41,13 @@ pub(crate) fn command(row: Row, call: &Call<'_>) -> Result<String, &'static str>
         }
         Row::CloudRunAudience => format!("gcloud run services describe {run} --format='value(status.url)'"),
         Row::CloudRunInvoker => {
-            format!("gcloud run services add-iam-policy-binding {run} {member} --role=roles/run.invoker")
+            format!("gcloud run services add-iam-policy-binding {passed} {member} --role=roles/run.invoker")
         }
         Row::CloudRunIngress => {
-            format!("gcloud run services describe {run} --format='yaml(metadata.annotations)'")
+            format!("gcloud run services describe {passed} --format='yaml(metadata.annotations)'")
         }
         Row::CloudRunUnavailable | Row::CloudRunApplication => {
-            format!("gcloud run services logs read {run} --limit=20")
+            format!("gcloud run services logs read {passed} --limit=20")
         }
         Row::CloudRunPerimeter => {
             // Of an audit log, and so without what the answer says.
@@ -63,7 +69,11 @@ pub(crate) fn command(row: Row, call: &Call<'_>) -> Result<String, &'static str>
             )
         }
         Row::FunctionInvoker => {
-            let (region, project, function) = function(url);
+            let called = url
+                .host_str()
+                .is_some_and(|host| host.ends_with(".cloudfunctions.net"));
+            let place = audience.as_ref().filter(|_| !called).unwrap_or(url);
+            let (region, project, function) = function(place);
             format!(
                 "gcloud functions add-invoker-policy-binding {} --region={} --project={} {member}",
                 word(function),
@@ -267,6 +277,28 @@ mod tests {
                 "{url}"
             );
         }
+        // By another name, it is the service of the audience.
+        let audience = "https://my-billing-123456789012.europe-west1.run.app";
+        let named = told(
+            Row::CloudRunInvoker,
+            "https://billing.example.com",
+            audience,
+            None,
+        )
+        .unwrap();
+        assert!(named.contains(" my-billing --region=europe-west1 "), "{named}");
+        let audience = "https://europe-west1-p.cloudfunctions.net/invoices";
+        let named = told(
+            Row::FunctionInvoker,
+            "https://invoices.example.com",
+            audience,
+            None,
+        )
+        .unwrap();
+        assert!(
+            named.contains(" invoices --region=europe-west1 --project=p "),
+            "{named}"
+        );
         assert_eq!(
             told(
                 Row::FunctionInvoker,

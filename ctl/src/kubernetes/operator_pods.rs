@@ -30,7 +30,10 @@ impl KubeClient {
     /// The metrics of a pod.
     pub(super) async fn metrics(&self, namespace: &str, pod: &str, port: i32) -> Seen<Vec<Sample>> {
         match self.of_pod(namespace, pod, port, "metrics", MAX_METRICS).await? {
-            (200, text) => Ok(doctor_metrics::parse(&text)),
+            // The last line may have been cut off.
+            (200, text) => Ok(doctor_metrics::parse(
+                text.rsplit_once('\n').map_or("", |(whole, _)| whole),
+            )),
             (status, _) => Err(format!("it answers {status} to /metrics")),
         }
     }
