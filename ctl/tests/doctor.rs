@@ -4,6 +4,8 @@
 mod common;
 
 use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::world::World;
 use serde_json::{Value, json};
@@ -42,20 +44,30 @@ fn address() -> Option<IpAddr> {
     (!address.is_loopback() && !address.is_unspecified()).then_some(address)
 }
 
-/// Answers every request with the metrics of a leader that is well.
-async fn serve_metrics() -> u16 {
+/// What a real operator served, which tests/telemetry/recorded.rs holds up to date.
+const METRICS: &str = include_str!("recorded/metrics.txt");
+
+/// Answers as a leader that issued a token and refused one. Its own checks pass while `is_well`.
+async fn serve(is_well: Arc<AtomicBool>) -> u16 {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
+            let is_well = is_well.load(Ordering::SeqCst);
             tokio::spawn(async move {
                 let mut head = vec![0; 4096];
-                let _ = stream.read(&mut head).await;
-                let body = "idtoken_leader 1\nidtoken_mint_total{source=\"Impersonation\",result=\"Issued\"} 7\n\
-                            idtoken_mint_total{source=\"Impersonation\",result=\"PermissionDenied\"} 2\n\
-                            idtoken_upstream_request_duration_seconds_count{endpoint=\"iamcredentials\",code=\"200\"} 7\n";
+                let read = stream.read(&mut head).await.unwrap_or_default();
+                let head = String::from_utf8_lossy(&head[..read]).into_owned();
+                let (status, body) = match (head.starts_with("GET /readyz?verbose "), is_well) {
+                    (false, _) => ("200 OK", METRICS),
+                    (true, true) => ("200 OK", "[+]caches ok\n[+]grants-file ok\n"),
+                    (true, false) => (
+                        "503 Service Unavailable",
+                        "[-]caches the caches are not synced yet\n[+]grants-file ok\n[-]unknown <html>a body</html>\n",
+                    ),
+                };
                 let answer = format!(
-                    "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
                     body.len()
                 );
                 let _ = stream.write_all(answer.as_bytes()).await;
@@ -65,37 +77,35 @@ async fn serve_metrics() -> u16 {
     port
 }
 
-/// What kubelet, scheduler and the Deployment's controller would write for a pod that runs.
-async fn run_a_pod(world: &World, address: IpAddr, port: u16) {
-    let kubectl = async |args: &[&str]| world.cluster.kubectl(args.to_vec()).await.unwrap();
-    kubectl(&["create", "serviceaccount", "default", "-n", NAMESPACE]).await;
+/// A pod of the operator in this state.
+async fn pod(world: &World, name: &str, port: u16, status: Value) {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": "operator-a", "namespace": NAMESPACE, "labels": {
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": {
             "app.kubernetes.io/name": "idtoken-operator", "app.kubernetes.io/instance": "idtoken-operator",
             "app.kubernetes.io/component": "controller",
         }},
         "spec": {"containers": [{"name": "idtoken-operator", "image": "x", "ports": [{"containerPort": port}]}], "nodeName": "node"},
     });
     world.cluster.apply(&pod.to_string()).await.unwrap();
-    let patch = async |what: &str, patch: Value| {
-        let patch = patch.to_string();
-        kubectl(&[
-            "patch",
-            what,
-            "-n",
-            NAMESPACE,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            &patch,
-        ])
-        .await;
-    };
+    patch_status(world, &format!("pod/{name}"), status).await;
+}
+
+async fn patch_status(world: &World, what: &str, status: Value) {
+    let patch = json!({ "status": status }).to_string();
+    let subresource = ["--subresource=status", "--type=merge", "-p", &patch];
+    let args = [&["patch", what, "-n", NAMESPACE][..], &subresource].concat();
+    world.cluster.kubectl(args).await.unwrap();
+}
+
+/// What kubelet, scheduler and the Deployment's controller would write for a pod that runs.
+async fn run_a_pod(world: &World, address: IpAddr, port: u16) {
+    let kubectl = async |args: &[&str]| world.cluster.kubectl(args.to_vec()).await.unwrap();
+    kubectl(&["create", "serviceaccount", "default", "-n", NAMESPACE]).await;
     let ready = json!([{"type": "Ready", "status": "True"}]);
     let status =
         json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": ready});
-    patch("pod/operator-a", json!({ "status": status })).await;
+    pod(world, "operator-a", port, status).await;
     let ports = json!([{"op": "replace", "path": "/spec/template/spec/containers/0/ports/0/containerPort", "value": port}]);
     kubectl(&[
         "patch",
@@ -108,7 +118,7 @@ async fn run_a_pod(world: &World, address: IpAddr, port: u16) {
     ])
     .await;
     let counts = json!({"replicas": 1, "readyReplicas": 1, "availableReplicas": 1});
-    patch("deployment/idtoken-operator", json!({ "status": counts })).await;
+    patch_status(world, "deployment/idtoken-operator", counts).await;
     let now = jiff::Timestamp::now();
     let lease = json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
@@ -203,7 +213,17 @@ async fn an_installation_is_checked_from_nothing_to_well() {
     );
 
     if let Some(address) = address() {
-        run_a_pod(&world, address, serve_metrics().await).await;
+        let is_well = Arc::new(AtomicBool::new(true));
+        let port = serve(is_well.clone()).await;
+        run_a_pod(&world, address, port).await;
+        let annotate = [
+            "annotate",
+            "serviceaccount/idtoken-operator",
+            "-n",
+            NAMESPACE,
+            "iam.gke.io/gcp-service-account=op@p.iam.gserviceaccount.com",
+        ];
+        world.cluster.kubectl(annotate).await.unwrap();
         let grant = "{apiVersion: idtoken.dev/v1alpha1, kind: IdTokenGrant, metadata: {name: shop}, \
                      spec: {from: [{namespace: shop}], to: [{serviceAccounts: ['1'], audiences: [a]}]}}";
         world.cluster.apply(grant).await.unwrap();
@@ -211,21 +231,50 @@ async fn an_installation_is_checked_from_nothing_to_well() {
         assert_eq!(
             levels(
                 &well,
-                &["replicas", "pods", "leader", "tokens", "egress", "grants"]
+                &[
+                    "replicas", "pods", "leader", "health", "tokens", "egress", "grants"
+                ]
             ),
             pairs(&[
                 ("replicas", "Ok"),
                 ("pods", "none"),
                 ("leader", "Ok"),
+                ("health", "Ok"),
                 ("tokens", "Warning"),
                 ("egress", "Ok"),
                 ("grants", "Ok"),
             ])
         );
-        assert!(
-            well.to_string().contains("7 issued; refused: PermissionDenied 2"),
-            "{well}"
+        for says in [
+            "refused: PermissionDenied 1",
+            "all 2 checks pass in the 1 pods",
+            "op@p.iam.gserviceaccount.com: what the metadata server gives",
+            "no request has one yet; no request fails",
+        ] {
+            assert!(well.to_string().contains(says), "no {says:?} in {well}");
+        }
+
+        // What the pod says of itself, and another pod that never started.
+        is_well.store(false, Ordering::SeqCst);
+        let waiting = json!({"reason": "ImagePullBackOff", "message": "401 Unauthorized: <html>secret"});
+        let container = json!({
+            "name": "idtoken-operator", "image": "x", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": waiting},
+        });
+        let status = json!({"phase": "Pending", "containerStatuses": [container]});
+        pod(&world, "operator-b", port, status).await;
+        let ill = doctor(1, &[]);
+        assert_eq!(
+            levels(&ill, &["pods", "health", "leader"]),
+            pairs(&[("pods", "Failure"), ("health", "Failure"), ("leader", "Ok")])
         );
+        for says in [
+            "caches: the caches are not synced yet (operator-a)",
+            "unknown: it fails (operator-a)",
+            "operator-b is not ready: container idtoken-operator waits: ImagePullBackOff",
+        ] {
+            assert!(ill.to_string().contains(says), "no {says:?} in {ill}");
+        }
+        assert!(!ill.to_string().contains("<html>"), "{ill}");
     }
 
     // Who may see nothing is told so, and no more fails than what was seen.

@@ -3,14 +3,18 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use common::world::{LIMIT, World};
 use common::{AUDIENCE, CALLER, Outcome, finish, google, plugin};
-use idtoken_emulator::{Application, EmulatorHandle, FrontEnd, Target};
+use idtoken_emulator::{Application, EmulatorHandle, FrontEnd, Target, Trouble};
 use idtoken_testenv::until;
 use serde_json::{Value, json};
 
+/// The URL of a function, of either generation.
+const FUNCTION: &str = "https://europe-west1-p.cloudfunctions.net/invoices";
 const CLIENT: &str = "123456789012-abc.apps.googleusercontent.com";
 
 fn target(name: &str, front_end: FrontEnd, audience: &str, is_member: bool) -> Target {
@@ -20,6 +24,14 @@ fn target(name: &str, front_end: FrontEnd, audience: &str, is_member: bool) -> T
         audience: audience.to_owned(),
         members: is_member.then(|| CALLER.to_owned()).into_iter().collect(),
         internal: name == "internal",
+        trouble: match name {
+            "run-perimeter" => Some(Trouble::Perimeter),
+            "run-busy" => Some(Trouble::NoInstance),
+            "gateway-issuer" => Some(Trouble::OtherIssuer),
+            "gateway-key" => Some(Trouble::NoApiKey),
+            "gateway-path" => Some(Trouble::UnknownPath),
+            _ => None,
+        },
         application: Application::default(),
     }
 }
@@ -75,6 +87,21 @@ async fn each_front_end_is_recognized_and_the_token_stays_out_of_the_output() {
         target("run-audience", FrontEnd::CloudRun, "https://other", true),
         target("run-role", FrontEnd::CloudRun, AUDIENCE, false),
         target("internal", FrontEnd::CloudRun, AUDIENCE, true),
+        target("run-perimeter", FrontEnd::CloudRun, AUDIENCE, true),
+        target("run-busy", FrontEnd::CloudRun, AUDIENCE, true),
+        target("function", FrontEnd::CloudFunctions, FUNCTION, true),
+        // Of the 2nd generation, and its audience is that of its Cloud Run service.
+        target(
+            "function-audience",
+            FrontEnd::CloudFunctions,
+            "https://invoices-x.run.app",
+            true,
+        ),
+        target("function-role", FrontEnd::CloudFunctions, FUNCTION, false),
+        target("gateway-issuer", FrontEnd::Gateway, AUDIENCE, false),
+        target("gateway-key", FrontEnd::Gateway, AUDIENCE, false),
+        target("gateway-path", FrontEnd::Gateway, AUDIENCE, false),
+        echo("own-redirect", FrontEnd::None, 307),
         echo("run-application", FrontEnd::CloudRun, 401),
         target("iap", FrontEnd::Iap, CLIENT, true),
         target("iap-role", FrontEnd::Iap, CLIENT, false),
@@ -94,6 +121,11 @@ async fn each_front_end_is_recognized_and_the_token_stays_out_of_the_output() {
     issue(&world, "billing", AUDIENCE, &billing).await;
     issue(&world, "console", CLIENT, &console).await;
     issue(&world, "mute", CLIENT, &mute).await;
+    let invoices = mint(&world, &google, FUNCTION, &[]);
+    issue(&world, "invoices", FUNCTION, &invoices).await;
+    google.set_lifetime(Duration::from_secs(1));
+    let old = mint(&world, &google, AUDIENCE, &[]);
+    issue(&world, "old", AUDIENCE, &old).await;
     issue(&world, "broken", AUDIENCE, "no token").await;
     // The spec's audience was changed since the token was issued.
     issue(
@@ -103,7 +135,9 @@ async fn each_front_end_is_recognized_and_the_token_stays_out_of_the_output() {
         &billing,
     )
     .await;
-    let tokens = [billing.as_str(), console.as_str(), mute.as_str()];
+    let tokens = [&billing, &console, &mute, &invoices, &old].map(String::as_str);
+    // Until the short one has expired.
+    tokio::time::sleep(Duration::from_secs(2)).await;
 
     let call = |request: &str, name: &str, more: &[&str]| {
         let url = format!("{}/targets/{name}", google.url());
@@ -115,7 +149,91 @@ async fn each_front_end_is_recognized_and_the_token_stays_out_of_the_output() {
     let cloud_run = "docs/targets.md#cloud-run";
     let iap = "docs/targets.md#iap-with-an-oauth-client-of-your-own";
     let gateway = "docs/targets.md#api-gateway-and-cloud-endpoints";
+    let function = "docs/targets.md#functions-at-their-cloudfunctions-url";
+    let own = "docs/targets.md#a-service-of-your-own";
+    let mut rows = BTreeSet::new();
     for (request, name, more, by, link, says) in [
+        (
+            "billing",
+            "run-perimeter",
+            &[][..],
+            "FrontEnd",
+            cloud_run,
+            "gcloud logging read",
+        ),
+        (
+            "billing",
+            "run-busy",
+            &[],
+            "FrontEnd",
+            cloud_run,
+            "has no instance for the call",
+        ),
+        (
+            "invoices",
+            "function-audience",
+            &[],
+            "FrontEnd",
+            function,
+            "2nd generation, serviceConfig.uri",
+        ),
+        (
+            "invoices",
+            "function-audience",
+            &["--header=X-Mine: a"],
+            "FrontEnd",
+            function,
+            "gcloud functions describe ",
+        ),
+        (
+            "invoices",
+            "function-role",
+            &[],
+            "FrontEnd",
+            function,
+            "gcloud functions add-invoker-policy-binding",
+        ),
+        (
+            "billing",
+            "gateway-issuer",
+            &[],
+            "Gateway",
+            gateway,
+            "Correct x-google-issuer",
+        ),
+        (
+            "old",
+            "gateway",
+            &[],
+            "Gateway",
+            gateway,
+            "kubectl idtoken renew old",
+        ),
+        (
+            "broken-by-hand",
+            "gateway",
+            &[],
+            "Gateway",
+            gateway,
+            "Correct x-google-jwks_uri",
+        ),
+        ("billing", "gateway-key", &[], "Gateway", gateway, "x-api-key"),
+        (
+            "billing",
+            "gateway-path",
+            &[],
+            "Gateway",
+            gateway,
+            "Call a path and a method",
+        ),
+        (
+            "console",
+            "own-redirect",
+            &[],
+            "Application",
+            own,
+            "is not sent where an answer points to",
+        ),
         (
             "billing",
             "run-audience",
@@ -247,8 +365,15 @@ async fn each_front_end_is_recognized_and_the_token_stays_out_of_the_output() {
         assert_eq!(found["answeredBy"], by, "{name}: {found}");
         assert_eq!(found["row"]["link"], link, "{name}: {found}");
         assert!(found.to_string().contains(says), "{name}: no {says:?} in {found}");
+        assert!(
+            found["command"].is_string() != found["noCommand"].is_string(),
+            "{name}: {found}"
+        );
+        rows.insert(found["row"].to_string());
         call(request, name, more).exits(1).says(link).says(says);
     }
+    // Each row of the page that a call can lead to.
+    assert_eq!(rows.len(), 25, "{rows:#?}");
     for (request, name, more) in [
         ("billing", "run", &[][..]),
         (
@@ -257,6 +382,7 @@ async fn each_front_end_is_recognized_and_the_token_stays_out_of_the_output() {
             &["--authorization-header=X-Serverless-Authorization"],
         ),
         ("billing", "run", &["--method=POST", "--header=X-Mine: a"]),
+        ("invoices", "function", &[]),
         ("console", "iap", &[]),
         ("console", "iap", &["--authorization-header=Proxy-Authorization"]),
         ("billing", "gateway", &[]),

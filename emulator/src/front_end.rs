@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::response::{self, HttpResponse, Request};
 use crate::state::EmulatorState;
-use crate::target::{FrontEnd, Target};
+use crate::target::{FrontEnd, Target, Trouble};
 
 /// Paths of targets begin with it: `/targets/NAME`.
 pub(crate) const PREFIX: &str = "/targets/";
@@ -21,7 +21,7 @@ pub(crate) fn handle(state: &EmulatorState, request: &Request, rest: &str) -> Ht
     let token = bearer(request, target.front_end);
     let claims = token.as_deref().map(|token| state.verify(token));
     let refused = match target.front_end {
-        FrontEnd::CloudRun => cloud_run(target, &claims),
+        FrontEnd::CloudRun | FrontEnd::CloudFunctions => cloud_run(target, &claims),
         FrontEnd::Iap | FrontEnd::IapOfGoogle => iap(target, &claims),
         FrontEnd::Gateway => gateway(target, &claims),
         FrontEnd::GoogleApi => Some(response::api_error(
@@ -56,7 +56,7 @@ type Verified = Option<anyhow::Result<Value>>;
 /// The token, from the headers that the front end reads, the most particular first.
 fn bearer(request: &Request, front_end: FrontEnd) -> Option<String> {
     let names: &[&str] = match front_end {
-        FrontEnd::CloudRun => &["x-serverless-authorization", "authorization"],
+        FrontEnd::CloudRun | FrontEnd::CloudFunctions => &["x-serverless-authorization", "authorization"],
         FrontEnd::Iap | FrontEnd::IapOfGoogle => &["proxy-authorization", "authorization"],
         _ => &["authorization"],
     };
@@ -79,6 +79,14 @@ fn cloud_run(target: &Target, claims: &Verified) -> Option<HttpResponse> {
             "Page not found",
             "The requested URL was not found on this server.",
         ));
+    }
+    match target.trouble {
+        Some(Trouble::Perimeter) => return Some(perimeter()),
+        Some(Trouble::NoInstance) => {
+            let refused = response::text(StatusCode::TOO_MANY_REQUESTS, "Rate exceeded.");
+            return Some(with(refused, header::SERVER, "Google Frontend"));
+        }
+        _ => {}
     }
     let forbidden = || {
         page(
@@ -103,6 +111,15 @@ fn cloud_run(target: &Target, claims: &Verified) -> Option<HttpResponse> {
             Some(with(refused, header::WWW_AUTHENTICATE, why))
         }
     }
+}
+
+/// The answer of VPC Service Controls.
+fn perimeter() -> HttpResponse {
+    response::api_error(
+        StatusCode::FORBIDDEN,
+        "Request is prohibited by organization's policy. vpcServiceControlsUniqueIdentifier: emulator",
+        &[],
+    )
 }
 
 fn iap(target: &Target, claims: &Verified) -> Option<HttpResponse> {
@@ -155,10 +172,21 @@ fn iap(target: &Target, claims: &Verified) -> Option<HttpResponse> {
 
 fn gateway(target: &Target, claims: &Verified) -> Option<HttpResponse> {
     let (code, message) = match claims {
+        _ if target.trouble == Some(Trouble::UnknownPath) => {
+            (404, "The current request is not defined by this API.")
+        }
         None => (401, "Jwt is missing"),
+        Some(_) if target.trouble == Some(Trouble::OtherIssuer) => (401, "Jwt issuer is not configured"),
         Some(Err(error)) if error.to_string().contains("expired") => (401, "Jwt is expired"),
         Some(Err(_)) => (401, "Jwt verification fails"),
-        Some(Ok(claims)) if claims["aud"] == target.audience.as_str() => return None,
+        Some(Ok(claims)) if claims["aud"] == target.audience.as_str() => match target.trouble {
+            Some(Trouble::NoApiKey) => (
+                401,
+                "UNAUTHENTICATED: Method doesn't allow unregistered callers (callers without established identity). Please use API Key or \
+                 other form of API consumer identity to call this API.",
+            ),
+            _ => return None,
+        },
         Some(Ok(_)) => (403, "Audiences in Jwt are not allowed"),
     };
     let status = StatusCode::from_u16(code).unwrap_or(StatusCode::UNAUTHORIZED);

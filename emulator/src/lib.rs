@@ -83,4 +83,4 @@ pub use secret::Secret;
 pub use service_account::{
     AccountKey, Binding, OPEN_ID_TOKEN_CREATOR, ServiceAccount, TOKEN_CREATOR, WORKLOAD_IDENTITY_USER,
 };
-pub use target::{Application, FrontEnd, Target};
+pub use target::{Application, FrontEnd, Target, Trouble};

@@ -18,6 +18,9 @@ pub struct Target {
     /// Whether it takes internal traffic only: nobody who calls the emulator reaches it.
     #[serde(default)]
     pub internal: bool,
+    /// What the front end answers besides, whatever the token is worth. Default: nothing.
+    #[serde(default)]
+    pub trouble: Option<Trouble>,
     /// The status and body of the application, which answers once the front end lets a call in. Default 200, `hello`.
     #[serde(default)]
     pub application: Application,
@@ -42,12 +45,30 @@ impl Default for Application {
     }
 }
 
+/// What a front end refuses a call for, although its token may be good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Trouble {
+    /// Cloud Run and functions: a perimeter of VPC Service Controls forbids the call.
+    Perimeter,
+    /// Cloud Run and functions: there is no instance for the call.
+    NoInstance,
+    /// A gateway: it is configured with another issuer.
+    OtherIssuer,
+    /// A gateway: the API wants an API key.
+    NoApiKey,
+    /// A gateway: the API has no such path.
+    UnknownPath,
+}
+
 /// Who answers before an application does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum FrontEnd {
-    /// Cloud Run, and functions of both generations.
+    /// Cloud Run, and functions of the 2nd generation at their `run.app` URL.
     CloudRun,
+    /// Functions of both generations at their `cloudfunctions.net` URL.
+    CloudFunctions,
     /// Identity-Aware Proxy with an OAuth client of one's own.
     Iap,
     /// Identity-Aware Proxy with Google's own client; the audience is a client on the allow-list.

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{CALLER, start};
-use idtoken_emulator::{Application, FrontEnd, Target};
+use idtoken_emulator::{Application, FrontEnd, Target, Trouble};
 
 const AUDIENCE: &str = "https://metadata-x.run.app";
 
@@ -16,6 +16,14 @@ fn target(name: &str, front_end: FrontEnd, audience: &str, members: &[&str]) -> 
         audience: audience.to_owned(),
         members: members.iter().map(|member| (*member).to_owned()).collect(),
         internal: name == "internal",
+        trouble: match name {
+            "run-perimeter" => Some(Trouble::Perimeter),
+            "function-busy" => Some(Trouble::NoInstance),
+            "gateway-issuer" => Some(Trouble::OtherIssuer),
+            "gateway-key" => Some(Trouble::NoApiKey),
+            "gateway-path" => Some(Trouble::UnknownPath),
+            _ => None,
+        },
         application: Application {
             status: 200,
             body: "it is {token}".to_owned(),
@@ -33,6 +41,19 @@ async fn each_front_end_refuses_in_its_own_words() {
         target("run-other", FrontEnd::CloudRun, "https://other", &[CALLER]),
         target("run-role", FrontEnd::CloudRun, AUDIENCE, &[]),
         target("internal", FrontEnd::CloudRun, AUDIENCE, &[CALLER]),
+        target("run-perimeter", FrontEnd::CloudRun, AUDIENCE, &[CALLER]),
+        target("function", FrontEnd::CloudFunctions, AUDIENCE, &[CALLER]),
+        target(
+            "function-other",
+            FrontEnd::CloudFunctions,
+            "https://other",
+            &[CALLER],
+        ),
+        target("function-role", FrontEnd::CloudFunctions, AUDIENCE, &[]),
+        target("function-busy", FrontEnd::CloudFunctions, AUDIENCE, &[CALLER]),
+        target("gateway-issuer", FrontEnd::Gateway, AUDIENCE, &[]),
+        target("gateway-key", FrontEnd::Gateway, AUDIENCE, &[]),
+        target("gateway-path", FrontEnd::Gateway, AUDIENCE, &[]),
         target("iap", FrontEnd::Iap, AUDIENCE, &[CALLER]),
         target(
             "iap-other",
@@ -90,6 +111,44 @@ async fn each_front_end_refuses_in_its_own_words() {
         ),
         ("run-role", "authorization", true, 403, "permission to get URL"),
         ("internal", "authorization", true, 404, "Error: Page not found"),
+        (
+            "run-perimeter",
+            "authorization",
+            true,
+            403,
+            "vpcServiceControlsUniqueIdentifier",
+        ),
+        ("function", "authorization", true, 200, "it is eyJ"),
+        (
+            "function-other",
+            "authorization",
+            true,
+            401,
+            "permission to the requested URL",
+        ),
+        (
+            "function-role",
+            "authorization",
+            true,
+            403,
+            "permission to get URL",
+        ),
+        ("function-busy", "authorization", true, 429, "Rate exceeded"),
+        (
+            "gateway-issuer",
+            "authorization",
+            true,
+            401,
+            "Jwt issuer is not configured",
+        ),
+        ("gateway-key", "authorization", true, 401, "unregistered callers"),
+        (
+            "gateway-path",
+            "authorization",
+            true,
+            404,
+            "is not defined by this API",
+        ),
         ("iap", "authorization", true, 200, "it is eyJ"),
         ("iap", "proxy-authorization", true, 200, "it is eyJ"),
         ("iap", "", false, 302, "empty token"),

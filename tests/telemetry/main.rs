@@ -13,5 +13,6 @@ mod health;
 mod logs;
 mod page;
 mod programs;
+mod recorded;
 mod run;
 mod startup;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::args::{ClusterArgs, OutputFormat, ReleaseArgs};
 use crate::decisions::checkup::{Check, Level, Seen};
-use crate::decisions::{doctor_cluster, doctor_release, grant_sets};
+use crate::decisions::{doctor_cluster, doctor_history, doctor_release, grant_sets};
 use crate::kubernetes::client::KubeClient;
 use crate::output;
 use crate::output::table;
@@ -91,6 +91,7 @@ async fn checks(client: &KubeClient, namespace: Option<&str>) -> Vec<Check> {
     checks.extend(doctor_cluster::grants(&grants, &client.namespaces().await));
     let requests = client.requests_and_undecodable().await;
     checks.extend(doctor_cluster::requests(&requests, &releases, now));
+    checks.extend(doctor_history::check(&requests, now));
     checks.push(doctor_cluster::prometheus(&client.monitors().await));
     checks
 }

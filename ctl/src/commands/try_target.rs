@@ -87,7 +87,7 @@ struct Report<'a> {
     answer: &'a Answer,
     recognized: Recognized,
     row: Option<PageRow>,
-    command: Option<String>,
+    command: Option<Result<String, &'static str>>,
     now: Timestamp,
 }
 
@@ -127,7 +127,7 @@ pub(crate) async fn run(args: TryArgs) -> Result<ExitCode> {
             (call(&args, &url, &token).await?, Some(token))
         }
     };
-    let report = Report::new(&object, &url, token.as_ref(), &answer);
+    let report = Report::new(&object, &url, token.as_ref(), &answer, &args.authorization_header);
     match args.output {
         OutputFormat::Text => output::print(report.text())?,
         OutputFormat::Json => output::json(&report.json())?,
@@ -286,7 +286,13 @@ impl Interruption {
 }
 
 impl<'a> Report<'a> {
-    fn new(object: &'a IdTokenRequest, url: &'a Url, token: Option<&'a IdToken>, answer: &'a Answer) -> Self {
+    fn new(
+        object: &'a IdTokenRequest,
+        url: &'a Url,
+        token: Option<&'a IdToken>,
+        answer: &'a Answer,
+        authorization_header: &str,
+    ) -> Self {
         let spec = &object.spec;
         let status = object.status.as_ref().and_then(|status| status.token.as_ref());
         let audience = token.map_or(spec.audience.as_str(), |token| token.claims().aud.as_str());
@@ -306,8 +312,9 @@ impl<'a> Report<'a> {
             audience,
             account: account.as_deref(),
             expected_audience: answer::expected_audience(answer),
+            authorization_header,
         };
-        let command = recognized.row.and_then(|row| target_command::command(row, &call));
+        let command = recognized.row.map(|row| target_command::command(row, &call));
         Self {
             object,
             url,
@@ -351,8 +358,10 @@ impl<'a> Report<'a> {
                 "none in docs/targets.md: see the log of who answered".to_owned(),
             ));
         }
-        if let Some(command) = &self.command {
-            pairs.push(("Command", printable(command)));
+        match &self.command {
+            Some(Ok(command)) => pairs.push(("Command", printable(command))),
+            Some(Err(why)) => pairs.push(("Command", format!("none: {why}"))),
+            None => {}
         }
         table::fields(&pairs, 0)
     }
@@ -372,7 +381,8 @@ impl<'a> Report<'a> {
             "row": self.row.as_ref().map(|row| json!({
                 "link": row.link(), "answer": row.answer, "cause": row.cause, "fix": row.fix,
             })),
-            "command": self.command,
+            "command": self.command.as_ref().and_then(|command| command.as_ref().ok()),
+            "noCommand": self.command.as_ref().and_then(|command| command.as_ref().err()),
         })
     }
 }

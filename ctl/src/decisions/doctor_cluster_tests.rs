@@ -148,6 +148,8 @@ fn release(args: &[&str], selected: Option<Seen<BTreeSet<(String, String)>>>) ->
         pods: Ok(Vec::new()),
         lease: Ok(None),
         metrics: Vec::new(),
+        health: Vec::new(),
+        identity: Default::default(),
         selected,
     }
 }

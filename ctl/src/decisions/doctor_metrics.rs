@@ -10,6 +10,9 @@ use crate::output::age::age;
 /// Clock skews that are worth a look, and that break tokens, in seconds.
 const SKEW: (f64, f64) = (10.0, 60.0);
 
+/// Areas that the pods' own checks tell about too.
+pub(crate) const OF_HEALTH: [&str; 2] = ["grants file", "namespaces"];
+
 /// A sample of a metric.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Sample {
@@ -91,7 +94,7 @@ pub(crate) fn checks(samples: &[Sample], now: Timestamp) -> Vec<Check> {
     let failing_file = "idtoken_grants_file_failing_since_timestamp_seconds";
     if named(samples, failing_file).next().is_some() {
         checks.push(Check::failure(
-            "grants file",
+            OF_HEALTH[0],
             "it cannot be used: its last good content is in force",
             "docs/metrics.md#idtokengrantsfileinvalid; the operator's log names the error",
         ));
@@ -235,7 +238,7 @@ fn namespaces(samples: &[Sample]) -> Option<Check> {
         .collect();
     (!failing.is_empty()).then(|| {
         Check::failure(
-            "namespaces",
+            OF_HEALTH[1],
             format!("{} cannot be listed or watched", some(&failing)),
             "Run helm upgrade again, which creates the operator's Roles there, or take them out of watchNamespaces",
         )
@@ -281,6 +284,63 @@ mod tests {
         assert_eq!(
             checks(&parse(WELL), now)[0].message,
             "12 issued and none refused since the leader started 1h ago"
+        );
+    }
+
+    /// As a real operator served it: tests/telemetry/recorded.rs holds it up to date.
+    const RECORDED: &str = include_str!("../../tests/recorded/metrics.txt");
+
+    #[test]
+    fn what_a_real_operator_serves_is_read() {
+        let samples = parse(RECORDED);
+        // The other metric of the namespaces is absent until one fails.
+        for name in [
+            "process_start_time_seconds",
+            "idtoken_leader",
+            "idtoken_build_info",
+            "idtoken_mint_total",
+            "idtoken_upstream_request_duration_seconds_count",
+            "idtoken_upstream_circuits_open",
+            "idtoken_clock_skew_seconds",
+            "idtoken_watches_failing",
+            "idtoken_grants_file_failing_since_timestamp_seconds",
+        ] {
+            assert!(named(&samples, name).next().is_some(), "{name}");
+        }
+        assert!(leads(&samples));
+        assert_eq!(version(&samples), Some(env!("CARGO_PKG_VERSION")));
+        let start = named(&samples, "process_start_time_seconds")
+            .next()
+            .unwrap()
+            .value;
+        let now = Timestamp::from_second(start as i64 + 3600).unwrap();
+        let found: Vec<(&str, Level, String)> = checks(&samples, now)
+            .into_iter()
+            .map(|check| (check.area, check.level, check.message))
+            .collect();
+        let told = |area: &'static str, level, message: &str| (area, level, message.to_owned());
+        assert_eq!(
+            found,
+            [
+                told(
+                    "tokens",
+                    Level::Warning,
+                    "1 issued since the leader started 1h ago; refused: PermissionDenied 1"
+                ),
+                told(
+                    "clock",
+                    Level::Ok,
+                    "the operator's clock and Google's differ by 0 s"
+                ),
+                told("egress", Level::Ok, "iamcredentials: 2 of 2 calls answered"),
+                told("egress", Level::Ok, "metadata: 4 of 4 calls answered"),
+                told("watches", Level::Ok, "none fails"),
+                told(
+                    "grants file",
+                    Level::Failure,
+                    "it cannot be used: its last good content is in force"
+                ),
+            ]
         );
     }
 

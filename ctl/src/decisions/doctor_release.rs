@@ -9,7 +9,10 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use kube::ResourceExt;
 
 use crate::decisions::checkup::{Check, Seen, some};
+use crate::decisions::doctor_health::{self, HealthLine};
+use crate::decisions::doctor_identity::{self, IdentityFacts};
 use crate::decisions::doctor_metrics::{self, Sample};
+use crate::decisions::doctor_pods;
 use crate::output::age::age;
 
 /// Name of the operator's container in every installation.
@@ -25,6 +28,9 @@ pub(crate) struct Release {
     pub(crate) lease: Seen<Option<Lease>>,
     /// Metrics of pods, by the pod's name.
     pub(crate) metrics: Vec<(String, Seen<Vec<Sample>>)>,
+    /// What pods say of themselves, by the pod's name.
+    pub(crate) health: Vec<(String, Seen<Vec<HealthLine>>)>,
+    pub(crate) identity: IdentityFacts,
     /// Namespace and name of the requests that the selector of its flags selects; none without a selector.
     pub(crate) selected: Option<Seen<BTreeSet<(String, String)>>>,
 }
@@ -37,10 +43,10 @@ pub(crate) struct ReleaseFlags {
     pub(crate) selector: Option<String>,
     pub(crate) lease: Option<(String, String)>,
     pub(crate) elects: bool,
-    credentials_file: bool,
+    pub(crate) credentials_file: bool,
 }
 
-fn pod_spec(deployment: &Deployment) -> Option<&PodSpec> {
+pub(crate) fn pod_spec(deployment: &Deployment) -> Option<&PodSpec> {
     deployment.spec.template.spec.as_ref()
 }
 
@@ -123,8 +129,20 @@ pub(crate) fn checks(release: &Release, plugin: &str, now: Timestamp) -> Vec<Che
     let mut checks = vec![version(release, plugin), replicas(release)];
     checks.extend(pods(release));
     checks.extend(leader(release, now));
-    checks.push(identity(release));
-    checks.extend(metrics(release, now));
+    checks.push(doctor_identity::check(
+        &release.name(),
+        &release.namespace(),
+        pod_spec(&release.deployment),
+        flags(&release.deployment).credentials_file,
+        &release.identity,
+    ));
+    checks.extend(doctor_health::checks(&release.namespace(), &release.health));
+    let mut measured = metrics(release, now);
+    if doctor_health::is_seen(&release.health) {
+        // The pods themselves have said more about them.
+        measured.retain(|check| !doctor_metrics::OF_HEALTH.contains(&check.area));
+    }
+    checks.extend(measured);
     checks
 }
 
@@ -187,52 +205,10 @@ fn replicas(release: &Release) -> Check {
 }
 
 fn pods(release: &Release) -> Vec<Check> {
-    const AREA: &str = "pods";
-    let pods = match &release.pods {
-        Ok(pods) => pods,
-        Err(why) => return vec![Check::unseen(AREA, why)],
-    };
-    let mut checks = Vec::new();
-    for pod in pods {
-        let statuses = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.container_statuses.as_ref());
-        for status in statuses.into_iter().flatten() {
-            let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
-            let last = status
-                .last_state
-                .as_ref()
-                .and_then(|state| state.terminated.as_ref());
-            let logs = format!(
-                "kubectl logs -n {} {} --previous",
-                release.namespace(),
-                pod.name_any()
-            );
-            if let Some(reason) = waiting
-                .and_then(|waiting| waiting.reason.as_deref())
-                .filter(|reason| *reason != "ContainerCreating")
-            {
-                let message = format!("{} waits: {reason}", pod.name_any());
-                checks.push(Check::failure(AREA, message, logs));
-            } else if let Some(last) = last.filter(|_| status.restart_count > 0) {
-                let why = last.reason.as_deref().unwrap_or("Error");
-                let fix = match why {
-                    "OOMKilled" => {
-                        "Raise resources.limits.memory and maxCacheMiB: docs/operations.md#memory".to_owned()
-                    }
-                    _ => logs,
-                };
-                let message = format!(
-                    "{} restarted {} times, last for {why}",
-                    pod.name_any(),
-                    status.restart_count
-                );
-                checks.push(Check::warning(AREA, message, fix));
-            }
-        }
+    match &release.pods {
+        Ok(pods) => doctor_pods::checks(&release.namespace(), pods),
+        Err(why) => vec![Check::unseen("pods", why)],
     }
-    checks
 }
 
 fn leader(release: &Release, now: Timestamp) -> Option<Check> {
@@ -272,26 +248,6 @@ fn leader(release: &Release, now: Timestamp) -> Option<Check> {
             "Give each release its own leaderElection.leaseName",
         ),
     })
-}
-
-fn identity(release: &Release) -> Check {
-    const AREA: &str = "identity";
-    let spec = pod_spec(&release.deployment);
-    let account = spec
-        .and_then(|spec| spec.service_account_name.clone())
-        .unwrap_or_else(|| "default".to_owned());
-    let volume = spec
-        .and_then(|spec| spec.volumes.as_ref())
-        .and_then(|volumes| volumes.iter().find(|volume| volume.name == "google"));
-    let of_secret = volume
-        .and_then(|volume| volume.secret.as_ref())
-        .and_then(|secret| secret.secret_name.clone());
-    let text = match (flags(&release.deployment).credentials_file, of_secret) {
-        (true, Some(secret)) => format!("the credential file of Secret {secret}"),
-        (true, None) => format!("workload identity federation of ServiceAccount {account}"),
-        (false, _) => format!("what the metadata server gives to ServiceAccount {account}"),
-    };
-    Check::ok(AREA, format!("{}: {text}", release.name()))
 }
 
 /// The checks of the metrics of the leader, or why there are none.

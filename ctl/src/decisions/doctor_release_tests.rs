@@ -30,9 +30,10 @@ const ELECTS: [&str; 3] = ["run", "--leader-elect=true", "--lease-name=idtoken-o
 
 /// A release that is well.
 fn well() -> Release {
-    let pod = json!({"metadata": {"name": "operator-a"}, "status": {"containerStatuses": [
-        {"name": "idtoken-operator", "image": "", "imageID": "", "ready": true, "restartCount": 0},
-    ]}});
+    let pod = json!({"metadata": {"name": "operator-a"}, "status": {
+        "phase": "Running", "conditions": [{"type": "Ready", "status": "True"}],
+        "containerStatuses": [{"name": "idtoken-operator", "image": "", "imageID": "", "ready": true, "restartCount": 0}],
+    }});
     Release {
         deployment: serde_json::from_value(deployment(&ELECTS, 2)).unwrap(),
         pods: Ok(vec![serde_json::from_value(pod).unwrap()]),
@@ -41,6 +42,11 @@ fn well() -> Release {
             "operator-a".to_owned(),
             Ok(doctor_metrics::parse("idtoken_leader 1\n")),
         )],
+        health: vec![(
+            "operator-a".to_owned(),
+            Ok(doctor_health::parse("[+]caches ok\n[+]grants-file ok\n")),
+        )],
+        identity: IdentityFacts::default(),
         selected: None,
     }
 }
@@ -81,7 +87,9 @@ fn a_release_that_is_well_and_what_can_be_wrong_with_it() {
             full.as_object_mut()
                 .unwrap()
                 .extend(status.as_object().unwrap().clone());
-            let pod = json!({"metadata": {"name": "operator-a"}, "status": {"containerStatuses": [full]}});
+            let ready = json!([{"type": "Ready", "status": "True"}]);
+            let status = json!({"phase": "Running", "conditions": ready, "containerStatuses": [full]});
+            let pod = json!({"metadata": {"name": "operator-a"}, "status": status});
             release.pods = Ok(vec![serde_json::from_value(pod).unwrap()]);
         }
     };
@@ -185,19 +193,19 @@ fn flags_say_whom_a_release_serves() {
 }
 
 #[test]
-fn the_identity_is_that_of_its_flags() {
-    let told = |args: &[&str], secret: bool| {
-        let mut value = deployment(args, 1);
-        if !secret {
-            value["spec"]["template"]["spec"]["volumes"] = json!([]);
-        }
-        let release = Release {
-            deployment: serde_json::from_value(value).unwrap(),
-            ..well()
-        };
-        identity(&release).message
+fn what_a_pod_says_of_itself_is_shown_once() {
+    let mut release = well();
+    let file = "idtoken_leader 1\nidtoken_grants_file_failing_since_timestamp_seconds 1\n";
+    release.metrics[0].1 = Ok(doctor_metrics::parse(file));
+    let failing = "[+]caches ok\n[-]grants-file cannot be read since 1970-01-01T00:00:00Z, so\n";
+    release.health[0].1 = Ok(doctor_health::parse(failing));
+    let failures = |release: &Release| {
+        let mut all = levels(release, "0.1.0");
+        all.retain(|(_, level)| *level == Level::Failure);
+        all
     };
-    assert!(told(&["run", "--credentials-file=/x"], true).ends_with("credential file of Secret key"));
-    assert!(told(&["run", "--credentials-file=/x"], false).contains("federation of ServiceAccount operator"));
-    assert!(told(&["run"], false).contains("metadata server gives to ServiceAccount operator"));
+    assert_eq!(failures(&release), [("health", Level::Failure)]);
+    // An operator that does not say it has the metric still.
+    release.health[0].1 = Err("no route".to_owned());
+    assert_eq!(failures(&release), [("grants file", Level::Failure)]);
 }

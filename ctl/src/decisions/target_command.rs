@@ -16,37 +16,64 @@ pub(crate) struct Call<'a> {
     pub(crate) account: Option<&'a str>,
     /// The audience that IAP says it expects.
     pub(crate) expected_audience: Option<&'a str>,
+    /// The header that had the token.
+    pub(crate) authorization_header: &'a str,
 }
 
-/// The command that mends what `row` is about, or shows its cause. Words in capitals are to be filled in.
-pub(crate) fn command(row: Row, call: &Call<'_>) -> Option<String> {
+/// The command that mends what `row` is about, or shows its cause; an error says why there is none. Words in capitals are to be filled in.
+pub(crate) fn command(row: Row, call: &Call<'_>) -> Result<String, &'static str> {
     let url = call.url;
     let origin = format!("https://{}", url.host_str().unwrap_or_default());
     let run = RunService::of(url);
+    // A service that has let the token's audience pass is the audience's, by whatever name it was called.
+    let audience = Url::parse(call.audience).ok();
+    let passed = match (&run.service, &audience) {
+        (None, Some(audience)) => RunService::of(audience),
+        _ => RunService::of(url),
+    };
     let member = format!(
         "--member=serviceAccount:{}",
         word(call.account.unwrap_or("ACCOUNT"))
     );
-    Some(match row {
+    Ok(match row {
         Row::CloudRunAudience if run.service.is_some() && call.audience != origin => {
             call.patch("audience", &origin)
         }
         Row::CloudRunAudience => format!("gcloud run services describe {run} --format='value(status.url)'"),
         Row::CloudRunInvoker => {
-            format!("gcloud run services add-iam-policy-binding {run} {member} --role=roles/run.invoker")
+            format!("gcloud run services add-iam-policy-binding {passed} {member} --role=roles/run.invoker")
         }
         Row::CloudRunIngress => {
-            format!("gcloud run services describe {run} --format='yaml(metadata.annotations)'")
+            format!("gcloud run services describe {passed} --format='yaml(metadata.annotations)'")
         }
         Row::CloudRunUnavailable | Row::CloudRunApplication => {
-            format!("gcloud run services logs read {run} --limit=20")
+            format!("gcloud run services logs read {passed} --limit=20")
         }
-        Row::FunctionAudience => call.patch(
-            "audience",
-            &format!("{origin}{}", url.path().trim_end_matches('/')),
-        ),
-        Row::FunctionInvoker => {
+        Row::CloudRunPerimeter => {
+            // Of an audit log, and so without what the answer says.
+            let metadata = "type.googleapis.com/google.cloud.audit.VpcServiceControlAuditMetadata";
+            let filter = format!("protoPayload.metadata.\"@type\"=\"{metadata}\"");
+            format!(
+                "gcloud logging read {} --project=PROJECT --freshness=1h --limit=5",
+                quote(&filter)
+            )
+        }
+        // The generation decides, and neither the URL nor the answer tells it.
+        Row::FunctionAudience => {
             let (region, project, function) = function(url);
+            format!(
+                "gcloud functions describe {} --v2 --region={} --project={} --format='value(environment,serviceConfig.uri)'",
+                word(function),
+                word(region),
+                word(project)
+            )
+        }
+        Row::FunctionInvoker => {
+            let called = url
+                .host_str()
+                .is_some_and(|host| host.ends_with(".cloudfunctions.net"));
+            let place = audience.as_ref().filter(|_| !called).unwrap_or(url);
+            let (region, project, function) = function(place);
             format!(
                 "gcloud functions add-invoker-policy-binding {} --region={} --project={} {member}",
                 word(function),
@@ -75,22 +102,56 @@ pub(crate) fn command(row: Row, call: &Call<'_>) -> Option<String> {
                 word(call.namespace)
             )
         }
-        Row::CloudRunPerimeter
-        | Row::IapNoToken
-        | Row::GatewayNoToken
-        | Row::GatewayIssuer
-        | Row::GatewayKey
-        | Row::GatewayPath
-        | Row::BalancerBackend
-        | Row::OwnRefusal
-        | Row::OwnRedirect
-        | Row::GoogleApi => return None,
+        Row::IapNoToken => match call.authorization_header.eq_ignore_ascii_case("authorization") {
+            // What is between may keep this one for itself.
+            true => call.again("--authorization-header=Proxy-Authorization"),
+            false => call.again("--authorization-header=Authorization"),
+        },
+        Row::GatewayNoToken if !call.authorization_header.eq_ignore_ascii_case("authorization") => {
+            call.again("--authorization-header=Authorization")
+        }
+        Row::GatewayNoToken | Row::GatewayIssuer | Row::GatewayPath => {
+            "gcloud api-gateway api-configs describe CONFIG --api=API --project=PROJECT --view=FULL"
+                .to_owned()
+        }
+        Row::GatewayKey => call.again("--header='x-api-key: KEY'"),
+        Row::BalancerBackend => {
+            "gcloud compute backend-services get-health BACKEND --global --project=PROJECT".to_owned()
+        }
+        Row::OwnRefusal => {
+            return Err("the service decides by rules of its own, which only its log and its owner know");
+        }
+        Row::OwnRedirect => {
+            return Err(
+                "the token is for the service that you named, and is not sent where an answer points to",
+            );
+        }
+        Row::GoogleApi => {
+            return Err(
+                "no ID token is taken there, so no command makes this one work: docs/alternatives.md",
+            );
+        }
     })
 }
 
 impl Call<'_> {
     fn patch(&self, field: &str, value: &str) -> String {
         self.patch_json(&serde_json::json!({"spec": {field: value}}).to_string())
+    }
+
+    /// The same call once more, with another flag.
+    fn again(&self, flag: &str) -> String {
+        let host = |text: &str| Url::parse(text).ok()?.host_str().map(str::to_owned);
+        let any_host = match host(self.audience) == host(self.url.as_str()) {
+            true => "",
+            false => " --any-host",
+        };
+        format!(
+            "kubectl idtoken try {} {} -n {}{any_host} {flag}",
+            word(self.name),
+            word(self.url.as_str()),
+            word(self.namespace)
+        )
     }
 
     fn patch_json(&self, patch: &str) -> String {
@@ -166,6 +227,16 @@ mod tests {
     use super::*;
 
     fn told(row: Row, url: &str, audience: &str, expected: Option<&str>) -> Option<String> {
+        by_header(row, url, audience, expected, "Authorization").ok()
+    }
+
+    fn by_header(
+        row: Row,
+        url: &str,
+        audience: &str,
+        expected: Option<&str>,
+        authorization_header: &str,
+    ) -> Result<String, &'static str> {
         let url = Url::parse(url).unwrap();
         command(
             row,
@@ -176,6 +247,7 @@ mod tests {
                 audience,
                 account: Some("caller@p.iam.gserviceaccount.com"),
                 expected_audience: expected,
+                authorization_header,
             },
         )
     }
@@ -205,6 +277,28 @@ mod tests {
                 "{url}"
             );
         }
+        // By another name, it is the service of the audience.
+        let audience = "https://my-billing-123456789012.europe-west1.run.app";
+        let named = told(
+            Row::CloudRunInvoker,
+            "https://billing.example.com",
+            audience,
+            None,
+        )
+        .unwrap();
+        assert!(named.contains(" my-billing --region=europe-west1 "), "{named}");
+        let audience = "https://europe-west1-p.cloudfunctions.net/invoices";
+        let named = told(
+            Row::FunctionInvoker,
+            "https://invoices.example.com",
+            audience,
+            None,
+        )
+        .unwrap();
+        assert!(
+            named.contains(" invoices --region=europe-west1 --project=p "),
+            "{named}"
+        );
         assert_eq!(
             told(
                 Row::FunctionInvoker,
@@ -236,6 +330,7 @@ mod tests {
                 .unwrap()
                 .starts_with("gcloud run services describe billing")
         );
+        // Either generation may answer there.
         assert_eq!(
             told(
                 Row::FunctionAudience,
@@ -244,7 +339,7 @@ mod tests {
                 None
             )
             .unwrap(),
-            patch("https://europe-west1-p.cloudfunctions.net/f")
+            "gcloud functions describe f --v2 --region=europe-west1 --project=p --format='value(environment,serviceConfig.uri)'"
         );
         let client = "1-a.apps.googleusercontent.com";
         assert_eq!(
@@ -252,6 +347,51 @@ mod tests {
             patch(client)
         );
         assert_eq!(told(Row::OwnRefusal, url, "a", None), None);
+    }
+
+    #[test]
+    fn each_row_has_a_command_or_a_reason_why_there_is_none() {
+        let url = "https://a.example/x?b=c&d";
+        let mut without = Vec::new();
+        for row in Row::ALL {
+            match by_header(row, url, "1-a.apps.googleusercontent.com", None, "Authorization") {
+                Ok(command) => {
+                    let program = command.split(' ').next().unwrap();
+                    assert!(["gcloud", "kubectl"].contains(&program), "{row:?}: {command}");
+                    // What is known is filled in.
+                    if program == "kubectl" {
+                        assert!(
+                            command.contains("billing") && command.contains("shop"),
+                            "{row:?}: {command}"
+                        );
+                    }
+                }
+                Err(why) => {
+                    assert!(why.len() > 20, "{row:?}: {why}");
+                    without.push(row);
+                }
+            }
+        }
+        assert_eq!(without, [Row::OwnRefusal, Row::OwnRedirect, Row::GoogleApi]);
+    }
+
+    #[test]
+    fn a_call_without_a_token_is_repeated_with_another_header() {
+        let again = |row, audience, header| {
+            by_header(row, "https://a.example/x?b=c&d", audience, None, header).unwrap()
+        };
+        assert_eq!(
+            again(Row::IapNoToken, "1-a", "Authorization"),
+            "kubectl idtoken try billing 'https://a.example/x?b=c&d' -n shop --any-host --authorization-header=Proxy-Authorization"
+        );
+        assert!(again(Row::IapNoToken, "1-a", "X-Mine").ends_with(" --authorization-header=Authorization"));
+        assert_eq!(
+            again(Row::GatewayKey, "https://a.example", "Authorization"),
+            "kubectl idtoken try billing 'https://a.example/x?b=c&d' -n shop --header='x-api-key: KEY'"
+        );
+        // The gateway expects it elsewhere, as its configuration says.
+        assert!(again(Row::GatewayNoToken, "1-a", "authorization").starts_with("gcloud api-gateway"));
+        assert!(again(Row::GatewayNoToken, "1-a", "X-Mine").ends_with("=Authorization"));
     }
 
     #[test]

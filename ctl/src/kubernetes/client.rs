@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
+use http_body_util::BodyExt;
 use idtoken_operator::api::v1alpha1::{GrantRef, IdTokenGrant, IdTokenGrantSpec, IdTokenRequest};
 use idtoken_operator::grants::index::Grant;
 use idtoken_operator::kubernetes::error::KubeError;
@@ -14,6 +15,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{GetParams, ListParams, Patch, PatchParams};
+use kube::client::Body;
 use kube::core::request::Error as BuildError;
 use kube::core::{ObjectList, PartialObjectMeta, Request};
 use kube::{Client, Resource};
@@ -275,9 +277,25 @@ impl KubeClient {
             .await
     }
 
-    /// The text of an answer.
-    pub(super) async fn text(&self, request: http::Request<Vec<u8>>) -> Result<String, kube::Error> {
-        self.client.request_text(request).await
+    /// Status and text of an answer, whatever the status is. Of the text, at most `limit` bytes are read. No redirect is followed.
+    pub(super) async fn answer(
+        &self,
+        request: http::Request<Vec<u8>>,
+        limit: usize,
+    ) -> Result<(u16, String), kube::Error> {
+        let answer = self.client.send(request.map(Body::from)).await?;
+        let status = answer.status().as_u16();
+        let mut body = answer.into_body();
+        let mut text = Vec::new();
+        while text.len() < limit
+            && let Some(frame) = body.frame().await
+        {
+            if let Ok(data) = frame?.into_data() {
+                text.extend_from_slice(&data);
+            }
+        }
+        text.truncate(limit);
+        Ok((status, String::from_utf8_lossy(&text).into_owned()))
     }
 
     async fn names<K: Resource<DynamicType = ()>>(

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::decisions::checkup::Seen;
 use crate::decisions::doctor_cluster::{Namespaces, POLICY_LABEL};
-use crate::decisions::doctor_metrics::{self, Sample};
+use crate::decisions::doctor_pods::{is_ready, runs};
 use crate::decisions::doctor_release::{Release, flags, is_operator, pod_selector, port};
 use crate::kubernetes::client::{KubeClient, decode};
 use crate::kubernetes::error::{ApiError, classify};
@@ -31,10 +31,10 @@ const MAX_RELEASES: usize = 10;
 const MAX_PODS: usize = 5;
 
 /// Longest text of the API server in a reason, in characters.
-const MAX_REASON: usize = 300;
+pub(super) const MAX_REASON: usize = 300;
 
 /// Why something cannot be seen, in one line.
-fn why(error: &ApiError) -> String {
+pub(super) fn why(error: &ApiError) -> String {
     redacted(&error.to_string(), MAX_REASON)
 }
 
@@ -123,12 +123,19 @@ impl KubeClient {
             Some((namespace, name)) => self.lease(namespace, name).await,
             None => Ok(None),
         };
-        let mut metrics = Vec::new();
-        for pod in pods.iter().flatten().filter(|pod| is_ready(pod)).take(MAX_PODS) {
+        let (mut metrics, mut health) = (Vec::new(), Vec::new());
+        for pod in pods.iter().flatten().filter(|pod| runs(pod)).take(MAX_PODS) {
             let name = pod.name_any();
-            let samples = self.metrics(&namespace, &name, port(&deployment)).await;
-            metrics.push((name, samples));
+            let port = port(&deployment);
+            health.push((name.clone(), self.health(&namespace, &name, port).await));
+            if is_ready(pod) {
+                let samples = self.metrics(&namespace, &name, port).await;
+                metrics.push((name, samples));
+            }
         }
+        let identity = self
+            .identity(&namespace, &deployment, flags.credentials_file)
+            .await;
         let selected = match &flags.selector {
             Some(selector) => Some(self.selected(selector).await),
             None => None,
@@ -138,6 +145,8 @@ impl KubeClient {
             pods,
             lease,
             metrics,
+            health,
+            identity,
             selected,
         }
     }
@@ -149,17 +158,6 @@ impl KubeClient {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
             Err(error) => Err(why(&classify("get", "leases", Some(namespace), None, &error))),
         }
-    }
-
-    /// The metrics of a pod, through the API server.
-    async fn metrics(&self, namespace: &str, pod: &str, port: i32) -> Seen<Vec<Sample>> {
-        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/metrics");
-        let text = match http::Request::get(path).body(Vec::new()) {
-            Ok(request) => self.text(request).await,
-            Err(error) => return Err(redacted(&error.to_string(), MAX_REASON)),
-        };
-        text.map(|text| doctor_metrics::parse(&text))
-            .map_err(|error| why(&classify("get", "pods/proxy", Some(namespace), None, &error)))
     }
 
     /// Namespace and name of the requests that a selector selects.
@@ -212,12 +210,4 @@ impl KubeClient {
             .map_err(kube::core::request::Error::BuildRequest);
         self.send(call).await
     }
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions
-        .into_iter()
-        .flatten()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

@@ -7,5 +7,6 @@ mod connection;
 pub(crate) mod error;
 mod installation;
 mod kubeconfig;
+mod operator_pods;
 mod pods;
 mod proxy;
