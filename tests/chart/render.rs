@@ -348,7 +348,7 @@ async fn grants_arrive_in_the_file_that_the_operator_reads() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_notes_name_grants_whose_selector_selects_nothing() -> Result<()> {
+async fn the_notes_say_where_grants_are_and_which_select_nothing() -> Result<()> {
     let to = r#""to":[{"serviceAccounts":["1"],"audiences":["aud"]}]"#;
     let grant = |name: &str, from: &str| format!(r#"{{"name":"{name}","from":[{from}],{to}}}"#);
     let grants = [
@@ -385,6 +385,13 @@ async fn the_notes_name_grants_whose_selector_selects_nothing() -> Result<()> {
         assert_eq!(named.contains(&line), is_named, "{name}: {all}");
     }
     assert!(!notes(&grants[2..]).await?.contains("WARNING"));
+    // `kubectl get idtg` shows none of these grants.
+    let objects = helm().await?.objects(&[]).await?;
+    let map = find(&objects, "ConfigMap", "-grants");
+    let name = map["metadata"]["name"].as_str().context("no name")?;
+    let command = format!("\nkubectl get configmap {name} -n ");
+    assert!(all.contains(&command), "{all}");
+    assert!(!notes(&[]).await?.contains("kubectl get configmap"));
     Ok(())
 }
 

@@ -27,6 +27,9 @@ fn anchors(page: &str) -> BTreeSet<String> {
     anchors
 }
 
+/// Folders without a page whose files are applied or read as a whole.
+const AS_A_WHOLE: [&str; 3] = ["conformance/assertions", "config", "crds"];
+
 /// Where the page's links lead that do not leave the project.
 fn links(page: &str) -> Vec<String> {
     let code = Regex::new(r"`[^`\n]*`").unwrap();
@@ -50,6 +53,13 @@ fn broken(page: &Path, link: &str) -> Option<String> {
     };
     if !target.exists() {
         return Some(format!("{link}: there is no such file"));
+    }
+    if target.is_dir() && !target.join("README.md").is_file() {
+        let is_whole = AS_A_WHOLE.iter().any(|folder| {
+            let folder = root().join(folder).canonicalize();
+            folder.is_ok_and(|folder| target.canonicalize().is_ok_and(|target| target == folder))
+        });
+        return (!is_whole).then(|| format!("{link}: this folder has no page"));
     }
     let anchor = anchor?;
     let text = std::fs::read_to_string(&target).unwrap_or_default();
@@ -104,6 +114,27 @@ fn every_page_of_docs_can_be_reached_from_its_index() {
             "nothing links to {}",
             page.display()
         );
+    }
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_found() {
+    let page = root().join("docs/README.md");
+    for good in [
+        "../crds/",
+        "../emulator/",
+        "installation.md",
+        "installation.md#gke",
+        "#for-teams",
+    ] {
+        assert_eq!(broken(&page, good), None);
+    }
+    for (bad, said) in [
+        ("../examples/consumers/", "has no page"),
+        ("absent.md", "no such file"),
+        ("installation.md#absent", "no such heading"),
+    ] {
+        assert!(broken(&page, bad).is_some_and(|why| why.contains(said)), "{bad}");
     }
 }
 

@@ -1,132 +1,82 @@
-//! The shell blocks of the pages: each is run, or at least followed by a shell that notes what it would call.
+//! The shell blocks of the pages: each is run, or says why not.
 //!
-//! Every page is followed from top to bottom with nothing run at all: so each variable is set before its use, and each long flag is one
-//! that its program has. Beyond that, the pages of [`RUNS`] are run against a real API server, and the tutorial on the node of the
-//! end-to-end tests.
+//! Every page is followed twice from top to bottom. First nothing is run at all: so each variable is set before its use, and each long
+//! flag is one that its program has. Then all blocks are run, against a real API server where they use one: what is called of the
+//! programs in [`STAND_INS`] is only noted. [`EXCEPTIONS`] has the blocks that are not run. A new block on any page is run too.
 
 mod flags;
 mod page;
+mod readers;
 mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use futures::StreamExt;
 use idtoken_testenv::Progress;
 use idtoken_testenv::node::packages;
 
-use crate::{root, texts};
-use page::{Block, blocks};
+use crate::texts;
+use page::{Block, blocks, unknown_fences};
+use readers::{EXCEPTIONS, ON_THE_NODE, Reader, STAND_INS, after, exception, is_on_the_node, named, readers};
 use run::{Call, follow, run};
 
-/// The page whose blocks `tests/e2e/src/tutorial.rs` runs.
-const ON_THE_NODE: &str = "docs/tutorial.md";
-
-/// Programs of clouds, registries and container engines, of which a stand-in is run, and the project's tasks, which CI runs by themselves.
-const STAND_INS: [&str; 10] = [
-    "aws", "az", "cargo", "cosign", "crane", "docker", "gcloud", "gh", "kind", "vault",
-];
-
-/// Blocks of pages that are run which cannot be run themselves: how they begin, and why.
-const ONLY_FOLLOWED: [(&str, &str, &str); 4] = [
-    (
-        "docs/installation.md",
-        "kubectl idtoken explain NAME",
-        "the words in capitals stand for names",
-    ),
-    (
-        "docs/upgrade-policy.md",
-        "helm upgrade idtoken-operator OLDER-CHART",
-        "there is no older chart",
-    ),
-    ("docs/images.md", "", "cargo and docker alone"),
-    ("docs/releasing.md", "", "there is no release"),
-];
-
-/// A page that is run, with what its reader has before it.
-struct Run {
-    page: &'static str,
-    /// Only the blocks under these headings; empty for all.
-    only: &'static [&'static str],
-    /// All but the blocks under these headings.
-    without: &'static [&'static str],
-    before: &'static str,
+/// What is done with a block.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Kind {
+    Run,
+    RunWithStandIns,
+    OnTheNode,
+    Parsed,
+    Excepted,
 }
 
-const fn whole(page: &'static str, before: &'static str) -> Run {
-    Run {
-        page,
-        only: &[],
-        without: &[],
-        before,
+impl Kind {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::RunWithStandIns => {
+                "run, but for calls of clouds, registries, container engines or cargo, which are parsed"
+            }
+            Self::OnTheNode => "run on the node of the end-to-end tests",
+            Self::Parsed => "parsed: they call nothing but clouds, registries, container engines or cargo",
+            Self::Excepted => "parsed, as exceptions with a reason",
+        }
     }
 }
 
-/// A cluster with the operator in it and the request of the examples served.
-const SERVED: &str = "command kubectl apply --server-side -f config/install.yaml
-command kubectl create namespace shop
-command kubectl apply -f examples/grant.yaml -f examples/idtokenrequest.yaml
-command kubectl wait idtr/billing -n shop --for=condition=Ready --timeout=2m";
-/// A release, and the values that it was installed with.
-const RELEASED: &str = "echo 'image: {repository: registry.example.com/idtoken-operator}' >values.yaml
-command helm install idtoken-operator charts/idtoken-operator -n idtoken-system --create-namespace --values values.yaml";
-
-const RUNS: [Run; 14] = [
-    whole("README.md", ""),
-    whole("charts/idtoken-operator/README.md", "echo 'image: {repository: registry.example.com/a}' >values.yaml"),
-    whole(
-        "deploy/argocd/README.md",
-        "command kubectl create namespace argocd; command kubectl create configmap argocd-cm -n argocd; cd deploy/argocd",
-    ),
-    whole("docs/emulator.md", ""),
-    Run {
-        without: &["Without Helm"],
-        ..whole("docs/installation.md", "")
-    },
-    Run {
-        only: &["Installation", "Without Helm"],
-        ..whole("docs/installation.md", "echo 'replicaCount: 2' >values.yaml")
-    },
-    whole(
-        "docs/migrating.md",
-        "command kubectl apply --server-side -f config/install.yaml
-command kubectl create namespace shop
-command kubectl apply -f examples/grant.yaml
-sed -e '/^spec:/a\\  target: {name: billing-idtoken}' examples/idtokenrequest.yaml | command kubectl apply -f -
-command kubectl wait idtr/billing -n shop --for=condition=Ready --timeout=2m
-command kubectl get secret billing-idtoken -n shop -o json |
-  jq '{apiVersion, kind, metadata: {name: \"billing-token\", namespace: \"shop\"}, data: {token: .data.token}}' | command kubectl apply -f -",
-    ),
-    Run {
-        only: &["explain", "renew", "audit"],
-        ..whole("docs/kubectl-idtoken.md", SERVED)
-    },
-    whole("docs/operations.md", RELEASED),
-    whole("docs/ready-but-401.md", SERVED),
-    whole("docs/sources/federation.md", ""),
-    whole("docs/upgrade-policy.md", RELEASED),
-    whole("emulator/README.md", ""),
-    whole(
-        "examples/README.md",
-        "command kubectl apply --server-side -f crds/; command kubectl create namespace shop
-command kubectl wait --for=condition=Established crd/idtokenrequests.idtoken.dev crd/idtokengrants.idtoken.dev",
-    ),
-];
-
-impl Run {
-    fn has(&self, block: &Block) -> bool {
-        let under = |heading: &&str| block.heading == *heading;
-        (self.only.is_empty() || self.only.iter().any(under))
-            && !self.without.iter().any(under)
-            && only_followed(self.page, block).is_none()
+/// What is done with a block of a page that would make these calls.
+fn kind(readers: &[Reader], page: &str, block: &Block, calls: &[Call]) -> Result<Kind, String> {
+    if block.language == "console" && block.shown.is_empty() {
+        return Err(format!("{}: no line begins with a prompt", block.place));
     }
+    if exception(page, block).is_some() {
+        return Ok(Kind::Excepted);
+    }
+    if is_on_the_node(page, block) {
+        return Ok(Kind::OnTheNode);
+    }
+    if !readers.iter().any(|reader| reader.runs(page, block)) {
+        return Err(format!("{}: no reader runs this block", block.place));
+    }
+    let of_block = calls.iter().filter(|call| call.block == block.place);
+    let (others, own): (Vec<_>, Vec<_>) = of_block.partition(|call| has_stand_in(call));
+    Ok(match (others.is_empty(), own.is_empty()) {
+        (true, _) => Kind::Run,
+        (false, true) => Kind::Parsed,
+        (false, false) => Kind::RunWithStandIns,
+    })
 }
 
-fn only_followed(page: &str, block: &Block) -> Option<&'static str> {
-    let mut all = ONLY_FOLLOWED.iter();
-    let (_, _, why) = all.find(|(of, start, _)| *of == page && block.text.starts_with(start))?;
-    Some(why)
+/// Whether a stand-in is called.
+fn has_stand_in(call: &Call) -> bool {
+    let called = call.words.join(" ");
+    let is = |program: &str| {
+        let rest = called.strip_prefix(program);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    };
+    STAND_INS.iter().any(|(program, _)| is(program))
 }
 
 /// What is wrong with the blocks of a page, followed from top to bottom; and the calls that they would make.
@@ -142,33 +92,25 @@ fn faults(page: &str, text: &str) -> Result<(Vec<String>, Vec<Call>)> {
 }
 
 #[test]
-fn every_block_sets_its_variables_and_uses_flags_that_exist() -> Result<()> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+fn every_block_is_run_or_says_why_not() -> Result<()> {
+    let mut counts: BTreeMap<Kind, usize> = BTreeMap::new();
     let mut wrong = Vec::new();
     for (page, text) in texts() {
         let (faults, calls) = faults(&page, &text)?;
         wrong.extend(faults);
+        wrong.extend(unknown_fences(&page, &text));
         for block in blocks(&page, &text) {
-            let calls_others = calls
-                .iter()
-                .any(|call| call.block == block.place && STAND_INS.contains(&call.words[0].as_str()));
-            let is_run = RUNS.iter().any(|run| run.page == page && run.has(&block));
-            let kind = match is_run {
-                _ if block.is_shown => "parsed: they are shown with their output, or need what no test has",
-                _ if page == ON_THE_NODE => "run on the node of the end-to-end tests",
-                true if calls_others => "run, but for calls of clouds, registries or cargo, which are parsed",
-                true => "run, against an API server where they use one",
-                false if calls_others => "parsed: they call clouds, registries or cargo",
-                false => "parsed: they only set variables, have names in capitals, or check a release",
-            };
-            *counts.entry(kind).or_default() += 1;
+            match kind(readers(&page), &page, &block, &calls) {
+                Ok(kind) => *counts.entry(kind).or_default() += 1,
+                Err(why) => wrong.push(why),
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let total: usize = counts.values().sum();
     let counts: Vec<_> = counts
         .iter()
-        .map(|(kind, count)| format!("{count} {kind}"))
+        .map(|(kind, count)| format!("{count} {}", kind.text()))
         .collect();
     // Not by println: that is kept from whoever reads the log of tests that pass.
     writeln!(
@@ -177,6 +119,46 @@ fn every_block_sets_its_variables_and_uses_flags_that_exist() -> Result<()> {
         counts.join("; ")
     )?;
     ensure!(total > 70, "only {total} blocks were found");
+    Ok(())
+}
+
+#[test]
+fn what_is_done_with_a_block_is_told_apart() -> Result<()> {
+    let text = "# A\n```sh\nkubectl get pods\n```\n```bash\ngcloud projects describe p | jq .\n```\n```sh\ngcloud projects describe p\n\
+                kind create cluster\n```\n```sh\nA=1\n```\n```console\n$ kubectl logs a\nb\n```\n";
+    let kinds = |page: &str| -> Result<Vec<_>> {
+        let (faults, calls) = faults(page, text)?;
+        ensure!(faults.is_empty(), "{faults:?}");
+        let blocks = blocks(page, text);
+        Ok(blocks
+            .iter()
+            .map(|block| kind(readers(page), page, block, &calls))
+            .collect())
+    };
+    let expected = [
+        Kind::Run,
+        Kind::RunWithStandIns,
+        Kind::Parsed,
+        Kind::Run,
+        Kind::Parsed,
+    ];
+    assert_eq!(kinds("docs/x.md")?, expected.map(Ok));
+    let node = Kind::OnTheNode;
+    let expected = [node, Kind::RunWithStandIns, node, node, Kind::Parsed];
+    assert_eq!(kinds(ON_THE_NODE)?, expected.map(Ok));
+    let page = "docs/installation.md";
+    let blocks = blocks(
+        page,
+        "# A\n```sh\nA=1\n```\n```sh\nkubectl idtoken explain NAME\n```\n```console\nno prompt\n```\n",
+    );
+    assert_eq!(kind(readers(page), page, &blocks[0], &[]), Ok(Kind::Run));
+    assert_eq!(kind(readers(page), page, &blocks[1], &[]), Ok(Kind::Excepted));
+    assert!(kind(readers(page), page, &blocks[2], &[]).is_err());
+    let of_another = Reader {
+        only: &["B"],
+        ..after(&[])
+    };
+    assert!(kind(&[of_another], page, &blocks[0], &[]).is_err());
     Ok(())
 }
 
@@ -240,43 +222,77 @@ fn flags_of_the_plugin_and_of_helm_are_theirs() -> Result<()> {
 }
 
 #[test]
-fn every_page_that_is_to_be_run_has_blocks() {
+fn each_reader_and_each_exception_has_blocks() {
     let texts: BTreeMap<_, _> = texts().into_iter().collect();
-    for of_run in &RUNS {
-        let blocks = blocks(of_run.page, &texts[of_run.page]);
-        assert!(blocks.iter().any(|block| of_run.has(block)), "{}", of_run.page);
+    for page in named() {
+        let blocks = blocks(page, &texts[page]);
         let headings: BTreeSet<_> = blocks.iter().map(|block| block.heading.as_str()).collect();
-        for heading in of_run.only.iter().chain(of_run.without) {
-            assert!(headings.contains(heading), "{}: {heading}", of_run.page);
+        for reader in readers(page) {
+            assert!(blocks.iter().any(|block| reader.runs(page, block)), "{page}");
+            for heading in reader.only.iter().chain(reader.without) {
+                assert!(headings.contains(heading), "{page}: {heading}");
+            }
         }
     }
-    for (page, start, _) in ONLY_FOLLOWED {
+    for (page, start, _) in EXCEPTIONS {
+        let blocks = blocks(page, &texts[page]);
         assert!(
-            blocks(page, &texts[page])
-                .iter()
-                .any(|block| block.text.starts_with(start)),
+            blocks.iter().any(|block| block.text.starts_with(start)),
             "{page}: {start}"
         );
     }
+}
+
+/// A page whose blocks do not do what the page says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_fails_is_found() -> Result<()> {
+    let follow = async |text: &str| run("", &blocks("docs/x.md", text)).await;
+    follow("```sh\nA=1\n```\n```bash\n[ $A = 1 ]\n```\n```console\n$ echo b $A\nb 2\n$ ls /nonexistent\n…\n```\n").await?;
+    for (bad, said) in [
+        ("```bash\nfalse\n```\n", "this block failed: docs/x.md:2"),
+        ("```sh\nfrobnicate\n```\n", "frobnicate: command not found"),
+        (
+            "```sh\ngrep a /dev/null | cat\n```\n",
+            "this block failed: docs/x.md:2",
+        ),
+        (
+            "```console\n$ echo b\nc\n```\n",
+            "docs/x.md:2: echo b\nprints\nb\n",
+        ),
+        (
+            "```console\n$ frobnicate\nc\n```\n",
+            "frobnicate: command not found",
+        ),
+    ] {
+        let error = follow(bad).await.map_err(|error| error.to_string());
+        assert!(
+            error.as_ref().is_err_and(|error| error.contains(said)),
+            "{bad}: {error:?}"
+        );
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_can_be_followed_from_top_to_bottom() -> Result<()> {
     // An error means that another test was faster, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    for program in ["curl", "jq"] {
-        let found =
-            tokio::task::spawn_blocking(move || packages::find_or_skip((program, program), Progress::Stderr));
+    for package in [("curl", "curl"), ("jq", "jq"), ("ssh-keygen", "openssh-client")] {
+        let found = tokio::task::spawn_blocking(move || packages::find_or_skip(package, Progress::Stderr));
         if found.await??.is_none() {
             return Ok(());
         }
     }
-    let runs = RUNS.iter().map(|of_run| async move {
-        let text = std::fs::read_to_string(root().join(of_run.page)).context(of_run.page)?;
-        let mut blocks = blocks(of_run.page, &text);
-        blocks.retain(|block| !block.is_shown && of_run.has(block));
-        run(of_run.before, &blocks).await
-    });
+    let mut runs = Vec::new();
+    for (page, text) in texts() {
+        for reader in readers(&page) {
+            let mut blocks = blocks(&page, &text);
+            blocks.retain(|block| reader.runs(&page, block));
+            if !blocks.is_empty() {
+                runs.push(async move { run(&reader.commands_before(), &blocks).await });
+            }
+        }
+    }
     // An API server each.
     let done: Vec<_> = futures::stream::iter(runs).buffer_unordered(3).collect().await;
     let wrong: Vec<_> = done

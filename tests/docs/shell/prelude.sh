@@ -1,6 +1,6 @@
 # Runs before the blocks of a page. What clouds and registries are called with is written to $CALLS; nothing of theirs is called.
 set -euo pipefail
-trap 'status=$?; [ "$status" = 0 ] || echo "this block failed: $BLOCK" >&2; jobs=$(jobs -p); [ -z "$jobs" ] || kill $jobs' EXIT
+trap 'status=$?; [ "$status" = 0 ] || echo "this block failed: $BLOCK" >&2; jobs=$(jobs -p); [ -z "$jobs" ] || kill $jobs 2>/dev/null || true' EXIT
 
 # In one write: the programs of a pipe call at the same time.
 call() {
@@ -25,6 +25,4 @@ gcloud() {
 }
 aws() { call aws "$@" && echo https://oidc.eks.example.com/id/1; }
 az() { call az "$@" && echo https://oidc.aks.example.com/1/; }
-for program in vault cosign gh docker kind crane; do
-  eval "$program() { call $program \"\$@\"; }"
-done
+sudo() { "$@"; }

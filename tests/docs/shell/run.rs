@@ -13,14 +13,16 @@ use idtoken_testenv::{
 };
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
+use regex::Regex;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::page::Block;
+use super::readers::STAND_INS;
 use crate::root;
 
 const PRELUDE: &str = include_str!("prelude.sh");
@@ -42,20 +44,60 @@ pub(super) struct Call {
     pub(super) words: Vec<String>,
 }
 
-/// The script of all blocks, in one shell.
+/// The script of all blocks, in one shell. What is printed in a block with output goes to a file for each command, whose exit code is
+/// not looked at: the output is.
 fn script(blocks: &[Block]) -> String {
     let mut script = String::new();
-    for block in blocks {
-        let (place, text) = (&block.place, &block.text);
-        script.push_str(&format!("BLOCK='{place}'\n"));
-        match block.is_values {
-            true => script.push_str(&format!(
+    for (index, block) in blocks.iter().enumerate() {
+        script.push_str(&format!("BLOCK='{}'\n", block.place));
+        if block.is_values() {
+            let text = &block.text;
+            script.push_str(&format!(
                 "cat >values.yaml <<'END OF VALUES'\n{text}END OF VALUES\n"
-            )),
-            false => script.push_str(text),
+            ));
+        } else if block.shown.is_empty() {
+            script.push_str(&block.text);
+        }
+        for (number, (command, _)) in block.shown.iter().enumerate() {
+            let file = shown_file(index, number);
+            script.push_str(&format!("{{\n{command}}} >\"$HOME/{file}\" 2>&1 || true\n"));
         }
     }
     script
+}
+
+fn shown_file(block: usize, command: usize) -> String {
+    format!("shown.{block}.{command}")
+}
+
+/// What is shown on the page and was not printed.
+fn compare(dir: &Path, blocks: &[Block]) -> Result<()> {
+    for (index, block) in blocks.iter().enumerate() {
+        for (number, (command, shown)) in block.shown.iter().enumerate() {
+            let file = dir.join(shown_file(index, number));
+            let printed = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+            ensure!(
+                is_as_shown(shown, &printed),
+                "{}: {command}prints\n{printed}but the page shows\n{shown}",
+                block.place
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether all of what was printed is on the page, where `…` stands for anything, a number for any number and a space for any number
+/// of spaces and line breaks.
+fn is_as_shown(shown: &str, printed: &str) -> bool {
+    let plain = |text: &str| {
+        let words: Vec<_> = text.split_whitespace().collect();
+        let number = Regex::new("[0-9]+").unwrap();
+        number.replace_all(&words.join(" "), "0").into_owned()
+    };
+    let (shown, printed) = (plain(shown), plain(printed));
+    let parts: Vec<_> = shown.split('…').map(|part| regex::escape(part.trim())).collect();
+    let whole = Regex::new(&format!("^{}$", parts.join(".*"))).unwrap();
+    whole.is_match(&printed)
 }
 
 fn calls(file: &Path) -> Vec<Call> {
@@ -68,6 +110,17 @@ fn calls(file: &Path) -> Vec<Call> {
             let words: Vec<_> = words.collect();
             (!words.is_empty()).then_some(Call { block, words })
         })
+        .collect()
+}
+
+/// The functions that stand for programs, each of which only notes how it is called.
+fn stand_ins() -> String {
+    let programs = STAND_INS
+        .iter()
+        .map(|(program, _)| program)
+        .filter(|program| !program.contains(' '));
+    programs
+        .map(|program| format!("{program}() {{ call {program} \"$@\"; }}\n"))
         .collect()
 }
 
@@ -88,9 +141,8 @@ fn command(dir: &Path, script: &str) -> Result<tokio::process::Command> {
 /// Has a shell follow the blocks without running any program. What it says against them, or the calls that they would make.
 pub(super) fn follow(blocks: &[Block]) -> Result<Result<Vec<Call>, String>> {
     let dir = RunDir::create("follow")?;
-    let shells: Vec<_> = blocks.iter().filter(|block| !block.is_values).collect();
-    let mut text = format!("{PRELUDE}{PARSE}");
-    for block in shells {
+    let mut text = format!("{}{PRELUDE}{PARSE}", stand_ins());
+    for block in blocks.iter().filter(|block| !block.is_values()) {
         text.push_str(&format!("BLOCK='{}'\n{}", block.place, block.text));
     }
     let output = command(dir.path(), &text)?
@@ -142,7 +194,8 @@ pub(super) async fn run(before: &str, blocks: &[Block]) -> Result<()> {
         symlink(entry.path(), dir.path().join(entry.file_name()))?;
     }
     let ports = [Port::reserve()?, Port::reserve()?];
-    let mut text = format!("{PRELUDE}{RUN}{before}\n{}", script(blocks));
+    let script = format!("{before}\n{}", script(blocks));
+    let mut text = format!("{}{PRELUDE}{RUN}{script}", stand_ins());
     for (port, documented) in ports.iter().zip(["8090", "8091"]) {
         text = text.replace(
             &format!("127.0.0.1:{documented}"),
@@ -150,7 +203,7 @@ pub(super) async fn run(before: &str, blocks: &[Block]) -> Result<()> {
         );
     }
     drop(ports);
-    let needs_cluster = text
+    let needs_cluster = script
         .lines()
         .any(|line| ["kubectl ", "helm "].iter().any(|start| line.contains(start)));
     let tools = tokio::task::spawn_blocking(tools).await??;
@@ -163,7 +216,11 @@ pub(super) async fn run(before: &str, blocks: &[Block]) -> Result<()> {
     let place = blocks.first().map_or("", |block| &block.place).to_owned();
     let done = if needs_cluster {
         let scene = Scene::start(dir.path()).await?;
-        command.env("KUBECONFIG", scene.cluster.admin_kubeconfig());
+        let google = scene.google.address();
+        command
+            .env("KUBECONFIG", scene.cluster.admin_kubeconfig())
+            .env("IDTOKEN_IAM_CREDENTIALS_URL", format!("http://{google}"))
+            .env("GCE_METADATA_HOST", google.to_string());
         tokio::select! {
             output = command.output() => output,
             error = scene.play() => bail!("{place}: the cluster failed: {error:#}"),
@@ -179,7 +236,7 @@ pub(super) async fn run(before: &str, blocks: &[Block]) -> Result<()> {
         "{place}: {}",
         String::from_utf8_lossy(&said)
     );
-    Ok(())
+    compare(dir.path(), blocks)
 }
 
 /// An API server, Google, and what stands for the nodes.
@@ -223,7 +280,8 @@ impl Scene {
                     operator = self.operator().await?;
                 }
                 self.roll_out().await?;
-                self.end_pods().await
+                self.end_pods().await?;
+                self.end_namespaces().await
             };
             if let Err(error) = played.await {
                 return error;
@@ -277,6 +335,26 @@ impl Scene {
         Ok(())
     }
 
+    /// What is in a namespace stays, but no page reads it then.
+    async fn end_namespaces(&self) -> Result<()> {
+        let all: Api<Namespace> = Api::all(self.client.clone());
+        for mut namespace in all.list(&ListParams::default()).await? {
+            if namespace.metadata.deletion_timestamp.is_some() {
+                let name = namespace.name_any();
+                namespace.spec.get_or_insert_default().finalizers = None;
+                let done = all
+                    .replace_subresource("finalize", &name, &PostParams::default(), &namespace)
+                    .await;
+                match done {
+                    // It is gone, or has just been changed: then the next tick ends it.
+                    Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => {}
+                    done => drop(done?),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Changes the status of an object; what is gone meanwhile needs none.
     async fn patch<K>(&self, object: &K, status: &Value) -> Result<()>
     where
@@ -293,4 +371,19 @@ impl Scene {
             done => Ok(done.map(drop)?),
         }
     }
+}
+
+#[test]
+fn output_is_compared_with_the_page() {
+    let shown = "NAME   AGE\n…\nb 12s at 2026-11-23T12:44:23Z\n";
+    for (printed, is_same) in [
+        ("NAME AGE\na 1s\nb 345s at 2027-01-02T03:04:05Z\n", true),
+        ("NAME AGE\na 1s\nb 345s at 2027-01-02T03:04:05Z\nc\n", false),
+        ("NAME AGE\na 1s\n", false),
+        ("error: no such kind\n", false),
+        ("", false),
+    ] {
+        assert_eq!(is_as_shown(shown, printed), is_same, "{printed}");
+    }
+    assert!(is_as_shown("a.b…\n", "a.bc") && !is_as_shown("a.b…\n", "a-bc"));
 }
