@@ -1,10 +1,11 @@
-//! What is reconciled next: the order of requests ([`order`], pure), the loop that runs reconciles as tasks ([`worker`]), and the permits
-//! that bound how many of them call the Kubernetes API at once ([`permit`]).
+//! What is reconciled next: the order of requests ([`order`], pure), the loop that runs reconciles as tasks ([`worker`]), the permits
+//! that bound how many of them call the Kubernetes API at once ([`permit`]), and how long each has run ([`stopwatch`]).
 //!
 //! May import the clock, the liveness and the metrics. Never knows what a reconcile does.
 
 pub(crate) mod order;
 pub(crate) mod permit;
+pub(crate) mod stopwatch;
 pub(crate) mod worker;
 
 use std::time::Duration;

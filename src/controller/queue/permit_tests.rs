@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::time::timeout;

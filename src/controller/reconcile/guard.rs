@@ -15,7 +15,7 @@ use super::outcome::Reconciled;
 use super::snapshot::Snapshot;
 use crate::controller::cache::Cache;
 use crate::controller::issue::observation::Observation;
-use crate::controller::queue::permit::Stopwatch;
+use crate::controller::queue::stopwatch::Stopwatch;
 use crate::kubernetes::error::KubeError;
 use crate::request::ValidateError;
 
