@@ -198,7 +198,10 @@ mod tests {
         let mut named = 0;
         for page in pages(root) {
             for rest in page.split("kubectl idtoken ").skip(1) {
-                let line = rest.split(['\n', '`', '|', ';', ')']).next().unwrap_or_default();
+                let line = rest
+                    .split(['\n', '`', '|', ';', ')', '"'])
+                    .next()
+                    .unwrap_or_default();
                 let mut words = line.split_whitespace();
                 let Some(verb) = words.next().and_then(|word| word.split('/').next()) else {
                     continue;
