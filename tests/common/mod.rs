@@ -14,7 +14,9 @@ use anyhow::{Context, Result, ensure};
 use idtoken_emulator::{EmulatorHandle, Endpoint, Policy, ServiceAccount};
 use idtoken_operator::api::{crds, v1alpha1::IdTokenRequest};
 use idtoken_testenv::{AuditEvent, ControlPlane, Process, clean_command, until};
+use jiff::Timestamp;
 use kube::Client;
+use serde_json::Value;
 
 pub(crate) use objects::{condition, has, is_handled, is_ready, text, token};
 pub(crate) use relay::Relay;
@@ -327,6 +329,15 @@ impl World {
         runs.iter()
             .map(|path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned())
             .collect()
+    }
+
+    /// When the wait of a request ends, as the last line of the operator's log on it says. Needs `--log-format=json`.
+    pub(crate) fn next_attempt(&self, name: &str) -> Option<Timestamp> {
+        let log = self.operator_log();
+        let lines = log.lines().rev();
+        let mut lines = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let last = lines.find(|line| line["name"] == name && line["next"].is_string())?;
+        last["next"].as_str()?.parse().ok()
     }
 
     /// Checks that the operator has never had more memory than the chart gives it.

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use idtoken_emulator::{Endpoint, Fault, RetryAfter, WrongToken};
 use idtoken_testenv::until;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::common::{CALLER, GHOST, LIMIT, LOCKED, OPERATOR, Setup, World, condition, has, is_ready};
 
@@ -224,14 +224,7 @@ async fn tokens_that_expired_come_back_when_google_does_and_not_when_their_own_w
     world
         .google
         .fault(Fault::status(503).on(Endpoint::GenerateIdToken))?;
-    // When the request's own wait ends, as the last line on it says.
-    let next = || -> Option<Timestamp> {
-        let log = world.operator_log();
-        let lines = log.lines().rev();
-        let mut lines = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let last = lines.find(|line| line["name"] == "billing" && line["next"].is_string())?;
-        last["next"].as_str()?.parse().ok()
-    };
+    let next = || world.next_attempt("billing");
     world
         .wait("a request without a valid token waits for long", async || {
             let long = SignedDuration::from_secs(40);

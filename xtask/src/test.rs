@@ -90,8 +90,7 @@ fn longest<'t>(took: impl Iterator<Item = &'t (String, Duration)>) -> Vec<String
     took.iter().take(LONGEST).map(line).collect()
 }
 
-/// As many as there are processors. A suite with an API server mostly waits, but tokens of 30 seconds expire where one more waits for a
-/// processor.
+/// As many as there are processors. A suite with an API server mostly waits, but its short-lived tokens expire where it waits for a processor.
 fn usual_jobs() -> usize {
     std::thread::available_parallelism().map_or(2, |cores| cores.get().min(8))
 }

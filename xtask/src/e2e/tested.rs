@@ -73,6 +73,14 @@ mod tests {
     }
 
     #[test]
+    fn the_page_has_the_pinned_and_the_oldest_version() {
+        let page = std::fs::read_to_string(crate::workspace().join(PAGE)).unwrap();
+        let (_, rows, _) = parts(&page).unwrap();
+        let tested: Vec<_> = rows.filter_map(version_of).collect();
+        assert_eq!(tested, [KUBERNETES_VERSION, OLDEST]);
+    }
+
+    #[test]
     fn a_run_replaces_the_row_of_its_minor_version() {
         let page = format!("a\n{}{}b\n", MARKS[0], MARKS[1]);
         let on = |day| Date::constant(2026, 1, day);
