@@ -147,7 +147,7 @@ impl Minter {
     pub async fn impersonate(&self, request: &Impersonation<'_>) -> Result<IdToken, Error> {
         // No identity information is acceptable; an unreachable metadata server is not: fail instead of skipping the check against
         // self-impersonation.
-        let caller = self.adc.caller(&self.metadata).await?;
+        let caller = Box::pin(self.adc.caller(&self.metadata)).await?;
         match self.impersonate_as(&caller, request).await {
             // It may be the refusal of an identity that the operator no longer has.
             Err(error) if is_about_caller(&error) => {

@@ -118,7 +118,7 @@ impl SigningKeys {
     }
 
     async fn fetch(&self) -> Result<Fetched<KeySet>, Error> {
-        let request = self.client.http().get(self.url.clone());
+        let request = || Ok(self.client.http().get(self.url.clone()));
         let response = self.client.call(CallPriority::OPERATOR, request).await;
         let now = self.client.clock().boot();
         let keys = response.and_then(|response| {

@@ -185,7 +185,7 @@ pub(crate) async fn federate(
     let bearer = cached
         .get(&key, || async {
             let token = kubernetes_token(sources, &workload, &kubernetes.uid, &token_audience, operator);
-            let token = permit.holding(token).await;
+            let token = permit.holding(Box::pin(token)).await;
             permit.release();
             let token = token?;
             let exchanged = sources.minter.exchange(&workload, &token).await?;
@@ -205,7 +205,7 @@ pub(crate) async fn federate(
         request_reason: &request_reason,
         priority,
     };
-    let minted = permit.released_while(sources.minter.federate(&workload, &bearer, &call));
+    let minted = permit.released_while(Box::pin(sources.minter.federate(&workload, &bearer, &call)));
     match minted.await {
         Ok(token) => Ok(FederatedIdToken { token, account }),
         Err(error) => {

@@ -103,7 +103,10 @@ pub(crate) async fn mint(
                 request_reason: &request_reason,
                 priority,
             };
-            permit.released_while(sources.minter.impersonate(&call)).await?
+            // Boxed, as the other calls: what waits for its turn holds its own call only, and once.
+            permit
+                .released_while(Box::pin(sources.minter.impersonate(&call)))
+                .await?
         }
         (TokenSource::Federation(federation), _) => {
             let federated =
@@ -113,7 +116,9 @@ pub(crate) async fn mint(
         }
         (TokenSource::MetadataServer { licenses }, service_account) => {
             if service_account.is_none() {
-                attached = permit.released_while(sources.minter.attached_account()).await?;
+                attached = permit
+                    .released_while(Box::pin(sources.minter.attached_account()))
+                    .await?;
                 sources
                     .grants
                     .authorize_account(request, attached.as_deref(), sources.clock.now())?;
@@ -126,12 +131,12 @@ pub(crate) async fn mint(
                 priority,
             };
             permit
-                .released_while(sources.minter.attached_identity(&call))
+                .released_while(Box::pin(sources.minter.attached_identity(&call)))
                 .await?
         }
         (TokenSource::Developer, _) => {
             let google::UserIdToken { token, client_id } = permit
-                .released_while(sources.minter.user_id_token(priority))
+                .released_while(Box::pin(sources.minter.user_id_token(priority)))
                 .await?;
             audience = client_id;
             token

@@ -219,9 +219,13 @@ impl AwsSource {
         client: &EndpointClient,
         request: reqwest::RequestBuilder,
     ) -> Result<Response, Error> {
-        let call = client.call_with(CallPriority::OPERATOR, request, |endpoint, response| {
-            response.error_from_text(endpoint, "it is EC2's metadata server, for the subject token")
-        });
+        let call = client.call_with(
+            CallPriority::OPERATOR,
+            || Ok(request),
+            |endpoint, response| {
+                response.error_from_text(endpoint, "it is EC2's metadata server, for the subject token")
+            },
+        );
         call.await.map_err(|error| match (error.status(), error.reason()) {
             (Some(401), _) if self.session_url.is_none() => error.with_remediation(
                 "The instance needs version 2 of the metadata server: create the credential file again with --enable-imdsv2.",

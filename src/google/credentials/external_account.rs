@@ -118,9 +118,13 @@ impl ExternalAccount {
             SubjectSource::Url { url, headers, format } => {
                 let request = client.http_for(url).get(url.clone()).headers(headers.clone());
                 let response = client
-                    .call_with(CallPriority::OPERATOR, request, |endpoint, response| {
-                        response.error_from_text(endpoint, "the subject token comes from there")
-                    })
+                    .call_with(
+                        CallPriority::OPERATOR,
+                        || Ok(request),
+                        |endpoint, response| {
+                            response.error_from_text(endpoint, "the subject token comes from there")
+                        },
+                    )
                     .await?;
                 format.read(&response.body)
             }

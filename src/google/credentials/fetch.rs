@@ -169,7 +169,7 @@ impl TokenFetcher {
             Error::new(Endpoint::Credentials, Reason::UnexpectedResponse, message)
         })?;
         let request = with_quota_project(request, account.source_quota_project.as_ref());
-        let response = self.client.call(CallPriority::OPERATOR, request).await;
+        let response = self.client.call(CallPriority::OPERATOR, || Ok(request)).await;
         let response = response.map_err(|error| match quota_project::remediation(&error, None) {
             Some(advice) => error.with_remediation(advice),
             None => error,

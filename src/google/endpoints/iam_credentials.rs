@@ -1,6 +1,7 @@
 //! `generateIdToken` of the IAM Service Account Credentials API:
 //! <https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateIdToken>.
 
+use reqwest::RequestBuilder;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -87,6 +88,24 @@ impl IamCredentials {
         {
             check_name(name)?;
         }
+        let request = || self.request(bearer, quota_project, impersonation);
+        let response = self.client.call(impersonation.priority, request).await?;
+        let status = response.status.as_u16();
+        // The parser's message could quote the response.
+        let TokenResponse { token } = serde_json::from_slice(&response.body).map_err(|_| {
+            let message = "the IAM Service Account Credentials API answered without a token";
+            Error::new(Endpoint::IamCredentials, Reason::UnexpectedResponse, message).with_status(status)
+        })?;
+        IdToken::parse(Zeroizing::new(token))
+            .map_err(|error| Error::from_token(Endpoint::IamCredentials, &error).with_status(status))
+    }
+
+    fn request(
+        &self,
+        bearer: &str,
+        quota_project: Option<&QuotaProject>,
+        impersonation: &Impersonation<'_>,
+    ) -> Result<RequestBuilder, Error> {
         let resource = format!("{}:generateIdToken", impersonation.service_account);
         let url = self
             .client
@@ -106,21 +125,7 @@ impl IamCredentials {
             Error::new(Endpoint::IamCredentials, Reason::CredentialsUnavailable, message)
         })?;
         let request = with_quota_project(request, quota_project);
-        let response = self
-            .client
-            .call(
-                impersonation.priority,
-                with_request_reason(request, impersonation.request_reason),
-            )
-            .await?;
-        let status = response.status.as_u16();
-        // The parser's message could quote the response.
-        let TokenResponse { token } = serde_json::from_slice(&response.body).map_err(|_| {
-            let message = "the IAM Service Account Credentials API answered without a token";
-            Error::new(Endpoint::IamCredentials, Reason::UnexpectedResponse, message).with_status(status)
-        })?;
-        IdToken::parse(Zeroizing::new(token))
-            .map_err(|error| Error::from_token(Endpoint::IamCredentials, &error).with_status(status))
+        Ok(with_request_reason(request, impersonation.request_reason))
     }
 }
 

@@ -223,7 +223,7 @@ impl MetadataServer {
     }
 
     async fn get_for(&self, priority: CallPriority<'_>, url: Url) -> Result<Response, Error> {
-        let request = self.http.direct().get(url).header(FLAVOR, "Google");
+        let request = || Ok(self.http.direct().get(url).header(FLAVOR, "Google"));
         let response = self
             .client
             .call_with(priority, request, |_, response| rejection(&response))

@@ -121,9 +121,11 @@ pub(crate) async fn call(
     request: RequestBuilder,
 ) -> Result<Response, Error> {
     client
-        .call_with(priority, request, |endpoint, response| {
-            rejection(endpoint, &response)
-        })
+        .call_with(
+            priority,
+            || Ok(request),
+            |endpoint, response| rejection(endpoint, &response),
+        )
         .await
 }
 

@@ -66,23 +66,21 @@ pub(crate) async fn exchange(
     request_reason: &str,
     priority: CallPriority<'_>,
 ) -> Result<FederatedToken, Error> {
-    let url = client.url(["v1", "token"]);
-    let request = client.http().post(url).form(&[
-        ("grant_type", TOKEN_EXCHANGE),
-        ("audience", provider.name()),
-        ("scope", FEDERATED_SCOPE),
-        ("requested_token_type", ACCESS_TOKEN),
-        ("subject_token", subject_token),
-        ("subject_token_type", JWT),
-    ]);
+    let request = || {
+        let request = client.http().post(client.url(["v1", "token"])).form(&[
+            ("grant_type", TOKEN_EXCHANGE),
+            ("audience", provider.name()),
+            ("scope", FEDERATED_SCOPE),
+            ("requested_token_type", ACCESS_TOKEN),
+            ("subject_token", subject_token),
+            ("subject_token_type", JWT),
+        ]);
+        Ok(with_request_reason(request, request_reason))
+    };
     let response = client
-        .call_with(
-            priority,
-            with_request_reason(request, request_reason),
-            |endpoint, response| {
-                rejection(response.status, &response.body).unwrap_or_else(|| response.error(endpoint))
-            },
-        )
+        .call_with(priority, request, |endpoint, response| {
+            rejection(response.status, &response.body).unwrap_or_else(|| response.error(endpoint))
+        })
         .await?;
     let unexpected = |what: &str| {
         let message = format!("the Security Token Service answered {what}");

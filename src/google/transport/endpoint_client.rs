@@ -113,11 +113,15 @@ impl EndpointClient {
         self.http.client_as(certificate, url)
     }
 
-    /// Waits for the limiter, sends the request, and turns an unsuccessful response of a Google API into an error.
+    /// Waits for the limiter, builds and sends the request, and turns an unsuccessful response of a Google API into an error. A call that
+    /// waits holds no request: its headers and its body are most of what a call takes.
+    ///
+    /// # Errors
+    /// Those of the limiter, of `request` and of Google.
     pub(crate) async fn call(
         &self,
         priority: CallPriority<'_>,
-        request: RequestBuilder,
+        request: impl FnOnce() -> Result<RequestBuilder, Error>,
     ) -> Result<Response, Error> {
         self.call_with(priority, request, |endpoint, response| response.error(endpoint))
             .await
@@ -127,14 +131,14 @@ impl EndpointClient {
     pub(crate) async fn call_with(
         &self,
         priority: CallPriority<'_>,
-        request: RequestBuilder,
+        request: impl FnOnce() -> Result<RequestBuilder, Error>,
         to_error: impl FnOnce(Endpoint, Response) -> Error,
     ) -> Result<Response, Error> {
         let began = self.clock.monotonic();
         let permit = self.limiter.acquire(priority).await.inspect_err(|error| {
             self.record(error.reason().as_str(), Duration::ZERO, self.since(began));
         })?;
-        let request = request.timeout(priority.time_limit(self.timeout));
+        let request = request()?.timeout(priority.time_limit(self.timeout));
         let sent = self.clock.monotonic();
         let result = self.http.send(self.endpoint, request).await.and_then(|response| {
             if response.status.is_success() {
