@@ -22,7 +22,7 @@ const MAX_TEXT: usize = 2048;
 const DICTIONARY: &[u8] = include_bytes!("lz4-dictionary.json");
 
 /// A request as compressed JSON.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct CompressedRequest(Box<[u8]>);
 
 impl CompressedRequest {

@@ -74,7 +74,7 @@ fn a_request_beyond_the_limit_leaves_a_marker_that_says_so() {
     assert_eq!(cache.upsert_request(sized("shop", "e", 5, 8000)), [], "a relist");
     // Our status of it is kept, and the metadata that a write of the status needs.
     cache.update(&key("e"), "shop-e", |state| {
-        state.status = Some(WrittenStatus::new("9".to_owned(), Default::default()));
+        state.status = Some(WrittenStatus::new("9".to_owned(), &Default::default()));
     });
     let (unserved, state) = cache.snapshot(&key("e")).unwrap();
     assert_eq!(unserved.unwrap_err().metadata.uid.as_deref(), Some("shop-e"));
@@ -82,7 +82,7 @@ fn a_request_beyond_the_limit_leaves_a_marker_that_says_so() {
 
     // An older one, as a list in the order of names may show it: the youngest gives way, and its claim goes.
     cache.update(&key("d"), "shop-d", |state| {
-        state.status = Some(WrittenStatus::new("9".to_owned(), Default::default()));
+        state.status = Some(WrittenStatus::new("9".to_owned(), &Default::default()));
         state.repairs.push(at(0));
     });
     assert_eq!(cache.claimants(&key("d-s")), [key("d")]);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::compressed_request::CompressedRequest;
 use crate::api::v1alpha1::IdTokenRequestStatus;
 use crate::schedule::backoff::{Backoff, BackoffKey};
 use crate::schedule::renewal::next_renewal;
@@ -76,20 +77,25 @@ pub struct HonouredRenewal {
 pub struct WrittenStatus {
     /// The resourceVersion of the request after the write.
     pub resource_version: Box<str>,
-    /// The status, until the watch shows it.
-    pub unseen: Option<Box<IdTokenRequestStatus>>,
+    /// The status, until the watch shows it. Compressed, since watches lag behind at a cold start: thousands of statuses are unseen.
+    pub(super) unseen: Option<CompressedRequest>,
     /// Whether it was written since the last relist of requests began, which may then show an older one.
     pub(super) since_relist: bool,
 }
 
 impl WrittenStatus {
     /// The write of `status` just now, which gave the request this resourceVersion.
-    pub fn new(resource_version: String, status: IdTokenRequestStatus) -> Self {
+    pub fn new(resource_version: String, status: &IdTokenRequestStatus) -> Self {
         Self {
             resource_version: resource_version.into(),
-            unseen: Some(Box::new(status)),
+            unseen: Some(CompressedRequest::new(status)),
             since_relist: true,
         }
+    }
+
+    /// The status, if the watch does not show it yet.
+    pub fn unseen(&self) -> Option<IdTokenRequestStatus> {
+        serde_json::from_str(&self.unseen.as_ref()?.decompress()?).ok()
     }
 }
 

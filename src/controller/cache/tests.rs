@@ -376,19 +376,19 @@ fn our_status_is_kept_until_the_watch_shows_it() {
     cache.update(&key("a"), "1", |state| {
         state.status = Some(WrittenStatus::new(
             "9".to_owned(),
-            IdTokenRequestStatus::default(),
+            &IdTokenRequestStatus::default(),
         ));
     });
     request.metadata.resource_version = Some("8".into());
     upsert(&cache, &request);
     assert!(
-        status().is_some_and(|status| status.unseen.is_some()),
+        status().is_some_and(|status| status.unseen().is_some()),
         "an older one"
     );
     request.metadata.resource_version = Some("10".into());
     upsert(&cache, &request);
     let status = status().unwrap();
-    assert_eq!((&*status.resource_version, status.unseen), ("9", None));
+    assert_eq!((&*status.resource_version, status.unseen()), ("9", None));
 }
 
 #[test]
@@ -401,7 +401,7 @@ fn a_relist_that_shows_an_older_request_drops_our_status() {
         cache.update(&key("a"), "1", |state| {
             state.status = Some(WrittenStatus::new(
                 "9".to_owned(),
-                IdTokenRequestStatus::default(),
+                &IdTokenRequestStatus::default(),
             ));
             state.handled_renew = Some("now".to_owned());
         });

@@ -100,12 +100,13 @@ async fn write(ctx: &Context, snapshot: &Snapshot, next: &IdTokenRequestStatus) 
     let Some(written) = written else {
         return Ok(false);
     };
+    let written = WrittenStatus::new(written, next);
     ctx.cache.update(key, uid, |state| {
         let recorded = next.token.as_ref().and_then(|token| token.digest.as_deref());
         if state.unrecorded_digest.as_deref() == recorded {
             state.unrecorded_digest = None;
         }
-        state.status = Some(WrittenStatus::new(written, next.clone()));
+        state.status = Some(written);
         state.failed_publishes = 0;
     });
     let Some(event) = event::between(&snapshot.status, next) else {

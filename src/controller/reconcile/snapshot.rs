@@ -55,18 +55,17 @@ impl Snapshot {
         renew_interval: SignedDuration,
         now: Timestamp,
     ) -> Option<Self> {
-        let (object, state) = cache.snapshot(&key)?;
-        let (metadata, shown) = match &object {
-            Ok(object) => (&object.metadata, object.status.as_ref()),
-            Err(object) => (&object.metadata, object.status.as_ref()),
+        let (mut object, state) = cache.snapshot(&key)?;
+        let (metadata, shown) = match &mut object {
+            Ok(object) => (&object.metadata, object.status.take()),
+            Err(object) => (&object.metadata, object.status.take()),
         };
         let version = metadata.resource_version.as_deref().unwrap_or_default();
         let (resource_version, status) = match &state.status {
             Some(written) if is_older(version, &written.resource_version) => {
-                let status = written.unseen.as_deref().or(shown);
-                (written.resource_version.to_string(), status.cloned())
+                (written.resource_version.to_string(), written.unseen().or(shown))
             }
-            _ => (version.to_owned(), shown.cloned()),
+            _ => (version.to_owned(), shown),
         };
         Some(Self {
             key,
