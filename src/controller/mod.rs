@@ -91,6 +91,11 @@ pub async fn run(
             let ctx = ctx.clone();
             move |namespace| ctx.minter.is_congested(namespace)
         }),
+        is_surging: Arc::new({
+            let ctx = ctx.clone();
+            // Soon over whatever Google does: calls that hang become the average.
+            move || ctx.minter.surge() > concurrency
+        }),
         permits: ctx.permits.clone(),
     };
     let mut worker = Worker::new(

@@ -125,6 +125,12 @@ impl Minter {
         own.max(self.federation.useful_callers())
     }
 
+    /// How many calls too many started at once at the operator's own endpoints.
+    #[must_use]
+    pub fn surge(&self) -> usize {
+        self.iam_credentials.surge().max(self.metadata.surge())
+    }
+
     /// Whether so many calls of the flow wait for their turn at the operator's own endpoints that another one would only wait as well.
     /// Providers of federation have few callers each, and their own limits.
     #[must_use]

@@ -38,6 +38,8 @@ pub(crate) struct Limits {
     pub(crate) in_flight_per_namespace: Arc<dyn Fn() -> usize + Send + Sync>,
     /// Whether so many of a namespace's calls to Google wait for their turn that another reconcile of it would only wait as well.
     pub(crate) is_congested: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+    /// Whether so many calls to Google have just started that the tokens of further ones would wait to be written.
+    pub(crate) is_surging: Arc<dyn Fn() -> bool + Send + Sync>,
     /// As many permits as reconciles may use the Kubernetes API at once.
     pub(crate) permits: Arc<Permits>,
 }
@@ -124,6 +126,7 @@ impl Worker {
             while !stopping
                 && queue.in_flight() < self.limits.in_flight
                 && queue.next().is_some_and(|due| due <= now)
+                && !(self.limits.is_surging)()
             {
                 let pop = |shares: &Shares<_>| {
                     queue.pop(now, |namespace| {

@@ -25,6 +25,7 @@ fn worker(limit: usize) -> (Worker, UnboundedSender<ObjectKey>, UnboundedSender<
             in_flight: limit,
             in_flight_per_namespace: Arc::new(move || limit),
             is_congested: Arc::new(|_| false),
+            is_surging: Arc::new(|| false),
             permits: Permits::new(limit, clock.clone()),
         },
         Liveness::new(Duration::from_millis(50), clock.monotonic()),

@@ -63,6 +63,11 @@ impl IamCredentials {
         self.client.useful_callers()
     }
 
+    /// How many calls too many started at once.
+    pub(crate) fn surge(&self) -> usize {
+        self.client.surge()
+    }
+
     /// Whether another call of this flow would only wait for its turn.
     pub(crate) fn is_congested(&self, flow: &str) -> bool {
         self.client.is_congested(flow)

@@ -83,6 +83,11 @@ impl EndpointClient {
         self.limiter.useful_callers()
     }
 
+    /// How many calls too many started at once.
+    pub(crate) fn surge(&self) -> usize {
+        self.limiter.surge()
+    }
+
     /// Whether another call of this flow would only wait for its turn.
     pub(crate) fn is_congested(&self, flow: &str) -> bool {
         self.limiter.is_congested(flow)

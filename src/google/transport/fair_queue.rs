@@ -336,8 +336,14 @@ impl FairQueue {
 
     /// How many callers are of use: as many as calls may be in flight, but at most twice as many as there were on average. What comes in a
     /// burst waits elsewhere, such as for the API server.
-    pub(crate) fn useful_callers(&self) -> usize {
-        self.limit.get().min(self.usage.twice_the_average())
+    pub(crate) fn useful_callers(&self, now: Instant) -> usize {
+        self.limit.get().min(2 * self.usage.average(now, self.in_flight))
+    }
+
+    /// How many more calls are in flight than on average. They started at once, so their tokens would wait to be written.
+    pub(crate) fn surge(&self, now: Instant) -> usize {
+        self.in_flight
+            .saturating_sub(self.usage.average(now, self.in_flight))
     }
 
     /// How often that moved, and why.

@@ -297,6 +297,20 @@ fn a_flow_with_waiting_calls_is_congested_until_the_endpoint_stands_still_and_on
     assert!(queue.is_congested(after(4), "mill"));
 }
 
+#[test]
+fn calls_that_start_at_once_are_a_surge_until_they_are_the_average() {
+    let start = Instant::now();
+    let mut queue = queue(32);
+    let mut surge = |calls: usize| {
+        (0..calls).for_each(|_| assert!(queue.enqueue(start, "shop", minutes(30)).is_ok()));
+        starts(&mut queue, start);
+        queue.surge(start)
+    };
+    assert_eq!((surge(8), surge(17)), (0, 17));
+    // None of them has ended: calls that hang hold nobody back.
+    assert_eq!(queue.surge(start + Duration::from_secs(1)), 0);
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Enqueue(&'static str, Option<u64>),

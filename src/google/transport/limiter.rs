@@ -150,7 +150,14 @@ impl Limiter {
 
     /// How many callers are of use at the moment: [`FairQueue::useful_callers`].
     pub(crate) fn useful_callers(&self) -> usize {
-        self.shared.lock().queue.useful_callers()
+        let now = self.shared.clock.monotonic();
+        self.shared.lock().queue.useful_callers(now)
+    }
+
+    /// How many calls too many started at once: [`FairQueue::surge`].
+    pub(crate) fn surge(&self) -> usize {
+        let now = self.shared.clock.monotonic();
+        self.shared.lock().queue.surge(now)
     }
 
     /// Calls in flight.
