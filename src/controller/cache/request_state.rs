@@ -78,7 +78,7 @@ pub struct WrittenStatus {
     /// The resourceVersion of the request after the write.
     pub resource_version: Box<str>,
     /// The status, until the watch shows it. Compressed, since watches lag behind at a cold start: thousands of statuses are unseen.
-    pub(super) unseen: Option<CompressedRequest>,
+    pub(super) unseen: Option<Box<CompressedRequest>>,
     /// Whether it was written since the last relist of requests began, which may then show an older one.
     pub(super) since_relist: bool,
 }
@@ -88,7 +88,7 @@ impl WrittenStatus {
     pub fn new(resource_version: String, status: &IdTokenRequestStatus) -> Self {
         Self {
             resource_version: resource_version.into(),
-            unseen: Some(CompressedRequest::new(status)),
+            unseen: Some(Box::new(CompressedRequest::new(status))),
             since_relist: true,
         }
     }

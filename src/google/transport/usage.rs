@@ -33,7 +33,7 @@ impl Usage {
 
     /// How many calls were in flight on average, if so many are since the last time. At least a few, so that the number can grow.
     pub(super) fn average(&self, now: Instant, in_flight: usize) -> usize {
-        self.at(now, in_flight).max(INITIAL) as usize
+        self.at(now, in_flight).max(INITIAL).round() as usize
     }
 }
 

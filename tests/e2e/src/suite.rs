@@ -264,7 +264,6 @@ pub(crate) const NAMESPACE: &str = "idtoken-system";
 
 /// Makes a namespace unless it is there, with labels.
 pub(crate) async fn namespace(cluster: &Cluster, name: &str, labels: &str) -> Result<()> {
-    let yaml =
-        format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{{labels}}}}}}}");
+    let yaml = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n");
     cluster.apply(&yaml).await
 }
