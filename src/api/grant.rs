@@ -66,9 +66,11 @@ pub struct IdTokenGrantStatus {
 /// One namespace, the namespaces of a label selector, or all namespaces; exactly one field is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+// `namespace` is a reserved word of CEL, which older API servers only take escaped:
+// <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#validation-rules>.
 #[schemars(extend("minProperties" = 1, "maxProperties" = 1, "x-kubernetes-validations" = [
     {
-        "rule": "(has(self.namespace) ? 1 : 0) + (has(self.namespaceSelector) ? 1 : 0) + (has(self.allNamespaces) ? 1 : 0) == 1",
+        "rule": "(has(self.__namespace__) ? 1 : 0) + (has(self.namespaceSelector) ? 1 : 0) + (has(self.allNamespaces) ? 1 : 0) == 1",
         "message": "exactly one of namespace, namespaceSelector and allNamespaces must be set"
     }
 ]))]
